@@ -1,0 +1,58 @@
+// include/switchyard/backend.h -- public: the device a layer runs on, with its threads or streams.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "switchyard/tensor.h"
+
+namespace switchyard {
+
+/// What one operation of a layer took. Bytes and flops are what the operation had to move and
+/// compute for the rows it was given, so rate = bytes / us compares with the machine's limits.
+struct OpEvent {
+  const char* op;  // a name from ops.h: "grouped_gemm1", "scatter_rows", ...
+  double us;
+  double bytes;
+  double flops;
+};
+using OpObserver = std::function<void(const OpEvent&)>;
+
+/// Memory and operations of one device. Opaque; shared by the gate, dispatcher and executor of a
+/// layer. One backend serves one thread of the host at a time.
+class Backend;
+
+/// Which form of each CPU operation runs.
+enum class CpuForm {
+  Fast,   // Highway, threads
+  Plain,  // the form that defines the meaning: one thread, sums in double; slow
+};
+
+/// `num_threads` worker threads in all, the caller's included; 0 means one per core.
+std::shared_ptr<Backend> make_cpu_backend(int num_threads = 0, CpuForm form = CpuForm::Fast);
+
+/// Calls `observer` after each operation, on the thread that called forward. An empty observer ends
+/// it.
+void observe_operations(Backend& backend, OpObserver observer);
+
+/// What is known about a device before anything runs on it. Plain data, so that choosing a strategy
+/// stays a pure function; the rates are nominal unless somebody measured them.
+struct DeviceDescription {
+  DeviceKind kind = DeviceKind::Cpu;
+  std::string name;                // "x86-64, AVX-512", "NVIDIA H100 80GB HBM3"
+  bool available = true;           // this build and this machine can run on it
+  std::string unavailable_reason;  // one line, when not available
+  int compute_major = 0;           // CUDA only
+  int compute_minor = 0;
+  double memory_bytes = 0;   // of the device
+  double read_gbps = 20;     // streaming read, GB/s
+  double gemm_gflops = 100;  // bf16 in, fp32 sums, GFLOP/s
+  double link_gbps = 10;     // between two ranks, GB/s
+};
+
+/// Never throws: what cannot be had is `available = false` with its reason. Probed once per
+/// process.
+const DeviceDescription& describe_device(DeviceKind kind);
+
+}  // namespace switchyard

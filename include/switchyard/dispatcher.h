@@ -1,0 +1,107 @@
+// include/switchyard/dispatcher.h -- public: token rows to the ranks that own their experts, and
+// back.
+#pragma once
+
+#include <memory>
+
+#include "switchyard/backend.h"
+#include "switchyard/communicator.h"
+#include "switchyard/config.h"
+#include "switchyard/strategy.h"
+
+namespace switchyard {
+
+/// What a rank holds after dispatch. R = num_rows[0] <= capacity; rows past R are not written.
+struct ReceivedRows {
+  ConstTensor rows;  // bf16 [capacity, H], one per (token, this rank), by source rank, then token
+  ConstTensor ids;   // i32  [capacity, K], LOCAL experts; -1 where another rank owns the slot
+  ConstTensor weights;   // f32  [capacity, K]
+  ConstTensor num_rows;  // i32  [1], on the device: the host does not wait for it
+};
+
+/// One call from dispatch to combine. It belongs to the caller, so several calls may be in flight
+/// as long as each has its own workspace. Everything in it is a view of that workspace.
+struct DispatchedCall {
+  ReceivedRows received;
+  int64_t num_tokens = 0;  // T of this rank, as given to dispatch
+  int64_t max_tokens = 0;  // the collective bound of this call
+  ConstTensor slice;       // bf16 [T_slice, H]: the tokens this rank dispatched (TP slice)
+  ConstTensor counts;      // i32 [P, P] rows from source to destination; absent when none moved
+  ConstTensor
+      return_row;  // i32 [T_slice, P] where the partial row of (token, rank) comes back, -1: none
+  Workspace scratch;  // what combine may use
+};
+
+/// Rows in fp32 that join a sum before its rounding: out += scale[t] * rows[t, :].
+struct Addend {
+  ConstTensor rows;   // f32 [T, H]; absent: nothing is added
+  ConstTensor scale;  // f32 [T]; absent: 1
+};
+
+class Dispatcher {
+ public:
+  virtual ~Dispatcher() = default;
+
+  virtual DispatcherKind kind() const = 0;
+
+  /// Most rows that a rank can receive when every rank has at most `max_tokens` tokens.
+  virtual int64_t max_rows(int64_t max_tokens) const = 0;
+  virtual size_t workspace_bytes(int64_t max_tokens) const = 0;
+
+  /// The tokens of `num_tokens` that this rank dispatches itself: all, or its slice over the
+  /// tensor-parallel ranks (chunk = ceil(T / tp), fewer or none at the end).
+  struct Slice {
+    int64_t begin = 0;
+    int64_t size = 0;
+  };
+  virtual Slice slice(int64_t num_tokens) const = 0;
+
+  /// Sends each token row once to every rank that owns one of its top-k experts.
+  ///
+  ///   workspace   in     workspace_bytes(max_tokens); the call's until combine has run
+  ///   hidden      in     bf16 [T, H]; T may be 0 and may differ by rank. Replicated over TP ranks
+  ///   ids         in     i32 [T_slice, K] global experts of the slice's tokens; -1 means "no
+  ///   expert" weights     in     f32 [T_slice, K] max_tokens  in     bound of T on every rank,
+  ///   equal on every rank status      inout  i32 [kStatusWords]; ids outside [-1, E) and what
+  ///   peers reported are noted here.
+  ///                      A rank that enters with a status set sends no rows and tells its peers
+  ///
+  /// Collective. Moves at most T * min(K, P - 1) * H * 2 bytes of rows off this rank.
+  /// Throws Error: ShapeMismatch before anything moves; Transport if a peer is lost.
+  /// Source: DeepEP's normal mode returns rows in this form.
+  virtual DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
+                                  ConstTensor weights, int64_t max_tokens, Tensor status,
+                                  CUstream_st* stream) = 0;
+
+  /// out[t, :] = bf16( sum over ranks, in rank order, of partial rows of t, in fp32 + addend ).
+  ///
+  ///   dst      out  bf16 [T, H], all T tokens (TP slices are gathered)
+  ///   partial  in   bf16 [capacity, H], one row per received row; see `joins_in_executor`
+  ///   addend   in   over the tokens of the slice
+  ///
+  /// Collective. A token without any expert gives a zero row plus its addend.
+  virtual void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call,
+                       const Addend& addend, Tensor status, CUstream_st* stream) = 0;
+
+  /// True when nothing has to travel back: the executor then writes the final rows itself, addend
+  /// included, and combine is not called. So that one rank rounds once.
+  virtual bool joins_in_executor() const = 0;
+};
+
+/// Words of a status: Errc, detail, rank that saw it, value seen. All 0: good. The first one stays.
+inline constexpr int64_t kStatusWords = 4;
+
+struct DispatcherOptions {
+  DispatcherKind kind = DispatcherKind::Normal;
+  int tp_size = 1;  // consecutive ranks that hold the same tokens; divides P
+};
+
+/// Collective when tp_size > 1 (splits the communicator). Throws Error(ShapeMismatch) when E is not
+/// divisible by P or P by tp_size, Unsupported for a dispatcher that is not provided yet. Borrows
+/// `communicator`.
+std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
+                                            const DispatcherOptions& options,
+                                            Communicator& communicator,
+                                            std::shared_ptr<Backend> backend);
+
+}  // namespace switchyard

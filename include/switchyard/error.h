@@ -1,0 +1,36 @@
+// include/switchyard/error.h -- public: what can go wrong, and how it is said.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace switchyard {
+
+/// One list of errors, a line of meaning each. The values cross ranks and never change.
+enum class Errc {
+  ShapeMismatch = 1,  // a size, a dtype or a dimension breaks a rule
+  Misaligned = 2,     // an address or a width is not a multiple of what the kernels copy
+  Unsupported = 3,    // recognised, but this build, device or release cannot do it
+  BadFile = 4,        // a file is missing, damaged or not what its header says
+  Cuda = 5,           // the CUDA runtime or a kernel reported a fault
+  Transport = 6,      // a peer is lost, late, or called something else; the communicator is over
+  BadRouting = 7,     // expert ids or per-expert counts that no layer can serve
+};
+
+/// "ShapeMismatch", ...; never null.
+const char* errc_name(Errc code) noexcept;
+
+/// Every error that Switchyard throws.
+///
+/// The message reads `<operation>: <name>=<value>, <the rule>. <What to do instead.>` on one line.
+/// An error that concerns several ranks is thrown on each of them, with the same code.
+class Error : public std::runtime_error {
+ public:
+  Error(Errc code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  Errc code() const noexcept { return code_; }
+
+ private:
+  Errc code_;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,55 @@
+// include/switchyard/executor.h -- public: rows of local experts -> their weighted sums.
+#pragma once
+
+#include <memory>
+
+#include "switchyard/backend.h"
+#include "switchyard/config.h"
+#include "switchyard/dispatcher.h"
+#include "switchyard/strategy.h"
+#include "switchyard/weights.h"
+
+namespace switchyard {
+
+struct ExecutorOptions {
+  ExecutorKind kind = ExecutorKind::Contiguous;
+  int64_t alignment = 1;            // contiguous: rows of a group are padded to a multiple; >= 1
+  int64_t masked_max_tokens = 256;  // hybrid: masked up to this many rows, inclusive; 0: never
+  bool allow_repeated_experts =
+      false;  // masked capacity R * K instead of R (a token may repeat an id)
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+
+  virtual ExecutorKind kind() const = 0;
+
+  /// The layout of a call that receives at most `max_rows` rows. Decided on the host: equal on all
+  /// ranks, no device read, fixed when a graph is captured.
+  virtual Layout layout_for(int64_t max_rows) const = 0;
+  /// Bytes for any call of at most `max_rows` rows.
+  virtual size_t workspace_bytes(int64_t max_rows) const = 0;
+
+  /// scatter -> GEMM1 with activation -> GEMM2 -> sum over the K slots of weight * row, in slot
+  /// order.
+  ///
+  ///   dst       out    bf16 [rows.rows.dim(0), H]; the first R rows are written
+  ///   rows      in     from a dispatcher: local ids
+  ///   max_rows  in     bound of R in this call
+  ///   addend    in     joins the sum in fp32 before its rounding
+  ///   status    inout  i32 [kStatusWords]; too small a masked capacity is noted here, and nothing
+  ///                    is written outside the buffers
+  ///
+  /// Not collective. Throws Error(ShapeMismatch).
+  virtual void execute(Tensor dst, const ReceivedRows& rows, int64_t max_rows, Workspace workspace,
+                       const Addend& addend, Tensor status, CUstream_st* stream) = 0;
+};
+
+/// Borrows the weights. `rank` of `num_ranks` is used for messages and to size E_local.
+/// Throws Error(ShapeMismatch, Misaligned or Unsupported).
+std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorOptions& options,
+                                        const ExpertWeights& weights, int num_ranks, int rank,
+                                        std::shared_ptr<Backend> backend);
+
+}  // namespace switchyard

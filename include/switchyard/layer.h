@@ -1,0 +1,102 @@
+// include/switchyard/layer.h -- public: the MoE layer. Start here.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "switchyard/backend.h"
+#include "switchyard/communicator.h"
+#include "switchyard/config.h"
+#include "switchyard/error.h"
+#include "switchyard/gate.h"
+#include "switchyard/strategy.h"
+#include "switchyard/tensor.h"
+#include "switchyard/weights.h"
+
+namespace switchyard {
+
+/// Choices for one layer. All but `backend` and `workspace` must be equal on every rank.
+struct LayerOptions {
+  int64_t max_tokens = 4096;      // capacity: most tokens of one rank in one call; >= 0
+  std::string strategy = "auto";  // see strategy.h
+  DeviceKind device = DeviceKind::Cpu;
+  int64_t masked_max_tokens = 256;      // hybrid: masked layout up to this many rows, inclusive
+  int64_t alignment = 1;                // of contiguous groups, >= 1
+  bool allow_repeated_experts = false;  // a token's ids may repeat; masked buffers grow by K
+  int tp_size = 1;                      // consecutive ranks that hold the same tokens
+  bool use_all_gather = true;           // see StrategyRequest
+  int64_t workspace_limit_bytes = int64_t{8} << 30;
+  int num_threads = 0;               // CPU: threads of this rank; 0: cores / ranks, at least one
+  std::shared_ptr<Backend> backend;  // shared with other layers of this thread; empty: made here
+  Workspace workspace;  // lent by the caller for the layer's life; empty: allocated here
+};
+
+/// What one call did, known on the host before any work has run.
+struct ForwardReport {
+  Layout layout = Layout::Contiguous;
+  int64_t max_rows = 0;           // bound of the rows this rank may receive: decides the layout
+  int64_t masked_max_tokens = 0;  // the threshold it was compared with; hybrid only
+};
+/// "contiguous: at most 2048 rows, above the threshold of 256".
+std::string describe(const ForwardReport& report);
+
+/// Arguments of one forward. Views; they stay alive and unchanged until the work is done (`wait`).
+struct ForwardArgs {
+  Tensor output;       // out  bf16 [T, H]; must not overlap hidden
+  ConstTensor hidden;  // in   bf16 [T, H]; T may be 0 and may differ by rank
+  ConstTensor ids;  // in   i32 or i64 [T, K] global experts, -1 "no expert"; absent: the gate runs
+  ConstTensor weights;  // in   f32 [T, K]; present exactly if ids is
+  int64_t max_tokens =
+      -1;  // bound of T on every rank in THIS call, equal on every rank; -1: the capacity
+  CUstream_st* stream = nullptr;  // CUDA: work is enqueued here. CPU: ignored, work runs at once
+};
+
+/// The expert part of one MoE layer: gate, dispatch, experts, combine, shared experts.
+///
+/// Thread safety: one layer is used by one thread at a time; layers with different communicators
+/// are independent. Ownership: the layer borrows communicator and weights (unless weights.owner is
+/// set) and owns its workspace unless one is lent. Nothing is allocated in forward.
+///
+/// Errors, on every rank or on none: forward checks its arguments first and throws at once. When a
+/// single rank's arguments are wrong it still takes part, without rows, so no peer waits for it;
+/// the peers learn of it. What only the device or a peer can know (ids out of range, too small a
+/// capacity, a lost rank) sets a sticky status and fills the output with NaN; `wait` throws it on
+/// every rank, and so does the next forward that can see it. Having been thrown, it is cleared,
+/// unless the communicator is over (Transport): then every call throws until a new layer is made.
+class MoeLayer {
+ public:
+  /// Collective. Checks config, weights and strategy before it allocates.
+  /// Throws Error: ShapeMismatch, Misaligned, Unsupported (see choose_strategy), alike on every
+  /// rank for wrong shared arguments.
+  static std::unique_ptr<MoeLayer> create(const MoeConfig& config, const LayerWeights& weights,
+                                          Communicator& communicator, const LayerOptions& options);
+  /// The same on one rank, without a communicator.
+  static std::unique_ptr<MoeLayer> create(const MoeConfig& config, const LayerWeights& weights,
+                                          const LayerOptions& options);
+
+  /// Bytes that a layer with these options needs, for callers who lend the workspace.
+  static size_t workspace_bytes(const MoeConfig& config, int num_ranks,
+                                const LayerOptions& options);
+
+  virtual ~MoeLayer() = default;
+
+  virtual const MoeConfig& config() const = 0;
+  virtual const Strategy& strategy() const = 0;
+  /// The layer's own gate: the ids and weights it would choose. Throws Unsupported without a
+  /// router.
+  virtual Gate& gate() = 0;
+  virtual size_t workspace_bytes() const = 0;
+
+  /// output = experts of each token, weighted and summed, plus shared experts. Collective, also
+  /// with T = 0. Enqueues and returns: no host synchronisation, no allocation. Throws Error:
+  /// ShapeMismatch or Misaligned for these arguments; a sticky error of an earlier call.
+  virtual ForwardReport forward(const ForwardArgs& args) = 0;
+
+  /// Waits until every forward enqueued on `stream` is done; the only call that synchronises.
+  /// Throws what they could not: BadRouting, Transport, or the error of a peer's arguments. Call it
+  /// on every rank.
+  virtual void wait(CUstream_st* stream = nullptr) = 0;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,100 @@
+// include/switchyard/strategy.h -- public: which dispatcher, executor and GEMM provider, and why.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "switchyard/backend.h"
+#include "switchyard/config.h"
+
+namespace switchyard {
+
+/// How rows are grouped by expert.
+enum class Layout {
+  Contiguous,  // groups one after the other, each padded to the alignment
+  Masked,      // [E_local, capacity, H], the first counts[e] rows of each block are valid
+};
+enum class DispatcherKind {
+  Local,       // nothing moves: P = 1, or tp = P and every rank holds all tokens
+  Normal,      // one row per (token, owning rank)
+  LowLatency,  // recognised, not provided yet
+  AllGather,   // all rows to all ranks, sums back; the baseline
+};
+enum class ExecutorKind { Contiguous, Masked, Hybrid };
+enum class GemmProvider { Cpu, Hopper, Cublas };
+
+const char* layout_name(Layout layout) noexcept;  // "contiguous", "masked"
+const char* dispatcher_name(
+    DispatcherKind kind) noexcept;  // "local", "normal", "low_latency", "all_gather"
+const char* executor_name(ExecutorKind kind) noexcept;      // "contiguous", "masked", "hybrid"
+const char* provider_name(GemmProvider provider) noexcept;  // "cpu", "hopper", "cublas"
+
+/// Everything the choice depends on. Equal on every rank, so ranks agree without talking.
+struct StrategyRequest {
+  MoeConfig config;
+  DType dtype = DType::Bf16;  // of activations and weights
+  std::string quantization;   // "" is none; anything else is refused by the bf16 strategies
+  int num_ranks = 1;          // P
+  int tp_size = 1;            // ranks that hold the same tokens
+  int64_t max_tokens = 0;     // capacity: tokens per rank in one call
+  int64_t masked_max_tokens = 256;
+  int64_t alignment = 1;  // of contiguous groups
+  bool allow_repeated_experts = false;
+  int64_t workspace_limit_bytes = int64_t{8}
+                                  << 30;  // a larger workspace is refused, with its bytes
+  bool use_all_gather = true;             // lets `auto` skip communication where tp = P
+  bool use_low_latency = false;           // the reference system's deepep_low_latency
+  bool cuda_graph = false;                // the caller will capture forward
+  DeviceDescription device;
+  std::string name = "auto";  // the user's word: auto, [dispatcher+]executor, or a known name
+};
+
+/// One rule with the value it saw: {"E % P == 0 (saw E=128, P=4)", true}.
+struct Condition {
+  std::string text;
+  bool holds = false;
+};
+
+struct Strategy {
+  std::string name;  // canonical: "normal+hybrid"
+  DispatcherKind dispatcher = DispatcherKind::Local;
+  ExecutorKind executor = ExecutorKind::Contiguous;
+  GemmProvider provider = GemmProvider::Cpu;
+  bool opt_in = false;   // never chosen by auto
+  bool provided = true;  // false: the name is recognised, this release cannot run it
+  std::string note;      // for names that are not provided: what is, and the nearest strategy
+  int64_t workspace_bytes = 0;  // executor and dispatcher at the capacity
+  double predicted_us = 0;      // by the cost model, an even gate assumed
+  std::string reason;           // one line
+  std::vector<Condition> conditions;
+  std::vector<std::string> warnings;  // e.g. the name is a deprecated alias
+
+  bool holds() const {
+    for (const Condition& c : conditions)
+      if (!c.holds) return false;
+    return provided;
+  }
+};
+
+/// Every strategy with every condition and the value it saw; what `switchyard explain` prints.
+std::vector<Strategy> evaluate_strategies(const StrategyRequest& request);
+
+/// Pure: equal requests give equal answers. `auto` takes the cheapest strategy that holds, is not
+/// opt-in and uses the dispatcher that the ranks call for. A name takes that one or throws.
+/// Throws Error(Unsupported): an unknown name (with all names and the nearest one), a recognised
+/// one that is not provided yet (with the nearest that is), or failed conditions (each with its
+/// value).
+Strategy choose_strategy(const StrategyRequest& request);
+
+/// A name that --strategy accepts.
+struct StrategyName {
+  std::string name;
+  std::string canonical;  // what it means here: "normal+hybrid"; empty when not provided
+  std::string kind;       // "combination", "reference", "alias", "not provided yet"
+  std::string note;
+};
+std::vector<StrategyName> strategy_names();
+
+}  // namespace switchyard

@@ -1,0 +1,64 @@
+// include/switchyard/weights.h -- public: the weights of one layer, as views.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "switchyard/config.h"
+#include "switchyard/tensor.h"
+
+namespace switchyard {
+
+/// Which half of W1 comes first. There is no default: most checkpoints are GateUp, some inference
+/// engines store UpGate, and the wrong one gives plausible numbers.
+enum class GateUpOrder {
+  Unset,   // refused for a gated activation
+  GateUp,  // rows [0, I) are gate, rows [I, 2I) are up
+  UpGate,  // rows [0, I) are up, rows [I, 2I) are gate
+};
+
+/// The routed experts that this rank owns: global ids [first, first + E_local).
+struct ExpertWeights {
+  GateUpOrder order = GateUpOrder::Unset;
+  ConstTensor w1;  // bf16 [E_local, 2I, H]; [E_local, I, H] when the activation has no gate
+  ConstTensor w2;  // bf16 [E_local, H, I]
+  ConstTensor b1;  // f32 [E_local, 2I], in the order of w1; absent without expert_bias
+  ConstTensor b2;  // f32 [E_local, H]; absent without expert_bias
+};
+
+struct RouterWeights {
+  ConstTensor weight;           // bf16 [E, H]; absent if the caller always brings ids and weights
+  ConstTensor bias;             // f32 [E]; absent without router_bias
+  ConstTensor correction_bias;  // f32 [E]; absent without gate.correction_bias
+};
+
+struct SharedExpertWeights {
+  GateUpOrder order = GateUpOrder::Unset;
+  ConstTensor w1;    // bf16 [2 Is, H]
+  ConstTensor w2;    // bf16 [H, Is]
+  ConstTensor gate;  // bf16 [1, H]; absent unless sigmoid_gated
+};
+
+/// Views over memory of the layer's device, 16-byte aligned, row-major. The CPU backend reads them
+/// in place (borrowed): they must outlive the layer and must not change while a forward runs.
+/// `owner`, when set, keeps them alive for as long as the layer holds this struct.
+struct LayerWeights {
+  ExpertWeights experts;
+  RouterWeights router;
+  SharedExpertWeights shared;
+  std::shared_ptr<const void> owner;
+};
+
+/// Throws Error(ShapeMismatch or Misaligned) unless shapes, dtypes, order and alignment are those
+/// of `config` on a rank that owns E / num_ranks experts.
+void validate(const LayerWeights& weights, const MoeConfig& config, int num_ranks);
+
+/// Random bf16 weights of the shapes of `config`, for tests and benchmarks: uniform, scaled so that
+/// activations keep the size of their input. The weights of an expert depend on `seed` and its
+/// global id only, so every split over ranks computes the same layer. Owns its memory.
+LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed);
+
+/// Bytes that random_weights and load_layer need for one rank.
+int64_t weight_bytes(const MoeConfig& config, int num_ranks);
+
+}  // namespace switchyard

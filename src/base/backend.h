@@ -1,0 +1,22 @@
+// src/base/backend.h -- what hides behind the public Backend: one device's memory and operations.
+#pragma once
+
+#include "switchyard/backend.h"
+#include "switchyard/strategy.h"
+
+namespace switchyard {
+
+class Memory;  // device/memory.h
+class Ops;     // ops/ops.h
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual DeviceKind kind() const = 0;
+  virtual GemmProvider provider() const = 0;
+  virtual Memory& memory() = 0;
+  virtual Ops& ops() = 0;
+  virtual void observe(OpObserver observer) = 0;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,119 @@
+// src/base/buffers.h -- the buffers of one call, taken from an arena. Run over an empty workspace
+// they give the size, which is how the strategy, workspace_bytes and the call itself agree.
+#pragma once
+
+#include "base/arena.h"
+#include "base/capacity.h"
+#include "switchyard/dispatcher.h"
+
+namespace switchyard {
+
+struct ExecutorBuffers {
+  int64_t rows = 0;      // C
+  int64_t capacity = 0;  // masked: rows per expert
+  Tensor counts;         // i32 [E_local]
+  Tensor first_row;      // i64 [E_local + 1]
+  Tensor row_of_slot;    // i32 [R, K]
+  Tensor slot_of_row;    // i32 [C]
+  Tensor row_expert;     // i32 [C]
+  Tensor x;              // bf16 [C, H]; GEMM2 writes its rows here once GEMM1 has read it
+  Tensor y;              // bf16 [C, I]
+
+  static ExecutorBuffers take(Arena& arena, const ExecutorShape& s, Layout layout,
+                              int64_t max_rows) {
+    ExecutorBuffers b;
+    b.rows = buffer_rows(s, layout, max_rows);
+    b.capacity = layout == Layout::Masked ? masked_capacity(s, max_rows) : 0;
+    b.counts = arena.take(DType::I32, {s.num_local_experts});
+    b.first_row = arena.take(DType::I64, {s.num_local_experts + 1});
+    b.row_of_slot = arena.take(DType::I32, {max_rows, s.top_k});
+    b.slot_of_row = arena.take(DType::I32, {b.rows});
+    b.row_expert = arena.take(DType::I32, {b.rows});
+    b.x = arena.take(DType::Bf16, {b.rows, s.hidden});
+    b.y = arena.take(DType::Bf16, {b.rows, s.intermediate});
+    return b;
+  }
+};
+
+inline int64_t executor_bytes(const ExecutorShape& shape, Layout layout, int64_t max_rows) {
+  Arena arena({});
+  ExecutorBuffers::take(arena, shape, layout, max_rows);
+  return static_cast<int64_t>(arena.bytes());
+}
+
+// Bytes of an executor for every call up to max_rows: the hybrid sizes its masked buffers at its
+// threshold only.
+inline int64_t executor_bytes(const ExecutorShape& shape, ExecutorKind kind,
+                              int64_t masked_max_tokens, int64_t max_rows) {
+  switch (kind) {
+    case ExecutorKind::Contiguous: return executor_bytes(shape, Layout::Contiguous, max_rows);
+    case ExecutorKind::Masked: return executor_bytes(shape, Layout::Masked, max_rows);
+    case ExecutorKind::Hybrid: break;
+  }
+  const int64_t masked_rows = std::min(masked_max_tokens, max_rows);
+  return std::max(
+      executor_bytes(shape, Layout::Masked, masked_rows),
+      max_rows > masked_max_tokens ? executor_bytes(shape, Layout::Contiguous, max_rows) : 0);
+}
+
+// Header of a dispatch: what every rank tells every other before rows move.
+inline constexpr int64_t kHeaderMaxTokens = kStatusWords;   // the call's bound
+inline constexpr int64_t kHeaderTokens = kStatusWords + 1;  // T, compared inside a TP group
+inline constexpr int64_t kHeaderCounts = kStatusWords + 2;  // normal: rows to each rank
+
+// Dispatch and combine together.
+struct DispatchBuffers {
+  Tensor ids;           // i32 [R, K] local ids
+  Tensor num_rows;      // i32 [1]
+  Tensor header;        // i32 [W]
+  Tensor headers;       // i32 [P, W]
+  Tensor counts;        // i32 [P, P] source, destination
+  Tensor counts_back;   // i32 [P, P] its transpose
+  Tensor send_counts;   // i32 [P]
+  Tensor send_rows;     // i32 [P * slice]
+  Tensor return_row;    // i32 [slice, P]
+  Tensor rows;          // bf16 [R, H]
+  Tensor received_ids;  // i32 [R, K] global
+  Tensor weights;       // f32 [R, K]
+  Tensor returned;      // bf16 [P * slice, H]
+  Tensor padded;        // bf16 [slice, H] this rank's output rows, for the TP all-gather
+  Tensor gathered;      // bf16 [tp, slice, H]
+
+  static DispatchBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c,
+                              int64_t max_tokens, int num_ranks, int tp_size) {
+    DispatchBuffers b;
+    const int64_t p = num_ranks, slice = slice_capacity(max_tokens, tp_size);
+    const int64_t max_rows = received_rows(kind, max_tokens, num_ranks, tp_size);
+    const int64_t header = kHeaderCounts + p;
+    b.ids = arena.take(DType::I32, {max_rows, c.top_k});
+    b.num_rows = arena.take(DType::I32, {1});
+    b.header = arena.take(DType::I32, {header});
+    b.headers = arena.take(DType::I32, {p, header});
+    if (kind == DispatcherKind::Local && num_ranks == 1) return b;
+    const int64_t out_rows = kind == DispatcherKind::Local ? max_tokens : slice;
+    b.return_row = arena.take(DType::I32, {out_rows, p});
+    b.returned = arena.take(DType::Bf16, {checked_mul(p, out_rows, "dispatch"), c.hidden});
+    if (kind == DispatcherKind::Local) return b;
+    b.counts = arena.take(DType::I32, {p, p});
+    b.counts_back = arena.take(DType::I32, {p, p});
+    b.send_counts = arena.take(DType::I32, {p});
+    b.send_rows = arena.take(DType::I32, {checked_mul(p, slice, "dispatch")});
+    b.rows = arena.take(DType::Bf16, {max_rows, c.hidden});
+    b.received_ids = arena.take(DType::I32, {max_rows, c.top_k});
+    b.weights = arena.take(DType::F32, {max_rows, c.top_k});
+    if (tp_size > 1) {
+      b.padded = arena.take(DType::Bf16, {slice, c.hidden});
+      b.gathered = arena.take(DType::Bf16, {tp_size, slice, c.hidden});
+    }
+    return b;
+  }
+};
+
+inline int64_t dispatcher_bytes(DispatcherKind kind, const MoeConfig& config, int64_t max_tokens,
+                                int num_ranks, int tp_size) {
+  Arena arena({});
+  DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size);
+  return static_cast<int64_t>(arena.bytes());
+}
+
+}  // namespace switchyard

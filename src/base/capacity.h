@@ -1,0 +1,55 @@
+// src/base/capacity.h -- how many rows a buffer must hold. Host arithmetic on capacities, no
+// counts.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "base/checked.h"
+#include "switchyard/strategy.h"
+
+namespace switchyard {
+
+// One executor call at its bound: at most max_rows received rows, K slots each.
+struct ExecutorShape {
+  int64_t hidden = 0;
+  int64_t intermediate = 0;
+  int64_t num_local_experts = 0;
+  int64_t top_k = 0;
+  int64_t alignment = 1;
+  bool allow_repeated_experts = false;
+
+  static ExecutorShape of(const StrategyRequest& r) {
+    return {r.config.hidden, r.config.intermediate, r.config.num_experts / r.num_ranks,
+            r.config.top_k,  r.alignment,           r.allow_repeated_experts};
+  }
+};
+
+// Rows per expert of the masked layout: distinct ids fill at most one slot per row and expert.
+inline int64_t masked_capacity(const ExecutorShape& s, int64_t max_rows) {
+  return s.allow_repeated_experts ? checked_mul(max_rows, s.top_k, "masked capacity") : max_rows;
+}
+
+// Rows of the whole buffer, C. Contiguous: every slot, and alignment - 1 rows of padding for each
+// expert that can have a row at all.
+inline int64_t buffer_rows(const ExecutorShape& s, Layout layout, int64_t max_rows) {
+  if (layout == Layout::Masked)
+    return checked_mul(s.num_local_experts, masked_capacity(s, max_rows), "masked rows");
+  const int64_t slots = checked_mul(max_rows, s.top_k, "contiguous rows");
+  const int64_t used_experts = std::min(s.num_local_experts, slots);
+  return checked_add(slots, checked_mul(used_experts, s.alignment - 1, "contiguous rows"),
+                     "contiguous rows");
+}
+
+// Tokens of one rank's slice when `tp_size` ranks share T tokens: the largest slice.
+inline int64_t slice_capacity(int64_t max_tokens, int tp_size) {
+  return ceil_div(max_tokens, tp_size);
+}
+
+// Most rows a rank can receive.
+inline int64_t received_rows(DispatcherKind kind, int64_t max_tokens, int num_ranks, int tp_size) {
+  if (kind == DispatcherKind::Local) return max_tokens;
+  return checked_mul(slice_capacity(max_tokens, tp_size), num_ranks, "received rows");
+}
+
+}  // namespace switchyard

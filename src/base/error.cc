@@ -1,0 +1,65 @@
+// src/base/error.cc
+#include "switchyard/error.h"
+
+#include "base/require.h"
+#include "base/status.h"
+#include "switchyard/tensor.h"
+
+namespace switchyard {
+
+const char* errc_name(Errc code) noexcept {
+  switch (code) {
+    case Errc::ShapeMismatch: return "ShapeMismatch";
+    case Errc::Misaligned: return "Misaligned";
+    case Errc::Unsupported: return "Unsupported";
+    case Errc::BadFile: return "BadFile";
+    case Errc::Cuda: return "Cuda";
+    case Errc::Transport: return "Transport";
+    case Errc::BadRouting: return "BadRouting";
+  }
+  return "unknown";
+}
+
+const char* dtype_name(DType dtype) noexcept {
+  switch (dtype) {
+    case DType::Bf16: return "bf16";
+    case DType::F16: return "f16";
+    case DType::F32: return "f32";
+    case DType::F64: return "f64";
+    case DType::I32: return "i32";
+    case DType::I64: return "i64";
+  }
+  return "unknown";
+}
+
+const char* device_name(DeviceKind device) noexcept {
+  return device == DeviceKind::Cpu ? "cpu" : "cuda";
+}
+
+std::string status_message(const StatusWords& status) {
+  const auto rank = cat("rank ", status.rank);
+  switch (static_cast<StatusDetail>(status.detail)) {
+    case StatusDetail::IdOutOfRange:
+      return cat("forward: expert id=", status.value, " on ", rank,
+                 ", ids are -1 (no expert) or in [0, E). Check the gate that made them.");
+    case StatusDetail::MaskedOverflow:
+      return cat("forward: rows of one expert=", status.value, " on ", rank,
+                 ", more than the masked capacity; a token names an expert twice. Set "
+                 "allow_repeated_experts, or use the contiguous layout.");
+    case StatusDetail::PeerArguments:
+      return cat("forward: ", rank, " refused its arguments (",
+                 errc_name(static_cast<Errc>(status.code)), "). See the error thrown there.");
+    case StatusDetail::MaxTokensDiffer:
+      return cat("forward: max_tokens=", status.value, " on ", rank,
+                 ", must be equal on every rank. Pass the step's maximum everywhere.");
+    case StatusDetail::SliceTokensDiffer:
+      return cat("forward: tokens=", status.value, " on ", rank,
+                 ", ranks of one tensor-parallel group hold the same tokens. Check tp_size.");
+    case StatusDetail::PeerLost:
+      return cat("forward: ", rank, " is lost. Make a new communicator and layer.");
+    case StatusDetail::None: break;
+  }
+  return cat("forward: status code ", status.code, " on ", rank, ".");
+}
+
+}  // namespace switchyard

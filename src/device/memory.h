@@ -1,0 +1,23 @@
+// src/device/memory.h -- allocate and read back, one form per device. Used at creation and in wait
+// only.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+#include "switchyard/tensor.h"
+
+namespace switchyard {
+
+class Memory {
+ public:
+  virtual ~Memory() = default;
+  virtual DeviceKind kind() const = 0;
+  // At least Workspace::kAlignment-aligned. Freed with the last copy of the pointer.
+  // Throws Error(Unsupported) naming the bytes when there is no such memory.
+  virtual std::shared_ptr<void> allocate(size_t bytes) = 0;
+  // Waits for the stream, then copies device memory to the host.
+  virtual void read_back(void* dst, ConstTensor src, CUstream_st* stream) = 0;
+};
+
+}  // namespace switchyard

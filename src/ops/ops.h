@@ -1,0 +1,126 @@
+// src/ops/ops.h -- THE list of numeric operations. Each backend implements this class and nothing
+// else; gates, dispatchers and executors call it and know no backend.
+//
+// Every operation is enqueued on `stream` (the CPU runs it at once), allocates nothing, and reads
+// counts from device memory: sizes in the arguments are capacities. Destination first. Arguments
+// were checked by the caller at creation; operations throw only for what a caller cannot know.
+#pragma once
+
+#include "switchyard/config.h"
+#include "switchyard/dispatcher.h"
+#include "switchyard/strategy.h"
+#include "switchyard/tensor.h"
+#include "switchyard/weights.h"
+
+namespace switchyard {
+
+inline constexpr int32_t kNoRow = -1;     // row_of_slot: the slot has no row here
+inline constexpr int32_t kNoExpert = -1;  // ids, row_expert
+
+// Where each local expert's rows stand in an expert buffer, both layouts alike: expert e owns rows
+// [first_row[e], first_row[e] + counts[e]). Rows between two groups are padding and never touched.
+struct RowGroups {
+  Tensor counts;     // i32 [E_local] valid slots
+  Tensor first_row;  // i64 [E_local + 1]; contiguous: prefix sum of aligned counts; masked: e *
+                     // capacity
+};
+
+// plan_rows: from local ids to places. C rows in the buffer.
+struct RowPlan {
+  Layout layout = Layout::Contiguous;
+  int64_t alignment = 1;  // contiguous
+  int64_t capacity = 0;   // masked: rows per expert
+  RowGroups groups;
+  Tensor row_of_slot;  // i32 [R_cap, K]; kNoRow where the slot has no local expert (or R <= row)
+  Tensor
+      slot_of_row;  // i32 [C]; kNoRow on padding and unused rows of every group, and past the last
+  Tensor row_expert;  // i32 [C] ("m_indices"); kNoExpert on the same rows
+};
+
+// plan_dispatch: from global ids to what travels.
+struct DispatchPlan {
+  Tensor send_rows;    // i32 [P * T_cap] tokens in order of (destination rank, token); S = sum of
+                       // send_counts
+  Tensor send_counts;  // i32 [P]
+  Tensor return_row;   // i32 [T_cap, P] index of (token, rank) among the rows that come back, by
+                      // rank then token, which is its index in send_rows; kNoRow: the rank owns
+                      // none of its experts
+};
+
+// grouped_gemm: dst[r, :] = epilogue(src[r, :] * weights[e]^T) for the rows r of each expert e.
+struct GroupedGemm {
+  const char* name =
+      "grouped_gemm";   // for traces: grouped_gemm1, grouped_gemm2, router, shared1, shared2
+  Tensor dst;           // bf16 or f32 [C, N], or [C, N / 2] when the activation is gated
+  ConstTensor src;      // bf16 [C, K_inner]
+  ConstTensor weights;  // bf16 [E_local, N, K_inner]
+  ConstTensor bias;     // f32 [E_local, N] or absent; joins the fp32 sums
+  RowGroups groups;
+  Layout layout = Layout::Contiguous;
+  int64_t max_rows = 0;                    // bound of the sum of counts
+  const Activation* activation = nullptr;  // absent: none
+  GateUpOrder order = GateUpOrder::Unset;  // of weights and bias, when gated
+  // Weight on the input: sums of row r are scaled by row_weights.flat[slot_of_row[r]] before bias
+  // and activation. Both or neither.
+  ConstTensor row_weights;  // f32 [R_cap, K]
+  ConstTensor slot_of_row;  // i32 [C]
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  // ---- gate
+  // The rule of `gate` on f32 logits [T, E] -> ids i32 [T, K], weights f32 [T, K].
+  virtual void gate_topk(Tensor ids, Tensor weights, ConstTensor logits,
+                         ConstTensor correction_bias, const GateConfig& gate,
+                         CUstream_st* stream) = 0;
+
+  // ---- dispatch
+  // dst i32 [T, K] from i32 or i64 [T, K]; ids outside int32 become INT32_MIN, which is out of
+  // range.
+  virtual void narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;
+  // ids i32 [T, K] global; owner of id is id / experts_per_rank. Ids outside [-1, E) are noted in
+  // status (rank `rank`) and count as no expert. With a status already set nothing is sent.
+  virtual void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts,
+                             int num_ranks, int rank, Tensor status, CUstream_st* stream) = 0;
+  // dst[r, k] = src[r, k] - first if that is in [0, num_local), else kNoExpert, for the first
+  // num_rows[0] rows. num_rows absent: all. Ids outside [-1, num_experts) are noted in status.
+  virtual void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,
+                            int64_t num_local, int64_t num_experts, int rank, Tensor status,
+                            CUstream_st* stream) = 0;
+  // Merges what the ranks said: headers i32 [P, W], the first kStatusWords words of each a status;
+  // that of the lowest rank with an error is noted in status.
+  virtual void merge_status(Tensor status, ConstTensor headers, CUstream_st* stream) = 0;
+
+  // ---- execute
+  // Stable counting sort of the slots of the first num_rows[0] rows by local expert. Notes
+  // MaskedOverflow (rank `rank`) when an expert has more rows than capacity; such slots get kNoRow
+  // and counts stop at the capacity.
+  virtual void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
+                         Tensor status, CUstream_st* stream) = 0;
+  // dst[row_of_slot[r, k], :] = src[r, :] where there is a row.
+  virtual void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
+                            ConstTensor num_rows, CUstream_st* stream) = 0;
+  virtual void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) = 0;
+  // dst[r, :] = bf16(sum over k ascending of weights[r, k] * src[row_of_slot[r, k], :]
+  //                  + addend.scale[r] * addend.rows[r, :]), fp32; weights absent: 1.
+  // A slot without a row adds nothing, whatever src holds. Rows at or past num_rows stay.
+  virtual void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
+                           ConstTensor weights, const Addend& addend, ConstTensor num_rows,
+                           CUstream_st* stream) = 0;
+
+  // ---- combine
+  // dst[t, :] = bf16(sum over ranks p ascending of src[return_row[t, p], :] + addend), fp32.
+  virtual void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row,
+                            const Addend& addend, CUstream_st* stream) = 0;
+
+  // ---- small things
+  virtual void sigmoid(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;  // f32 -> f32
+  virtual void fill_i32(Tensor dst, int32_t value, CUstream_st* stream) = 0;
+  virtual void copy(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;  // equal bytes
+  // dst bf16 becomes NaN if status is set.
+  virtual void poison(Tensor dst, ConstTensor status, CUstream_st* stream) = 0;
+};
+
+}  // namespace switchyard
