@@ -71,11 +71,14 @@ struct SharedExpertConfig {
   bool operator==(const SharedExpertConfig&) const = default;
 };
 
+/// Ten times the experts of any model known: a limit that lets a token's scores stand on the stack.
+inline constexpr int64_t kMaxExperts = 4096;
+
 /// One MoE layer. Letters as everywhere: H, I, E, K.
 struct MoeConfig {
   int64_t hidden = 0;        // H, a multiple of 8
   int64_t intermediate = 0;  // I of one routed expert, a multiple of 8
-  int64_t num_experts = 0;   // E, over all ranks; a multiple of the number of ranks
+  int64_t num_experts = 0;   // E <= kMaxExperts, over all ranks; a multiple of them
   int64_t top_k = 0;         // K, 1 <= K <= E
   Activation activation;
   GateConfig gate;

@@ -20,16 +20,12 @@ struct ReceivedRows {
 };
 
 /// One call from dispatch to combine. It belongs to the caller, so several calls may be in flight
-/// as long as each has its own workspace. Everything in it is a view of that workspace.
+/// as long as each has its own workspace.
 struct DispatchedCall {
-  ReceivedRows received;
-  int64_t num_tokens = 0;  // T of this rank, as given to dispatch
+  ReceivedRows received;   // views of the workspace, or of dispatch's arguments
+  int64_t num_tokens = 0;  // T of this rank
   int64_t max_tokens = 0;  // the collective bound of this call
-  ConstTensor slice;       // bf16 [T_slice, H]: the tokens this rank dispatched (TP slice)
-  ConstTensor counts;      // i32 [P, P] rows from source to destination; absent when none moved
-  ConstTensor
-      return_row;  // i32 [T_slice, P] where the partial row of (token, rank) comes back, -1: none
-  Workspace scratch;  // what combine may use
+  Workspace workspace;     // as given to dispatch
 };
 
 /// Rows in fp32 that join a sum before its rounding: out += scale[t] * rows[t, :].
@@ -76,7 +72,7 @@ class Dispatcher {
   /// out[t, :] = bf16( sum over ranks, in rank order, of partial rows of t, in fp32 + addend ).
   ///
   ///   dst      out  bf16 [T, H], all T tokens (TP slices are gathered)
-  ///   partial  in   bf16 [capacity, H], one row per received row; see `joins_in_executor`
+  ///   partial  in   bf16 [capacity, H], one row per received row; capacity = max_rows
   ///   addend   in   over the tokens of the slice
   ///
   /// Collective. A token without any expert gives a zero row plus its addend.

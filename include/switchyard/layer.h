@@ -35,8 +35,8 @@ struct LayerOptions {
 /// What one call did, known on the host before any work has run.
 struct ForwardReport {
   Layout layout = Layout::Contiguous;
-  int64_t max_rows = 0;           // bound of the rows this rank may receive: decides the layout
-  int64_t masked_max_tokens = 0;  // the threshold it was compared with; hybrid only
+  int64_t max_rows = 0;            // bound of the rows this rank may receive: decides the layout
+  int64_t masked_max_tokens = -1;  // the threshold it was compared with; -1 unless hybrid
 };
 /// "contiguous: at most 2048 rows, above the threshold of 256".
 std::string describe(const ForwardReport& report);

@@ -52,6 +52,8 @@ struct LayerWeights {
 /// Throws Error(ShapeMismatch or Misaligned) unless shapes, dtypes, order and alignment are those
 /// of `config` on a rank that owns E / num_ranks experts.
 void validate(const LayerWeights& weights, const MoeConfig& config, int num_ranks);
+/// The routed experts alone; what make_executor checks.
+void validate(const ExpertWeights& weights, const MoeConfig& config, int num_ranks);
 
 /// Random bf16 weights of the shapes of `config`, for tests and benchmarks: uniform, scaled so that
 /// activations keep the size of their input. The weights of an expert depend on `seed` and its

@@ -56,54 +56,101 @@ inline int64_t executor_bytes(const ExecutorShape& shape, ExecutorKind kind,
       max_rows > masked_max_tokens ? executor_bytes(shape, Layout::Contiguous, max_rows) : 0);
 }
 
+// One expert that owns every row: the router, and shared experts.
+struct SingleGroupBuffers {
+  Tensor counts;     // i32 [1]
+  Tensor first_row;  // i64 [2]
+
+  static SingleGroupBuffers take(Arena& arena) {
+    return {arena.take(DType::I32, {1}), arena.take(DType::I64, {2})};
+  }
+};
+
+struct GateBuffers {
+  SingleGroupBuffers group;
+  Tensor logits;  // f32 [T, E]
+
+  static GateBuffers take(Arena& arena, const MoeConfig& config, int64_t num_tokens) {
+    return {SingleGroupBuffers::take(arena),
+            arena.take(DType::F32, {num_tokens, config.num_experts})};
+  }
+};
+
+struct SharedExpertBuffers {
+  SingleGroupBuffers group;
+  Tensor activated;  // bf16 [T, Is]
+  Tensor rows;       // f32 [T, H]
+  Tensor gate;       // f32 [T, 1]; absent without a sigmoid gate
+
+  static SharedExpertBuffers take(Arena& arena, const MoeConfig& config, int64_t num_tokens) {
+    SharedExpertBuffers b;
+    if (config.shared.intermediate == 0) return b;
+    b.group = SingleGroupBuffers::take(arena);
+    b.activated = arena.take(DType::Bf16, {num_tokens, config.shared.intermediate});
+    b.rows = arena.take(DType::F32, {num_tokens, config.hidden});
+    if (config.shared.sigmoid_gated) b.gate = arena.take(DType::F32, {num_tokens, 1});
+    return b;
+  }
+};
+
 // Header of a dispatch: what every rank tells every other before rows move.
 inline constexpr int64_t kHeaderMaxTokens = kStatusWords;   // the call's bound
 inline constexpr int64_t kHeaderTokens = kStatusWords + 1;  // T, compared inside a TP group
 inline constexpr int64_t kHeaderCounts = kStatusWords + 2;  // normal: rows to each rank
 
-// Dispatch and combine together.
+// Dispatch and combine together. slice = most tokens a rank dispatches, R = most rows it receives.
 struct DispatchBuffers {
-  Tensor ids;           // i32 [R, K] local ids
-  Tensor num_rows;      // i32 [1]
-  Tensor header;        // i32 [W]
-  Tensor headers;       // i32 [P, W]
-  Tensor counts;        // i32 [P, P] source, destination
-  Tensor counts_back;   // i32 [P, P] its transpose
-  Tensor send_counts;   // i32 [P]
-  Tensor send_rows;     // i32 [P * slice]
-  Tensor return_row;    // i32 [slice, P]
-  Tensor rows;          // bf16 [R, H]
-  Tensor received_ids;  // i32 [R, K] global
-  Tensor weights;       // f32 [R, K]
-  Tensor returned;      // bf16 [P * slice, H]
-  Tensor padded;        // bf16 [slice, H] this rank's output rows, for the TP all-gather
-  Tensor gathered;      // bf16 [tp, slice, H]
+  Tensor ids;            // i32 [R, K] local ids
+  Tensor num_rows;       // i32 [1]
+  Tensor header;         // i32 [W] what this rank says
+  Tensor headers;        // i32 [P, W] what every rank says
+  Tensor return_row;     // i32 [slice, P]
+  Tensor returned;       // bf16 [P * slice, H] partial rows that came back
+  Tensor counts;         // i32 [P, P] source, destination
+  Tensor counts_back;    // i32 [P, P] its transpose
+  Tensor rows;           // bf16 [R, H]
+  Tensor received_ids;   // i32 [R, K] global ids
+  Tensor weights;        // f32 [R, K]
+  Tensor send_counts;    // normal: i32 [P]
+  Tensor send_rows;      // normal: i32 [P * slice]
+  Tensor own_rows;       // all_gather: bf16 [slice, H], padded
+  Tensor own_ids;        // all_gather: i32 [slice, K], padded with -1
+  Tensor own_weights;    // all_gather: f32 [slice, K], padded
+  Tensor output_slice;   // tp > 1: bf16 [slice, H]
+  Tensor output_slices;  // tp > 1: bf16 [tp * slice, H]
 
   static DispatchBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c,
                               int64_t max_tokens, int num_ranks, int tp_size) {
     DispatchBuffers b;
-    const int64_t p = num_ranks, slice = slice_capacity(max_tokens, tp_size);
+    const int64_t p = num_ranks, k = c.top_k, h = c.hidden;
+    const int64_t slice =
+        kind == DispatcherKind::Local ? max_tokens : slice_capacity(max_tokens, tp_size);
     const int64_t max_rows = received_rows(kind, max_tokens, num_ranks, tp_size);
-    const int64_t header = kHeaderCounts + p;
-    b.ids = arena.take(DType::I32, {max_rows, c.top_k});
+    const int64_t all_slices = checked_mul(p, slice, "dispatch");
+    b.ids = arena.take(DType::I32, {max_rows, k});
     b.num_rows = arena.take(DType::I32, {1});
-    b.header = arena.take(DType::I32, {header});
-    b.headers = arena.take(DType::I32, {p, header});
-    if (kind == DispatcherKind::Local && num_ranks == 1) return b;
-    const int64_t out_rows = kind == DispatcherKind::Local ? max_tokens : slice;
-    b.return_row = arena.take(DType::I32, {out_rows, p});
-    b.returned = arena.take(DType::Bf16, {checked_mul(p, out_rows, "dispatch"), c.hidden});
+    if (num_ranks == 1) return b;
+    b.header = arena.take(DType::I32, {kHeaderCounts + p});
+    b.headers = arena.take(DType::I32, {p, kHeaderCounts + p});
+    b.return_row = arena.take(DType::I32, {slice, p});
+    b.returned = arena.take(DType::Bf16, {all_slices, h});
     if (kind == DispatcherKind::Local) return b;
     b.counts = arena.take(DType::I32, {p, p});
     b.counts_back = arena.take(DType::I32, {p, p});
-    b.send_counts = arena.take(DType::I32, {p});
-    b.send_rows = arena.take(DType::I32, {checked_mul(p, slice, "dispatch")});
-    b.rows = arena.take(DType::Bf16, {max_rows, c.hidden});
-    b.received_ids = arena.take(DType::I32, {max_rows, c.top_k});
-    b.weights = arena.take(DType::F32, {max_rows, c.top_k});
+    b.rows = arena.take(DType::Bf16, {max_rows, h});
+    b.received_ids = arena.take(DType::I32, {max_rows, k});
+    b.weights = arena.take(DType::F32, {max_rows, k});
+    if (kind == DispatcherKind::AllGather) {
+      b.own_rows = arena.take(DType::Bf16, {slice, h});
+      b.own_ids = arena.take(DType::I32, {slice, k});
+      b.own_weights = arena.take(DType::F32, {slice, k});
+    } else {
+      b.send_counts = arena.take(DType::I32, {p});
+      b.send_rows = arena.take(DType::I32, {all_slices});
+    }
     if (tp_size > 1) {
-      b.padded = arena.take(DType::Bf16, {slice, c.hidden});
-      b.gathered = arena.take(DType::Bf16, {tp_size, slice, c.hidden});
+      b.output_slice = arena.take(DType::Bf16, {slice, h});
+      b.output_slices = arena.take(DType::Bf16, {checked_mul(tp_size, slice, "dispatch"), h});
     }
     return b;
   }

@@ -43,8 +43,8 @@ struct DispatchPlan {
                        // send_counts
   Tensor send_counts;  // i32 [P]
   Tensor return_row;   // i32 [T_cap, P] index of (token, rank) among the rows that come back, by
-                      // rank then token, which is its index in send_rows; kNoRow: the rank owns
-                      // none of its experts
+                       // rank then token, which is its index in send_rows; kNoRow: the rank owns
+                       // none of its experts
 };
 
 // grouped_gemm: dst[r, :] = epilogue(src[r, :] * weights[e]^T) for the rows r of each expert e.
@@ -93,6 +93,18 @@ class Ops {
   // that of the lowest rank with an error is noted in status.
   virtual void merge_status(Tensor status, ConstTensor headers, CUstream_st* stream) = 0;
 
+  // dst[t, p] = p * stride + t: rows that come back in equal blocks, one per rank.
+  virtual void block_rows(Tensor dst, int64_t stride, CUstream_st* stream) = 0;
+  // What the headers of a dispatch (base/buffers.h) tell: merges their statuses as merge_status
+  // does, then notes a rank whose max_tokens differs from rank 0's, or whose T differs from that of
+  // the first rank of its group of tp_size.
+  virtual void check_headers(Tensor status, ConstTensor headers, int tp_size,
+                             CUstream_st* stream) = 0;
+  // counts[s, d] from the headers, counts_back its transpose, num_rows what rank `rank` receives.
+  // All 0 once status is set: it is the same on every rank by then, so no rank sends.
+  virtual void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers,
+                           int rank, ConstTensor status, CUstream_st* stream) = 0;
+
   // ---- execute
   // Stable counting sort of the slots of the first num_rows[0] rows by local expert. Notes
   // MaskedOverflow (rank `rank`) when an expert has more rows than capacity; such slots get kNoRow
@@ -116,6 +128,8 @@ class Ops {
                             const Addend& addend, CUstream_st* stream) = 0;
 
   // ---- small things
+  // Groups of one expert that owns rows [0, num_rows): the router, shared experts.
+  virtual void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) = 0;
   virtual void sigmoid(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;  // f32 -> f32
   virtual void fill_i32(Tensor dst, int32_t value, CUstream_st* stream) = 0;
   virtual void copy(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;  // equal bytes

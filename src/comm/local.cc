@@ -1,0 +1,381 @@
+// src/comm/local.cc -- ranks are threads of one process: they meet, copy from each other's memory,
+// and meet again before anybody reuses a buffer.
+#include <condition_variable>
+#include <cstring>
+#include <exception>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "base/require.h"
+#include "switchyard/communicator.h"
+#include "switchyard/error.h"
+
+namespace switchyard {
+namespace {
+
+// What one rank brings to an operation. The pointers are valid until the operation's second
+// meeting.
+struct Offer {
+  const char* op = nullptr;
+  Tensor dst{};                              // all_gather
+  ConstTensor src{};                         // all_gather
+  std::span<const RowTransfer> transfers{};  // all_to_all_rows
+  ConstTensor send_rows{};
+  ConstTensor counts{};
+  int color = 0;  // split
+};
+
+int64_t sum_counts(const Offer& offer, int num_ranks, int rank, bool sent) {
+  const auto* counts = offer.counts.as<int32_t>();
+  int64_t sum = 0;
+  for (int other = 0; other < num_ranks; ++other)
+    sum += sent ? counts[rank * num_ranks + other] : counts[other * num_ranks + rank];
+  return sum;
+}
+
+// ---- what must agree before anything is copied; an empty string is agreement
+
+std::string disagreement_of_gather(const std::vector<Offer>& offers) {
+  const auto num_ranks = static_cast<int64_t>(offers.size());
+  for (size_t r = 0; r < offers.size(); ++r) {
+    const int64_t bytes = offers[r].src.bytes();
+    if (bytes != offers[0].src.bytes())
+      return cat("all_gather: bytes=", bytes, " on rank ", r, ", rank 0 has ",
+                 offers[0].src.bytes(), ". Every rank must give as much.");
+    if (offers[r].dst.bytes() != num_ranks * bytes)
+      return cat("all_gather: dst bytes=", offers[r].dst.bytes(), " on rank ", r, ", need ",
+                 num_ranks, " times those of src (", bytes, ").");
+  }
+  return {};
+}
+
+int64_t row_bytes(ConstTensor t) {
+  return t.dim(1) * dtype_bytes(t.dtype);
+}
+
+// Rows that rank r sends must exist, and the rows that reach it must fit.
+std::string misfit_of_rows(const std::vector<Offer>& offers, int r) {
+  const int num_ranks = static_cast<int>(offers.size());
+  const Offer& offer = offers[static_cast<size_t>(r)];
+  const int64_t sent = sum_counts(offer, num_ranks, r, true);
+  const int64_t received = sum_counts(offer, num_ranks, r, false);
+  if (offer.send_rows.present() && offer.send_rows.count() < sent)
+    return cat("all_to_all_rows: send_rows=", offer.send_rows.count(), " on rank ", r,
+               ", counts say ", sent, " rows.");
+  for (size_t i = 0; i < offer.transfers.size(); ++i) {
+    const RowTransfer& t = offer.transfers[i];
+    const RowTransfer& first = offers[0].transfers[i];
+    if (row_bytes(t.src) != row_bytes(first.src) || row_bytes(t.dst) != row_bytes(first.src))
+      return cat("all_to_all_rows: row bytes=", row_bytes(t.src), " on rank ", r, ", rank 0 has ",
+                 row_bytes(first.src), ". Rows must be equally wide.");
+    if (received > t.dst.dim(0))
+      return cat("all_to_all_rows: rows=", received, " for rank ", r, ", its buffer holds ",
+                 t.dst.dim(0), ". Use a larger capacity.");
+    if (!offer.send_rows.present() && sent > t.src.dim(0))
+      return cat("all_to_all_rows: rows=", sent, " from rank ", r, ", its source holds ",
+                 t.src.dim(0), ".");
+    for (int64_t s = 0; offer.send_rows.present() && s < sent; ++s) {
+      const int32_t row = offer.send_rows.as<int32_t>()[s];
+      if (row < 0 || row >= t.src.dim(0))
+        return cat("all_to_all_rows: send_rows[", s, "]=", row, " on rank ", r,
+                   ", its source holds ", t.src.dim(0), " rows.");
+    }
+  }
+  return {};
+}
+
+std::string disagreement_of_rows(const std::vector<Offer>& offers) {
+  const size_t num_ranks = offers.size();
+  const Offer& first = offers[0];
+  for (size_t r = 0; r < num_ranks; ++r) {
+    const Offer& offer = offers[r];
+    if (offer.counts.bytes() != static_cast<int64_t>(num_ranks * num_ranks * sizeof(int32_t)) ||
+        std::memcmp(offer.counts.data, first.counts.data,
+                    static_cast<size_t>(first.counts.bytes())) != 0)
+      return cat("all_to_all_rows: counts on rank ", r,
+                 " differ from those on rank 0. Exchange them first.");
+    if (offer.transfers.size() != first.transfers.size())
+      return cat("all_to_all_rows: transfers=", offer.transfers.size(), " on rank ", r,
+                 ", rank 0 has ", first.transfers.size(), ".");
+  }
+  const auto* counts = first.counts.as<int32_t>();
+  for (size_t i = 0; i < num_ranks * num_ranks; ++i)
+    if (counts[i] < 0) return cat("all_to_all_rows: count=", counts[i], ", must not be negative.");
+  for (size_t r = 0; r < num_ranks; ++r)
+    if (auto misfit = misfit_of_rows(offers, static_cast<int>(r)); !misfit.empty()) return misfit;
+  return {};
+}
+
+constexpr const char* kAllGather = "all_gather";
+constexpr const char* kAllToAllRows = "all_to_all_rows";
+constexpr const char* kSplit = "split";
+
+std::string disagreement(const std::vector<Offer>& offers) {
+  for (size_t r = 0; r < offers.size(); ++r)
+    if (offers[r].op != offers[0].op)
+      return cat(offers[r].op, ": rank ", r, " called it while rank 0 called ", offers[0].op,
+                 ". Every rank must make the same calls in the same order.");
+  if (offers[0].op == kAllGather) return disagreement_of_gather(offers);
+  if (offers[0].op == kAllToAllRows) return disagreement_of_rows(offers);
+  return {};
+}
+
+// ---- the meeting place of one communicator
+
+class World {
+ public:
+  World(int num_ranks, std::chrono::milliseconds deadline)
+      : deadline_(deadline),
+        offers_(static_cast<size_t>(num_ranks)),
+        here_(static_cast<size_t>(num_ranks)) {}
+
+  int size() const { return static_cast<int>(offers_.size()); }
+  const Offer& offer(int rank) const { return offers_[static_cast<size_t>(rank)]; }
+
+  // Returns once every rank has made its offer and the offers agree. Each rank that returns counts
+  // as reading its peers' memory until it calls leave.
+  void enter(int rank, const Offer& offer) {
+    std::unique_lock lock(mutex_);
+    if (failure_) throw *failure_;
+    offers_[static_cast<size_t>(rank)] = offer;
+    const uint64_t before = generation_;
+    meet(lock, rank, offer.op, [this] {
+      if (const auto text = disagreement(offers_); !text.empty()) return fail(text);
+      readers_ = size();
+      agreed_in_ = generation_;
+    });
+    // An abort after the agreement is seen in leave: this rank counts as a reader by now.
+    if (agreed_in_ != before + 1) throw *failure_;
+  }
+
+  // Returns once every rank has read what it came for, so that offers may be reused.
+  void leave(int rank) {
+    std::unique_lock lock(mutex_);
+    --readers_;
+    changed_.notify_all();
+    if (!failure_) meet(lock, rank, offers_[static_cast<size_t>(rank)].op, [] {});
+    if (!failure_) return;
+    // Peers may still copy from this memory. Copying always ends; waiting may not.
+    changed_.wait(lock, [this] { return readers_ == 0; });
+    throw *failure_;
+  }
+
+  void abort(const std::string& reason) {
+    std::vector<std::shared_ptr<World>> children;
+    {
+      std::lock_guard lock(mutex_);
+      fail(reason);
+      for (const auto& [color, child] : children_) children.push_back(child);
+    }
+    for (const auto& child : children) child->abort(reason);
+  }
+
+  std::optional<Error> failure() {
+    std::lock_guard lock(mutex_);
+    return failure_;
+  }
+
+  // Between enter and leave of a split: the world of this rank's color, and its rank there.
+  std::pair<std::shared_ptr<World>, int> child_of(int rank) {
+    std::lock_guard lock(mutex_);
+    const int color = offer(rank).color;
+    int num_members = 0, child_rank = 0;
+    for (int r = 0; r < size(); ++r) {
+      if (offer(r).color != color) continue;
+      child_rank += r < rank;
+      ++num_members;
+    }
+    // The first member to ask makes the world; a later split makes new ones.
+    auto& child = children_[color];
+    if (!child || child->born_in_ != generation_) {
+      child = std::make_shared<World>(num_members, deadline_);
+      child->born_in_ = generation_;
+    }
+    return {child, child_rank};
+  }
+
+ private:
+  void fail(const std::string& reason) {
+    if (!failure_) failure_.emplace(Errc::Transport, reason);
+    changed_.notify_all();
+  }
+
+  // The last rank to come runs `complete` and opens the door. Lock held throughout, but for the
+  // wait.
+  template <class F>
+  void meet(std::unique_lock<std::mutex>& lock, int rank, const char* op, F complete) {
+    here_[static_cast<size_t>(rank)] = 1;
+    if (++num_here_ == size()) {
+      num_here_ = 0;
+      here_.assign(here_.size(), 0);
+      ++generation_;
+      complete();
+      changed_.notify_all();
+      return;
+    }
+    const uint64_t mine = generation_;
+    const bool met =
+        changed_.wait_for(lock, deadline_, [&] { return generation_ != mine || failure_; });
+    if (!met) fail(absence(op));
+  }
+
+  std::string absence(const char* op) const {
+    std::string missing;
+    for (size_t r = 0; r < here_.size(); ++r)
+      if (!here_[r]) missing += (missing.empty() ? "" : ", ") + std::to_string(r);
+    return cat(
+        op, ": rank ", missing, " did not come within ", deadline_.count(),
+        " ms, the deadline of this communicator. Look at that rank, then make a new communicator.");
+  }
+
+  const std::chrono::milliseconds deadline_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Offer> offers_;
+  std::vector<char> here_;  // ranks that wait in the current meeting
+  int num_here_ = 0;
+  int readers_ = 0;          // ranks between enter and leave
+  uint64_t generation_ = 0;  // meetings held
+  uint64_t agreed_in_ = 0;
+  uint64_t born_in_ = 0;  // the parent's generation
+  std::map<int, std::shared_ptr<World>> children_;
+  std::optional<Error> failure_;
+};
+
+class LocalComm final : public Communicator {
+ public:
+  LocalComm(std::shared_ptr<World> world, int rank) : world_(std::move(world)), rank_(rank) {}
+
+  int rank() const override { return rank_; }
+  int size() const override { return world_->size(); }
+  const char* transport() const override { return "threads"; }
+
+  void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
+    world_->enter(rank_, {.op = kAllGather, .dst = dst, .src = src});
+    const auto bytes = static_cast<size_t>(src.bytes());
+    for (int r = 0; r < size() && bytes > 0; ++r)
+      std::memcpy(dst.as<std::byte>() + static_cast<size_t>(r) * bytes, world_->offer(r).src.data,
+                  bytes);
+    world_->leave(rank_);
+  }
+
+  void all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+                       ConstTensor counts, CUstream_st*) override {
+    world_->enter(
+        rank_,
+        {.op = kAllToAllRows, .transfers = transfers, .send_rows = send_rows, .counts = counts});
+    for (size_t i = 0; i < transfers.size(); ++i) pull_rows(i, transfers[i].dst);
+    world_->leave(rank_);
+  }
+
+  std::unique_ptr<Communicator> split(int color) override {
+    world_->enter(rank_, {.op = kSplit, .color = color});
+    auto [child, child_rank] = world_->child_of(rank_);
+    world_->leave(rank_);
+    return std::make_unique<LocalComm>(std::move(child), child_rank);
+  }
+
+  void abort(const std::string& reason) noexcept override {
+    try {
+      world_->abort(reason);
+    } catch (...) {  // no memory for the message: peers still end at their deadline
+    }
+  }
+
+  std::optional<Error> failure() const { return world_->failure(); }
+
+ private:
+  // Appends what every rank sends here in the i-th transfer, by source rank.
+  void pull_rows(size_t i, Tensor dst) {
+    const auto bytes = static_cast<size_t>(row_bytes(dst));
+    std::byte* to = dst.as<std::byte>();
+    for (int s = 0; s < size(); ++s) {
+      const Offer& from = world_->offer(s);
+      const auto* counts = from.counts.as<int32_t>() + int64_t{s} * size();
+      int64_t first = 0;
+      for (int d = 0; d < rank_; ++d) first += counts[d];
+      const auto* rows = from.transfers[i].src.as<std::byte>();
+      for (int64_t n = first; n < first + counts[rank_]; ++n, to += bytes) {
+        const int64_t row = from.send_rows.present() ? from.send_rows.as<int32_t>()[n] : n;
+        std::memcpy(to, rows + static_cast<size_t>(row) * bytes, bytes);
+      }
+    }
+  }
+
+  std::shared_ptr<World> world_;
+  int rank_;
+};
+
+bool is_failure_of(const std::exception_ptr& thrown, const std::optional<Error>& failure) {
+  if (!failure) return false;
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const Error& e) {
+    return e.code() == failure->code() && std::string_view(e.what()) == failure->what();
+  } catch (...) {
+    return false;
+  }
+}
+
+std::string message_of(const std::exception_ptr& thrown) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const std::exception& e) {
+    return e.what();
+  } catch (...) {
+    return "unknown error";
+  }
+}
+
+}  // namespace
+
+std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
+                                                            LocalRanksOptions options) {
+  // 4096: more threads than any machine has cores; a larger number is a mistake, not a wish.
+  SWITCHYARD_REQUIRE(num_ranks >= 1 && num_ranks <= 4096, ShapeMismatch,
+                     "make_local_ranks: num_ranks=", num_ranks,
+                     ", need 1 to 4096. Each rank is one thread of this process.");
+  SWITCHYARD_REQUIRE(options.deadline.count() > 0, ShapeMismatch,
+                     "make_local_ranks: deadline=", options.deadline.count(),
+                     " ms, must be positive. The default is 30000.");
+  auto world = std::make_shared<World>(num_ranks, options.deadline);
+  std::vector<std::unique_ptr<Communicator>> ranks;
+  for (int r = 0; r < num_ranks; ++r) ranks.push_back(std::make_unique<LocalComm>(world, r));
+  return ranks;
+}
+
+void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& body,
+                     LocalRanksOptions options) {
+  auto ranks = make_local_ranks(num_ranks, options);
+  std::vector<std::exception_ptr> thrown(ranks.size());
+  std::vector<char> by_itself(ranks.size(), 0);
+
+  const auto run_rank = [&](size_t r) {
+    auto& comm = static_cast<LocalComm&>(*ranks[r]);
+    try {
+      body(comm);
+    } catch (...) {
+      thrown[r] = std::current_exception();
+      by_itself[r] = !is_failure_of(thrown[r], comm.failure());
+      if (by_itself[r])
+        comm.abort(cat("run_local_ranks: rank ", r, " failed: ", message_of(thrown[r])));
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    try {
+      for (size_t r = 1; r < ranks.size(); ++r) threads.emplace_back(run_rank, r);
+    } catch (const std::system_error& e) {
+      ranks[0]->abort(cat("run_local_ranks: no thread for a rank (", e.what(), ")"));
+    }
+    run_rank(0);
+  }
+  for (size_t r = 0; r < ranks.size(); ++r)
+    if (thrown[r] && by_itself[r]) std::rethrow_exception(thrown[r]);
+  for (const auto& t : thrown)
+    if (t) std::rethrow_exception(t);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,114 @@
+// src/cpu/cpu_backend.cc -- the CPU's form of every operation, in one list.
+#include <algorithm>
+#include <thread>
+
+#include "base/backend.h"
+#include "base/require.h"
+#include "cpu/exchange.h"
+#include "cpu/gate_topk.h"
+#include "cpu/grouped_gemm.h"
+#include "cpu/plan_dispatch.h"
+#include "cpu/plan_rows.h"
+#include "cpu/row_ops.h"
+#include "cpu/small_ops.h"
+#include "device/cpu_memory.h"
+#include "ops/traced_ops.h"
+
+namespace switchyard {
+namespace cpu {
+namespace {
+
+class CpuOps final : public Ops {
+ public:
+  CpuOps(int num_threads, CpuForm form) : pool_(num_threads), fast_(form == CpuForm::Fast) {}
+
+  void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
+                 const GateConfig& gate, CUstream_st*) override {
+    cpu::gate_topk(ids, weights, logits, correction_bias, gate, pool_);
+  }
+  void narrow_ids(Tensor dst, ConstTensor src, CUstream_st*) override { cpu::narrow_ids(dst, src); }
+  void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
+                     int rank, Tensor status, CUstream_st*) override {
+    cpu::plan_dispatch(plan, ids, num_experts, num_ranks, rank, status);
+  }
+  void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,
+                    int64_t num_local, int64_t num_experts, int rank, Tensor status,
+                    CUstream_st*) override {
+    cpu::localize_ids(dst, src, num_rows, first, num_local, num_experts, rank, status);
+  }
+  void merge_status(Tensor status, ConstTensor headers, CUstream_st*) override {
+    cpu::merge_status(status, headers);
+  }
+  void block_rows(Tensor dst, int64_t stride, CUstream_st*) override {
+    cpu::block_rows(dst, stride);
+  }
+  void check_headers(Tensor status, ConstTensor headers, int tp_size, CUstream_st*) override {
+    cpu::check_headers(status, headers, tp_size);
+  }
+  void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers,
+                   int rank, ConstTensor status, CUstream_st*) override {
+    cpu::read_counts(counts, counts_back, num_rows, headers, rank, status);
+  }
+  void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
+                 Tensor status, CUstream_st*) override {
+    cpu::plan_rows(plan, ids, num_rows, rank, status);
+  }
+  void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
+                    CUstream_st*) override {
+    fast_ ? scatter_rows_fast(dst, src, row_of_slot, num_rows, pool_)
+          : scatter_rows_plain(dst, src, row_of_slot, num_rows);
+  }
+  void grouped_gemm(const GroupedGemm& gemm, CUstream_st*) override {
+    fast_ ? grouped_gemm_fast(gemm, pool_) : grouped_gemm_plain(gemm);
+  }
+  void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
+                   const Addend& addend, ConstTensor num_rows, CUstream_st*) override {
+    fast_ ? gather_rows_fast(dst, src, row_of_slot, weights, addend, num_rows, pool_)
+          : gather_rows_plain(dst, src, row_of_slot, weights, addend, num_rows);
+  }
+  void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
+                    CUstream_st*) override {
+    fast_ ? sum_partials_fast(dst, src, return_row, addend, pool_)
+          : sum_partials_plain(dst, src, return_row, addend);
+  }
+  void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st*) override {
+    cpu::single_group(groups, num_rows);
+  }
+  void sigmoid(Tensor dst, ConstTensor src, CUstream_st*) override { cpu::sigmoid(dst, src); }
+  void fill_i32(Tensor dst, int32_t value, CUstream_st*) override { cpu::fill_i32(dst, value); }
+  void copy(Tensor dst, ConstTensor src, CUstream_st*) override { cpu::copy(dst, src); }
+  void poison(Tensor dst, ConstTensor status, CUstream_st*) override { cpu::poison(dst, status); }
+
+ private:
+  ThreadPool pool_;
+  bool fast_;
+};
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(int num_threads, CpuForm form) : ops_(num_threads, form), traced_(ops_) {}
+
+  DeviceKind kind() const override { return DeviceKind::Cpu; }
+  GemmProvider provider() const override { return GemmProvider::Cpu; }
+  Memory& memory() override { return memory_; }
+  Ops& ops() override { return traced_.observed() ? static_cast<Ops&>(traced_) : ops_; }
+  void observe(OpObserver observer) override { traced_.observe(std::move(observer)); }
+
+ private:
+  CpuMemory memory_;
+  CpuOps ops_;
+  TracedOps traced_;
+};
+
+}  // namespace
+}  // namespace cpu
+
+std::shared_ptr<Backend> make_cpu_backend(int num_threads, CpuForm form) {
+  SWITCHYARD_REQUIRE(num_threads >= 0 && num_threads <= 4096, ShapeMismatch,
+                     "make_cpu_backend: num_threads=", num_threads,
+                     ", need 0 (one per core) to 4096.");
+  const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  return std::make_shared<cpu::CpuBackend>(num_threads == 0 ? cores : num_threads, form);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,12 @@
+// src/cpu/gate_topk.h -- contract: ops/ops.h; the rule: GateConfig.
+#pragma once
+
+#include "cpu/thread_pool.h"
+#include "ops/ops.h"
+
+namespace switchyard::cpu {
+
+void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
+               const GateConfig& gate, ThreadPool& pool);
+
+}  // namespace switchyard::cpu

@@ -1,0 +1,12 @@
+// src/cpu/grouped_gemm.h -- contract: GroupedGemm in ops/ops.h.
+#pragma once
+
+#include "cpu/thread_pool.h"
+#include "ops/ops.h"
+
+namespace switchyard::cpu {
+
+void grouped_gemm_plain(const GroupedGemm& gemm);
+void grouped_gemm_fast(const GroupedGemm& gemm, ThreadPool& pool);
+
+}  // namespace switchyard::cpu

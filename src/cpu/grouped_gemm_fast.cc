@@ -1,0 +1,327 @@
+// src/cpu/grouped_gemm_fast.cc -- the grouped GEMM with vectors along the inner dimension.
+//
+// Weights are read as they are, [N, K] bf16, once per block of rows: nothing is repacked, so they
+// can be borrowed. A vector of 2L bf16 becomes two of L floats without a shuffle: the even elements
+// are the lower halves shifted up, the odd ones the upper halves masked. A tile keeps kRows x 4
+// accumulators: 4 weight rows meet kRows rows of src, which are converted once per tile into the
+// same even/odd order.
+//
+// Order of summation of an element: over k in steps of 2L, even lanes before odd ones into one
+// vector of accumulators, then a fixed tree over its lanes. It depends on K and the instruction set
+// only: tiles, blocks and threads choose which elements are computed together, never how one is
+// summed.
+//
+// Bound: with many rows by the FMA units (4 conversions and kRows loads per 4 kRows FMAs); with few
+// rows by the memory that streams the weights.
+
+// Four instruction sets are enough: the baseline (in portable 128-bit form, not scalar), SSE4, AVX2
+// and AVX-512, or NEON. Vectors without a fixed size cannot stand in arrays.
+#define HWY_BROKEN_EMU128 0
+#define HWY_DISABLED_TARGETS \
+  (HWY_SCALAR | HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/grouped_gemm_fast.cc"
+#include <hwy/contrib/math/math-inl.h>
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+
+#include "cpu/activation.h"
+#include "cpu/gemm_epilogue.h"
+#include "cpu/grouped_gemm.h"
+
+#ifndef SWITCHYARD_CPU_GEMM_BLOCK
+#define SWITCHYARD_CPU_GEMM_BLOCK
+namespace switchyard::cpu {
+
+// A task: some columns of dst for some rows of one expert.
+struct GemmBlock {
+  int64_t expert;
+  int64_t first_row, num_rows;  // rows of src and dst
+  int64_t first_col, num_cols;  // columns of dst, at most kBlockWeights (half of it when gated)
+};
+
+// 64 weight rows: 128 KiB of them per 1024 of K stay in L2 while the rows of src pass.
+inline constexpr int64_t kBlockWeights = 64;
+inline constexpr int64_t kTileWeights = 4;
+// 1024 of K at a time: the converted rows of a tile (6 x 4 KiB) stay in L1.
+inline constexpr int64_t kBlockK = 1024;
+
+}  // namespace switchyard::cpu
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace switchyard::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DF = hn::ScalableTag<float>;
+using DU32 = hn::RebindToUnsigned<DF>;
+using DU16 = hn::Repartition<uint16_t, DU32>;
+using VF = hn::Vec<DF>;
+
+constexpr size_t kLanes = hn::MaxLanes(DF());
+constexpr int64_t kStep = 2 * static_cast<int64_t>(kLanes);  // elements of K per step
+// 6 x 4 accumulators and 6 more vectors fit 32 registers; 16 registers hold 3 x 4 less comfortably.
+constexpr int kMaxRows = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON ? 6 : 3;
+
+HWY_INLINE VF even_of(hn::Vec<DU32> pairs) {
+  return hn::BitCast(DF(), hn::ShiftLeft<16>(pairs));
+}
+HWY_INLINE VF odd_of(hn::Vec<DU32> pairs) {
+  return hn::BitCast(DF(), hn::And(pairs, hn::Set(DU32(), 0xffff0000u)));
+}
+HWY_INLINE hn::Vec<DU32> load_pairs(const Bf16* p) {
+  return hn::BitCast(DU32(), hn::LoadU(DU16(), reinterpret_cast<const uint16_t*>(p)));
+}
+
+// `count` < kStep elements, zero-padded: nothing past them is read.
+HWY_INLINE hn::Vec<DU32> load_tail(const Bf16* p, int64_t count) {
+  HWY_ALIGN uint16_t padded[kStep] = {};
+  for (int64_t i = 0; i < count; ++i) padded[i] = p[i].bits();
+  return hn::BitCast(DU32(), hn::Load(DU16(), padded));
+}
+
+// [L even, L odd] floats per step; the last step is zero-padded.
+HWY_INLINE void convert_row(float* HWY_RESTRICT dst, const Bf16* src, int64_t num_k) {
+  for (int64_t i = 0; i < num_k; i += kStep) {
+    const auto pairs = num_k - i >= kStep ? load_pairs(src + i) : load_tail(src + i, num_k - i);
+    hn::Store(even_of(pairs), DF(), dst + i);
+    hn::Store(odd_of(pairs), DF(), dst + i + kLanes);
+  }
+}
+
+// kRows rows of src (converted, kBlockK floats apart) times 4 weight rows, over num_k of K, added
+// to the accumulators in `sums` [kRows][4][L].
+template <int kRows>
+HWY_NOINLINE void multiply_tile(float* HWY_RESTRICT sums, const float* HWY_RESTRICT rows,
+                                const Bf16* const* weights, int64_t num_k) {
+  const DF df;
+  const Bf16 *w0 = weights[0], *w1 = weights[1], *w2 = weights[2], *w3 = weights[3];
+  VF acc[kRows][kTileWeights];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileWeights; ++j)
+      acc[r][j] = hn::Load(df, sums + (r * kTileWeights + j) * static_cast<int64_t>(kLanes));
+
+  const auto add_half = [&](const float* HWY_RESTRICT a, VF b0, VF b1, VF b2, VF b3) HWY_ATTR {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const VF x = hn::Load(df, a + r * kBlockK);
+      acc[r][0] = hn::MulAdd(x, b0, acc[r][0]);
+      acc[r][1] = hn::MulAdd(x, b1, acc[r][1]);
+      acc[r][2] = hn::MulAdd(x, b2, acc[r][2]);
+      acc[r][3] = hn::MulAdd(x, b3, acc[r][3]);
+    }
+  };
+  int64_t i = 0;
+  for (; i + kStep <= num_k; i += kStep) {
+    add_half(rows + i, even_of(load_pairs(w0 + i)), even_of(load_pairs(w1 + i)),
+             even_of(load_pairs(w2 + i)), even_of(load_pairs(w3 + i)));
+    add_half(rows + i + kLanes, odd_of(load_pairs(w0 + i)), odd_of(load_pairs(w1 + i)),
+             odd_of(load_pairs(w2 + i)), odd_of(load_pairs(w3 + i)));
+  }
+  if (i < num_k) {
+    const int64_t left = num_k - i;
+    const auto p0 = load_tail(w0 + i, left), p1 = load_tail(w1 + i, left),
+               p2 = load_tail(w2 + i, left), p3 = load_tail(w3 + i, left);
+    add_half(rows + i, even_of(p0), even_of(p1), even_of(p2), even_of(p3));
+    add_half(rows + i + kLanes, odd_of(p0), odd_of(p1), odd_of(p2), odd_of(p3));
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < kTileWeights; ++j)
+      hn::Store(acc[r][j], df, sums + (r * kTileWeights + j) * static_cast<int64_t>(kLanes));
+}
+
+void multiply(int num_rows, float* sums, const float* rows, const Bf16* const* weights,
+              int64_t num_k) {
+  switch (num_rows) {
+    case 1: return multiply_tile<1>(sums, rows, weights, num_k);
+    case 2: return multiply_tile<2>(sums, rows, weights, num_k);
+    case 3: return multiply_tile<3>(sums, rows, weights, num_k);
+    case 4: return multiply_tile<4>(sums, rows, weights, num_k);
+    case 5: return multiply_tile<5>(sums, rows, weights, num_k);
+    default: return multiply_tile<6>(sums, rows, weights, num_k);
+  }
+}
+
+// The lanes of four accumulators -> four sums, by a fixed tree.
+HWY_INLINE void sum_lanes(float* HWY_RESTRICT dst, const float* HWY_RESTRICT acc) {
+  const DF df;
+  const VF a = hn::Load(df, acc), b = hn::Load(df, acc + kLanes),
+           c = hn::Load(df, acc + 2 * kLanes), d = hn::Load(df, acc + 3 * kLanes);
+  const VF ac = hn::Add(hn::InterleaveLower(df, a, c), hn::InterleaveUpper(df, a, c));
+  const VF bd = hn::Add(hn::InterleaveLower(df, b, d), hn::InterleaveUpper(df, b, d));
+  const VF abcd = hn::Add(hn::InterleaveLower(df, ac, bd), hn::InterleaveUpper(df, ac, bd));
+  HWY_ALIGN float blocks[kLanes];
+  hn::Store(abcd, df, blocks);
+  for (size_t width = kLanes / 2; width >= 4; width /= 2)
+    for (size_t i = 0; i < width; ++i) blocks[i] += blocks[i + width];
+  std::copy_n(blocks, 4, dst);
+}
+
+HWY_INLINE VF sigmoid_times(VF x, VF factor) {  // x / (1 + exp(-factor x))
+  const DF df;
+  const VF e = hn::Exp(df, hn::Neg(hn::Mul(factor, x)));
+  return hn::Div(x, hn::Add(hn::Set(df, 1.0f), e));
+}
+
+// gate[i] becomes the activated value; `count` is rounded up to whole vectors, which the buffers
+// hold.
+void activate_row(const Activation& a, float* HWY_RESTRICT gate, const float* HWY_RESTRICT up,
+                  int64_t count) {
+  const DF df;
+  const bool by_exp =
+      a.kind == ActivationKind::SiluGated || a.kind == ActivationKind::ClampedSwiglu;
+  if (!by_exp) {
+    for (int64_t i = 0; i < count; ++i) gate[i] = activate(a, gate[i], up[i]);
+    return;
+  }
+  for (int64_t i = 0; i < count; i += static_cast<int64_t>(kLanes)) {
+    VF g = hn::Load(df, gate + i), u = hn::Load(df, up + i), factor = hn::Set(df, 1.0f);
+    if (a.kind == ActivationKind::ClampedSwiglu) {
+      const VF limit = hn::Set(df, a.limit);
+      g = hn::Min(g, limit);
+      u = hn::Add(hn::Max(hn::Min(u, limit), hn::Neg(limit)), hn::Set(df, 1.0f));
+      factor = hn::Set(df, a.alpha);
+    }
+    hn::Store(hn::Mul(u, sigmoid_times(g, factor)), df, gate + i);
+  }
+}
+
+// The sums of up to kMaxRows rows and one block of weights, by column: gate half and up half.
+struct TileSums {
+  HWY_ALIGN float gate[kMaxRows][kBlockWeights];
+  HWY_ALIGN float up[kMaxRows][kBlockWeights];
+};
+
+// Weight rows of tile t of a block, as indices into the expert's rows and columns of dst.
+struct TileColumns {
+  int64_t column[kTileWeights];
+  bool is_up[kTileWeights];
+
+  TileColumns(const GemmView& v, const GemmBlock& block, int64_t tile) {
+    const int64_t last = block.num_cols - 1;  // a partial tile repeats its last column
+    for (int64_t j = 0; j < kTileWeights; ++j) {
+      const int64_t col = v.gated ? 2 * tile + j % 2 : kTileWeights * tile + j;
+      column[j] = std::min(col, last);
+      is_up[j] = v.gated && j >= 2;
+    }
+  }
+};
+
+void finish_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, int num_rows,
+                 TileSums& sums) {
+  for (int r = 0; r < num_rows; ++r) {
+    const int64_t row = first_row + r;
+    const float scale = v.row_scale(row);
+    float *gate = sums.gate[r], *up = sums.up[r];
+    for (int64_t c = 0; c < block.num_cols; ++c) {
+      gate[c] = gate[c] * scale + v.bias(block.expert, v.gate_index(block.first_col + c));
+      up[c] =
+          v.gated ? up[c] * scale + v.bias(block.expert, v.up_index(block.first_col + c)) : gate[c];
+    }
+    if (v.g.activation) activate_row(*v.g.activation, gate, up, block.num_cols);
+    for (int64_t c = 0; c < block.num_cols; ++c) v.store(row, block.first_col + c, gate[c]);
+  }
+}
+
+void compute_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, int num_rows) {
+  HWY_ALIGN float rows[kMaxRows * kBlockK];
+  HWY_ALIGN float acc[kBlockWeights / kTileWeights][kMaxRows * kTileWeights * kLanes];
+  const int64_t weights_per_col = v.gated ? 2 : 1;
+  const int64_t num_tiles = (block.num_cols * weights_per_col + kTileWeights - 1) / kTileWeights;
+  for (int64_t t = 0; t < num_tiles; ++t)
+    std::fill_n(acc[t], static_cast<size_t>(num_rows) * kTileWeights * kLanes, 0.0f);
+
+  for (int64_t k0 = 0; k0 < v.k; k0 += kBlockK) {
+    const int64_t num_k = std::min(kBlockK, v.k - k0);
+    for (int r = 0; r < num_rows; ++r)
+      convert_row(rows + r * kBlockK, v.src_row(first_row + r) + k0, num_k);
+    for (int64_t t = 0; t < num_tiles; ++t) {
+      const TileColumns columns(v, block, t);
+      const Bf16* weights[kTileWeights];
+      for (int64_t j = 0; j < kTileWeights; ++j) {
+        const int64_t c = block.first_col + columns.column[j];
+        weights[j] =
+            v.weight_row(block.expert, columns.is_up[j] ? v.up_index(c) : v.gate_index(c)) + k0;
+      }
+      multiply(num_rows, acc[t], rows, weights, num_k);
+    }
+  }
+
+  TileSums sums;
+  for (int64_t t = 0; t < num_tiles; ++t) {
+    const TileColumns columns(v, block, t);
+    for (int r = 0; r < num_rows; ++r) {
+      float four[kTileWeights];
+      sum_lanes(four, acc[t] + r * kTileWeights * static_cast<int64_t>(kLanes));
+      for (int64_t j = 0; j < kTileWeights; ++j)
+        (columns.is_up[j] ? sums.up : sums.gate)[r][columns.column[j]] = four[j];
+    }
+  }
+  finish_rows(v, block, first_row, num_rows, sums);
+}
+
+void compute_block(const GemmView& v, const GemmBlock& block) {
+  const int64_t end = block.first_row + block.num_rows;
+  for (int64_t r = block.first_row; r < end; r += kMaxRows)
+    compute_rows(v, block, r, static_cast<int>(std::min<int64_t>(kMaxRows, end - r)));
+}
+
+}  // namespace switchyard::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace switchyard::cpu {
+namespace {
+
+HWY_EXPORT(compute_block);
+
+// How the work is cut: blocks of columns for each expert, and of rows where there are too few of
+// those.
+struct Cut {
+  int64_t cols_per_block;
+  int64_t blocks_per_expert;
+  int64_t row_parts;
+
+  Cut(const GemmView& v, int num_threads) {
+    cols_per_block = v.gated ? kBlockWeights / 2 : kBlockWeights;
+    blocks_per_expert = (v.width + cols_per_block - 1) / cols_per_block;
+    int64_t active = 0, max_rows = 0;
+    for (int64_t e = 0; e < v.num_experts; ++e) {
+      active += v.num_rows(e) > 0;
+      max_rows = std::max(max_rows, v.num_rows(e));
+    }
+    // Eight tasks a thread level out what experts of different size leave uneven; fewer than 48
+    // rows a part would stream the weights too often.
+    const int64_t wanted = 8 * num_threads / std::max<int64_t>(1, active * blocks_per_expert);
+    row_parts =
+        num_threads == 1 ? 1 : std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, max_rows / 48));
+  }
+};
+
+}  // namespace
+
+void grouped_gemm_fast(const GroupedGemm& gemm, ThreadPool& pool) {
+  const GemmView v(gemm);
+  const Cut cut(v, pool.num_threads());
+  const auto compute = HWY_DYNAMIC_DISPATCH(compute_block);
+  // Parts of one block are neighbours, then blocks of one expert: threads share its rows and
+  // weights.
+  pool.parallel_for(v.num_experts * cut.blocks_per_expert * cut.row_parts, [&](int64_t task) {
+    const int64_t part = task % cut.row_parts, block = task / cut.row_parts % cut.blocks_per_expert;
+    const int64_t e = task / cut.row_parts / cut.blocks_per_expert, rows = v.num_rows(e);
+    const int64_t begin = rows * part / cut.row_parts, end = rows * (part + 1) / cut.row_parts;
+    if (begin == end) return;
+    const int64_t col = block * cut.cols_per_block;
+    compute(v, {e, v.first_row(e) + begin, end - begin, col,
+                std::min(cut.cols_per_block, v.width - col)});
+  });
+}
+
+}  // namespace switchyard::cpu
+#endif

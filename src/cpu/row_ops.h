@@ -1,0 +1,23 @@
+// src/cpu/row_ops.h -- operations that move or add whole rows. Contracts: ops/ops.h. The plain
+// forms define the meaning; the fast ones give the same bits.
+#pragma once
+
+#include "cpu/thread_pool.h"
+#include "ops/ops.h"
+
+namespace switchyard::cpu {
+
+void scatter_rows_plain(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows);
+void scatter_rows_fast(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
+                       ThreadPool& pool);
+
+void gather_rows_plain(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
+                       const Addend& addend, ConstTensor num_rows);
+void gather_rows_fast(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
+                      const Addend& addend, ConstTensor num_rows, ThreadPool& pool);
+
+void sum_partials_plain(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend);
+void sum_partials_fast(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
+                       ThreadPool& pool);
+
+}  // namespace switchyard::cpu

@@ -1,0 +1,169 @@
+// src/cpu/row_ops_fast.cc -- the row operations with Highway and threads. Multiply and add stay two
+// roundings, as in the plain form, so that every instruction set gives its bits. Memory bound.
+#define HWY_BROKEN_EMU128 0
+#define HWY_DISABLED_TARGETS \
+  (HWY_SCALAR | HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/row_ops_fast.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/row_ops.h"
+
+#ifndef SWITCHYARD_CPU_ROW_SUM
+#define SWITCHYARD_CPU_ROW_SUM
+namespace switchyard::cpu {
+
+// One output row and what it is the sum of.
+struct RowSum {
+  Bf16* dst;
+  const Bf16* src;       // all rows
+  const int32_t* rows;   // [num_rows], kNoRow adds nothing
+  const float* weights;  // [num_rows] or null: 1
+  int64_t num_rows;
+  const float* addend;  // [hidden] or null
+  float addend_scale;
+  int64_t hidden;  // a multiple of 8
+};
+
+// Columns that are summed before they are rounded: 2 KiB of fp32, far inside L1.
+inline constexpr int64_t kSumColumns = 512;
+
+}  // namespace switchyard::cpu
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace switchyard::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// At most 8 lanes: rows are a multiple of 8 elements, so no vector has a tail.
+using DF = hn::CappedTag<float, 8>;
+using DU32 = hn::RebindToUnsigned<DF>;
+using DU16 = hn::Rebind<uint16_t, DF>;
+using VF = hn::Vec<DF>;
+
+HWY_INLINE VF load_bf16(const Bf16* p) {
+  const auto bits = hn::LoadU(DU16(), reinterpret_cast<const uint16_t*>(p));
+  return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU32(), bits)));
+}
+
+// Bf16(float) of tensor.h, lane by lane.
+HWY_INLINE void store_bf16(VF value, Bf16* p) {
+  const DU32 du;
+  const auto bits = hn::BitCast(du, value);
+  const auto upper = hn::ShiftRight<16>(bits);
+  const auto bias = hn::Add(hn::Set(du, 0x7fffu), hn::And(upper, hn::Set(du, 1u)));
+  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, bias));
+  const auto quiet = hn::Or(upper, hn::Set(du, 0x40u));
+  const auto is_nan = hn::RebindMask(du, hn::IsNaN(value));
+  hn::StoreU(hn::TruncateTo(DU16(), hn::IfThenElse(is_nan, quiet, rounded)), DU16(),
+             reinterpret_cast<uint16_t*>(p));
+}
+
+void sum_row(const RowSum& s) {
+  const DF df;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(df));
+  HWY_ALIGN float sums[kSumColumns];
+  for (int64_t first = 0; first < s.hidden; first += kSumColumns) {
+    const int64_t width = std::min(kSumColumns, s.hidden - first);
+    std::fill_n(sums, width, 0.0f);
+    for (int64_t i = 0; i < s.num_rows; ++i) {
+      if (s.rows[i] == kNoRow) continue;
+      const Bf16* src = s.src + s.rows[i] * s.hidden + first;
+      const VF weight = hn::Set(df, s.weights ? s.weights[i] : 1.0f);
+      for (int64_t h = 0; h < width; h += lanes)
+        hn::Store(hn::Add(hn::Load(df, sums + h), hn::Mul(weight, load_bf16(src + h))), df,
+                  sums + h);
+    }
+    if (s.addend) {
+      const VF scale = hn::Set(df, s.addend_scale);
+      for (int64_t h = 0; h < width; h += lanes)
+        hn::Store(
+            hn::Add(hn::Load(df, sums + h), hn::Mul(scale, hn::LoadU(df, s.addend + first + h))),
+            df, sums + h);
+    }
+    for (int64_t h = 0; h < width; h += lanes)
+      store_bf16(hn::Load(df, sums + h), s.dst + first + h);
+  }
+}
+
+}  // namespace switchyard::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace switchyard::cpu {
+namespace {
+
+HWY_EXPORT(sum_row);
+
+// Rows a task takes: enough that a task outweighs its start, few enough to level threads out.
+constexpr int64_t kRowsPerTask = 8;
+
+template <class F>
+void for_each_row(int64_t num_rows, ThreadPool& pool, F&& f) {
+  pool.parallel_for((num_rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task) {
+    const int64_t end = std::min((task + 1) * kRowsPerTask, num_rows);
+    for (int64_t r = task * kRowsPerTask; r < end; ++r) f(r);
+  });
+}
+
+void add_addend(RowSum& sum, const Addend& addend, int64_t row) {
+  if (!addend.rows.present()) return;
+  sum.addend = addend.rows.as<float>() + row * sum.hidden;
+  if (addend.scale.present()) sum.addend_scale = addend.scale.as<float>()[row];
+}
+
+}  // namespace
+
+void scatter_rows_fast(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
+                       ThreadPool& pool) {
+  const int64_t top_k = row_of_slot.dim(1), hidden = src.dim(1);
+  for_each_row(num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
+    for (int64_t s = r * top_k; s < (r + 1) * top_k; ++s)
+      if (const int64_t row = row_of_slot.as<int32_t>()[s]; row != kNoRow)
+        std::memcpy(dst.as<Bf16>() + row * hidden, src.as<Bf16>() + r * hidden,
+                    static_cast<size_t>(hidden) * sizeof(Bf16));
+  });
+}
+
+void gather_rows_fast(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
+                      const Addend& addend, ConstTensor num_rows, ThreadPool& pool) {
+  const int64_t top_k = row_of_slot.dim(1), hidden = dst.dim(1);
+  const auto sum = HWY_DYNAMIC_DISPATCH(sum_row);
+  for_each_row(num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
+    RowSum row{dst.as<Bf16>() + r * hidden,
+               src.as<Bf16>(),
+               row_of_slot.as<int32_t>() + r * top_k,
+               weights.present() ? weights.as<float>() + r * top_k : nullptr,
+               top_k,
+               nullptr,
+               1.0f,
+               hidden};
+    add_addend(row, addend, r);
+    sum(row);
+  });
+}
+
+void sum_partials_fast(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
+                       ThreadPool& pool) {
+  const int64_t num_ranks = return_row.dim(1), hidden = dst.dim(1);
+  const auto sum = HWY_DYNAMIC_DISPATCH(sum_row);
+  for_each_row(dst.dim(0), pool, [&](int64_t t) {
+    RowSum row{dst.as<Bf16>() + t * hidden,
+               src.as<Bf16>(),
+               return_row.as<int32_t>() + t * num_ranks,
+               nullptr,
+               num_ranks,
+               nullptr,
+               1.0f,
+               hidden};
+    add_addend(row, addend, t);
+    sum(row);
+  });
+}
+
+}  // namespace switchyard::cpu
+#endif

@@ -1,0 +1,25 @@
+// src/device/cpu_memory.cc
+#include "device/cpu_memory.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "base/require.h"
+
+namespace switchyard {
+
+std::shared_ptr<void> CpuMemory::allocate(size_t bytes) {
+  constexpr size_t kAlign = Workspace::kAlignment;
+  void* address = bytes > SIZE_MAX - kAlign
+                      ? nullptr
+                      : std::aligned_alloc(kAlign, (bytes / kAlign + 1) * kAlign);
+  SWITCHYARD_REQUIRE(address != nullptr, Unsupported, "allocate: bytes=", bytes,
+                     ", this machine has no such memory. Use a smaller max_tokens or more ranks.");
+  return {address, std::free};
+}
+
+void CpuMemory::read_back(void* dst, ConstTensor src, CUstream_st*) {
+  std::memcpy(dst, src.data, static_cast<size_t>(src.bytes()));
+}
+
+}  // namespace switchyard

@@ -1,0 +1,15 @@
+// src/device/cpu_memory.h
+#pragma once
+
+#include "device/memory.h"
+
+namespace switchyard {
+
+class CpuMemory final : public Memory {
+ public:
+  DeviceKind kind() const override { return DeviceKind::Cpu; }
+  std::shared_ptr<void> allocate(size_t bytes) override;
+  void read_back(void* dst, ConstTensor src, CUstream_st* stream) override;
+};
+
+}  // namespace switchyard

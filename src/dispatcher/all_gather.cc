@@ -1,0 +1,76 @@
+// src/dispatcher/all_gather.cc -- every rank's slice, padded to the call's bound, to every rank;
+// equal blocks of partial rows back, summed in fp32 in rank order (a reduce-scatter that rounds
+// once). The honest baseline: sizes never depend on the routing.
+#include <array>
+
+#include "dispatcher/parts.h"
+
+namespace switchyard {
+namespace {
+
+class AllGatherDispatcher final : public Dispatcher {
+ public:
+  explicit AllGatherDispatcher(DispatcherParts parts) : parts_(std::move(parts)), slices_(parts_) {}
+
+  DispatcherKind kind() const override { return DispatcherKind::AllGather; }
+  int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
+  size_t workspace_bytes(int64_t max_tokens) const override {
+    return parts_.workspace_bytes(max_tokens);
+  }
+  Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
+  bool joins_in_executor() const override { return false; }
+
+  DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
+                          ConstTensor weights, int64_t max_tokens, Tensor status,
+                          CUstream_st* stream) override {
+    const Slice own = slice(hidden.dim(0));
+    parts_.check(hidden, ids, weights, max_tokens, own);
+    const auto b = parts_.take_buffers(workspace, max_tokens);
+    Ops& ops = parts_.ops();
+    parts_.exchange(b, status, stream)
+        .headers(max_tokens, hidden.dim(0), {}, parts_.options.tp_size);
+
+    // Rows that pad a slice are sent as they are and never read: their ids are -1.
+    ops.fill_i32(b.own_ids, kNoExpert, stream);
+    ops.copy(b.own_ids.rows(0, own.size), ids, stream);
+    ops.copy(b.own_rows.rows(0, own.size), hidden.rows(own.begin, own.size), stream);
+    ops.copy(b.own_weights.rows(0, own.size), weights, stream);
+    parts_.communicator.all_gather(b.received_ids, b.own_ids, stream);
+    parts_.communicator.all_gather(b.rows, b.own_rows, stream);
+    parts_.communicator.all_gather(b.weights, b.own_weights, stream);
+    ops.fill_i32(b.num_rows, static_cast<int32_t>(b.rows.dim(0)), stream);
+    parts_.localize(b, b.received_ids, b.num_rows, status, stream);
+    return {.received = {b.rows, b.ids, b.weights, b.num_rows},
+            .num_tokens = hidden.dim(0),
+            .max_tokens = max_tokens,
+            .workspace = workspace};
+  }
+
+  void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,
+               Tensor status, CUstream_st* stream) override {
+    const Slice own = slice(call.num_tokens);
+    const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
+    Ops& ops = parts_.ops();
+    parts_.exchange(b, status, stream).statuses();
+    const int64_t block = b.own_rows.dim(0);
+    ops.fill_i32(b.counts_back, static_cast<int32_t>(block), stream);
+    const std::array<RowTransfer, 1> transfers{{{b.returned, partial}}};
+    parts_.communicator.all_to_all_rows(transfers, {}, b.counts_back, stream);
+    const Tensor return_row = b.return_row.rows(0, own.size);
+    ops.block_rows(return_row, block, stream);
+    ops.sum_partials(slices_.target(dst, b, own), b.returned, return_row, addend, stream);
+    slices_.gather(dst, b, ops, stream);
+  }
+
+ private:
+  DispatcherParts parts_;
+  SliceGather slices_;
+};
+
+}  // namespace
+
+std::unique_ptr<Dispatcher> make_all_gather_dispatcher(DispatcherParts parts) {
+  return std::make_unique<AllGatherDispatcher>(std::move(parts));
+}
+
+}  // namespace switchyard

@@ -1,0 +1,58 @@
+// src/dispatcher/local.cc -- nothing moves on the way in. One rank: the executor's rows are final.
+// tp = P: every rank holds all tokens, runs its own experts, and partial rows are summed at the
+// end.
+#include "dispatcher/parts.h"
+
+namespace switchyard {
+namespace {
+
+class LocalDispatcher final : public Dispatcher {
+ public:
+  explicit LocalDispatcher(DispatcherParts parts) : parts_(std::move(parts)) {}
+
+  DispatcherKind kind() const override { return DispatcherKind::Local; }
+  int64_t max_rows(int64_t max_tokens) const override { return max_tokens; }
+  size_t workspace_bytes(int64_t max_tokens) const override {
+    return parts_.workspace_bytes(max_tokens);
+  }
+  Slice slice(int64_t num_tokens) const override { return {0, num_tokens}; }
+  bool joins_in_executor() const override { return parts_.num_ranks() == 1; }
+
+  DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
+                          ConstTensor weights, int64_t max_tokens, Tensor status,
+                          CUstream_st* stream) override {
+    const int64_t num_tokens = hidden.dim(0);
+    parts_.check(hidden, ids, weights, max_tokens, slice(num_tokens));
+    const auto buffers = parts_.take_buffers(workspace, max_tokens);
+    parts_.ops().fill_i32(buffers.num_rows, static_cast<int32_t>(num_tokens), stream);
+    parts_.localize(buffers, ids, {}, status, stream);
+    if (!joins_in_executor())
+      parts_.exchange(buffers, status, stream)
+          .headers(max_tokens, num_tokens, {}, parts_.num_ranks());
+    return {.received = {hidden, buffers.ids, weights, buffers.num_rows},
+            .num_tokens = num_tokens,
+            .max_tokens = max_tokens,
+            .workspace = workspace};
+  }
+
+  void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,
+               Tensor status, CUstream_st* stream) override {
+    const auto buffers = parts_.take_buffers(call.workspace, call.max_tokens);
+    parts_.exchange(buffers, status, stream).statuses();
+    parts_.communicator.all_gather(buffers.returned, partial.rows(0, call.max_tokens), stream);
+    const Tensor return_row = buffers.return_row.rows(0, call.num_tokens);
+    parts_.ops().block_rows(return_row, call.max_tokens, stream);
+    parts_.ops().sum_partials(dst, buffers.returned, return_row, addend, stream);
+  }
+
+ private:
+  DispatcherParts parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Dispatcher> make_local_dispatcher(DispatcherParts parts) {
+  return std::make_unique<LocalDispatcher>(std::move(parts));
+}
+
+}  // namespace switchyard

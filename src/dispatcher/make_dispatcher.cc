@@ -1,0 +1,28 @@
+// src/dispatcher/make_dispatcher.cc
+#include "dispatcher/parts.h"
+#include "strategy/conditions.h"
+
+namespace switchyard {
+
+std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
+                                            const DispatcherOptions& options,
+                                            Communicator& communicator,
+                                            std::shared_ptr<Backend> backend) {
+  validate(config);
+  StrategyRequest request;
+  request.config = config;
+  request.num_ranks = communicator.size();
+  request.tp_size = options.tp_size;
+  require_all("make_dispatcher", dispatcher_conditions(options.kind, request));
+
+  DispatcherParts parts{config, options, communicator, std::move(backend)};
+  switch (options.kind) {
+    case DispatcherKind::Local: return make_local_dispatcher(std::move(parts));
+    case DispatcherKind::AllGather: return make_all_gather_dispatcher(std::move(parts));
+    case DispatcherKind::Normal:
+    case DispatcherKind::LowLatency: break;  // LowLatency was refused above
+  }
+  return make_normal_dispatcher(std::move(parts));
+}
+
+}  // namespace switchyard

@@ -1,0 +1,70 @@
+// src/dispatcher/normal.cc -- a token row crosses once to each rank that owns one of its experts;
+// one partial row per (token, rank) comes back and is summed in fp32 in rank order.
+#include <array>
+
+#include "dispatcher/parts.h"
+
+namespace switchyard {
+namespace {
+
+class NormalDispatcher final : public Dispatcher {
+ public:
+  explicit NormalDispatcher(DispatcherParts parts) : parts_(std::move(parts)), slices_(parts_) {}
+
+  DispatcherKind kind() const override { return DispatcherKind::Normal; }
+  int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
+  size_t workspace_bytes(int64_t max_tokens) const override {
+    return parts_.workspace_bytes(max_tokens);
+  }
+  Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
+  bool joins_in_executor() const override { return false; }
+
+  DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
+                          ConstTensor weights, int64_t max_tokens, Tensor status,
+                          CUstream_st* stream) override {
+    const Slice own = slice(hidden.dim(0));
+    parts_.check(hidden, ids, weights, max_tokens, own);
+    const auto b = parts_.take_buffers(workspace, max_tokens);
+    Ops& ops = parts_.ops();
+
+    const DispatchPlan plan{b.send_rows, b.send_counts, b.return_row.rows(0, own.size)};
+    ops.plan_dispatch(plan, ids, parts_.config.num_experts, parts_.num_ranks(), parts_.rank(),
+                      status, stream);
+    parts_.exchange(b, status, stream)
+        .headers(max_tokens, hidden.dim(0), b.send_counts, parts_.options.tp_size);
+    ops.read_counts(b.counts, b.counts_back, b.num_rows, b.headers, parts_.rank(), status, stream);
+
+    const std::array<RowTransfer, 3> transfers{
+        {{b.rows, hidden.rows(own.begin, own.size)}, {b.received_ids, ids}, {b.weights, weights}}};
+    parts_.communicator.all_to_all_rows(transfers, b.send_rows, b.counts, stream);
+    parts_.localize(b, b.received_ids, b.num_rows, status, stream);
+    return {.received = {b.rows, b.ids, b.weights, b.num_rows},
+            .num_tokens = hidden.dim(0),
+            .max_tokens = max_tokens,
+            .workspace = workspace};
+  }
+
+  void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,
+               Tensor status, CUstream_st* stream) override {
+    const Slice own = slice(call.num_tokens);
+    const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
+    parts_.exchange(b, status, stream).statuses();
+    const std::array<RowTransfer, 1> transfers{{{b.returned, partial}}};
+    parts_.communicator.all_to_all_rows(transfers, {}, b.counts_back, stream);
+    const Tensor target = slices_.target(dst, b, own);
+    parts_.ops().sum_partials(target, b.returned, b.return_row.rows(0, own.size), addend, stream);
+    slices_.gather(dst, b, parts_.ops(), stream);
+  }
+
+ private:
+  DispatcherParts parts_;
+  SliceGather slices_;
+};
+
+}  // namespace
+
+std::unique_ptr<Dispatcher> make_normal_dispatcher(DispatcherParts parts) {
+  return std::make_unique<NormalDispatcher>(std::move(parts));
+}
+
+}  // namespace switchyard

@@ -1,0 +1,78 @@
+// src/executor/grouped_executor.cc
+#include "executor/grouped_executor.h"
+
+#include "base/require.h"
+
+namespace switchyard {
+
+size_t GroupedExecutor::workspace_bytes(int64_t max_rows) const {
+  return static_cast<size_t>(executor_bytes(parts_.shape(), parts_.options.kind,
+                                            parts_.options.masked_max_tokens, max_rows));
+}
+
+void GroupedExecutor::check(Tensor dst, const ReceivedRows& rows, int64_t max_rows) const {
+  const int64_t hidden = parts_.config.hidden, top_k = parts_.config.top_k;
+  SWITCHYARD_REQUIRE(max_rows >= 0, ShapeMismatch, "execute: max_rows=", max_rows,
+                     ", must not be negative.");
+  SWITCHYARD_REQUIRE(rows.rows.dim(1) == hidden && dst.dim(1) == hidden &&
+                         dst.dtype == DType::Bf16 && rows.rows.dtype == DType::Bf16,
+                     ShapeMismatch, "execute: rows or dst are not bf16 [R, ", hidden, "].");
+  SWITCHYARD_REQUIRE(rows.ids.shape == (Shape{max_rows, top_k}) && rows.ids.dtype == DType::I32,
+                     ShapeMismatch, "execute: ids are not i32 [", max_rows, ", ", top_k, "].");
+}
+
+GroupedGemm GroupedExecutor::gemm1(const ExecutorBuffers& b, const ReceivedRows& rows) const {
+  GroupedGemm gemm;
+  gemm.name = "grouped_gemm1";
+  gemm.dst = b.y;
+  gemm.src = b.x;
+  gemm.weights = parts_.weights.w1;
+  gemm.bias = parts_.weights.b1;
+  gemm.groups = {b.counts, b.first_row};
+  gemm.activation = &parts_.config.activation;
+  gemm.order = parts_.weights.order;
+  if (parts_.config.router_weight_on_input) {
+    gemm.row_weights = rows.weights;
+    gemm.slot_of_row = b.slot_of_row;
+  }
+  return gemm;
+}
+
+GroupedGemm GroupedExecutor::gemm2(const ExecutorBuffers& b) const {
+  GroupedGemm gemm;
+  gemm.name = "grouped_gemm2";
+  gemm.dst = b.x;  // GEMM1 has read it
+  gemm.src = b.y;
+  gemm.weights = parts_.weights.w2;
+  gemm.bias = parts_.weights.b2;
+  gemm.groups = {b.counts, b.first_row};
+  return gemm;
+}
+
+void GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t max_rows,
+                              Workspace workspace, const Addend& addend, Tensor status,
+                              CUstream_st* stream) {
+  check(dst, rows, max_rows);
+  if (max_rows == 0) return;  // no row can exist, so nothing is launched
+  const Layout layout = layout_for(max_rows);
+  Arena arena(workspace, parts_.backend->kind());
+  const auto b = ExecutorBuffers::take(arena, parts_.shape(), layout, max_rows);
+  const int64_t max_slots = checked_mul(max_rows, parts_.config.top_k, "execute");
+  Ops& ops = parts_.backend->ops();
+
+  const RowPlan plan{layout,        parts_.options.alignment,
+                     b.capacity,    {b.counts, b.first_row},
+                     b.row_of_slot, b.slot_of_row,
+                     b.row_expert};
+  ops.plan_rows(plan, rows.ids, rows.num_rows, parts_.rank, status, stream);
+  ops.scatter_rows(b.x, rows.rows, b.row_of_slot, rows.num_rows, stream);
+  for (GroupedGemm gemm : {gemm1(b, rows), gemm2(b)}) {
+    gemm.layout = layout;
+    gemm.max_rows = max_slots;
+    ops.grouped_gemm(gemm, stream);
+  }
+  const ConstTensor weights = parts_.config.router_weight_on_input ? ConstTensor{} : rows.weights;
+  ops.gather_rows(dst, b.x, b.row_of_slot, weights, addend, rows.num_rows, stream);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,376 @@
+// src/layer/layer.cc -- strategy -> gate -> dispatcher -> executor -> dispatcher.
+#include "switchyard/layer.h"
+
+#include <algorithm>
+#include <optional>
+#include <thread>
+
+#include "base/backend.h"
+#include "base/require.h"
+#include "base/status.h"
+#include "device/memory.h"
+#include "layer/agreement.h"
+#include "layer/layer_buffers.h"
+#include "layer/shared_expert.h"
+#include "ops/ops.h"
+#include "switchyard/executor.h"
+
+namespace switchyard {
+namespace {
+
+StrategyRequest request_of(const MoeConfig& config, int num_ranks, const LayerOptions& options) {
+  StrategyRequest r;
+  r.config = config;
+  r.num_ranks = num_ranks;
+  r.tp_size = options.tp_size;
+  r.max_tokens = options.max_tokens;
+  r.masked_max_tokens = options.masked_max_tokens;
+  r.alignment = options.alignment;
+  r.allow_repeated_experts = options.allow_repeated_experts;
+  r.workspace_limit_bytes = options.workspace_limit_bytes;
+  r.use_all_gather = options.use_all_gather;
+  r.device = describe_device(options.device);
+  r.name = options.strategy;
+  return r;
+}
+
+size_t bytes_of(const StrategyRequest& request, const Strategy& strategy) {
+  Arena arena({});
+  LayerBuffers::take(arena, request, strategy);
+  return arena.bytes();
+}
+
+std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks) {
+  if (options.backend) return options.backend;
+  const auto& device = describe_device(options.device);
+  SWITCHYARD_REQUIRE(device.available && options.device == DeviceKind::Cpu, Unsupported,
+                     "create: device=", device_name(options.device), ", ",
+                     device.unavailable_reason, ". Use the CPU.");
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  return make_cpu_backend(options.num_threads > 0 ? options.num_threads
+                                                  : std::max(1, cores / num_ranks));
+}
+
+// Everything that must be equal on every rank, as one text.
+std::string shared_facts(const StrategyRequest& r) {
+  const MoeConfig& c = r.config;
+  const GateConfig& g = c.gate;
+  return cat(c.hidden, ' ', c.intermediate, ' ', c.num_experts, ' ', c.top_k, ' ',
+             activation_name(c.activation.kind), ' ', c.activation.alpha, ' ', c.activation.limit,
+             ' ', static_cast<int>(g.scoring), g.renormalize, ' ', g.renormalize_epsilon,
+             g.clamp_renormalizer, ' ', g.scale, g.correction_bias, ' ', g.num_groups, ' ',
+             g.num_groups_kept, ' ', static_cast<int>(g.group_score), ' ', g.jitter_epsilon, ' ',
+             c.shared.intermediate, c.shared.sigmoid_gated, c.expert_bias, c.router_bias,
+             c.router_weight_on_input, ' ', r.tp_size, ' ', r.max_tokens, ' ', r.masked_max_tokens,
+             ' ', r.alignment, ' ', r.allow_repeated_experts, ' ', r.workspace_limit_bytes, ' ',
+             r.use_all_gather, ' ', r.name);
+}
+
+bool overlap(ConstTensor a, ConstTensor b) {
+  const auto* first_a = static_cast<const std::byte*>(a.data);
+  const auto* first_b = static_cast<const std::byte*>(b.data);
+  return a.bytes() > 0 && b.bytes() > 0 && first_a < first_b + b.bytes() &&
+         first_b < first_a + a.bytes();
+}
+
+// Kernels copy rows as 16-byte vectors.
+void check_rows(const char* name, ConstTensor t, int64_t num_tokens, int64_t hidden,
+                DeviceKind device) {
+  SWITCHYARD_REQUIRE(t.shape == (Shape{num_tokens, hidden}) && t.dtype == DType::Bf16,
+                     ShapeMismatch, "forward: ", name, " is not bf16 [", num_tokens, ", ", hidden,
+                     "]. Pass rows of the layer's hidden size.");
+  SWITCHYARD_REQUIRE(t.device == device, ShapeMismatch, "forward: ", name, " is on ",
+                     device_name(t.device), ", the layer runs on ", device_name(device),
+                     ". Copy it first.");
+  SWITCHYARD_REQUIRE(num_tokens == 0 || t.data != nullptr, ShapeMismatch, "forward: ", name,
+                     " is null, need memory for ", num_tokens, " rows.");
+  SWITCHYARD_REQUIRE(
+      reinterpret_cast<uintptr_t>(t.data) % 16 == 0, Misaligned, "forward: ", name,
+      " address is not a multiple of 16 (rows are copied as 16-byte vectors). Align it.");
+}
+
+class Layer final : public MoeLayer {
+ public:
+  struct Parts {
+    StrategyRequest request;
+    Strategy strategy;
+    LayerWeights weights;
+    std::shared_ptr<Backend> backend;
+    Workspace workspace;
+    std::shared_ptr<void> memory;  // of the workspace, unless the caller lent it
+    std::unique_ptr<Gate> gate;    // null without router weights
+    std::unique_ptr<Executor> executor;
+    std::unique_ptr<Communicator> own_communicator;  // of a layer that was made without one
+    Communicator* communicator = nullptr;
+  };
+
+  // Collective: the dispatcher may split the communicator.
+  explicit Layer(Parts parts) : parts_(std::move(parts)) {
+    Arena arena(parts_.workspace, backend().kind());
+    buffers_ = LayerBuffers::take(arena, parts_.request, parts_.strategy);
+    workspace_bytes_ = arena.bytes();
+    if (config().shared.intermediate > 0)
+      shared_.emplace(config(), parts_.weights.shared, parts_.backend);
+    dispatcher_ = make_dispatcher(config(), {parts_.strategy.dispatcher, parts_.request.tp_size},
+                                  communicator(), parts_.backend);
+    clear_status(nullptr);
+  }
+
+  const MoeConfig& config() const override { return parts_.request.config; }
+  const Strategy& strategy() const override { return parts_.strategy; }
+  size_t workspace_bytes() const override { return workspace_bytes_; }
+
+  Gate& gate() override {
+    SWITCHYARD_REQUIRE(parts_.gate, Unsupported,
+                       "gate: the layer has no router weights. Pass ids and weights to forward.");
+    return *parts_.gate;
+  }
+
+  ForwardReport forward(const ForwardArgs& args) override {
+    throw_what_is_visible();
+    const bool bound_is_valid =
+        args.max_tokens >= -1 && args.max_tokens <= parts_.request.max_tokens;
+    const int64_t max_tokens =
+        args.max_tokens >= 0 && bound_is_valid ? args.max_tokens : parts_.request.max_tokens;
+    try {
+      check(args, bound_is_valid, max_tokens);
+    } catch (const Error& e) {
+      if (communicator().size() > 1) take_part_without_rows(e.code(), max_tokens, args.stream);
+      throw;
+    }
+    run(args, max_tokens);
+    const int64_t max_rows = dispatcher_->max_rows(max_tokens);
+    const bool hybrid = parts_.executor->kind() == ExecutorKind::Hybrid;
+    return {parts_.executor->layout_for(max_rows), max_rows,
+            hybrid ? parts_.request.masked_max_tokens : -1};
+  }
+
+  void wait(CUstream_st* stream) override {
+    StatusWords status;
+    backend().memory().read_back(&status, buffers_.status, stream);
+    throw_status(status, stream);
+  }
+
+ private:
+  Backend& backend() const { return *parts_.backend; }
+  Communicator& communicator() const { return *parts_.communicator; }
+
+  void clear_status(CUstream_st* stream) { backend().ops().fill_i32(buffers_.status, 0, stream); }
+
+  void set_status(Errc code, StatusDetail detail, CUstream_st* stream) {
+    Ops& ops = backend().ops();
+    ops.fill_i32(buffers_.status.rows(0, 1), static_cast<int32_t>(code), stream);
+    ops.fill_i32(buffers_.status.rows(1, 1), static_cast<int32_t>(detail), stream);
+    ops.fill_i32(buffers_.status.rows(2, 1), communicator().rank(), stream);
+  }
+
+  void throw_status(const StatusWords& status, CUstream_st* stream) {
+    if (lost_) throw *lost_;  // the communicator is over: this error stays
+    if (status.good()) return;
+    clear_status(stream);
+    throw Error(static_cast<Errc>(status.code), status_message(status));
+  }
+
+  // On the CPU the work of earlier calls has run, so reading its status waits for nothing.
+  void throw_what_is_visible() {
+    if (backend().kind() == DeviceKind::Cpu)
+      wait(nullptr);
+    else if (lost_)
+      throw *lost_;
+  }
+
+  void check(const ForwardArgs& args, bool bound_is_valid, int64_t max_tokens) const {
+    SWITCHYARD_REQUIRE(bound_is_valid, ShapeMismatch, "forward: max_tokens=", args.max_tokens,
+                       ", need 0 to the layer's capacity ", parts_.request.max_tokens,
+                       " (or -1 for it). Create the layer with a larger max_tokens.");
+    const int64_t num_tokens = args.hidden.shape.rank() == 2 ? args.hidden.dim(0) : 0;
+    check_rows("hidden", args.hidden, num_tokens, config().hidden, backend().kind());
+    check_rows("output", args.output, num_tokens, config().hidden, backend().kind());
+    SWITCHYARD_REQUIRE(num_tokens <= max_tokens, ShapeMismatch, "forward: tokens=", num_tokens,
+                       ", at most max_tokens=", max_tokens,
+                       ". Split the batch or raise max_tokens on every rank.");
+    SWITCHYARD_REQUIRE(!overlap(args.hidden, args.output), ShapeMismatch,
+                       "forward: output overlaps hidden. Give it memory of its own.");
+    check_routing(args, num_tokens);
+  }
+
+  void check_routing(const ForwardArgs& args, int64_t num_tokens) const {
+    SWITCHYARD_REQUIRE(
+        args.ids.present() == args.weights.present(), ShapeMismatch,
+        "forward: ids and weights must be given together, or neither, to run the gate.");
+    if (!args.ids.present()) {
+      SWITCHYARD_REQUIRE(
+          parts_.gate, Unsupported,
+          "forward: no ids, and the layer has no router weights. Pass ids and weights.");
+      return;
+    }
+    const Shape slots{num_tokens, config().top_k};
+    SWITCHYARD_REQUIRE(
+        args.ids.shape == slots && (args.ids.dtype == DType::I32 || args.ids.dtype == DType::I64),
+        ShapeMismatch, "forward: ids is not i32 or i64 [", num_tokens, ", ", config().top_k, "].");
+    SWITCHYARD_REQUIRE(args.weights.shape == slots && args.weights.dtype == DType::F32,
+                       ShapeMismatch, "forward: weights is not f32 [", num_tokens, ", ",
+                       config().top_k, "].");
+    SWITCHYARD_REQUIRE(
+        num_tokens == 0 || (args.ids.data != nullptr && args.weights.data != nullptr),
+        ShapeMismatch, "forward: ids or weights is null, need ", num_tokens, " rows.");
+  }
+
+  // Peers are in the collective already, or will be: this rank goes through it empty-handed and
+  // tells them. Its own caller gets the error that names the argument.
+  void take_part_without_rows(Errc code, int64_t max_tokens, CUstream_st* stream) {
+    set_status(code, StatusDetail::PeerArguments, stream);
+    ForwardArgs nothing;
+    nothing.hidden = ConstTensor(nullptr, DType::Bf16, {0, config().hidden}, backend().kind());
+    nothing.output = Tensor(nullptr, DType::Bf16, {0, config().hidden}, backend().kind());
+    nothing.ids = ConstTensor(nullptr, DType::I32, {0, config().top_k}, backend().kind());
+    nothing.weights = ConstTensor(nullptr, DType::F32, {0, config().top_k}, backend().kind());
+    nothing.stream = stream;
+    run(nothing, max_tokens);
+    clear_status(stream);
+  }
+
+  void run(const ForwardArgs& args, int64_t max_tokens) {
+    try {
+      enqueue(args, max_tokens);
+    } catch (const Error& e) {
+      if (e.code() != Errc::Transport) {
+        communicator().abort(e.what());  // no peer may wait for a rank that left the call
+        throw;
+      }
+      lost_.emplace(e);
+      set_status(Errc::Transport, StatusDetail::PeerLost, args.stream);
+      backend().ops().poison(args.output, buffers_.status, args.stream);
+    }
+  }
+
+  struct Routing {
+    ConstTensor ids;
+    ConstTensor weights;
+  };
+
+  Routing route(const ForwardArgs& args, Dispatcher::Slice slice) {
+    const Tensor ids = buffers_.ids.rows(0, slice.size);
+    if (!args.ids.present()) {
+      const Tensor weights = buffers_.weights.rows(0, slice.size);
+      parts_.gate->choose(ids, weights, args.hidden.rows(slice.begin, slice.size), buffers_.gate,
+                          args.stream);
+      return {ids, weights};
+    }
+    const ConstTensor given = args.ids.rows(slice.begin, slice.size);
+    const ConstTensor weights = args.weights.rows(slice.begin, slice.size);
+    if (given.dtype == DType::I32) return {given, weights};
+    backend().ops().narrow_ids(ids, given, args.stream);
+    return {ids, weights};
+  }
+
+  void enqueue(const ForwardArgs& args, int64_t max_tokens) {
+    const auto slice = dispatcher_->slice(args.hidden.dim(0));
+    const int64_t max_rows = dispatcher_->max_rows(max_tokens);
+    const Routing routing = route(args, slice);
+    const auto call =
+        dispatcher_->dispatch(buffers_.dispatcher, args.hidden, routing.ids, routing.weights,
+                              max_tokens, buffers_.status, args.stream);
+    Addend addend;
+    if (shared_)
+      addend =
+          shared_->run(args.hidden.rows(slice.begin, slice.size), buffers_.shared, args.stream);
+
+    if (dispatcher_->joins_in_executor()) {
+      parts_.executor->execute(args.output, call.received, max_rows, buffers_.executor, addend,
+                               buffers_.status, args.stream);
+    } else {
+      const Tensor partial = buffers_.partial.rows(0, max_rows);
+      parts_.executor->execute(partial, call.received, max_rows, buffers_.executor, {},
+                               buffers_.status, args.stream);
+      dispatcher_->combine(args.output, partial, call, addend, buffers_.status, args.stream);
+    }
+    backend().ops().poison(args.output, buffers_.status, args.stream);
+  }
+
+  Parts parts_;
+  LayerBuffers buffers_;
+  size_t workspace_bytes_ = 0;
+  std::optional<SharedExpert> shared_;
+  std::unique_ptr<Dispatcher> dispatcher_;
+  std::optional<Error> lost_;  // a peer is gone
+};
+
+// What this rank can check and make alone.
+void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank) {
+  const StrategyRequest& r = parts.request;
+  validate(r.config);
+  parts.strategy = choose_strategy(r);
+  validate(parts.weights, r.config, r.num_ranks);
+  const size_t bytes = bytes_of(r, parts.strategy);
+  parts.workspace = options.workspace;
+  if (parts.workspace.data == nullptr) {
+    parts.memory = parts.backend->memory().allocate(bytes);
+    parts.workspace = {parts.memory.get(), bytes};
+  }
+  SWITCHYARD_REQUIRE(parts.workspace.bytes >= bytes, ShapeMismatch,
+                     "create: workspace bytes=", parts.workspace.bytes, ", need ", bytes,
+                     ". Ask MoeLayer::workspace_bytes.");
+  SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(parts.workspace.data) % Workspace::kAlignment == 0,
+                     Misaligned, "create: workspace address is not a multiple of ",
+                     Workspace::kAlignment, ". Align it.");
+  if (parts.weights.router.weight.present())
+    parts.gate = make_gate(r.config, parts.weights.router, parts.backend);
+  parts.executor = make_executor(
+      r.config,
+      {parts.strategy.executor, r.alignment, r.masked_max_tokens, r.allow_repeated_experts},
+      parts.weights.experts, r.num_ranks, rank, parts.backend);
+}
+
+std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeights& weights,
+                                       std::unique_ptr<Communicator> own,
+                                       Communicator& communicator, const LayerOptions& options) {
+  Layer::Parts parts;
+  parts.request = request_of(config, communicator.size(), options);
+  parts.backend = make_backend(options, communicator.size());
+  parts.weights = weights;
+  parts.own_communicator = std::move(own);
+  parts.communicator = &communicator;
+
+  std::optional<Error> mine;
+  try {
+    make_local_parts(parts, options, communicator.rank());
+  } catch (const Error& e) {
+    mine.emplace(e);
+  }
+  agree_or_throw(mine, shared_facts(parts.request), communicator, *parts.backend);
+  return std::make_unique<Layer>(std::move(parts));
+}
+
+}  // namespace
+
+std::unique_ptr<MoeLayer> MoeLayer::create(const MoeConfig& config, const LayerWeights& weights,
+                                           Communicator& communicator,
+                                           const LayerOptions& options) {
+  return create_layer(config, weights, nullptr, communicator, options);
+}
+
+std::unique_ptr<MoeLayer> MoeLayer::create(const MoeConfig& config, const LayerWeights& weights,
+                                           const LayerOptions& options) {
+  auto own = std::move(make_local_ranks(1).front());
+  Communicator& communicator = *own;
+  return create_layer(config, weights, std::move(own), communicator, options);
+}
+
+size_t MoeLayer::workspace_bytes(const MoeConfig& config, int num_ranks,
+                                 const LayerOptions& options) {
+  validate(config);
+  const StrategyRequest request = request_of(config, num_ranks, options);
+  return bytes_of(request, choose_strategy(request));
+}
+
+std::string describe(const ForwardReport& report) {
+  const char* name = layout_name(report.layout);
+  if (report.masked_max_tokens < 0)
+    return cat(name, ": the strategy's layout, at most ", report.max_rows, " rows");
+  const bool masked = report.layout == Layout::Masked;
+  return cat(name, ": at most ", report.max_rows, " rows, ", masked ? "within" : "above",
+             " the threshold of ", report.masked_max_tokens);
+}
+
+}  // namespace switchyard

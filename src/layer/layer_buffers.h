@@ -1,0 +1,39 @@
+// src/layer/layer_buffers.h -- how a layer cuts its workspace: once, at its capacity.
+#pragma once
+
+#include "base/buffers.h"
+
+namespace switchyard {
+
+struct LayerBuffers {
+  Tensor status;   // i32 [kStatusWords]
+  Tensor ids;      // i32 [slice, K] from the gate, or narrowed from i64
+  Tensor weights;  // f32 [slice, K] from the gate
+  Workspace gate;
+  SharedExpertBuffers shared;
+  Workspace dispatcher;
+  Workspace executor;
+  Tensor partial;  // bf16 [R, H]; absent when the executor writes the final rows
+
+  static LayerBuffers take(Arena& arena, const StrategyRequest& r, const Strategy& s) {
+    const bool local = s.dispatcher == DispatcherKind::Local;
+    const int64_t slice = local ? r.max_tokens : slice_capacity(r.max_tokens, r.tp_size);
+    const int64_t max_rows = received_rows(s.dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
+    Arena gate({});
+    GateBuffers::take(gate, r.config, slice);
+    LayerBuffers b;
+    b.status = arena.take(DType::I32, {kStatusWords});
+    b.ids = arena.take(DType::I32, {slice, r.config.top_k});
+    b.weights = arena.take(DType::F32, {slice, r.config.top_k});
+    b.gate = arena.take_bytes(static_cast<int64_t>(gate.bytes()));
+    b.shared = SharedExpertBuffers::take(arena, r.config, slice);
+    b.dispatcher = arena.take_bytes(
+        dispatcher_bytes(s.dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size));
+    b.executor = arena.take_bytes(
+        executor_bytes(ExecutorShape::of(r), s.executor, r.masked_max_tokens, max_rows));
+    if (r.num_ranks > 1) b.partial = arena.take(DType::Bf16, {max_rows, r.config.hidden});
+    return b;
+  }
+};
+
+}  // namespace switchyard

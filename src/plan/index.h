@@ -1,0 +1,28 @@
+// src/plan/index.h -- where rows stand, as arithmetic that host and device share.
+#pragma once
+
+#include <cstdint>
+
+namespace switchyard {
+
+// Rows that a group of `count` takes in a buffer whose groups begin at multiples of `alignment`.
+constexpr int64_t padded_count(int64_t count, int64_t alignment) {
+  return (count + alignment - 1) / alignment * alignment;
+}
+
+// The rank that owns a global expert, in equal consecutive blocks.
+constexpr int64_t owner_of(int64_t expert, int64_t experts_per_rank) {
+  return expert / experts_per_rank;
+}
+
+// Whether an id names an expert at all; -1 and anything outside [0, E) does not.
+constexpr bool is_expert(int64_t id, int64_t num_experts) {
+  return id >= 0 && id < num_experts;
+}
+
+// Whether an id is one that a gate may give: an expert, or -1.
+constexpr bool is_valid_id(int64_t id, int64_t num_experts) {
+  return id >= -1 && id < num_experts;
+}
+
+}  // namespace switchyard

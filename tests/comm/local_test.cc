@@ -1,0 +1,222 @@
+// tests/comm/local_test.cc
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <numeric>
+#include <thread>
+
+#include "switchyard/communicator.h"
+#include "switchyard/error.h"
+#include "testing/buffer.h"
+
+namespace switchyard {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::Buffer;
+
+std::string message_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::Transport);
+    return e.what();
+  }
+  return "no error";
+}
+
+class LocalRanks : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Ranks, LocalRanks, ::testing::Values(1, 2, 3, 4, 8));
+
+TEST_P(LocalRanks, AllGatherOrdersBlocksByRank) {
+  std::atomic<int> good = 0;
+  run_local_ranks(GetParam(), [&](Communicator& comm) {
+    for (int round = 0; round < 20; ++round) {
+      Buffer<int32_t> mine({2}), all({comm.size(), 2});
+      mine[0] = 100 * round + comm.rank();
+      mine[1] = -comm.rank();
+      comm.all_gather(all.view(), mine.view(), nullptr);
+      bool right = all.guards_intact();
+      for (int r = 0; r < comm.size(); ++r)
+        right &= all[2 * r] == 100 * round + r && all[2 * r + 1] == -r;
+      good += right;
+    }
+  });
+  EXPECT_EQ(good, 20 * GetParam());
+}
+
+// Rank s sends (s + 2 d) % 3 rows to rank d; each row names sender, receiver and its number.
+TEST_P(LocalRanks, RowsArriveBySourceRankInTheOrderSent) {
+  const int p = GetParam();
+  const auto rows_from_to = [](int s, int d) { return (s + 2 * d) % 3; };
+  std::atomic<int> good = 0;
+  run_local_ranks(p, [&](Communicator& comm) {
+    Buffer<int32_t> counts({p, p});
+    int sent = 0, received = 0;
+    for (int s = 0; s < p; ++s)
+      for (int d = 0; d < p; ++d) counts[s * p + d] = rows_from_to(s, d);
+    for (int r = 0; r < p; ++r) {
+      sent += rows_from_to(comm.rank(), r);
+      received += rows_from_to(r, comm.rank());
+    }
+    // The source holds the rows backwards; send_rows puts them in order.
+    Buffer<int32_t> src({sent, 3}), send_rows({sent});
+    int n = 0;
+    for (int d = 0; d < p; ++d)
+      for (int i = 0; i < rows_from_to(comm.rank(), d); ++i, ++n) {
+        const int at = sent - 1 - n;
+        send_rows[n] = at;
+        src[3 * at] = comm.rank();
+        src[3 * at + 1] = d;
+        src[3 * at + 2] = i;
+      }
+    Buffer<int32_t> dst({received, 3});
+    const RowTransfer transfer[] = {{dst.view(), src.view()}};
+    comm.all_to_all_rows(transfer, send_rows.view(), counts.view(), nullptr);
+
+    bool right = dst.guards_intact();
+    n = 0;
+    for (int s = 0; s < p; ++s)
+      for (int i = 0; i < rows_from_to(s, comm.rank()); ++i, ++n)
+        right &= dst[3 * n] == s && dst[3 * n + 1] == comm.rank() && dst[3 * n + 2] == i;
+    good += right;
+  });
+  EXPECT_EQ(good, p);
+}
+
+TEST(LocalRanks, SplitGroupsByColorInOrderOfRank) {
+  std::atomic<int> good = 0;
+  run_local_ranks(6, [&](Communicator& comm) {
+    for (int round = 0; round < 3; ++round) {
+      auto group = comm.split(comm.rank() % 2);
+      Buffer<int32_t> mine({1}), all({group->size()});
+      mine[0] = comm.rank();
+      group->all_gather(all.view(), mine.view(), nullptr);
+      good += group->size() == 3 && group->rank() == comm.rank() / 2 && all[0] == comm.rank() % 2 &&
+              all[2] == comm.rank() % 2 + 4;
+    }
+  });
+  EXPECT_EQ(good, 18);
+}
+
+TEST(LocalRanks, AStalledRankIsNamedOnTheOthersWithinTheDeadline) {
+  auto ranks = make_local_ranks(3, {.deadline = milliseconds(100)});
+  std::vector<std::string> messages(3);
+  std::vector<double> waited(3);
+  const auto body = [&](size_t r) {
+    Buffer<int32_t> mine({1}), all({3});
+    mine[0] = 1;
+    const auto start = std::chrono::steady_clock::now();
+    messages[r] = message_of([&] { ranks[r]->all_gather(all.view(), mine.view(), nullptr); });
+    waited[r] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  { std::jthread zero(body, 0), two(body, 2); }
+  for (const size_t r : {0u, 2u}) {
+    EXPECT_NE(messages[r].find("all_gather: rank 1 did not come within 100 ms"), std::string::npos)
+        << messages[r];
+    EXPECT_LT(waited[r], 10.0);  // not the default deadline, and never forever
+  }
+  body(1);  // the late rank learns of it at once
+  EXPECT_EQ(messages[1], messages[0]);
+}
+
+TEST(LocalRanks, DifferentCallsFailOnEveryRank) {
+  auto ranks = make_local_ranks(2);
+  std::vector<std::string> messages(2);
+  {
+    std::jthread zero([&] {
+      Buffer<int32_t> mine({1}), all({2});
+      mine[0] = 1;
+      messages[0] = message_of([&] { ranks[0]->all_gather(all.view(), mine.view(), nullptr); });
+    });
+    std::jthread one([&] { messages[1] = message_of([&] { ranks[1]->split(0); }); });
+  }
+  EXPECT_EQ(messages[0], messages[1]);
+  EXPECT_NE(messages[0].find("rank 1 called it while rank 0 called all_gather"), std::string::npos)
+      << messages[0];
+}
+
+TEST(LocalRanks, DifferentSizesFailOnEveryRank) {
+  auto ranks = make_local_ranks(2);
+  std::vector<std::string> messages(2);
+  const auto body = [&](size_t r) {
+    Buffer<int32_t> mine({static_cast<int64_t>(r) + 1}), all({2 * (static_cast<int64_t>(r) + 1)});
+    messages[r] = message_of([&] { ranks[r]->all_gather(all.view(), mine.view(), nullptr); });
+  };
+  { std::jthread zero(body, 0), one(body, 1); }
+  EXPECT_EQ(messages[0],
+            "all_gather: bytes=8 on rank 1, rank 0 has 4. Every rank must give as much.");
+  EXPECT_EQ(messages[1], messages[0]);
+}
+
+TEST(LocalRanks, MoreRowsThanTheReceiverHoldsFailOnEveryRankAndWriteNothing) {
+  std::atomic<int> untouched = 0;
+  auto ranks = make_local_ranks(2);
+  std::vector<std::string> messages(2);
+  const auto body = [&](size_t r) {
+    Buffer<int32_t> counts({2, 2}), src({3, 1}), dst({2, 1});
+    for (int i = 0; i < 3; ++i) src[i] = i;
+    counts[0] = 1;
+    counts[1] = 2;
+    counts[2] = 0;
+    counts[3] = 1;
+    const RowTransfer transfer[] = {{dst.view(), src.view()}};
+    messages[r] =
+        message_of([&] { ranks[r]->all_to_all_rows(transfer, {}, counts.view(), nullptr); });
+    untouched += dst[0] == testing::poison_value<int32_t>() && dst.guards_intact();
+  };
+  { std::jthread zero(body, 0), one(body, 1); }
+  EXPECT_EQ(messages[0],
+            "all_to_all_rows: rows=3 for rank 1, its buffer holds 2. Use a larger capacity.");
+  EXPECT_EQ(messages[1], messages[0]);
+  EXPECT_EQ(untouched, 2);
+}
+
+TEST(LocalRanks, ARowOutsideTheSourceFailsInsteadOfBeingRead) {
+  auto ranks = make_local_ranks(1);
+  Buffer<int32_t> counts({1, 1}), src({2, 1}), dst({2, 1}), send_rows({1});
+  counts[0] = 1;
+  send_rows[0] = 2;
+  const RowTransfer transfer[] = {{dst.view(), src.view()}};
+  EXPECT_NE(message_of([&] {
+              ranks[0]->all_to_all_rows(transfer, send_rows.view(), counts.view(), nullptr);
+            }).find("send_rows[0]=2"),
+            std::string::npos);
+}
+
+TEST(RunLocalRanks, ARankThatThrowsEndsItsPeersAndItsErrorComesOut) {
+  try {
+    run_local_ranks(4, [](Communicator& comm) {
+      if (comm.rank() == 2) throw Error(Errc::BadFile, "shard 2 is missing");
+      Buffer<int32_t> mine({1}), all({4});
+      mine[0] = 0;
+      comm.all_gather(all.view(), mine.view(), nullptr);
+    });
+    FAIL() << "no error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::BadFile);
+    EXPECT_STREQ(e.what(), "shard 2 is missing");
+  }
+}
+
+TEST(RunLocalRanks, AnAbortReachesPeersThatWaitInAGroup) {
+  EXPECT_THROW(run_local_ranks(4,
+                               [](Communicator& comm) {
+                                 auto group = comm.split(comm.rank() / 2);
+                                 if (comm.rank() == 3) throw Error(Errc::Unsupported, "no");
+                                 Buffer<int32_t> mine({1}), all({2});
+                                 mine[0] = 0;
+                                 group->all_gather(all.view(), mine.view(), nullptr);
+                                 group->all_gather(all.view(), mine.view(), nullptr);
+                               }),
+               Error);
+}
+
+TEST(RunLocalRanks, NonsenseIsRefused) {
+  EXPECT_THROW(make_local_ranks(0), Error);
+  EXPECT_THROW(make_local_ranks(5000), Error);
+  EXPECT_THROW(make_local_ranks(2, {.deadline = milliseconds(0)}), Error);
+}
+
+}  // namespace
+}  // namespace switchyard
