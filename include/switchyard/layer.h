@@ -43,10 +43,11 @@ std::string describe(const ForwardReport& report);
 
 /// Arguments of one forward. Views; they stay alive and unchanged until the work is done (`wait`).
 struct ForwardArgs {
-  Tensor output;       // out  bf16 [T, H]; must not overlap hidden
-  ConstTensor hidden;  // in   bf16 [T, H]; T may be 0 and may differ by rank
-  ConstTensor ids;  // in   i32 or i64 [T, K] global experts, -1 "no expert"; absent: the gate runs
-  ConstTensor weights;  // in   f32 [T, K]; present exactly if ids is
+  Tensor output{};       // out  bf16 [T, H]; must not overlap hidden
+  ConstTensor hidden{};  // in   bf16 [T, H]; T may be 0 and may differ by rank
+  ConstTensor
+      ids{};  // in   i32 or i64 [T, K] global experts, -1 "no expert"; absent: the gate runs
+  ConstTensor weights{};  // in   f32 [T, K]; present exactly if ids is
   int64_t max_tokens =
       -1;  // bound of T on every rank in THIS call, equal on every rank; -1: the capacity
   CUstream_st* stream = nullptr;  // CUDA: work is enqueued here. CPU: ignored, work runs at once

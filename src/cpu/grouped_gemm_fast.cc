@@ -21,9 +21,11 @@
   (HWY_SCALAR | HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/grouped_gemm_fast.cc"
-#include <hwy/contrib/math/math-inl.h>
-#include <hwy/foreach_target.h>
+#include <hwy/foreach_target.h>  // first: it includes this file once per instruction set
+
 #include <hwy/highway.h>
+
+#include <hwy/contrib/math/math-inl.h>
 
 #include <algorithm>
 

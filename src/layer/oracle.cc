@@ -1,0 +1,331 @@
+// src/layer/oracle.cc -- the layer in float64, independent of the operations it is there to verify.
+#include "switchyard/oracle.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "base/require.h"
+
+namespace switchyard {
+namespace {
+
+using Row = std::vector<double>;
+
+Row row_of(ConstTensor t, int64_t row) {
+  const int64_t width = t.count() / t.dim(0);
+  Row values(static_cast<size_t>(width));
+  for (int64_t i = 0; i < width; ++i) {
+    const int64_t at = row * width + i;
+    switch (t.dtype) {
+      case DType::Bf16:
+        values[static_cast<size_t>(i)] = static_cast<float>(t.as<Bf16>()[at]);
+        break;
+      case DType::F32: values[static_cast<size_t>(i)] = t.as<float>()[at]; break;
+      default: values[static_cast<size_t>(i)] = t.as<double>()[at]; break;
+    }
+  }
+  return values;
+}
+
+double dot(const Row& x, const Bf16* w) {
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); ++i) sum += x[i] * double{static_cast<float>(w[i])};
+  return sum;
+}
+
+// y = W x + b for W bf16 [n, x.size()] at `w`.
+Row multiply(const Bf16* w, int64_t n, const Row& x, const float* bias) {
+  Row y(static_cast<size_t>(n));
+  for (int64_t j = 0; j < n; ++j)
+    y[static_cast<size_t>(j)] =
+        dot(x, w + j * static_cast<int64_t>(x.size())) + (bias ? double{bias[j]} : 0.0);
+  return y;
+}
+
+double sigmoid(double x) {
+  return 1 / (1 + std::exp(-x));
+}
+
+double activate(const Activation& a, double gate, double up) {
+  switch (a.kind) {
+    case ActivationKind::SiluGated: return up * gate * sigmoid(gate);
+    case ActivationKind::GeluGated: return up * gate * 0.5 * (1 + std::erf(gate / std::sqrt(2.0)));
+    case ActivationKind::GeluTanhGated: {
+      const double inner = std::sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate);
+      return up * gate * 0.5 * (1 + std::tanh(inner));
+    }
+    case ActivationKind::ClampedSwiglu: {
+      const double g = std::min(gate, double{a.limit});
+      const double u = std::clamp(up, -double{a.limit}, double{a.limit});
+      return (u + 1) * g * sigmoid(double{a.alpha} * g);
+    }
+    case ActivationKind::Relu2: return std::pow(std::max(gate, 0.0), 2);
+  }
+  return 0;
+}
+
+// One expert on one token. The weight scales W1 x when it stands on the input.
+struct Expert {
+  const Bf16 *w1, *w2;
+  const float *b1, *b2;
+  GateUpOrder order;
+  int64_t intermediate;
+};
+
+Row run_expert(const Expert& e, const Activation& a, const Row& x, double input_weight) {
+  const int64_t rows = a.gated() ? 2 * e.intermediate : e.intermediate;
+  Row sums = multiply(e.w1, rows, x, nullptr);
+  for (int64_t j = 0; j < rows; ++j)
+    sums[static_cast<size_t>(j)] =
+        sums[static_cast<size_t>(j)] * input_weight + (e.b1 ? double{e.b1[j]} : 0.0);
+  Row y(static_cast<size_t>(e.intermediate));
+  for (size_t i = 0; i < y.size(); ++i) {
+    const double first = sums[i], second = a.gated() ? sums[i + y.size()] : 0;
+    y[i] = e.order == GateUpOrder::UpGate ? activate(a, second, first) : activate(a, first, second);
+  }
+  return multiply(e.w2, static_cast<int64_t>(x.size()), y, e.b2);
+}
+
+// ---- gate
+
+struct Choice {
+  std::vector<int64_t> ids;
+  std::vector<double> weights;
+};
+
+int64_t best_of(const Row& scores, const std::vector<bool>& allowed) {
+  int64_t best = -1;
+  for (size_t e = 0; e < scores.size(); ++e)
+    if (allowed[e] && (best < 0 || scores[e] > scores[static_cast<size_t>(best)]))
+      best = static_cast<int64_t>(e);
+  return best;
+}
+
+std::vector<int64_t> top(const Row& scores, int64_t count, std::vector<bool> allowed) {
+  std::vector<int64_t> ids;
+  for (int64_t i = 0; i < count; ++i) {
+    ids.push_back(best_of(scores, allowed));
+    allowed[static_cast<size_t>(ids.back())] = false;
+  }
+  return ids;
+}
+
+std::vector<bool> experts_of_kept_groups(const Row& scores, const GateConfig& g) {
+  std::vector<bool> allowed(scores.size(), true);
+  if (g.num_groups == g.num_groups_kept) return allowed;
+  const size_t size = scores.size() / static_cast<size_t>(g.num_groups);
+  Row group_scores;
+  for (int64_t i = 0; i < g.num_groups; ++i) {
+    Row members(scores.begin() + i * static_cast<int64_t>(size),
+                scores.begin() + (i + 1) * static_cast<int64_t>(size));
+    std::sort(members.rbegin(), members.rend());
+    group_scores.push_back(members[0] +
+                           (g.group_score == GroupScore::Top2Sum && size > 1 ? members[1] : 0));
+  }
+  const auto kept =
+      top(group_scores, g.num_groups_kept, std::vector<bool>(group_scores.size(), true));
+  for (size_t e = 0; e < scores.size(); ++e)
+    allowed[e] = std::find(kept.begin(), kept.end(), static_cast<int64_t>(e / size)) != kept.end();
+  return allowed;
+}
+
+// exp(x - max of the allowed) over their sum; 0 elsewhere.
+Row softmax(const Row& logits, const std::vector<bool>& allowed) {
+  double max = -std::numeric_limits<double>::infinity(), sum = 0;
+  for (size_t e = 0; e < logits.size(); ++e)
+    if (allowed[e]) max = std::max(max, logits[e]);
+  Row p(logits.size(), 0);
+  for (size_t e = 0; e < logits.size(); ++e)
+    if (allowed[e]) sum += p[e] = std::exp(logits[e] - max);
+  for (double& v : p) v /= sum;
+  return p;
+}
+
+Choice sparse_mixer(const Row& logits, const GateConfig& g) {
+  Choice choice;
+  std::vector<bool> left(logits.size(), true);
+  for (int k = 0; k < 2; ++k) {
+    const int64_t best = best_of(logits, left);
+    const double max = logits[static_cast<size_t>(best)];
+    auto near = left;
+    for (size_t e = 0; e < logits.size(); ++e)
+      near[e] = near[e] && !((max - logits[e]) / std::max(std::abs(logits[e]), max) >
+                             2 * double{g.jitter_epsilon});
+    choice.ids.push_back(best);
+    choice.weights.push_back(softmax(logits, near)[static_cast<size_t>(best)]);
+    left[static_cast<size_t>(best)] = false;
+  }
+  return choice;
+}
+
+Choice choose(const Row& logits, const float* correction_bias, const MoeConfig& c) {
+  const GateConfig& g = c.gate;
+  const std::vector<bool> all(logits.size(), true);
+  Choice choice;
+  if (g.scoring == Scoring::SparseMixer) {
+    choice = sparse_mixer(logits, g);
+  } else {
+    Row scores = logits;
+    if (g.scoring == Scoring::Softmax) scores = softmax(logits, all);
+    if (g.scoring == Scoring::Sigmoid)
+      std::transform(scores.begin(), scores.end(), scores.begin(), sigmoid);
+    Row choosing = scores;
+    for (size_t e = 0; correction_bias && e < choosing.size(); ++e)
+      choosing[e] += double{correction_bias[e]};
+    choice.ids = top(choosing, c.top_k, experts_of_kept_groups(choosing, g));
+    Row chosen;
+    for (const int64_t id : choice.ids) chosen.push_back(scores[static_cast<size_t>(id)]);
+    choice.weights = g.scoring == Scoring::SoftmaxOfTopK
+                         ? softmax(chosen, std::vector<bool>(chosen.size(), true))
+                         : chosen;
+  }
+  double sum = 0;
+  for (const double w : choice.weights) sum += w;
+  const double epsilon = g.renormalize_epsilon;
+  const double divisor = !g.renormalize         ? 1
+                         : g.clamp_renormalizer ? std::max(sum, epsilon)
+                                                : sum + epsilon;
+  for (double& w : choice.weights) w = w / divisor * double{g.scale};
+  return choice;
+}
+
+Choice gate_of(const MoeConfig& config, const RouterWeights& router, const Row& x) {
+  const auto logits = multiply(router.weight.as<Bf16>(), config.num_experts, x,
+                               router.bias.present() ? router.bias.as<float>() : nullptr);
+  return choose(logits,
+                router.correction_bias.present() ? router.correction_bias.as<float>() : nullptr,
+                config);
+}
+
+Choice given(ConstTensor ids, ConstTensor weights, int64_t token) {
+  Choice choice;
+  for (int64_t k = 0; k < ids.dim(1); ++k) {
+    choice.ids.push_back(ids.as<int32_t>()[token * ids.dim(1) + k]);
+    choice.weights.push_back(weights.as<float>()[token * ids.dim(1) + k]);
+  }
+  return choice;
+}
+
+Expert expert_of(const LayerWeights& w, const MoeConfig& c, int64_t e) {
+  const int64_t rows = c.w1_rows();
+  const auto& x = w.experts;
+  return {x.w1.as<Bf16>() + e * rows * c.hidden,
+          x.w2.as<Bf16>() + e * c.hidden * c.intermediate,
+          x.b1.present() ? x.b1.as<float>() + e * rows : nullptr,
+          x.b2.present() ? x.b2.as<float>() + e * c.hidden : nullptr,
+          x.order,
+          c.intermediate};
+}
+
+void add(Row& sum, const Row& row, double weight) {
+  for (size_t i = 0; i < sum.size(); ++i) sum[i] += weight * row[i];
+}
+
+Row run_token(const MoeConfig& c, const LayerWeights& w, const Row& x, const Choice& choice) {
+  Row sum(x.size(), 0);
+  for (size_t k = 0; k < choice.ids.size(); ++k) {
+    if (choice.ids[k] < 0 || choice.ids[k] >= c.num_experts) continue;
+    const double weight = choice.weights[k];
+    const auto row = run_expert(expert_of(w, c, choice.ids[k]), c.activation, x,
+                                c.router_weight_on_input ? weight : 1);
+    add(sum, row, c.router_weight_on_input ? 1 : weight);
+  }
+  if (c.shared.intermediate == 0) return sum;
+  const Expert shared{w.shared.w1.as<Bf16>(), w.shared.w2.as<Bf16>(), nullptr, nullptr,
+                      w.shared.order,         c.shared.intermediate};
+  add(sum, run_expert(shared, c.activation, x, 1),
+      c.shared.sigmoid_gated ? sigmoid(dot(x, w.shared.gate.as<Bf16>())) : 1);
+  return sum;
+}
+
+// A NaN is worse than any number and stays.
+bool keep_worst(double& worst, double value) {
+  if (std::isnan(worst) || value <= worst) return false;
+  worst = value;
+  return true;
+}
+
+void check_hidden(const MoeConfig& config, ConstTensor hidden) {
+  validate(config);
+  SWITCHYARD_REQUIRE(
+      hidden.shape.rank() == 2 && hidden.dim(1) == config.hidden && hidden.dtype == DType::Bf16,
+      ShapeMismatch, "oracle: hidden is not bf16 [T, ", config.hidden, "].");
+}
+
+}  // namespace
+
+void oracle_forward(Tensor dst, const MoeConfig& config, const LayerWeights& weights,
+                    ConstTensor hidden, ConstTensor ids, ConstTensor router_weights) {
+  check_hidden(config, hidden);
+  validate(weights, config, 1);
+  const int64_t num_tokens = hidden.dim(0);
+  SWITCHYARD_REQUIRE(dst.shape == hidden.shape && dst.dtype == DType::F64, ShapeMismatch,
+                     "oracle: dst is not f64 [", num_tokens, ", ", config.hidden, "].");
+  SWITCHYARD_REQUIRE(ids.present() || weights.router.weight.present(), ShapeMismatch,
+                     "oracle: neither ids nor router weights. Give one of them.");
+  if (ids.present()) {
+    const Shape slots{num_tokens, config.top_k};
+    SWITCHYARD_REQUIRE(ids.shape == slots && ids.dtype == DType::I32 &&
+                           router_weights.shape == slots && router_weights.dtype == DType::F32,
+                       ShapeMismatch, "oracle: ids or weights are not i32 and f32 [", num_tokens,
+                       ", ", config.top_k, "].");
+  }
+  for (int64_t t = 0; t < num_tokens; ++t) {
+    const Row x = row_of(hidden, t);
+    const Choice choice =
+        ids.present() ? given(ids, router_weights, t) : gate_of(config, weights.router, x);
+    const Row y = run_token(config, weights, x, choice);
+    std::copy(y.begin(), y.end(), dst.as<double>() + t * config.hidden);
+  }
+}
+
+void oracle_gate(Tensor ids, Tensor weights, const MoeConfig& config, const RouterWeights& router,
+                 ConstTensor hidden) {
+  check_hidden(config, hidden);
+  const Shape slots{hidden.dim(0), config.top_k};
+  SWITCHYARD_REQUIRE(ids.shape == slots && ids.dtype == DType::I32 && weights.shape == slots &&
+                         weights.dtype == DType::F64,
+                     ShapeMismatch, "oracle_gate: ids or weights are not i32 and f64 [",
+                     hidden.dim(0), ", ", config.top_k, "].");
+  for (int64_t t = 0; t < hidden.dim(0); ++t) {
+    const Choice choice = gate_of(config, router, row_of(hidden, t));
+    for (int64_t k = 0; k < config.top_k; ++k) {
+      ids.as<int32_t>()[t * config.top_k + k] =
+          static_cast<int32_t>(choice.ids[static_cast<size_t>(k)]);
+      weights.as<double>()[t * config.top_k + k] = choice.weights[static_cast<size_t>(k)];
+    }
+  }
+}
+
+Difference compare(ConstTensor actual, ConstTensor expected) {
+  const bool real =
+      expected.dtype == DType::F64 || expected.dtype == DType::F32 || expected.dtype == DType::Bf16;
+  SWITCHYARD_REQUIRE(actual.shape == expected.shape && actual.shape.rank() == 2 && real &&
+                         (actual.dtype == DType::Bf16 || actual.dtype == DType::F32),
+                     ShapeMismatch,
+                     "compare: tensors are not two [T, H] of real numbers of one shape.");
+  Difference d;
+  double error = 0, norm = 0, cross = 0, squares = 0;
+  for (int64_t t = 0; t < actual.dim(0); ++t) {
+    const Row x = row_of(actual, t), y = row_of(expected, t);
+    double row_error = 0, row_norm = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      row_error += (x[i] - y[i]) * (x[i] - y[i]);
+      row_norm += y[i] * y[i];
+      cross += x[i] * y[i];
+      squares += x[i] * x[i] + y[i] * y[i];
+      keep_worst(d.max_abs_error, std::abs(x[i] - y[i]));
+    }
+    error += row_error;
+    norm += row_norm;
+    const double relative = row_norm > 0 ? std::sqrt(row_error / row_norm) : std::sqrt(row_error);
+    if (keep_worst(d.max_row_error, relative)) d.worst_row = t;
+  }
+  d.rel_error = norm > 0 ? std::sqrt(error / norm) : std::sqrt(error);
+  d.calc_diff = squares > 0 ? 1 - 2 * cross / squares : (std::isnan(squares) ? squares : 0);
+  return d;
+}
+
+}  // namespace switchyard

@@ -1,0 +1,123 @@
+// src/strategy/choose_strategy.cc -- pure: no clock, no environment, no device query. Equal
+// requests give equal answers on every rank, so ranks agree without talking.
+#include <algorithm>
+#include <array>
+
+#include "base/require.h"
+#include "strategy/conditions.h"
+#include "strategy/cost_model.h"
+#include "strategy/names.h"
+#include "switchyard/strategy.h"
+
+namespace switchyard {
+namespace {
+
+constexpr std::array kDispatchers = {DispatcherKind::Local, DispatcherKind::Normal,
+                                     DispatcherKind::AllGather, DispatcherKind::LowLatency};
+constexpr std::array kExecutors = {ExecutorKind::Contiguous, ExecutorKind::Masked,
+                                   ExecutorKind::Hybrid};
+
+void append(std::vector<Condition>& all, std::vector<Condition> more) {
+  all.insert(all.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+}
+
+Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, const StrategyRequest& r) {
+  Strategy s;
+  s.name = canonical_name(dispatcher, executor);
+  s.dispatcher = dispatcher;
+  s.executor = executor;
+  s.provider = r.device.kind == DeviceKind::Cpu ? GemmProvider::Cpu : GemmProvider::Hopper;
+  s.opt_in = executor == ExecutorKind::Hybrid;  // until measurements say that it should not be
+  s.provided = dispatcher != DispatcherKind::LowLatency;
+  if (!s.provided)
+    s.note = cat("not provided yet; the nearest is normal+", executor_name(executor));
+  append(s.conditions, layer_conditions(r));
+  append(s.conditions, dispatcher_conditions(dispatcher, r));
+  append(s.conditions, executor_conditions(executor, r));
+  append(s.conditions, provider_conditions(s.provider, r));
+  append(s.conditions, capacity_conditions(dispatcher, executor, r));
+  s.workspace_bytes = strategy_workspace_bytes(dispatcher, executor, r);
+  if (s.workspace_bytes >= 0) s.predicted_us = predict_us(dispatcher, executor, r);
+  return s;
+}
+
+// The dispatcher that the ranks call for, as the reference system chooses it.
+DispatcherKind dispatcher_for(const StrategyRequest& r) {
+  const bool replicated = r.num_ranks == 1 || (r.tp_size == r.num_ranks && r.use_all_gather);
+  return replicated ? DispatcherKind::Local : DispatcherKind::Normal;
+}
+
+std::string why_dispatcher(const StrategyRequest& r) {
+  if (r.num_ranks == 1) return "one rank, nothing moves";
+  if (dispatcher_for(r) == DispatcherKind::Local) return "every rank holds all tokens (tp = P)";
+  std::string why = cat(r.num_ranks, " ranks, one row per token and owning rank");
+  if (r.use_low_latency) why += ", low latency is not provided yet";
+  return why;
+}
+
+std::string failures(const std::vector<Condition>& conditions) {
+  std::string failed;
+  for (const auto& c : conditions)
+    if (!c.holds) failed += cat(failed.empty() ? "" : "; ", c.text);
+  return failed;
+}
+
+std::string microseconds(double us) {
+  return cat(static_cast<int64_t>(us + 0.5), " us");
+}
+
+Strategy choose_automatically(const StrategyRequest& r) {
+  const DispatcherKind dispatcher = dispatcher_for(r);
+  std::vector<Strategy> good;
+  std::string failed;
+  for (const auto executor : kExecutors) {
+    Strategy s = evaluate(dispatcher, executor, r);
+    if (s.opt_in) continue;
+    if (s.holds())
+      good.push_back(std::move(s));
+    else if (failed.empty())
+      failed = failures(s.conditions);
+  }
+  SWITCHYARD_REQUIRE(!good.empty(), Unsupported,
+                     "strategy: auto, no strategy meets its conditions: ", failed,
+                     ". Change what it saw.");
+  // The first of equals: contiguous, which every batch size suits.
+  auto best = *std::min_element(good.begin(), good.end(), [](const auto& a, const auto& b) {
+    return a.predicted_us < b.predicted_us;
+  });
+  best.reason = cat("auto: ", why_dispatcher(r), "; ", executor_name(best.executor),
+                    " is the cheapest that holds (", microseconds(best.predicted_us),
+                    " predicted at ", r.max_tokens, " tokens a rank)");
+  return best;
+}
+
+Strategy choose_named(const StrategyRequest& r) {
+  const NamedChoice choice = parse_strategy_name(r.name);
+  SWITCHYARD_REQUIRE(choice.not_provided.empty(), Unsupported, "strategy: name=", r.name, ", ",
+                     choice.not_provided);
+  const auto dispatcher =
+      choice.dispatcher.value_or(r.num_ranks == 1 ? DispatcherKind::Local : DispatcherKind::Normal);
+  Strategy s = evaluate(dispatcher, choice.executor, r);
+  SWITCHYARD_REQUIRE(s.holds(), Unsupported, "strategy: name=", r.name, " (", s.name,
+                     "), condition failed: ", failures(s.conditions),
+                     ". Change what it saw, or say auto.");
+  s.reason = cat("asked for by name: ", r.name);
+  if (!choice.dispatcher) s.reason += cat("; ", why_dispatcher(r));
+  if (!choice.warning.empty()) s.warnings.push_back(choice.warning);
+  return s;
+}
+
+}  // namespace
+
+std::vector<Strategy> evaluate_strategies(const StrategyRequest& request) {
+  std::vector<Strategy> all;
+  for (const auto dispatcher : kDispatchers)
+    for (const auto executor : kExecutors) all.push_back(evaluate(dispatcher, executor, request));
+  return all;
+}
+
+Strategy choose_strategy(const StrategyRequest& request) {
+  return request.name == "auto" ? choose_automatically(request) : choose_named(request);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,138 @@
+// src/strategy/conditions.cc
+#include "strategy/conditions.h"
+
+#include "base/buffers.h"
+#include "base/require.h"
+
+namespace switchyard {
+namespace {
+
+// "<rule> (saw <what was seen>)".
+template <class... Seen>
+Condition condition(const char* rule, bool holds, const Seen&... seen) {
+  return {cat(rule, " (saw ", seen..., ")"), holds};
+}
+
+bool shapes_are_usable(const StrategyRequest& r) {
+  return r.num_ranks >= 1 && r.tp_size >= 1 && r.max_tokens >= 0 && r.alignment >= 1 &&
+         r.masked_max_tokens >= 0 && r.config.hidden > 0 && r.config.intermediate > 0 &&
+         r.config.num_experts >= r.num_ranks && r.config.top_k >= 1;
+}
+
+// Rows of the largest buffer of a call at the capacity.
+int64_t most_rows(DispatcherKind dispatcher, ExecutorKind executor, const StrategyRequest& r) {
+  const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
+  const ExecutorShape shape = ExecutorShape::of(r);
+  if (executor == ExecutorKind::Masked) return buffer_rows(shape, Layout::Masked, max_rows);
+  return buffer_rows(shape, Layout::Contiguous, max_rows);
+}
+
+std::string gib(int64_t bytes) {
+  std::ostringstream os;
+  os.precision(3);
+  os << bytes << " bytes, " << static_cast<double>(bytes) / (1 << 30) << " GiB";
+  return os.str();
+}
+
+}  // namespace
+
+std::vector<Condition> layer_conditions(const StrategyRequest& r) {
+  const MoeConfig& c = r.config;
+  return {
+      condition("activations and weights are bf16", r.dtype == DType::Bf16, dtype_name(r.dtype)),
+      condition("no quantisation", r.quantization.empty(),
+                r.quantization.empty() ? "none" : r.quantization.c_str()),
+      condition("H is a positive multiple of 8", c.hidden > 0 && c.hidden % 8 == 0, "H=", c.hidden),
+      condition("I is a positive multiple of 8", c.intermediate > 0 && c.intermediate % 8 == 0,
+                "I=", c.intermediate),
+      condition("1 <= K <= E", c.top_k >= 1 && c.top_k <= c.num_experts, "K=", c.top_k,
+                ", E=", c.num_experts),
+      condition("E is a multiple of the ranks",
+                r.num_ranks >= 1 && c.num_experts % std::max(1, r.num_ranks) == 0,
+                "E=", c.num_experts, ", P=", r.num_ranks),
+      condition("max_tokens >= 0", r.max_tokens >= 0, "max_tokens=", r.max_tokens),
+      condition("weight on the input has a sigmoid top-1 gate",
+                !c.router_weight_on_input || (c.gate.scoring == Scoring::Sigmoid && c.top_k == 1),
+                c.router_weight_on_input ? "on, K=" : "off, K=", c.top_k),
+      condition(
+          "the device is available", r.device.available,
+          r.device.available ? device_name(r.device.kind) : r.device.unavailable_reason.c_str()),
+  };
+}
+
+std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const StrategyRequest& r) {
+  const bool divides = r.tp_size >= 1 && r.num_ranks % std::max(1, r.tp_size) == 0;
+  const bool even = r.config.num_experts % std::max(1, r.num_ranks) == 0;
+  std::vector<Condition> all = {
+      condition("tp divides the ranks", divides, "tp=", r.tp_size, ", P=", r.num_ranks),
+      condition("experts split evenly over the ranks", even, "E=", r.config.num_experts,
+                ", P=", r.num_ranks),
+  };
+  switch (kind) {
+    case DispatcherKind::Local:
+      all.push_back(
+          condition("one rank, or every rank holds all tokens (tp = P) and use_all_gather is on",
+                    r.num_ranks == 1 || (r.tp_size == r.num_ranks && r.use_all_gather),
+                    "P=", r.num_ranks, ", tp=", r.tp_size, ", use_all_gather=", r.use_all_gather));
+      break;
+    case DispatcherKind::Normal:
+    case DispatcherKind::AllGather:
+      all.push_back(condition("more than one rank", r.num_ranks > 1, "P=", r.num_ranks));
+      break;
+    case DispatcherKind::LowLatency:
+      all.push_back({"the low-latency dispatcher is provided (saw: not provided yet)", false});
+      break;
+  }
+  return all;
+}
+
+std::vector<Condition> executor_conditions(ExecutorKind kind, const StrategyRequest& r) {
+  std::vector<Condition> all;
+  if (kind != ExecutorKind::Masked)
+    all.push_back(condition("alignment >= 1", r.alignment >= 1, "alignment=", r.alignment));
+  if (kind == ExecutorKind::Hybrid)
+    all.push_back(condition("masked_max_tokens >= 0", r.masked_max_tokens >= 0,
+                            "masked_max_tokens=", r.masked_max_tokens));
+  return all;
+}
+
+std::vector<Condition> provider_conditions(GemmProvider provider, const StrategyRequest& r) {
+  if (provider == GemmProvider::Cpu) return {};
+  return {condition("compute capability >= 9.0", r.device.compute_major >= 9, "sm_",
+                    r.device.compute_major, r.device.compute_minor)};
+}
+
+int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executor,
+                                 const StrategyRequest& r) {
+  if (!shapes_are_usable(r)) return -1;
+  try {
+    const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
+    return checked_add(
+        executor_bytes(ExecutorShape::of(r), executor, r.masked_max_tokens, max_rows),
+        dispatcher_bytes(dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size), "workspace");
+  } catch (const Error&) {
+    return -1;  // sizes that do not fit 63 bits: the condition on the workspace says so
+  }
+}
+
+std::vector<Condition> capacity_conditions(DispatcherKind dispatcher, ExecutorKind executor,
+                                           const StrategyRequest& r) {
+  const int64_t bytes = strategy_workspace_bytes(dispatcher, executor, r);
+  const std::string seen = bytes < 0 ? "sizes beyond 63 bits" : gib(bytes);
+  return {
+      condition("rows of the buffers fit 31 bits",
+                bytes >= 0 && most_rows(dispatcher, executor, r) <= INT32_MAX,
+                "max_tokens=", r.max_tokens, ", P=", r.num_ranks, ", K=", r.config.top_k),
+      condition("the workspace is within the limit", bytes >= 0 && bytes <= r.workspace_limit_bytes,
+                seen, ", limit ", r.workspace_limit_bytes)};
+}
+
+void require_all(const char* operation, const std::vector<Condition>& conditions) {
+  std::string failed;
+  for (const auto& c : conditions)
+    if (!c.holds) failed += cat(failed.empty() ? "" : "; ", c.text);
+  SWITCHYARD_REQUIRE(failed.empty(), Unsupported, operation, ": condition failed: ", failed,
+                     ". Change what it saw, or choose another strategy.");
+}
+
+}  // namespace switchyard

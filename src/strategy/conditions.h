@@ -1,0 +1,29 @@
+// src/strategy/conditions.h -- every limit, once: the choice, creation and tests ask the same
+// lists.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "switchyard/strategy.h"
+
+namespace switchyard {
+
+std::vector<Condition> layer_conditions(const StrategyRequest& request);
+std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const StrategyRequest& request);
+std::vector<Condition> executor_conditions(ExecutorKind kind, const StrategyRequest& request);
+// Empty for the CPU: conditions of GPUs apply with a GPU only.
+std::vector<Condition> provider_conditions(GemmProvider provider, const StrategyRequest& request);
+
+// Of a pair, at the request's capacity: its buffers have a size that can be had.
+std::vector<Condition> capacity_conditions(DispatcherKind dispatcher, ExecutorKind executor,
+                                           const StrategyRequest& request);
+
+// Executor and dispatcher at the capacity of the request; -1 when the shape itself is invalid.
+int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executor,
+                                 const StrategyRequest& request);
+
+// Throws Error(Unsupported) that lists the failed conditions with the values they saw.
+void require_all(const char* operation, const std::vector<Condition>& conditions);
+
+}  // namespace switchyard

@@ -1,0 +1,27 @@
+// src/strategy/names.h -- every name that --strategy takes, and what it means here.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "switchyard/strategy.h"
+
+namespace switchyard {
+
+// What a name asks for. Without a dispatcher: local for one rank, normal otherwise.
+struct NamedChoice {
+  std::optional<DispatcherKind> dispatcher;
+  ExecutorKind executor = ExecutorKind::Contiguous;
+  std::string not_provided;  // why this release cannot run it; empty when it can
+  std::string warning;       // the name is a deprecated alias
+};
+
+// Throws Error(Unsupported) with all names and the nearest one.
+NamedChoice parse_strategy_name(std::string_view name);
+
+// "normal+hybrid".
+std::string canonical_name(DispatcherKind dispatcher, ExecutorKind executor);
+
+}  // namespace switchyard

@@ -1,0 +1,46 @@
+// src/weights/config_reader.h -- typed reads of a JSON object, every failure with file, key and
+// value.
+#pragma once
+
+#include <filesystem>
+#include <initializer_list>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace switchyard {
+
+// The parsed text of a small JSON file. Throws Error(BadFile): missing, larger than 16 MiB,
+// damaged, too deeply nested, or no object.
+nlohmann::json read_json_object(const std::filesystem::path& path);
+
+class ConfigReader {
+ public:
+  // Spellings of one key, newest first; the first that is present counts.
+  using Keys = std::initializer_list<const char*>;
+
+  ConfigReader(const nlohmann::json& object, std::string file)
+      : object_(object), file_(std::move(file)) {}
+
+  int64_t integer(Keys keys) const;
+  int64_t integer_or(Keys keys, int64_t fallback) const;
+  double number_or(Keys keys, double fallback) const;
+  bool boolean_or(Keys keys, bool fallback) const;
+  std::string text(Keys keys) const;
+  std::string text_or(Keys keys, const std::string& fallback) const;
+  std::vector<int64_t> integers_or_none(Keys keys) const;
+  // The object under a key; empty when there is none.
+  std::optional<ConfigReader> object(Keys keys) const;
+  // Refuses keys that are not in `known`, so that a typing error is not silently a default.
+  void refuse_unknown(Keys known) const;
+
+ private:
+  const nlohmann::json* find(Keys keys) const;
+  [[noreturn]] void refuse(Keys keys, const char* rule) const;
+
+  const nlohmann::json& object_;
+  std::string file_;
+};
+
+}  // namespace switchyard

@@ -1,0 +1,142 @@
+// src/weights/layer_weights.cc -- the rules that weights obey, and random ones that obey them.
+#include <algorithm>
+#include <cmath>
+#include <thread>
+#include <vector>
+
+#include "base/require.h"
+#include "switchyard/weights.h"
+#include "weights/weight_block.h"
+
+namespace switchyard {
+namespace {
+
+std::string shape_text(Shape shape) {
+  std::string text = "[";
+  for (int i = 0; i < shape.rank(); ++i) text += cat(i ? ", " : "", shape[i]);
+  return text + "]";
+}
+
+void check_tensor(const char* name, ConstTensor t, DType dtype, Shape shape) {
+  SWITCHYARD_REQUIRE(
+      t.shape == shape && t.dtype == dtype, ShapeMismatch, "weights: ", name, " is ",
+      t.present() ? cat(dtype_name(t.dtype), " ", shape_text(t.shape)) : std::string("missing"),
+      ", need ", dtype_name(dtype), " ", shape_text(shape), ". Check config and weights.");
+  SWITCHYARD_REQUIRE(t.data != nullptr || t.count() == 0, ShapeMismatch, "weights: ", name,
+                     " is null.");
+  SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(t.data) % 16 == 0, Misaligned, "weights: ", name,
+                     " address is not a multiple of 16. Align it.");
+}
+
+void check_optional(const char* name, ConstTensor t, bool wanted, DType dtype, Shape shape) {
+  if (wanted) return check_tensor(name, t, dtype, shape);
+  SWITCHYARD_REQUIRE(!t.present(), ShapeMismatch, "weights: ", name,
+                     " is given, the config has none. Make config and weights agree.");
+}
+
+void check_order(const char* name, GateUpOrder order, const Activation& activation) {
+  SWITCHYARD_REQUIRE(!activation.gated() || order != GateUpOrder::Unset, ShapeMismatch,
+                     "weights: ", name,
+                     " order is unset, need GateUp or UpGate. Say which half of w1 comes first.");
+}
+
+// splitmix64: every value depends on its own index only, so weights can be filled in any order.
+uint64_t hash(uint64_t x) {
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+// Uniform in [-range, range).
+void fill(Tensor t, uint64_t stream, float range) {
+  const int64_t count = t.count();
+  for (int64_t i = 0; i < count; ++i) {
+    const auto bits =
+        static_cast<int32_t>(hash(stream + static_cast<uint64_t>(i)) >> 40);  // 24 bits
+    const float value = (static_cast<float>(bits) * 0x1p-23f - 1.0f) * range;
+    if (t.dtype == DType::F32)
+      t.as<float>()[i] = value;
+    else
+      t.as<Bf16>()[i] = Bf16(value);
+  }
+}
+
+// sqrt(3 / fan_in): a uniform value of that range has variance 1 / fan_in, which keeps the size of
+// what is multiplied.
+float range_for(int64_t fan_in) {
+  return std::sqrt(3.0f / static_cast<float>(fan_in));
+}
+
+// A different sequence for each tensor of each expert; experts by their global id.
+uint64_t stream_of(uint64_t seed, int64_t expert, int tensor) {
+  return hash(hash(seed) ^ (static_cast<uint64_t>(expert) << 8 | static_cast<uint64_t>(tensor)));
+}
+
+void fill_expert(const WeightBlock& b, const MoeConfig& c, int64_t local, int64_t global,
+                 uint64_t seed) {
+  const auto one = [local](Tensor t) { return t.rows(local, 1); };
+  fill(one(b.w1), stream_of(seed, global, 1), range_for(c.hidden));
+  fill(one(b.w2), stream_of(seed, global, 2), range_for(c.intermediate));
+  if (b.b1.present()) fill(one(b.b1), stream_of(seed, global, 3), 0.5f);
+  if (b.b2.present()) fill(one(b.b2), stream_of(seed, global, 4), 0.5f);
+}
+
+void fill_rest(const WeightBlock& b, const MoeConfig& c, uint64_t seed) {
+  fill(b.router, stream_of(seed, -1, 1), range_for(c.hidden));
+  if (b.router_bias.present()) fill(b.router_bias, stream_of(seed, -1, 2), 0.5f);
+  if (b.correction_bias.present()) fill(b.correction_bias, stream_of(seed, -1, 3), 0.1f);
+  if (!b.shared_w1.present()) return;
+  fill(b.shared_w1, stream_of(seed, -1, 4), range_for(c.hidden));
+  fill(b.shared_w2, stream_of(seed, -1, 5), range_for(c.shared.intermediate));
+  if (b.shared_gate.present()) fill(b.shared_gate, stream_of(seed, -1, 6), range_for(c.hidden));
+}
+
+}  // namespace
+
+void validate(const ExpertWeights& w, const MoeConfig& c, int num_ranks) {
+  validate(c);
+  SWITCHYARD_REQUIRE(num_ranks >= 1 && c.num_experts % num_ranks == 0, ShapeMismatch,
+                     "weights: E=", c.num_experts, ", P=", num_ranks,
+                     ", experts must split evenly over the ranks.");
+  const int64_t experts = c.num_experts / num_ranks;
+  check_order("w1", w.order, c.activation);
+  check_tensor("w1", w.w1, DType::Bf16, {experts, c.w1_rows(), c.hidden});
+  check_tensor("w2", w.w2, DType::Bf16, {experts, c.hidden, c.intermediate});
+  check_optional("b1", w.b1, c.expert_bias, DType::F32, {experts, c.w1_rows()});
+  check_optional("b2", w.b2, c.expert_bias, DType::F32, {experts, c.hidden});
+}
+
+void validate(const LayerWeights& w, const MoeConfig& c, int num_ranks) {
+  validate(w.experts, c, num_ranks);
+  if (w.router.weight.present()) {
+    check_tensor("router", w.router.weight, DType::Bf16, {c.num_experts, c.hidden});
+    check_optional("router bias", w.router.bias, c.router_bias, DType::F32, {c.num_experts});
+    check_optional("correction bias", w.router.correction_bias, c.gate.correction_bias, DType::F32,
+                   {c.num_experts});
+  }
+  const int64_t is = c.shared.intermediate;
+  check_optional("shared w1", w.shared.w1, is > 0, DType::Bf16,
+                 {c.activation.gated() ? 2 * is : is, c.hidden});
+  check_optional("shared w2", w.shared.w2, is > 0, DType::Bf16, {c.hidden, is});
+  check_optional("shared gate", w.shared.gate, c.shared.sigmoid_gated, DType::Bf16, {1, c.hidden});
+  if (is > 0) check_order("shared w1", w.shared.order, c.activation);
+}
+
+LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed) {
+  const auto block = WeightBlock::allocate(config, num_ranks);
+  const int64_t experts = config.num_experts / num_ranks;
+  const int64_t num_threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, experts);
+  {
+    std::vector<std::jthread> threads;
+    for (int64_t t = 0; t < num_threads; ++t)
+      threads.emplace_back([&, t] {
+        for (int64_t e = t; e < experts; e += num_threads)
+          fill_expert(block, config, e, rank * experts + e, seed);
+      });
+  }
+  fill_rest(block, config, seed);
+  return block.view();
+}
+
+}  // namespace switchyard

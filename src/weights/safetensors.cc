@@ -1,0 +1,229 @@
+// src/weights/safetensors.cc -- map a file, or write one whole or not at all.
+#include "switchyard/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "base/require.h"
+#include "weights/safetensors_header.h"
+
+namespace switchyard {
+namespace {
+
+struct LoadableDType {
+  std::string_view name;
+  DType dtype;
+};
+constexpr std::array kLoadable = {
+    LoadableDType{"BF16", DType::Bf16}, LoadableDType{"F16", DType::F16},
+    LoadableDType{"F32", DType::F32},   LoadableDType{"F64", DType::F64},
+    LoadableDType{"I32", DType::I32},   LoadableDType{"I64", DType::I64},
+};
+
+std::string_view file_dtype(DType dtype) {
+  for (const auto& l : kLoadable)
+    if (l.dtype == dtype) return l.name;
+  return "";
+}
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+std::string errno_text() {
+  return std::strerror(errno);
+}
+
+class Mapping {
+ public:
+  explicit Mapping(const std::filesystem::path& path) {
+    const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    SWITCHYARD_REQUIRE(fd.get() >= 0, BadFile, "safetensors: ", path.string(),
+                       ", cannot be opened (", errno_text(), ").");
+    struct stat info {};
+    SWITCHYARD_REQUIRE(::fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode), BadFile,
+                       "safetensors: ", path.string(), ", is no regular file.");
+    size_ = static_cast<size_t>(info.st_size);
+    if (size_ == 0) return;
+    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+    SWITCHYARD_REQUIRE(address != MAP_FAILED, BadFile, "safetensors: ", path.string(),
+                       ", cannot be mapped (", errno_text(), ").");
+    address_ = address;
+  }
+  ~Mapping() {
+    if (address_ != nullptr) ::munmap(address_, size_);
+  }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  std::span<const std::byte> bytes() const {
+    return {static_cast<const std::byte*>(address_), size_};
+  }
+
+ private:
+  void* address_ = nullptr;
+  size_t size_ = 0;
+};
+
+size_t common_prefix(std::string_view a, std::string_view b) {
+  return static_cast<size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first -
+                             a.begin());
+}
+
+class MappedTensorFile final : public TensorFile {
+ public:
+  explicit MappedTensorFile(std::filesystem::path path)
+      : path_(std::move(path)),
+        mapping_(path_),
+        entries_(parse_safetensors(mapping_.bytes(), path_.string())) {}
+
+  const std::filesystem::path& path() const override { return path_; }
+  std::span<const TensorEntry> entries() const override { return entries_; }
+
+  const TensorEntry* find(std::string_view name) const override {
+    const auto at =
+        std::lower_bound(entries_.begin(), entries_.end(), name,
+                         [](const TensorEntry& e, std::string_view n) { return e.name < n; });
+    return at != entries_.end() && at->name == name ? &*at : nullptr;
+  }
+
+  ConstTensor tensor(std::string_view name) const override {
+    const TensorEntry* entry = find(name);
+    SWITCHYARD_REQUIRE(entry != nullptr, BadFile, "safetensors: ", path_.string(),
+                       ", has no tensor ", name, nearest(name));
+    const auto loadable =
+        std::find_if(kLoadable.begin(), kLoadable.end(),
+                     [&](const LoadableDType& l) { return l.name == entry->dtype; });
+    SWITCHYARD_REQUIRE(loadable != kLoadable.end(), Unsupported, "safetensors: ", path_.string(),
+                       ", tensor ", name, ": dtype=", entry->dtype,
+                       ", load BF16, F16, F32, F64, I32 or I64.");
+    SWITCHYARD_REQUIRE(entry->shape.size() <= Shape::kMaxRank, Unsupported, "safetensors: tensor ",
+                       name, ": dimensions=", entry->shape.size(), ", at most ", Shape::kMaxRank,
+                       ".");
+    const auto address = reinterpret_cast<uintptr_t>(entry->bytes.data());
+    SWITCHYARD_REQUIRE(address % static_cast<uintptr_t>(dtype_bytes(loadable->dtype)) == 0, BadFile,
+                       "safetensors: tensor ", name,
+                       " is not aligned to its dtype. Write the file with a padded header.");
+    return {entry->bytes.data(), loadable->dtype, shape_of(*entry)};
+  }
+
+ private:
+  static Shape shape_of(const TensorEntry& entry) {
+    const auto& s = entry.shape;
+    switch (s.size()) {
+      case 0: return {1};  // a scalar
+      case 1: return {s[0]};
+      case 2: return {s[0], s[1]};
+      case 3: return {s[0], s[1], s[2]};
+      default: return {s[0], s[1], s[2], s[3]};
+    }
+  }
+
+  std::string nearest(std::string_view name) const {
+    if (entries_.empty()) return "; it has none.";
+    const auto best =
+        std::max_element(entries_.begin(), entries_.end(), [&](const auto& a, const auto& b) {
+          return common_prefix(a.name, name) < common_prefix(b.name, name);
+        });
+    return cat("; the nearest of its ", entries_.size(), " is ", best->name, ".");
+  }
+
+  std::filesystem::path path_;
+  Mapping mapping_;
+  std::vector<TensorEntry> entries_;
+};
+
+std::string header_of(std::span<const NamedTensor> tensors) {
+  nlohmann::json header = nlohmann::json::object();
+  int64_t offset = 0;
+  for (const auto& t : tensors) {
+    std::vector<int64_t> shape;
+    for (int i = 0; i < t.tensor.shape.rank(); ++i) shape.push_back(t.tensor.dim(i));
+    header[t.name] = {{"dtype", file_dtype(t.tensor.dtype)},
+                      {"shape", shape},
+                      {"data_offsets", {offset, offset + t.tensor.bytes()}}};
+    offset += t.tensor.bytes();
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // data begins 8-byte aligned
+  return text;
+}
+
+void write_all(int fd, const void* data, size_t bytes, const std::filesystem::path& path) {
+  const auto* at = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t written = ::write(fd, at, bytes);
+    if (written < 0 && errno == EINTR) continue;
+    SWITCHYARD_REQUIRE(written > 0, BadFile, "write_safetensors: ", path.string(),
+                       ", cannot be written (", errno_text(), ").");
+    at += written;
+    bytes -= static_cast<size_t>(written);
+  }
+}
+
+// A file beside the target that disappears unless it is published.
+class DraftFile {
+ public:
+  explicit DraftFile(const std::filesystem::path& target)
+      : target_(target), draft_(target.string() + ".XXXXXX"), fd_(::mkstemp(draft_.data())) {
+    SWITCHYARD_REQUIRE(fd_.get() >= 0, BadFile, "write_safetensors: ", target.string(),
+                       ", cannot be created (", errno_text(), ").");
+  }
+  ~DraftFile() {
+    if (!published_) ::unlink(draft_.c_str());
+  }
+  int fd() const { return fd_.get(); }
+
+  void publish() {
+    const mode_t mask = ::umask(0);
+    ::umask(mask);
+    const bool good = ::fchmod(fd(), 0666 & ~mask) == 0 && ::fsync(fd()) == 0 &&
+                      ::rename(draft_.c_str(), target_.c_str()) == 0;
+    SWITCHYARD_REQUIRE(good, BadFile, "write_safetensors: ", target_.string(),
+                       ", cannot be written (", errno_text(), ").");
+    published_ = true;
+  }
+
+ private:
+  std::filesystem::path target_;
+  std::string draft_;
+  FileDescriptor fd_;
+  bool published_ = false;
+};
+
+}  // namespace
+
+std::shared_ptr<const TensorFile> TensorFile::open(const std::filesystem::path& path) {
+  return std::make_shared<MappedTensorFile>(path);
+}
+
+void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors) {
+  const std::string header = header_of(tensors);
+  const uint64_t header_bytes = header.size();
+  DraftFile file(path);
+  write_all(file.fd(), &header_bytes, sizeof(header_bytes), path);
+  write_all(file.fd(), header.data(), header.size(), path);
+  for (const auto& t : tensors)
+    write_all(file.fd(), t.tensor.data, static_cast<size_t>(t.tensor.bytes()), path);
+  file.publish();
+}
+
+}  // namespace switchyard

@@ -1,0 +1,83 @@
+// src/weights/weight_block.cc
+#include "weights/weight_block.h"
+
+#include <cstdlib>
+#include <fstream>
+#include <limits>
+#include <string>
+
+#include "base/require.h"
+
+namespace switchyard {
+namespace {
+
+// What the system could give without swapping; unknown is "enough".
+double available_bytes() {
+  std::ifstream info("/proc/meminfo");
+  std::string key;
+  for (double kib = 0; info >> key >> kib;
+       info.ignore(std::numeric_limits<std::streamsize>::max(), '\n'))
+    if (key == "MemAvailable:") return kib * 1024;
+  return std::numeric_limits<double>::infinity();
+}
+
+int64_t checked_local_experts(const MoeConfig& config, int num_ranks) {
+  validate(config);
+  SWITCHYARD_REQUIRE(num_ranks >= 1 && config.num_experts % num_ranks == 0, ShapeMismatch,
+                     "weights: experts=", config.num_experts, ", ranks=", num_ranks,
+                     ", experts must split evenly. Use a divisor of them.");
+  return config.num_experts / num_ranks;
+}
+
+}  // namespace
+
+WeightBlock WeightBlock::take(Arena& arena, const MoeConfig& c, int num_ranks) {
+  const int64_t experts = checked_local_experts(c, num_ranks), h = c.hidden, i = c.intermediate;
+  WeightBlock b;
+  b.w1 = arena.take(DType::Bf16, {experts, c.w1_rows(), h});
+  b.w2 = arena.take(DType::Bf16, {experts, h, i});
+  if (c.expert_bias) b.b1 = arena.take(DType::F32, {experts, c.w1_rows()});
+  if (c.expert_bias) b.b2 = arena.take(DType::F32, {experts, h});
+  b.router = arena.take(DType::Bf16, {c.num_experts, h});
+  if (c.router_bias) b.router_bias = arena.take(DType::F32, {c.num_experts});
+  if (c.gate.correction_bias) b.correction_bias = arena.take(DType::F32, {c.num_experts});
+  if (const int64_t is = c.shared.intermediate; is > 0) {
+    b.shared_w1 = arena.take(DType::Bf16, {c.activation.gated() ? 2 * is : is, h});
+    b.shared_w2 = arena.take(DType::Bf16, {h, is});
+    if (c.shared.sigmoid_gated) b.shared_gate = arena.take(DType::Bf16, {1, h});
+  }
+  return b;
+}
+
+WeightBlock WeightBlock::allocate(const MoeConfig& config, int num_ranks) {
+  const auto bytes = static_cast<size_t>(weight_bytes(config, num_ranks));
+  const double available = available_bytes();
+  SWITCHYARD_REQUIRE(static_cast<double>(bytes) <= available, Unsupported, "weights: bytes=", bytes,
+                     " for one of ", num_ranks, " ranks, this machine has ",
+                     static_cast<int64_t>(available),
+                     " available. Use more ranks or a smaller layer.");
+  std::shared_ptr<void> memory(std::aligned_alloc(Workspace::kAlignment, bytes), std::free);
+  SWITCHYARD_REQUIRE(memory != nullptr, Unsupported, "weights: bytes=", bytes,
+                     ", cannot be allocated. Use more ranks or a smaller layer.");
+  Arena arena({memory.get(), bytes});
+  WeightBlock block = take(arena, config, num_ranks);
+  block.memory = std::move(memory);
+  return block;
+}
+
+LayerWeights WeightBlock::view() const {
+  LayerWeights w;
+  w.experts = {GateUpOrder::GateUp, w1, w2, b1, b2};
+  w.router = {router, router_bias, correction_bias};
+  if (shared_w1.present()) w.shared = {GateUpOrder::GateUp, shared_w1, shared_w2, shared_gate};
+  w.owner = memory;
+  return w;
+}
+
+int64_t weight_bytes(const MoeConfig& config, int num_ranks) {
+  Arena arena({});
+  WeightBlock::take(arena, config, num_ranks);
+  return static_cast<int64_t>(arena.bytes());
+}
+
+}  // namespace switchyard

@@ -1,0 +1,317 @@
+// tests/layer/errors_test.cc -- errors reach every rank or none, and nothing hangs.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <thread>
+
+#include "switchyard/layer.h"
+#include "testing/routing.h"
+
+namespace switchyard {
+namespace {
+
+using testing::Buffer;
+using testing::Skew;
+
+MoeConfig small_config() {
+  MoeConfig config;
+  config.hidden = 64;
+  config.intermediate = 32;
+  config.num_experts = 24;
+  config.top_k = 2;
+  return config;
+}
+
+LayerOptions small_options(const std::string& strategy = "auto") {
+  LayerOptions options;
+  options.max_tokens = 16;
+  options.strategy = strategy;
+  options.num_threads = 1;
+  return options;
+}
+
+// One rank's layer and good arguments for it, to be broken by a test.
+struct Rank {
+  explicit Rank(Communicator& comm, const LayerOptions& options = small_options())
+      : layer(MoeLayer::create(small_config(),
+                               random_weights(small_config(), comm.size(), comm.rank(), 5), comm,
+                               options)),
+        hidden(testing::random_bf16({6, 64}, static_cast<uint64_t>(comm.rank()))),
+        ids(testing::random_ids(6, 24, 2, Skew::Balanced, 9)),
+        weights(testing::random_f32({6, 2}, 3, 0.1f, 1.0f)),
+        output({6, 64}) {}
+
+  ForwardArgs args() {
+    return {.output = output.view(),
+            .hidden = hidden.view(),
+            .ids = ids.view(),
+            .weights = weights.view()};
+  }
+  bool poisoned() const {
+    for (int64_t i = 0; i < output.count(); ++i)
+      if (!std::isnan(static_cast<float>(output[i]))) return false;
+    return true;
+  }
+  bool finite() const {
+    for (int64_t i = 0; i < output.count(); ++i)
+      if (!std::isfinite(static_cast<float>(output[i]))) return false;
+    return true;
+  }
+
+  std::unique_ptr<MoeLayer> layer;
+  Buffer<Bf16> hidden;
+  Buffer<int32_t> ids;
+  Buffer<float> weights;
+  Buffer<Bf16> output;
+};
+
+struct Seen {
+  std::string forward, wait;  // messages; empty: no error
+  int code = 0;
+  bool poisoned = false;
+};
+
+template <class F>
+std::string message_of(F&& f, int& code) {
+  try {
+    f();
+  } catch (const Error& e) {
+    code = static_cast<int>(e.code());
+    return e.what();
+  }
+  return "";
+}
+
+// Every rank runs forward and wait with arguments that `breaks` may break, then a good forward.
+std::vector<Seen> run(int num_ranks, const std::function<void(int, Rank&, ForwardArgs&)>& breaks,
+                      const LayerOptions& options = small_options()) {
+  std::vector<Seen> seen(static_cast<size_t>(num_ranks));
+  std::vector<char> recovered(static_cast<size_t>(num_ranks), 0);
+  run_local_ranks(num_ranks, [&](Communicator& comm) {
+    Rank rank(comm, options);
+    auto args = rank.args();
+    breaks(comm.rank(), rank, args);
+    Seen& mine = seen[static_cast<size_t>(comm.rank())];
+    mine.forward = message_of([&] { rank.layer->forward(args); }, mine.code);
+    if (mine.forward.empty()) mine.wait = message_of([&] { rank.layer->wait(); }, mine.code);
+    mine.poisoned = rank.poisoned();
+
+    Rank fresh_buffers = Rank(comm, options);
+    fresh_buffers.layer->forward(fresh_buffers.args());
+    fresh_buffers.layer->wait();
+    auto good = fresh_buffers.args();
+    rank.layer->forward(good);  // the same layer goes on
+    rank.layer->wait();
+    recovered[static_cast<size_t>(comm.rank())] = fresh_buffers.finite();
+  });
+  for (const char r : recovered) EXPECT_TRUE(r);
+  return seen;
+}
+
+TEST(LayerErrors, WrongArgumentsOnOneRankFailEveryRankAndHangNone) {
+  const Buffer<Bf16> narrow({6, 56});
+  for (const char* strategy : {"normal+contiguous", "all_gather+masked"}) {
+    const auto seen = run(
+        4,
+        [&](int rank, Rank&, ForwardArgs& args) {
+          if (rank == 1) args.hidden = narrow.view();
+        },
+        small_options(strategy));
+    EXPECT_EQ(seen[1].forward,
+              "forward: hidden is not bf16 [6, 64]. Pass rows of the layer's hidden size.");
+    for (const int r : {0, 2, 3}) {
+      const auto& s = seen[static_cast<size_t>(r)];
+      EXPECT_EQ(s.forward, "");
+      EXPECT_EQ(
+          s.wait,
+          "forward: rank 1 refused its arguments (ShapeMismatch). See the error thrown there.");
+      EXPECT_EQ(s.code, static_cast<int>(Errc::ShapeMismatch));
+      EXPECT_TRUE(s.poisoned);
+    }
+  }
+}
+
+TEST(LayerErrors, EachWrongArgumentIsRefusedWithItsName) {
+  struct Wrong {
+    const char* what;
+    std::function<void(Rank&, ForwardArgs&)> make;
+  };
+  Buffer<Bf16> other({7, 64});
+  Buffer<float> floats({6, 2});
+  const Wrong all[] = {
+      {"max_tokens=17", [](Rank&, ForwardArgs& a) { a.max_tokens = 17; }},
+      {"max_tokens=-2", [](Rank&, ForwardArgs& a) { a.max_tokens = -2; }},
+      {"tokens=6, at most max_tokens=5", [](Rank&, ForwardArgs& a) { a.max_tokens = 5; }},
+      {"output is not bf16 [6, 64]", [&](Rank&, ForwardArgs& a) { a.output = other.view(); }},
+      {"output overlaps hidden", [](Rank& r, ForwardArgs& a) { a.output = r.hidden.view(); }},
+      {"ids and weights must be given together", [](Rank&, ForwardArgs& a) { a.weights = {}; }},
+      {"ids is not i32 or i64 [6, 2]",
+       [&](Rank&, ForwardArgs& a) { a.ids = std::as_const(floats).view(); }},
+      {"weights is not f32 [6, 2]",
+       [](Rank& r, ForwardArgs& a) { a.weights = std::as_const(r.ids).view(); }},
+      {"hidden address is not a multiple of 16",
+       [](Rank& r, ForwardArgs& a) { a.hidden.data = r.hidden.data() + 1; }},
+      {"hidden is null", [](Rank&, ForwardArgs& a) { a.hidden.data = nullptr; }},
+  };
+  for (const auto& wrong : all) {
+    const auto seen = run(1, [&](int, Rank& r, ForwardArgs& a) { wrong.make(r, a); });
+    EXPECT_NE(seen[0].forward.find(wrong.what), std::string::npos)
+        << wrong.what << " / " << seen[0].forward;
+  }
+}
+
+TEST(LayerErrors, IdsOutOfRangePoisonAndThrowInWaitOnEveryRank) {
+  for (const int32_t bad : {24, -2, 1 << 30}) {
+    for (const int num_ranks : {1, 2, 4}) {
+      const auto seen = run(num_ranks, [&](int rank, Rank& r, ForwardArgs&) {
+        if (rank == num_ranks - 1) r.ids[5] = bad;
+      });
+      for (const auto& s : seen) {
+        EXPECT_EQ(s.forward, "");
+        EXPECT_NE(s.wait.find("expert id=" + std::to_string(bad) + " on rank " +
+                              std::to_string(num_ranks - 1)),
+                  std::string::npos)
+            << s.wait;
+        EXPECT_EQ(s.code, static_cast<int>(Errc::BadRouting));
+        EXPECT_TRUE(s.poisoned);
+      }
+    }
+  }
+}
+
+TEST(LayerErrors, AMaskedOverflowOnOneRankThrowsInWaitOnEveryRank) {
+  const auto seen = run(
+      2,
+      [](int, Rank& r, ForwardArgs& args) {
+        args.max_tokens = 6;
+        for (int64_t i = 0; i < r.ids.count(); ++i)
+          r.ids[i] = 13;  // 24 slots of an expert of rank 1, 12 rows
+      },
+      small_options("masked"));
+  for (const auto& s : seen) {
+    EXPECT_NE(s.wait.find("rows of one expert=24 on rank 1"), std::string::npos) << s.wait;
+    EXPECT_TRUE(s.poisoned);
+  }
+}
+
+TEST(LayerErrors, DifferentBoundsAreNamedOnEveryRank) {
+  const auto seen = run(
+      2, [](int rank, Rank&, ForwardArgs& args) { args.max_tokens = rank == 1 ? 7 : 8; },
+      small_options("normal+contiguous"));
+  for (const auto& s : seen)
+    EXPECT_NE(s.wait.find("max_tokens=7 on rank 1"), std::string::npos) << s.wait;
+}
+
+TEST(LayerErrors, TheNextForwardThrowsWhatNobodyWaitedFor) {
+  auto alone = make_local_ranks(1);
+  Rank rank(*alone[0]);
+  rank.ids[0] = 99;
+  rank.layer->forward(rank.args());
+  rank.ids[0] = 23;
+  EXPECT_THROW(rank.layer->forward(rank.args()), Error);
+  rank.layer->forward(rank.args());  // thrown once, cleared
+  rank.layer->wait();
+  EXPECT_TRUE(rank.finite());
+}
+
+TEST(LayerErrors, AStalledRankBecomesAnErrorOnTheOthersWithinTheDeadline) {
+  auto ranks = make_local_ranks(3, {.deadline = std::chrono::milliseconds(300)});
+  std::vector<Seen> seen(3);
+  std::vector<double> seconds(3, 0);
+  const auto body = [&](size_t r) {
+    Rank rank(*ranks[r]);
+    if (r == 1) return;  // made its layer, never comes to forward
+    const auto start = std::chrono::steady_clock::now();
+    seen[r].forward = message_of([&] { rank.layer->forward(rank.args()); }, seen[r].code);
+    seen[r].wait = message_of([&] { rank.layer->wait(); }, seen[r].code);
+    seconds[r] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    seen[r].poisoned = rank.poisoned();
+    EXPECT_THROW(rank.layer->forward(rank.args()), Error);  // the communicator stays over
+    EXPECT_THROW(rank.layer->wait(), Error);
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (size_t r = 0; r < 3; ++r) threads.emplace_back(body, r);
+  }
+  for (const size_t r : {0u, 2u}) {
+    EXPECT_EQ(seen[r].forward, "");
+    EXPECT_NE(seen[r].wait.find("rank 1 did not come within 300 ms"), std::string::npos)
+        << seen[r].wait;
+    EXPECT_EQ(seen[r].code, static_cast<int>(Errc::Transport));
+    EXPECT_TRUE(seen[r].poisoned);
+    EXPECT_LT(seconds[r], 20.0);
+  }
+  // The process goes on: a new communicator works.
+  run_local_ranks(3, [](Communicator& comm) {
+    Rank rank(comm);
+    rank.layer->forward(rank.args());
+    rank.layer->wait();
+    if (!rank.finite()) throw Error(Errc::Transport, "not finite");
+  });
+}
+
+TEST(Create, FailsOnEveryRankWhenOneRanksWeightsAreWrong) {
+  std::vector<std::string> messages(3);
+  run_local_ranks(3, [&](Communicator& comm) {
+    const auto config = small_config();
+    auto weights = random_weights(config, 3, comm.rank(), 1);
+    if (comm.rank() == 2) weights.experts.order = GateUpOrder::Unset;
+    int code = 0;
+    messages[static_cast<size_t>(comm.rank())] =
+        message_of([&] { MoeLayer::create(config, weights, comm, small_options()); }, code);
+    EXPECT_EQ(code, static_cast<int>(Errc::ShapeMismatch));
+  });
+  EXPECT_EQ(messages[0],
+            "create: rank 2 refused its arguments (ShapeMismatch). See the error thrown there.");
+  EXPECT_EQ(messages[1], messages[0]);
+  EXPECT_NE(messages[2].find("w1 order is unset"), std::string::npos) << messages[2];
+}
+
+TEST(Create, FailsOnEveryRankWhenOptionsDiffer) {
+  std::vector<std::string> messages(2);
+  run_local_ranks(2, [&](Communicator& comm) {
+    auto options = small_options();
+    options.max_tokens = 16 + comm.rank();
+    int code = 0;
+    messages[static_cast<size_t>(comm.rank())] = message_of(
+        [&] {
+          MoeLayer::create(small_config(), random_weights(small_config(), 2, comm.rank(), 1), comm,
+                           options);
+        },
+        code);
+  });
+  EXPECT_NE(messages[0].find("config or options of rank 1 differ"), std::string::npos)
+      << messages[0];
+  EXPECT_EQ(messages[1], messages[0]);
+}
+
+TEST(Create, NamesExpertsAndRanksThatDoNotDivide) {
+  run_local_ranks(5, [&](Communicator& comm) {
+    int code = 0;
+    const auto message = message_of(
+        [&] {
+          MoeLayer::create(small_config(), random_weights(small_config(), 1, 0, 1), comm,
+                           small_options());
+        },
+        code);
+    EXPECT_NE(message.find("E=24, P=5"), std::string::npos) << message;
+  });
+}
+
+TEST(Create, RefusesAMaskedWorkspaceThatIsTooLargeWithItsBytes) {
+  auto options = small_options("masked");
+  options.max_tokens = 4096;
+  options.workspace_limit_bytes = 1 << 20;
+  int code = 0;
+  const auto message = message_of(
+      [&] { MoeLayer::create(small_config(), random_weights(small_config(), 1, 0, 1), options); },
+      code);
+  EXPECT_EQ(code, static_cast<int>(Errc::Unsupported));
+  EXPECT_NE(message.find("the workspace is within the limit (saw "), std::string::npos) << message;
+  options.strategy = "hybrid";  // masked only up to its threshold
+  options.workspace_limit_bytes = 16 << 20;
+  MoeLayer::create(small_config(), random_weights(small_config(), 1, 0, 1), options);
+}
+
+}  // namespace
+}  // namespace switchyard
