@@ -70,10 +70,10 @@ std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const Strategy
   };
   switch (kind) {
     case DispatcherKind::Local:
-      all.push_back(
-          condition("one rank, or every rank holds all tokens (tp = P) and use_all_gather is on",
-                    r.num_ranks == 1 || (r.tp_size == r.num_ranks && r.use_all_gather),
-                    "P=", r.num_ranks, ", tp=", r.tp_size, ", use_all_gather=", r.use_all_gather));
+      all.push_back(condition(
+          "one rank, or every rank holds all tokens (tp = P) and use_all_gather is on",
+          r.num_ranks == 1 || (r.tp_size == r.num_ranks && r.use_all_gather), "P=", r.num_ranks,
+          ", tp=", r.tp_size, ", use_all_gather=", r.use_all_gather ? "on" : "off"));
       break;
     case DispatcherKind::Normal:
     case DispatcherKind::AllGather:

@@ -1,0 +1,12 @@
+// bench/no_openblas.cc -- built where no BLAS is installed: the column says so.
+#include "openblas.h"
+
+namespace switchyard::bench {
+
+bool have_sgemm() {
+  return false;
+}
+void set_sgemm_threads(int) {}
+void sgemm(float*, const float*, const float*, int64_t, int64_t, int64_t) {}
+
+}  // namespace switchyard::bench

@@ -1,0 +1,14 @@
+// bench/openblas.h -- the rival: sgemm of the BLAS that is installed.
+#pragma once
+
+#include <cstdint>
+
+namespace switchyard::bench {
+
+// False when the benchmark was built without a BLAS.
+bool have_sgemm();
+void set_sgemm_threads(int num_threads);
+// d [m, n] = a [m, k] * b [n, k]^T, fp32, row-major.
+void sgemm(float* d, const float* a, const float* b, int64_t m, int64_t n, int64_t k);
+
+}  // namespace switchyard::bench

@@ -1,0 +1,276 @@
+// cli/check_command.cc -- switchyard check: the product verifies itself on this machine, against
+// float64.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <random>
+
+#include "commands.h"
+#include "console.h"
+#include "layer_options.h"
+#include "rows.h"
+#include "switchyard/oracle.h"
+
+namespace switchyard::cli {
+namespace {
+
+struct CheckArguments {
+  std::string device = "cpu";
+  uint64_t seed = 0;
+  bool json = false;
+};
+
+constexpr double kTolerance = 4e-3, kRowTolerance = 2e-2;
+
+enum class Skew { Balanced, Zipf, OneHot, EmptyExperts, NoExpert };
+
+// What one line checks: one layer on one routing, over ranks and strategies.
+struct Case {
+  std::string name;
+  MoeConfig config;
+  int64_t tokens = 0;
+  Skew skew = Skew::Balanced;
+  bool by_gate = false;  // the layer's gate chooses instead of given ids
+};
+
+struct Result {
+  double rel_error = 0, max_row_error = 0;
+  std::string failure;  // empty: good
+};
+
+MoeConfig shape(int64_t h, int64_t i, int64_t e, int64_t k) {
+  MoeConfig c;
+  c.hidden = h;
+  c.intermediate = i;
+  c.num_experts = e;
+  c.top_k = k;
+  return c;
+}
+
+std::vector<Case> shapes_and_skews() {
+  std::vector<Case> all;
+  const std::pair<Skew, const char*> skews[] = {{Skew::Balanced, "balanced"},
+                                                {Skew::Zipf, "Zipf"},
+                                                {Skew::OneHot, "one hot expert"},
+                                                {Skew::EmptyExperts, "empty experts"},
+                                                {Skew::NoExpert, "no expert at all"}};
+  for (const auto& c :
+       {shape(64, 96, 4, 1), shape(704, 96, 8, 2), shape(256, 704, 60, 10), shape(2880, 64, 16, 4)})
+    for (const auto& [skew, word] : skews)
+      all.push_back({fmt::format("H {} I {} E {} K {}, {}", c.hidden, c.intermediate, c.num_experts,
+                                 c.top_k, word),
+                     c, 37, skew});
+  for (const int64_t t : {0, 1, 3, 129})
+    all.push_back({fmt::format("{} tokens", t), shape(128, 64, 8, 2), t});
+  return all;
+}
+
+std::vector<Case> gates_and_activations() {
+  const MoeConfig base = shape(128, 64, 16, 4);
+  std::vector<Case> all;
+  const auto add = [&](const char* name, auto change) {
+    Case c{name, base, 33, Skew::Balanced, true};
+    change(c.config);
+    all.push_back(std::move(c));
+  };
+  add("softmax then top-k", [](MoeConfig&) {});
+  add("softmax then top-k, renormalised", [](MoeConfig& c) { c.gate.renormalize = true; });
+  add("top-k then softmax, biases, clamped SwiGLU", [](MoeConfig& c) {
+    c.gate.scoring = Scoring::SoftmaxOfTopK;
+    c.activation.kind = ActivationKind::ClampedSwiglu;
+    c.expert_bias = c.router_bias = true;
+  });
+  add("sigmoid with correction bias in groups, shared expert", [](MoeConfig& c) {
+    c.gate.scoring = Scoring::Sigmoid;
+    c.gate.correction_bias = c.gate.renormalize = true;
+    c.gate.num_groups = 4;
+    c.gate.num_groups_kept = 2;
+    c.gate.scale = 2.5f;
+    c.shared.intermediate = 96;
+  });
+  add("softmax in groups by their maximum", [](MoeConfig& c) {
+    c.gate.num_groups = 4;
+    c.gate.num_groups_kept = 2;
+    c.gate.group_score = GroupScore::Max;
+  });
+  add("sigmoid top-1, weight on the input", [](MoeConfig& c) {
+    c.gate.scoring = Scoring::Sigmoid;
+    c.top_k = 1;
+    c.router_weight_on_input = true;
+    c.shared.intermediate = 64;
+  });
+  add("sparse mixer", [](MoeConfig& c) {
+    c.gate.scoring = Scoring::SparseMixer;
+    c.top_k = 2;
+  });
+  add("gated shared expert, GELU", [](MoeConfig& c) {
+    c.activation.kind = ActivationKind::GeluGated;
+    c.shared = {64, true};
+  });
+  add("GELU by tanh", [](MoeConfig& c) { c.activation.kind = ActivationKind::GeluTanhGated; });
+  add("squared ReLU without a gate",
+      [](MoeConfig& c) { c.activation.kind = ActivationKind::Relu2; });
+  return all;
+}
+
+struct Routing {
+  std::vector<int32_t> ids;
+  std::vector<float> weights;
+};
+
+// Distinct experts per token, by weights that fall as `skew` says.
+Routing route(const Case& c, uint64_t seed) {
+  std::mt19937_64 rng(seed);
+  std::exponential_distribution<double> noise(1.0);
+  std::uniform_real_distribution<float> weight(0.1f, 1.0f);
+  const auto e = static_cast<size_t>(c.config.num_experts);
+  std::vector<int32_t> order(e);
+  std::vector<double> key(e);
+  Routing r;
+  for (int64_t t = 0; t < c.tokens; ++t) {
+    for (size_t i = 0; i < e; ++i) {
+      double popularity = 1;
+      if (c.skew == Skew::Zipf) popularity = 1.0 / static_cast<double>(i + 1);
+      if (c.skew == Skew::OneHot && i == e / 2) popularity = 1e9;
+      if (c.skew == Skew::EmptyExperts && i >= static_cast<size_t>(c.config.top_k))
+        popularity = 1e-9;
+      key[i] = noise(rng) / popularity;
+    }
+    std::iota(order.begin(), order.end(), 0);
+    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return key[static_cast<size_t>(a)] < key[static_cast<size_t>(b)];
+    });
+    for (int64_t k = 0; k < c.config.top_k; ++k) {
+      r.ids.push_back(c.skew == Skew::NoExpert ? -1 : order[static_cast<size_t>(k)]);
+      r.weights.push_back(weight(rng));
+    }
+  }
+  return r;
+}
+
+struct Problem {
+  Rows hidden;
+  Routing routing;
+  std::vector<double> expected;
+};
+
+Problem make_problem(const Case& c, uint64_t seed) {
+  Problem p{random_rows(c.tokens, c.config.hidden, seed), route(c, seed + 1), {}};
+  p.expected.resize(static_cast<size_t>(c.tokens * c.config.hidden));
+  const auto weights = random_weights(c.config, 1, 0, seed + 2);
+  const Tensor expected(p.expected.data(), {c.tokens, c.config.hidden});
+  if (c.by_gate) {
+    oracle_forward(expected, c.config, weights, p.hidden.view());
+  } else {
+    const Shape slots{c.tokens, c.config.top_k};
+    oracle_forward(expected, c.config, weights, p.hidden.view(),
+                   ConstTensor(std::as_const(p.routing.ids).data(), slots),
+                   ConstTensor(std::as_const(p.routing.weights).data(), slots));
+  }
+  return p;
+}
+
+// The last of several ranks gets no tokens.
+Rows run_layer(const Case& c, const Problem& p, int num_ranks, const std::string& strategy,
+               uint64_t seed) {
+  Rows out(c.tokens, c.config.hidden);
+  std::memset(out.view().data, 0xff,
+              static_cast<size_t>(out.view().bytes()));  // NaN: what is not written shows
+  run_local_ranks(num_ranks, [&](Communicator& comm) {
+    const int64_t parts = std::max(1, num_ranks - 1);
+    const int64_t begin = comm.rank() < parts ? c.tokens * comm.rank() / parts : c.tokens;
+    const int64_t end = comm.rank() < parts ? c.tokens * (comm.rank() + 1) / parts : c.tokens;
+    LayerOptions options;
+    options.max_tokens = c.tokens;
+    options.strategy = strategy;
+    options.num_threads = 1;
+    auto layer = MoeLayer::create(
+        c.config, random_weights(c.config, num_ranks, comm.rank(), seed + 2), comm, options);
+    ForwardArgs args{.output = out.view().rows(begin, end - begin),
+                     .hidden = p.hidden.view().rows(begin, end - begin)};
+    if (!c.by_gate) {
+      const Shape slots{c.tokens, c.config.top_k};
+      args.ids = ConstTensor(p.routing.ids.data(), slots).rows(begin, end - begin);
+      args.weights = ConstTensor(p.routing.weights.data(), slots).rows(begin, end - begin);
+    }
+    layer->forward(args);
+    layer->wait();
+  });
+  return out;
+}
+
+bool same_bits(const Rows& a, const Rows& b) {
+  return std::memcmp(a.view().data, b.view().data, static_cast<size_t>(a.view().bytes())) == 0;
+}
+
+// Every layout on one, two and four ranks, twice where it costs little.
+Result check_case(const Case& c, uint64_t seed) {
+  Result result;
+  const Problem p = make_problem(c, seed);
+  for (const int num_ranks : {1, 2, 4}) {
+    const Rows first = run_layer(c, p, num_ranks, "contiguous", seed);
+    const auto d =
+        compare(first.view(), ConstTensor(p.expected.data(), {c.tokens, c.config.hidden}));
+    result.rel_error = std::max(result.rel_error, d.rel_error);
+    result.max_row_error = std::max(result.max_row_error, d.max_row_error);
+    if (!(d.rel_error <= kTolerance && d.max_row_error <= kRowTolerance))
+      result.failure = fmt::format("{} ranks: error {:.3e}, row {} {:.3e}", num_ranks, d.rel_error,
+                                   d.worst_row, d.max_row_error);
+    for (const std::string strategy : {"contiguous", "masked", "hybrid", "all_gather+contiguous"})
+      if ((num_ranks > 1 || !strategy.starts_with("all")) &&
+          !same_bits(run_layer(c, p, num_ranks, strategy, seed), first))
+        result.failure =
+            fmt::format("{} on {} ranks: other bits than contiguous", strategy, num_ranks);
+  }
+  return result;
+}
+
+int check(const CheckArguments& a) {
+  device_from(a.device);
+  auto cases = shapes_and_skews();
+  for (auto& c : gates_and_activations()) cases.push_back(std::move(c));
+  nlohmann::json lines = nlohmann::json::array();
+  int64_t num_failed = 0;
+  if (!a.json)
+    fmt::print("{:<56}  {:>9}  {:>9}\n", "each on 1, 2, 4 ranks and in every layout", "error",
+               "worst row");
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const Result r = check_case(cases[i], a.seed + 1000 * i);
+    num_failed += !r.failure.empty();
+    if (a.json)
+      lines.push_back({{"name", cases[i].name},
+                       {"rel_error", r.rel_error},
+                       {"max_row_error", r.max_row_error},
+                       {"failure", r.failure}});
+    else
+      fmt::print("{:<56}  {:9.2e}  {:9.2e}  {}\n", cases[i].name, r.rel_error, r.max_row_error,
+                 r.failure.empty() ? "ok" : "FAIL " + r.failure);
+    std::fflush(stdout);
+  }
+  const auto num_good = static_cast<int64_t>(cases.size()) - num_failed;
+  if (a.json)
+    fmt::print("{}\n",
+               nlohmann::json{{"good", num_good}, {"failed", num_failed}, {"lines", lines}}.dump());
+  else
+    fmt::print("{} good, {} failed (tolerance {:g}, rows {:g}; same bits in every layout)\n",
+               num_good, num_failed, kTolerance, kRowTolerance);
+  return num_failed == 0 ? kGood : kFailed;
+}
+
+}  // namespace
+
+Command add_check(CLI::App& app) {
+  auto a = std::make_shared<CheckArguments>();
+  auto& c = *app.add_subcommand("check", "Verify this build on this machine against float64");
+  c.add_option("--device", a->device, "cpu or cuda");
+  c.add_option("--seed", a->seed, "Of inputs, weights and routing");
+  c.add_flag("--json", a->json, "Print one JSON object");
+  c.footer("Example:\n  switchyard check && echo this build computes what it should");
+  return [a] { return check(*a); };
+}
+
+}  // namespace switchyard::cli

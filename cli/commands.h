@@ -1,0 +1,25 @@
+// cli/commands.h -- the subcommands. Each registers its options; the returned function runs it and
+// gives the exit code. Errors leave as exceptions; main.cc turns them into one line and a code.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <stdexcept>
+
+namespace switchyard::cli {
+
+inline constexpr int kGood = 0, kFailed = 1, kBadInput = 2;
+
+// Wrong usage that CLI11 cannot see: exit 2.
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+using Command = std::function<int()>;
+Command add_run(CLI::App& app);
+Command add_models(CLI::App& app);
+Command add_explain(CLI::App& app);
+Command add_check(CLI::App& app);
+Command add_bench(CLI::App& app);
+
+}  // namespace switchyard::cli

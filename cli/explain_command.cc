@@ -1,0 +1,141 @@
+// cli/explain_command.cc -- switchyard explain: every strategy, every condition, the value it saw.
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "console.h"
+#include "layer_options.h"
+#include "switchyard/strategy.h"
+
+namespace switchyard::cli {
+namespace {
+
+struct ExplainArguments {
+  LayerSource source;
+  RunOptions run;
+  int64_t tokens = 4096;
+  bool low_latency = false;
+  bool json = false;
+};
+
+StrategyRequest request_of(const ExplainArguments& a) {
+  StrategyRequest r;
+  r.config = a.source.config();
+  r.num_ranks = a.run.ranks;
+  r.tp_size = a.run.tp_size;
+  r.max_tokens = a.tokens;
+  r.masked_max_tokens = a.run.masked_max_tokens;
+  r.alignment = a.run.alignment;
+  r.allow_repeated_experts = a.run.allow_repeated_experts;
+  r.use_low_latency = a.low_latency;
+  r.device = describe_device(a.run.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu);
+  r.name = a.run.strategy;
+  return r;
+}
+
+struct Choice {
+  Strategy strategy;
+  std::string error;  // why there is none
+};
+
+Choice choose(const StrategyRequest& request) {
+  try {
+    return {choose_strategy(request), ""};
+  } catch (const Error& e) {
+    return {{}, e.what()};
+  }
+}
+
+nlohmann::json json_of(const Strategy& s) {
+  nlohmann::json conditions = nlohmann::json::array();
+  for (const auto& c : s.conditions) conditions.push_back({{"text", c.text}, {"holds", c.holds}});
+  return {{"name", s.name},
+          {"provider", provider_name(s.provider)},
+          {"holds", s.holds()},
+          {"opt_in", s.opt_in},
+          {"provided", s.provided},
+          {"note", s.note},
+          {"workspace_bytes", s.workspace_bytes},
+          {"predicted_us", s.predicted_us},
+          {"conditions", conditions}};
+}
+
+void print_json(const std::vector<Strategy>& all, const Choice& choice) {
+  nlohmann::json strategies = nlohmann::json::array(), names = nlohmann::json::array();
+  for (const auto& s : all) strategies.push_back(json_of(s));
+  for (const auto& n : strategy_names())
+    names.push_back({{"name", n.name}, {"means", n.canonical}, {"kind", n.kind}, {"note", n.note}});
+  const bool chosen = choice.error.empty();
+  const nlohmann::json json = {
+      {"chosen", chosen ? nlohmann::json(choice.strategy.name) : nlohmann::json()},
+      {"reason", chosen ? choice.strategy.reason : choice.error},
+      {"strategies", strategies},
+      {"names", names}};
+  fmt::print("{}\n", json.dump());
+}
+
+void print_strategy(const Strategy& s) {
+  fmt::print("\n{}: {}{}\n", s.name,
+             s.holds()    ? "can run"
+             : s.provided ? "cannot run"
+                          : s.note,
+             s.opt_in ? ", by name only (opt-in)" : "");
+  if (s.workspace_bytes >= 0)
+    fmt::print("  workspace {}, predicted {:.0f} us, GEMMs by {}\n",
+               human_bytes(static_cast<double>(s.workspace_bytes)), s.predicted_us,
+               provider_name(s.provider));
+  for (const auto& c : s.conditions) fmt::print("  {}  {}\n", c.holds ? "ok   " : "FAILS", c.text);
+}
+
+void print_names() {
+  fmt::print("\nnames that --strategy takes:\n");
+  Table table({"<  name", "<means", "<kind", "<note"});
+  for (const auto& n : strategy_names()) table.add({"  " + n.name, n.canonical, n.kind, n.note});
+  fmt::print("{}", table.text());
+}
+
+int explain(ExplainArguments& a) {
+  if (a.run.device != "cpu" && a.run.device != "cuda")
+    device_from(a.run.device);  // refuses other words
+  if (a.run.ranks < 1) throw UsageError(fmt::format("--ranks={}, need at least 1", a.run.ranks));
+  if (!a.source.given()) throw UsageError("need either --model DIR --layer N or --preset NAME");
+  a.source.open();
+  const auto request = request_of(a);
+  const auto all = evaluate_strategies(request);
+  const Choice choice = choose(request);
+  const int code = choice.error.empty() ? kGood : kFailed;
+  if (a.json) {
+    print_json(all, choice);
+    return code;
+  }
+  fmt::print(
+      "layer   {}\n        {}\ndevice  {} ({})\nranks   {}, tp {}, at most {} tokens a rank\n",
+      a.source.name(), describe(a.source.config()), a.run.device, request.device.name, a.run.ranks,
+      a.run.tp_size, a.tokens);
+  if (choice.error.empty())
+    fmt::print("chosen  {}: {}\n", choice.strategy.name, choice.strategy.reason);
+  else
+    fmt::print("chosen  none: {}\n", choice.error);
+  for (const auto& warning : choice.strategy.warnings) fmt::print("note    {}\n", warning);
+  for (const auto& s : all) print_strategy(s);
+  print_names();
+  return code;
+}
+
+}  // namespace
+
+Command add_explain(CLI::App& app) {
+  auto a = std::make_shared<ExplainArguments>();
+  auto& c = *app.add_subcommand(
+      "explain", "Show every strategy, its conditions with the values they saw, and the choice");
+  a->source.add_options(c);
+  a->run.add_options(c);
+  c.add_option("--max-tokens,--tokens", a->tokens, "Capacity: tokens of a rank in one call");
+  c.add_flag("--low-latency", a->low_latency, "Ask for the low-latency dispatcher");
+  c.add_flag("--json", a->json, "Print one JSON object");
+  c.footer("Example:\n  switchyard explain --preset deepseek-v3 --ranks 8 --tokens 128");
+  return [a] { return explain(*a); };
+}
+
+}  // namespace switchyard::cli

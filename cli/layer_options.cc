@@ -1,0 +1,135 @@
+// cli/layer_options.cc
+#include "layer_options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "commands.h"
+
+namespace switchyard::cli {
+
+void LayerSource::add_options(CLI::App& command) {
+  command.add_option("--model", model_, "Folder of a checkpoint: config.json and safetensors")
+      ->type_name("DIR");
+  command.add_option("--layer", layer_, "Layer of the model (see `switchyard models`)")
+      ->type_name("N");
+  command
+      .add_option("--config", layer_json_,
+                  "Describes the layer by hand where the family is unknown (docs/checkpoints.md)")
+      ->type_name("layer.json");
+  command
+      .add_option("--preset", preset_,
+                  "Instead of --model: a known model's shape with random weights")
+      ->type_name("NAME");
+  command.add_option("--ep-size", ep_size_,
+                     "With --preset: the share of one of N expert-parallel ranks. Its E/N experts "
+                     "stand alone, and "
+                     "all K experts of a token are among them: what a rank sees after dispatch");
+  command.add_option("--ep-rank", ep_rank_, "With --ep-size: which share, 0 to N-1");
+}
+
+void LayerSource::open() {
+  if (model_.empty() == preset_.empty())
+    throw UsageError("need either --model DIR or --preset NAME");
+  if (!preset_.empty()) return open_preset();
+  if (ep_size_ != 1 || ep_rank_ != 0)
+    throw UsageError("--ep-size and --ep-rank go with --preset; say --ranks with --model");
+  checkpoint_ = Checkpoint::open(model_, layer_json_);
+  if (layer_ < 0)
+    throw UsageError(
+        fmt::format("--layer is missing; `switchyard models --model {}` lists them", model_));
+  config_ = checkpoint_->config(layer_);
+}
+
+void LayerSource::open_preset() {
+  if (!layer_json_.empty() || layer_ >= 0) throw UsageError("--layer and --config go with --model");
+  config_ = find_preset(preset_).config;
+  if (ep_size_ < 1 || config_.num_experts % ep_size_ != 0)
+    throw UsageError(fmt::format("--ep-size={}, must divide the {} experts of {}", ep_size_,
+                                 config_.num_experts, preset_));
+  if (ep_rank_ < 0 || ep_rank_ >= ep_size_)
+    throw UsageError(fmt::format("--ep-rank={}, need 0 to {}", ep_rank_, ep_size_ - 1));
+  if (ep_size_ == 1) return;
+  config_.num_experts /= ep_size_;
+  config_.top_k = std::min(config_.top_k, config_.num_experts);
+  config_.gate.num_groups = config_.gate.num_groups_kept = 1;  // groups are a rule over all experts
+  weight_seed_ = static_cast<uint64_t>(ep_rank_);
+}
+
+std::string LayerSource::name() const {
+  if (preset_.empty())
+    return fmt::format("{} layer {} of {}", checkpoint_->family(), layer_, model_);
+  if (ep_size_ == 1) return fmt::format("preset {}, random weights", preset_);
+  return fmt::format("preset {}, share {} of {}, random weights", preset_, ep_rank_, ep_size_);
+}
+
+std::string LayerSource::module_path() const {
+  return checkpoint_ ? checkpoint_->module_path(layer_) : "";
+}
+
+LayerWeights LayerSource::weights(int num_ranks, int rank, const Progress& progress) const {
+  if (checkpoint_) return checkpoint_->load_layer(layer_, num_ranks, rank, progress);
+  return random_weights(config_, num_ranks, rank, weight_seed_);
+}
+
+void LayerSource::check_memory(int num_ranks, size_t workspace_bytes) const {
+  const double weights = static_cast<double>(weight_bytes(config_, num_ranks)) * num_ranks;
+  const double all = weights + static_cast<double>(workspace_bytes) * num_ranks;
+  const double memory = describe_device(DeviceKind::Cpu).memory_bytes;
+  if (all > memory)
+    throw Error(
+        Errc::Unsupported,
+        fmt::format("{}: bytes={:.0f} ({:.0f} of weights), this machine has {:.0f}. Use {}.",
+                    name(), all, weights, memory,
+                    preset_.empty() ? "fewer tokens" : "--ep-size or fewer tokens"));
+}
+
+void RunOptions::add_options(CLI::App& command) {
+  command
+      .add_option("--ranks", ranks, "Ranks that own the experts together; threads of this process")
+      ->type_name("R");
+  command.add_option("--tp-size", tp_size, "Consecutive ranks that hold the same tokens");
+  command.add_option("--device", device, "cpu or cuda")->type_name("NAME");
+  command
+      .add_option(
+          "--strategy,--moe_strategy", strategy,
+          "auto, [dispatcher+]executor such as normal+masked, or a name of the reference system "
+          "(`switchyard explain` lists them)")
+      ->envname("MOE_STRATEGY")
+      ->type_name("NAME");
+  command
+      .add_option("--masked-max-tokens,--masked_max_token_num", masked_max_tokens,
+                  "hybrid: masked layout up to this many rows")
+      ->envname("MASKED_MAX_TOKEN_NUM");
+  command.add_option("--alignment", alignment,
+                     "contiguous: rows of an expert are padded to a multiple");
+  command.add_option("--threads", threads, "Threads of each rank; 0: cores / ranks");
+  command.add_flag("--allow-repeated-experts", allow_repeated_experts,
+                   "A token's ids may repeat (larger masked buffers)");
+}
+
+LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
+  LayerOptions o;
+  o.max_tokens = max_tokens;
+  o.strategy = strategy;
+  o.device = device_from(device);
+  o.masked_max_tokens = masked_max_tokens;
+  o.alignment = alignment;
+  o.allow_repeated_experts = allow_repeated_experts;
+  o.tp_size = tp_size;
+  o.num_threads = threads;
+  return o;
+}
+
+DeviceKind device_from(const std::string& name) {
+  if (name == "cpu") return DeviceKind::Cpu;
+  if (name != "cuda") throw UsageError(fmt::format("--device={}, need cpu or cuda", name));
+  const auto& device = describe_device(DeviceKind::Cuda);
+  if (!device.available)
+    throw UsageError(fmt::format("--device=cuda, {}. Use --device cpu", device.unavailable_reason));
+  return DeviceKind::Cuda;
+}
+
+}  // namespace switchyard::cli

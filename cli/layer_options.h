@@ -1,0 +1,59 @@
+// cli/layer_options.h -- options that several subcommands share: which layer, and how it runs.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "switchyard/checkpoint.h"
+#include "switchyard/layer.h"
+
+namespace switchyard::cli {
+
+// Which layer: a checkpoint's, or a preset's shape with random weights.
+class LayerSource {
+ public:
+  void add_options(CLI::App& command);
+
+  // Opens the checkpoint or finds the preset. Throws Error or UsageError.
+  void open();
+  bool given() const { return !model_.empty() || !preset_.empty(); }
+
+  const MoeConfig& config() const { return config_; }
+  std::string name() const;
+  // "model.layers.1.mlp"; empty for a preset.
+  std::string module_path() const;
+  LayerWeights weights(int num_ranks, int rank, const Progress& progress) const;
+  // Throws Unsupported with the bytes if weights and workspaces of all ranks exceed the memory.
+  void check_memory(int num_ranks, size_t workspace_bytes) const;
+
+ private:
+  void open_preset();
+
+  std::string model_, layer_json_, preset_;
+  int64_t layer_ = -1;
+  int64_t ep_size_ = 1, ep_rank_ = 0;
+  uint64_t weight_seed_ = 0;
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  MoeConfig config_;
+};
+
+// How it runs.
+struct RunOptions {
+  int ranks = 1;
+  int tp_size = 1;
+  std::string device = "cpu";
+  std::string strategy = "auto";
+  int64_t masked_max_tokens = 256;
+  int64_t alignment = 1;
+  int threads = 0;
+  bool allow_repeated_experts = false;
+
+  void add_options(CLI::App& command);
+  LayerOptions layer_options(int64_t max_tokens) const;
+};
+
+DeviceKind device_from(const std::string& name);
+
+}  // namespace switchyard::cli

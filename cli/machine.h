@@ -1,0 +1,14 @@
+// cli/machine.h -- what this machine can do at most, measured: the floors that times stand beside.
+#pragma once
+
+namespace switchyard::cli {
+
+struct MachineRates {
+  double read_gbps = 0;   // streaming reads, all threads
+  double fma_gflops = 0;  // fp32 multiply-adds in registers, all threads
+};
+
+// Takes about half a second.
+MachineRates measure_machine(int num_threads);
+
+}  // namespace switchyard::cli

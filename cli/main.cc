@@ -1,0 +1,76 @@
+// cli/main.cc -- switchyard: runs, explains and verifies MoE layers.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "commands.h"
+#include "switchyard/error.h"
+
+namespace switchyard::cli {
+namespace {
+
+int complain(int code, std::string message) {
+  for (char& c : message)
+    if (c == '\n') c = ' ';
+  std::fputs(fmt::format("switchyard: {}\n", message).c_str(), stderr);
+  return code;
+}
+
+// What the user gave is wrong: 2. What was asked for went wrong: 1.
+int exit_code(Errc code) {
+  switch (code) {
+    case Errc::ShapeMismatch:
+    case Errc::Misaligned:
+    case Errc::Unsupported:
+    case Errc::BadFile: return kBadInput;
+    case Errc::Cuda:
+    case Errc::Transport:
+    case Errc::BadRouting: break;
+  }
+  return kFailed;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app{
+      "Switchyard runs the expert part of Mixture-of-Experts layers, explains what it chose and "
+      "checks itself."};
+  app.set_version_flag("--version", SWITCHYARD_VERSION);
+  app.require_subcommand(1);
+  app.footer(
+      "Start with:  switchyard check\n"
+      "then:        switchyard run --preset olmoe-1b-7b --tokens 64 --ranks 2\n"
+      "Exit codes: 0 good, 1 mismatch or failure, 2 wrong usage or bad input.");
+  std::vector<std::pair<CLI::App*, Command>> commands;
+  for (const auto add : {add_run, add_models, add_explain, add_check, add_bench}) {
+    Command command = add(app);
+    commands.emplace_back(app.get_subcommands({}).back(), std::move(command));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {  // --help, --version
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    return complain(kBadInput, fmt::format("{} (see switchyard --help)", e.what()));
+  }
+  for (const auto& [subcommand, command] : commands)
+    if (subcommand->parsed()) return command();
+  return kBadInput;
+}
+
+}  // namespace
+}  // namespace switchyard::cli
+
+int main(int argc, char** argv) {
+  using namespace switchyard;
+  try {
+    return cli::run(argc, argv);
+  } catch (const Error& e) {
+    return cli::complain(cli::exit_code(e.code()), e.what());
+  } catch (const cli::UsageError& e) {
+    return cli::complain(cli::kBadInput, e.what());
+  } catch (const std::exception& e) {
+    return cli::complain(cli::kFailed, e.what());
+  }
+}

@@ -1,0 +1,50 @@
+// cli/rows.cc
+#include "rows.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <random>
+
+#include "commands.h"
+
+namespace switchyard::cli {
+
+AlignedMemory::AlignedMemory(size_t bytes) : bytes_(bytes) {
+  constexpr size_t kAlign = Workspace::kAlignment;
+  memory_.reset(std::aligned_alloc(kAlign, (bytes / kAlign + 1) * kAlign), std::free);
+  if (memory_ == nullptr) throw std::bad_alloc();
+}
+
+Rows::Rows(int64_t num_rows, int64_t hidden)
+    : num_rows_(num_rows),
+      hidden_(hidden),
+      memory_(static_cast<size_t>(num_rows * hidden) * sizeof(Bf16)) {}
+
+Rows random_rows(int64_t num_rows, int64_t hidden, uint64_t seed) {
+  Rows rows(num_rows, hidden);
+  std::mt19937_64 rng(seed);
+  for (int64_t i = 0; i < num_rows * hidden; ++i)
+    rows.view().as<Bf16>()[i] =
+        Bf16(static_cast<float>(static_cast<int64_t>(rng() >> 40)) * 0x1p-23f - 1.0f);
+  return rows;
+}
+
+Rows read_rows(const TensorFile& file, const std::string& name, int64_t hidden) {
+  const TensorEntry* entry = file.find(name);
+  if (entry == nullptr) file.tensor(name);  // throws, with the nearest name
+  const bool fits = entry->dtype == "BF16" && entry->shape.size() == 2 && entry->shape[1] == hidden;
+  if (!fits) {
+    std::string shape;
+    for (const int64_t d : entry->shape) shape += fmt::format("{}{}", shape.empty() ? "" : ", ", d);
+    throw UsageError(fmt::format("{}: tensor {} is {} [{}], need BF16 [T, {}]",
+                                 file.path().string(), name, entry->dtype, shape, hidden));
+  }
+  Rows rows(entry->shape[0], hidden);
+  std::memcpy(rows.view().data, entry->bytes.data(), entry->bytes.size());
+  return rows;
+}
+
+}  // namespace switchyard::cli

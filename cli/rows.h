@@ -1,0 +1,42 @@
+// cli/rows.h -- bf16 rows that the CLI owns, aligned as layers want them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "switchyard/safetensors.h"
+#include "switchyard/tensor.h"
+
+namespace switchyard::cli {
+
+class AlignedMemory {
+ public:
+  explicit AlignedMemory(size_t bytes);
+  void* data() const { return memory_.get(); }
+  Workspace workspace() const { return {memory_.get(), bytes_}; }
+
+ private:
+  size_t bytes_;
+  std::shared_ptr<void> memory_;
+};
+
+class Rows {
+ public:
+  Rows(int64_t num_rows, int64_t hidden);
+  int64_t num_rows() const { return num_rows_; }
+  int64_t hidden() const { return hidden_; }
+  Tensor view() { return {memory_.data(), DType::Bf16, {num_rows_, hidden_}}; }
+  ConstTensor view() const { return {memory_.data(), DType::Bf16, {num_rows_, hidden_}}; }
+
+ private:
+  int64_t num_rows_, hidden_;
+  AlignedMemory memory_;
+};
+
+// Uniform in [-1, 1).
+Rows random_rows(int64_t num_rows, int64_t hidden, uint64_t seed);
+// A copy of tensor `name`. Throws UsageError unless it is bf16 [T, hidden].
+Rows read_rows(const TensorFile& file, const std::string& name, int64_t hidden);
+
+}  // namespace switchyard::cli

@@ -1,0 +1,276 @@
+// cli/run_command.cc -- switchyard run: one MoE block on real or random rows, over ranks.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "commands.h"
+#include "console.h"
+#include "layer_options.h"
+#include "rows.h"
+#include "switchyard/oracle.h"
+#include "switchyard/safetensors.h"
+
+namespace switchyard::cli {
+namespace {
+
+struct RunArguments {
+  LayerSource source;
+  RunOptions run;
+  std::string input, input_tensor, expect, expect_tensor, output, output_dtype = "bf16";
+  int64_t tokens = 64;
+  uint64_t seed = 0;
+  int64_t max_tokens = -1;
+  int repeat = 3;
+  double tolerance = 4e-3;
+  bool json = false;
+};
+
+struct RunResult {
+  Rows output;
+  Strategy strategy;
+  ForwardReport report;
+  std::vector<int64_t> expert_counts;
+  double time_us = 0;
+};
+
+void check_usage(const RunArguments& a) {
+  if (a.run.ranks < 1) throw UsageError(fmt::format("--ranks={}, need at least 1", a.run.ranks));
+  if (a.run.tp_size < 1 || a.run.ranks % a.run.tp_size != 0)
+    throw UsageError(
+        fmt::format("--tp-size={}, must divide --ranks={}", a.run.tp_size, a.run.ranks));
+  if (a.tokens < 0 || a.tokens > INT32_MAX)
+    throw UsageError(fmt::format("--tokens={}, need 0 to 2147483647", a.tokens));
+  if (a.repeat < 1) throw UsageError(fmt::format("--repeat={}, need at least 1", a.repeat));
+  if (!(a.tolerance >= 0))
+    throw UsageError(fmt::format("--tolerance={}, must not be negative", a.tolerance));
+  if (a.output_dtype != "bf16" && a.output_dtype != "f32")
+    throw UsageError(fmt::format("--output-dtype={}, need bf16 or f32", a.output_dtype));
+  if (!a.input_tensor.empty() && a.input.empty()) throw UsageError("--input-tensor needs --input");
+  if (!a.expect_tensor.empty() && a.expect.empty())
+    throw UsageError("--expect-tensor needs --expect");
+  if (!a.expect.empty() && a.input.empty())
+    throw UsageError("--expect needs --input: random rows have no expected output");
+  if (!a.output.empty()) {
+    const auto folder = std::filesystem::absolute(a.output).parent_path();
+    if (!std::filesystem::is_directory(folder))
+      throw UsageError(fmt::format("--output={}, its folder does not exist", a.output));
+    if (std::filesystem::is_directory(a.output))
+      throw UsageError(fmt::format("--output={}, is a folder", a.output));
+  }
+}
+
+// The tensor that was named, or the one that oracle files call by the layer's module path.
+std::string tensor_name(const std::string& given, const LayerSource& source, const char* suffix,
+                        const char* option) {
+  if (!given.empty()) return given;
+  if (source.module_path().empty()) throw UsageError(fmt::format("{} is missing", option));
+  return source.module_path() + suffix;
+}
+
+Rows read_input(const RunArguments& a) {
+  if (a.input.empty()) return random_rows(a.tokens, a.source.config().hidden, a.seed);
+  const auto file = TensorFile::open(a.input);
+  return read_rows(*file, tensor_name(a.input_tensor, a.source, ".input", "--input-tensor"),
+                   a.source.config().hidden);
+}
+
+struct Expected {
+  std::shared_ptr<const TensorFile> file;  // keeps the view alive
+  ConstTensor rows;
+};
+
+Expected read_expected(const RunArguments& a, int64_t num_tokens) {
+  if (a.expect.empty()) return {};
+  Expected e{TensorFile::open(a.expect), {}};
+  const auto name = tensor_name(a.expect_tensor, a.source, ".output_fp64", "--expect-tensor");
+  e.rows = e.file->tensor(name);
+  const Shape wanted{num_tokens, a.source.config().hidden};
+  const bool real =
+      e.rows.dtype == DType::F64 || e.rows.dtype == DType::F32 || e.rows.dtype == DType::Bf16;
+  if (e.rows.shape != wanted || !real)
+    throw UsageError(fmt::format("--expect: tensor {} in {} is no bf16, f32 or f64 [{}, {}]", name,
+                                 a.expect, wanted[0], wanted[1]));
+  return e;
+}
+
+void count_experts(MoeLayer& layer, ConstTensor hidden, std::vector<int64_t>& counts,
+                   std::mutex& mutex) {
+  const int64_t num_tokens = hidden.dim(0), top_k = layer.config().top_k;
+  std::vector<int32_t> ids(static_cast<size_t>(num_tokens * top_k));
+  std::vector<float> weights(ids.size());
+  const AlignedMemory workspace(layer.gate().workspace_bytes(num_tokens));
+  layer.gate().choose(Tensor(ids.data(), {num_tokens, top_k}),
+                      Tensor(weights.data(), {num_tokens, top_k}), hidden, workspace.workspace(),
+                      nullptr);
+  std::lock_guard lock(mutex);
+  for (const int32_t id : ids)
+    if (id >= 0) ++counts[static_cast<size_t>(id)];
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2),
+                   values.end());
+  return values[values.size() / 2];
+}
+
+RunResult execute(const RunArguments& a, const Rows& input) {
+  const int groups = a.run.ranks / a.run.tp_size;
+  const int64_t largest_share = (input.num_rows() + groups - 1) / groups;
+  const int64_t max_tokens = a.max_tokens >= 0 ? a.max_tokens : largest_share;
+  if (max_tokens < largest_share)
+    throw UsageError(
+        fmt::format("--max-tokens={}, a rank has {} tokens", max_tokens, largest_share));
+  const LayerOptions options = a.run.layer_options(max_tokens);
+  a.source.check_memory(a.run.ranks,
+                        MoeLayer::workspace_bytes(a.source.config(), a.run.ranks, options));
+
+  RunResult result{Rows(input.num_rows(), input.hidden()), {}, {}, {}, 0};
+  result.expert_counts.assign(static_cast<size_t>(a.source.config().num_experts), 0);
+  std::mutex mutex;
+  run_local_ranks(a.run.ranks, [&](Communicator& comm) {
+    const int group = comm.rank() / a.run.tp_size;
+    const int64_t begin = input.num_rows() * group / groups,
+                  end = input.num_rows() * (group + 1) / groups;
+    const bool keeps_output = comm.rank() % a.run.tp_size == 0;
+    const auto progress = comm.rank() == 0 ? progress_on_terminal("loading weights") : Progress{};
+    auto layer = MoeLayer::create(
+        a.source.config(), a.source.weights(comm.size(), comm.rank(), progress), comm, options);
+
+    const ConstTensor hidden = input.view().rows(begin, end - begin);
+    Rows own(keeps_output ? 0 : end - begin, input.hidden());
+    const Tensor output = keeps_output ? result.output.view().rows(begin, end - begin) : own.view();
+    if (keeps_output) count_experts(*layer, hidden, result.expert_counts, mutex);
+    std::vector<double> us;
+    for (int i = 0; i <= a.repeat; ++i) {  // the first one warms up
+      const auto start = std::chrono::steady_clock::now();
+      const auto report = layer->forward({.output = output, .hidden = hidden});
+      layer->wait();
+      us.push_back(
+          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
+              .count());
+      if (comm.rank() == 0) result.report = report;
+    }
+    if (comm.rank() != 0) return;
+    us.erase(us.begin());
+    result.time_us = median(us);
+    result.strategy = layer->strategy();
+  });
+  return result;
+}
+
+void write_output(const RunArguments& a, const Rows& output) {
+  if (a.output.empty()) return;
+  std::vector<float> wide;
+  ConstTensor tensor = output.view();
+  if (a.output_dtype == "f32") {
+    for (int64_t i = 0; i < tensor.count(); ++i)
+      wide.push_back(static_cast<float>(tensor.as<Bf16>()[i]));
+    tensor = ConstTensor(std::as_const(wide).data(), tensor.shape);
+  }
+  const NamedTensor named{"output", tensor};
+  write_safetensors(a.output, {&named, 1});
+}
+
+nlohmann::json number_or_null(bool present, double value) {
+  return present && std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(nullptr);
+}
+
+void print_json(const RunArguments& a, const RunResult& r, bool compared, const Difference& d,
+                bool good) {
+  const nlohmann::json json = {
+      {"strategy", r.strategy.name},
+      {"reason", r.strategy.reason},
+      {"layout", layout_name(r.report.layout)},
+      {"ranks", a.run.ranks},
+      {"tokens", r.output.num_rows()},
+      {"experts", a.source.config().num_experts},
+      {"time_us", r.time_us},
+      {"rel_error", number_or_null(compared, d.rel_error)},
+      {"max_row_error", number_or_null(compared, d.max_row_error)},
+      {"max_abs_error", number_or_null(compared, d.max_abs_error)},
+      {"tolerance", a.tolerance},
+      {"good", good},
+      {"expert_counts", r.expert_counts},
+      {"device", a.run.device},
+      {"layer", a.source.name()},
+  };
+  fmt::print("{}\n", json.dump());
+}
+
+void print_text(const RunArguments& a, const RunResult& r, bool compared, const Difference& d,
+                bool good) {
+  fmt::print("layer     {}\n          {}\n", a.source.name(), describe(a.source.config()));
+  fmt::print("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
+  fmt::print("layout    {}\n", describe(r.report));
+  fmt::print("ranks     {} on {}\ntokens    {}\n", a.run.ranks, a.run.device, r.output.num_rows());
+  fmt::print("experts   {}, tokens per expert:\n{}", a.source.config().num_experts,
+             bar_chart(r.expert_counts, "expert", 12));
+  fmt::print("time      {:.1f} us (median of {})\n", r.time_us, a.repeat);
+  if (!a.output.empty()) fmt::print("output    {} ({})\n", a.output, a.output_dtype);
+  if (compared)
+    fmt::print(
+        "error     {:.3e} relative to the expected output, worst row {:.3e}: {} (tolerance {:g})\n",
+        d.rel_error, d.max_row_error, good ? "good" : "MISMATCH", a.tolerance);
+}
+
+int run(RunArguments& a) {
+  check_usage(a);
+  device_from(a.run.device);
+  a.source.open();
+  const Rows input = read_input(a);
+  const Expected expected = read_expected(a, input.num_rows());
+  const RunResult result = execute(a, input);
+  for (const auto& warning : result.strategy.warnings)
+    std::fputs(fmt::format("switchyard: {}\n", warning).c_str(), stderr);
+
+  const bool compared = expected.rows.present();
+  const Difference d = compared ? compare(result.output.view(), expected.rows) : Difference{};
+  // No row may be five times worse than the whole: a single wrong row hides in a relative error.
+  const bool good = !compared || (d.rel_error <= a.tolerance && d.max_row_error <= 5 * a.tolerance);
+  write_output(a, result.output);
+  a.json ? print_json(a, result, compared, d, good) : print_text(a, result, compared, d, good);
+  return good ? kGood : kFailed;
+}
+
+}  // namespace
+
+Command add_run(CLI::App& app) {
+  auto a = std::make_shared<RunArguments>();
+  auto& c = *app.add_subcommand("run", "Run one MoE block (gate, experts, shared experts) on rows");
+  a->source.add_options(c);
+  a->run.add_options(c);
+  c.add_option("--input", a->input, "safetensors file with the input rows; without it, random rows")
+      ->type_name("FILE");
+  c.add_option("--input-tensor", a->input_tensor, "bf16 [T, H]; default: <module path>.input")
+      ->type_name("NAME");
+  c.add_option("--expect", a->expect, "safetensors file with the expected output")
+      ->type_name("FILE");
+  c.add_option("--expect-tensor", a->expect_tensor,
+               "f64, f32 or bf16 [T, H]; default: <module path>.output_fp64")
+      ->type_name("NAME");
+  c.add_option("--output", a->output, "Writes tensor `output` to this safetensors file")
+      ->type_name("FILE");
+  c.add_option("--output-dtype", a->output_dtype, "bf16 or f32");
+  c.add_option("--tokens", a->tokens, "Random rows without --input")->type_name("T");
+  c.add_option("--seed", a->seed, "Of the random rows");
+  c.add_option("--max-tokens", a->max_tokens, "Capacity of a rank; default: its share of the rows");
+  c.add_option("--repeat", a->repeat, "Timed runs after one that warms up");
+  c.add_option("--tolerance", a->tolerance,
+               "Relative L2 error that is still good; single rows may reach 5 times it")
+      ->type_name("X");
+  c.add_flag("--json", a->json, "Print one JSON object");
+  c.footer(
+      "Example:\n  switchyard run --model data/tiny-code-moe --layer 1 --ranks 4 \\\n"
+      "    --input data/tiny-code-moe/moe_io.safetensors --expect "
+      "data/tiny-code-moe/moe_io.safetensors");
+  return [a] { return run(*a); };
+}
+
+}  // namespace switchyard::cli
