@@ -173,8 +173,7 @@ HWY_INLINE VF sigmoid_times(VF x, VF factor) {  // x / (1 + exp(-factor x))
 
 // gate[i] becomes the activated value; `count` is rounded up to whole vectors, which the buffers
 // hold.
-void activate_row(const Activation& a, float* HWY_RESTRICT gate, const float* HWY_RESTRICT up,
-                  int64_t count) {
+void activate_row(const Activation& a, float* gate, const float* up, int64_t count) {
   const DF df;
   const bool by_exp =
       a.kind == ActivationKind::SiluGated || a.kind == ActivationKind::ClampedSwiglu;
@@ -215,19 +214,51 @@ struct TileColumns {
   }
 };
 
+// sums = sums * scale + bias, over whole vectors: the buffers hold a block's width rounded up.
+HWY_INLINE void scale_and_bias(float* HWY_RESTRICT sums, float scale, const float* bias,
+                               int64_t count) {
+  const DF df;
+  if (scale != 1.0f)
+    for (int64_t i = 0; i < count; i += static_cast<int64_t>(kLanes))
+      hn::Store(hn::Mul(hn::Load(df, sums + i), hn::Set(df, scale)), df, sums + i);
+  if (bias != nullptr)
+    for (int64_t i = 0; i < count; ++i) sums[i] += bias[i];
+}
+
+// Bf16(float) of tensor.h, a vector at a time; nothing past `count` is written.
+HWY_INLINE void store_bf16(const float* HWY_RESTRICT values, Bf16* dst, int64_t count) {
+  const DF df;
+  const DU32 du;
+  const hn::Rebind<uint16_t, DF> du16;
+  const auto lanes = static_cast<int64_t>(kLanes);
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) {
+    const VF value = hn::Load(df, values + i);
+    const auto bits = hn::BitCast(du, value), upper = hn::ShiftRight<16>(bits);
+    const auto half = hn::Add(hn::Set(du, 0x7fffu), hn::And(upper, hn::Set(du, 1u)));
+    const auto rounded = hn::ShiftRight<16>(hn::Add(bits, half));
+    const auto quiet = hn::Or(upper, hn::Set(du, 0x40u));
+    const auto word = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), quiet, rounded);
+    hn::StoreU(hn::TruncateTo(du16, word), du16, reinterpret_cast<uint16_t*>(dst + i));
+  }
+  for (; i < count; ++i) dst[i] = Bf16(values[i]);
+}
+
 void finish_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, int num_rows,
                  TileSums& sums) {
+  const float* bias = v.g.bias.present() ? v.g.bias.as<float>() + block.expert * v.n : nullptr;
+  const float* gate_bias = bias ? bias + v.gate_index(block.first_col) : nullptr;
+  const float* up_bias = bias ? bias + v.up_index(block.first_col) : nullptr;
   for (int r = 0; r < num_rows; ++r) {
-    const int64_t row = first_row + r;
-    const float scale = v.row_scale(row);
-    float *gate = sums.gate[r], *up = sums.up[r];
-    for (int64_t c = 0; c < block.num_cols; ++c) {
-      gate[c] = gate[c] * scale + v.bias(block.expert, v.gate_index(block.first_col + c));
-      up[c] =
-          v.gated ? up[c] * scale + v.bias(block.expert, v.up_index(block.first_col + c)) : gate[c];
-    }
+    const int64_t row = first_row + r, at = row * v.width + block.first_col;
+    float *gate = sums.gate[r], *up = v.gated ? sums.up[r] : sums.gate[r];
+    scale_and_bias(gate, v.row_scale(row), gate_bias, block.num_cols);
+    if (v.gated) scale_and_bias(up, v.row_scale(row), up_bias, block.num_cols);
     if (v.g.activation) activate_row(*v.g.activation, gate, up, block.num_cols);
-    for (int64_t c = 0; c < block.num_cols; ++c) v.store(row, block.first_col + c, gate[c]);
+    if (v.g.dst.dtype == DType::F32)
+      std::copy_n(gate, block.num_cols, v.g.dst.as<float>() + at);
+    else
+      store_bf16(gate, v.g.dst.as<Bf16>() + at, block.num_cols);
   }
 }
 

@@ -1,0 +1,54 @@
+# Everyday commands; each installs what it lacks (SKIP_DEPS=1: it does not). CMake does the work.
+BUILD := build/cpu
+IO := data/tiny-code-moe/moe_io.safetensors
+
+.PHONY: help build run test bench asan tsan style tidy format clean
+help:  ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+build:  ## build library and command line: build/cpu/switchyard
+	@scripts/install_deps.sh build
+	@cmake --preset cpu -DSWITCHYARD_DEVELOPER=OFF >/dev/null
+	@cmake --build --preset cpu --target switchyard_cli
+
+run: build  ## run layer 1 of a trained model on its real input over 4 ranks
+	$(BUILD)/switchyard run --model data/tiny-code-moe --layer 1 --input $(IO) --expect $(IO) --ranks 4
+
+test:  ## build everything and run all tests
+	@scripts/install_deps.sh build test
+	@cmake --preset cpu -DSWITCHYARD_DEVELOPER=ON >/dev/null
+	@cmake --build --preset cpu
+	ctest --preset cpu -j2
+
+bench:  ## time the grouped GEMM beside OpenBLAS, and a layer beside its floors
+	@scripts/install_deps.sh build test bench
+	@cmake --preset cpu -DSWITCHYARD_DEVELOPER=ON >/dev/null
+	@cmake --build --preset cpu --target bench_grouped_gemm switchyard_cli
+	$(BUILD)/bench/bench_grouped_gemm
+	$(BUILD)/switchyard bench --preset olmoe-1b-7b --tokens 1,32,512
+
+asan:  ## all tests with address and undefined behaviour sanitizers
+	@scripts/install_deps.sh build test
+	@cmake --preset asan >/dev/null && cmake --build --preset asan && ctest --preset asan -j2
+
+tsan:  ## thread ranks and thread pools under the thread sanitizer
+	@scripts/install_deps.sh build test
+	@cmake --preset tsan >/dev/null && cmake --build --preset tsan
+	ctest --preset tsan -j2 -R '^(comm|dispatcher|executor|layer|cpu)\.'
+
+style:  ## formatting, levels of the house, links and snippets of the docs
+	@scripts/install_deps.sh style
+	scripts/check_format.sh
+	scripts/check_layers.py
+	scripts/check_docs.py
+
+tidy:  ## clang-tidy on changed files (BASE=commit; default: the last commit)
+	@scripts/install_deps.sh build test style
+	scripts/tidy_changed.sh $(or $(BASE),HEAD~1)
+
+format:  ## format all sources
+	@scripts/install_deps.sh style
+	git ls-files '*.h' '*.cc' | xargs clang-format -i
+
+clean:  ## remove all builds
+	rm -rf build

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Installs a build into an empty folder and builds the embedding example against it, once with CMake and
+# once with pkg-config, as a consumer would.
+#
+#   install_test.sh SOURCE BUILD SCRATCH
+set -euo pipefail
+source=$1 build=$2 scratch=$3
+rm -rf "$scratch" && mkdir -p "$scratch"
+cmake --install "$build" --prefix "$scratch/prefix" >/dev/null
+
+echo "-- by CMake"
+cmake -S "$source/examples/embed" -B "$scratch/embed" -DCMAKE_PREFIX_PATH="$scratch/prefix" ${CONSUMER_FLAGS:+-DCMAKE_CXX_FLAGS="$CONSUMER_FLAGS"} >/dev/null
+cmake --build "$scratch/embed" >/dev/null
+"$scratch/embed/embed"
+
+echo "-- by pkg-config"
+pc=$(dirname "$(find "$scratch/prefix" -name switchyard.pc)")
+sed -i "s|^prefix=.*|prefix=$scratch/prefix|" "$pc/switchyard.pc"  # the build did not know this prefix
+# shellcheck disable=SC2046,SC2086  # flags are meant to be split
+g++ -std=c++20 ${CONSUMER_FLAGS:-} "$source/examples/embed/embed.cc" -o "$scratch/embed_pc" $(PKG_CONFIG_PATH="$pc" pkg-config --cflags --libs --static switchyard)
+"$scratch/embed_pc"
+
+echo "-- the installed program"
+"$scratch/prefix/bin/switchyard" --version
