@@ -1,0 +1,116 @@
+// tests/cpu/row_ops_test.cc -- the fast forms of scatter, gather and combine give the plain forms'
+// bits.
+#include "cpu/row_ops.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "testing/buffer.h"
+
+namespace switchyard::cpu {
+namespace {
+
+using testing::Buffer;
+
+// Slots of `num_rows` rows with distinct places in a buffer of `places`; about one in four has none.
+Buffer<int32_t> random_places(int64_t num_rows, int64_t top_k, int64_t places, uint64_t seed) {
+  Buffer<int32_t> row_of_slot({num_rows, top_k});
+  std::vector<int32_t> order(static_cast<size_t>(places));
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+  std::mt19937_64 rng(seed);
+  std::shuffle(order.begin(), order.end(), rng);
+  for (int64_t s = 0; s < row_of_slot.count(); ++s)
+    row_of_slot[s] = rng() % 4 == 0 ? kNoRow : order[static_cast<size_t>(s)];
+  return row_of_slot;
+}
+
+Buffer<int32_t> number(int32_t value) {
+  Buffer<int32_t> one({1});
+  one[0] = value;
+  return one;
+}
+
+TEST(ScatterRows, FastEqualsPlainAndTouchesNamedRowsOnly) {
+  for (const int64_t hidden : {8, 40, 64, 2048})
+    for (const int32_t rows : {0, 1, 37}) {
+      const auto src = testing::random_bf16({40, hidden}, 1);
+      const auto places = random_places(40, 3, 150, 2);
+      const auto count = number(rows);
+      Buffer<Bf16> plain({150, hidden}), fast({150, hidden});
+      ThreadPool pool(3);
+      scatter_rows_plain(plain.view(), src.view(), places.view(), count.view());
+      scatter_rows_fast(fast.view(), src.view(), places.view(), count.view(), pool);
+      EXPECT_TRUE(testing::same_bits(plain, fast)) << hidden << " " << rows;
+      EXPECT_TRUE(fast.guards_intact());
+    }
+}
+
+TEST(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
+  for (const int64_t hidden : {8, 24, 72, 1024})
+    for (const int options : {0, 1, 2, 3, 4, 5}) {
+      const auto src = testing::random_bf16({150, hidden}, 1);
+      const auto places = random_places(33, 4, 150, 2);
+      const auto weights = testing::random_f32({33, 4}, 3);
+      const auto rows = testing::random_f32({33, hidden}, 4);
+      const auto scale = testing::random_f32({33, 1}, 5);
+      const auto count = number(29);
+      Addend addend;
+      if (options / 2 >= 1) addend.rows = rows.view();
+      if (options / 2 == 2) addend.scale = scale.view();
+      const ConstTensor w = options % 2 ? weights.view() : ConstTensor{};
+      Buffer<Bf16> plain({33, hidden}), fast({33, hidden});
+      ThreadPool pool(3);
+      gather_rows_plain(plain.view(), src.view(), places.view(), w, addend, count.view());
+      gather_rows_fast(fast.view(), src.view(), places.view(), w, addend, count.view(), pool);
+      EXPECT_TRUE(testing::same_bits(plain, fast)) << hidden << " " << options;
+      EXPECT_TRUE(fast.guards_intact());
+      EXPECT_EQ(fast[29 * hidden].bits(), 0x7fc1) << "rows past the count stay";
+    }
+}
+
+TEST(GatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
+  const auto src = testing::random_bf16({4, 8}, 1);
+  Buffer<int32_t> places({1, 2});
+  places[0] = 2;
+  places[1] = kNoRow;
+  Buffer<float> weights({1, 2});
+  weights[0] = 1;
+  weights[1] = std::nanf("");
+  Buffer<Bf16> out({1, 8});
+  ThreadPool pool(1);
+  gather_rows_fast(out.view(), src.view(), places.view(), weights.view(), {}, number(1).view(),
+                   pool);
+  for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(out[h].bits(), src[2 * 8 + h].bits());
+}
+
+TEST(SumPartials, FastEqualsPlainInRankOrder) {
+  for (const int64_t hidden : {8, 104, 2048}) {
+    const auto src = testing::random_bf16({120, hidden}, 1);
+    const auto places = random_places(27, 4, 120, 6);
+    const auto rows = testing::random_f32({27, hidden}, 4);
+    Buffer<Bf16> plain({27, hidden}), fast({27, hidden});
+    ThreadPool pool(2);
+    sum_partials_plain(plain.view(), src.view(), places.view(), {rows.view(), {}});
+    sum_partials_fast(fast.view(), src.view(), places.view(), {rows.view(), {}}, pool);
+    EXPECT_TRUE(testing::same_bits(plain, fast));
+    EXPECT_TRUE(fast.guards_intact());
+  }
+}
+
+TEST(SumPartials, RoundsOnceInFp32) {
+  // 1 + 3 * 2^-9 rounds up to the next bf16 after 1; added in bf16 one by one, each part vanishes.
+  Buffer<Bf16> src({4, 8});
+  for (int64_t h = 0; h < 8; ++h) {
+    src[h] = Bf16(1.0f);
+    for (int64_t r = 1; r < 4; ++r) src[r * 8 + h] = Bf16(0x1p-9f);
+  }
+  Buffer<int32_t> places({1, 4});
+  for (int32_t p = 0; p < 4; ++p) places[p] = p;
+  Buffer<Bf16> out({1, 8});
+  sum_partials_plain(out.view(), src.view(), places.view(), {});
+  for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(static_cast<float>(out[h]), 1.0078125f);
+}
+
+}  // namespace
+}  // namespace switchyard::cpu

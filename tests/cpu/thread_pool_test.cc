@@ -1,0 +1,57 @@
+#include "cpu/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <set>
+
+namespace switchyard::cpu {
+namespace {
+
+TEST(ThreadPool, RunsEveryTaskOnceForAnyNumberOfThreads) {
+  for (const int threads : {1, 2, 7}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.num_threads(), threads);
+    for (int round = 0; round < 200; ++round) {  // jobs follow each other at once
+      const int64_t tasks = round % 5 == 0 ? round % 3 : 50;
+      std::vector<int> runs(static_cast<size_t>(tasks), 0);
+      pool.parallel_for(tasks, [&](int64_t i) { ++runs[static_cast<size_t>(i)]; });
+      EXPECT_EQ(std::accumulate(runs.begin(), runs.end(), 0), tasks);
+      for (const int n : runs) EXPECT_EQ(n, 1);
+    }
+  }
+}
+
+TEST(ThreadPool, WorkersTakePart) {
+  ThreadPool pool(2);
+  std::mutex mutex;
+  std::condition_variable met;
+  std::set<std::thread::id> threads;
+  pool.parallel_for(2, [&](int64_t) {  // each of two tasks waits until another thread has the other
+    std::unique_lock lock(mutex);
+    threads.insert(std::this_thread::get_id());
+    met.notify_all();
+    met.wait_for(lock, std::chrono::seconds(30), [&] { return threads.size() == 2; });
+  });
+  EXPECT_EQ(threads.size(), 2u);
+}
+
+TEST(ThreadPool, PoolsOfSeveralThreadsDoNotDisturbEachOther) {
+  std::vector<int64_t> sums(4, 0);
+  {
+    std::vector<std::jthread> owners;
+    for (size_t o = 0; o < sums.size(); ++o)
+      owners.emplace_back([&sums, o] {
+        ThreadPool pool(2);
+        for (int round = 0; round < 50; ++round) {
+          std::atomic<int64_t> sum = 0;
+          pool.parallel_for(20, [&](int64_t i) { sum += i; });
+          sums[o] += sum;
+        }
+      });
+  }
+  for (const int64_t sum : sums) EXPECT_EQ(sum, 50 * 190);
+}
+
+}  // namespace
+}  // namespace switchyard::cpu
