@@ -1,0 +1,262 @@
+// tests/layer/forward_test.cc -- what a forward promises beside its numbers: no allocation, lent
+// memory, both id widths, any number of tokens, a report of each call.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "switchyard/layer.h"
+#include "testing/routing.h"
+
+namespace {
+std::atomic<int64_t> g_allocations = 0;  // of this program, all threads
+}  // namespace
+
+// GCC pairs malloc with its own operator delete in these replacements and warns without cause.
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+void* operator new(size_t bytes) {
+  ++g_allocations;
+  if (void* address = std::malloc(bytes)) return address;
+  throw std::bad_alloc();
+}
+void* operator new(size_t bytes, std::align_val_t alignment) {
+  ++g_allocations;
+  const auto a = static_cast<size_t>(alignment);
+  if (void* address = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return address;
+  throw std::bad_alloc();
+}
+void operator delete(void* address) noexcept { std::free(address); }
+void operator delete(void* address, size_t) noexcept { std::free(address); }
+void operator delete(void* address, std::align_val_t) noexcept { std::free(address); }
+void operator delete(void* address, size_t, std::align_val_t) noexcept { std::free(address); }
+
+namespace switchyard {
+namespace {
+
+using testing::Buffer;
+using testing::Skew;
+
+MoeConfig config() {
+  MoeConfig c;
+  c.hidden = 128;
+  c.intermediate = 64;
+  c.num_experts = 16;
+  c.top_k = 4;
+  c.shared = {.intermediate = 32, .sigmoid_gated = true};
+  return c;
+}
+
+LayerOptions options(const std::string& strategy, int64_t max_tokens = 64) {
+  LayerOptions o;
+  o.max_tokens = max_tokens;
+  o.strategy = strategy;
+  o.num_threads = 2;
+  return o;
+}
+
+struct Call {
+  explicit Call(int64_t num_tokens, uint64_t seed = 1)
+      : hidden(testing::random_bf16({num_tokens, 128}, seed)),
+        ids(testing::random_ids(num_tokens, 16, 4, Skew::Balanced, seed)),
+        weights(testing::random_f32({num_tokens, 4}, seed, 0.1f, 1.0f)), output({num_tokens, 128}) {}
+  ForwardArgs with_ids() {
+    return {.output = output.view(),
+            .hidden = std::as_const(hidden).view(),
+            .ids = std::as_const(ids).view(),
+            .weights = std::as_const(weights).view()};
+  }
+  ForwardArgs with_gate() {
+    return {.output = output.view(), .hidden = std::as_const(hidden).view()};
+  }
+  Buffer<Bf16> hidden;
+  Buffer<int32_t> ids;
+  Buffer<float> weights;
+  Buffer<Bf16> output;
+};
+
+TEST(Forward, AllocatesNothing) {
+  for (const char* strategy : {"contiguous", "masked", "hybrid"}) {
+    auto layer = MoeLayer::create(config(), random_weights(config(), 1, 0, 3), options(strategy));
+    Call large(64), small(3);
+    layer->forward(large.with_gate());
+    const int64_t before = g_allocations;
+    for (int i = 0; i < 3; ++i) {
+      layer->forward(large.with_gate());
+      layer->forward(small.with_ids());
+      layer->wait();
+    }
+    EXPECT_EQ(g_allocations - before, 0) << strategy;
+  }
+}
+
+TEST(Forward, AllocatesNothingOnAnyRank) {
+  for (const char* strategy : {"normal+contiguous", "all_gather+masked"}) {
+    std::atomic<int64_t> in_forward = 0, ready = 0, done = 0;
+    run_local_ranks(3, [&](Communicator& comm) {
+      auto c = config();
+      c.num_experts = 15;
+      auto layer = MoeLayer::create(c, random_weights(c, 3, comm.rank(), 3), comm,
+                                    options(strategy));
+      Call call(17 + comm.rank());
+      auto args = call.with_gate();
+      layer->forward(args);
+      layer->wait();
+      ++ready;
+      while (ready < 3) std::this_thread::yield();
+      const int64_t before = g_allocations;
+      for (int i = 0; i < 3; ++i) {
+        layer->forward(args);
+        layer->wait();
+      }
+      in_forward += g_allocations - before;
+      ++done;
+      while (done < 3) std::this_thread::yield();  // no destructor before everyone has counted
+    });
+    EXPECT_EQ(in_forward, 0) << strategy;
+  }
+}
+
+TEST(Forward, RunsInLentMemoryOfExactlyWorkspaceBytes) {
+  for (const char* strategy : {"contiguous", "masked", "hybrid"}) {
+    const auto weights = random_weights(config(), 1, 0, 3);
+    auto o = options(strategy);
+    const size_t bytes = MoeLayer::workspace_bytes(config(), 1, o);
+    Buffer<Bf16> memory({static_cast<int64_t>(bytes / 2) + 64});
+    const auto address = (reinterpret_cast<uintptr_t>(memory.data()) + 127) / 128 * 128;
+    o.workspace = {reinterpret_cast<void*>(address), bytes};
+    auto lent = MoeLayer::create(config(), weights, o);
+    auto own = MoeLayer::create(config(), weights, options(strategy));
+    EXPECT_EQ(lent->workspace_bytes(), bytes);
+    Call a(64), b(64);
+    lent->forward(a.with_gate());
+    own->forward(b.with_gate());
+    lent->wait();
+    own->wait();
+    EXPECT_TRUE(testing::same_bits(a.output, b.output));
+    EXPECT_TRUE(memory.guards_intact());
+    o.workspace.bytes = bytes - 128;
+    EXPECT_THROW(MoeLayer::create(config(), weights, o), Error) << "one line too small";
+    o.workspace = {reinterpret_cast<void*>(address + 16), bytes};
+    EXPECT_THROW(MoeLayer::create(config(), weights, o), Error) << "misaligned";
+  }
+}
+
+TEST(Forward, TakesIdsOfBothWidths) {
+  auto layer = MoeLayer::create(config(), random_weights(config(), 1, 0, 3), options("auto"));
+  Call narrow(20), wide(20);
+  Buffer<int64_t> ids({20, 4});
+  for (int64_t i = 0; i < ids.count(); ++i) ids[i] = narrow.ids[i];
+  auto args = wide.with_ids();
+  args.ids = std::as_const(ids).view();
+  layer->forward(narrow.with_ids());
+  layer->forward(args);
+  layer->wait();
+  EXPECT_TRUE(testing::same_bits(narrow.output, wide.output));
+  ids[3] = int64_t{1} << 32;  // would be expert 0 if it were cut
+  layer->forward(args);
+  EXPECT_THROW(layer->wait(), Error);
+}
+
+TEST(Forward, TheLayersOwnGateGivesWhatForwardUses) {
+  auto layer = MoeLayer::create(config(), random_weights(config(), 1, 0, 3), options("auto"));
+  Call by_gate(31), by_ids(31);
+  Buffer<float> scratch({static_cast<int64_t>(layer->gate().workspace_bytes(31) / 4) + 32});
+  const auto address = (reinterpret_cast<uintptr_t>(scratch.data()) + 127) / 128 * 128;
+  layer->gate().choose(by_ids.ids.view(), by_ids.weights.view(),
+                       std::as_const(by_ids.hidden).view(),
+                       {reinterpret_cast<void*>(address), layer->gate().workspace_bytes(31)},
+                       nullptr);
+  layer->forward(by_gate.with_gate());
+  layer->forward(by_ids.with_ids());
+  layer->wait();
+  EXPECT_TRUE(testing::same_bits(by_gate.output, by_ids.output));
+}
+
+TEST(Forward, WithoutARouterNeedsIds) {
+  auto weights = random_weights(config(), 1, 0, 3);
+  weights.router = {};
+  auto layer = MoeLayer::create(config(), weights, options("auto"));
+  Call call(5);
+  EXPECT_NO_THROW(layer->forward(call.with_ids()));
+  EXPECT_NO_THROW(layer->wait());
+  EXPECT_THROW(layer->forward(call.with_gate()), Error);
+  EXPECT_THROW(layer->gate(), Error);
+}
+
+TEST(Forward, AnyRankMayHaveNoTokens) {
+  for (const char* strategy : {"normal+contiguous", "normal+masked", "all_gather+contiguous"})
+    for (const int idle : {0b001, 0b110, 0b111}) {
+      std::vector<char> good(3, 0);
+      run_local_ranks(3, [&](Communicator& comm) {
+        auto c = config();
+        c.num_experts = 15;
+        auto layer =
+            MoeLayer::create(c, random_weights(c, 3, comm.rank(), 3), comm, options(strategy));
+        const int64_t tokens = idle >> comm.rank() & 1 ? 0 : 9;
+        Call call(tokens, 40 + static_cast<uint64_t>(comm.rank()));
+        layer->forward(call.with_gate());
+        layer->wait();
+
+        // The same tokens alone on one rank: another number of partial rows, so other roundings.
+        auto alone = MoeLayer::create(c, random_weights(c, 1, 0, 3), options("contiguous"));
+        Call expected(tokens, 40 + static_cast<uint64_t>(comm.rank()));
+        alone->forward(expected.with_gate());
+        alone->wait();
+        bool close = call.output.guards_intact();
+        for (int64_t i = 0; i < call.output.count(); ++i) {
+          const auto a = static_cast<float>(call.output[i]),
+                     e = static_cast<float>(expected.output[i]);
+          close &= std::abs(a - e) <= 0x1p-6f * (1 + std::abs(e));
+        }
+        good[static_cast<size_t>(comm.rank())] = close;
+      });
+      EXPECT_EQ(good, std::vector<char>(3, 1)) << strategy << " " << idle;
+    }
+}
+
+TEST(Report, NamesTheLayoutAndWhyAtBothSidesOfTheThreshold) {
+  auto o = options("hybrid", 64);
+  o.masked_max_tokens = 16;
+  auto layer = MoeLayer::create(config(), random_weights(config(), 1, 0, 3), o);
+  Call call(10);
+  auto args = call.with_gate();
+  for (const auto& [bound, layout] :
+       {std::pair{16, Layout::Masked}, {17, Layout::Contiguous}, {-1, Layout::Contiguous}}) {
+    args.max_tokens = bound;
+    const auto report = layer->forward(args);
+    EXPECT_EQ(report.layout, layout);
+    EXPECT_EQ(report.max_rows, bound < 0 ? 64 : bound);
+    EXPECT_EQ(report.masked_max_tokens, 16);
+  }
+  layer->wait();
+  EXPECT_EQ(describe(ForwardReport{Layout::Masked, 16, 16}),
+            "masked: at most 16 rows, within the threshold of 16");
+  EXPECT_EQ(describe(ForwardReport{Layout::Contiguous, 17, 16}),
+            "contiguous: at most 17 rows, above the threshold of 16");
+  // Ranks count: 5 tokens of each of 4 ranks are up to 20 rows.
+  std::vector<Layout> layouts(4, Layout::Masked);
+  run_local_ranks(4, [&](Communicator& comm) {
+    auto mine = MoeLayer::create(config(), random_weights(config(), 4, comm.rank(), 3), comm, o);
+    Call few(5);
+    auto a = few.with_gate();
+    a.max_tokens = 5;
+    layouts[static_cast<size_t>(comm.rank())] = mine->forward(a).layout;
+    mine->wait();
+  });
+  EXPECT_EQ(layouts, std::vector<Layout>(4, Layout::Contiguous));
+}
+
+TEST(Weights, TheWrongOrderOfGateAndUpGivesOtherNumbers) {
+  auto weights = random_weights(config(), 1, 0, 3);
+  auto right = MoeLayer::create(config(), weights, options("auto"));
+  weights.experts.order = GateUpOrder::UpGate;
+  auto wrong = MoeLayer::create(config(), weights, options("auto"));
+  Call a(8), b(8);
+  right->forward(a.with_gate());
+  wrong->forward(b.with_gate());
+  EXPECT_FALSE(testing::same_bits(a.output, b.output));
+}
+
+}  // namespace
+}  // namespace switchyard

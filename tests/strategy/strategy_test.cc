@@ -1,0 +1,250 @@
+// tests/strategy/strategy_test.cc -- names, conditions and choice: pure functions of a request.
+#include "switchyard/strategy.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <set>
+
+#include "switchyard/error.h"
+
+namespace switchyard {
+namespace {
+
+DeviceDescription cpu() {
+  DeviceDescription d;
+  d.name = "a CPU";
+  return d;
+}
+
+DeviceDescription gpu(int major) {
+  DeviceDescription d;
+  d.kind = DeviceKind::Cuda;
+  d.name = "a GPU";
+  d.compute_major = major;
+  return d;
+}
+
+StrategyRequest request(const std::string& name = "auto", int num_ranks = 1) {
+  StrategyRequest r;
+  r.config.hidden = 2048;
+  r.config.intermediate = 768;
+  r.config.num_experts = 128;
+  r.config.top_k = 8;
+  r.num_ranks = num_ranks;
+  r.max_tokens = 128;
+  r.device = cpu();
+  r.name = name;
+  return r;
+}
+
+std::string message_of(const StrategyRequest& r) {
+  try {
+    choose_strategy(r);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::Unsupported);
+    return e.what();
+  }
+  return "";
+}
+
+TEST(StrategyNames, EveryCombinationAndReferenceNameMeansWhatTheTableSays) {
+  struct Row {
+    const char* name;
+    int num_ranks;
+    const char* means;
+  };
+  const Row rows[] = {
+      {"contiguous", 1, "local+contiguous"},
+      {"contiguous", 4, "normal+contiguous"},
+      {"masked", 1, "local+masked"},
+      {"masked", 4, "normal+masked"},
+      {"hybrid", 1, "local+hybrid"},
+      {"hybrid", 4, "normal+hybrid"},
+      {"local+masked", 1, "local+masked"},
+      {"normal+hybrid", 4, "normal+hybrid"},
+      {"all_gather+contiguous", 4, "all_gather+contiguous"},
+      {"no_quant_cpp", 1, "local+contiguous"},
+      {"no_quant_dp_normal", 4, "normal+contiguous"},
+      {"no_quant_dp_normal_deepgemm", 4, "normal+hybrid"},
+      {"no_quant_dp_normal_deepgemm", 1, "local+hybrid"},
+      {"no_auant_cpp", 1, "local+contiguous"},
+      {"no_auant_dp_normal", 4, "normal+contiguous"},
+  };
+  for (const auto& row : rows)
+    EXPECT_EQ(choose_strategy(request(row.name, row.num_ranks)).name, row.means) << row.name;
+}
+
+TEST(StrategyNames, AnAliasWarnsOnceWithTheCanonicalName) {
+  const auto s = choose_strategy(request("no_auant_cpp"));
+  ASSERT_EQ(s.warnings.size(), 1u);
+  EXPECT_NE(s.warnings[0].find("Say no_quant_cpp"), std::string::npos);
+  EXPECT_TRUE(choose_strategy(request("no_quant_cpp")).warnings.empty());
+}
+
+TEST(StrategyNames, LaterNamesAreRecognisedWithTheNearestProvided) {
+  const char* later[] = {
+      "no_quant_ep_low_latency",    "no_auant_ep_low_latency",
+      "low_latency+masked",         "fp8_per_block_no_dp",
+      "fp8_per_block_no_dp_masked", "fp8_per_block_ep_low_latency",
+      "fp8_per_block_ep_normal",    "fp8_per_block_pure_cp",
+      "fp8_per_block_pure_dp",      "fp8_per_tensor_no_dp",
+      "fp8_per_tensor_ep_low_latency", "fp8_per_tensor_ep_normal",
+      "w4a8_int4_per_channel_no_dp", "w4a8_int4_per_channel_ep_low_latency",
+      "w4a8_int4_per_channel_ep_normal", "fp4_no_dp",
+      "fp4_ep_low_latency",         "fp4_ep_normal"};
+  std::set<std::string> known;
+  for (const auto& n : strategy_names()) known.insert(n.name);
+  for (const char* name : later) {
+    const auto message = message_of(request(name, 4));
+    EXPECT_NE(message.find("not provided yet"), std::string::npos) << name << ": " << message;
+    EXPECT_TRUE(known.count(name)) << name;
+  }
+  EXPECT_NE(message_of(request("fp8_per_block_ep_normal", 4)).find("no_quant_dp_normal_deepgemm"),
+            std::string::npos);
+}
+
+TEST(StrategyNames, AnUnknownNameListsAllAndTheNearest) {
+  const auto message = message_of(request("no_quant_dp_norml"));
+  EXPECT_NE(message.find("Did you mean no_quant_dp_normal?"), std::string::npos) << message;
+  for (const auto& n : strategy_names())
+    EXPECT_NE(message.find(n.name), std::string::npos) << n.name;
+  for (const char* name : {"", "normal+", "+masked", "normal+masked+masked", "AUTO", "masked "})
+    EXPECT_NE(message_of(request(name)).find("is unknown"), std::string::npos) << name;
+}
+
+TEST(Auto, PicksTheDispatcherThatTheRanksCallFor) {
+  struct Row {
+    int num_ranks, tp_size;
+    bool use_all_gather;
+    DispatcherKind expected;
+  };
+  const Row rows[] = {
+      {1, 1, true, DispatcherKind::Local},  {1, 1, false, DispatcherKind::Local},
+      {4, 1, true, DispatcherKind::Normal}, {4, 2, true, DispatcherKind::Normal},
+      {4, 4, true, DispatcherKind::Local},  {4, 4, false, DispatcherKind::Normal},
+      {8, 1, false, DispatcherKind::Normal}};
+  for (const auto& row : rows)
+    for (const bool low_latency : {false, true}) {  // skipped until it is provided
+      auto r = request("auto", row.num_ranks);
+      r.tp_size = row.tp_size;
+      r.use_all_gather = row.use_all_gather;
+      r.use_low_latency = low_latency;
+      const auto s = choose_strategy(r);
+      EXPECT_EQ(s.dispatcher, row.expected) << row.num_ranks << " " << row.tp_size;
+      EXPECT_FALSE(s.opt_in);
+      EXPECT_TRUE(s.holds());
+      EXPECT_NE(s.reason.find("auto: "), std::string::npos);
+    }
+}
+
+TEST(Auto, NeverTakesAnOptInStrategyAndTakesTheCheapest) {
+  for (const int64_t tokens : {1, 16, 256, 4096}) {
+    auto r = request("auto", 4);
+    r.max_tokens = tokens;
+    const auto chosen = choose_strategy(r);
+    EXPECT_NE(chosen.executor, ExecutorKind::Hybrid);
+    for (const auto& s : evaluate_strategies(r))
+      if (s.holds() && !s.opt_in && s.dispatcher == chosen.dispatcher) {
+        EXPECT_LE(chosen.predicted_us, s.predicted_us) << s.name;
+      }
+  }
+}
+
+TEST(Choice, IsPure) {
+  for (const char* name : {"auto", "normal+masked", "hybrid"}) {
+    const auto first = choose_strategy(request(name, 4));
+    evaluate_strategies(request("auto", 2));
+    const auto second = choose_strategy(request(name, 4));
+    EXPECT_EQ(first.name, second.name);
+    EXPECT_EQ(first.reason, second.reason);
+    EXPECT_EQ(first.workspace_bytes, second.workspace_bytes);
+    EXPECT_EQ(first.predicted_us, second.predicted_us);
+  }
+}
+
+struct Toggle {
+  const char* seen;  // must stand in the error
+  std::function<void(StrategyRequest&)> breaks;
+  const char* name = "normal+contiguous";
+};
+
+const Toggle kToggles[] = {
+    {"H=2052", [](auto& r) { r.config.hidden = 2052; }},
+    {"f32", [](auto& r) { r.dtype = DType::F32; }},
+    {"fp8", [](auto& r) { r.quantization = "fp8"; }},
+    {"P=0", [](auto& r) { r.num_ranks = 0; }},
+    {"tp=3, P=4", [](auto& r) { r.tp_size = 3; }},
+    {"E=126, P=4", [](auto& r) { r.config.num_experts = 126; }},
+    {"max_tokens=-1", [](auto& r) { r.max_tokens = -1; }},
+    {"alignment=0", [](auto& r) { r.alignment = 0; }},
+    {"masked_max_tokens=-1", [](auto& r) { r.masked_max_tokens = -1; }, "normal+hybrid"},
+    {"P=1", [](auto& r) { r.num_ranks = 1; }},
+    {"P=4, tp=1", [](auto&) {}, "local+contiguous"},
+    {"use_all_gather=off", [](auto& r) { r.tp_size = 4, r.use_all_gather = false; },
+     "local+contiguous"},
+    {"limit 1000", [](auto& r) { r.workspace_limit_bytes = 1000; }},
+    {"max_tokens=300000000", [](auto& r) { r.max_tokens = 300000000; }},
+    {"no GPU here", [](auto& r) {
+       r.device = gpu(9);
+       r.device.available = false;
+       r.device.unavailable_reason = "no GPU here";
+     }},
+    {"sm_80", [](auto& r) { r.device = gpu(8); }},
+};
+
+TEST(Conditions, EachOneAloneRefusesANameWithTheValueItSaw) {
+  for (const auto& toggle : kToggles) {
+    auto r = request(toggle.name, 4);
+    toggle.breaks(r);
+    const auto message = message_of(r);
+    EXPECT_NE(message.find(toggle.seen), std::string::npos) << toggle.seen << " / " << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos);
+  }
+}
+
+TEST(Conditions, EveryStrategyRecordsEachWithItsValueAndNeverThrows) {
+  for (const auto& toggle : kToggles) {
+    auto r = request("auto", 4);
+    toggle.breaks(r);
+    const auto all = evaluate_strategies(r);
+    EXPECT_EQ(all.size(), 12u);  // 4 dispatchers x 3 executors
+    for (const auto& s : all) {
+      EXPECT_FALSE(s.conditions.empty());
+      for (const auto& c : s.conditions)
+        EXPECT_NE(c.text.find(" (saw"), std::string::npos) << c.text;
+    }
+  }
+}
+
+TEST(Conditions, OfGpusApplyWithAGpuOnly) {
+  const auto mentions_sm = [](const StrategyRequest& r) {
+    const auto all = evaluate_strategies(r);
+    for (const auto& c : all[0].conditions)
+      if (c.text.find("compute capability") != std::string::npos) return true;
+    return false;
+  };
+  EXPECT_FALSE(mentions_sm(request()));
+  auto r = request();
+  r.device = gpu(9);
+  EXPECT_TRUE(mentions_sm(r));
+}
+
+TEST(Conditions, AWorkspaceBeyond63BitsIsRefusedNotWrapped) {
+  auto r = request("masked", 4);
+  r.max_tokens = int64_t{1} << 60;
+  EXPECT_NE(message_of(r).find("sizes beyond 63 bits"), std::string::npos);
+}
+
+TEST(Workspace, OfAMaskedStrategyIsRefusedWithItsBytes) {
+  auto r = request("masked", 1);
+  r.max_tokens = 100000;  // 128 experts x 100000 rows x (2048 + 768) x 2 bytes = 67 GiB
+  const auto message = message_of(r);
+  EXPECT_NE(message.find("the workspace is within the limit (saw "), std::string::npos) << message;
+  EXPECT_NE(message.find("GiB"), std::string::npos) << message;
+  r.name = "hybrid";
+  EXPECT_NO_THROW(choose_strategy(r));
+}
+
+}  // namespace
+}  // namespace switchyard
