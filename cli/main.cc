@@ -1,6 +1,7 @@
 // cli/main.cc -- switchyard: runs, explains and verifies MoE layers.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -47,6 +48,11 @@ int run(int argc, char** argv) {
     Command command = add(app);
     commands.emplace_back(app.get_subcommands({}).back(), std::move(command));
   }
+  const bool known = argc < 2 || argv[1][0] == '-' ||
+                     std::any_of(commands.begin(), commands.end(),
+                                 [&](const auto& c) { return c.first->get_name() == argv[1]; });
+  if (!known)
+    return complain(kBadInput, fmt::format("{} is no command (see switchyard --help)", argv[1]));
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& e) {  // --help, --version

@@ -35,15 +35,25 @@ Rows random_rows(int64_t num_rows, int64_t hidden, uint64_t seed) {
 Rows read_rows(const TensorFile& file, const std::string& name, int64_t hidden) {
   const TensorEntry* entry = file.find(name);
   if (entry == nullptr) file.tensor(name);  // throws, with the nearest name
-  const bool fits = entry->dtype == "BF16" && entry->shape.size() == 2 && entry->shape[1] == hidden;
+  const bool is_wide = entry->dtype == "F32";
+  const bool fits =
+      (is_wide || entry->dtype == "BF16") && entry->shape.size() == 2 && entry->shape[1] == hidden;
   if (!fits) {
     std::string shape;
     for (const int64_t d : entry->shape) shape += fmt::format("{}{}", shape.empty() ? "" : ", ", d);
-    throw UsageError(fmt::format("{}: tensor {} is {} [{}], need BF16 [T, {}]",
+    throw UsageError(fmt::format("{}: tensor {} is {} [{}], need BF16 or F32 [T, {}]",
                                  file.path().string(), name, entry->dtype, shape, hidden));
   }
   Rows rows(entry->shape[0], hidden);
-  std::memcpy(rows.view().data, entry->bytes.data(), entry->bytes.size());
+  if (!is_wide) {
+    std::memcpy(rows.view().data, entry->bytes.data(), entry->bytes.size());
+    return rows;
+  }
+  for (int64_t i = 0; i < rows.view().count(); ++i) {
+    float value;  // a file's bytes need not stand at a multiple of 4
+    std::memcpy(&value, entry->bytes.data() + static_cast<size_t>(i) * sizeof value, sizeof value);
+    rows.view().as<Bf16>()[i] = Bf16(value);
+  }
   return rows;
 }
 

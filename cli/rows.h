@@ -36,7 +36,7 @@ class Rows {
 
 // Uniform in [-1, 1).
 Rows random_rows(int64_t num_rows, int64_t hidden, uint64_t seed);
-// A copy of tensor `name`. Throws UsageError unless it is bf16 [T, hidden].
+// A copy of tensor `name`, rounded to bf16. Throws UsageError unless it is bf16 or f32 [T, hidden].
 Rows read_rows(const TensorFile& file, const std::string& name, int64_t hidden);
 
 }  // namespace switchyard::cli

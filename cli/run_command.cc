@@ -248,7 +248,8 @@ Command add_run(CLI::App& app) {
   a->run.add_options(c);
   c.add_option("--input", a->input, "safetensors file with the input rows; without it, random rows")
       ->type_name("FILE");
-  c.add_option("--input-tensor", a->input_tensor, "bf16 [T, H]; default: <module path>.input")
+  c.add_option("--input-tensor", a->input_tensor,
+               "bf16 or f32 (then rounded) [T, H]; default: <module path>.input")
       ->type_name("NAME");
   c.add_option("--expect", a->expect, "safetensors file with the expected output")
       ->type_name("FILE");

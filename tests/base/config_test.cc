@@ -22,8 +22,11 @@ MoeConfig good() {
 TEST(Config, AcceptsWhatModelsUse) {
   EXPECT_NO_THROW(validate(good()));
   auto c = good();
-  c.gate = {.scoring = Scoring::Sigmoid, .renormalize = true, .correction_bias = true,
-            .num_groups = 8, .num_groups_kept = 4};
+  c.gate = {.scoring = Scoring::Sigmoid,
+            .renormalize = true,
+            .correction_bias = true,
+            .num_groups = 8,
+            .num_groups_kept = 4};
   c.shared = {.intermediate = 128, .sigmoid_gated = true};
   EXPECT_NO_THROW(validate(c));
   c = good();
@@ -49,8 +52,7 @@ const Refusal kRefusals[] = {
     {"num_experts=4097", Errc::ShapeMismatch, [](auto& c) { c.num_experts = 4097; }},
     {"top_k=0", Errc::ShapeMismatch, [](auto& c) { c.top_k = 0; }},
     {"top_k=17", Errc::ShapeMismatch, [](auto& c) { c.top_k = 17; }},
-    {"num_groups=3, must divide E=16", Errc::ShapeMismatch,
-     [](auto& c) { c.gate.num_groups = 3; }},
+    {"num_groups=3, must divide E=16", Errc::ShapeMismatch, [](auto& c) { c.gate.num_groups = 3; }},
     {"num_groups_kept=5", Errc::ShapeMismatch,
      [](auto& c) { c.gate.num_groups = 4, c.gate.num_groups_kept = 5; }},
     {"kept groups have 2", Errc::ShapeMismatch,
@@ -69,7 +71,9 @@ const Refusal kRefusals[] = {
     {"activation=99", Errc::Unsupported,
      [](auto& c) { c.activation.kind = static_cast<ActivationKind>(99); }},
     {"limit=0", Errc::ShapeMismatch,
-     [](auto& c) { c.activation = {ActivationKind::ClampedSwiglu, 1.7f, 0.0f}; }},
+     [](auto& c) {
+       c.activation = {ActivationKind::ClampedSwiglu, 1.7f, 0.0f};
+     }},
     {"shared intermediate=12", Errc::Misaligned, [](auto& c) { c.shared.intermediate = 12; }},
     {"shared gate without", Errc::ShapeMismatch, [](auto& c) { c.shared.sigmoid_gated = true; }},
 };
@@ -120,8 +124,12 @@ TEST(ActivationNames, AnUnknownOneListsTheKnown) {
 
 TEST(Describe, SaysWhatTheLayerComputes) {
   auto c = good();
-  c.gate = {.scoring = Scoring::Sigmoid, .renormalize = true, .scale = 2.5f,
-            .correction_bias = true, .num_groups = 8, .num_groups_kept = 4};
+  c.gate = {.scoring = Scoring::Sigmoid,
+            .renormalize = true,
+            .scale = 2.5f,
+            .correction_bias = true,
+            .num_groups = 8,
+            .num_groups_kept = 4};
   c.shared.intermediate = 128;
   EXPECT_EQ(describe(c),
             "H 64, I 32, E 16, K 4, silu, sigmoid then top-k with correction bias in 4 of 8 "

@@ -54,14 +54,14 @@ TEST(GateTopk, TopKThenSoftmax) {
 TEST(GateTopk, RenormalizationUsesItsEpsilonAsASumOrAFloor) {
   expect_weights(route(kTenths, 2, {.renormalize = true, .renormalize_epsilon = 0.3f}), {1, 3},
                  {0.4f, 0.3f});
-  expect_weights(route(kTenths, 2,
-                       {.renormalize = true, .renormalize_epsilon = 1.4f,
-                        .clamp_renormalizer = true}),
-                 {1, 3}, {0.4f / 1.4f, 0.3f / 1.4f});
-  expect_weights(route(kTenths, 2,
-                       {.renormalize = true, .renormalize_epsilon = 0.1f,
-                        .clamp_renormalizer = true}),
-                 {1, 3}, {4 / 7.0f, 3 / 7.0f});
+  expect_weights(
+      route(kTenths, 2,
+            {.renormalize = true, .renormalize_epsilon = 1.4f, .clamp_renormalizer = true}),
+      {1, 3}, {0.4f / 1.4f, 0.3f / 1.4f});
+  expect_weights(
+      route(kTenths, 2,
+            {.renormalize = true, .renormalize_epsilon = 0.1f, .clamp_renormalizer = true}),
+      {1, 3}, {4 / 7.0f, 3 / 7.0f});
 }
 
 TEST(GateTopk, TheCorrectionBiasChoosesButDoesNotWeigh) {
@@ -71,8 +71,8 @@ TEST(GateTopk, TheCorrectionBiasChoosesButDoesNotWeigh) {
 }
 
 TEST(GateTopk, GroupsByTheSumOfTheirTwoBest) {
-  GateConfig gate{.scoring = Scoring::Sigmoid, .correction_bias = true,
-                  .num_groups = 3, .num_groups_kept = 1};
+  GateConfig gate{
+      .scoring = Scoring::Sigmoid, .correction_bias = true, .num_groups = 3, .num_groups_kept = 1};
   // Group 0 has the single best expert, group 2 the best pair.
   const std::vector<float> logits = {5, -9, 0, 0, 3, 3};
   const std::vector<float> none(6, 0.0f);
@@ -85,8 +85,8 @@ TEST(GateTopk, GroupsByTheSumOfTheirTwoBest) {
 
 TEST(GateTopk, AMaskedExpertNeverWinsAgainstNegativeScores) {
   // All biased scores are negative: experts of other groups must not be chosen as "zero".
-  const GateConfig gate{.scoring = Scoring::Sigmoid, .correction_bias = true,
-                        .num_groups = 2, .num_groups_kept = 1};
+  const GateConfig gate{
+      .scoring = Scoring::Sigmoid, .correction_bias = true, .num_groups = 2, .num_groups_kept = 1};
   EXPECT_EQ(route({1, 1, 0, 0}, 2, gate, {-5, -5, -9, -9}).ids, (std::vector<int32_t>{0, 1}));
 }
 
@@ -107,8 +107,8 @@ TEST(GateTopk, TheSparseMixerWeighsOnlyWhatIsCloseToTheBest) {
 }
 
 TEST(GateTopk, NaNLogitsStillGiveDistinctIdsInRange) {
-  for (const auto scoring : {Scoring::Softmax, Scoring::SoftmaxOfTopK, Scoring::Sigmoid,
-                             Scoring::SparseMixer}) {
+  for (const auto scoring :
+       {Scoring::Softmax, Scoring::SoftmaxOfTopK, Scoring::Sigmoid, Scoring::SparseMixer}) {
     for (const auto& logits : {std::vector<float>{kNan, 1, kNan, 0}, std::vector<float>(4, kNan)}) {
       const auto r = route(logits, 2, {.scoring = scoring});
       EXPECT_NE(r.ids[0], r.ids[1]);

@@ -17,7 +17,9 @@ using testing::Buffer;
 // Groups of random rows with padding between them, and everything an epilogue can read.
 struct Problem {
   Problem(std::vector<int32_t> rows, int64_t n_columns, int64_t inner, int64_t alignment = 1)
-      : n(n_columns), k(inner), counts({static_cast<int64_t>(rows.size())}),
+      : n(n_columns),
+        k(inner),
+        counts({static_cast<int64_t>(rows.size())}),
         first_row({static_cast<int64_t>(rows.size()) + 1}) {
     const auto num_experts = static_cast<int64_t>(rows.size());
     first_row[0] = 0;
@@ -114,7 +116,8 @@ TEST(GroupedGemm, FastEqualsPlainForEveryShapeOfTileAndTail) {
   for (const int64_t n : {8, 16, 24, 40, 72, 136})
     for (const int64_t k : {8, 16, 24, 40, 64, 120, 264, 520}) {
       const Problem p({1, 0, 2, 3, 5, 0, 17, 33, 64}, n, k);
-      compare_forms(p, [](GroupedGemm&) {}, "N=" + std::to_string(n) + " K=" + std::to_string(k));
+      compare_forms(
+          p, [](GroupedGemm&) {}, "N=" + std::to_string(n) + " K=" + std::to_string(k));
     }
 }
 
@@ -149,8 +152,7 @@ TEST(GroupedGemm, FastEqualsPlainForEveryActivationOrderBiasAndRowWeight) {
 
 TEST(GroupedGemm, ActivationsSurviveHugeAndInfiniteSums) {
   Problem p({4}, 16, 8);
-  for (int64_t i = 0; i < p.src.count(); ++i)
-    p.src[i] = Bf16(i % 2 ? 1e4f : -3e4f);
+  for (int64_t i = 0; i < p.src.count(); ++i) p.src[i] = Bf16(i % 2 ? 1e4f : -3e4f);
   const Activation activations[] = {{ActivationKind::SiluGated},
                                     {ActivationKind::GeluGated},
                                     {ActivationKind::GeluTanhGated},

@@ -28,14 +28,21 @@ struct Status {
 struct Planned {
   Planned(const Buffer<int32_t>& ids, int64_t num_rows, int64_t experts, Layout layout,
           int64_t alignment_or_capacity)
-      : counts({experts}), first_row({experts + 1}), row_of_slot(ids.view().shape),
+      : counts({experts}),
+        first_row({experts + 1}),
+        row_of_slot(ids.view().shape),
         rows_in_buffer(layout == Layout::Masked
                            ? experts * alignment_or_capacity
                            : ids.count() + experts * (alignment_or_capacity - 1)),
-        slot_of_row({rows_in_buffer}), row_expert({rows_in_buffer}) {
-    RowPlan plan{layout,           alignment_or_capacity, alignment_or_capacity,
-                 {counts.view(), first_row.view()}, row_of_slot.view(),
-                 slot_of_row.view(), row_expert.view()};
+        slot_of_row({rows_in_buffer}),
+        row_expert({rows_in_buffer}) {
+    RowPlan plan{layout,
+                 alignment_or_capacity,
+                 alignment_or_capacity,
+                 {counts.view(), first_row.view()},
+                 row_of_slot.view(),
+                 slot_of_row.view(),
+                 row_expert.view()};
     Buffer<int32_t> count({1});
     count[0] = static_cast<int32_t>(num_rows);
     plan_rows(plan, ids.view(), count.view(), 3, status.words.view());
@@ -116,7 +123,8 @@ TEST(PlanRows, AnOverflowOfTheMaskedLayoutIsAStatusAndStaysInside) {
 TEST(PlanDispatch, SendsARowOncePerOwningRankInOrder) {
   constexpr int64_t kExperts = 12, kTopK = 4, kTokens = 23;
   for (const int ranks : {1, 2, 3, 4, 6})
-    for (const auto skew : {Skew::Balanced, Skew::SomeMissing, Skew::FirstHalfOnly, Skew::NoExpert}) {
+    for (const auto skew :
+         {Skew::Balanced, Skew::SomeMissing, Skew::FirstHalfOnly, Skew::NoExpert}) {
       const auto ids = testing::random_ids(kTokens, kExperts, kTopK, skew, 8);
       Buffer<int32_t> send_rows({ranks * kTokens}), send_counts({ranks}),
           return_row({kTokens, ranks});

@@ -13,7 +13,8 @@ namespace {
 
 using testing::Buffer;
 
-// Slots of `num_rows` rows with distinct places in a buffer of `places`; about one in four has none.
+// Slots of `num_rows` rows with distinct places in a buffer of `places`; about one in four has
+// none.
 Buffer<int32_t> random_places(int64_t num_rows, int64_t top_k, int64_t places, uint64_t seed) {
   Buffer<int32_t> row_of_slot({num_rows, top_k});
   std::vector<int32_t> order(static_cast<size_t>(places));

@@ -38,8 +38,13 @@ const GateConfig kRules[] = {
     {},
     {.renormalize = true},
     {.scoring = Scoring::SoftmaxOfTopK},
-    {.scoring = Scoring::Sigmoid, .renormalize = true, .renormalize_epsilon = 1e-20f, .scale = 2.5f,
-     .correction_bias = true, .num_groups = 8, .num_groups_kept = 3},
+    {.scoring = Scoring::Sigmoid,
+     .renormalize = true,
+     .renormalize_epsilon = 1e-20f,
+     .scale = 2.5f,
+     .correction_bias = true,
+     .num_groups = 8,
+     .num_groups_kept = 3},
     {.scale = 16.0f, .num_groups = 8, .num_groups_kept = 3, .group_score = GroupScore::Max},
     {.scoring = Scoring::Sigmoid},
     {.scoring = Scoring::SparseMixer},
@@ -48,8 +53,7 @@ INSTANTIATE_TEST_SUITE_P(Rules, GateRule, ::testing::ValuesIn(kRules));
 
 TEST_P(GateRule, AgreesWithFloat64) {
   constexpr int64_t kTokens = 200;
-  const auto config =
-      config_of(GetParam(), GetParam().scoring == Scoring::SparseMixer ? 2 : 4);
+  const auto config = config_of(GetParam(), GetParam().scoring == Scoring::SparseMixer ? 2 : 4);
   const auto weights = random_weights(config, 1, 0, 11);
   const auto hidden = testing::random_bf16({kTokens, config.hidden}, 12, 2.0f);
   const auto gate = make_gate(config, weights.router, make_cpu_backend(2));
@@ -103,8 +107,8 @@ TEST(Gate, RefusesWrongArgumentsWithTheirNames) {
             std::string::npos);
   EXPECT_NE(message(ids.view(), ids.view(), hidden.view(), workspace.view).find("weights"),
             std::string::npos);
-  EXPECT_NE(message(ids.view(), w.view(), hidden.view(), {workspace.view.data, 64}).find(
-                "workspace: bytes=64"),
+  EXPECT_NE(message(ids.view(), w.view(), hidden.view(), {workspace.view.data, 64})
+                .find("workspace: bytes=64"),
             std::string::npos);
 }
 

@@ -26,10 +26,18 @@ void* operator new(size_t bytes, std::align_val_t alignment) {
   if (void* address = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return address;
   throw std::bad_alloc();
 }
-void operator delete(void* address) noexcept { std::free(address); }
-void operator delete(void* address, size_t) noexcept { std::free(address); }
-void operator delete(void* address, std::align_val_t) noexcept { std::free(address); }
-void operator delete(void* address, size_t, std::align_val_t) noexcept { std::free(address); }
+void operator delete(void* address) noexcept {
+  std::free(address);
+}
+void operator delete(void* address, size_t) noexcept {
+  std::free(address);
+}
+void operator delete(void* address, std::align_val_t) noexcept {
+  std::free(address);
+}
+void operator delete(void* address, size_t, std::align_val_t) noexcept {
+  std::free(address);
+}
 
 namespace switchyard {
 namespace {
@@ -59,7 +67,8 @@ struct Call {
   explicit Call(int64_t num_tokens, uint64_t seed = 1)
       : hidden(testing::random_bf16({num_tokens, 128}, seed)),
         ids(testing::random_ids(num_tokens, 16, 4, Skew::Balanced, seed)),
-        weights(testing::random_f32({num_tokens, 4}, seed, 0.1f, 1.0f)), output({num_tokens, 128}) {}
+        weights(testing::random_f32({num_tokens, 4}, seed, 0.1f, 1.0f)),
+        output({num_tokens, 128}) {}
   ForwardArgs with_ids() {
     return {.output = output.view(),
             .hidden = std::as_const(hidden).view(),
@@ -96,8 +105,8 @@ TEST(Forward, AllocatesNothingOnAnyRank) {
     run_local_ranks(3, [&](Communicator& comm) {
       auto c = config();
       c.num_experts = 15;
-      auto layer = MoeLayer::create(c, random_weights(c, 3, comm.rank(), 3), comm,
-                                    options(strategy));
+      auto layer =
+          MoeLayer::create(c, random_weights(c, 3, comm.rank(), 3), comm, options(strategy));
       Call call(17 + comm.rank());
       auto args = call.with_gate();
       layer->forward(args);
@@ -163,10 +172,9 @@ TEST(Forward, TheLayersOwnGateGivesWhatForwardUses) {
   Call by_gate(31), by_ids(31);
   Buffer<float> scratch({static_cast<int64_t>(layer->gate().workspace_bytes(31) / 4) + 32});
   const auto address = (reinterpret_cast<uintptr_t>(scratch.data()) + 127) / 128 * 128;
-  layer->gate().choose(by_ids.ids.view(), by_ids.weights.view(),
-                       std::as_const(by_ids.hidden).view(),
-                       {reinterpret_cast<void*>(address), layer->gate().workspace_bytes(31)},
-                       nullptr);
+  layer->gate().choose(
+      by_ids.ids.view(), by_ids.weights.view(), std::as_const(by_ids.hidden).view(),
+      {reinterpret_cast<void*>(address), layer->gate().workspace_bytes(31)}, nullptr);
   layer->forward(by_gate.with_gate());
   layer->forward(by_ids.with_ids());
   layer->wait();

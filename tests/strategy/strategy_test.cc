@@ -83,16 +83,24 @@ TEST(StrategyNames, AnAliasWarnsOnceWithTheCanonicalName) {
 }
 
 TEST(StrategyNames, LaterNamesAreRecognisedWithTheNearestProvided) {
-  const char* later[] = {
-      "no_quant_ep_low_latency",    "no_auant_ep_low_latency",
-      "low_latency+masked",         "fp8_per_block_no_dp",
-      "fp8_per_block_no_dp_masked", "fp8_per_block_ep_low_latency",
-      "fp8_per_block_ep_normal",    "fp8_per_block_pure_cp",
-      "fp8_per_block_pure_dp",      "fp8_per_tensor_no_dp",
-      "fp8_per_tensor_ep_low_latency", "fp8_per_tensor_ep_normal",
-      "w4a8_int4_per_channel_no_dp", "w4a8_int4_per_channel_ep_low_latency",
-      "w4a8_int4_per_channel_ep_normal", "fp4_no_dp",
-      "fp4_ep_low_latency",         "fp4_ep_normal"};
+  const char* later[] = {"no_quant_ep_low_latency",
+                         "no_auant_ep_low_latency",
+                         "low_latency+masked",
+                         "fp8_per_block_no_dp",
+                         "fp8_per_block_no_dp_masked",
+                         "fp8_per_block_ep_low_latency",
+                         "fp8_per_block_ep_normal",
+                         "fp8_per_block_pure_cp",
+                         "fp8_per_block_pure_dp",
+                         "fp8_per_tensor_no_dp",
+                         "fp8_per_tensor_ep_low_latency",
+                         "fp8_per_tensor_ep_normal",
+                         "w4a8_int4_per_channel_no_dp",
+                         "w4a8_int4_per_channel_ep_low_latency",
+                         "w4a8_int4_per_channel_ep_normal",
+                         "fp4_no_dp",
+                         "fp4_ep_low_latency",
+                         "fp4_ep_normal"};
   std::set<std::string> known;
   for (const auto& n : strategy_names()) known.insert(n.name);
   for (const char* name : later) {
@@ -119,11 +127,10 @@ TEST(Auto, PicksTheDispatcherThatTheRanksCallFor) {
     bool use_all_gather;
     DispatcherKind expected;
   };
-  const Row rows[] = {
-      {1, 1, true, DispatcherKind::Local},  {1, 1, false, DispatcherKind::Local},
-      {4, 1, true, DispatcherKind::Normal}, {4, 2, true, DispatcherKind::Normal},
-      {4, 4, true, DispatcherKind::Local},  {4, 4, false, DispatcherKind::Normal},
-      {8, 1, false, DispatcherKind::Normal}};
+  const Row rows[] = {{1, 1, true, DispatcherKind::Local},  {1, 1, false, DispatcherKind::Local},
+                      {4, 1, true, DispatcherKind::Normal}, {4, 2, true, DispatcherKind::Normal},
+                      {4, 4, true, DispatcherKind::Local},  {4, 4, false, DispatcherKind::Normal},
+                      {8, 1, false, DispatcherKind::Normal}};
   for (const auto& row : rows)
     for (const bool low_latency : {false, true}) {  // skipped until it is provided
       auto r = request("auto", row.num_ranks);
@@ -185,7 +192,8 @@ const Toggle kToggles[] = {
      "local+contiguous"},
     {"limit 1000", [](auto& r) { r.workspace_limit_bytes = 1000; }},
     {"max_tokens=300000000", [](auto& r) { r.max_tokens = 300000000; }},
-    {"no GPU here", [](auto& r) {
+    {"no GPU here",
+     [](auto& r) {
        r.device = gpu(9);
        r.device.available = false;
        r.device.unavailable_reason = "no GPU here";

@@ -22,8 +22,9 @@ using testing::TemporaryFolder;
 constexpr int64_t kHidden = 16, kInner = 8, kExperts = 4;
 
 json mixtral_config() {
-  return {{"model_type", "mixtral"},   {"hidden_size", kHidden},     {"intermediate_size", kInner},
-          {"num_local_experts", kExperts}, {"num_experts_per_tok", 2}, {"num_hidden_layers", 2},
+  return {{"model_type", "mixtral"},     {"hidden_size", kHidden},
+          {"intermediate_size", kInner}, {"num_local_experts", kExperts},
+          {"num_experts_per_tok", 2},    {"num_hidden_layers", 2},
           {"hidden_act", "silu"}};
 }
 
@@ -176,8 +177,7 @@ TEST(Checkpoint, ARankReadsNoOtherRanksExperts) {
   const OneFile one(mixtral_config(), tensors);
   EXPECT_NO_THROW(one.load(1, 2, 0));
   const auto message = refusal([&] { one.load(1, 2, 1); }, Errc::BadFile);
-  EXPECT_NE(message.find("experts.3.w2.weight has shape [16, 16], need [16, 8]"),
-            std::string::npos)
+  EXPECT_NE(message.find("experts.3.w2.weight has shape [16, 16], need [16, 8]"), std::string::npos)
       << message;
 }
 
@@ -235,8 +235,8 @@ TEST(Checkpoint, OtherDtypesSayWhatTheyAre) {
                                                                                  : buffer.view()});
   write_safetensors(folder / "model.safetensors", named);
   testing::write_file(folder / "config.json", mixtral_config().dump());
-  const auto message = refusal(
-      [&] { Checkpoint::open(folder.path())->load_layer(1, 1, 0); }, Errc::Unsupported);
+  const auto message =
+      refusal([&] { Checkpoint::open(folder.path())->load_layer(1, 1, 0); }, Errc::Unsupported);
   EXPECT_NE(message.find("i32"), std::string::npos) << message;
 }
 
@@ -267,20 +267,23 @@ TEST(Checkpoint, ANestedTextConfigAndItsTensorPrefixAreFound) {
 
 TEST(Checkpoint, ALayerDescribedByHandIsTheFamilysLayer) {
   const TemporaryFolder folder;
-  const std::filesystem::path model = std::filesystem::path(SWITCHYARD_SOURCE_DIR) /
-                                      "data/tiny-code-moe";
+  const std::filesystem::path model =
+      std::filesystem::path(SWITCHYARD_SOURCE_DIR) / "data/tiny-code-moe";
   const auto family = Checkpoint::open(model);
   const std::string moe = "model.layers.{layer}.mlp";
-  const json layer = {
-      {"hidden", 192}, {"intermediate", 96}, {"num_experts", 32}, {"top_k", 4},
-      {"num_layers", 3}, {"gate", {{"scoring", "softmax"}, {"renormalize", true}}},
-      {"tensors",
-       {{"router", moe + ".gate.weight"},
-        {"expert_gate", moe + ".experts.{expert}.gate_proj.weight"},
-        {"expert_up", moe + ".experts.{expert}.up_proj.weight"},
-        {"expert_down", moe + ".experts.{expert}.down_proj.weight"},
-        {"fused_gate_up", moe + ".experts.gate_up_proj"},
-        {"fused_down", moe + ".experts.down_proj"}}}};
+  const json layer = {{"hidden", 192},
+                      {"intermediate", 96},
+                      {"num_experts", 32},
+                      {"top_k", 4},
+                      {"num_layers", 3},
+                      {"gate", {{"scoring", "softmax"}, {"renormalize", true}}},
+                      {"tensors",
+                       {{"router", moe + ".gate.weight"},
+                        {"expert_gate", moe + ".experts.{expert}.gate_proj.weight"},
+                        {"expert_up", moe + ".experts.{expert}.up_proj.weight"},
+                        {"expert_down", moe + ".experts.{expert}.down_proj.weight"},
+                        {"fused_gate_up", moe + ".experts.gate_up_proj"},
+                        {"fused_down", moe + ".experts.down_proj"}}}};
   testing::write_file(folder / "layer.json", layer.dump());
   const auto by_hand = Checkpoint::open(model, folder / "layer.json");
   EXPECT_EQ(by_hand->config(1), family->config(1));
@@ -291,7 +294,7 @@ TEST(Checkpoint, ALayerDescribedByHandIsTheFamilysLayer) {
 TEST(Checkpoint, ALayerJsonWithAMistakeSaysWhich) {
   const OneFile one;
   const json good = {{"hidden", kHidden}, {"intermediate", kInner}, {"num_experts", kExperts},
-                     {"top_k", 2}, {"num_layers", 2}, {"tensors", {{"router", "r"}}}};
+                     {"top_k", 2},        {"num_layers", 2},        {"tensors", {{"router", "r"}}}};
   struct Mistake {
     const char* message;
     std::function<void(json&)> make;
@@ -301,8 +304,14 @@ TEST(Checkpoint, ALayerJsonWithAMistakeSaysWhich) {
       {"hidden=\"x\", need an integer", [](json& j) { j["hidden"] = "x"; }},
       {"top_k=nothing", [](json& j) { j.erase("top_k"); }},
       {"no object `tensors`", [](json& j) { j.erase("tensors"); }},
-      {"gate.scoring=argmax", [](json& j) { j["gate"] = {{"scoring", "argmax"}}; }},
-      {"key scorin is unknown", [](json& j) { j["gate"] = {{"scorin", "softmax"}}; }},
+      {"gate.scoring=argmax",
+       [](json& j) {
+         j["gate"] = {{"scoring", "argmax"}};
+       }},
+      {"key scorin is unknown",
+       [](json& j) {
+         j["gate"] = {{"scorin", "softmax"}};
+       }},
       {"name=tanh", [](json& j) { j["activation"] = "tanh"; }},
       {"MoE layer 9", [](json& j) { j["moe_layers"] = {9}; }},
       {"top_k=5", [](json& j) { j["top_k"] = 5; }},
@@ -327,8 +336,7 @@ TEST(Checkpoint, AnUnknownFamilyListsTheKnownAndTheWayByHand) {
   auto config = mixtral_config();
   config["model_type"] = "novel_moe";
   const OneFile one(config, mixtral_tensors());
-  const auto message =
-      refusal([&] { Checkpoint::open(one.folder.path()); }, Errc::Unsupported);
+  const auto message = refusal([&] { Checkpoint::open(one.folder.path()); }, Errc::Unsupported);
   for (const char* part : {"model_type=novel_moe", "--config layer.json"})
     EXPECT_NE(message.find(part), std::string::npos) << message;
   for (const auto& family : known_families())

@@ -63,7 +63,9 @@ const Mistake kMistakes[] = {
      [](auto& w) { w.experts.order = GateUpOrder::Unset; }},
     {"w1 is missing", Errc::ShapeMismatch, [](auto& w) { w.experts.w1 = {}; }},
     {"w1 is bf16 [8, 64, 32]", Errc::ShapeMismatch,
-     [](auto& w) { w.experts.w1.shape = {8, 64, 32}; }},
+     [](auto& w) {
+       w.experts.w1.shape = {8, 64, 32};
+     }},
     {"w2 is f16", Errc::ShapeMismatch, [](auto& w) { w.experts.w2.dtype = DType::F16; }},
     {"w2 is null", Errc::ShapeMismatch, [](auto& w) { w.experts.w2.data = nullptr; }},
     {"w2 address", Errc::Misaligned,
@@ -109,8 +111,8 @@ TEST(Validate, RefusesTensorsThatTheConfigDoesNotHave) {
 
 TEST(Presets, AreTheTenModelsWithValidShapes) {
   const char* names[] = {"qwen3-30b-a3b", "qwen3-235b-a22b", "qwen3-next-80b-a3b", "mixtral-8x7b",
-                         "olmoe-1b-7b", "glm-4.5-air", "deepseek-v3", "kimi-k2", "gpt-oss-120b",
-                         "llama-4-scout"};
+                         "olmoe-1b-7b",   "glm-4.5-air",     "deepseek-v3",        "kimi-k2",
+                         "gpt-oss-120b",  "llama-4-scout"};
   EXPECT_EQ(presets().size(), std::size(names));
   for (const char* name : names) {
     const auto& preset = find_preset(name);

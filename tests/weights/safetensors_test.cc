@@ -41,8 +41,10 @@ TEST(Safetensors, ComeBackAsWritten) {
   const Buffer<double> c({0, 5});
   Buffer<int64_t> d({1});
   d[0] = -7;
-  const NamedTensor tensors[] = {
-      {"z \"quoted\"", a.view()}, {"b", b.view()}, {"empty", c.view()}, {"d", std::as_const(d).view()}};
+  const NamedTensor tensors[] = {{"z \"quoted\"", a.view()},
+                                 {"b", b.view()},
+                                 {"empty", c.view()},
+                                 {"d", std::as_const(d).view()}};
   write_safetensors(folder / "t.safetensors", tensors);
 
   const auto file = TensorFile::open(folder / "t.safetensors");
@@ -118,7 +120,9 @@ TEST(Safetensors, DamagedHeadersAreRefused) {
       {file_of("{\"a\":", 0), "no JSON object"},
       {file_of(std::string(100000, '['), 0), "x.safetensors"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
-                  "a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4), "occurs twice"},
+                  "a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+               4),
+       "occurs twice"},
       {file_of(R"({"a":7})", 0), "no JSON object"},
       {file_of(R"({"a":{"shape":[1],"data_offsets":[0,4]}})", 4), "dtype is no string"},
       {file_of(R"({"a":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}})", 4), "dtype=F33"},
@@ -126,14 +130,17 @@ TEST(Safetensors, DamagedHeadersAreRefused) {
       {file_of(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4), "shape holds -1"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,4]}})", 4),
        "shape holds 1.5"},
-      {file_of(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,2],"data_offsets":[0,4]}})", 4),
+      {file_of(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,2],"data_offsets":[0,4]}})",
+               4),
        "overflows"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}})", 8), "data has 8 bytes"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 8), "begin <= end"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", 8), "begin <= end"},
       {file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 7), "truncated"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
-                  "b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})", 6), "overlap"},
+                  "b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})",
+               6),
+       "overlap"},
   };
   for (const auto& d : all) {
     const auto message = refusal(d.content);

@@ -1,0 +1,282 @@
+"""The command line as scripts see it: exit codes, one line on stderr, JSON keys, files.
+
+    cli_test.py path/to/switchyard path/to/source
+"""
+
+import json
+import math
+import os
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+PROGRAM = Path(sys.argv.pop(1)).resolve()
+SOURCE = Path(sys.argv.pop(1)).resolve()
+MODEL = SOURCE / "data/tiny-code-moe"
+IO = MODEL / "moe_io.safetensors"
+RUN_KEYS = {"strategy", "reason", "layout", "ranks", "tokens", "experts", "time_us", "rel_error", "max_abs_error",
+            "expert_counts", "device"}
+
+
+def switchyard(*arguments, env=None):
+    return subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False,
+                          env={**os.environ, **(env or {})})
+
+
+def real(layer=1, *more, model=MODEL):
+    """Arguments that run a checkpoint's layer on its captured input."""
+    io = model / "moe_io.safetensors"
+    return ["run", "--model", model, "--layer", layer, "--input", io, "--expect", io, *more]
+
+
+def read_tensors(path):
+    content = Path(path).read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8:8 + size])
+    data = content[8 + size:]
+    return {name: (t["dtype"], t["shape"], data[slice(*t["data_offsets"])])
+            for name, t in header.items() if name != "__metadata__"}
+
+
+def write_tensor(path, name, dtype, shape, data):
+    header = json.dumps({name: {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+    header += b" " * (-len(header) % 8)
+    Path(path).write_bytes(struct.pack("<Q", len(header)) + header + data)
+
+
+def floats_of_bf16(data):
+    return [struct.unpack("<f", b"\0\0" + data[i:i + 2])[0] for i in range(0, len(data), 2)]
+
+
+class CommandLine(unittest.TestCase):
+    def setUp(self):
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def good(self, *arguments, code=0, **options):
+        done = switchyard(*arguments, **options)
+        self.assertEqual(done.returncode, code, done.stderr)
+        return done
+
+    def run_json(self, *arguments, code=0, **options):
+        return json.loads(self.good(*arguments, "--json", code=code, **options).stdout)
+
+    def refused(self, *arguments, code=2, says=""):
+        """Ends with `code` and one line on stderr that names the problem, nothing on stdout."""
+        done = switchyard(*arguments)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        self.assertRegex(done.stderr, r"\Aswitchyard: [^\n]+\n\Z")
+        self.assertIn(says, done.stderr)
+        self.assertEqual(done.stdout, "")
+
+
+class Run(CommandLine):
+    def test_real_layer_over_ranks_meets_its_oracle(self):
+        for ranks in 1, 2, 4:
+            r = self.run_json(*real(), "--ranks", ranks)
+            self.assertLessEqual(RUN_KEYS, r.keys())
+            self.assertLess(r["rel_error"], 4e-3)
+            self.assertLess(r["max_row_error"], 2e-2)
+            self.assertEqual((r["ranks"], r["experts"], r["device"]), (ranks, 32, "cpu"))
+            self.assertEqual(len(r["expert_counts"]), 32)
+            self.assertEqual(sum(r["expert_counts"]), r["tokens"] * 4)
+            self.assertGreater(r["time_us"], 0)
+            self.assertTrue(r["strategy"].startswith("local+" if ranks == 1 else "normal+"))
+            self.assertIn("auto", r["reason"])
+
+    def test_every_family_of_the_test_data(self):
+        for folder in sorted((SOURCE / "tests/data").iterdir()):
+            if not (folder / "config.json").exists():
+                continue
+            layers = self.run_json("models", "--model", folder)["moe_layers"]
+            self.assertTrue(layers)
+            for layer in layers:
+                r = self.run_json(*real(layer["layer"], "--ranks", 2, model=folder))
+                self.assertLess(r["rel_error"], 4e-3, folder.name)
+
+    def test_text_shows_what_was_done(self):
+        text = self.good(*real(), "--ranks", 4).stdout
+        for part in "strategy", "normal+contiguous", "layout", "tokens per expert", "time", "error", "good":
+            self.assertIn(part, text)
+
+    def test_tensors_may_be_named(self):
+        r = self.run_json("run", "--model", MODEL, "--layer", 1, "--input", IO, "--input-tensor",
+                          "model.layers.1.mlp.input", "--expect", IO, "--expect-tensor",
+                          "model.layers.1.mlp.output_fp64")
+        self.assertLess(r["rel_error"], 4e-3)
+
+    def test_a_mismatch_ends_with_1_and_says_so(self):
+        r = self.run_json("run", "--model", MODEL, "--layer", 1, "--input", IO, "--expect", IO, "--expect-tensor",
+                          "model.layers.2.mlp.output_fp64", code=1)
+        self.assertGreater(r["rel_error"], 0.5)
+        self.good(*real(), "--tolerance", "1e-6", code=1)
+        self.good(*real(), "--tolerance", "1e-2")
+
+    def test_output_holds_the_rows_and_both_dtypes_agree(self):
+        for dtype in "bf16", "f32":
+            self.good(*real(), "--output", self.folder / dtype, "--output-dtype", dtype)
+        narrow, wide = (read_tensors(self.folder / d) for d in ("bf16", "f32"))
+        self.assertEqual(list(narrow), ["output"])
+        self.assertEqual(narrow["output"][:2], ("BF16", read_tensors(IO)["model.layers.1.mlp.input"][1]))
+        self.assertEqual(wide["output"][0], "F32")
+        values = floats_of_bf16(narrow["output"][2])
+        self.assertEqual(values, list(struct.unpack(f"<{len(values)}f", wide["output"][2])))
+        expected = read_tensors(IO)["model.layers.1.mlp.output_fp64"][2]
+        expected = struct.unpack(f"<{len(values)}d", expected)
+        error = math.dist(values, expected) / math.hypot(*expected)
+        self.assertLess(error, 4e-3)
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), ["bf16", "f32"])
+
+    def test_output_is_the_same_for_layouts_and_repeats(self):
+        files = []
+        for strategy in "contiguous", "masked", "hybrid", "hybrid":
+            files.append(self.folder / f"{strategy}{len(files)}")
+            self.good(*real(), "--ranks", 2, "--strategy", strategy, "--output", files[-1])
+        self.assertEqual(len({f.read_bytes() for f in files}), 1)
+
+    def test_a_failed_run_leaves_the_old_output(self):
+        out = self.folder / "out"
+        out.write_text("precious")
+        self.refused(*real(), "--ranks", 5, "--output", out, says="P=5")
+        self.refused(*real(), "--output", self.folder / "no" / "out", says="folder")
+        self.assertEqual(out.read_text(), "precious")
+
+    def test_random_rows_depend_on_the_seed_only(self):
+        def output(*more):
+            path = self.folder / f"o{random.random()}"
+            self.good("run", "--preset", "olmoe-1b-7b", "--ep-size", 8, "--tokens", 20, "--repeat", 1, "--output",
+                      path, *more)
+            return path.read_bytes()
+
+        self.assertEqual(output("--seed", 3), output("--seed", 3, "--threads", 1))
+        self.assertNotEqual(output("--seed", 3), output("--seed", 4))
+        self.assertNotEqual(output("--seed", 3), output("--seed", 3, "--ep-rank", 1))
+
+    def test_no_tokens_are_fine(self):
+        r = self.run_json("run", "--model", MODEL, "--layer", 0, "--tokens", 0, "--ranks", 2)
+        self.assertEqual((r["tokens"], sum(r["expert_counts"]), r["rel_error"]), (0, 0, None))
+
+    def test_fewer_tokens_than_ranks(self):
+        self.assertEqual(sum(self.run_json("run", "--model", MODEL, "--layer", 0, "--tokens", 1, "--ranks",
+                                           4)["expert_counts"]), 4)
+
+    def test_f32_input_is_taken(self):
+        values = [random.Random(1).uniform(-1, 1) for _ in range(3 * 192)]
+        write_tensor(self.folder / "x", "x", "F32", [3, 192], struct.pack(f"<{len(values)}f", *values))
+        r = self.run_json("run", "--model", MODEL, "--layer", 1, "--input", self.folder / "x", "--input-tensor", "x")
+        self.assertEqual(r["tokens"], 3)
+
+    def test_strategies_by_every_kind_of_name(self):
+        for name, ranks, means in (("no_quant_cpp", 1, "local+contiguous"), ("no_quant_dp_normal", 2,
+                                                                              "normal+contiguous"),
+                                   ("no_quant_dp_normal_deepgemm", 2, "normal+hybrid"),
+                                   ("no_auant_dp_normal", 2, "normal+contiguous"),
+                                   ("all_gather+masked", 2, "all_gather+masked")):
+            r = self.run_json(*real(), "--ranks", ranks, "--strategy", name)
+            self.assertEqual(r["strategy"], means)
+            self.assertLess(r["rel_error"], 4e-3)
+        r = self.run_json(*real(), "--ranks", 2, env={"MOE_STRATEGY": "normal+masked"})
+        self.assertEqual((r["strategy"], r["layout"]), ("normal+masked", "masked"))
+
+    def test_tensor_parallel_ranks_share_tokens(self):
+        r = self.run_json(*real(), "--ranks", 4, "--tp-size", 2)
+        self.assertLess(r["rel_error"], 4e-3)
+        self.assertEqual(sum(r["expert_counts"]), r["tokens"] * 4)
+
+
+class BadInput(CommandLine):
+    def test_usage(self):
+        self.refused(says="")
+        self.refused("walk", says="walk")
+        self.refused("run", says="--model DIR or --preset NAME")
+        self.refused("run", "--model", MODEL, says="--layer is missing")
+        self.refused("run", "--model", MODEL, "--layer", "one", says="--layer")
+        self.refused("run", "--model", MODEL, "--layer", 7, says="MoE layers are 0, 1, 2")
+        self.refused("run", "--model", MODEL, "--layer", 1, "--preset", "olmoe-1b-7b", says="either")
+        self.refused("run", "--model", MODEL, "--layer", 1, "--wat", says="--wat")
+        self.refused(*real(), "--ranks", 0, says="--ranks=0")
+        self.refused(*real(), "--ranks", 3, says="E=32, P=3")
+        self.refused(*real(), "--tolerance", "nan", says="--tolerance")
+        self.refused(*real(), "--device", "tpu", says="--device=tpu")
+        self.refused(*real(), "--output", self.folder / "o", "--output-dtype", "f8", says="f8")
+        self.refused(*real(), "--strategy", "normal+maskd", says="Did you mean")
+        self.refused(*real(), "--strategy", "fp8_per_block_no_dp", says="not provided yet")
+        self.refused(*real(), "--ranks", 2, "--strategy", "local+masked", says="P=2")
+        self.refused("run", "--model", MODEL, "--layer", 1, "--tokens", -1, says="--tokens=-1")
+
+    def test_files(self):
+        self.refused("run", "--model", self.folder, "--layer", 1, says="config.json")
+        self.refused("run", "--model", self.folder / "no", "--layer", 1, says="is no folder")
+        self.refused("run", "--model", MODEL, "--layer", 1, "--input", self.folder / "no", says="no")
+        self.refused("run", "--model", MODEL, "--layer", 1, "--input", IO, "--input-tensor", "nope", says="nope")
+        (self.folder / "cut").write_bytes(IO.read_bytes()[:1000])
+        self.refused("run", "--model", MODEL, "--layer", 1, "--input", self.folder / "cut", says="cut")
+        write_tensor(self.folder / "narrow", "x", "F32", [2, 8], bytes(64))
+        self.refused("run", "--model", MODEL, "--layer", 1, "--input", self.folder / "narrow", "--input-tensor", "x",
+                     says="192")
+        write_tensor(self.folder / "int", "x", "I32", [1, 192], bytes(768))
+        self.refused("run", "--model", MODEL, "--layer", 1, "--input", self.folder / "int", "--input-tensor", "x",
+                     says="x")
+
+    def test_presets(self):
+        self.refused("run", "--preset", "gpt-5", says="olmoe-1b-7b")
+        self.refused("run", "--preset", "kimi-k2", says="bytes=")
+        self.refused("run", "--preset", "olmoe-1b-7b", "--ep-size", 3, says="--ep-size=3")
+        self.refused("run", "--preset", "olmoe-1b-7b", "--ep-size", 8, "--ep-rank", 8, says="--ep-rank=8")
+
+    def test_an_unknown_family_lists_the_known(self):
+        (self.folder / "config.json").write_text('{"model_type": "novel"}')
+        self.refused("models", "--model", self.folder, says="qwen3_moe")
+
+
+class OtherCommands(CommandLine):
+    def test_help_teaches(self):
+        for command in [], ["run"], ["models"], ["explain"], ["check"], ["bench"]:
+            text = self.good(*command, "--help").stdout
+            self.assertRegex(text, "Example:|Start with:")
+        self.assertRegex(self.good("--version").stdout, r"^\d+\.\d+\.\d+\n$")
+
+    def test_models_lists_layers_families_and_presets(self):
+        layers = self.run_json("models", "--model", MODEL)
+        self.assertEqual([entry["layer"] for entry in layers["moe_layers"]], [0, 1, 2])
+        self.assertEqual(layers["moe_layers"][1]["module"], "model.layers.1.mlp")
+        known = self.run_json("models")
+        self.assertEqual(len(known["presets"]), 10)
+        self.assertIn("gpt_oss", known["families"])
+        self.assertIn("model.layers.2.mlp", self.good("models", "--model", MODEL).stdout)
+
+    def test_explain_names_every_condition_with_what_it_saw(self):
+        for ranks in 1, 4:
+            e = self.run_json("explain", "--model", MODEL, "--layer", 1, "--ranks", ranks)
+            self.assertEqual(len(e["strategies"]), 12)
+            for strategy in e["strategies"]:
+                self.assertTrue(strategy["conditions"])
+                for condition in strategy["conditions"]:
+                    self.assertRegex(condition["text"], r"\(saw.+\)$")
+            chosen = next(s for s in e["strategies"] if s["name"] == e["chosen"])
+            self.assertTrue(chosen["holds"] and not chosen["opt_in"])
+            low = next(s for s in e["strategies"] if s["name"] == "low_latency+masked")
+            self.assertFalse(low["provided"] or low["holds"])
+        text = self.good("explain", "--preset", "deepseek-v3", "--ranks", 8, "--tokens", 128).stdout
+        for part in "normal+hybrid", "FAILS", "no_quant_dp_normal_deepgemm", "not provided yet", "(saw":
+            self.assertIn(part, text)
+
+    def test_explain_works_for_a_device_that_is_not_there(self):
+        e = json.loads(switchyard("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--json").stdout)
+        conditions = [c["text"] for s in e["strategies"] for c in s["conditions"]]
+        self.assertTrue(any("compute capability" in c for c in conditions))
+
+    def test_bench_puts_a_floor_beside_each_row(self):
+        b = self.run_json("bench", "--model", MODEL, "--layer", 1, "--tokens", "1,64", "--repeat", 2)
+        self.assertTrue(b["rows"])
+        for row in b["rows"]:
+            self.assertGreater(row["us"], 0)
+            self.assertGreaterEqual(row["floor_us"], 0)
+        self.assertTrue(any(row["floor_us"] > 0 for row in b["rows"]))
+
+
+if __name__ == "__main__":
+    unittest.main()
