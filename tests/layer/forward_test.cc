@@ -26,6 +26,11 @@ void* operator new(size_t bytes, std::align_val_t alignment) {
   if (void* address = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return address;
   throw std::bad_alloc();
 }
+// std::stable_sort asks for this one.
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  ++g_allocations;
+  return std::malloc(bytes);
+}
 void operator delete(void* address) noexcept {
   std::free(address);
 }
