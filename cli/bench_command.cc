@@ -37,11 +37,6 @@ struct Row {
   }
 };
 
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<int64_t>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
-
 // What one operation took in each forward: calls of one name within a forward add up.
 class Trace {
  public:

@@ -28,6 +28,7 @@ StrategyRequest request_of(const ExplainArguments& a) {
   r.masked_max_tokens = a.run.masked_max_tokens;
   r.alignment = a.run.alignment;
   r.allow_repeated_experts = a.run.allow_repeated_experts;
+  r.use_all_gather = a.run.use_all_gather;
   r.use_low_latency = a.low_latency;
   r.device = describe_device(a.run.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu);
   r.name = a.run.strategy;
@@ -132,7 +133,7 @@ Command add_explain(CLI::App& app) {
   a->source.add_options(c);
   a->run.add_options(c);
   c.add_option("--max-tokens,--tokens", a->tokens, "Capacity: tokens of a rank in one call");
-  c.add_flag("--low-latency", a->low_latency, "Ask for the low-latency dispatcher");
+  c.add_flag("--low-latency,--use_deepep_low_latency", a->low_latency, "Ask for the low-latency dispatcher");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer("Example:\n  switchyard explain --preset deepseek-v3 --ranks 8 --tokens 128");
   return [a] { return explain(*a); };

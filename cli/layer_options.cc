@@ -103,6 +103,8 @@ void RunOptions::add_options(CLI::App& command) {
       .add_option("--masked-max-tokens,--masked_max_token_num", masked_max_tokens,
                   "hybrid: masked layout up to this many rows")
       ->envname("MASKED_MAX_TOKEN_NUM");
+  command.add_option("--use-all-gather,--use_all_gather", use_all_gather,
+                     "Where every rank holds all tokens (tp = ranks), `auto` moves none");
   command.add_option("--alignment", alignment,
                      "contiguous: rows of an expert are padded to a multiple");
   command.add_option("--threads", threads, "Threads of each rank; 0: cores / ranks");
@@ -119,6 +121,7 @@ LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
   o.alignment = alignment;
   o.allow_repeated_experts = allow_repeated_experts;
   o.tp_size = tp_size;
+  o.use_all_gather = use_all_gather;
   o.num_threads = threads;
   return o;
 }

@@ -49,6 +49,7 @@ struct RunOptions {
   int64_t alignment = 1;
   int threads = 0;
   bool allow_repeated_experts = false;
+  bool use_all_gather = true;
 
   void add_options(CLI::App& command);
   LayerOptions layer_options(int64_t max_tokens) const;

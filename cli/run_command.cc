@@ -114,12 +114,6 @@ void count_experts(MoeLayer& layer, ConstTensor hidden, std::vector<int64_t>& co
     if (id >= 0) ++counts[static_cast<size_t>(id)];
 }
 
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2),
-                   values.end());
-  return values[values.size() / 2];
-}
-
 RunResult execute(const RunArguments& a, const Rows& input) {
   const int groups = a.run.ranks / a.run.tp_size;
   const int64_t largest_share = (input.num_rows() + groups - 1) / groups;

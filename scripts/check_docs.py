@@ -8,6 +8,7 @@ import argparse
 import pathlib
 import re
 import sys
+import textwrap
 
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
 SNIPPET = re.compile(r"<!-- snippet: (\S+) (\S+) -->\n```cpp\n(.*?)```", re.S)
@@ -43,7 +44,7 @@ def snippet_faults(root, path):
         region = re.search(rf"// \[{name}\]\n(.*?)// \[{name}\]\n", at.read_text() if at.exists() else "", re.S)
         if region is None:
             yield f"{path.relative_to(root)}: {source} has no region {name}"
-        elif region.group(1).strip() != block.strip():
+        elif textwrap.dedent(region.group(1)).strip() != block.strip():
             yield f"{path.relative_to(root)}: the block differs from region {name} of {source}"
 
 

@@ -14,11 +14,8 @@
 // Bound: with many rows by the FMA units (4 conversions and kRows loads per 4 kRows FMAs); with few
 // rows by the memory that streams the weights.
 
-// Four instruction sets are enough: the baseline (in portable 128-bit form, not scalar), SSE4, AVX2
-// and AVX-512, or NEON. Vectors without a fixed size cannot stand in arrays.
-#define HWY_BROKEN_EMU128 0
-#define HWY_DISABLED_TARGETS \
-  (HWY_SCALAR | HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#include "cpu/simd_targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/grouped_gemm_fast.cc"
 #include <hwy/foreach_target.h>  // first: it includes this file once per instruction set
@@ -32,6 +29,7 @@
 #include "cpu/activation.h"
 #include "cpu/gemm_epilogue.h"
 #include "cpu/grouped_gemm.h"
+#include "cpu/round_bf16-inl.h"
 
 #ifndef SWITCHYARD_CPU_GEMM_BLOCK
 #define SWITCHYARD_CPU_GEMM_BLOCK
@@ -225,22 +223,12 @@ HWY_INLINE void scale_and_bias(float* HWY_RESTRICT sums, float scale, const floa
     for (int64_t i = 0; i < count; ++i) sums[i] += bias[i];
 }
 
-// Bf16(float) of tensor.h, a vector at a time; nothing past `count` is written.
-HWY_INLINE void store_bf16(const float* HWY_RESTRICT values, Bf16* dst, int64_t count) {
+// Nothing past `count` is written.
+HWY_INLINE void store_all_bf16(const float* HWY_RESTRICT values, Bf16* dst, int64_t count) {
   const DF df;
-  const DU32 du;
-  const hn::Rebind<uint16_t, DF> du16;
   const auto lanes = static_cast<int64_t>(kLanes);
   int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    const VF value = hn::Load(df, values + i);
-    const auto bits = hn::BitCast(du, value), upper = hn::ShiftRight<16>(bits);
-    const auto half = hn::Add(hn::Set(du, 0x7fffu), hn::And(upper, hn::Set(du, 1u)));
-    const auto rounded = hn::ShiftRight<16>(hn::Add(bits, half));
-    const auto quiet = hn::Or(upper, hn::Set(du, 0x40u));
-    const auto word = hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), quiet, rounded);
-    hn::StoreU(hn::TruncateTo(du16, word), du16, reinterpret_cast<uint16_t*>(dst + i));
-  }
+  for (; i + lanes <= count; i += lanes) store_bf16(df, hn::Load(df, values + i), dst + i);
   for (; i < count; ++i) dst[i] = Bf16(values[i]);
 }
 
@@ -258,7 +246,7 @@ void finish_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, i
     if (v.g.dst.dtype == DType::F32)
       std::copy_n(gate, block.num_cols, v.g.dst.as<float>() + at);
     else
-      store_bf16(gate, v.g.dst.as<Bf16>() + at, block.num_cols);
+      store_all_bf16(gate, v.g.dst.as<Bf16>() + at, block.num_cols);
   }
 }
 

@@ -1,8 +1,7 @@
 // src/cpu/row_ops_fast.cc -- the row operations with Highway and threads. Multiply and add stay two
 // roundings, as in the plain form, so that every instruction set gives its bits. Memory bound.
-#define HWY_BROKEN_EMU128 0
-#define HWY_DISABLED_TARGETS \
-  (HWY_SCALAR | HWY_SSSE3 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#include "cpu/simd_targets.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/row_ops_fast.cc"
 #include <hwy/foreach_target.h>  // first: it includes this file once per instruction set
@@ -12,6 +11,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/round_bf16-inl.h"
 #include "cpu/row_ops.h"
 
 #ifndef SWITCHYARD_CPU_ROW_SUM
@@ -51,19 +51,6 @@ HWY_INLINE VF load_bf16(const Bf16* p) {
   return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU32(), bits)));
 }
 
-// Bf16(float) of tensor.h, lane by lane.
-HWY_INLINE void store_bf16(VF value, Bf16* p) {
-  const DU32 du;
-  const auto bits = hn::BitCast(du, value);
-  const auto upper = hn::ShiftRight<16>(bits);
-  const auto bias = hn::Add(hn::Set(du, 0x7fffu), hn::And(upper, hn::Set(du, 1u)));
-  const auto rounded = hn::ShiftRight<16>(hn::Add(bits, bias));
-  const auto quiet = hn::Or(upper, hn::Set(du, 0x40u));
-  const auto is_nan = hn::RebindMask(du, hn::IsNaN(value));
-  hn::StoreU(hn::TruncateTo(DU16(), hn::IfThenElse(is_nan, quiet, rounded)), DU16(),
-             reinterpret_cast<uint16_t*>(p));
-}
-
 void sum_row(const RowSum& s) {
   const DF df;
   const auto lanes = static_cast<int64_t>(hn::Lanes(df));
@@ -87,7 +74,7 @@ void sum_row(const RowSum& s) {
             df, sums + h);
     }
     for (int64_t h = 0; h < width; h += lanes)
-      store_bf16(hn::Load(df, sums + h), s.dst + first + h);
+      store_bf16(df, hn::Load(df, sums + h), s.dst + first + h);
   }
 }
 

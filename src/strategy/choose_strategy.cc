@@ -12,11 +12,6 @@
 namespace switchyard {
 namespace {
 
-constexpr std::array kDispatchers = {DispatcherKind::Local, DispatcherKind::Normal,
-                                     DispatcherKind::AllGather, DispatcherKind::LowLatency};
-constexpr std::array kExecutors = {ExecutorKind::Contiguous, ExecutorKind::Masked,
-                                   ExecutorKind::Hybrid};
-
 void append(std::vector<Condition>& all, std::vector<Condition> more) {
   all.insert(all.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
 }
@@ -53,13 +48,6 @@ std::string why_dispatcher(const StrategyRequest& r) {
   std::string why = cat(r.num_ranks, " ranks, one row per token and owning rank");
   if (r.use_low_latency) why += ", low latency is not provided yet";
   return why;
-}
-
-std::string failures(const std::vector<Condition>& conditions) {
-  std::string failed;
-  for (const auto& c : conditions)
-    if (!c.holds) failed += cat(failed.empty() ? "" : "; ", c.text);
-  return failed;
 }
 
 std::string microseconds(double us) {

@@ -127,10 +127,15 @@ std::vector<Condition> capacity_conditions(DispatcherKind dispatcher, ExecutorKi
                 seen, ", limit ", r.workspace_limit_bytes)};
 }
 
-void require_all(const char* operation, const std::vector<Condition>& conditions) {
+std::string failures(const std::vector<Condition>& conditions) {
   std::string failed;
   for (const auto& c : conditions)
     if (!c.holds) failed += cat(failed.empty() ? "" : "; ", c.text);
+  return failed;
+}
+
+void require_all(const char* operation, const std::vector<Condition>& conditions) {
+  const std::string failed = failures(conditions);
   SWITCHYARD_REQUIRE(failed.empty(), Unsupported, operation, ": condition failed: ", failed,
                      ". Change what it saw, or choose another strategy.");
 }

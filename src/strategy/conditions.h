@@ -23,6 +23,9 @@ std::vector<Condition> capacity_conditions(DispatcherKind dispatcher, ExecutorKi
 int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executor,
                                  const StrategyRequest& request);
 
+// The texts of those that do not hold, with "; " between them.
+std::string failures(const std::vector<Condition>& conditions);
+
 // Throws Error(Unsupported) that lists the failed conditions with the values they saw.
 void require_all(const char* operation, const std::vector<Condition>& conditions);
 

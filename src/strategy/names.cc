@@ -11,11 +11,6 @@
 namespace switchyard {
 namespace {
 
-constexpr std::array kDispatchers = {DispatcherKind::Local, DispatcherKind::Normal,
-                                     DispatcherKind::AllGather, DispatcherKind::LowLatency};
-constexpr std::array kExecutors = {ExecutorKind::Contiguous, ExecutorKind::Masked,
-                                   ExecutorKind::Hybrid};
-
 // Names of the reference system. Those without a kind are recognised only.
 struct ReferenceName {
   std::string_view name;

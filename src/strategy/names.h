@@ -1,6 +1,7 @@
 // src/strategy/names.h -- every name that --strategy takes, and what it means here.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -9,6 +10,12 @@
 #include "switchyard/strategy.h"
 
 namespace switchyard {
+
+// THE lists of kinds, in the order in which they are shown.
+inline constexpr std::array kDispatchers = {DispatcherKind::Local, DispatcherKind::Normal,
+                                            DispatcherKind::AllGather, DispatcherKind::LowLatency};
+inline constexpr std::array kExecutors = {ExecutorKind::Contiguous, ExecutorKind::Masked,
+                                          ExecutorKind::Hybrid};
 
 // What a name asks for. Without a dispatcher: local for one rank, normal otherwise.
 struct NamedChoice {

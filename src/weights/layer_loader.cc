@@ -10,12 +10,6 @@
 namespace switchyard {
 namespace {
 
-std::string shape_text(Shape shape) {
-  std::string text = "[";
-  for (int i = 0; i < shape.rank(); ++i) text += cat(i ? ", " : "", shape[i]);
-  return text + "]";
-}
-
 float f16_to_float(uint16_t bits) {
   const int exponent = (bits >> 10) & 0x1f, mantissa = bits & 0x3ff;
   const float sign = bits & 0x8000 ? -1.0f : 1.0f;

@@ -11,12 +11,6 @@
 namespace switchyard {
 namespace {
 
-std::string shape_text(Shape shape) {
-  std::string text = "[";
-  for (int i = 0; i < shape.rank(); ++i) text += cat(i ? ", " : "", shape[i]);
-  return text + "]";
-}
-
 void check_tensor(const char* name, ConstTensor t, DType dtype, Shape shape) {
   SWITCHYARD_REQUIRE(
       t.shape == shape && t.dtype == dtype, ShapeMismatch, "weights: ", name, " is ",

@@ -185,6 +185,9 @@ class Run(CommandLine):
         r = self.run_json(*real(), "--ranks", 4, "--tp-size", 2)
         self.assertLess(r["rel_error"], 4e-3)
         self.assertEqual(sum(r["expert_counts"]), r["tokens"] * 4)
+        replicated = [*real(), "--ranks", 4, "--tp-size", 4]
+        self.assertTrue(self.run_json(*replicated)["strategy"].startswith("local+"))
+        self.assertTrue(self.run_json(*replicated, "--use-all-gather", "false")["strategy"].startswith("normal+"))
 
 
 class BadInput(CommandLine):
