@@ -133,7 +133,8 @@ Command add_explain(CLI::App& app) {
   a->source.add_options(c);
   a->run.add_options(c);
   c.add_option("--max-tokens,--tokens", a->tokens, "Capacity: tokens of a rank in one call");
-  c.add_flag("--low-latency,--use_deepep_low_latency", a->low_latency, "Ask for the low-latency dispatcher");
+  c.add_flag("--low-latency,--use_deepep_low_latency", a->low_latency,
+             "Ask for the low-latency dispatcher");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer("Example:\n  switchyard explain --preset deepseek-v3 --ranks 8 --tokens 128");
   return [a] { return explain(*a); };

@@ -1,4 +1,5 @@
-// src/cpu/round_bf16-inl.h -- Bf16(float) of tensor.h, a vector at a time. Once per instruction set.
+// src/cpu/round_bf16-inl.h -- Bf16(float) of tensor.h, a vector at a time. Once per instruction
+// set.
 #include <hwy/highway.h>
 
 #include "switchyard/tensor.h"
