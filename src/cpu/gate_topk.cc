@@ -26,7 +26,10 @@ class Token {
       max_ = *std::max_element(logits, logits + num_experts);
       for (int64_t e = 0; e < num_experts; ++e) sum_ += std::exp(logits[e] - max_);
     }
-    for (int64_t e = 0; e < num_experts; ++e) choice_[e] = bias ? score(e) + bias[e] : score(e);
+    // A sigmoid saturates: where nothing is added to it, its logit orders experts alike and better.
+    const bool by_logit = gate.scoring == Scoring::Sigmoid && !bias && gate.num_groups == 1;
+    for (int64_t e = 0; e < num_experts; ++e)
+      choice_[e] = by_logit ? logits[e] : bias ? score(e) + bias[e] : score(e);
     if (gate.num_groups > gate.num_groups_kept)
       choose_groups();
     else

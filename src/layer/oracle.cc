@@ -171,7 +171,9 @@ Choice choose(const Row& logits, const float* correction_bias, const MoeConfig& 
     if (g.scoring == Scoring::Softmax) scores = softmax(logits, all);
     if (g.scoring == Scoring::Sigmoid)
       std::transform(scores.begin(), scores.end(), scores.begin(), sigmoid);
-    Row choosing = scores;
+    // The order of logits is that of their sigmoids, and it does not saturate.
+    const bool by_logit = g.scoring == Scoring::Sigmoid && !correction_bias && g.num_groups == 1;
+    Row choosing = by_logit ? logits : scores;
     for (size_t e = 0; correction_bias && e < choosing.size(); ++e)
       choosing[e] += double{correction_bias[e]};
     choice.ids = top(choosing, c.top_k, experts_of_kept_groups(choosing, g));

@@ -78,6 +78,18 @@ std::string family_list() {
   return list;
 }
 
+// Of block-scaled fp8 checkpoints; 128 x 128 unless config.json says otherwise.
+ScaleBlock scale_block_of(const ConfigReader& config) {
+  const auto quantization = config.object({"quantization_config"});
+  if (!quantization) return {};
+  const auto size = quantization->integers_or_none({"weight_block_size"});
+  if (size.empty()) return {};
+  SWITCHYARD_REQUIRE(size.size() == 2 && std::min(size[0], size[1]) >= 1, BadFile,
+                     "checkpoint: weight_block_size has ", size.size(), " entries, the first ",
+                     size[0], ", need two positive ones.");
+  return {size[0], size[1]};
+}
+
 // "qwen3_moe", or "qwen3_moe_text" of a nested config.
 const Family* find_family(std::string_view model_type) {
   constexpr std::string_view kText = "_text";
@@ -111,8 +123,10 @@ std::unique_ptr<Checkpoint> Checkpoint::open(const std::filesystem::path& direct
       family != nullptr, Unsupported, "checkpoint: ", path.string(), ", model_type=", model_type,
       ", known families are ", family_list(),
       ". Describe the layer by hand with --config layer.json (docs/checkpoints.md).");
-  return std::make_unique<FamilyCheckpoint>(std::string(family->model_type),
-                                            family->describe(config), directory);
+  FamilyLayers layers = family->describe(config);
+  layers.scale_block = scale_block_of(outer);
+  return std::make_unique<FamilyCheckpoint>(std::string(family->model_type), std::move(layers),
+                                            directory);
 }
 
 std::vector<std::string> known_families() {

@@ -55,10 +55,10 @@ const TensorFile* CheckpointFiles::file_of(const std::string& name) const {
   return at == places_.end() ? nullptr : at->second;
 }
 
-ConstTensor CheckpointFiles::tensor(const std::string& name) const {
+const TensorEntry& CheckpointFiles::entry(const std::string& name) const {
   const TensorFile* file = file_of(name);
-  return (file ? *file : *files_.front())
-      .tensor(name);  // a missing name throws with the nearest one
+  if (file == nullptr) files_.front()->tensor(name);  // throws, with the nearest name
+  return *file->find(name);
 }
 
 }  // namespace switchyard

@@ -17,8 +17,8 @@ class CheckpointFiles {
   explicit CheckpointFiles(const std::filesystem::path& directory);
 
   bool has(const std::string& name) const { return file_of(name) != nullptr; }
-  // Throws Error(BadFile) for a missing tensor, Unsupported for a dtype that cannot be loaded.
-  ConstTensor tensor(const std::string& name) const;
+  // Throws Error(BadFile) for a missing tensor, with the nearest one.
+  const TensorEntry& entry(const std::string& name) const;
 
  private:
   const TensorFile* file_of(const std::string& name) const;

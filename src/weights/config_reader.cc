@@ -59,6 +59,16 @@ int64_t ConfigReader::integer_or(Keys keys, int64_t fallback) const {
   return find(keys) ? integer(keys) : fallback;
 }
 
+int64_t ConfigReader::integer_of_all_layers(Keys keys) const {
+  const auto* value = find(keys);
+  if (!value || !value->is_array()) return integer(keys);
+  const auto all = integers_or_none(keys);
+  const bool equal = !all.empty() && std::all_of(all.begin(), all.end(),
+                                                 [&](int64_t v) { return v == all.front(); });
+  if (!equal) refuse(keys, "the same integer for every layer");
+  return all.front();
+}
+
 double ConfigReader::number_or(Keys keys, double fallback) const {
   const auto* value = find(keys);
   if (!value) return fallback;

@@ -25,6 +25,8 @@ class ConfigReader {
 
   int64_t integer(Keys keys) const;
   int64_t integer_or(Keys keys, int64_t fallback) const;
+  // An integer, or a list with one per layer, all of them equal.
+  int64_t integer_of_all_layers(Keys keys) const;
   double number_or(Keys keys, double fallback) const;
   bool boolean_or(Keys keys, bool fallback) const;
   std::string text(Keys keys) const;

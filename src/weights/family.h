@@ -9,6 +9,7 @@
 
 #include "switchyard/config.h"
 #include "weights/config_reader.h"
+#include "weights/stored_tensor.h"
 
 namespace switchyard {
 
@@ -17,7 +18,7 @@ namespace switchyard {
 struct TensorNames {
   std::string router;           // [E, H]
   std::string router_bias;      // [E]
-  std::string correction_bias;  // [E]
+  std::string correction_bias;  // [E] or [1, E]
 
   std::string expert_gate;  // [I, H], one tensor per expert
   std::string expert_up;    // [I, H]; empty for an activation without a gate
@@ -39,6 +40,7 @@ struct TensorNames {
 struct FamilyLayers {
   MoeConfig config;
   TensorNames names;
+  ScaleBlock scale_block;                           // of block-scaled fp8 tensors
   std::string module = "model.layers.{layer}.mlp";  // in transformers
   int64_t num_layers = 0;
   std::vector<int64_t> moe_layers;
@@ -50,13 +52,22 @@ struct Family {
 };
 
 // One function per family or per group that shares a scheme; each in a file of its own.
+FamilyLayers describe_qwen2_moe(const ConfigReader& config);
 FamilyLayers describe_qwen3_moe(const ConfigReader& config);
 FamilyLayers describe_qwen3_next(const ConfigReader& config);
 FamilyLayers describe_mixtral(const ConfigReader& config);
 FamilyLayers describe_olmoe(const ConfigReader& config);
+FamilyLayers describe_deepseek_v2(const ConfigReader& config);
 FamilyLayers describe_deepseek_v3(const ConfigReader& config);
+FamilyLayers describe_dots1(const ConfigReader& config);
+FamilyLayers describe_ernie4_5_moe(const ConfigReader& config);
 FamilyLayers describe_glm4_moe(const ConfigReader& config);
 FamilyLayers describe_gpt_oss(const ConfigReader& config);
+FamilyLayers describe_granitemoe(const ConfigReader& config);
+FamilyLayers describe_hunyuan_v1_moe(const ConfigReader& config);
+FamilyLayers describe_jamba(const ConfigReader& config);
+FamilyLayers describe_llama4(const ConfigReader& config);
+FamilyLayers describe_phimoe(const ConfigReader& config);
 
 // THE list of families.
 std::span<const Family> families();
@@ -75,5 +86,9 @@ std::vector<int64_t> layers_from(int64_t first, int64_t num_layers);
 void name_experts(TensorNames& names, const std::string& prefix, const char* gate, const char* up,
                   const char* down);
 void name_shared_expert(TensorNames& names, const std::string& prefix);
+// `number` experts as wide as a routed one, as one wider expert.
+void add_shared_experts(FamilyLayers& family, int64_t number, const std::string& prefix);
+// first, first + step, ... while the model has such a layer.
+std::vector<int64_t> every_layer_of(int64_t first, int64_t step, int64_t num_layers);
 
 }  // namespace switchyard

@@ -1,9 +1,7 @@
-// src/weights/family_deepseek_v3.cc -- deepseek_v3, glm4_moe: sigmoid scores, a correction bias for
-// the choice, groups by their two best, renormalised and scaled; shared experts; the first layers
-// are dense.
-#include <algorithm>
-
-#include "base/checked.h"
+// src/weights/family_deepseek_v3.cc -- deepseek_v3, glm4_moe, dots1: sigmoid scores, a correction
+// bias for the choice, groups by their two best, renormalised and scaled; shared experts; the first
+// layers are dense.
+#include "base/require.h"
 #include "weights/family.h"
 
 namespace switchyard {
@@ -11,28 +9,22 @@ namespace {
 
 constexpr const char* kMlp = "model.layers.{layer}.mlp";
 
-FamilyLayers describe_sigmoid_family(const ConfigReader& config, double default_scale) {
+FamilyLayers describe_sigmoid_family(const ConfigReader& config, double default_scale,
+                                     bool renormalize_by_default = true) {
   FamilyLayers f;
   MoeConfig& c = f.config;
   c = common_config(config);
   c.gate.scoring = Scoring::Sigmoid;
   c.gate.correction_bias = true;
-  c.gate.renormalize = config.boolean_or({"norm_topk_prob"}, true);
+  c.gate.renormalize = config.boolean_or({"norm_topk_prob"}, renormalize_by_default);
   c.gate.renormalize_epsilon = 1e-20f;
   c.gate.scale = static_cast<float>(config.number_or({"routed_scaling_factor"}, default_scale));
   c.gate.num_groups = config.integer_or({"n_group"}, 1);
   c.gate.num_groups_kept = config.integer_or({"topk_group"}, 1);
-  const int64_t num_shared = config.integer_or({"n_shared_experts"}, 1);
-  SWITCHYARD_REQUIRE(num_shared >= 0, BadFile, "checkpoint: n_shared_experts=", num_shared,
-                     ", must not be negative.");
-  SWITCHYARD_REQUIRE(c.intermediate >= 0, BadFile,
-                     "checkpoint: moe_intermediate_size=", c.intermediate, ", must be positive.");
-  c.shared.intermediate = checked_mul(num_shared, c.intermediate, "checkpoint: shared experts");
+  add_shared_experts(f, config.integer_or({"n_shared_experts"}, 1), cat(kMlp, ".shared_experts"));
   f.num_layers = num_layers_of(config);
-  f.moe_layers = layers_from(std::max<int64_t>(0, config.integer_or({"first_k_dense_replace"}, 0)),
-                             f.num_layers);
+  f.moe_layers = layers_from(config.integer_or({"first_k_dense_replace"}, 0), f.num_layers);
   name_experts(f.names, kMlp, "gate_proj", "up_proj", "down_proj");
-  name_shared_expert(f.names, cat(kMlp, ".shared_experts"));
   f.names.correction_bias = cat(kMlp, ".gate.e_score_correction_bias");
   return f;
 }
@@ -44,6 +36,10 @@ FamilyLayers describe_deepseek_v3(const ConfigReader& config) {
 }
 FamilyLayers describe_glm4_moe(const ConfigReader& config) {
   return describe_sigmoid_family(config, 1.0);
+}
+
+FamilyLayers describe_dots1(const ConfigReader& config) {
+  return describe_sigmoid_family(config, 1.0, false);
 }
 
 }  // namespace switchyard

@@ -1,4 +1,5 @@
-// src/weights/family_mixtral.cc -- softmax then top-k, always renormalised; w1 is gate, w3 is up.
+// src/weights/family_mixtral.cc -- mixtral, minimax: softmax then top-k, always renormalised; w1 is
+// gate, w3 is up.
 #include "weights/family.h"
 
 namespace switchyard {

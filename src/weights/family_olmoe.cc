@@ -1,4 +1,4 @@
-// src/weights/family_olmoe.cc -- softmax then top-k, as it comes.
+// src/weights/family_olmoe.cc -- olmoe, flex_olmo: softmax then top-k, as it comes.
 #include "weights/family.h"
 
 namespace switchyard {

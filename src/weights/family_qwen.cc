@@ -1,5 +1,5 @@
-// src/weights/family_qwen.cc -- qwen3_moe, qwen3_next: softmax then top-k; some layers may be
-// dense.
+// src/weights/family_qwen.cc -- qwen2_moe, qwen3_moe, qwen3_next: softmax then top-k; some layers
+// may be dense.
 #include <algorithm>
 
 #include "base/require.h"
@@ -32,18 +32,25 @@ FamilyLayers describe_qwen(const ConfigReader& config, bool renormalize_by_defau
   return f;
 }
 
+FamilyLayers with_gated_shared_expert(FamilyLayers f, const ConfigReader& config) {
+  f.config.shared = {config.integer({"shared_expert_intermediate_size"}), true};
+  name_shared_expert(f.names, cat(kMlp, ".shared_expert"));
+  f.names.shared_expert_gate = cat(kMlp, ".shared_expert_gate.weight");
+  return f;
+}
+
 }  // namespace
 
 FamilyLayers describe_qwen3_moe(const ConfigReader& config) {
   return describe_qwen(config, false);
 }
 
+FamilyLayers describe_qwen2_moe(const ConfigReader& config) {
+  return with_gated_shared_expert(describe_qwen(config, false), config);
+}
+
 FamilyLayers describe_qwen3_next(const ConfigReader& config) {
-  FamilyLayers f = describe_qwen(config, true);
-  f.config.shared = {config.integer({"shared_expert_intermediate_size"}), true};
-  name_shared_expert(f.names, cat(kMlp, ".shared_expert"));
-  f.names.shared_expert_gate = cat(kMlp, ".shared_expert_gate.weight");
-  return f;
+  return with_gated_shared_expert(describe_qwen(config, true), config);
 }
 
 }  // namespace switchyard

@@ -1,30 +1,15 @@
 // src/weights/layer_loader.cc
 #include "weights/layer_loader.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 
-#include "base/require.h"
+#include "base/shape_text.h"
+#include "weights/stored_tensor.h"
 #include "weights/weight_block.h"
 
 namespace switchyard {
 namespace {
-
-float f16_to_float(uint16_t bits) {
-  const int exponent = (bits >> 10) & 0x1f, mantissa = bits & 0x3ff;
-  const float sign = bits & 0x8000 ? -1.0f : 1.0f;
-  if (exponent == 31) return sign * (mantissa ? NAN : INFINITY);
-  if (exponent == 0) return sign * std::ldexp(static_cast<float>(mantissa), -24);
-  return sign * std::ldexp(static_cast<float>(mantissa | 0x400), exponent - 25);
-}
-
-float value_at(ConstTensor t, int64_t i) {
-  switch (t.dtype) {
-    case DType::Bf16: return static_cast<float>(t.as<Bf16>()[i]);
-    case DType::F16: return f16_to_float(t.as<uint16_t>()[i]);
-    default: return t.as<float>()[i];
-  }
-}
 
 void store(Tensor t, int64_t i, float value) {
   if (t.dtype == DType::F32)
@@ -39,51 +24,59 @@ struct Stride {
   int64_t first, row_step, col_step;
 };
 
+// What stands beside a quantised tensor.
+constexpr const char* kScaleInverse = "_scale_inv";
+constexpr const char* kBlocks = "_blocks";
+constexpr const char* kScales = "_scales";
+
 class Loader {
  public:
   Loader(const CheckpointFiles& files, std::string prefix, const FamilyLayers& family,
-         int64_t layer, const Progress& progress, int64_t total_bytes)
+         int64_t layer, Progress progress, int64_t total_bytes)
       : files_(files),
         prefix_(std::move(prefix)),
         family_(family),
         layer_(layer),
-        progress_(progress),
+        progress_(std::move(progress)),
         total_bytes_(total_bytes) {}
 
   const MoeConfig& config() const { return family_.config; }
   const TensorNames& names() const { return family_.names; }
 
-  bool has(const std::string& name, int64_t expert = 0) const {
-    return !name.empty() && files_.has(full(name, expert));
-  }
+  bool has(const std::string& name) const { return !name.empty() && files_.has(full(name, 0)); }
+  bool has_mxfp4(const std::string& name) const { return !has(name) && has(name + kBlocks); }
 
-  // A stored tensor of exactly this shape, in a dtype that becomes bf16 or f32.
-  ConstTensor stored(const std::string& name, Shape shape, int64_t expert = 0) const {
+  // Its number of dimensions; 0 when there is no such tensor.
+  size_t rank_of(const std::string& name) const {
+    return has(name) ? files_.entry(full(name, 0)).shape.size() : 0;
+  }
+  // A stored tensor of exactly this shape, as numbers. Plain, or dequantised: fp8 blocks with
+  // `<name>_scale_inv` beside them, mxfp4 as `<name>_blocks` and `<name>_scales`.
+  StoredTensor stored(const std::string& name, Shape shape, int64_t expert = 0) const {
     SWITCHYARD_REQUIRE(!name.empty(), BadFile, "checkpoint: layer ", layer_,
                        ", a tensor the layer needs has no name. Name it in layer.json.");
     const std::string at = full(name, expert);
-    const ConstTensor t = files_.tensor(at);
-    SWITCHYARD_REQUIRE(t.shape == shape, BadFile, "checkpoint: tensor ", at, " has shape ",
-                       shape_text(t.shape), ", need ", shape_text(shape),
+    StoredTensor t = open(at);
+    const auto expected = extents(shape);
+    SWITCHYARD_REQUIRE(std::ranges::equal(t.shape(), expected), BadFile, "checkpoint: tensor ", at,
+                       " has shape ", shape_text(t.shape()), ", need ", shape_text(shape),
                        ". Weights and config.json do not fit.");
-    SWITCHYARD_REQUIRE(t.dtype == DType::Bf16 || t.dtype == DType::F16 || t.dtype == DType::F32,
-                       Unsupported, "checkpoint: tensor ", at, ": dtype=", dtype_name(t.dtype),
-                       ", load bf16, f16 or f32 weights.");
     return t;
   }
 
-  // dst (row-major) = the matrix at `stride` in src.
-  void copy(Tensor dst, ConstTensor src, int64_t rows, int64_t cols, Stride stride) {
-    const bool as_it_is = src.dtype == dst.dtype && stride.col_step == 1 && stride.row_step == cols;
+  // dst (row-major) = the matrix at `stride` in src. Without memory behind dst nothing is read.
+  void copy(Tensor dst, const StoredTensor& src, int64_t rows, int64_t cols, Stride stride) {
+    if (dst.data == nullptr) return;
+    const bool as_it_is = src.holds(dst.dtype) && stride.col_step == 1 && stride.row_step == cols;
     if (as_it_is) {
-      const auto bytes = dtype_bytes(src.dtype);
-      std::memcpy(dst.data, src.as<std::byte>() + stride.first * bytes,
+      const auto bytes = dtype_bytes(dst.dtype);
+      std::memcpy(dst.data, src.bytes() + stride.first * bytes,
                   static_cast<size_t>(rows * cols * bytes));
     } else {
       for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = 0; c < cols; ++c)
           store(dst, r * cols + c,
-                value_at(src, stride.first + r * stride.row_step + c * stride.col_step));
+                src.at(stride.first + r * stride.row_step + c * stride.col_step));
     }
     done_bytes_ += dst.bytes();
     if (progress_) progress_(done_bytes_, total_bytes_);
@@ -91,11 +84,19 @@ class Loader {
 
   // A whole stored tensor.
   void load(Tensor dst, const std::string& name, Shape shape, int64_t expert = 0) {
-    const ConstTensor src = stored(name, shape, expert);
-    copy(dst, src, 1, src.count(), {0, src.count(), 1});
+    copy(dst, stored(name, shape, expert), 1, dst.count(), {0, dst.count(), 1});
   }
 
  private:
+  StoredTensor open(const std::string& name) const {
+    if (!files_.has(name) && files_.has(name + kBlocks))
+      return StoredTensor::mxfp4(files_.entry(name + kBlocks), files_.entry(name + kScales));
+    const TensorEntry& entry = files_.entry(name);
+    if (entry.dtype == "F8_E4M3" && files_.has(name + kScaleInverse))
+      return StoredTensor::block_scaled(entry, files_.entry(name + kScaleInverse),
+                                        family_.scale_block);
+    return StoredTensor::plain(entry);
+  }
   std::string full(const std::string& name, int64_t expert) const {
     return prefix_ + fill_template(name, layer_, expert);
   }
@@ -104,7 +105,7 @@ class Loader {
   std::string prefix_;
   const FamilyLayers& family_;
   int64_t layer_;
-  const Progress& progress_;
+  const Progress progress_;
   int64_t total_bytes_;
   int64_t done_bytes_ = 0;
 };
@@ -139,10 +140,10 @@ void load_fused_experts(Loader& loader, const WeightBlock& b, int64_t first_expe
   const MoeConfig& c = loader.config();
   const TensorNames& n = loader.names();
   const int64_t e_all = c.num_experts, rows = c.w1_rows(), h = c.hidden, i = c.intermediate;
-  const bool t = n.fused_transposed;
-  const ConstTensor w1 =
+  const bool t = n.fused_transposed && !loader.has_mxfp4(n.fused_gate_up);  // blocks run along K
+  const StoredTensor w1 =
       loader.stored(n.fused_gate_up, t ? Shape{e_all, h, rows} : Shape{e_all, rows, h});
-  const ConstTensor w2 = loader.stored(n.fused_down, t ? Shape{e_all, i, h} : Shape{e_all, h, i});
+  const StoredTensor w2 = loader.stored(n.fused_down, t ? Shape{e_all, i, h} : Shape{e_all, h, i});
   const bool interleaved = n.fused_interleaved && c.activation.gated();
   for (int64_t e = 0; e < b.w1.dim(0); ++e) {
     const int64_t id = first_expert + e;
@@ -160,8 +161,8 @@ void load_fused_experts(Loader& loader, const WeightBlock& b, int64_t first_expe
 void load_biases(Loader& loader, const WeightBlock& b, int64_t first_expert) {
   const MoeConfig& c = loader.config();
   const int64_t rows = c.w1_rows(), i = c.intermediate;
-  const ConstTensor b1 = loader.stored(loader.names().fused_gate_up_bias, {c.num_experts, rows});
-  const ConstTensor b2 = loader.stored(loader.names().fused_down_bias, {c.num_experts, c.hidden});
+  const StoredTensor b1 = loader.stored(loader.names().fused_gate_up_bias, {c.num_experts, rows});
+  const StoredTensor b2 = loader.stored(loader.names().fused_down_bias, {c.num_experts, c.hidden});
   for (int64_t e = 0; e < b.b1.dim(0); ++e) {
     const int64_t id = first_expert + e;
     Tensor mine = b.b1.rows(e, 1);
@@ -179,8 +180,10 @@ void load_router(Loader& loader, const WeightBlock& b) {
   const MoeConfig& c = loader.config();
   loader.load(b.router, loader.names().router, {c.num_experts, c.hidden});
   if (c.router_bias) loader.load(b.router_bias, loader.names().router_bias, {c.num_experts});
-  if (c.gate.correction_bias)
-    loader.load(b.correction_bias, loader.names().correction_bias, {c.num_experts});
+  if (!c.gate.correction_bias) return;
+  const std::string& bias = loader.names().correction_bias;
+  const bool is_row = loader.rank_of(bias) == 2;
+  loader.load(b.correction_bias, bias, is_row ? Shape{1, c.num_experts} : Shape{c.num_experts});
 }
 
 void load_shared(Loader& loader, const WeightBlock& b) {
@@ -192,6 +195,15 @@ void load_shared(Loader& loader, const WeightBlock& b) {
   loader.load(b.shared_w2, loader.names().shared_down, {c.hidden, is});
   if (c.shared.sigmoid_gated)
     loader.load(b.shared_gate, loader.names().shared_expert_gate, {1, c.hidden});
+}
+
+void load_all(Loader& loader, const WeightBlock& b, int64_t first_expert) {
+  const std::string& fused = loader.names().fused_gate_up;
+  loader.has(fused) || loader.has_mxfp4(fused) ? load_fused_experts(loader, b, first_expert)
+                                               : load_separate_experts(loader, b, first_expert);
+  if (loader.config().expert_bias) load_biases(loader, b, first_expert);
+  load_router(loader, b);
+  load_shared(loader, b);
 }
 
 }  // namespace
@@ -209,20 +221,15 @@ LayerWeights load_layer(const CheckpointFiles& files, const std::string& prefix,
   SWITCHYARD_REQUIRE(rank >= 0 && rank < num_ranks, ShapeMismatch, "load_layer: rank=", rank,
                      ", need 0 to ", num_ranks - 1, ".");
   const int64_t total_bytes = weight_bytes(family.config, num_ranks);  // checks config and ranks
-  Loader loader(files, prefix, family, layer, progress, total_bytes);
   const int64_t first_expert = family.config.num_experts / num_ranks * rank;
-  const bool fused = loader.has(family.names.fused_gate_up);
-  // Before the allocation: a file without the layer's first expert is not worth one.
-  if (!fused)
-    loader.stored(family.names.expert_down, {family.config.hidden, family.config.intermediate},
-                  first_expert);
+  // Over no memory first: every tensor is there and fits before a byte is allocated.
+  Arena sizes({});
+  Loader checker(files, prefix, family, layer, {}, 0);
+  load_all(checker, WeightBlock::take(sizes, family.config, num_ranks), first_expert);
 
   const auto block = WeightBlock::allocate(family.config, num_ranks);
-  fused ? load_fused_experts(loader, block, first_expert)
-        : load_separate_experts(loader, block, first_expert);
-  if (family.config.expert_bias) load_biases(loader, block, first_expert);
-  load_router(loader, block);
-  load_shared(loader, block);
+  Loader loader(files, prefix, family, layer, progress, total_bytes);
+  load_all(loader, block, first_expert);
   return block.view();
 }
 

@@ -4,7 +4,7 @@
 #include <thread>
 #include <vector>
 
-#include "base/require.h"
+#include "base/shape_text.h"
 #include "switchyard/weights.h"
 #include "weights/weight_block.h"
 

@@ -80,10 +80,4 @@ int64_t weight_bytes(const MoeConfig& config, int num_ranks) {
   return static_cast<int64_t>(arena.bytes());
 }
 
-std::string shape_text(Shape shape) {
-  std::string text = "[";
-  for (int i = 0; i < shape.rank(); ++i) text += cat(i ? ", " : "", shape[i]);
-  return text + "]";
-}
-
 }  // namespace switchyard

@@ -1,8 +1,6 @@
 // src/weights/weight_block.h -- one rank's weights of one layer in one block of memory.
 #pragma once
 
-#include <string>
-
 #include "base/arena.h"
 #include "switchyard/weights.h"
 
@@ -22,8 +20,5 @@ struct WeightBlock {
 
   LayerWeights view() const;
 };
-
-// "[8, 64, 32]".
-std::string shape_text(Shape shape);
 
 }  // namespace switchyard

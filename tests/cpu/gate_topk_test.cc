@@ -98,6 +98,10 @@ TEST(GateTopk, TiesGoToTheLowestIdInExpertsAndGroups) {
             (std::vector<int32_t>{0, 1}));
 }
 
+TEST(GateTopk, ASaturatedSigmoidStillFindsTheLargestLogit) {
+  expect_weights(route({20, 30, 25}, 1, {.scoring = Scoring::Sigmoid}), {1}, {1.0f});
+}
+
 TEST(GateTopk, TheSparseMixerWeighsOnlyWhatIsCloseToTheBest) {
   const GateConfig gate{.scoring = Scoring::SparseMixer, .jitter_epsilon = 0.01f};
   // 10 and 9.9 are within 2 percent, 5 is not. Then of the rest: 9.9 alone.

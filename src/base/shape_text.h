@@ -1,0 +1,29 @@
+// src/base/shape_text.h -- "[8, 64, 32]" for messages.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/require.h"
+#include "switchyard/tensor.h"
+
+namespace switchyard {
+
+inline std::vector<int64_t> extents(const Shape& shape) {
+  std::vector<int64_t> all;
+  for (int i = 0; i < shape.rank(); ++i) all.push_back(shape[i]);
+  return all;
+}
+
+inline std::string shape_text(std::span<const int64_t> shape) {
+  std::string text = "[";
+  for (const int64_t dim : shape) text += cat(text.size() > 1 ? ", " : "", dim);
+  return text + "]";
+}
+
+inline std::string shape_text(const Shape& shape) {
+  return shape_text(extents(shape));
+}
+
+}  // namespace switchyard
