@@ -74,14 +74,14 @@ StoredTensor StoredTensor::plain(const TensorEntry& entry) {
 StoredTensor StoredTensor::block_scaled(const TensorEntry& entry, const TensorEntry& scales,
                                         ScaleBlock block) {
   SWITCHYARD_REQUIRE(entry.shape.size() == 2 && entry.dtype == "F8_E4M3", Unsupported,
-                     "checkpoint: tensor ", entry.name, ": is ", entry.dtype, " ", shape_text(entry.shape),
-                     ", only matrices of F8_E4M3 are block-scaled.");
+                     "checkpoint: tensor ", entry.name, ": is ", entry.dtype, " ",
+                     shape_text(entry.shape), ", only matrices of F8_E4M3 are block-scaled.");
   const int64_t rows = ceil_div(entry.shape[0], block.rows),
                 cols = ceil_div(entry.shape[1], block.cols);
   SWITCHYARD_REQUIRE(scales.shape == std::vector<int64_t>({rows, cols}), BadFile,
-                     "checkpoint: tensor ", scales.name, " has shape ", shape_text(scales.shape), ", need [",
-                     rows, ", ", cols, "]: a scale for each ", block.rows, " x ", block.cols,
-                     " block of ", entry.name, ".");
+                     "checkpoint: tensor ", scales.name, " has shape ", shape_text(scales.shape),
+                     ", need [", rows, ", ", cols, "]: a scale for each ", block.rows, " x ",
+                     block.cols, " block of ", entry.name, ".");
   SWITCHYARD_REQUIRE(scales.dtype == "F32" || scales.dtype == "BF16", Unsupported,
                      "checkpoint: tensor ", scales.name, ": dtype=", scales.dtype,
                      ", scales are F32 or BF16.");

@@ -13,8 +13,8 @@ struct ScaleBlock {
   int64_t rows = 128, cols = 128;
 };
 
-// A view; the file stays open. Values are exact in fp32 but for fp8, whose product with its scale is
-// rounded to fp32 as the published code does it.
+// A view; the file stays open. Values are exact in fp32 but for fp8, whose product with its scale
+// is rounded to fp32 as the published code does it.
 class StoredTensor {
  public:
   // bf16, f16 or f32. Throws Error(Unsupported) that names the dtype.

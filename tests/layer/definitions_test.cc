@@ -1,7 +1,8 @@
-// tests/layer/definitions_test.cc -- every family against its public definition. The expected output
-// is computed here, in float64, from the tensors of a synthetic checkpoint as the family's published
-// model code computes it (transformers 5.17, modeling_<family>.py; the quantised formats: DeepSeek's
-// weight_dequant, OCP Microscaling Formats 1.0). Nothing of the library takes part in it.
+// tests/layer/definitions_test.cc -- every family against its public definition. The expected
+// output is computed here, in float64, from the tensors of a synthetic checkpoint as the family's
+// published model code computes it (transformers 5.17, modeling_<family>.py; the quantised formats:
+// DeepSeek's weight_dequant, OCP Microscaling Formats 1.0). Nothing of the library takes part in
+// it.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -257,8 +258,8 @@ void with_tensor(Definition& d, const std::string& name, Shape shape, double ran
 
 json base_config(const char* type, const char* experts_key = "num_experts",
                  const char* inner_key = "moe_intermediate_size", int top_k = 4) {
-  return {{"model_type", type},       {"hidden_size", kHidden},  {experts_key, kExperts},
-          {inner_key, kInner},        {"hidden_act", "silu"},    {"num_hidden_layers", 3},
+  return {{"model_type", type},          {"hidden_size", kHidden}, {experts_key, kExperts},
+          {inner_key, kInner},           {"hidden_act", "silu"},   {"num_hidden_layers", 3},
           {"num_experts_per_tok", top_k}};
 }
 
@@ -325,9 +326,13 @@ Definition mixtral_like(const char* type) {
 Definition deepseek_v2(const char* method) {
   Definition d = standard("deepseek_v2", "n_routed_experts");
   d.name += std::string(" ") + method;
-  d.config.update({{"topk_method", method}, {"n_group", 4}, {"topk_group", 2},
-                   {"routed_scaling_factor", 16.0}, {"n_shared_experts", 2},
-                   {"first_k_dense_replace", 1}, {"norm_topk_prob", false}});
+  d.config.update({{"topk_method", method},
+                   {"n_group", 4},
+                   {"topk_group", 2},
+                   {"routed_scaling_factor", 16.0},
+                   {"n_shared_experts", 2},
+                   {"first_k_dense_replace", 1},
+                   {"norm_topk_prob", false}});
   shared_mlp(d, "model.layers.1.mlp.shared_experts", 2 * kInner);
   const bool grouped = std::string(method) == "group_limited_greedy";
   d.route = [grouped](const Tensors&, const Row& logits) {
@@ -340,8 +345,11 @@ Definition deepseek_v2(const char* method) {
 
 Definition sigmoid_like(const char* type, bool normalize, double factor, const char* experts_key) {
   Definition d = standard(type, experts_key);
-  d.config.update({{"n_group", 4}, {"topk_group", 2}, {"routed_scaling_factor", factor},
-                   {"n_shared_experts", 1}, {"first_k_dense_replace", 1},
+  d.config.update({{"n_group", 4},
+                   {"topk_group", 2},
+                   {"routed_scaling_factor", factor},
+                   {"n_shared_experts", 1},
+                   {"first_k_dense_replace", 1},
                    {"norm_topk_prob", normalize}});
   shared_mlp(d, "model.layers.1.mlp.shared_experts", kInner);
   const std::string bias = "model.layers.1.mlp.gate.e_score_correction_bias";
@@ -355,8 +363,12 @@ Definition sigmoid_like(const char* type, bool normalize, double factor, const c
 Definition ernie() {
   Definition d = standard("ernie4_5_moe", "moe_num_experts");
   d.config.erase("num_experts_per_tok");
-  d.config.update({{"moe_k", 4}, {"moe_num_shared_experts", 2}, {"moe_layer_start_index", 1},
-                   {"moe_layer_interval", 2}, {"moe_layer_end_index", -1}, {"use_bias", false}});
+  d.config.update({{"moe_k", 4},
+                   {"moe_num_shared_experts", 2},
+                   {"moe_layer_start_index", 1},
+                   {"moe_layer_interval", 2},
+                   {"moe_layer_end_index", -1},
+                   {"use_bias", false}});
   shared_mlp(d, "model.layers.1.mlp.shared_experts", 2 * kInner);
   const std::string bias = "model.layers.1.mlp.moe_statics.e_score_correction_bias";
   with_tensor(d, bias, {1, kExperts}, 0.1, true);
@@ -431,7 +443,8 @@ Definition granite() {
 Definition hunyuan() {
   Definition d = standard("hunyuan_v1_moe", "num_experts", "intermediate_size");
   d.config.erase("num_experts_per_tok");
-  d.config.update({{"moe_topk", {4, 4, 4}}, {"moe_intermediate_size", {kInner, kInner, kInner}},
+  d.config.update({{"moe_topk", {4, 4, 4}},
+                   {"moe_intermediate_size", {kInner, kInner, kInner}},
                    {"num_shared_expert", {1, 1, 1}}});
   d.router = "model.layers.1.mlp.gate.wg.weight";
   shared_mlp(d, "model.layers.1.mlp.shared_mlp", kInner);
@@ -519,14 +532,13 @@ Definition gpt_oss(bool mxfp4) {
     Row y(kInner);
     for (size_t i = 0; i < y.size(); ++i) {
       const double gate = std::min(both[2 * i] + b1[e * 2 * kInner + 2 * i], 0.5);
-      const double up =
-          std::clamp(both[2 * i + 1] + b1[e * 2 * kInner + 2 * i + 1], -0.5, 0.5);
+      const double up = std::clamp(both[2 * i + 1] + b1[e * 2 * kInner + 2 * i + 1], -0.5, 0.5);
       y[i] = (up + 1) * gate * sigmoid(1.702 * gate);
     }
-    Row out = mxfp4 ? linear(t.at(at + ".experts.down_proj_blocks").values, y, kHidden,
-                             expert * kHidden)
-                    : matmul(y, t.at(at + ".experts.down_proj").values, kHidden,
-                             expert * kInner * kHidden);
+    Row out =
+        mxfp4
+            ? linear(t.at(at + ".experts.down_proj_blocks").values, y, kHidden, expert * kHidden)
+            : matmul(y, t.at(at + ".experts.down_proj").values, kHidden, expert * kInner * kHidden);
     for (size_t h = 0; h < out.size(); ++h) out[h] += b2[e * kHidden + h];
     return out;
   };
@@ -558,9 +570,9 @@ Definition fp8(Definition d) {
         const int exponent = bits >> 3 & 15, mantissa = bits & 7;
         const double magnitude = exponent == 0 ? mantissa * std::pow(2.0, -9)
                                                : (8 + mantissa) * std::pow(2.0, exponent - 10);
-        const double value = (bits & 0x80 ? -magnitude : magnitude) *
-                             scale.values[static_cast<size_t>(i / cols / 32 * scale_cols +
-                                                              i % cols / 48)];
+        const double value =
+            (bits & 0x80 ? -magnitude : magnitude) *
+            scale.values[static_cast<size_t>(i / cols / 32 * scale_cols + i % cols / 48)];
         Maker::append(t, bits);
         // "Exactly" is to bf16: the product in fp32, then one rounding.
         t.values[static_cast<size_t>(i)] = static_cast<float>(Bf16(static_cast<float>(value)));
@@ -675,8 +687,7 @@ TEST_P(FamilyDefinition, MatchesItsPublishedModelCode) {
     run_local_ranks(ranks, [&](Communicator& comm) {
       auto layer =
           MoeLayer::create(checkpoint->config(d.layer),
-                           checkpoint->load_layer(d.layer, ranks, comm.rank()), comm,
-                           options);
+                           checkpoint->load_layer(d.layer, ranks, comm.rank()), comm, options);
       Buffer<Bf16> output({kTokens, kHidden});
       layer->forward({.output = output.view(), .hidden = hidden.view()});
       layer->wait();
