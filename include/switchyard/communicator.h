@@ -33,7 +33,7 @@ class Communicator {
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  /// "threads", later "mpi", "nccl".
+  /// "threads", "processes", "mpi".
   virtual const char* transport() const = 0;
 
   /// dst[r, ...] = src of rank r. dst has size() times the bytes of src; equal sizes on every rank.
@@ -72,5 +72,36 @@ std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
 /// communicator for its peers; the error of the lowest rank that failed by itself is rethrown here.
 void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& body,
                      LocalRanksOptions options = {});
+
+/// Ranks that are processes, connected by TCP (IPv4).
+struct ProcessRankOptions {
+  /// Also bounds how long a rank waits for its peers to be born.
+  std::chrono::milliseconds deadline{30000};
+  /// How peers reach this process. The default suits ranks of one machine only.
+  std::string address = "127.0.0.1";
+};
+
+/// all[r] = `mine` of rank r, `bytes` bytes each: what a host program that already knows its peers
+/// provides. Called once, by make_process_rank, on every rank.
+using GatherCallback = std::function<void(void* all, const void* mine, size_t bytes)>;
+
+/// Rank `rank` of `size`, in this process. Collective over the processes.
+/// A killed peer is an Error(Transport) at once, a stopped one after the deadline; survivors make a
+/// new communicator. Throws Error(Transport) when a peer cannot be reached within the deadline.
+std::unique_ptr<Communicator> make_process_rank(int rank, int size, const GatherCallback& gather,
+                                                const ProcessRankOptions& options = {});
+/// The same from RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them; the address
+/// is found on the way to MASTER_ADDR. Rank 0 listens at MASTER_PORT + 1, since the launcher's own
+/// store may stand at MASTER_PORT.
+std::unique_ptr<Communicator> make_process_rank(const ProcessRankOptions& options = {});
+
+/// Ranks that are the processes of an MPI job, all of MPI_COMM_WORLD. Initialises MPI
+/// (MPI_THREAD_SERIALIZED) unless the program did, and then finalises it at exit. MPI itself ends a
+/// job whose process dies; a stopped one is an Error(Transport) after the deadline.
+/// Throws Error(Unsupported) when this build has no MPI.
+std::unique_ptr<Communicator> make_mpi_rank(
+    std::chrono::milliseconds deadline = std::chrono::milliseconds(30000));
+/// Whether make_mpi_rank can be called at all.
+bool has_mpi() noexcept;
 
 }  // namespace switchyard

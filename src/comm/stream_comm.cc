@@ -1,0 +1,400 @@
+// src/comm/stream_comm.cc -- every operation is one exchange: a header to each peer that says what
+// is called, then the bytes; nothing is copied into a destination before the peer's header agrees.
+#include "comm/stream_comm.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "base/checked.h"
+
+namespace switchyard {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+enum class Op : uint32_t { AllGather = 1, AllToAllRows = 2, Split = 3 };
+
+const char* op_name(uint32_t op) {
+  switch (static_cast<Op>(op)) {
+    case Op::AllGather: return "all_gather";
+    case Op::AllToAllRows: return "all_to_all_rows";
+    case Op::Split: return "split";
+  }
+  return "nothing known";
+}
+
+// What stands before every message. All ranks of a job run on machines of one byte order.
+struct Header {
+  uint64_t comm_id = 0;  // of the communicator or the split that it came from
+  uint64_t sequence = 0;
+  uint32_t op = 0;
+  uint32_t num_kinds = 0;  // of rows
+  uint64_t bytes = 0;      // that follow
+};
+
+// Rows of one kind to or from one peer.
+struct Piece {
+  std::byte* dst = nullptr;        // receiving: contiguous
+  const std::byte* src = nullptr;  // sending: base address of all rows
+  const int32_t* rows = nullptr;   // sending: which rows; null: [0, num_rows) of src
+  int64_t num_rows = 0;
+  int64_t row_bytes = 0;
+
+  int64_t bytes() const { return num_rows * row_bytes; }
+};
+
+constexpr size_t kMaxKinds = 8;                   // a dispatch moves three kinds of rows
+constexpr size_t kStageBytes = size_t{64} << 10;  // about what a socket takes at once
+
+// One direction of one peer in one exchange.
+struct Lane {
+  std::array<Piece, kMaxKinds> pieces;
+  size_t num_pieces = 0;
+  Header header;
+  size_t header_done = 0;
+  size_t piece = 0;
+  int64_t piece_done = 0;  // bytes of pieces[piece]
+  std::vector<std::byte> stage;
+  size_t stage_size = 0, stage_done = 0;
+
+  void begin() { num_pieces = header_done = piece = stage_size = stage_done = 0, piece_done = 0; }
+  void add(const Piece& p) { pieces[num_pieces++] = p; }
+  uint64_t bytes() const {
+    int64_t sum = 0;
+    for (size_t i = 0; i < num_pieces; ++i) sum += pieces[i].bytes();
+    return static_cast<uint64_t>(sum);
+  }
+  bool pieces_done() const {
+    for (size_t i = piece; i < num_pieces; ++i)
+      if (pieces[i].bytes() > (i == piece ? piece_done : 0)) return false;
+    return true;
+  }
+  bool done() const {
+    return header_done == sizeof(Header) && pieces_done() && stage_done == stage_size;
+  }
+  void advance(int64_t bytes) {
+    piece_done += bytes;
+    while (piece < num_pieces && piece_done == pieces[piece].bytes()) ++piece, piece_done = 0;
+  }
+  void skip_empty() { advance(0); }
+};
+
+// What the communicators of one set of streams share.
+struct Shared {
+  std::unique_ptr<Streams> streams;
+  std::chrono::milliseconds deadline;
+  std::optional<Error> failure;
+};
+
+class StreamComm final : public Communicator {
+ public:
+  StreamComm(std::shared_ptr<Shared> shared, std::vector<int> members, uint64_t id)
+      : shared_(std::move(shared)),
+        members_(std::move(members)),
+        id_(id),
+        wanted_(static_cast<size_t>(shared_->streams->size())),
+        out_(members_.size()),
+        in_(members_.size()) {
+    const auto me = std::find(members_.begin(), members_.end(), shared_->streams->rank());
+    rank_ = static_cast<int>(me - members_.begin());
+    for (Lane& lane : out_) lane.stage.resize(kStageBytes);
+  }
+
+  int rank() const override { return rank_; }
+  int size() const override { return static_cast<int>(members_.size()); }
+  const char* transport() const override { return shared_->streams->transport(); }
+
+  void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
+    gather(Op::AllGather, dst, src);
+  }
+
+  void all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+                       ConstTensor counts, CUstream_st*) override {
+    begin(Op::AllToAllRows, static_cast<uint32_t>(transfers.size()));
+    if (auto misfit = misfit_of(transfers, send_rows, counts); !misfit.empty()) fail(misfit);
+    const auto* count = counts.as<int32_t>();
+    for (const RowTransfer& t : transfers) {
+      const int64_t row_bytes = t.dst.dim(1) * dtype_bytes(t.dst.dtype);
+      int64_t sent = 0, received = 0;
+      for (int p = 0; p < size(); ++p) {
+        const int64_t num_sent = count[rank_ * size() + p],
+                      num_received = count[p * size() + rank_];
+        const auto* rows = send_rows.present() ? send_rows.as<int32_t>() + sent : nullptr;
+        const auto* src = t.src.as<std::byte>() + (rows ? 0 : sent * row_bytes);
+        out_[static_cast<size_t>(p)].add({nullptr, src, rows, num_sent, row_bytes});
+        in_[static_cast<size_t>(p)].add({t.dst.as<std::byte>() + received * row_bytes, nullptr,
+                                         nullptr, num_received, row_bytes});
+        sent += num_sent;
+        received += num_received;
+      }
+    }
+    exchange();
+  }
+
+  std::unique_ptr<Communicator> split(int color) override {
+    std::vector<int32_t> colors(members_.size());
+    const auto mine = static_cast<int32_t>(color);
+    gather(Op::Split, Tensor(colors.data(), {size()}), ConstTensor(&mine, {1}));
+    std::vector<int> members;
+    for (size_t r = 0; r < members_.size(); ++r)
+      if (colors[r] == mine) members.push_back(members_[r]);
+    // Equal on all members, since it follows from what they share; differs from its relatives'.
+    const uint64_t id = (id_ * 0x9e3779b97f4a7c15u + sequence_) * 0xbf58476d1ce4e5b9u +
+                        static_cast<uint32_t>(color) + 1;
+    return std::make_unique<StreamComm>(shared_, std::move(members), id);
+  }
+
+  void abort(const std::string& reason) noexcept override {
+    try {
+      give_up(reason);
+    } catch (...) {  // no memory for the message: peers still end at their deadline
+    }
+  }
+
+ private:
+  Streams& streams() const { return *shared_->streams; }
+
+  void give_up(const std::string& reason) {
+    if (shared_->failure) return;
+    shared_->failure.emplace(Errc::Transport, reason);
+    streams().notify(reason);
+  }
+  [[noreturn]] void fail(const std::string& reason) {
+    give_up(reason);
+    throw *shared_->failure;
+  }
+  // A peer's reason is the first: what this rank sees may only follow from it.
+  [[noreturn]] void fail_unless_told(const std::string& reason) {
+    check_notice();
+    fail(reason);
+  }
+  void check_notice() {
+    const auto told = streams().notice();
+    if (!told) return;
+    shared_->failure.emplace(Errc::Transport, *told);
+    throw *shared_->failure;
+  }
+
+  void begin(Op op, uint32_t num_kinds) {
+    if (shared_->failure) throw *shared_->failure;
+    check_notice();
+    op_ = op;
+    num_kinds_ = num_kinds;
+    ++sequence_;
+    for (Lane& lane : out_) lane.begin();
+    for (Lane& lane : in_) lane.begin();
+  }
+
+  void gather(Op op, Tensor dst, ConstTensor src) {
+    begin(op, 1);
+    const int64_t bytes = src.bytes();
+    if (dst.bytes() != bytes * size())
+      fail(cat(op_name(static_cast<uint32_t>(op)), ": dst bytes=", dst.bytes(), " on rank ", rank_,
+               ", need ", size(), " times those of src (", bytes, ")."));
+    for (int p = 0; p < size(); ++p) {
+      out_[static_cast<size_t>(p)].add({nullptr, src.as<std::byte>(), nullptr, 1, bytes});
+      in_[static_cast<size_t>(p)].add(
+          {dst.as<std::byte>() + p * bytes, nullptr, nullptr, 1, bytes});
+    }
+    exchange();
+  }
+
+  // Why this rank's own arguments cannot be exchanged; empty when they can.
+  std::string misfit_of(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+                        ConstTensor counts) const {
+    const std::string where = cat(" on rank ", rank_);
+    if (transfers.size() > kMaxKinds)
+      return cat("all_to_all_rows: transfers=", transfers.size(), where, ", at most ", kMaxKinds,
+                 ".");
+    if (counts.count() != int64_t{size()} * size())
+      return cat("all_to_all_rows: counts=", counts.count(), where, ", need ", size() * size(),
+                 ".");
+    const auto* count = counts.as<int32_t>();
+    int64_t sent = 0, received = 0;
+    for (int p = 0; p < size(); ++p) {
+      if (count[rank_ * size() + p] < 0 || count[p * size() + rank_] < 0)
+        return cat("all_to_all_rows: a count", where, " is negative.");
+      sent += count[rank_ * size() + p];
+      received += count[p * size() + rank_];
+    }
+    if (send_rows.present() && send_rows.count() < sent)
+      return cat("all_to_all_rows: send_rows=", send_rows.count(), where, ", counts say ", sent,
+                 " rows.");
+    for (const RowTransfer& t : transfers) {
+      if (t.dst.dim(1) * dtype_bytes(t.dst.dtype) != t.src.dim(1) * dtype_bytes(t.src.dtype))
+        return cat("all_to_all_rows: rows of dst and src differ in width", where, ".");
+      if (received > t.dst.dim(0))
+        return cat("all_to_all_rows: rows=", received, " for rank ", rank_, ", its buffer holds ",
+                   t.dst.dim(0), ". Use a larger capacity.");
+      if (!send_rows.present() && sent > t.src.dim(0))
+        return cat("all_to_all_rows: rows=", sent, " from rank ", rank_, ", its source holds ",
+                   t.src.dim(0), ".");
+      for (int64_t s = 0; send_rows.present() && s < sent; ++s) {
+        const int32_t row = send_rows.as<int32_t>()[s];
+        if (row < 0 || row >= t.src.dim(0))
+          return cat("all_to_all_rows: send_rows[", s, "]=", row, where, ", its source holds ",
+                     t.src.dim(0), " rows.");
+      }
+    }
+    return {};
+  }
+
+  // Copies the next rows of a lane into its stage.
+  static void fill_stage(Lane& lane) {
+    lane.stage_done = lane.stage_size = 0;
+    lane.skip_empty();
+    while (lane.piece < lane.num_pieces && lane.stage_size < kStageBytes) {
+      const Piece& p = lane.pieces[lane.piece];
+      const int64_t row = lane.piece_done / p.row_bytes, offset = lane.piece_done % p.row_bytes;
+      const auto* from = p.src + (p.rows ? int64_t{p.rows[row]} : row) * p.row_bytes + offset;
+      const auto room = static_cast<int64_t>(kStageBytes - lane.stage_size);
+      const int64_t num = std::min(room, p.row_bytes - offset);
+      std::memcpy(lane.stage.data() + lane.stage_size, from, static_cast<size_t>(num));
+      lane.stage_size += static_cast<size_t>(num);
+      lane.advance(num);
+    }
+  }
+
+  static void copy_own_rows(Lane& out, const Lane& in) {
+    for (size_t i = 0; i < in.num_pieces; ++i) {
+      const Piece &from = out.pieces[i], &to = in.pieces[i];
+      for (int64_t r = 0; r < to.num_rows && to.row_bytes > 0; ++r)
+        std::memcpy(to.dst + r * to.row_bytes,
+                    from.src + (from.rows ? int64_t{from.rows[r]} : r) * from.row_bytes,
+                    static_cast<size_t>(to.row_bytes));
+    }
+  }
+
+  int64_t moved(int64_t bytes, size_t member) {
+    if (bytes == Streams::kLeft)
+      fail_unless_told(cat(op_name(static_cast<uint32_t>(op_)), ": rank ", member,
+                           " left: its process ended or closed the connection. Make a new "
+                           "communicator without it."));
+    return bytes;
+  }
+
+  // Sends what can be sent; whether anything moved.
+  bool push(Lane& lane, size_t member) {
+    const int peer = members_[member];
+    if (lane.header_done < sizeof(Header)) {
+      const auto* bytes = reinterpret_cast<const std::byte*>(&lane.header);
+      const auto n =
+          moved(streams().send(peer, {bytes + lane.header_done, sizeof(Header) - lane.header_done}),
+                member);
+      lane.header_done += static_cast<size_t>(n);
+      return n > 0;
+    }
+    if (lane.stage_done == lane.stage_size) fill_stage(lane);
+    if (lane.stage_done == lane.stage_size) return false;
+    const auto n = moved(streams().send(peer, {lane.stage.data() + lane.stage_done,
+                                               lane.stage_size - lane.stage_done}),
+                         member);
+    lane.stage_done += static_cast<size_t>(n);
+    return n > 0;
+  }
+
+  bool pull(Lane& lane, size_t member) {
+    const int peer = members_[member];
+    if (lane.header_done < sizeof(Header)) {
+      auto* bytes = reinterpret_cast<std::byte*>(&lane.header);
+      const auto n = moved(
+          streams().receive(peer, {bytes + lane.header_done, sizeof(Header) - lane.header_done}),
+          member);
+      lane.header_done += static_cast<size_t>(n);
+      if (lane.header_done == sizeof(Header)) check_header(lane, member);
+      return n > 0;
+    }
+    lane.skip_empty();
+    if (lane.piece == lane.num_pieces) return false;
+    const Piece& p = lane.pieces[lane.piece];
+    const auto n = moved(
+        streams().receive(
+            peer, {p.dst + lane.piece_done, static_cast<size_t>(p.bytes() - lane.piece_done)}),
+        member);
+    lane.advance(n);
+    return n > 0;
+  }
+
+  void check_header(const Lane& lane, size_t member) {
+    const Header& h = lane.header;
+    const char* mine = op_name(static_cast<uint32_t>(op_));
+    if (h.op != static_cast<uint32_t>(op_) || h.comm_id != id_ || h.sequence != sequence_)
+      fail_unless_told(cat(mine, ": rank ", member, " called ", op_name(h.op), " (call ",
+                           h.sequence, ") while rank ", rank_, " called ", mine, " (call ",
+                           sequence_, "). Every rank must make the same calls in the same order."));
+    if (h.num_kinds != num_kinds_ || h.bytes != lane.bytes())
+      fail_unless_told(cat(mine, ": rank ", member, " sent ", h.bytes, " bytes, rank ", rank_,
+                           " expected ", lane.bytes(), ". Did the ranks exchange counts first?"));
+  }
+
+  void exchange() {
+    const auto me = static_cast<size_t>(rank_);
+    for (size_t p = 0; p < members_.size(); ++p)
+      out_[p].header = {id_, sequence_, static_cast<uint32_t>(op_), num_kinds_, out_[p].bytes()};
+    copy_own_rows(out_[me], in_[me]);
+
+    auto last_progress = Clock::now();
+    while (true) {
+      bool all_done = true, progress = false;
+      for (size_t p = 0; p < members_.size(); ++p) {
+        if (p == me) continue;
+        while (!out_[p].done() && push(out_[p], p)) progress = true;
+        while (!in_[p].done() && pull(in_[p], p)) progress = true;
+        wanted_[static_cast<size_t>(members_[p])] = {!out_[p].done(), !in_[p].done()};
+        all_done &= out_[p].done() && in_[p].done();
+      }
+      if (all_done) return;
+      const auto now = Clock::now();
+      if (progress) {
+        last_progress = now;
+        continue;
+      }
+      const auto waited =
+          std::chrono::duration_cast<std::chrono::milliseconds>(now - last_progress);
+      if (waited >= shared_->deadline) fail_unless_told(absence());
+      check_notice();
+      streams().wait(wanted_, shared_->deadline - waited);
+    }
+  }
+
+  std::string absence() const {
+    std::string missing;
+    for (size_t p = 0; p < members_.size(); ++p)
+      if (static_cast<int>(p) != rank_ && !(in_[p].done() && out_[p].done()))
+        missing += cat(missing.empty() ? "" : ", ", p);
+    return cat(op_name(static_cast<uint32_t>(op_)), ": rank ", missing, " did not come within ",
+               shared_->deadline.count(),
+               " ms, the deadline of this communicator. Look at that rank, then make a new "
+               "communicator.");
+  }
+
+  std::shared_ptr<Shared> shared_;
+  std::vector<int> members_;  // rank here -> rank of the streams
+  int rank_ = 0;
+  uint64_t id_ = 0;
+  uint64_t sequence_ = 0;
+  Op op_ = Op::AllGather;
+  uint32_t num_kinds_ = 0;
+  std::vector<Streams::Wanted> wanted_;  // by rank of the streams
+  std::vector<Lane> out_, in_;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_stream_comm(std::unique_ptr<Streams> streams,
+                                               std::chrono::milliseconds deadline) {
+  SWITCHYARD_REQUIRE(deadline.count() > 0, ShapeMismatch,
+                     "communicator: deadline=", deadline.count(),
+                     " ms, must be positive. The default is 30000.");
+  std::vector<int> members(static_cast<size_t>(streams->size()));
+  for (size_t r = 0; r < members.size(); ++r) members[r] = static_cast<int>(r);
+  auto shared = std::make_shared<Shared>();
+  shared->streams = std::move(streams);
+  shared->deadline = deadline;
+  return std::make_unique<StreamComm>(std::move(shared), std::move(members), 1);
+}
+
+}  // namespace switchyard

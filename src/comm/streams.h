@@ -1,0 +1,42 @@
+// src/comm/streams.h -- what sockets and MPI have in common: ordered bytes between this rank and
+// every other one, moved without blocking, and a short notice beside them.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+namespace switchyard {
+
+class Streams {
+ public:
+  static constexpr int64_t kLeft = -1;          // the peer's process ended or closed the connection
+  static constexpr size_t kNoticeBytes = 1024;  // a longer notice is cut
+
+  // What a rank waits for from one peer.
+  struct Wanted {
+    bool send = false;
+    bool receive = false;
+  };
+
+  virtual ~Streams() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual const char* transport() const = 0;  // "processes", "mpi"
+
+  // Move what can move now: the number of bytes, 0 if none can, or kLeft.
+  virtual int64_t send(int peer, std::span<const std::byte> bytes) = 0;
+  virtual int64_t receive(int peer, std::span<std::byte> bytes) = 0;
+  // Returns when something wanted or a notice may have come, at the latest after `limit`.
+  virtual void wait(std::span<const Wanted> wanted, std::chrono::milliseconds limit) = 0;
+
+  // Tells every peer why this rank gives up; also one that is in the middle of a message.
+  virtual void notify(const std::string& reason) noexcept = 0;
+  // What a peer told, once per peer.
+  virtual std::optional<std::string> notice() = 0;
+};
+
+}  // namespace switchyard
