@@ -110,7 +110,7 @@ std::vector<Row> measure(const BenchArguments& a, MoeLayer& layer, Backend& back
 std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
   const int64_t capacity = *std::max_element(a.tokens.begin(), a.tokens.end());
   const LayerOptions shared_options = a.run.layer_options(capacity);
-  a.source.check_memory(a.run.ranks,
+  a.source.check_memory(a.run.ranks, a.run.ranks,
                         MoeLayer::workspace_bytes(a.source.config(), a.run.ranks, shared_options));
   std::vector<Row> all;
   const auto progress = progress_on_terminal("measuring");

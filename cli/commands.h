@@ -15,6 +15,9 @@ struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What the user gave is wrong: 2. What was asked for went wrong: 1.
+int exit_code(const std::exception& e);
+
 using Command = std::function<int()>;
 Command add_run(CLI::App& app);
 Command add_models(CLI::App& app);

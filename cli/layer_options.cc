@@ -74,9 +74,9 @@ LayerWeights LayerSource::weights(int num_ranks, int rank, const Progress& progr
   return random_weights(config_, num_ranks, rank, weight_seed_);
 }
 
-void LayerSource::check_memory(int num_ranks, size_t workspace_bytes) const {
-  const double weights = static_cast<double>(weight_bytes(config_, num_ranks)) * num_ranks;
-  const double all = weights + static_cast<double>(workspace_bytes) * num_ranks;
+void LayerSource::check_memory(int num_ranks, int num_here, size_t workspace_bytes) const {
+  const double weights = static_cast<double>(weight_bytes(config_, num_ranks)) * num_here;
+  const double all = weights + static_cast<double>(workspace_bytes) * num_here;
   const double memory = describe_device(DeviceKind::Cpu).memory_bytes;
   if (all > memory)
     throw Error(
@@ -87,9 +87,7 @@ void LayerSource::check_memory(int num_ranks, size_t workspace_bytes) const {
 }
 
 void RunOptions::add_options(CLI::App& command) {
-  command
-      .add_option("--ranks", ranks, "Ranks that own the experts together; threads of this process")
-      ->type_name("R");
+  command.add_option("--ranks", ranks, "Ranks that own the experts together")->type_name("R");
   command.add_option("--tp-size", tp_size, "Consecutive ranks that hold the same tokens");
   command.add_option("--device", device, "cpu or cuda")->type_name("NAME");
   command

@@ -25,8 +25,9 @@ class LayerSource {
   // "model.layers.1.mlp"; empty for a preset.
   std::string module_path() const;
   LayerWeights weights(int num_ranks, int rank, const Progress& progress) const;
-  // Throws Unsupported with the bytes if weights and workspaces of all ranks exceed the memory.
-  void check_memory(int num_ranks, size_t workspace_bytes) const;
+  // Throws Unsupported with the bytes if weights and workspaces of the num_here ranks on this
+  // machine, of num_ranks in all, exceed its memory.
+  void check_memory(int num_ranks, int num_here, size_t workspace_bytes) const;
 
  private:
   void open_preset();

@@ -19,20 +19,6 @@ int complain(int code, std::string message) {
   return code;
 }
 
-// What the user gave is wrong: 2. What was asked for went wrong: 1.
-int exit_code(Errc code) {
-  switch (code) {
-    case Errc::ShapeMismatch:
-    case Errc::Misaligned:
-    case Errc::Unsupported:
-    case Errc::BadFile: return kBadInput;
-    case Errc::Cuda:
-    case Errc::Transport:
-    case Errc::BadRouting: break;
-  }
-  return kFailed;
-}
-
 int run(int argc, char** argv) {
   CLI::App app{
       "Switchyard runs the expert part of Mixture-of-Experts layers, explains what it chose and "
@@ -66,17 +52,30 @@ int run(int argc, char** argv) {
 }
 
 }  // namespace
+
+int exit_code(const std::exception& e) {
+  if (dynamic_cast<const UsageError*>(&e)) return kBadInput;
+  const auto* error = dynamic_cast<const Error*>(&e);
+  if (!error) return kFailed;
+  switch (error->code()) {
+    case Errc::ShapeMismatch:
+    case Errc::Misaligned:
+    case Errc::Unsupported:
+    case Errc::BadFile: return kBadInput;
+    case Errc::Cuda:
+    case Errc::Transport:
+    case Errc::BadRouting: break;
+  }
+  return kFailed;
+}
+
 }  // namespace switchyard::cli
 
 int main(int argc, char** argv) {
   using namespace switchyard;
   try {
     return cli::run(argc, argv);
-  } catch (const Error& e) {
-    return cli::complain(cli::exit_code(e.code()), e.what());
-  } catch (const cli::UsageError& e) {
-    return cli::complain(cli::kBadInput, e.what());
   } catch (const std::exception& e) {
-    return cli::complain(cli::kFailed, e.what());
+    return cli::complain(cli::exit_code(e), e.what());
   }
 }

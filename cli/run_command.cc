@@ -5,14 +5,16 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
-#include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 
 #include "commands.h"
 #include "console.h"
 #include "layer_options.h"
+#include "ranks.h"
 #include "rows.h"
 #include "switchyard/oracle.h"
 #include "switchyard/safetensors.h"
@@ -23,6 +25,7 @@ namespace {
 struct RunArguments {
   LayerSource source;
   RunOptions run;
+  std::string transport = "threads";
   std::string input, input_tensor, expect, expect_tensor, output, output_dtype = "bf16";
   int64_t tokens = 64;
   uint64_t seed = 0;
@@ -41,7 +44,6 @@ struct RunResult {
 };
 
 void check_usage(const RunArguments& a) {
-  if (a.run.ranks < 1) throw UsageError(fmt::format("--ranks={}, need at least 1", a.run.ranks));
   if (a.run.tp_size < 1 || a.run.ranks % a.run.tp_size != 0)
     throw UsageError(
         fmt::format("--tp-size={}, must divide --ranks={}", a.run.tp_size, a.run.ranks));
@@ -100,8 +102,8 @@ Expected read_expected(const RunArguments& a, int64_t num_tokens) {
   return e;
 }
 
-void count_experts(MoeLayer& layer, ConstTensor hidden, std::vector<int64_t>& counts,
-                   std::mutex& mutex) {
+// Of this rank's tokens.
+std::vector<int64_t> count_experts(MoeLayer& layer, ConstTensor hidden) {
   const int64_t num_tokens = hidden.dim(0), top_k = layer.config().top_k;
   std::vector<int32_t> ids(static_cast<size_t>(num_tokens * top_k));
   std::vector<float> weights(ids.size());
@@ -109,52 +111,97 @@ void count_experts(MoeLayer& layer, ConstTensor hidden, std::vector<int64_t>& co
   layer.gate().choose(Tensor(ids.data(), {num_tokens, top_k}),
                       Tensor(weights.data(), {num_tokens, top_k}), hidden, workspace.workspace(),
                       nullptr);
-  std::lock_guard lock(mutex);
+  std::vector<int64_t> counts(static_cast<size_t>(layer.config().num_experts));
   for (const int32_t id : ids)
     if (id >= 0) ++counts[static_cast<size_t>(id)];
+  return counts;
 }
 
-RunResult execute(const RunArguments& a, const Rows& input) {
-  const int groups = a.run.ranks / a.run.tp_size;
-  const int64_t largest_share = (input.num_rows() + groups - 1) / groups;
-  const int64_t max_tokens = a.max_tokens >= 0 ? a.max_tokens : largest_share;
-  if (max_tokens < largest_share)
+// Consecutive ranks of a group hold the same tokens; the groups share all of them evenly.
+class Shares {
+ public:
+  Shares(int64_t num_tokens, int num_ranks, int tp_size)
+      : num_tokens_(num_tokens), num_ranks_(num_ranks), tp_size_(tp_size) {}
+
+  int num_ranks() const { return num_ranks_; }
+  bool is_first_of_group(int rank) const { return rank % tp_size_ == 0; }
+  int64_t begin(int rank) const { return num_tokens_ * (rank / tp_size_) / num_groups(); }
+  int64_t size(int rank) const { return begin(rank + tp_size_) - begin(rank); }
+  int64_t largest() const { return (num_tokens_ + num_groups() - 1) / num_groups(); }
+
+ private:
+  int num_groups() const { return num_ranks_ / tp_size_; }
+  int64_t num_tokens_;
+  int num_ranks_, tp_size_;
+};
+
+// Collective. `output` is this rank's share, in as many rows as the largest has.
+Rows gather_output(Communicator& comm, const Shares& shares, const Rows& output,
+                   int64_t num_tokens) {
+  const int64_t hidden = output.hidden();
+  Rows all(comm.size() * output.num_rows(), hidden), whole(num_tokens, hidden);
+  comm.all_gather(all.view(), output.view(), nullptr);
+  for (int r = 0; r < comm.size(); ++r) {
+    if (!shares.is_first_of_group(r) || shares.size(r) == 0) continue;
+    const auto from = std::as_const(all).view().rows(r * output.num_rows(), shares.size(r));
+    const auto to = whole.view().rows(shares.begin(r), shares.size(r));
+    std::memcpy(to.data, from.data, static_cast<size_t>(from.bytes()));
+  }
+  return whole;
+}
+
+// Collective. The sum over groups.
+std::vector<int64_t> gather_counts(Communicator& comm, const Shares& shares,
+                                   const std::vector<int64_t>& counts) {
+  const auto num_experts = static_cast<int64_t>(counts.size());
+  std::vector<int64_t> all(counts.size() * static_cast<size_t>(comm.size())), sum(counts.size());
+  comm.all_gather(Tensor(all.data(), {comm.size(), num_experts}),
+                  ConstTensor(counts.data(), {num_experts}), nullptr);
+  for (size_t i = 0; i < all.size(); ++i)
+    if (shares.is_first_of_group(static_cast<int>(i / counts.size())))
+      sum[i % counts.size()] += all[i];
+  return sum;
+}
+
+// Collective. Runs this rank's share; every rank knows the whole result.
+RunResult run_rank(const RunArguments& a, Communicator& comm, const Shares& shares,
+                   const Rows& input, int64_t max_tokens) {
+  const int rank = comm.rank();
+  const auto progress = rank == 0 ? progress_on_terminal("loading weights") : Progress{};
+  const auto layer =
+      MoeLayer::create(a.source.config(), a.source.weights(comm.size(), rank, progress), comm,
+                       a.run.layer_options(max_tokens));
+  const ConstTensor hidden = input.view().rows(shares.begin(rank), shares.size(rank));
+  Rows output(shares.largest(), input.hidden());
+  const auto counts = count_experts(*layer, hidden);
+  ForwardReport report;
+  std::vector<double> us;
+  for (int i = 0; i <= a.repeat; ++i) {  // the first one warms up
+    const auto start = std::chrono::steady_clock::now();
+    report = layer->forward({.output = output.view().rows(0, shares.size(rank)), .hidden = hidden});
+    layer->wait();
+    us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
+                     .count());
+  }
+  us.erase(us.begin());
+  return {gather_output(comm, shares, output, input.num_rows()), layer->strategy(), report,
+          gather_counts(comm, shares, counts), median(us)};
+}
+
+// The whole result, where rank 0 lives.
+std::optional<RunResult> execute(const RunArguments& a, const Ranks& ranks, const Rows& input) {
+  const Shares shares(input.num_rows(), ranks.size(), a.run.tp_size);
+  const int64_t max_tokens = a.max_tokens >= 0 ? a.max_tokens : shares.largest();
+  if (max_tokens < shares.largest())
     throw UsageError(
-        fmt::format("--max-tokens={}, a rank has {} tokens", max_tokens, largest_share));
-  const LayerOptions options = a.run.layer_options(max_tokens);
-  a.source.check_memory(a.run.ranks,
-                        MoeLayer::workspace_bytes(a.source.config(), a.run.ranks, options));
-
-  RunResult result{Rows(input.num_rows(), input.hidden()), {}, {}, {}, 0};
-  result.expert_counts.assign(static_cast<size_t>(a.source.config().num_experts), 0);
-  std::mutex mutex;
-  run_local_ranks(a.run.ranks, [&](Communicator& comm) {
-    const int group = comm.rank() / a.run.tp_size;
-    const int64_t begin = input.num_rows() * group / groups,
-                  end = input.num_rows() * (group + 1) / groups;
-    const bool keeps_output = comm.rank() % a.run.tp_size == 0;
-    const auto progress = comm.rank() == 0 ? progress_on_terminal("loading weights") : Progress{};
-    auto layer = MoeLayer::create(
-        a.source.config(), a.source.weights(comm.size(), comm.rank(), progress), comm, options);
-
-    const ConstTensor hidden = input.view().rows(begin, end - begin);
-    Rows own(keeps_output ? 0 : end - begin, input.hidden());
-    const Tensor output = keeps_output ? result.output.view().rows(begin, end - begin) : own.view();
-    if (keeps_output) count_experts(*layer, hidden, result.expert_counts, mutex);
-    std::vector<double> us;
-    for (int i = 0; i <= a.repeat; ++i) {  // the first one warms up
-      const auto start = std::chrono::steady_clock::now();
-      const auto report = layer->forward({.output = output, .hidden = hidden});
-      layer->wait();
-      us.push_back(
-          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
-              .count());
-      if (comm.rank() == 0) result.report = report;
-    }
-    if (comm.rank() != 0) return;
-    us.erase(us.begin());
-    result.time_us = median(us);
-    result.strategy = layer->strategy();
+        fmt::format("--max-tokens={}, a rank has {} tokens", max_tokens, shares.largest()));
+  a.source.check_memory(
+      ranks.size(), ranks.num_on_machine(),
+      MoeLayer::workspace_bytes(a.source.config(), ranks.size(), a.run.layer_options(max_tokens)));
+  std::optional<RunResult> result;
+  ranks.run([&](Communicator& comm) {
+    auto mine = run_rank(a, comm, shares, input, max_tokens);
+    if (comm.rank() == 0) result = std::move(mine);
   });
   return result;
 }
@@ -183,6 +230,7 @@ void print_json(const RunArguments& a, const RunResult& r, bool compared, const 
       {"reason", r.strategy.reason},
       {"layout", layout_name(r.report.layout)},
       {"ranks", a.run.ranks},
+      {"transport", a.transport},
       {"tokens", r.output.num_rows()},
       {"experts", a.source.config().num_experts},
       {"time_us", r.time_us},
@@ -203,7 +251,8 @@ void print_text(const RunArguments& a, const RunResult& r, bool compared, const 
   fmt::print("layer     {}\n          {}\n", a.source.name(), describe(a.source.config()));
   fmt::print("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
   fmt::print("layout    {}\n", describe(r.report));
-  fmt::print("ranks     {} on {}\ntokens    {}\n", a.run.ranks, a.run.device, r.output.num_rows());
+  fmt::print("ranks     {} on {}, {}\ntokens    {}\n", a.run.ranks, a.run.device, a.transport,
+             r.output.num_rows());
   fmt::print("experts   {}, tokens per expert:\n{}", a.source.config().num_experts,
              bar_chart(r.expert_counts, "expert", 12));
   fmt::print("time      {:.1f} us (median of {})\n", r.time_us, a.repeat);
@@ -214,23 +263,39 @@ void print_text(const RunArguments& a, const RunResult& r, bool compared, const 
         d.rel_error, d.max_row_error, good ? "good" : "MISMATCH", a.tolerance);
 }
 
-int run(RunArguments& a) {
+int run_on(RunArguments& a, const Ranks& ranks) {
+  if (a.run.ranks != 1 && a.run.ranks != ranks.size())
+    throw UsageError(fmt::format("--ranks={}, the launcher started {}", a.run.ranks, ranks.size()));
+  a.run.ranks = ranks.size();
   check_usage(a);
   device_from(a.run.device);
   a.source.open();
   const Rows input = read_input(a);
-  const Expected expected = read_expected(a, input.num_rows());
-  const RunResult result = execute(a, input);
-  for (const auto& warning : result.strategy.warnings)
+  const Expected expected = ranks.speaks() ? read_expected(a, input.num_rows()) : Expected{};
+  const auto result = execute(a, ranks, input);
+  if (!result) return kGood;
+  for (const auto& warning : result->strategy.warnings)
     std::fputs(fmt::format("switchyard: {}\n", warning).c_str(), stderr);
 
   const bool compared = expected.rows.present();
-  const Difference d = compared ? compare(result.output.view(), expected.rows) : Difference{};
+  const Difference d = compared ? compare(result->output.view(), expected.rows) : Difference{};
   // No row may be five times worse than the whole: a single wrong row hides in a relative error.
   const bool good = !compared || (d.rel_error <= a.tolerance && d.max_row_error <= 5 * a.tolerance);
-  write_output(a, result.output);
-  a.json ? print_json(a, result, compared, d, good) : print_text(a, result, compared, d, good);
+  write_output(a, result->output);
+  a.json ? print_json(a, *result, compared, d, good) : print_text(a, *result, compared, d, good);
   return good ? kGood : kFailed;
+}
+
+int run(RunArguments& a) {
+  if (a.run.ranks < 1) throw UsageError(fmt::format("--ranks={}, need at least 1", a.run.ranks));
+  const Ranks ranks(a.transport, a.run.ranks);
+  try {
+    return run_on(a, ranks);
+  } catch (const std::exception& e) {
+    ranks.give_up(e.what());
+    if (ranks.speaks()) throw;
+    return exit_code(e);
+  }
 }
 
 }  // namespace
@@ -240,6 +305,10 @@ Command add_run(CLI::App& app) {
   auto& c = *app.add_subcommand("run", "Run one MoE block (gate, experts, shared experts) on rows");
   a->source.add_options(c);
   a->run.add_options(c);
+  c.add_option("--transport", a->transport,
+               "threads of this process; processes that torchrun started (RANK, WORLD_SIZE, "
+               "MASTER_ADDR, MASTER_PORT); or mpi, under mpirun")
+      ->type_name("NAME");
   c.add_option("--input", a->input, "safetensors file with the input rows; without it, random rows")
       ->type_name("FILE");
   c.add_option("--input-tensor", a->input_tensor,
@@ -264,7 +333,9 @@ Command add_run(CLI::App& app) {
   c.footer(
       "Example:\n  switchyard run --model data/tiny-code-moe --layer 1 --ranks 4 \\\n"
       "    --input data/tiny-code-moe/moe_io.safetensors --expect "
-      "data/tiny-code-moe/moe_io.safetensors");
+      "data/tiny-code-moe/moe_io.safetensors\n"
+      "  mpirun --allow-run-as-root --oversubscribe -n 4 switchyard run --transport mpi \\\n"
+      "    --preset olmoe-1b-7b");
   return [a] { return run(*a); };
 }
 

@@ -7,10 +7,12 @@ import json
 import math
 import os
 import random
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -25,6 +27,37 @@ RUN_KEYS = {"strategy", "reason", "layout", "ranks", "tokens", "experts", "time_
 def switchyard(*arguments, env=None):
     return subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False,
                           env={**os.environ, **(env or {})})
+
+
+# Open MPI keeps what it allocates until the process ends.
+NO_LEAKS = {"ASAN_OPTIONS": "detect_leaks=0"}
+
+
+def launched(arguments_of_ranks, kill=None):
+    """Starts one process per rank, as torchrun names them: [(exit code, stdout, stderr)]. Rank `kill` is killed
+    when all have surely met."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1] - 1  # rank 0 listens at the next one
+    size = len(arguments_of_ranks)
+    ranks = []
+    for rank, arguments in enumerate(arguments_of_ranks):
+        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
+               "MASTER_PORT": str(port)}
+        ranks.append(subprocess.Popen([PROGRAM, *map(str, arguments), "--transport", "processes"], env=env, text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    if kill is not None:
+        time.sleep(2)
+        ranks[kill].kill()
+    done = [rank.communicate(timeout=120) for rank in ranks]
+    return [(rank.returncode, *texts) for rank, texts in zip(ranks, done)]
+
+
+def under_mpirun(num_ranks, arguments):
+    """As root and on fewer cores than ranks, as containers have it."""
+    return subprocess.run(["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", str(num_ranks), PROGRAM,
+                           *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False,
+                          env={**os.environ, **NO_LEAKS})
 
 
 def real(layer=1, *more, model=MODEL):
@@ -188,6 +221,54 @@ class Run(CommandLine):
         replicated = [*real(), "--ranks", 4, "--tp-size", 4]
         self.assertTrue(self.run_json(*replicated)["strategy"].startswith("local+"))
         self.assertTrue(self.run_json(*replicated, "--use-all-gather", "false")["strategy"].startswith("normal+"))
+
+
+class Processes(CommandLine):
+    def test_processes_give_the_bits_of_threads_and_rank_0_speaks(self):
+        for ranks, more in (2, ()), (4, ("--tp-size", 2)):
+            self.good(*real(), "--ranks", ranks, "--output", self.folder / "threads", *more)
+            done = launched([real(1, *more, "--output", self.folder / "processes")] * ranks)
+            for code, out, err in done:
+                self.assertEqual((code, err), (0, ""))
+            self.assertIn(f"ranks     {ranks} on cpu, processes", done[0][1])
+            self.assertEqual([out for _, out, _ in done[1:]], [""] * (ranks - 1))
+            self.assertEqual((self.folder / "threads").read_bytes(), (self.folder / "processes").read_bytes())
+
+    def test_rank_0_says_what_went_wrong_on_another(self):
+        good = real(1, "--output", self.folder / "output")
+        done = launched([good, [str(a).replace("moe_io", "gone") for a in good]])
+        self.assertEqual([code for code, _, _ in done], [1, 2])
+        self.assertRegex(done[0][2], r"\Aswitchyard: rank 1: safetensors: [^\n]+gone[^\n]+\n\Z")
+        self.assertEqual((done[0][1], done[1][1], done[1][2]), ("", "", ""))
+        self.assertFalse((self.folder / "output").exists())
+
+    def test_a_killed_rank_is_named(self):
+        done = launched([real(1, "--repeat", 1000000)] * 2, kill=1)
+        self.assertEqual(done[0][0], 1)
+        self.assertRegex(done[0][2], r"\Aswitchyard: [a-z_]+: rank 1 left[^\n]+\n\Z")
+        self.assertEqual(done[0][1], "")
+
+    def test_ranks_and_launcher_must_agree(self):
+        done = launched([real(1, "--ranks", 3)] * 2)
+        self.assertEqual([code for code, _, _ in done], [2, 2])
+        self.assertEqual(done[0][2], "switchyard: --ranks=3, the launcher started 2\n")
+        self.refused(*real(), "--transport", "pigeons", says="--transport=pigeons")
+
+    def test_mpi_gives_the_bits_of_threads_and_rank_0_speaks(self):
+        probe = switchyard(*real(), "--transport", "mpi", env=NO_LEAKS)
+        if "this build has no MPI" in probe.stderr:
+            self.skipTest("built without MPI")
+        self.assertEqual(probe.returncode, 0, probe.stderr)
+        for ranks in 2, 4:
+            self.good(*real(), "--ranks", ranks, "--output", self.folder / "threads")
+            arguments = [*real(), "--transport", "mpi", "--output", self.folder / "mpi"]
+            done = under_mpirun(ranks, arguments)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(done.stdout.count("layout    "), 1)
+            self.assertIn(f"ranks     {ranks} on cpu, mpi", done.stdout)
+            self.assertEqual((self.folder / "threads").read_bytes(), (self.folder / "mpi").read_bytes())
+        done = under_mpirun(2, ["run", "--model", self.folder, "--layer", 0, "--transport", "mpi"])
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("switchyard: ")), (2, "", 1))
 
 
 class BadInput(CommandLine):

@@ -2,9 +2,9 @@
 # Installs a build into an empty folder and builds the embedding example against it, once with CMake and
 # once with pkg-config, as a consumer would.
 #
-#   install_test.sh SOURCE BUILD SCRATCH
+#   install_test.sh SOURCE BUILD SCRATCH [MPIRUN]
 set -euo pipefail
-source=$1 build=$2 scratch=$3
+source=$1 build=$2 scratch=$3 mpirun=${4:-}
 rm -rf "$scratch" && mkdir -p "$scratch"
 cmake --install "$build" --prefix "$scratch/prefix" >/dev/null
 
@@ -12,6 +12,11 @@ echo "-- by CMake"
 cmake -S "$source/examples/embed" -B "$scratch/embed" -DCMAKE_PREFIX_PATH="$scratch/prefix" ${CONSUMER_FLAGS:+-DCMAKE_CXX_FLAGS="$CONSUMER_FLAGS"} >/dev/null
 cmake --build "$scratch/embed" >/dev/null
 "$scratch/embed/embed"
+"$scratch/embed/ranks" threads
+RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29511 "$scratch/embed/ranks" processes
+if [ -n "$mpirun" ]; then
+  ASAN_OPTIONS=detect_leaks=0 "$mpirun" --allow-run-as-root --oversubscribe -n 2 "$scratch/embed/ranks" mpi
+fi
 
 echo "-- by pkg-config"
 pc=$(dirname "$(find "$scratch/prefix" -name switchyard.pc)")
