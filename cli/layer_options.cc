@@ -69,6 +69,10 @@ std::string LayerSource::module_path() const {
   return checkpoint_ ? checkpoint_->module_path(layer_) : "";
 }
 
+std::string LayerSource::stored_format() const {
+  return checkpoint_ ? checkpoint_->stored_format(layer_) : "random";
+}
+
 LayerWeights LayerSource::weights(int num_ranks, int rank, const Progress& progress) const {
   if (checkpoint_) return checkpoint_->load_layer(layer_, num_ranks, rank, progress);
   return random_weights(config_, num_ranks, rank, weight_seed_);

@@ -24,6 +24,8 @@ class LayerSource {
   std::string name() const;
   // "model.layers.1.mlp"; empty for a preset.
   std::string module_path() const;
+  // As the checkpoint holds the experts: "bf16", "mxfp4", ...; "random" for a preset.
+  std::string stored_format() const;
   LayerWeights weights(int num_ranks, int rank, const Progress& progress) const;
   // Throws Unsupported with the bytes if weights and workspaces of the num_here ranks on this
   // machine, of num_ranks in all, exceed its memory.

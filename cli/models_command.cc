@@ -6,6 +6,7 @@
 #include "commands.h"
 #include "console.h"
 #include "switchyard/checkpoint.h"
+#include "switchyard/error.h"
 
 namespace switchyard::cli {
 namespace {
@@ -26,6 +27,15 @@ nlohmann::json json_of(const MoeConfig& c) {
           {"description", describe(c)}};
 }
 
+// A listing goes on where loading would not.
+std::string stored_format(const Checkpoint& checkpoint, int64_t layer) {
+  try {
+    return checkpoint.stored_format(layer);
+  } catch (const Error& e) {
+    return e.code() == Errc::Unsupported ? "unsupported" : "missing";
+  }
+}
+
 int show_checkpoint(const ModelsArguments& a) {
   const auto checkpoint = Checkpoint::open(a.model, a.layer_json);
   if (a.json) {
@@ -34,6 +44,7 @@ int show_checkpoint(const ModelsArguments& a) {
       auto entry = json_of(checkpoint->config(layer));
       entry["layer"] = layer;
       entry["module"] = checkpoint->module_path(layer);
+      entry["stored"] = stored_format(*checkpoint, layer);
       layers.push_back(std::move(entry));
     }
     const nlohmann::json all = {{"family", checkpoint->family()},
@@ -44,10 +55,11 @@ int show_checkpoint(const ModelsArguments& a) {
   }
   fmt::print("family  {}\nlayers  {}, {} of them MoE\n\n", checkpoint->family(),
              checkpoint->num_layers(), checkpoint->moe_layers().size());
-  Table table({"layer", "<module", "weights", "<what it computes"});
+  Table table({"layer", "<module", "<stored as", "in memory", "<what it computes"});
   for (const int64_t layer : checkpoint->moe_layers()) {
     const auto config = checkpoint->config(layer);
     table.add({std::to_string(layer), checkpoint->module_path(layer),
+               stored_format(*checkpoint, layer),
                human_bytes(static_cast<double>(weight_bytes(config, 1))), describe(config)});
   }
   fmt::print("{}", table.text());

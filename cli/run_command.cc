@@ -167,7 +167,11 @@ std::vector<int64_t> gather_counts(Communicator& comm, const Shares& shares,
 RunResult run_rank(const RunArguments& a, Communicator& comm, const Shares& shares,
                    const Rows& input, int64_t max_tokens) {
   const int rank = comm.rank();
-  const auto progress = rank == 0 ? progress_on_terminal("loading weights") : Progress{};
+  const auto bytes = weight_bytes(a.source.config(), comm.size());
+  const auto progress = rank == 0
+                            ? progress_on_terminal(fmt::format(
+                                  "loading {} of weights", human_bytes(static_cast<double>(bytes))))
+                            : Progress{};
   const auto layer =
       MoeLayer::create(a.source.config(), a.source.weights(comm.size(), rank, progress), comm,
                        a.run.layer_options(max_tokens));
@@ -242,6 +246,7 @@ void print_json(const RunArguments& a, const RunResult& r, bool compared, const 
       {"expert_counts", r.expert_counts},
       {"device", a.run.device},
       {"layer", a.source.name()},
+      {"stored", a.source.stored_format()},
   };
   fmt::print("{}\n", json.dump());
 }
@@ -249,6 +254,8 @@ void print_json(const RunArguments& a, const RunResult& r, bool compared, const 
 void print_text(const RunArguments& a, const RunResult& r, bool compared, const Difference& d,
                 bool good) {
   fmt::print("layer     {}\n          {}\n", a.source.name(), describe(a.source.config()));
+  fmt::print("weights   stored as {}, {} in memory\n", a.source.stored_format(),
+             human_bytes(static_cast<double>(weight_bytes(a.source.config(), 1))));
   fmt::print("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
   fmt::print("layout    {}\n", describe(r.report));
   fmt::print("ranks     {} on {}, {}\ntokens    {}\n", a.run.ranks, a.run.device, a.transport,

@@ -38,6 +38,10 @@ class FamilyCheckpoint final : public Checkpoint {
     check_layer(layer);
     return layers_.config;
   }
+  std::string stored_format(int64_t layer) const override {
+    check_layer(layer);
+    return switchyard::stored_format(files_, prefix_, layers_, layer);
+  }
   LayerWeights load_layer(int64_t layer, int num_ranks, int rank,
                           const Progress& progress) const override {
     check_layer(layer);

@@ -45,6 +45,7 @@ class Loader {
 
   bool has(const std::string& name) const { return !name.empty() && files_.has(full(name, 0)); }
   bool has_mxfp4(const std::string& name) const { return !has(name) && has(name + kBlocks); }
+  std::string format_of(const std::string& name) const { return open(full(name, 0)).format(); }
 
   // Its number of dimensions; 0 when there is no such tensor.
   size_t rank_of(const std::string& name) const {
@@ -197,10 +198,14 @@ void load_shared(Loader& loader, const WeightBlock& b) {
     loader.load(b.shared_gate, loader.names().shared_expert_gate, {1, c.hidden});
 }
 
-void load_all(Loader& loader, const WeightBlock& b, int64_t first_expert) {
+bool has_fused_experts(const Loader& loader) {
   const std::string& fused = loader.names().fused_gate_up;
-  loader.has(fused) || loader.has_mxfp4(fused) ? load_fused_experts(loader, b, first_expert)
-                                               : load_separate_experts(loader, b, first_expert);
+  return loader.has(fused) || loader.has_mxfp4(fused);
+}
+
+void load_all(Loader& loader, const WeightBlock& b, int64_t first_expert) {
+  has_fused_experts(loader) ? load_fused_experts(loader, b, first_expert)
+                            : load_separate_experts(loader, b, first_expert);
   if (loader.config().expert_bias) load_biases(loader, b, first_expert);
   load_router(loader, b);
   load_shared(loader, b);
@@ -213,6 +218,13 @@ std::string fill_template(std::string name, int64_t layer, int64_t expert) {
     for (size_t at; (at = name.find(key)) != std::string::npos;)
       name.replace(at, std::strlen(key), std::to_string(value));
   return name;
+}
+
+std::string stored_format(const CheckpointFiles& files, const std::string& prefix,
+                          const FamilyLayers& family, int64_t layer) {
+  const Loader loader(files, prefix, family, layer, {}, 0);
+  return loader.format_of(has_fused_experts(loader) ? family.names.fused_down
+                                                    : family.names.expert_down);
 }
 
 LayerWeights load_layer(const CheckpointFiles& files, const std::string& prefix,

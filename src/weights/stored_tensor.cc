@@ -111,6 +111,17 @@ StoredTensor StoredTensor::mxfp4(const TensorEntry& blocks, const TensorEntry& s
   return t;
 }
 
+std::string StoredTensor::format() const {
+  switch (kind_) {
+    case Kind::Bf16: return "bf16";
+    case Kind::F16: return "f16";
+    case Kind::F32: return "f32";
+    case Kind::BlockScaledFp8: return cat("fp8 in ", block_.rows, "x", block_.cols, " blocks");
+    case Kind::Mxfp4: return "mxfp4";
+  }
+  return "";
+}
+
 bool StoredTensor::holds(DType dtype) const {
   return (kind_ == Kind::Bf16 && dtype == DType::Bf16) ||
          (kind_ == Kind::F32 && dtype == DType::F32);

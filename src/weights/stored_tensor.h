@@ -29,6 +29,8 @@ class StoredTensor {
   std::span<const int64_t> shape() const { return shape_; }
   // Element i in row-major order.
   float at(int64_t i) const;
+  // "bf16", "f16", "f32", "fp8 in 128x128 blocks", "mxfp4".
+  std::string format() const;
   // Whether the bytes are already `dtype`, so that rows can be copied as they are.
   bool holds(DType dtype) const;
   const std::byte* bytes() const { return bytes_; }

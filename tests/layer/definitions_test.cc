@@ -206,6 +206,8 @@ struct Definition {
   std::function<Row(const Tensors&, const Row& x)> shared;  // absent: none
   bool weight_on_input = false;
   double router_range = 0.2;
+
+  friend void PrintTo(const Definition& d, std::ostream* out) { *out << d.name; }
 };
 
 void make_mlp(Maker& m, const std::string& at, int64_t inner,
@@ -678,6 +680,9 @@ TEST_P(FamilyDefinition, MatchesItsPublishedModelCode) {
   }
 
   const auto checkpoint = Checkpoint::open(folder.path());
+  EXPECT_EQ(checkpoint->stored_format(d.layer), d.name.ends_with(" fp8")     ? "fp8 in 32x48 blocks"
+                                                : d.name.ends_with(" mxfp4") ? "mxfp4"
+                                                                             : "bf16");
   EXPECT_EQ(checkpoint->module_path(d.layer), d.module);
   LayerOptions options;
   options.max_tokens = kTokens;
