@@ -32,6 +32,22 @@ enum class CpuForm {
 /// `num_threads` worker threads in all, the caller's included; 0 means one per core.
 std::shared_ptr<Backend> make_cpu_backend(int num_threads = 0, CpuForm form = CpuForm::Fast);
 
+struct CudaOptions {
+  int num_sms = 0;  // streaming multiprocessors that the grouped GEMMs may use; 0: all
+};
+
+/// The CUDA device that is current on the calling thread; the backend, its layers and their streams
+/// stay on it. Throws Error(Unsupported) when this build or machine has none (see describe_device).
+std::shared_ptr<Backend> make_cuda_backend(const CudaOptions& options = {});
+
+/// Memory of the backend's device, at least Workspace::kAlignment-aligned, freed with the last copy
+/// of the pointer. Throws Error(Unsupported) with the bytes when there is no such memory.
+std::shared_ptr<void> allocate(Backend& backend, size_t bytes);
+/// dst (memory of the backend's device) = src (on the host), equal bytes; waits for the copy.
+void copy_to_device(Backend& backend, Tensor dst, const void* src, CUstream_st* stream = nullptr);
+/// Waits for `stream`, then dst (on the host) = src (memory of the backend's device).
+void copy_to_host(Backend& backend, void* dst, ConstTensor src, CUstream_st* stream = nullptr);
+
 /// Calls `observer` after each operation, on the thread that called forward. An empty observer ends
 /// it.
 void observe_operations(Backend& backend, OpObserver observer);
@@ -45,6 +61,7 @@ struct DeviceDescription {
   std::string unavailable_reason;  // one line, when not available
   int compute_major = 0;           // CUDA only
   int compute_minor = 0;
+  int num_sms = 0;           // CUDA only
   double memory_bytes = 0;   // of the device
   double read_gbps = 20;     // streaming read, GB/s
   double gemm_gflops = 100;  // bf16 in, fp32 sums, GFLOP/s

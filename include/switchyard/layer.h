@@ -28,6 +28,7 @@ struct LayerOptions {
   bool use_all_gather = true;           // see StrategyRequest
   int64_t workspace_limit_bytes = int64_t{8} << 30;
   int num_threads = 0;               // CPU: threads of this rank; 0: cores / ranks, at least one
+  int num_sms = 0;                   // CUDA: multiprocessors the GEMMs may use; 0: all
   std::shared_ptr<Backend> backend;  // shared with other layers of this thread; empty: made here
   Workspace workspace;  // lent by the caller for the layer's life; empty: allocated here
 };

@@ -15,7 +15,7 @@ struct ExecutorBuffers {
   Tensor first_row;      // i64 [E_local + 1]
   Tensor row_of_slot;    // i32 [R, K]
   Tensor slot_of_row;    // i32 [C]
-  Tensor row_expert;     // i32 [C]
+  Tensor plan_scratch;   // i32 [kPlanBlocks, E_local]
   Tensor x;              // bf16 [C, H]; GEMM2 writes its rows here once GEMM1 has read it
   Tensor y;              // bf16 [C, I]
 
@@ -28,7 +28,7 @@ struct ExecutorBuffers {
     b.first_row = arena.take(DType::I64, {s.num_local_experts + 1});
     b.row_of_slot = arena.take(DType::I32, {max_rows, s.top_k});
     b.slot_of_row = arena.take(DType::I32, {b.rows});
-    b.row_expert = arena.take(DType::I32, {b.rows});
+    b.plan_scratch = arena.take(DType::I32, {kPlanBlocks, s.num_local_experts});
     b.x = arena.take(DType::Bf16, {b.rows, s.hidden});
     b.y = arena.take(DType::Bf16, {b.rows, s.intermediate});
     return b;

@@ -10,6 +10,9 @@
 
 namespace switchyard {
 
+// Blocks of slots that a plan on a GPU counts side by side; each writes its counts per expert.
+inline constexpr int64_t kPlanBlocks = 64;
+
 // One executor call at its bound: at most max_rows received rows, K slots each.
 struct ExecutorShape {
   int64_t hidden = 0;

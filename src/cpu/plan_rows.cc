@@ -49,7 +49,7 @@ void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int r
   place_groups(plan);
 
   auto* row_of_slot = plan.row_of_slot.as<int32_t>();
-  auto* slot_of_row = plan.slot_of_row.as<int32_t>();
+  auto* slot_of_row = plan.slot_of_row.as<int32_t>();  // null: not wanted
   auto* row_expert = plan.row_expert.as<int32_t>();
   std::fill_n(row_of_slot, plan.row_of_slot.count(), kNoRow);
   std::fill_n(slot_of_row, plan.slot_of_row.count(), kNoRow);
@@ -65,8 +65,8 @@ void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int r
     if (plan.layout == Layout::Masked && placed[e] == plan.capacity) continue;
     const int64_t row = first[e] + placed[e]++;
     row_of_slot[s] = static_cast<int32_t>(row);
-    slot_of_row[row] = static_cast<int32_t>(s);
-    row_expert[row] = e;
+    if (slot_of_row) slot_of_row[row] = static_cast<int32_t>(s);
+    if (row_expert) row_expert[row] = e;
   }
 }
 

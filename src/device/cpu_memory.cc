@@ -22,4 +22,8 @@ void CpuMemory::read_back(void* dst, ConstTensor src, CUstream_st*) {
   std::memcpy(dst, src.data, static_cast<size_t>(src.bytes()));
 }
 
+void CpuMemory::copy_in(Tensor dst, const void* src, CUstream_st*) {
+  if (dst.bytes() > 0) std::memcpy(dst.data, src, static_cast<size_t>(dst.bytes()));
+}
+
 }  // namespace switchyard

@@ -10,6 +10,7 @@ class CpuMemory final : public Memory {
   DeviceKind kind() const override { return DeviceKind::Cpu; }
   std::shared_ptr<void> allocate(size_t bytes) override;
   void read_back(void* dst, ConstTensor src, CUstream_st* stream) override;
+  void copy_in(Tensor dst, const void* src, CUstream_st* stream) override;
 };
 
 }  // namespace switchyard

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <string>
 
+#include "device/describe_cuda.h"
 #include "switchyard/backend.h"
 
 namespace switchyard {
@@ -30,15 +31,6 @@ DeviceDescription describe_cpu() {
   d.read_gbps = 10.0 * static_cast<double>(cores);
   d.gemm_gflops = 60.0 * static_cast<double>(cores);
   d.link_gbps = 10.0;
-  return d;
-}
-
-DeviceDescription describe_cuda() {
-  DeviceDescription d;
-  d.kind = DeviceKind::Cuda;
-  d.name = "CUDA";
-  d.available = false;
-  d.unavailable_reason = "this release has no CUDA kernels";
   return d;
 }
 

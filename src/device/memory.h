@@ -1,5 +1,4 @@
-// src/device/memory.h -- allocate and read back, one form per device. Used at creation and in wait
-// only.
+// src/device/memory.h -- allocate and copy, one form per device. Used at creation and in wait only.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +17,8 @@ class Memory {
   virtual std::shared_ptr<void> allocate(size_t bytes) = 0;
   // Waits for the stream, then copies device memory to the host.
   virtual void read_back(void* dst, ConstTensor src, CUstream_st* stream) = 0;
+  // Copies dst.bytes() from the host, and waits until they are there.
+  virtual void copy_in(Tensor dst, const void* src, CUstream_st* stream) = 0;
 };
 
 }  // namespace switchyard

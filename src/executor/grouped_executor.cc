@@ -60,10 +60,15 @@ void GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t max_
   const int64_t max_slots = checked_mul(max_rows, parts_.config.top_k, "execute");
   Ops& ops = parts_.backend->ops();
 
-  const RowPlan plan{layout,        parts_.options.alignment,
-                     b.capacity,    {b.counts, b.first_row},
-                     b.row_of_slot, b.slot_of_row,
-                     b.row_expert};
+  RowPlan plan{.layout = layout,
+               .alignment = parts_.options.alignment,
+               .capacity = b.capacity,
+               .groups = {b.counts, b.first_row},
+               .row_of_slot = b.row_of_slot,
+               .slot_of_row = {},
+               .row_expert = {},
+               .scratch = b.plan_scratch};
+  if (parts_.config.router_weight_on_input) plan.slot_of_row = b.slot_of_row;
   ops.plan_rows(plan, rows.ids, rows.num_rows, parts_.rank, status, stream);
   ops.scatter_rows(b.x, rows.rows, b.row_of_slot, rows.num_rows, stream);
   for (GroupedGemm gemm : {gemm1(b, rows), gemm2(b)}) {

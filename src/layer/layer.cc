@@ -42,10 +42,7 @@ size_t bytes_of(const StrategyRequest& request, const Strategy& strategy) {
 
 std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks) {
   if (options.backend) return options.backend;
-  const auto& device = describe_device(options.device);
-  SWITCHYARD_REQUIRE(device.available && options.device == DeviceKind::Cpu, Unsupported,
-                     "create: device=", device_name(options.device), ", ",
-                     device.unavailable_reason, ". Use the CPU.");
+  if (options.device == DeviceKind::Cuda) return make_cuda_backend({.num_sms = options.num_sms});
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   return make_cpu_backend(options.num_threads > 0 ? options.num_threads
                                                   : std::max(1, cores / num_ranks));

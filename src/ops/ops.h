@@ -32,9 +32,11 @@ struct RowPlan {
   int64_t capacity = 0;   // masked: rows per expert
   RowGroups groups;
   Tensor row_of_slot;  // i32 [R_cap, K]; kNoRow where the slot has no local expert (or R <= row)
-  Tensor
-      slot_of_row;  // i32 [C]; kNoRow on padding and unused rows of every group, and past the last
-  Tensor row_expert;  // i32 [C] ("m_indices"); kNoExpert on the same rows
+  // i32 [C]; kNoRow on padding and unused rows of every group, and past the last. Absent: not wanted
+  Tensor slot_of_row;
+  // i32 [C] ("m_indices"); kNoExpert on the same rows. Absent: not wanted
+  Tensor row_expert;
+  Tensor scratch;  // i32 [kPlanBlocks, E_local]; what it holds afterwards means nothing
 };
 
 // plan_dispatch: from global ids to what travels.

@@ -1,0 +1,116 @@
+// src/cuda/cuda_backend.cc -- the CUDA form of every operation, in one list.
+#include "base/backend.h"
+#include "base/require.h"
+#include "cuda/ops.h"
+#include "device/cuda_check.h"
+#include "device/cuda_memory.h"
+#include "ops/traced_ops.h"
+
+namespace switchyard {
+namespace cuda {
+namespace {
+
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(int num_sms) : num_sms_(num_sms) {}
+
+  void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
+                 const GateConfig& gate, CUstream_st* stream) override {
+    cuda::gate_topk(ids, weights, logits, correction_bias, gate, stream);
+  }
+  void narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) override {
+    cuda::narrow_ids(dst, src, stream);
+  }
+  void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
+                     int rank, Tensor status, CUstream_st* stream) override {
+    cuda::plan_dispatch(plan, ids, num_experts, num_ranks, rank, status, stream);
+  }
+  void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,
+                    int64_t num_local, int64_t num_experts, int rank, Tensor status,
+                    CUstream_st* stream) override {
+    cuda::localize_ids(dst, src, num_rows, first, num_local, num_experts, rank, status, stream);
+  }
+  void merge_status(Tensor status, ConstTensor headers, CUstream_st* stream) override {
+    cuda::merge_status(status, headers, stream);
+  }
+  void block_rows(Tensor dst, int64_t stride, CUstream_st* stream) override {
+    cuda::block_rows(dst, stride, stream);
+  }
+  void check_headers(Tensor status, ConstTensor headers, int tp_size,
+                     CUstream_st* stream) override {
+    cuda::check_headers(status, headers, tp_size, stream);
+  }
+  void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers,
+                   int rank, ConstTensor status, CUstream_st* stream) override {
+    cuda::read_counts(counts, counts_back, num_rows, headers, rank, status, stream);
+  }
+  void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
+                 Tensor status, CUstream_st* stream) override {
+    cuda::plan_rows(plan, ids, num_rows, rank, status, stream);
+  }
+  void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
+                    CUstream_st* stream) override {
+    cuda::scatter_rows(dst, src, row_of_slot, num_rows, stream);
+  }
+  void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) override {
+    grouped_gemm_hopper(gemm, num_sms_, stream);
+  }
+  void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
+                   const Addend& addend, ConstTensor num_rows, CUstream_st* stream) override {
+    cuda::gather_rows(dst, src, row_of_slot, weights, addend, num_rows, stream);
+  }
+  void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
+                    CUstream_st* stream) override {
+    cuda::sum_partials(dst, src, return_row, addend, stream);
+  }
+  void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) override {
+    cuda::single_group(groups, num_rows, stream);
+  }
+  void sigmoid(Tensor dst, ConstTensor src, CUstream_st* stream) override {
+    cuda::sigmoid(dst, src, stream);
+  }
+  void fill_i32(Tensor dst, int32_t value, CUstream_st* stream) override {
+    cuda::fill_i32(dst, value, stream);
+  }
+  void copy(Tensor dst, ConstTensor src, CUstream_st* stream) override {
+    cuda::copy(dst, src, stream);
+  }
+  void poison(Tensor dst, ConstTensor status, CUstream_st* stream) override {
+    cuda::poison(dst, status, stream);
+  }
+
+ private:
+  int num_sms_;
+};
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(int num_sms) : ops_(num_sms), traced_(ops_) {}
+
+  DeviceKind kind() const override { return DeviceKind::Cuda; }
+  GemmProvider provider() const override { return GemmProvider::Hopper; }
+  Memory& memory() override { return memory_; }
+  Ops& ops() override { return traced_.observed() ? static_cast<Ops&>(traced_) : ops_; }
+  void observe(OpObserver observer) override { traced_.observe(std::move(observer)); }
+
+ private:
+  CudaMemory memory_;
+  CudaOps ops_;
+  TracedOps traced_;
+};
+
+}  // namespace
+}  // namespace cuda
+
+std::shared_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+  const auto& device = describe_device(DeviceKind::Cuda);
+  SWITCHYARD_REQUIRE(device.available, Unsupported, "make_cuda_backend: device=cuda, ",
+                     device.unavailable_reason, ". Use the CPU.");
+  SWITCHYARD_REQUIRE(options.num_sms >= 0 && options.num_sms <= device.num_sms, ShapeMismatch,
+                     "make_cuda_backend: num_sms=", options.num_sms, ", need 0 (all) to ",
+                     device.num_sms, ".");
+  return std::make_shared<cuda::CudaBackend>(options.num_sms == 0 ? device.num_sms
+                                                                  : options.num_sms);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,45 @@
+// src/cuda/launch.h -- one way to launch a kernel: checked, and allowed to start while its
+// predecessor on the stream ends (programmatic dependent launch).
+//
+// So a kernel must call wait_for_predecessor() before it touches memory that another kernel of the
+// stream reads or writes, and may call allow_successor() once its blocks are all resident or done.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "device/cuda_check.h"
+#include "switchyard/tensor.h"
+
+namespace switchyard::cuda {
+
+// Below compute capability 9.0 both are nothing: the launch attribute has no effect there.
+__device__ __forceinline__ void wait_for_predecessor() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void allow_successor() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// An empty grid is normal (no rows) and launches nothing.
+template <class... Params, class... Args>
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t smem_bytes,
+            cudaStream_t stream, Args&&... args) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = smem_bytes;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  SWITCHYARD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+}
+
+}  // namespace switchyard::cuda

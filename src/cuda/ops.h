@@ -1,0 +1,47 @@
+// src/cuda/ops.h -- the launchers of the CUDA forms of ops/ops.h; contracts there. One .cuh with
+// the kernels and one .cu with the launcher per operation.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "ops/ops.h"
+
+namespace switchyard::cuda {
+
+// gate_topk.cu
+void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
+               const GateConfig& gate, cudaStream_t stream);
+// plan_dispatch.cu
+void narrow_ids(Tensor dst, ConstTensor src, cudaStream_t stream);
+void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
+                   int rank, Tensor status, cudaStream_t stream);
+void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,
+                  int64_t num_local, int64_t num_experts, int rank, Tensor status,
+                  cudaStream_t stream);
+// exchange.cu
+void merge_status(Tensor status, ConstTensor headers, cudaStream_t stream);
+void block_rows(Tensor dst, int64_t stride, cudaStream_t stream);
+void check_headers(Tensor status, ConstTensor headers, int tp_size, cudaStream_t stream);
+void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers, int rank,
+                 ConstTensor status, cudaStream_t stream);
+// plan_rows.cu
+void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank, Tensor status,
+               cudaStream_t stream);
+// scatter_rows.cu
+void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
+                  cudaStream_t stream);
+// sum_rows.cu
+void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
+                 const Addend& addend, ConstTensor num_rows, cudaStream_t stream);
+void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
+                  cudaStream_t stream);
+// small_ops.cu
+void single_group(const RowGroups& groups, int64_t num_rows, cudaStream_t stream);
+void sigmoid(Tensor dst, ConstTensor src, cudaStream_t stream);
+void fill_i32(Tensor dst, int32_t value, cudaStream_t stream);
+void copy(Tensor dst, ConstTensor src, cudaStream_t stream);
+void poison(Tensor dst, ConstTensor status, cudaStream_t stream);
+// grouped_gemm/grouped_gemm.cu: TMA and wgmma, compute capability 9.0 exactly.
+void grouped_gemm_hopper(const GroupedGemm& gemm, int num_sms, cudaStream_t stream);
+
+}  // namespace switchyard::cuda

@@ -1,0 +1,19 @@
+// src/device/backend_memory.cc -- memory of a backend's device, for callers who see only Backend.
+#include "base/backend.h"
+#include "device/memory.h"
+
+namespace switchyard {
+
+std::shared_ptr<void> allocate(Backend& backend, size_t bytes) {
+  return backend.memory().allocate(bytes);
+}
+
+void copy_to_device(Backend& backend, Tensor dst, const void* src, CUstream_st* stream) {
+  backend.memory().copy_in(dst, src, stream);
+}
+
+void copy_to_host(Backend& backend, void* dst, ConstTensor src, CUstream_st* stream) {
+  backend.memory().read_back(dst, src, stream);
+}
+
+}  // namespace switchyard
