@@ -1,0 +1,69 @@
+// src/cuda/grouped_gemm/grouped_gemm.cu -- launch shape and launch.
+#include "cuda/grouped_gemm/grouped_gemm.cuh"
+
+#include <algorithm>
+
+#include "cuda/grouped_gemm/tensor_map.h"
+#include "cuda/ops.h"
+
+namespace switchyard::cuda {
+namespace {
+
+bool is_gated(const GroupedGemm& g) { return g.activation != nullptr && g.activation->gated(); }
+
+GemmParams params_of(const GroupedGemm& g, GemmTile tile, int box_rows) {
+  GemmParams p{};
+  const bool gated = is_gated(g);
+  p.src = map_of_rows(g.src, box_rows);
+  p.weights = gated ? map_of_halves(g.weights, tile.n) : map_of_weights(g.weights, tile.n);
+  p.dst = g.dst.data;
+  p.counts = g.groups.counts.as<int32_t>();
+  p.first_row = g.groups.first_row.as<int64_t>();
+  p.bias = g.bias.as<float>();
+  p.row_weights = g.row_weights.as<float>();
+  p.slot_of_row = g.slot_of_row.as<int32_t>();
+  p.num_experts = static_cast<int>(g.weights.dim(0));
+  p.n = static_cast<int>(g.weights.dim(1));
+  p.k = static_cast<int>(g.weights.dim(2));
+  p.width = gated ? p.n / 2 : p.n;
+  p.activation = g.activation ? static_cast<int>(g.activation->kind) : -1;
+  if (g.activation) p.alpha = g.activation->alpha, p.limit = g.activation->limit;
+  p.gated = gated;
+  p.up_first = g.order == GateUpOrder::UpGate;
+  p.dst_is_f32 = g.dst.dtype == DType::F32;
+  p.stream_weights = g.max_rows <= int64_t{p.num_experts} * tile.m;
+  return p;
+}
+
+// No more blocks than tiles can be: every expert may add one that is not full.
+int64_t most_tiles(const GroupedGemm& g, GemmTile tile, int width) {
+  const int64_t tile_cols = is_gated(g) ? tile.n / 2 : tile.n;
+  const int64_t row_tiles =
+      g.max_rows / tile.m + std::min<int64_t>(g.weights.dim(0), g.max_rows);
+  return row_tiles * ((width + tile_cols - 1) / tile_cols);
+}
+
+template <size_t kIndex>
+void launch_tile(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
+  constexpr GemmTile kTile = kTiles[kIndex];
+  const auto kernel = grouped_gemm_kernel<kTile.m, kTile.n, kTile.stages>;
+  static const cudaError_t raised = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytesPerBlock);
+  SWITCHYARD_CUDA_CHECK(raised);
+  const GemmParams p = params_of(g, kTile, kRowsPerBox<kTile.m>);
+  const auto blocks = static_cast<unsigned>(
+      std::min<int64_t>(num_sms, most_tiles(g, kTile, p.width)));
+  launch(kernel, blocks, kMathThreads<kTile.m> + 128,
+         static_cast<size_t>(shared_bytes(kTile, p.num_experts)), stream, p);
+}
+
+}  // namespace
+
+void grouped_gemm_hopper(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
+  if (g.max_rows == 0 || g.src.dim(0) == 0) return;
+  const GemmShape shape{g.weights.dim(0), g.max_rows, g.weights.dim(1), g.weights.dim(2)};
+  visit_tile(choose_tile(shape),
+             [&]<size_t kIndex>() { launch_tile<kIndex>(g, num_sms, stream); });
+}
+
+}  // namespace switchyard::cuda

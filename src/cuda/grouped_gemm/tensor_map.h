@@ -1,0 +1,17 @@
+// src/cuda/grouped_gemm/tensor_map.h -- what the copy engine needs to know about a matrix.
+#pragma once
+
+#include <cuda.h>
+
+#include "switchyard/tensor.h"
+
+namespace switchyard::cuda {
+
+// Rows of src [C, k]: boxes of `box_rows` x 64.
+CUtensorMap map_of_rows(ConstTensor src, int box_rows);
+// weights [E, n, k]: boxes of `box_rows` x 64 within one expert.
+CUtensorMap map_of_weights(ConstTensor weights, int box_rows);
+// The same of a gated W1 whose halves alternate in eights within a box: (k, 8, 2, n / 16, E).
+CUtensorMap map_of_halves(ConstTensor weights, int box_rows);
+
+}  // namespace switchyard::cuda

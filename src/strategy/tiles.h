@@ -1,0 +1,69 @@
+// src/strategy/tiles.h -- the only list of compiled tiles of Hopper's grouped GEMM, and the pure
+// choice between them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "base/require.h"
+
+namespace switchyard {
+
+// A block of m rows x n rows of weights; stages of 64 elements of the inner dimension in flight.
+struct GemmTile {
+  int m, n, stages;
+  bool operator==(const GemmTile&) const = default;
+};
+
+inline constexpr int kTileInner = 64;  // 128 bytes of bf16: one swizzled row of shared memory
+
+inline constexpr std::array kTiles = {
+    // Few rows per expert, memory bound: 8 stages keep 128 KiB of weights in flight per SM.
+    GemmTile{64, 128, 8},
+    GemmTile{128, 128, 6},
+    // Many rows: the most reuse per byte that 64 Ki registers allow (128 sums per thread).
+    GemmTile{128, 256, 4},
+};
+
+// What a tile is chosen by: known on the host before any row is.
+struct GemmShape {
+  int64_t num_experts = 0;  // local
+  int64_t max_rows = 0;     // bound of the rows of all experts together
+  int64_t n = 0, k = 0;     // weights [num_experts, n, k]
+};
+
+// Equal shapes give equal tiles. The order in which an inner dimension is summed does not depend on
+// the tile, so neither do the bits.
+GemmTile choose_tile(const GemmShape& shape);
+// "128x256x64, 4 stages".
+std::string describe(const GemmTile& tile);
+
+// Shared memory: the stages, 16 rows x 64 columns of output per warp (rows 16 bytes further apart, so
+// that a warp's stores meet no bank twice), barriers, and tiles before each expert.
+constexpr int kStagingPitch = 64 * 2 + 16;
+constexpr int64_t staging_bytes(GemmTile t) { return int64_t{t.m} * kStagingPitch; }
+constexpr int64_t stage_bytes(GemmTile t) { return int64_t{t.m + t.n} * kTileInner * 2; }
+constexpr int64_t shared_bytes(GemmTile t, int64_t num_experts) {
+  return t.stages * stage_bytes(t) + staging_bytes(t) + 2 * t.stages * 8 + (num_experts + 1) * 4 +
+         32 * 4;
+}
+constexpr int64_t kSharedBytesPerBlock = 227 * 1024;  // sm_90; CUDA programming guide
+static_assert([] {
+  for (const GemmTile t : kTiles)
+    if (shared_bytes(t, 4096) > kSharedBytesPerBlock) return false;
+  return true;
+}());
+
+// Calls f.operator()<index into kTiles>() for the tile equal to `wanted`.
+template <class F>
+void visit_tile(GemmTile wanted, F&& f) {
+  const bool found = [&]<size_t... I>(std::index_sequence<I...>) {
+    return ((wanted == kTiles[I] && (f.template operator()<I>(), true)) || ...);
+  }(std::make_index_sequence<kTiles.size()>{});
+  SWITCHYARD_REQUIRE(found, Unsupported, "grouped_gemm: tile=", describe(wanted),
+                     ", is not compiled. Add it to strategy/tiles.h.");
+}
+
+}  // namespace switchyard
