@@ -12,7 +12,7 @@ GemmTile choose_tile(const GemmShape& s) {
 }
 
 std::string describe(const GemmTile& t) {
-  return cat(t.m, "x", t.n, "x", kTileInner, ", ", t.stages, " stages");
+  return cat(t.m, "x", t.n, "x", kTileInner, ", ", t.stages, " stages, cluster of ", t.cluster);
 }
 
 }  // namespace switchyard

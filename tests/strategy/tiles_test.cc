@@ -19,12 +19,12 @@ TEST(Tiles, EveryChoiceIsCompiledAndFitsSharedMemory) {
 
 TEST(Tiles, ATileThatIsNotCompiledIsRefusedByName) {
   try {
-    visit_tile({1, 2, 3}, []<size_t>() {});
+    visit_tile({1, 2, 3, 4}, []<size_t>() {});
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), Errc::Unsupported);
     EXPECT_STREQ(e.what(),
-                 "grouped_gemm: tile=1x2x64, 3 stages, is not compiled. Add it to "
+                 "grouped_gemm: tile=1x2x64, 3 stages, cluster of 4, is not compiled. Add it to "
                  "strategy/tiles.h.");
   }
 }

@@ -15,7 +15,8 @@ GemmParams params_of(const GroupedGemm& g, GemmTile tile, int box_rows) {
   GemmParams p{};
   const bool gated = is_gated(g);
   p.src = map_of_rows(g.src, box_rows);
-  p.weights = gated ? map_of_halves(g.weights, tile.n) : map_of_weights(g.weights, tile.n);
+  const int part_rows = tile.n / tile.cluster;
+  p.weights = gated ? map_of_halves(g.weights, part_rows) : map_of_weights(g.weights, part_rows);
   p.dst = g.dst.data;
   p.counts = g.groups.counts.as<int32_t>();
   p.first_row = g.groups.first_row.as<int64_t>();
@@ -35,8 +36,8 @@ GemmParams params_of(const GroupedGemm& g, GemmTile tile, int box_rows) {
   return p;
 }
 
-// No more blocks than tiles can be: every expert may add one that is not full.
-int64_t most_tiles(const GroupedGemm& g, GemmTile tile, int width) {
+// No more clusters than steps can be: every expert may add one that is not full.
+int64_t most_steps(const GroupedGemm& g, GemmTile tile, int width) {
   const int64_t tile_cols = is_gated(g) ? tile.n / 2 : tile.n;
   const int64_t row_tiles =
       g.max_rows / tile.m + std::min<int64_t>(g.weights.dim(0), g.max_rows);
@@ -46,15 +47,19 @@ int64_t most_tiles(const GroupedGemm& g, GemmTile tile, int width) {
 template <size_t kIndex>
 void launch_tile(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
   constexpr GemmTile kTile = kTiles[kIndex];
-  const auto kernel = grouped_gemm_kernel<kTile.m, kTile.n, kTile.stages>;
+  const auto kernel = grouped_gemm_kernel<kTile.m, kTile.n, kTile.stages, kTile.cluster>;
   static const cudaError_t raised = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytesPerBlock);
   SWITCHYARD_CUDA_CHECK(raised);
   const GemmParams p = params_of(g, kTile, kRowsPerBox<kTile.m>);
-  const auto blocks = static_cast<unsigned>(
-      std::min<int64_t>(num_sms, most_tiles(g, kTile, p.width)));
-  launch(kernel, blocks, kMathThreads<kTile.m> + 128,
-         static_cast<size_t>(shared_bytes(kTile, p.num_experts)), stream, p);
+  const int64_t clusters = std::min<int64_t>(std::max(1, num_sms / kTile.cluster),
+                                             most_steps(g, kTile, p.width));
+  launch(kernel,
+         LaunchShape{.grid = static_cast<unsigned>(clusters * kTile.cluster),
+                     .block = kMathThreads<kTile.m> + 128,
+                     .smem_bytes = static_cast<size_t>(shared_bytes(kTile, p.num_experts)),
+                     .cluster = static_cast<unsigned>(kTile.cluster)},
+         stream, p);
 }
 
 }  // namespace

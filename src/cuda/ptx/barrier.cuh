@@ -24,6 +24,18 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
                : "memory");
 }
+// Arrives at the same barrier of block `rank` of the cluster. Orders no memory beyond this block: what
+// it tells is that reads have ended, and a release to the cluster would cost a fence each time.
+__device__ __forceinline__ void barrier_arrive(uint64_t* barrier, int rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}\n" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
 // Arrives, and makes the phase wait for `bytes` of copies as well.
 __device__ __forceinline__ void barrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
@@ -84,6 +96,62 @@ __device__ __forceinline__ void load_box(void* dst, const CUtensorMap* map, uint
       "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4),
       "l"(static_cast<uint64_t>(keep))
       : "memory");
+}
+
+// The same box to the same place in every block of the cluster that has its bit in `blocks`; each
+// block's own barrier counts the bytes.
+__device__ __forceinline__ void load_box_to(uint16_t blocks, void* dst, const CUtensorMap* map,
+                                            uint64_t* barrier, L2Keep keep, int c0, int c1) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5, %6;" ::"r"(
+          shared_address(dst)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "h"(blocks),
+      "l"(static_cast<uint64_t>(keep))
+      : "memory");
+}
+__device__ __forceinline__ void load_box_to(uint16_t blocks, void* dst, const CUtensorMap* map,
+                                            uint64_t* barrier, L2Keep keep, int c0, int c1,
+                                            int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(
+          shared_address(dst)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "h"(blocks),
+      "l"(static_cast<uint64_t>(keep))
+      : "memory");
+}
+__device__ __forceinline__ void load_box_to(uint16_t blocks, void* dst, const CUtensorMap* map,
+                                            uint64_t* barrier, L2Keep keep, int c0, int c1, int c2,
+                                            int c3, int c4) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8, %9;" ::"r"(
+          shared_address(dst)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4),
+      "h"(blocks), "l"(static_cast<uint64_t>(keep))
+      : "memory");
+}
+
+// This block's rank in its cluster.
+__device__ __forceinline__ int cluster_rank() {
+  int rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// Until every thread of the cluster that has not ended is here.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\n"
+      "barrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
+}
+// The same for a thread that goes its own way in its warp.
+__device__ __forceinline__ void cluster_sync_alone() {
+  asm volatile(
+      "barrier.cluster.arrive.release;\n"
+      "barrier.cluster.wait.acquire;" ::
+          : "memory");
 }
 
 // Gives registers back, or takes them: a warpgroup's new budget per thread.
