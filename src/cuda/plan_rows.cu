@@ -66,8 +66,6 @@ void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int r
   // Fewer warps for more experts: their histograms stay within 64 KiB.
   if (num_experts <= 1024)
     plan_rows_with<32>(params, stream);
-  else if (num_experts <= 2048)
-    plan_rows_with<16>(params, stream);
   else
     plan_rows_with<8>(params, stream);
 }
