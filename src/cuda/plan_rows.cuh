@@ -62,10 +62,11 @@ struct SlotRange {
   }
 };
 
-// The expert of a slot, or kNoExpert.
+// The expert of a slot, or kNoExpert. Slots past the rows are read, too: so the id need not wait
+// for the number of rows.
 __device__ __forceinline__ int expert_of(const PlanRowsParams& p, int slot, int used_end) {
-  const int id = slot < used_end ? p.ids[slot] : kNoExpert;
-  return is_expert(id, p.num_experts) ? id : kNoExpert;
+  const int id = slot < p.num_slots ? p.ids[slot] : kNoExpert;
+  return slot < used_end && is_expert(id, p.num_experts) ? id : kNoExpert;
 }
 
 // What no slot fills, shared out over the blocks; slots follow once all of it is written.

@@ -93,8 +93,8 @@ void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCa
   EXPECT_TRUE(scratch.computed().guards_intact()) << "scratch";
 }
 
-// Buffers of at most 16 MiB per table.
-constexpr int64_t kMostRows = int64_t{4} << 20;
+// Buffers of at most 4 MiB per table.
+constexpr int64_t kMostRows = int64_t{1} << 20;
 
 void expect_same_plans(int64_t experts, int64_t top_k, int64_t rows, Routing routing) {
   const auto ids = make_ids(rows, experts, top_k, routing);
