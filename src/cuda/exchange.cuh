@@ -1,0 +1,113 @@
+// src/cuda/exchange.cuh -- what the headers of a dispatch tell (layout: base/buffers.h).
+//
+// P headers of W words are a few KiB: one warp finds the lowest rank with an error by ballots, 32
+// ranks at a time, and one block reads the counts. Bound by the latency of a launch.
+#pragma once
+
+#include "base/buffers.h"
+#include "cuda/launch.h"
+#include "cuda/status.cuh"
+
+namespace switchyard::cuda {
+
+inline constexpr int kExchangeThreads = 256;
+
+// status = that of the lowest rank with an error, or all 0. One warp.
+__device__ __forceinline__ bool merge_statuses(int32_t* status, const int32_t* headers,
+                                               int num_ranks, int width) {
+  const int lane = threadIdx.x;
+  for (int first = 0; first < num_ranks; first += 32) {
+    const bool bad = first + lane < num_ranks && !is_good(headers + (first + lane) * width);
+    const unsigned mask = __ballot_sync(~0u, bad);
+    if (mask == 0) continue;
+    if (lane < kStatusWords) status[lane] = headers[(first + __ffs(mask) - 1) * width + lane];
+    return false;
+  }
+  if (lane < kStatusWords) status[lane] = 0;
+  return true;
+}
+
+__global__ __launch_bounds__(32) void merge_status_kernel(int32_t* __restrict__ status,
+                                                          const int32_t* __restrict__ headers,
+                                                          int num_ranks, int width) {
+  wait_for_predecessor();
+  allow_successor();
+  merge_statuses(status, headers, num_ranks, width);
+}
+
+// dst[t, p] = p * stride + t
+__global__ __launch_bounds__(kExchangeThreads) void block_rows_kernel(int32_t* __restrict__ dst,
+                                                                      int64_t stride, int num_ranks,
+                                                                      int64_t count) {
+  wait_for_predecessor();
+  allow_successor();
+  const int64_t i = int64_t{blockIdx.x} * kExchangeThreads + threadIdx.x;
+  if (i >= count) return;
+  const int64_t t = i / num_ranks, p = i - t * num_ranks;
+  dst[i] = static_cast<int32_t>(p * stride + t);
+}
+
+__global__ __launch_bounds__(32) void check_headers_kernel(int32_t* __restrict__ status,
+                                                           const int32_t* __restrict__ headers,
+                                                           int num_ranks, int width, int tp_size) {
+  wait_for_predecessor();
+  allow_successor();
+  if (!merge_statuses(status, headers, num_ranks, width)) return;
+  for (int first = 0; first < num_ranks; first += 32) {
+    const int r = first + static_cast<int>(threadIdx.x);
+    StatusDetail detail = StatusDetail::None;
+    int32_t value = 0;
+    if (r < num_ranks) {
+      const int32_t* mine = headers + r * width;
+      const int32_t* group = headers + r / tp_size * tp_size * width;
+      if (mine[kHeaderMaxTokens] != headers[kHeaderMaxTokens]) {
+        detail = StatusDetail::MaxTokensDiffer;
+        value = mine[kHeaderMaxTokens];
+      } else if (mine[kHeaderTokens] != group[kHeaderTokens]) {
+        detail = StatusDetail::SliceTokensDiffer;
+        value = mine[kHeaderTokens];
+      }
+    }
+    const unsigned mask = __ballot_sync(~0u, detail != StatusDetail::None);
+    if (mask == 0) continue;
+    // merge_statuses wrote zeros, through other lanes: nothing to look at before noting.
+    __syncwarp();
+    if (static_cast<int>(threadIdx.x) == __ffs(mask) - 1) {
+      status[0] = static_cast<int32_t>(Errc::ShapeMismatch);
+      status[1] = static_cast<int32_t>(detail);
+      status[2] = r;
+      status[3] = value;
+    }
+    return;
+  }
+}
+
+struct ReadCountsParams {
+  int32_t* counts;       // [P, P]
+  int32_t* counts_back;  // [P, P]
+  int32_t* num_rows;     // [1]
+  const int32_t* headers;
+  const int32_t* status;
+  int num_ranks, width, rank;
+};
+
+__global__ __launch_bounds__(kExchangeThreads) void read_counts_kernel(
+    const __grid_constant__ ReadCountsParams p) {
+  wait_for_predecessor();
+  allow_successor();
+  const bool good = is_good(p.status);
+  for (int i = threadIdx.x; i < p.num_ranks * p.num_ranks; i += kExchangeThreads) {
+    const int s = i / p.num_ranks, d = i % p.num_ranks;
+    const int32_t rows = good ? p.headers[s * p.width + kHeaderCounts + d] : 0;
+    p.counts[i] = rows;
+    p.counts_back[d * p.num_ranks + s] = rows;
+  }
+  if (threadIdx.x >= 32) return;
+  int32_t received = 0;
+  for (int s = threadIdx.x; good && s < p.num_ranks; s += 32)
+    received += p.headers[s * p.width + kHeaderCounts + p.rank];
+  received = __reduce_add_sync(~0u, received);
+  if (threadIdx.x == 0) p.num_rows[0] = received;
+}
+
+}  // namespace switchyard::cuda

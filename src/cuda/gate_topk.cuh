@@ -1,0 +1,236 @@
+// src/cuda/gate_topk.cuh -- logits -> expert ids and weights in fp32; the rules: cpu/gate_topk.cc.
+//
+// One warp per token. Scores stand in shared memory as unsigned keys that order like the scores;
+// expert e belongs to lane e % 32. Each lane knows its best key, a choice is two warp reductions
+// (highest key, then lowest id), and only the lane that lost its best looks at its keys again.
+// Reads T * E * 4 bytes; bound by latency: K dependent choices of about E / 32 + 50 cycles.
+#pragma once
+
+#include <climits>
+#include <cmath>
+
+#include "cuda/launch.h"
+#include "switchyard/config.h"
+
+namespace switchyard::cuda {
+
+struct GateTopkParams {
+  int32_t* ids;         // [T, K]
+  float* weights;       // [T, K]
+  const float* logits;  // [T, E]
+  const float* bias;    // [E] or null
+  int64_t num_tokens;
+  int num_experts, top_k;
+  int num_groups, num_groups_kept;
+  int words_per_token;  // of shared memory
+  GateConfig gate;
+};
+
+inline constexpr int kGateMaxWarps = 4;
+
+// Shared memory of one token: E keys, K ids, K weights, then the keys of the groups if any is
+// dropped.
+constexpr int64_t gate_words(int64_t num_experts, int64_t top_k, int64_t num_groups) {
+  return num_experts + 2 * top_k + num_groups;
+}
+
+// No key of a score is 0: it marks what may not be chosen.
+inline constexpr uint32_t kNotChoosable = 0;
+
+// Orders like the float; -0 equals 0, and NaN is as bad as -inf.
+__device__ __forceinline__ uint32_t order_key(float score) {
+  if (isnan(score)) score = -INFINITY;
+  const uint32_t bits = __float_as_uint(score + 0.0f);  // -0 becomes 0
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float score_of_key(uint32_t key) {
+  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(~0u, x, step);
+  return x;
+}
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
+  return x;
+}
+
+// What turns one logit into a score; max and sum are those of a softmax over all experts.
+struct Scorer {
+  Scoring scoring;
+  float max = 0, sum = 0;
+
+  __device__ float operator()(float logit) const {
+    if (scoring == Scoring::Softmax) return expf(logit - max) / sum;
+    if (scoring == Scoring::Sigmoid) return 1.0f / (1.0f + expf(-logit));
+    return logit;
+  }
+};
+
+// keys[e] = what decides the choice of e. Lanes touch their own experts only.
+__device__ __forceinline__ Scorer score_experts(uint32_t* keys, const float* logits,
+                                                const GateTopkParams& p, int lane) {
+  Scorer score{p.gate.scoring};
+  float max = -INFINITY;
+#pragma unroll 8
+  for (int e = lane; e < p.num_experts; e += 32) {
+    const float logit = logits[e];
+    keys[e] = __float_as_uint(logit);
+    max = fmaxf(max, logit);
+  }
+  if (score.scoring == Scoring::Softmax) {
+    score.max = warp_max(max);
+    float sum = 0;
+    for (int e = lane; e < p.num_experts; e += 32)
+      sum += expf(__uint_as_float(keys[e]) - score.max);
+    score.sum = warp_sum(sum);
+  }
+  // A sigmoid saturates: where nothing is added to it, its logit orders experts alike and better.
+  const bool by_logit = score.scoring == Scoring::Sigmoid && !p.bias && p.num_groups == 1;
+  for (int e = lane; e < p.num_experts; e += 32) {
+    const float logit = __uint_as_float(keys[e]);
+    const float own = by_logit ? logit : score(logit);
+    keys[e] = order_key(p.bias ? own + p.bias[e] : own);
+  }
+  __syncwarp();
+  return score;
+}
+
+// Makes the experts of all but the best groups unchoosable; equal groups by number.
+__device__ __forceinline__ void drop_groups(uint32_t* keys, uint32_t* group_keys,
+                                            const GateTopkParams& p, int lane) {
+  const int size = p.num_experts / p.num_groups;
+  const uint32_t worst = order_key(-INFINITY);
+  for (int g = 0; g < p.num_groups; ++g) {
+    uint32_t first = worst, second = worst;  // of this lane
+    for (int i = lane; i < size; i += 32) {
+      const uint32_t key = keys[g * size + i];
+      second = max(second, min(first, key));
+      first = max(first, key);
+    }
+    const uint32_t best = __reduce_max_sync(~0u, first);
+    const int holder = __ffs(__ballot_sync(~0u, first == best)) - 1;
+    const uint32_t next = __reduce_max_sync(~0u, lane == holder ? second : first);
+    const bool alone = p.gate.group_score == GroupScore::Max || size == 1;
+    if (lane == 0)
+      group_keys[g] = alone ? best : order_key(score_of_key(best) + score_of_key(next));
+  }
+  __syncwarp();
+  for (int base = 0; base < p.num_groups; base += 32) {
+    const int g = base + lane;
+    int num_ahead = 0;
+    if (g < p.num_groups)
+      for (int other = 0; other < p.num_groups; ++other)
+        num_ahead +=
+            group_keys[other] > group_keys[g] || (group_keys[other] == group_keys[g] && other < g);
+    unsigned dropped = __ballot_sync(~0u, g < p.num_groups && num_ahead >= p.num_groups_kept);
+    for (; dropped != 0; dropped &= dropped - 1) {
+      uint32_t* group = keys + (base + __ffs(dropped) - 1) * size;
+      for (int i = lane; i < size; i += 32) group[i] = kNotChoosable;
+    }
+  }
+  __syncwarp();
+}
+
+// ids[k] = the k-th best of the choosable experts.
+__device__ __forceinline__ void choose(int32_t* ids, uint32_t* keys, const GateTopkParams& p,
+                                       int lane) {
+  uint32_t best_key = kNotChoosable, best_id = UINT_MAX;
+  const auto find_best = [&] {
+    best_key = kNotChoosable;
+    best_id = UINT_MAX;
+#pragma unroll 8
+    for (int e = lane; e < p.num_experts; e += 32)
+      if (const uint32_t key = keys[e]; key > best_key) {
+        best_key = key;
+        best_id = static_cast<uint32_t>(e);
+      }
+  };
+  find_best();
+  for (int k = 0; k < p.top_k; ++k) {
+    const uint32_t highest = __reduce_max_sync(~0u, best_key);
+    const uint32_t id = __reduce_min_sync(~0u, best_key == highest ? best_id : UINT_MAX);
+    if (lane == 0) ids[k] = static_cast<int32_t>(id);
+    if (best_id == id) {
+      keys[id] = kNotChoosable;
+      find_best();
+    }
+    __syncwarp();
+  }
+}
+
+// weights[k] = the score of the chosen alone, without the bias that only the choice sees.
+__device__ __forceinline__ void weigh(float* weights, const int32_t* ids, const float* logits,
+                                      const Scorer& score, const GateTopkParams& p, int lane) {
+  if (score.scoring != Scoring::SoftmaxOfTopK) {
+    for (int k = lane; k < p.top_k; k += 32) weights[k] = score(logits[ids[k]]);
+    return;
+  }
+  float max = -INFINITY, sum = 0;
+  for (int k = lane; k < p.top_k; k += 32) max = fmaxf(max, logits[ids[k]]);
+  max = warp_max(max);
+  for (int k = lane; k < p.top_k; k += 32) sum += weights[k] = expf(logits[ids[k]] - max);
+  sum = warp_sum(sum);
+  for (int k = lane; k < p.top_k; k += 32) weights[k] /= sum;
+}
+
+// phimoe: each of two experts is weighted by a softmax over the logits that are close to it, among
+// those left.
+__device__ __forceinline__ void weigh_sparse_mixer(float* weights, const int32_t* ids,
+                                                   const float* logits, const GateTopkParams& p,
+                                                   int lane) {
+  for (int k = 0; k < 2; ++k) {
+    const float max = logits[ids[k]];
+    float sum = 0;
+    for (int e = lane; e < p.num_experts; e += 32) {
+      const float logit = logits[e], size = fabsf(logit);
+      const float factor = size < max ? max : size;  // a NaN stays
+      const bool far = (max - logit) / factor > 2 * p.gate.jitter_epsilon;
+      if (!far && (k == 0 || e != ids[0])) sum += expf(logit - max);
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) weights[k] = 1.0f / sum;
+  }
+  __syncwarp();
+}
+
+__global__ __launch_bounds__(kGateMaxWarps *
+                             32) void gate_topk_kernel(const __grid_constant__ GateTopkParams p) {
+  extern __shared__ __align__(16) uint32_t words[];
+  wait_for_predecessor();
+  allow_successor();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t token = int64_t{blockIdx.x} * (blockDim.x / 32) + warp;
+  if (token >= p.num_tokens) return;  // a whole warp; there is no barrier of the block
+  uint32_t* keys = words + warp * p.words_per_token;
+  auto* ids = reinterpret_cast<int32_t*>(keys + p.num_experts);
+  auto* weights = reinterpret_cast<float*>(ids + p.top_k);
+  auto* group_keys = reinterpret_cast<uint32_t*>(weights + p.top_k);
+  const float* logits = p.logits + token * p.num_experts;
+
+  const Scorer score = score_experts(keys, logits, p, lane);
+  if (p.num_groups > p.num_groups_kept) drop_groups(keys, group_keys, p, lane);
+  choose(ids, keys, p, lane);
+  if (score.scoring == Scoring::SparseMixer)
+    weigh_sparse_mixer(weights, ids, logits, p, lane);
+  else
+    weigh(weights, ids, logits, score, p, lane);
+
+  float divisor = 1;
+  if (p.gate.renormalize) {
+    float sum = 0;
+    for (int k = lane; k < p.top_k; k += 32) sum += weights[k];
+    sum = warp_sum(sum);
+    const float epsilon = p.gate.renormalize_epsilon;
+    divisor = !p.gate.clamp_renormalizer ? sum + epsilon : sum < epsilon ? epsilon : sum;
+  }
+  for (int k = lane; k < p.top_k; k += 32) {
+    p.ids[token * p.top_k + k] = ids[k];
+    p.weights[token * p.top_k + k] = weights[k] / divisor * p.gate.scale;
+  }
+}
+
+}  // namespace switchyard::cuda

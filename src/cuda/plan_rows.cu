@@ -1,0 +1,73 @@
+// src/cuda/plan_rows.cu
+#include "cuda/plan_rows.cuh"
+
+#include <algorithm>
+
+#include "base/capacity.h"
+#include "cuda/ops.h"
+#include "cuda/shared_memory.h"
+
+namespace switchyard::cuda {
+namespace {
+
+// Rows of slot_of_row and row_expert that one block clears without being noticed.
+constexpr int64_t kRowsClearedByOneBlock = 32 * 1024;
+
+template <int kWarps>
+void plan_rows_with(PlanRowsParams params, cudaStream_t stream) {
+  constexpr int64_t kThreads = kWarps * 32;
+  const size_t smem_bytes = plan_rows_smem_bytes(kWarps, params.num_experts);
+  const int64_t rows_to_clear =
+      params.slot_of_row || params.row_expert ? params.num_buffer_rows : 0;
+
+  if (params.num_slots <= kThreads * kRounds && rows_to_clear <= kRowsClearedByOneBlock) {
+    params.slots_per_block = static_cast<int>(align_up(params.num_slots, 32));
+    allow_smem(plan_rows_kernel<kWarps, true>, smem_bytes);
+    launch(plan_rows_kernel<kWarps, true>, 1, kThreads, smem_bytes, stream, params);
+    return;
+  }
+  const int64_t wanted = std::max(ceil_div(params.num_slots, kThreads),
+                                  ceil_div(rows_to_clear, kRowsClearedByOneBlock));
+  const int64_t blocks = std::min(wanted, kPlanBlocks);
+  params.slots_per_block = static_cast<int>(align_up(ceil_div(params.num_slots, blocks), 32));
+  launch(count_slots_kernel<kThreads>, blocks, kThreads,
+         static_cast<size_t>(params.num_experts) * sizeof(int32_t), stream, params);
+  allow_smem(plan_rows_kernel<kWarps, false>, smem_bytes);
+  launch(plan_rows_kernel<kWarps, false>, blocks, kThreads, smem_bytes, stream, params);
+}
+
+}  // namespace
+
+void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank, Tensor status,
+               cudaStream_t stream) {
+  const int64_t num_experts = plan.groups.counts.count();
+  SWITCHYARD_REQUIRE(ids.count() <= INT32_MAX - 32 * 1024, ShapeMismatch,
+                     "plan_rows: slots=", ids.count(),
+                     ", need fewer than 2^31. Use a smaller max_tokens.");
+  const PlanRowsParams params{
+      .ids = ids.as<int32_t>(),
+      .num_rows = num_rows.as<int32_t>(),
+      .counts = plan.groups.counts.as<int32_t>(),
+      .first_row = plan.groups.first_row.as<int64_t>(),
+      .row_of_slot = plan.row_of_slot.as<int32_t>(),
+      .slot_of_row = plan.slot_of_row.present() ? plan.slot_of_row.as<int32_t>() : nullptr,
+      .row_expert = plan.row_expert.present() ? plan.row_expert.as<int32_t>() : nullptr,
+      .scratch = plan.scratch.as<int32_t>(),
+      .status = status.as<int32_t>(),
+      .num_buffer_rows = std::max(plan.slot_of_row.count(), plan.row_expert.count()),
+      .alignment = plan.alignment,
+      .capacity = plan.capacity,
+      .masked = plan.layout == Layout::Masked,
+      .num_slots = static_cast<int>(ids.count()),
+      .top_k = static_cast<int>(ids.dim(1)),
+      .num_experts = static_cast<int>(num_experts),
+      .rank = rank,
+      .slots_per_block = 0};
+  // Fewer warps for more experts: their histograms stay within 64 KiB.
+  if (num_experts <= 1024)
+    plan_rows_with<32>(params, stream);
+  else
+    plan_rows_with<8>(params, stream);
+}
+
+}  // namespace switchyard::cuda

@@ -1,0 +1,312 @@
+// src/cuda/plan_rows.cuh -- a stable counting sort of slots by expert.
+//
+//     row_of_slot[s] = first_row[e] + (slots before s that have expert e),   e = ids[s]
+//
+// Few slots: one block does all. Else two kernels over the same blocks, each with a consecutive
+// chunk of slots: count_slots writes a chunk's counts per expert to scratch; plan_rows adds them up
+// and places its chunk. A block works in tiles of kRounds * 32 slots per warp, each warp on
+// consecutive ones, with a histogram per warp: lanes with equal experts find each other by
+// __match_any_sync, so a slot's rank never depends on who runs first.
+// Reads 4 bytes of ids (twice) and writes 4 bytes per slot, 4 * E per block of scratch: bound by
+// latency, a few dependent steps of a microsecond each.
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/status.cuh"
+#include "ops/ops.h"
+
+namespace switchyard::cuda {
+
+// Slots of a lane in one tile, in registers.
+inline constexpr int kRounds = 4;
+
+struct PlanRowsParams {
+  const int32_t* ids;       // [R_cap, K]
+  const int32_t* num_rows;  // [1]
+  int32_t* counts;          // [E]
+  int64_t* first_row;       // [E + 1]
+  int32_t* row_of_slot;     // [R_cap, K]
+  int32_t* slot_of_row;     // [num_buffer_rows] or null
+  int32_t* row_expert;      // [num_buffer_rows] or null
+  int32_t* scratch;         // [gridDim.x, E]
+  int32_t* status;
+  int64_t num_buffer_rows;
+  int64_t alignment;  // contiguous
+  int64_t capacity;   // masked
+  bool masked;
+  int num_slots;  // R_cap * K
+  int top_k, num_experts, rank;
+  int slots_per_block;  // a multiple of 32
+};
+
+// Experts of a histogram: a multiple of 8, so that it is cleared in 16-byte vectors.
+constexpr int histogram_width(int num_experts) {
+  return (num_experts + 7) / 8 * 8;
+}
+
+// Per-warp histograms, and two words per expert.
+constexpr size_t plan_rows_smem_bytes(int num_warps, int num_experts) {
+  return static_cast<size_t>(histogram_width(num_experts)) *
+         (static_cast<size_t>(num_warps) * sizeof(uint16_t) + 2 * sizeof(int32_t));
+}
+
+// The slots of a block, and how many of them belong to rows that exist.
+struct SlotRange {
+  int begin, end, used_end;
+
+  __device__ explicit SlotRange(const PlanRowsParams& p) {
+    begin = static_cast<int>(blockIdx.x) * p.slots_per_block;
+    end = min(begin + p.slots_per_block, p.num_slots);
+    const int64_t used = int64_t{p.num_rows[0]} * p.top_k;
+    used_end = static_cast<int>(min(used, int64_t{end}));
+  }
+};
+
+// The expert of a slot, or kNoExpert. Slots past the rows are read, too: so the id need not wait
+// for the number of rows.
+__device__ __forceinline__ int expert_of(const PlanRowsParams& p, int slot, int used_end) {
+  const int id = slot < p.num_slots ? p.ids[slot] : kNoExpert;
+  return slot < used_end && is_expert(id, p.num_experts) ? id : kNoExpert;
+}
+
+// What no slot fills, shared out over the blocks; slots follow once all of it is written.
+__device__ __forceinline__ void clear_rows(const PlanRowsParams& p) {
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  const int64_t first = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (p.slot_of_row)
+    for (int64_t r = first; r < p.num_buffer_rows; r += stride) p.slot_of_row[r] = kNoRow;
+  if (p.row_expert)
+    for (int64_t r = first; r < p.num_buffer_rows; r += stride) p.row_expert[r] = kNoExpert;
+}
+
+// Step 1 of 2: scratch[block, e] = slots of expert e in the block's chunk.
+template <int kThreads>
+__global__ __launch_bounds__(kThreads) void count_slots_kernel(
+    const __grid_constant__ PlanRowsParams p) {
+  extern __shared__ __align__(16) int32_t block_counts[];  // [E]
+  wait_for_predecessor();
+  allow_successor();
+  for (int e = threadIdx.x; e < p.num_experts; e += kThreads) block_counts[e] = 0;
+  clear_rows(p);
+  const SlotRange range(p);
+  __syncthreads();
+  // Whole warps go around together: begin and slots_per_block are multiples of 32.
+  for (int s = range.begin + static_cast<int>(threadIdx.x); s < range.begin + p.slots_per_block;
+       s += kThreads) {
+    const int e = expert_of(p, s, range.used_end);
+    const unsigned same = __match_any_sync(~0u, e);
+    const bool leads = static_cast<int>(threadIdx.x % 32) == __ffs(same) - 1;
+    if (leads && e != kNoExpert) atomicAdd(&block_counts[e], __popc(same));  // a sum commutes
+  }
+  __syncthreads();
+  for (int e = threadIdx.x; e < p.num_experts; e += kThreads)
+    p.scratch[int64_t{blockIdx.x} * p.num_experts + e] = block_counts[e];
+}
+
+// A lane's slots of one tile: its expert, and its rank among the warp's slots of that expert.
+struct LaneSlots {
+  int expert[kRounds];
+  int rank[kRounds];
+};
+
+// The sum of `value` over the threads before this one. For whole blocks.
+template <int kWarps>
+__device__ __forceinline__ int64_t sum_before(int64_t value) {
+  __shared__ int64_t warp_sums[kWarps];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  int64_t inclusive = value;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int64_t other = __shfl_up_sync(~0u, inclusive, step);
+    if (lane >= step) inclusive += other;
+  }
+  if (lane == 31) warp_sums[warp] = inclusive;
+  __syncthreads();
+  int64_t before = lane < warp ? warp_sums[lane] : 0;
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) before += __shfl_xor_sync(~0u, before, step);
+  return before + inclusive - value;
+}
+
+// Counts one tile: fills `slots`, and histogram[w, e] = slots of expert e in warps 0 .. w.
+template <int kWarps>
+__device__ __forceinline__ void count_tile(LaneSlots& slots, uint16_t* histogram, int width,
+                                           const PlanRowsParams& p, int tile_begin, int rounds,
+                                           int used_end) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int first = tile_begin + warp * rounds * 32 + lane;
+#pragma unroll
+  for (int i = 0; i < kRounds; ++i)
+    slots.expert[i] = i < rounds ? expert_of(p, first + i * 32, used_end) : kNoExpert;
+
+  uint16_t* mine = histogram + warp * width;
+  for (int v = lane; v < width / 8; v += 32) reinterpret_cast<uint4*>(mine)[v] = {0, 0, 0, 0};
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < kRounds; ++i) {
+    if (i >= rounds) break;
+    const int e = slots.expert[i];
+    const unsigned same = __match_any_sync(~0u, e);
+    const int leader = __ffs(same) - 1;
+    int before = 0;
+    if (lane == leader && e != kNoExpert) {
+      before = mine[e];
+      mine[e] = static_cast<uint16_t>(before + __popc(same));
+    }
+    slots.rank[i] = __shfl_sync(~0u, before, leader) + __popc(same & ((1u << lane) - 1));
+    __syncwarp();
+  }
+  __syncthreads();
+
+  // Two experts per word: a tile has at most 4096 slots, so the halves never carry.
+  static_assert(kWarps * 32 * kRounds < 1 << 16 && kWarps % 8 == 0);
+  auto* words = reinterpret_cast<uint32_t*>(histogram);
+  for (int c = threadIdx.x; c < width / 2; c += kWarps * 32) {
+    uint32_t sum = 0;
+    for (int first_warp = 0; first_warp < kWarps; first_warp += 8) {  // 8 loads on their way
+      uint32_t counts[8];
+#pragma unroll
+      for (int w = 0; w < 8; ++w) counts[w] = words[(first_warp + w) * (width / 2) + c];
+#pragma unroll
+      for (int w = 0; w < 8; ++w) words[(first_warp + w) * (width / 2) + c] = sum += counts[w];
+    }
+  }
+  __syncthreads();
+}
+
+// placed[e] = slots of e in earlier chunks, totals[e] = in all chunks. Ends with a barrier.
+template <int kThreads>
+__device__ __forceinline__ void sum_chunks(int32_t* placed, int32_t* totals, int width,
+                                           const PlanRowsParams& p) {
+  for (int e = threadIdx.x; e < width; e += kThreads) placed[e] = totals[e] = 0;
+  __syncthreads();
+  // As many chunks side by side as there are threads for.
+  const int num_chunks = gridDim.x, columns = min(p.num_experts, kThreads);
+  const int side_by_side = kThreads / columns,
+            first_chunk = static_cast<int>(threadIdx.x) / columns;
+  if (first_chunk < side_by_side)
+    for (int e = static_cast<int>(threadIdx.x) % columns; e < p.num_experts; e += columns) {
+      int all = 0, earlier = 0;
+#pragma unroll 8
+      for (int c = first_chunk; c < num_chunks; c += side_by_side) {
+        const int count = p.scratch[int64_t{c} * p.num_experts + e];
+        all += count;
+        earlier += c < static_cast<int>(blockIdx.x) ? count : 0;
+      }
+      atomicAdd(&totals[e], all);  // sums commute
+      atomicAdd(&placed[e], earlier);
+    }
+  __syncthreads();
+}
+
+// Turns totals[e] into the first row of e. Block 0 writes the groups and notes an overflow: the
+// lowest expert's. Ends with a barrier.
+template <int kWarps>
+__device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsParams& p) {
+  constexpr int kThreads = kWarps * 32;
+  const int experts_per_thread = (p.num_experts + kThreads - 1) / kThreads;
+  const int begin = static_cast<int>(threadIdx.x) * experts_per_thread;
+  const int end = min(begin + experts_per_thread, p.num_experts);
+  int64_t next = begin * p.capacity;
+  if (!p.masked) {
+    int64_t rows = 0;
+    for (int e = begin; e < end; ++e) rows += padded_count(totals[e], p.alignment);
+    next = sum_before<kWarps>(rows);
+  }
+  int overflowing = INT_MAX, num_overflowing = 0;
+  for (int e = begin; e < end; ++e) {
+    const int total = totals[e];
+    int count = total;
+    if (p.masked && total > p.capacity) {
+      count = static_cast<int>(p.capacity);
+      if (overflowing == INT_MAX) overflowing = e, num_overflowing = total;
+    }
+    totals[e] = static_cast<int32_t>(next);
+    if (blockIdx.x == 0) {
+      p.counts[e] = count;
+      p.first_row[e] = next;
+    }
+    next += p.masked ? p.capacity : padded_count(total, p.alignment);
+    if (blockIdx.x == 0 && e == p.num_experts - 1) p.first_row[e + 1] = next;
+  }
+  if (p.masked && blockIdx.x == 0) {
+    __shared__ int lowest;
+    if (threadIdx.x == 0) lowest = INT_MAX;
+    __syncthreads();
+    if (overflowing != INT_MAX) atomicMin(&lowest, overflowing);
+    __syncthreads();
+    if (overflowing != INT_MAX && overflowing == lowest)
+      note_status(p.status, Errc::BadRouting, StatusDetail::MaskedOverflow, p.rank,
+                  num_overflowing);
+  }
+  __syncthreads();
+}
+
+// Gives each slot of a counted tile its row.
+__device__ __forceinline__ void place_tile(const LaneSlots& slots, const uint16_t* histogram,
+                                           const int32_t* placed, const int32_t* first_row,
+                                           int width, const PlanRowsParams& p, int tile_begin,
+                                           int rounds, int end) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int first = tile_begin + warp * rounds * 32 + lane;
+  const int64_t limit = p.masked ? p.capacity : INT_MAX;
+#pragma unroll
+  for (int i = 0; i < kRounds; ++i) {
+    const int slot = first + i * 32, e = slots.expert[i];
+    if (i >= rounds || slot >= end) break;
+    int row = kNoRow;
+    if (e != kNoExpert) {
+      const int earlier_warps = warp == 0 ? 0 : histogram[(warp - 1) * width + e];
+      const int rank = placed[e] + earlier_warps + slots.rank[i];
+      if (rank < limit) {
+        row = first_row[e] + rank;
+        if (p.slot_of_row) p.slot_of_row[row] = slot;
+        if (p.row_expert) p.row_expert[row] = e;
+      }
+    }
+    p.row_of_slot[slot] = row;
+  }
+}
+
+// Step 2 of 2, or all of it when there is one block and its slots are one tile.
+template <int kWarps, bool kOneBlock>
+__global__ __launch_bounds__(kWarps *
+                             32) void plan_rows_kernel(const __grid_constant__ PlanRowsParams p) {
+  constexpr int kThreads = kWarps * 32;
+  extern __shared__ __align__(16) uint16_t histogram[];  // [kWarps, width]
+  const int width = histogram_width(p.num_experts);
+  auto* placed = reinterpret_cast<int32_t*>(histogram + kWarps * width);  // [width]
+  int32_t* first_row = placed + width;                                    // [width]; totals before
+  wait_for_predecessor();
+  allow_successor();
+
+  const SlotRange range(p);
+  const int rounds = min((p.slots_per_block + kThreads - 1) / kThreads, kRounds);
+  LaneSlots slots;
+  if constexpr (kOneBlock) {
+    clear_rows(p);
+    count_tile<kWarps>(slots, histogram, width, p, range.begin, rounds, range.used_end);
+    for (int e = threadIdx.x; e < width; e += kThreads) {
+      placed[e] = 0;
+      first_row[e] = histogram[(kWarps - 1) * width + e];
+    }
+    __syncthreads();
+    place_groups<kWarps>(first_row, p);
+    place_tile(slots, histogram, placed, first_row, width, p, range.begin, rounds, range.end);
+  } else {
+    sum_chunks<kThreads>(placed, first_row, width, p);
+    place_groups<kWarps>(first_row, p);
+    for (int tile = range.begin; tile < range.end; tile += rounds * kThreads) {
+      if (tile != range.begin) {  // what the last tile placed comes before this one
+        __syncthreads();
+        for (int e = threadIdx.x; e < width; e += kThreads)
+          placed[e] += histogram[(kWarps - 1) * width + e];
+        __syncthreads();
+      }
+      count_tile<kWarps>(slots, histogram, width, p, tile, rounds, range.used_end);
+      place_tile(slots, histogram, placed, first_row, width, p, tile, rounds, range.end);
+    }
+  }
+}
+
+}  // namespace switchyard::cuda

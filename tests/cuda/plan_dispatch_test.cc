@@ -1,0 +1,200 @@
+// tests/cuda/plan_dispatch_test.cc -- who gets which row, and what the ranks' headers say: the
+// GPU's answers are the CPU's, bit for bit.
+#include <gtest/gtest.h>
+
+#include "base/buffers.h"
+#include "base/status.h"
+#include "testing/both.h"
+#include "testing/routing.h"
+
+namespace switchyard {
+namespace {
+
+using testing::Both;
+using testing::Buffer;
+using testing::cuda_ops;
+using testing::good_status;
+using testing::plain_ops;
+using testing::Skew;
+
+constexpr uint64_t kSeed = 20253;
+
+void expect_same_dispatch(const Buffer<int32_t>& ids, int64_t experts, int ranks,
+                          Both<int32_t> status = good_status()) {
+  const int64_t tokens = ids.view().dim(0);
+  SCOPED_TRACE(::testing::Message() << "seed " << kSeed << ", E " << experts << ", ranks " << ranks
+                                    << ", ids [" << tokens << ", " << ids.view().dim(1) << "]");
+  Both<int32_t> given(ids), send_rows({ranks * tokens}), send_counts({ranks}),
+      return_row({tokens, ranks});
+  plain_ops().plan_dispatch({send_rows.cpu(), send_counts.cpu(), return_row.cpu()}, given.cpu(),
+                            experts, ranks, 1, status.cpu(), nullptr);
+  cuda_ops().plan_dispatch({send_rows.gpu(), send_counts.gpu(), return_row.gpu()}, given.gpu(),
+                           experts, ranks, 1, status.gpu(), nullptr);
+  EXPECT_TRUE(send_counts.same()) << "send_counts";
+  EXPECT_TRUE(return_row.same()) << "return_row";
+  EXPECT_TRUE(send_rows.same()) << "send_rows";
+  EXPECT_TRUE(status.same()) << "status";
+}
+
+TEST(CudaPlanDispatch, SendsTheCpusRowsForEveryRouting) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const auto skew : {Skew::Balanced, Skew::Zipf, Skew::OneHot, Skew::FirstHalfOnly,
+                          Skew::NoExpert, Skew::SomeMissing})
+    for (const int64_t tokens : {0, 1, 3, 127, 128, 129, 1000})
+      for (const int64_t top_k : {1, 2, 8, 10}) {
+        const auto ids = testing::random_ids(tokens, 96, top_k, skew, kSeed);
+        for (const int ranks : {1, 2, 3, 8, 48, 96}) expect_same_dispatch(ids, 96, ranks);
+        if (HasFailure()) return;
+      }
+}
+
+TEST(CudaPlanDispatch, SendsTheCpusRowsOfManyTokens) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  const auto ids = testing::random_ids(8192, 64, 8, Skew::SomeMissing, kSeed);
+  for (const int ranks : {1, 4, 8, 64}) expect_same_dispatch(ids, 64, ranks);
+}
+
+TEST(CudaPlanDispatch, TheFirstBadIdIsNotedAndNothingIsSent) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t tokens : {5, 129, 3000})
+    for (const int32_t bad : {64, -2, INT32_MAX, INT32_MIN}) {
+      auto ids = testing::random_ids(tokens, 64, 8, Skew::Balanced, kSeed);
+      // The first of several, in different blocks.
+      ids[tokens * 8 / 3] = bad;
+      ids[tokens * 8 / 3 + 1] = 65;
+      ids[tokens * 8 - 1] = 66;
+      for (const int ranks : {1, 8, 64}) expect_same_dispatch(ids, 64, ranks);
+    }
+}
+
+TEST(CudaPlanDispatch, NothingIsSentAfterAnEarlierError) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  auto ids = testing::random_ids(700, 64, 8, Skew::Balanced, kSeed);
+  expect_same_dispatch(ids, 64, 8, Both<int32_t>::of({3, 3, 0, 0}));
+  ids[9] = 99;
+  expect_same_dispatch(ids, 64, 8, Both<int32_t>::of({3, 3, 0, 0}));
+}
+
+TEST(CudaLocalizeIds, GivesTheCpusIdsAndNotesTheFirstBadOne) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t rows : {0, 1, 129, 5000})
+    for (const int mode : {0, 1, 2, 3, 4}) {
+      SCOPED_TRACE(::testing::Message() << "seed " << kSeed << ", rows " << rows << ", " << mode);
+      auto ids = testing::random_ids(rows, 64, 8, Skew::SomeMissing, kSeed);
+      if (mode >= 2)
+        for (int64_t s = rows * 4; s < rows * 8; s += 97) ids[s] = static_cast<int32_t>(64 + s);
+      const bool counted = mode % 2 == 0;  // else all rows
+      Both<int32_t> src(ids), dst({rows, 8});
+      // In mode 4 the bad ids stand past the rows.
+      auto count =
+          Both<int32_t>::of({static_cast<int32_t>(mode == 4 ? rows / 2 : rows - rows / 7)});
+      auto status = good_status();
+      plain_ops().localize_ids(dst.cpu(), src.cpu(), counted ? count.cpu() : Tensor{}, 16, 16, 64,
+                               2, status.cpu(), nullptr);
+      cuda_ops().localize_ids(dst.gpu(), src.gpu(), counted ? count.gpu() : Tensor{}, 16, 16, 64, 2,
+                              status.gpu(), nullptr);
+      EXPECT_TRUE(dst.same());
+      EXPECT_TRUE(status.same());
+    }
+}
+
+TEST(CudaNarrowIds, TakesBothWidthsAndMarksWhatDoesNotFit) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  Buffer<int64_t> ids({300, 3});
+  for (int64_t i = 0; i < ids.count(); ++i)
+    ids[i] = i % 5 == 0 ? (i % 2 ? int64_t{1} : int64_t{-1}) << 40 : i - 10;
+  Both<int64_t> wide(ids);
+  Both<int32_t> narrow({300, 3}), again({300, 3});
+  plain_ops().narrow_ids(narrow.cpu(), wide.cpu(), nullptr);
+  cuda_ops().narrow_ids(narrow.gpu(), wide.gpu(), nullptr);
+  EXPECT_TRUE(narrow.same());
+  plain_ops().narrow_ids(again.cpu(), narrow.cpu(), nullptr);
+  cuda_ops().narrow_ids(again.gpu(), narrow.gpu(), nullptr);
+  EXPECT_TRUE(again.same());
+}
+
+constexpr int64_t kRanks[] = {1, 2, 8, 31, 32, 33, 64, 70};
+
+// Headers of ranks that agree on everything.
+Buffer<int32_t> good_headers(int64_t ranks) {
+  const int64_t width = kHeaderCounts + ranks;
+  Buffer<int32_t> headers({ranks, width});
+  for (int64_t r = 0; r < ranks; ++r) {
+    for (int64_t i = 0; i < kStatusWords; ++i) headers[r * width + i] = 0;
+    headers[r * width + kHeaderMaxTokens] = 16;
+    headers[r * width + kHeaderTokens] = 8;
+    for (int64_t d = 0; d < ranks; ++d)
+      headers[r * width + kHeaderCounts + d] = static_cast<int32_t>(100 * r + d);
+  }
+  return headers;
+}
+
+void set_error(Buffer<int32_t>& headers, int64_t rank) {
+  int32_t* header = headers.data() + rank * headers.view().dim(1);
+  header[0] = static_cast<int32_t>(Errc::BadRouting);
+  header[1] = static_cast<int32_t>(StatusDetail::IdOutOfRange);
+  header[2] = static_cast<int32_t>(rank);
+  header[3] = static_cast<int32_t>(100 + rank);
+}
+
+void expect_same_verdict(const Buffer<int32_t>& given, int tp_size) {
+  SCOPED_TRACE(::testing::Message() << given.view().dim(0) << " ranks, tp " << tp_size);
+  Both<int32_t> headers(given), merged = Both<int32_t>::of({1, 2, 3, 4}),
+                                checked = Both<int32_t>::of({1, 2, 3, 4});
+  plain_ops().merge_status(merged.cpu(), headers.cpu(), nullptr);
+  cuda_ops().merge_status(merged.gpu(), headers.gpu(), nullptr);
+  EXPECT_TRUE(merged.same()) << "merge_status";
+  plain_ops().check_headers(checked.cpu(), headers.cpu(), tp_size, nullptr);
+  cuda_ops().check_headers(checked.gpu(), headers.gpu(), tp_size, nullptr);
+  EXPECT_TRUE(checked.same()) << "check_headers";
+}
+
+TEST(CudaHeaders, ErrorsAndDifferencesAreNotedAsOnTheCpu) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t ranks : kRanks) {
+    const int64_t width = kHeaderCounts + ranks;
+    const int tp = ranks % 2 == 0 ? 2 : 1;
+    expect_same_verdict(good_headers(ranks), tp);
+    for (const int64_t r : {int64_t{0}, ranks / 2, ranks - 1}) {
+      auto tokens = good_headers(ranks);
+      tokens[r * width + kHeaderTokens] = 7;
+      expect_same_verdict(tokens, tp);
+      expect_same_verdict(tokens, 1);
+      auto bounds = tokens;
+      bounds[r * width + kHeaderMaxTokens] = 15;
+      expect_same_verdict(bounds, tp);
+      auto error = bounds;
+      set_error(error, r);
+      set_error(error, ranks - 1);
+      expect_same_verdict(error, tp);
+    }
+  }
+}
+
+TEST(CudaHeaders, CountsAreReadTransposedAndZeroAfterAnError) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t ranks : kRanks)
+    for (const int32_t code : {0, 2}) {
+      Both<int32_t> headers(good_headers(ranks)), counts({ranks, ranks}), back({ranks, ranks}),
+          rows({1}), status = Both<int32_t>::of({code, 0, 0, 0});
+      const int rank = static_cast<int>(ranks / 2);
+      plain_ops().read_counts(counts.cpu(), back.cpu(), rows.cpu(), headers.cpu(), rank,
+                              status.cpu(), nullptr);
+      cuda_ops().read_counts(counts.gpu(), back.gpu(), rows.gpu(), headers.gpu(), rank,
+                             status.gpu(), nullptr);
+      EXPECT_TRUE(counts.same() && back.same() && rows.same()) << ranks << " ranks, code " << code;
+    }
+}
+
+TEST(CudaBlockRows, CountsRanksInSteps) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t tokens : {0, 1, 1000}) {
+    Both<int32_t> rows({tokens, 6});
+    plain_ops().block_rows(rows.cpu(), 1003, nullptr);
+    cuda_ops().block_rows(rows.gpu(), 1003, nullptr);
+    EXPECT_TRUE(rows.same());
+  }
+}
+
+}  // namespace
+}  // namespace switchyard

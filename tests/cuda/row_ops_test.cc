@@ -1,0 +1,148 @@
+// tests/cuda/row_ops_test.cc -- scatter, gather and combine of the GPU give the CPU's bits.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "testing/both.h"
+
+namespace switchyard {
+namespace {
+
+using testing::Both;
+using testing::Buffer;
+using testing::cuda_ops;
+using testing::plain_ops;
+
+constexpr uint64_t kSeed = 20252;
+
+// Slots of `num_rows` rows with distinct places in a buffer of `places`; about one in four has
+// none.
+Buffer<int32_t> random_places(int64_t num_rows, int64_t top_k, int64_t places) {
+  Buffer<int32_t> row_of_slot({num_rows, top_k});
+  std::vector<int32_t> order(static_cast<size_t>(places));
+  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+  std::mt19937_64 rng(kSeed);
+  std::shuffle(order.begin(), order.end(), rng);
+  for (int64_t s = 0; s < row_of_slot.count(); ++s)
+    row_of_slot[s] = rng() % 4 == 0 ? kNoRow : order[static_cast<size_t>(s)];
+  return row_of_slot;
+}
+
+struct RowsCase {
+  int64_t capacity, num_rows, top_k, hidden;
+
+  int64_t places() const { return capacity * top_k + 5; }
+};
+
+std::ostream& operator<<(std::ostream& os, const RowsCase& c) {
+  return os << "seed " << kSeed << ", capacity " << c.capacity << ", rows " << c.num_rows << ", K "
+            << c.top_k << ", H " << c.hidden;
+}
+
+// Every width, few rows and many, up to more than a grid has blocks.
+std::vector<RowsCase> rows_cases() {
+  std::vector<RowsCase> cases;
+  for (const int64_t hidden : {64, 704, 2880, 7168})
+    for (const int64_t top_k : {1, 2, 8, 10, 16})
+      for (const int64_t rows : {0, 1, 3, 33}) cases.push_back({rows + 2, rows, top_k, hidden});
+  for (const int64_t top_k : {1, 8, 10}) {
+    cases.push_back({1023, 1000, top_k, 704});
+    cases.push_back({1100, 1030, top_k, 2880});
+    cases.push_back({9000, 8999, top_k, 64});
+    cases.push_back({9000, 12, top_k, 64});
+  }
+  cases.push_back({1024, 1024, 2, 7168});
+  cases.push_back({0, 0, 8, 64});
+  return cases;
+}
+
+TEST(CudaScatterRows, WritesTheCpusBitsAndNoOtherRow) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const RowsCase& c : rows_cases()) {
+    SCOPED_TRACE(::testing::Message() << c);
+    Both<Bf16> src(testing::random_bf16({c.capacity, c.hidden}, kSeed));
+    Both<int32_t> places(random_places(c.capacity, c.top_k, c.places()));
+    auto count = Both<int32_t>::of({static_cast<int32_t>(c.num_rows)});
+    Both<Bf16> dst({c.places(), c.hidden});
+    plain_ops().scatter_rows(dst.cpu(), src.cpu(), places.cpu(), count.cpu(), nullptr);
+    cuda_ops().scatter_rows(dst.gpu(), src.gpu(), places.gpu(), count.gpu(), nullptr);
+    ASSERT_TRUE(dst.same());
+  }
+}
+
+TEST(CudaGatherRows, GivesTheCpusBitsWithAndWithoutWeightsAndAddend) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  int options = 0;
+  for (const RowsCase& c : rows_cases())
+    for (int repeat = 0; repeat < 2; ++repeat, ++options) {
+      const bool weighted = options % 2 == 0, added = options % 3 > 0, scaled = options % 3 == 2;
+      SCOPED_TRACE(::testing::Message() << c << ", weights " << weighted << ", addend " << added
+                                        << ", scale " << scaled);
+      Both<Bf16> src(testing::random_bf16({c.places(), c.hidden}, kSeed));
+      Both<int32_t> places(random_places(c.capacity, c.top_k, c.places()));
+      Both<float> weights(testing::random_f32({c.capacity, c.top_k}, kSeed + 1));
+      Both<float> rows(testing::random_f32({c.capacity, c.hidden}, kSeed + 2));
+      Both<float> scale(testing::random_f32({c.capacity, 1}, kSeed + 3));
+      auto count = Both<int32_t>::of({static_cast<int32_t>(c.num_rows)});
+      Both<Bf16> dst({c.capacity, c.hidden});
+      const auto addend = [&](ConstTensor r, ConstTensor s) {
+        return Addend{added ? r : ConstTensor{}, scaled ? s : ConstTensor{}};
+      };
+      plain_ops().gather_rows(dst.cpu(), src.cpu(), places.cpu(),
+                              weighted ? weights.cpu() : Tensor{}, addend(rows.cpu(), scale.cpu()),
+                              count.cpu(), nullptr);
+      cuda_ops().gather_rows(dst.gpu(), src.gpu(), places.gpu(),
+                             weighted ? weights.gpu() : Tensor{}, addend(rows.gpu(), scale.gpu()),
+                             count.gpu(), nullptr);
+      ASSERT_TRUE(dst.same());
+    }
+}
+
+TEST(CudaGatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  Both<Bf16> src(testing::random_bf16({4, 8}, kSeed));
+  Buffer<int32_t> places({1, 2});
+  places[0] = 2;
+  places[1] = kNoRow;
+  Buffer<float> weights({1, 2});
+  weights[0] = 1;  // the other stays NaN
+  Both<int32_t> at(places), count = Both<int32_t>::of({1});
+  Both<float> w(weights);
+  Both<Bf16> dst({1, 8});
+  cuda_ops().gather_rows(dst.gpu(), src.gpu(), at.gpu(), w.gpu(), {}, count.gpu(), nullptr);
+  for (int64_t h = 0; h < 8; ++h)
+    EXPECT_EQ(dst.computed()[h].bits(), src.expected()[2 * 8 + h].bits());
+}
+
+TEST(CudaSumPartials, GivesTheCpusBitsInRankOrder) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const RowsCase& c : rows_cases()) {
+    SCOPED_TRACE(::testing::Message() << c);
+    Both<Bf16> src(testing::random_bf16({c.places(), c.hidden}, kSeed));
+    Both<int32_t> places(random_places(c.num_rows, c.top_k, c.places()));
+    Both<float> rows(testing::random_f32({c.num_rows, c.hidden}, kSeed + 2));
+    Both<Bf16> with({c.num_rows, c.hidden}), without({c.num_rows, c.hidden});
+    plain_ops().sum_partials(with.cpu(), src.cpu(), places.cpu(), {rows.cpu(), {}}, nullptr);
+    cuda_ops().sum_partials(with.gpu(), src.gpu(), places.gpu(), {rows.gpu(), {}}, nullptr);
+    ASSERT_TRUE(with.same());
+    plain_ops().sum_partials(without.cpu(), src.cpu(), places.cpu(), {}, nullptr);
+    cuda_ops().sum_partials(without.gpu(), src.gpu(), places.gpu(), {}, nullptr);
+    ASSERT_TRUE(without.same());
+  }
+}
+
+// 1 + 3 * 2^-9 rounds up to the next bf16 after 1; added in bf16 one by one, each part vanishes.
+TEST(CudaSumPartials, RoundsOnceInFp32) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  Buffer<Bf16> parts({4, 8});
+  for (int64_t i = 0; i < parts.count(); ++i) parts[i] = Bf16(i < 8 ? 1.0f : 0x1p-9f);
+  Buffer<int32_t> order({1, 4});
+  for (int32_t p = 0; p < 4; ++p) order[p] = p;
+  Both<Bf16> src(parts), dst({1, 8});
+  Both<int32_t> places(order);
+  cuda_ops().sum_partials(dst.gpu(), src.gpu(), places.gpu(), {}, nullptr);
+  for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(static_cast<float>(dst.computed()[h]), 1.0078125f);
+}
+
+}  // namespace
+}  // namespace switchyard

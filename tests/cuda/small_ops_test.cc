@@ -1,0 +1,75 @@
+// tests/cuda/small_ops_test.cc
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "testing/both.h"
+
+namespace switchyard {
+namespace {
+
+using testing::Both;
+using testing::Buffer;
+using testing::cuda_ops;
+using testing::good_status;
+using testing::plain_ops;
+
+constexpr uint64_t kSeed = 20254;
+constexpr int64_t kCounts[] = {0, 1, 7, 255, 257, 100'003, 700'001};
+
+TEST(CudaSingleGroup, OwnsAllRows) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  Both<int32_t> counts({1});
+  Both<int64_t> first_row({2});
+  plain_ops().single_group({counts.cpu(), first_row.cpu()}, 17, nullptr);
+  cuda_ops().single_group({counts.gpu(), first_row.gpu()}, 17, nullptr);
+  EXPECT_TRUE(counts.same() && first_row.same());
+}
+
+TEST(CudaSigmoid, IsAccurateAndSaturatesWithoutNaN) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t count : kCounts) {
+    auto x = testing::random_f32({count, 1}, kSeed, -100.0f, 100.0f);
+    if (count > 2) x[0] = 200, x[1] = -200, x[2] = 0;
+    Both<float> src(x), dst({count, 1});
+    cuda_ops().sigmoid(dst.gpu(), src.gpu(), nullptr);
+    const auto& y = dst.computed();
+    EXPECT_TRUE(y.guards_intact());
+    for (int64_t i = 0; i < count; ++i) {
+      // exp is right to 2 ulp, the addition and the division to half of one. Below e^-87 fp32 has
+      // fewer bits, so there the difference counts.
+      const double exact = 1 / (1 + std::exp(-static_cast<double>(x[i])));
+      ASSERT_NEAR(y[i], exact, 4 * 0x1p-23 * exact + 0x1p-126) << "seed " << kSeed << ", " << x[i];
+    }
+  }
+}
+
+TEST(CudaFillAndCopy, CoverTheirTensorOnly) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t count : kCounts) {
+    Both<int32_t> a({count}), b({count});
+    plain_ops().fill_i32(a.cpu(), -7, nullptr);
+    cuda_ops().fill_i32(a.gpu(), -7, nullptr);
+    EXPECT_TRUE(a.same());
+    plain_ops().copy(b.cpu(), a.cpu(), nullptr);
+    cuda_ops().copy(b.gpu(), a.gpu(), nullptr);
+    EXPECT_TRUE(b.same());
+  }
+}
+
+TEST(CudaPoison, FillsTheOutputWithNaNOnlyAfterAnError) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t count : kCounts) {
+    Both<Bf16> x(testing::random_bf16({count}, kSeed));
+    auto good = good_status(), bad = Both<int32_t>::of({7, 0, 0, 0});
+    plain_ops().poison(x.cpu(), good.cpu(), nullptr);
+    cuda_ops().poison(x.gpu(), good.gpu(), nullptr);
+    EXPECT_TRUE(x.same()) << count;
+    plain_ops().poison(x.cpu(), bad.cpu(), nullptr);
+    cuda_ops().poison(x.gpu(), bad.gpu(), nullptr);
+    EXPECT_TRUE(x.same()) << count;
+  }
+}
+
+}  // namespace
+}  // namespace switchyard
