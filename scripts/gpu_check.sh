@@ -63,7 +63,7 @@ sanitize() {  # tool, filter, further options
 
 step_sanitize() {
   rm -rf "$state/sanitize" && mkdir -p "$state/sanitize"
-  sanitize memcheck "$memcheck_filter" --leak-check full
+  sanitize memcheck "$memcheck_filter"
   sanitize racecheck "$race_filter"
   sanitize synccheck "$race_filter"
 }
