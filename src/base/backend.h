@@ -17,6 +17,9 @@ class Backend {
   virtual Memory& memory() = 0;
   virtual Ops& ops() = 0;
   virtual void observe(OpObserver observer) = 0;
+  // From now on ops() is `ops`, which may call what ops() was before; nullptr ends it. For whoever
+  // records the operations of a forward.
+  virtual void divert(Ops* ops) = 0;
 };
 
 }  // namespace switchyard

@@ -91,13 +91,18 @@ class CpuBackend final : public Backend {
   DeviceKind kind() const override { return DeviceKind::Cpu; }
   GemmProvider provider() const override { return GemmProvider::Cpu; }
   Memory& memory() override { return memory_; }
-  Ops& ops() override { return traced_.observed() ? static_cast<Ops&>(traced_) : ops_; }
+  Ops& ops() override {
+    if (diverted_ != nullptr) return *diverted_;
+    return traced_.observed() ? static_cast<Ops&>(traced_) : ops_;
+  }
   void observe(OpObserver observer) override { traced_.observe(std::move(observer)); }
+  void divert(Ops* ops) override { diverted_ = ops; }
 
  private:
   CpuMemory memory_;
   CpuOps ops_;
   TracedOps traced_;
+  Ops* diverted_ = nullptr;
 };
 
 }  // namespace

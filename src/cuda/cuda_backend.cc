@@ -90,13 +90,18 @@ class CudaBackend final : public Backend {
   DeviceKind kind() const override { return DeviceKind::Cuda; }
   GemmProvider provider() const override { return GemmProvider::Hopper; }
   Memory& memory() override { return memory_; }
-  Ops& ops() override { return traced_.observed() ? static_cast<Ops&>(traced_) : ops_; }
+  Ops& ops() override {
+    if (diverted_ != nullptr) return *diverted_;
+    return traced_.observed() ? static_cast<Ops&>(traced_) : ops_;
+  }
   void observe(OpObserver observer) override { traced_.observe(std::move(observer)); }
+  void divert(Ops* ops) override { diverted_ = ops; }
 
  private:
   CudaMemory memory_;
   CudaOps ops_;
   TracedOps traced_;
+  Ops* diverted_ = nullptr;
 };
 
 }  // namespace

@@ -1,8 +1,18 @@
 // src/device/no_cuda.cc -- in place of src/cuda/ and src/device/cuda_*.cc in a build without CUDA.
 #include "base/require.h"
+#include "device/cuda_rates.h"
 #include "device/describe_cuda.h"
+#include "device/stopwatch.h"
 
 namespace switchyard {
+namespace {
+
+[[noreturn]] void refuse(const char* operation) {
+  throw Error(Errc::Unsupported, cat(operation, ": device=cuda, ",
+                                     describe_cuda().unavailable_reason, ". Use the CPU."));
+}
+
+}  // namespace
 
 DeviceDescription describe_cuda() {
   DeviceDescription d;
@@ -14,8 +24,20 @@ DeviceDescription describe_cuda() {
 }
 
 std::shared_ptr<Backend> make_cuda_backend(const CudaOptions&) {
-  throw Error(Errc::Unsupported, cat("make_cuda_backend: device=cuda, ",
-                                     describe_cuda().unavailable_reason, ". Use the CPU."));
+  refuse("make_cuda_backend");
+}
+
+// No backend of this build is one of CUDA, so nobody gets here.
+std::unique_ptr<Stopwatch> make_cuda_stopwatch(Backend&) {
+  refuse("measure_forward");
+}
+
+DeviceRates measure_cuda_device(Backend&) {
+  refuse("measure_device");
+}
+
+void fill_random(Tensor, uint64_t, int64_t, int, float) {
+  refuse("random_device_weights");
 }
 
 }  // namespace switchyard

@@ -1,12 +1,12 @@
 // src/weights/layer_weights.cc -- the rules that weights obey, and random ones that obey them.
 #include <algorithm>
-#include <cmath>
 #include <thread>
 #include <vector>
 
+#include "base/random.h"
 #include "base/shape_text.h"
 #include "switchyard/weights.h"
-#include "weights/weight_block.h"
+#include "weights/random_tensors.h"
 
 namespace switchyard {
 namespace {
@@ -34,56 +34,15 @@ void check_order(const char* name, GateUpOrder order, const Activation& activati
                      " order is unset, need GateUp or UpGate. Say which half of w1 comes first.");
 }
 
-// splitmix64: every value depends on its own index only, so weights can be filled in any order.
-uint64_t hash(uint64_t x) {
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-// Uniform in [-range, range).
 void fill(Tensor t, uint64_t stream, float range) {
   const int64_t count = t.count();
   for (int64_t i = 0; i < count; ++i) {
-    const auto bits =
-        static_cast<int32_t>(hash(stream + static_cast<uint64_t>(i)) >> 40);  // 24 bits
-    const float value = (static_cast<float>(bits) * 0x1p-23f - 1.0f) * range;
+    const float value = uniform_at(stream, static_cast<uint64_t>(i), range);
     if (t.dtype == DType::F32)
       t.as<float>()[i] = value;
     else
       t.as<Bf16>()[i] = Bf16(value);
   }
-}
-
-// sqrt(3 / fan_in): a uniform value of that range has variance 1 / fan_in, which keeps the size of
-// what is multiplied.
-float range_for(int64_t fan_in) {
-  return std::sqrt(3.0f / static_cast<float>(fan_in));
-}
-
-// A different sequence for each tensor of each expert; experts by their global id.
-uint64_t stream_of(uint64_t seed, int64_t expert, int tensor) {
-  return hash(hash(seed) ^ (static_cast<uint64_t>(expert) << 8 | static_cast<uint64_t>(tensor)));
-}
-
-void fill_expert(const WeightBlock& b, const MoeConfig& c, int64_t local, int64_t global,
-                 uint64_t seed) {
-  const auto one = [local](Tensor t) { return t.rows(local, 1); };
-  fill(one(b.w1), stream_of(seed, global, 1), range_for(c.hidden));
-  fill(one(b.w2), stream_of(seed, global, 2), range_for(c.intermediate));
-  if (b.b1.present()) fill(one(b.b1), stream_of(seed, global, 3), 0.5f);
-  if (b.b2.present()) fill(one(b.b2), stream_of(seed, global, 4), 0.5f);
-}
-
-void fill_rest(const WeightBlock& b, const MoeConfig& c, uint64_t seed) {
-  fill(b.router, stream_of(seed, -1, 1), range_for(c.hidden));
-  if (b.router_bias.present()) fill(b.router_bias, stream_of(seed, -1, 2), 0.5f);
-  if (b.correction_bias.present()) fill(b.correction_bias, stream_of(seed, -1, 3), 0.1f);
-  if (!b.shared_w1.present()) return;
-  fill(b.shared_w1, stream_of(seed, -1, 4), range_for(c.hidden));
-  fill(b.shared_w2, stream_of(seed, -1, 5), range_for(c.shared.intermediate));
-  if (b.shared_gate.present()) fill(b.shared_gate, stream_of(seed, -1, 6), range_for(c.hidden));
 }
 
 }  // namespace
@@ -119,6 +78,7 @@ void validate(const LayerWeights& w, const MoeConfig& c, int num_ranks) {
 
 LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed) {
   const auto block = WeightBlock::allocate(config, num_ranks);
+  const auto tensors = random_tensors(block, config);
   const int64_t experts = config.num_experts / num_ranks;
   const int64_t num_threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, experts);
   {
@@ -126,10 +86,13 @@ LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, ui
     for (int64_t t = 0; t < num_threads; ++t)
       threads.emplace_back([&, t] {
         for (int64_t e = t; e < experts; e += num_threads)
-          fill_expert(block, config, e, rank * experts + e, seed);
+          for (const auto& r : tensors)
+            if (r.by_expert)
+              fill(r.tensor.rows(e, 1), random_stream(seed, rank * experts + e, r.number), r.range);
       });
   }
-  fill_rest(block, config, seed);
+  for (const auto& r : tensors)
+    if (!r.by_expert) fill(r.tensor, random_stream(seed, -1, r.number), r.range);
   return block.view();
 }
 

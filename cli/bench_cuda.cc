@@ -1,0 +1,282 @@
+// cli/bench_cuda.cc -- switchyard bench --device cuda: graphs, cold L2, medians, and floors by
+// rates that the same process measured.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <ctime>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "bench.h"
+#include "commands.h"
+#include "console.h"
+#include "rows.h"
+#include "spot_check.h"
+#include "switchyard/measure.h"
+
+namespace switchyard::cli {
+namespace {
+
+// Above the roundings of activations and outputs to bf16 (2.5e-3), below any wrong row.
+constexpr double kMaxError = 4e-3;
+
+// A layer that was measured, or why it was not.
+struct Result {
+  int64_t tokens = 0;
+  std::string strategy;
+  std::string layout;
+  std::string problem;
+  bool failed = false;  // a wrong result or a fault; else the strategy does not go with the request
+  double rel_error = 0;
+  std::vector<OpTime> times;
+};
+
+std::vector<std::string> strategies(const std::string& wanted) {
+  if (wanted == "all") return {"contiguous", "masked", "hybrid"};
+  std::vector<std::string> names;
+  std::istringstream list(wanted);
+  for (std::string name; std::getline(list, name, ',');) names.push_back(name);
+  return names;
+}
+
+// Owned memory of the device with its view.
+class DeviceTensor {
+ public:
+  DeviceTensor(Backend& backend, DType dtype, Shape shape, const void* from = nullptr)
+      : memory_(allocate(backend, static_cast<size_t>(shape.count() * dtype_bytes(dtype)))),
+        view_(memory_.get(), dtype, shape, DeviceKind::Cuda) {
+    if (from != nullptr) copy_to_device(backend, view_, from);
+  }
+  Tensor view() const { return view_; }
+
+ private:
+  std::shared_ptr<void> memory_;
+  Tensor view_;
+};
+
+// The tensors of a forward, on the device, and what a few of its rows should be.
+struct Problem {
+  Problem(const MoeConfig& c, const LayerWeights& weights, Backend& backend,
+          const std::string& kind, int64_t num_tokens)
+      : tokens(num_tokens),
+        host_hidden(random_rows(num_tokens, c.hidden, 7)),
+        routing(make_routing(kind, num_tokens, c.num_experts, c.top_k, 11)),
+        hidden(backend, DType::Bf16, {num_tokens, c.hidden}, host_hidden.view().data),
+        output(backend, DType::Bf16, {num_tokens, c.hidden}),
+        ids(backend, DType::I32, {num_tokens, c.top_k}, routing.ids.data()),
+        router_weights(backend, DType::F32, {num_tokens, c.top_k}, routing.weights.data()),
+        check(c, weights, backend, host_hidden, routing) {}
+
+  ForwardArgs args() const {
+    return {.output = output.view(), .hidden = hidden.view(), .max_tokens = tokens};
+  }
+  ForwardArgs args_given_routing() const {
+    ForwardArgs a = args();
+    a.ids = ids.view(), a.weights = router_weights.view();
+    return a;
+  }
+
+  int64_t tokens;
+  Rows host_hidden;
+  Routing routing;
+  DeviceTensor hidden, output, ids, router_weights;
+  SpotCheck check;
+};
+
+class CudaBench {
+ public:
+  explicit CudaBench(const BenchArguments& a)
+      : a_(a),
+        config_(a.source.config()),
+        backend_(make_cuda_backend()),
+        rates_(measure_device(*backend_)) {
+    if (a.source.stored_format() != "random")
+      throw UsageError("bench --device cuda times shapes: use --preset NAME instead of --model");
+    if (a.routed_only) config_.shared = {};
+    weights_ = random_device_weights(config_, *backend_, 0);
+  }
+
+  void run() {
+    const auto progress = progress_on_terminal("measuring");
+    for (size_t i = 0; i < a_.tokens.size(); ++i) {
+      if (a_.tokens[i] > 0 && !try_tokens(a_.tokens[i])) return;
+      if (progress) progress(static_cast<int64_t>(i + 1), static_cast<int64_t>(a_.tokens.size()));
+    }
+  }
+
+  int print() const {
+    a_.json ? print_json() : print_table();
+    const bool good =
+        std::none_of(results_.begin(), results_.end(), [](const Result& r) { return r.failed; });
+    return good ? kGood : kFailed;
+  }
+
+ private:
+  // False after a fault: the device says no more, and what was measured before is still shown.
+  bool try_tokens(int64_t tokens) {
+    try {
+      measure_tokens(tokens);
+      return true;
+    } catch (const Error& e) {
+      Result r;
+      r.tokens = tokens;
+      r.strategy = a_.run.strategy;
+      r.problem = e.what();
+      r.failed = true;
+      results_.push_back(std::move(r));
+      return e.code() != Errc::Cuda;
+    }
+  }
+
+  void measure_tokens(int64_t tokens) {
+    const Problem problem(config_, weights_, *backend_, a_.routing, tokens);
+    active_experts_[tokens] = problem.routing.active_experts();
+    for (const auto& name : strategies(a_.run.strategy)) {
+      Result r;
+      r.tokens = tokens;
+      r.strategy = name;
+      try {
+        measure(problem, r);
+      } catch (const Error& e) {
+        if (e.code() == Errc::Cuda) throw;
+        r.problem = e.what();
+        r.failed = e.code() != Errc::Unsupported;
+      }
+      results_.push_back(std::move(r));
+    }
+  }
+
+  void measure(const Problem& problem, Result& r) {
+    LayerOptions options = a_.run.layer_options(problem.tokens);
+    options.strategy = r.strategy;
+    options.backend = backend_;
+    const auto layer = MoeLayer::create(config_, weights_, options);
+    r.strategy = layer->strategy().name;
+    r.layout = layout_name(layer->forward(problem.args_given_routing()).layout);
+    layer->wait();
+    r.rel_error = problem.check.rel_error(problem.output.view(), *backend_);
+    if (!(r.rel_error <= kMaxError)) {
+      r.problem = fmt::format(
+          "result: rel_error={:.2e}, need at most {:.0e} against float64. "
+          "Not timed.",
+          r.rel_error, kMaxError);
+      r.failed = true;
+      return;
+    }
+    const MeasureOptions how{.repeat = a_.repeat};
+    r.times = measure_forward(*layer, problem.args_given_routing(), *backend_, how);
+    add_gate(*layer, problem, how, r);
+  }
+
+  // The same layer with its own gate: what that adds, and the whole.
+  void add_gate(MoeLayer& layer, const Problem& problem, const MeasureOptions& how, Result& r) {
+    for (const auto& time : measure_forward(layer, problem.args(), *backend_, how))
+      if (time.op == "router" || time.op == "gate_topk" || time.is_layer()) r.times.push_back(time);
+  }
+
+  static std::string date() {
+    const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+    char text[32];
+    std::tm utc{};
+    gmtime_r(&now, &utc);
+    std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    return text;
+  }
+
+  void print_json() const {
+    nlohmann::json rows = nlohmann::json::array(), checks = nlohmann::json::array();
+    for (const auto& r : results_) {
+      checks.push_back({{"tokens", r.tokens},
+                        {"strategy", r.strategy},
+                        {"rel_error", r.rel_error},
+                        {"failed", r.failed},
+                        {"problem", r.problem}});
+      for (const auto& t : r.times) rows.push_back(row_of(r, t));
+    }
+    const nlohmann::json json = {{"layer", a_.source.name()},
+                                 {"config",
+                                  {{"hidden", config_.hidden},
+                                   {"intermediate", config_.intermediate},
+                                   {"experts", config_.num_experts},
+                                   {"top_k", config_.top_k},
+                                   {"shared_intermediate", config_.shared.intermediate}}},
+                                 {"device", rates_.name},
+                                 {"driver", rates_.driver},
+                                 {"copy_gbps", rates_.copy_gbps},
+                                 {"read_gbps", rates_.read_gbps},
+                                 {"gemm_tflops", rates_.gemm_tflops},
+                                 {"sm_clock_mhz", rates_.sm_clock_mhz},
+                                 {"date", date()},
+                                 {"commit", a_.commit},
+                                 {"version", SWITCHYARD_VERSION},
+                                 {"routing", a_.routing},
+                                 {"repeat", a_.repeat},
+                                 {"l2", "cold"},
+                                 {"rows", rows},
+                                 {"checks", checks}};
+    fmt::print("{}\n", json.dump());
+  }
+
+  nlohmann::json row_of(const Result& r, const OpTime& t) const {
+    return {{"tokens", r.tokens},
+            {"active_experts", active_experts_.at(r.tokens)},
+            {"strategy", r.strategy},
+            {"layout", r.layout},
+            {"op", t.op},
+            {"us", t.us},
+            {"us_min", t.min_us},
+            {"us_max", t.max_us},
+            {"floor_us", floor_us(t, rates_)},
+            {"bytes", t.bytes},
+            {"flops", t.flops}};
+  }
+
+  void print_table() const {
+    fmt::print("layer     {}{}\n          {}\n", a_.source.name(),
+               a_.routed_only ? ", without shared experts" : "", describe(config_));
+    fmt::print("device    {}, driver {}, version {}\n", rates_.name, rates_.driver,
+               SWITCHYARD_VERSION);
+    fmt::print(
+        "measured  copy {:.0f} GB/s, read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
+        "          cold L2, CUDA graphs, medians of {}, {} routing\n\n",
+        rates_.copy_gbps, rates_.read_gbps, rates_.gemm_tflops, rates_.sm_clock_mhz, a_.repeat,
+        a_.routing);
+    Table table(
+        {"<tokens  strategy", "<operation", "us", "floor us", "x floor", "TFLOP/s", "GB/s"});
+    for (const auto& r : results_)
+      for (const auto& t : r.times) add_line(table, r, t);
+    fmt::print("{}", table.text());
+    for (const auto& r : results_)
+      if (!r.problem.empty())
+        fmt::print("{} tokens, {}: {} {}\n", r.tokens, r.strategy,
+                   r.failed ? "FAILED," : "left out,", r.problem);
+  }
+
+  void add_line(Table& table, const Result& r, const OpTime& t) const {
+    const double floor = floor_us(t, rates_);
+    table.add({fmt::format("{:>6}  {}", r.tokens, r.strategy), t.op, fmt::format("{:.1f}", t.us),
+               fmt::format("{:.1f}", floor), floor > 0 ? fmt::format("{:.2f}", t.us / floor) : "-",
+               fmt::format("{:.1f}", t.flops / t.us * 1e-6),
+               fmt::format("{:.0f}", t.bytes / t.us * 1e-3)});
+  }
+
+  const BenchArguments& a_;
+  MoeConfig config_;
+  std::shared_ptr<Backend> backend_;
+  DeviceRates rates_;
+  LayerWeights weights_;
+  std::map<int64_t, int64_t> active_experts_;
+  std::vector<Result> results_;
+};
+
+}  // namespace
+
+int bench_on_cuda(const BenchArguments& arguments) {
+  CudaBench bench(arguments);
+  bench.run();
+  return bench.print();
+}
+
+}  // namespace switchyard::cli

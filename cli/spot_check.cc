@@ -1,0 +1,109 @@
+// cli/spot_check.cc
+#include "spot_check.h"
+
+#include <algorithm>
+#include <future>
+#include <set>
+
+#include "switchyard/oracle.h"
+
+namespace switchyard::cli {
+namespace {
+
+constexpr double kMaxBytes = 1.5e9;  // of experts that are copied to the host
+constexpr int64_t kMaxTokens = 8;
+
+// As many as the bytes allow, spread evenly from the first to the last.
+std::vector<int64_t> pick_tokens(const MoeConfig& c, int64_t num_tokens) {
+  const auto bytes = static_cast<double>(c.top_k * (c.w1_rows() + c.intermediate) * c.hidden * 2);
+  const int64_t count = std::min(
+      num_tokens, std::clamp<int64_t>(static_cast<int64_t>(kMaxBytes / bytes), 1, kMaxTokens));
+  std::vector<int64_t> tokens;
+  for (int64_t i = 0; i < count; ++i)
+    tokens.push_back(count == 1 ? 0 : i * (num_tokens - 1) / (count - 1));
+  return tokens;
+}
+
+// The picked tokens' experts, renumbered without gaps, in memory of the host.
+class HostExperts {
+ public:
+  HostExperts(Backend& backend, const LayerWeights& w, const std::set<int32_t>& used)
+      : backend_(backend) {
+    weights.experts = {w.experts.order, take(w.experts.w1, used), take(w.experts.w2, used),
+                       take(w.experts.b1, used), take(w.experts.b2, used)};
+    weights.shared = {w.shared.order, take(w.shared.w1), take(w.shared.w2), take(w.shared.gate)};
+  }
+  LayerWeights weights;  // views of what this owns; no router
+
+ private:
+  ConstTensor take(ConstTensor t, const std::set<int32_t>& used) {
+    if (!t.present()) return {};
+    std::vector<ConstTensor> slices;
+    for (const int32_t e : used) slices.push_back(t.rows(e, 1));
+    return join(slices, static_cast<int64_t>(used.size()));
+  }
+  ConstTensor take(ConstTensor t) { return t.present() ? join({t}, t.dim(0)) : ConstTensor{}; }
+  ConstTensor join(const std::vector<ConstTensor>& slices, int64_t rows) {
+    const auto bytes = static_cast<size_t>(slices.front().bytes());
+    memory_.emplace_back(bytes * slices.size());
+    auto* to = static_cast<std::byte*>(memory_.back().data());
+    for (size_t i = 0; i < slices.size(); ++i) copy_to_host(backend_, to + i * bytes, slices[i]);
+    Tensor joined(to, slices.front().dtype, slices.front().shape);
+    joined.shape = joined.rows(0, rows).shape;
+    return joined;
+  }
+
+  Backend& backend_;
+  std::vector<AlignedMemory> memory_;
+};
+
+// The layer of the renumbered experts; routing is given, so the gate's rules are of no concern.
+MoeConfig config_of(const MoeConfig& whole, int64_t num_experts) {
+  MoeConfig c = whole;
+  c.num_experts = num_experts;
+  c.gate.num_groups = c.gate.num_groups_kept = 1;
+  c.gate.correction_bias = c.router_bias = false;
+  return c;
+}
+
+}  // namespace
+
+SpotCheck::SpotCheck(const MoeConfig& config, const LayerWeights& weights, Backend& backend,
+                     const Rows& hidden, const Routing& routing)
+    : tokens_(pick_tokens(config, hidden.num_rows())) {
+  const int64_t h = config.hidden, k = config.top_k;
+  std::set<int32_t> used;
+  for (const int64_t t : tokens_)
+    used.insert(routing.ids.begin() + t * k, routing.ids.begin() + (t + 1) * k);
+  const HostExperts experts(backend, weights, used);
+  const MoeConfig compact = config_of(config, static_cast<int64_t>(used.size()));
+
+  expected_.resize(tokens_.size() * static_cast<size_t>(h));
+  const auto compute = [&](size_t i) {
+    const int64_t t = tokens_[i];
+    std::vector<int32_t> ids;
+    for (int64_t j = 0; j < k; ++j) {
+      const auto at = used.find(routing.ids[static_cast<size_t>(t * k + j)]);
+      ids.push_back(static_cast<int32_t>(std::distance(used.begin(), at)));
+    }
+    oracle_forward(Tensor(expected_.data() + static_cast<int64_t>(i) * h, {1, h}), compact,
+                   experts.weights, hidden.view().rows(t, 1), ConstTensor(ids.data(), {1, k}),
+                   ConstTensor(routing.weights.data() + t * k, {1, k}));
+  };
+  std::vector<std::future<void>> all;
+  for (size_t i = 0; i < tokens_.size(); ++i)
+    all.push_back(std::async(std::launch::async, compute, i));
+  for (auto& one : all) one.get();
+}
+
+double SpotCheck::rel_error(ConstTensor output, Backend& backend) const {
+  const auto n = static_cast<int64_t>(tokens_.size());
+  const int64_t h = output.dim(1);
+  Rows actual(n, h);
+  for (int64_t i = 0; i < n; ++i)
+    copy_to_host(backend, actual.view().rows(i, 1).data,
+                 output.rows(tokens_[static_cast<size_t>(i)], 1));
+  return compare(actual.view(), ConstTensor(expected_.data(), {n, h})).rel_error;
+}
+
+}  // namespace switchyard::cli

@@ -1,0 +1,29 @@
+// cli/spot_check.h -- a few tokens of a GPU's layer in float64: a fast wrong answer is no result.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "routing.h"
+#include "rows.h"
+#include "switchyard/backend.h"
+#include "switchyard/weights.h"
+
+namespace switchyard::cli {
+
+class SpotCheck {
+ public:
+  // Copies the experts of a few tokens from the device and computes these on the host, in about a
+  // second.
+  SpotCheck(const MoeConfig& config, const LayerWeights& weights, Backend& backend,
+            const Rows& hidden, const Routing& routing);
+
+  // Relative L2 error of these tokens' rows of `output`, which is on the device.
+  double rel_error(ConstTensor output, Backend& backend) const;
+
+ private:
+  std::vector<int64_t> tokens_;
+  std::vector<double> expected_;  // [tokens, H]
+};
+
+}  // namespace switchyard::cli

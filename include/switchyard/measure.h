@@ -1,0 +1,66 @@
+// include/switchyard/measure.h -- public: what a device reaches, and what a forward takes of it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "switchyard/layer.h"
+
+namespace switchyard {
+
+/// What one GPU reaches at most, measured in this process: the limits that times stand beside.
+struct DeviceRates {
+  std::string name;         // "NVIDIA H100 80GB HBM3"
+  std::string driver;       // "580.95.05"; the CUDA version it serves where it does not say
+  double copy_gbps = 0;     // device copy of 2 GiB, bytes read and bytes written
+  double read_gbps = 0;     // reduction of 2 GiB
+  double gemm_tflops = 0;   // cuBLAS, bf16 8192 cubed on random data
+  double sm_clock_mhz = 0;  // of one multiprocessor right after the GEMMs
+};
+
+/// Medians of 20. Takes about a second and 4.25 GiB of device memory, freed at the end.
+/// Throws Error(Unsupported) for a CPU backend: its rates are the machine's, not the library's.
+DeviceRates measure_device(Backend& backend);
+
+/// One operation of a forward, or the forward as a whole.
+struct OpTime {
+  std::string op;  // a name from ops.h; "layer", or "layer_given_routing" when ids were passed
+  double us = 0;   // median; calls of one name within a forward add up
+  double min_us = 0;
+  double max_us = 0;
+  /// What it had to move and compute for the rows it was given. Of a layer: the weights of its
+  /// active experts with the rows in and out, and the experts' flops; what lies between could stay
+  /// in caches.
+  double bytes = 0;
+  double flops = 0;
+
+  bool is_layer() const { return op.rfind("layer", 0) == 0; }
+};
+
+/// The least that the operation can take on such a device: a GEMM max(flops / cuBLAS rate, bytes /
+/// copy rate), other operations bytes / copy rate, a layer max(flops / cuBLAS rate, bytes / read
+/// rate).
+double floor_us(const OpTime& time, const DeviceRates& rates);
+
+struct MeasureOptions {
+  int repeat = 20;         // runs whose median is taken
+  bool cold = true;        // CUDA: nothing of the operands is in L2 when a run begins
+  bool operations = true;  // each operation, too; else the layer alone
+};
+
+/// Times `layer.forward(args)` on `backend`, which must be the layer's own: each operation in order
+/// of its first call, the layer last. The forward is collective, so every rank calls this.
+///
+/// CUDA: the forward is captured into a graph and replayed, then each of its calls alone, in order,
+/// on what the calls before it left; `args.stream` is ignored. What ranks exchange shows in the
+/// layer's time only. CPU: by the host's clock, operations observed.
+///
+/// Throws what forward and wait throw.
+std::vector<OpTime> measure_forward(MoeLayer& layer, const ForwardArgs& args, Backend& backend,
+                                    const MeasureOptions& options = {});
+
+/// random_weights(config, 1, 0, seed), bit by bit, in memory of the backend's device and made
+/// there.
+LayerWeights random_device_weights(const MoeConfig& config, Backend& backend, uint64_t seed);
+
+}  // namespace switchyard

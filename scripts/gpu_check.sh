@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, into one results file: builds, runs the GPU tests, compute-sanitizer and benchmarks.
+#
+#   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests sanitize bench; default all
+#
+# Sections of steps that are not asked for stay in the file as they are. Needs cmake, nvcc, GoogleTest and python3.
+# CMAKE_ARGS       more arguments of cmake, such as the places of libraries
+# COMMIT           what is built, where there is no git
+# MODELS, TOKENS   of the benchmarks; MODELS may say name:ep-size
+# RACE_FILTER, MEMCHECK_FILTER   --gtest_filter under compute-sanitizer
+# LIMIT            seconds that one program may take under compute-sanitizer or as a benchmark
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+results=bench/results/h100.json
+steps=()
+for argument in "$@"; do
+  case $argument in
+    build | tests | sanitize | bench) steps+=("$argument") ;;
+    *.json) results=$argument ;;
+    *) echo "gpu_check: $argument is no step (build, tests, sanitize, bench) and no .json file" >&2; exit 2 ;;
+  esac
+done
+[ ${#steps[@]} -gt 0 ] || steps=(build tests sanitize bench)
+
+build=build/cuda
+state=$build/gpu_check  # what each step leaves for the results file
+limit=${LIMIT:-240}
+models=${MODELS:-qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b glm-4.5-air olmoe-1b-7b mixtral-8x7b deepseek-v3:8}
+tokens=${TOKENS:-1,8,32,128,512,2048,8192}
+commit=${COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
+memcheck_filter=${MEMCHECK_FILTER:--Measure.*}
+race_filter=${RACE_FILTER:--Measure.*:NoAllocation.*:*GraphReplay*}
+status=0
+
+sanitizer() { command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer"; }
+
+step_build() {
+  local generator=()
+  command -v ninja >/dev/null || generator=(-G "Unix Makefiles")
+  # shellcheck disable=SC2086  # CMAKE_ARGS is meant to be split
+  cmake --preset cuda "${generator[@]}" -DSWITCHYARD_DEVELOPER=ON -DSWITCHYARD_MPI=OFF ${CMAKE_ARGS:-} >/dev/null &&
+    cmake --build "$build" --parallel "$(nproc)" --target switchyard_cli test_cuda
+}
+
+step_tests() {
+  rm -rf "$state/tests" && mkdir -p "$state/tests"
+  (cd "$build" && ctest -R '^cuda\.' -j "${CTEST_JOBS:-8}" --output-on-failure --output-junit gpu_check/tests/junit.xml) \
+    >"$state/tests/ctest.log" 2>&1 || status=1
+  grep -A 60 'The following tests FAILED' "$state/tests/ctest.log" || true
+  "$build/switchyard" check --device cuda >"$state/tests/check.log" 2>&1 || status=1
+  grep -iE 'fail' "$state/tests/check.log" || true
+}
+
+sanitize() {  # tool, filter, further options
+  local tool=$1 filter=$2 log=$state/sanitize/$1.log code=0 start=$SECONDS
+  shift 2
+  SWITCHYARD_SMALL=1 timeout "$limit" "$(sanitizer)" --tool "$tool" --error-exitcode 99 "$@" \
+    "$build/tests/test_cuda" --gtest_filter="$filter" --gtest_brief=1 >"$log" 2>&1 || code=$?
+  printf '%s\n%s\n%s\n' "$code" "$((SECONDS - start))" "$filter" >"$state/sanitize/$tool.end"
+  [ "$code" = 0 ] || status=1
+}
+
+step_sanitize() {
+  rm -rf "$state/sanitize" && mkdir -p "$state/sanitize"
+  sanitize memcheck "$memcheck_filter"
+  sanitize racecheck "$race_filter"
+  sanitize synccheck "$race_filter"
+}
+
+step_bench() {
+  rm -rf "$state/bench" && mkdir -p "$state/bench"
+  local model name share arguments
+  for model in $models; do
+    name=${model%%:*} share=${model#"$name"} share=${share#:}
+    # Shared experts are left out: the measured opponents have none.
+    arguments=(bench --device cuda --strategy all --routed-only --json --commit "$commit" --preset "$name"
+               --tokens "$tokens")
+    [ -z "$share" ] || arguments+=(--ep-size "$share")
+    name=$name${share:+-ep$share}
+    timeout "$limit" "$build/switchyard" "${arguments[@]}" >"$state/bench/$name.json" 2>"$state/bench/$name.err" ||
+      { status=1; echo "$name: $(tail -n 1 "$state/bench/$name.err")"; }
+  done
+}
+
+for step in "${steps[@]}"; do
+  echo "== $step"
+  start=$SECONDS
+  "step_$step" || { echo "gpu_check: $step failed"; exit 1; }
+  [ "$step" = build ] || python3 scripts/gpu_results.py "$step" "$state" "$results" "$commit"
+  echo "== $step took $((SECONDS - start)) s"
+done
+exit $status

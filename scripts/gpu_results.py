@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Writes what a step of scripts/gpu_check.sh left into the results file, and prints it as a short table."""
+import argparse
+import datetime
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+SUMMARY = re.compile(r"^=+ ((?:ERROR|RACECHECK|LEAK) SUMMARY: .*)$", re.M)
+
+
+def last_line(path):
+    lines = path.read_text().strip().splitlines() if path.exists() else []
+    return lines[-1] if lines else ""
+
+
+def tests(state):
+    folder, counts = state / "tests", {}
+    junit = folder / "junit.xml"
+    if junit.exists():
+        cases = xml.etree.ElementTree.parse(junit).getroot().iter("testcase")
+        states = {c.get("name"): c.get("status") for c in cases}
+        # Of CTest: "run" passed, "fail" failed, "notrun" was skipped.
+        counts = {name: sum(s == word for s in states.values())
+                  for name, word in (("passed", "run"), ("failed", "fail"), ("skipped", "notrun"))}
+        counts["failures"] = sorted(name for name, s in states.items() if s == "fail")
+    return {"ctest": counts, "check": last_line(folder / "check.log")}
+
+
+def sanitize(state):
+    verdicts = {}
+    for end in sorted((state / "sanitize").glob("*.end")):
+        code, seconds, gtest_filter = end.read_text().splitlines()
+        log = end.with_suffix(".log").read_text(errors="replace")
+        passed = re.findall(r"^\[  PASSED  \] (.*)$", log, re.M)
+        verdicts[end.stem] = {
+            "summary": SUMMARY.findall(log),
+            "verdict": {"0": "good", "124": "stopped by the time limit"}.get(code, f"exit code {code}"),
+            "tests": passed[-1] if passed else "",
+            "filter": gtest_filter,
+            "seconds": int(seconds),
+        }
+    return verdicts
+
+
+def bench(state):
+    runs = {}
+    for path in sorted((state / "bench").glob("*.json")):
+        text = path.read_text().strip()
+        error = last_line(path.with_suffix(".err"))
+        runs[path.stem] = json.loads(text) if text.startswith("{") else {"error": error or "no result", "rows": []}
+    return runs
+
+
+def gpu():
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        name, driver = subprocess.run(query, check=True, capture_output=True, text=True).stdout.splitlines()[0].split(", ")
+        return {"gpu": name, "driver": driver}
+    except (OSError, subprocess.CalledProcessError, ValueError, IndexError):
+        return {}
+
+
+def print_tests(section):
+    counts = section["ctest"]
+    print("  ".join(f"{key} {counts.get(key)}" for key in ("passed", "failed", "skipped")), f" check: {section['check']}")
+
+
+def print_sanitize(section):
+    for tool, verdict in section.items():
+        print(f"{tool:10} {verdict['verdict']:28} {'; '.join(verdict['summary']) or 'no summary'} ({verdict['tests']})")
+
+
+def print_bench(section):
+    print(f"{'model':20} {'tokens':>6} {'contiguous':>16} {'masked':>16} {'hybrid':>16}   us (x floor) of the layer given routing")
+    for model, run in section.items():
+        if "error" in run:
+            print(f"{model:20} {run['error']}")
+            continue
+        rows = {(r["tokens"], r["strategy"].split("+")[1] if "+" in r["strategy"] else r["strategy"]): r
+                for r in run["rows"] if r["op"] == "layer_given_routing"}
+        for t in sorted({tokens for tokens, _ in rows}):
+            cells = []
+            for strategy in ("contiguous", "masked", "hybrid"):
+                row = rows.get((t, strategy))
+                cells.append(f"{row['us']:.1f} ({row['us'] / row['floor_us']:.2f})" if row else "-")
+            print(f"{model:20} {t:6} " + " ".join(f"{c:>16}" for c in cells))
+        for check in run.get("checks", []):
+            if check["failed"]:
+                print(f"{model:20} {check['tokens']:6} {check['strategy']}: FAILED, {check['problem']}")
+    first = next((run for run in section.values() if "copy_gbps" in run), None)
+    if first:
+        print(f"{first['device']}, driver {first['driver']}: copy {first['copy_gbps']:.0f} GB/s, read {first['read_gbps']:.0f} GB/s, "
+              f"cuBLAS {first['gemm_tflops']:.0f} TFLOP/s, SM clock {first['sm_clock_mhz']:.0f} MHz")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=["tests", "sanitize", "bench"])
+    parser.add_argument("state", type=pathlib.Path)
+    parser.add_argument("results", type=pathlib.Path)
+    parser.add_argument("commit")
+    a = parser.parse_args()
+    section = {"tests": tests, "sanitize": sanitize, "bench": bench}[a.step](a.state)
+
+    results = json.loads(a.results.read_text()) if a.results.exists() else {}
+    results.update(gpu())
+    results.update(date=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"), commit=a.commit)
+    if a.step == "bench":  # runs of other models stay
+        results["bench"] = {**results.get("bench", {}), **section}
+        for run in section.values():
+            results.setdefault("gpu", run.get("device"))
+            results.setdefault("driver", run.get("driver"))
+    else:
+        results[a.step] = {"commit": a.commit, **section}
+    a.results.parent.mkdir(parents=True, exist_ok=True)
+    a.results.write_text(json.dumps(results, indent=1) + "\n")
+    {"tests": print_tests, "sanitize": print_sanitize, "bench": print_bench}[a.step](section)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

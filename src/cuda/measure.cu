@@ -1,0 +1,37 @@
+// src/cuda/measure.cu
+#include "cuda/measure.cuh"
+
+#include <algorithm>
+
+#include "cuda/measure.h"
+#include "device/cuda_rates.h"
+
+namespace switchyard {
+namespace cuda {
+
+void read_all(uint32_t* out, const void* data, int64_t bytes, int num_sms, cudaStream_t stream) {
+  launch(read_all_kernel, dim3(static_cast<unsigned>(num_sms) * 4), dim3(512), 0, stream, out,
+         static_cast<const uint4*>(data), bytes / 16);
+}
+
+void spin_clock(int64_t* out, cudaStream_t stream) {
+  launch(spin_clock_kernel, dim3(1), dim3(1), 0, stream, out);
+}
+
+}  // namespace cuda
+
+void fill_random(Tensor dst, uint64_t seed, int64_t first_expert, int number, float range) {
+  if (dst.count() == 0) return;
+  const int64_t slices = first_expert < 0 ? 1 : dst.dim(0), per_slice = dst.count() / slices;
+  const dim3 grid(static_cast<unsigned>(std::min<int64_t>((per_slice + 255) / 256, 1024)),
+                  static_cast<unsigned>(slices));
+  if (dst.dtype == DType::F32)
+    cuda::launch(cuda::fill_random_kernel<cuda::AsF32>, grid, dim3(256), 0, nullptr,
+                 cuda::AsF32{dst.as<float>()}, per_slice, seed, first_expert, number, range);
+  else
+    cuda::launch(cuda::fill_random_kernel<cuda::AsBf16>, grid, dim3(256), 0, nullptr,
+                 cuda::AsBf16{static_cast<uint16_t*>(dst.data)}, per_slice, seed, first_expert,
+                 number, range);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,74 @@
+// src/cuda/measure.cuh -- kernels of the benchmark.
+#pragma once
+
+#include <cstdint>
+
+#include "base/random.h"
+#include "cuda/launch.h"
+
+namespace switchyard::cuda {
+
+// Four 16-byte loads of a thread are in flight at a time.
+__global__ void __launch_bounds__(512)
+    read_all_kernel(uint32_t* out, const uint4* data, int64_t count) {
+  wait_for_predecessor();
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  uint32_t sum = 0;
+  int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  for (; i + 3 * stride < count; i += 4 * stride) {
+    uint4 v[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) v[j] = data[i + j * stride];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sum ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
+  }
+  for (; i < count; i += stride) sum ^= data[i].x ^ data[i].y ^ data[i].z ^ data[i].w;
+  for (int lane = 16; lane > 0; lane /= 2) sum ^= __shfl_xor_sync(0xffffffffu, sum, lane);
+  if (threadIdx.x % 32 == 0) atomicXor(out, sum);
+}
+
+__device__ __forceinline__ int64_t nanoseconds() {
+  int64_t ns;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns)::"memory");
+  return ns;
+}
+
+// Begins and ends at a tick of the global timer, which may be a microsecond.
+__global__ void spin_clock_kernel(int64_t* out) {
+  wait_for_predecessor();
+  const int64_t entered = nanoseconds();
+  int64_t begin = entered, end = entered;
+  while (begin == entered) begin = nanoseconds();
+  const int64_t first = clock64();
+  while (end < begin + 200'000) end = nanoseconds();
+  const int64_t last = clock64();
+  out[0] = last - first;
+  out[1] = end - begin;
+}
+
+struct AsBf16 {
+  uint16_t* out;
+  // Of finite values: as Bf16 has it.
+  __device__ void store(int64_t i, float value) const {
+    const uint32_t u = __float_as_uint(value);
+    out[i] = static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+  }
+};
+struct AsF32 {
+  float* out;
+  __device__ void store(int64_t i, float value) const { out[i] = value; }
+};
+
+// Block y is slice y of `per_slice` elements.
+template <class Out>
+__global__ void fill_random_kernel(Out out, int64_t per_slice, uint64_t seed, int64_t first_expert,
+                                   int number, float range) {
+  wait_for_predecessor();
+  const int64_t slice = blockIdx.y;
+  const uint64_t stream = random_stream(seed, first_expert < 0 ? -1 : first_expert + slice, number);
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < per_slice; i += stride)
+    out.store(slice * per_slice + i, uniform_at(stream, static_cast<uint64_t>(i), range));
+}
+
+}  // namespace switchyard::cuda

@@ -1,0 +1,22 @@
+// src/layer/device_weights.cc -- random weights made where they are used: gigabytes of them take
+// minutes on a host, and no time on a GPU.
+#include "base/backend.h"
+#include "device/cuda_rates.h"
+#include "device/memory.h"
+#include "weights/random_tensors.h"
+
+namespace switchyard {
+
+LayerWeights random_device_weights(const MoeConfig& config, Backend& backend, uint64_t seed) {
+  if (backend.kind() == DeviceKind::Cpu) return random_weights(config, 1, 0, seed);
+  const auto bytes = static_cast<size_t>(weight_bytes(config, 1));
+  auto memory = backend.memory().allocate(bytes);
+  Arena arena({memory.get(), bytes}, backend.kind());
+  WeightBlock block = WeightBlock::take(arena, config, 1);
+  block.memory = std::move(memory);
+  for (const auto& r : random_tensors(block, config))
+    fill_random(r.tensor, seed, r.by_expert ? 0 : -1, r.number, r.range);
+  return block.view();
+}
+
+}  // namespace switchyard

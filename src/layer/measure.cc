@@ -1,0 +1,237 @@
+// src/layer/measure.cc -- a forward and its operations, timed.
+#include "switchyard/measure.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/backend.h"
+#include "base/require.h"
+#include "device/cuda_rates.h"
+#include "device/stopwatch.h"
+#include "ops/recorded_ops.h"
+
+namespace switchyard {
+namespace {
+
+struct Spread {
+  double median, min, max;
+};
+
+Spread spread_of(std::vector<double> us) {
+  std::sort(us.begin(), us.end());
+  return {us[us.size() / 2], us.front(), us.back()};
+}
+
+const char* layer_name(const ForwardArgs& args) {
+  return args.ids.present() ? "layer_given_routing" : "layer";
+}
+
+// The line of `op`, a new one at its first call.
+OpTime& line_of(std::vector<OpTime>& lines, const char* op) {
+  for (auto& line : lines)
+    if (line.op == op) return line;
+  lines.push_back({});
+  lines.back().op = op;
+  return lines.back();
+}
+
+// ---- CUDA
+
+// The calls of one forward, run as they come.
+class CallList final : public RecordedOps {
+ public:
+  using RecordedOps::RecordedOps;
+  const std::vector<OpCall>& calls() const { return calls_; }
+
+ private:
+  void note(const OpCall& call, CUstream_st* stream) override {
+    call.run(stream);
+    calls_.push_back(call);
+  }
+  std::vector<OpCall> calls_;
+};
+
+class Diversion {
+ public:
+  Diversion(Backend& backend, Ops& ops) : backend_(backend) { backend_.divert(&ops); }
+  ~Diversion() { backend_.divert(nullptr); }
+  Diversion(const Diversion&) = delete;
+  Diversion& operator=(const Diversion&) = delete;
+
+ private:
+  Backend& backend_;
+};
+
+class CudaMeasurement {
+ public:
+  CudaMeasurement(MoeLayer& layer, const ForwardArgs& args, Backend& backend,
+                  const MeasureOptions& options)
+      : layer_(layer),
+        args_(args),
+        backend_(backend),
+        options_(options),
+        watch_(make_cuda_stopwatch(backend)),
+        calls_(backend.ops()) {
+    args_.stream = watch_->stream();
+  }
+
+  std::vector<OpTime> run() {
+    record();
+    OpTime whole = timed(layer_name(args_), [this](CUstream_st*) { layer_.forward(args_); });
+    layer_.wait(watch_->stream());
+    // The recorded forward left its buffers as its first call found them, or better.
+    std::vector<OpTime> lines;
+    for (const OpCall& call : calls_.calls()) measure(call, lines, whole);
+    whole.bytes += static_cast<double>(args_.hidden.bytes() + args_.output.bytes());
+    layer_.wait(watch_->stream());
+    if (!options_.operations) lines.clear();
+    lines.push_back(whole);
+    return lines;
+  }
+
+ private:
+  // An ordinary forward, so that kernels are loaded and errors come before anything is captured.
+  void record() {
+    {
+      const Diversion diversion(backend_, calls_);
+      layer_.forward(args_);
+    }
+    layer_.wait(watch_->stream());
+  }
+
+  OpTime timed(const char* op, const Enqueue& enqueue) {
+    const auto cache = options_.cold ? Cache::Cold : Cache::Warm;
+    const Spread us = spread_of(watch_->replay(enqueue, options_.repeat, cache));
+    return {op, us.median, us.min, us.max, 0, 0};
+  }
+
+  // Called in the order of the forward: each call finds what those before it wrote, and GEMM2 may
+  // overwrite what GEMM1 read.
+  void measure(const OpCall& call, std::vector<OpTime>& lines, OpTime& whole) {
+    if (options_.operations) {
+      const OpTime time = timed(call.op, call.run);
+      OpTime& line = line_of(lines, call.op);
+      line.us += time.us, line.min_us += time.min_us, line.max_us += time.max_us;
+    } else {
+      call.run(watch_->stream());
+    }
+    const Work work = call.work([this](ConstTensor t) { return read_i32(t); });
+    OpTime& line = line_of(lines, call.op);
+    line.bytes += work.bytes, line.flops += work.flops;
+    // The definition of a layer's floor knows experts only: the router is the gate's.
+    if (line.op == "router") return;
+    whole.bytes += work.weight_bytes;
+    if (work.weight_bytes > 0) whole.flops += work.flops;
+  }
+
+  std::vector<int32_t> read_i32(ConstTensor t) {
+    std::vector<int32_t> values(static_cast<size_t>(t.count()));
+    copy_to_host(backend_, values.data(), t, watch_->stream());
+    return values;
+  }
+
+  MoeLayer& layer_;
+  ForwardArgs args_;
+  Backend& backend_;
+  MeasureOptions options_;
+  std::unique_ptr<Stopwatch> watch_;
+  CallList calls_;
+};
+
+// ---- CPU
+
+// What one operation took in each forward.
+class Trace {
+ public:
+  void begin_forward() {
+    for (auto& line : lines_) line.bytes = line.flops = 0;
+    for (auto& us : us_) us.push_back(0);
+    ++num_forwards_;
+  }
+  void note(const OpEvent& e) {
+    OpTime& line = line_of(lines_, e.op);
+    const auto at = static_cast<size_t>(&line - lines_.data());
+    // An operation that earlier forwards did not need took no time in them.
+    if (at == us_.size()) us_.emplace_back(num_forwards_, 0.0);
+    us_[at].back() += e.us;
+    line.bytes += e.bytes;
+    line.flops += e.flops;
+  }
+  std::vector<OpTime> lines() const {
+    auto lines = lines_;
+    for (size_t i = 0; i < lines.size(); ++i) {
+      const Spread us = spread_of(us_[i]);
+      lines[i].us = us.median, lines[i].min_us = us.min, lines[i].max_us = us.max;
+    }
+    return lines;
+  }
+
+ private:
+  std::vector<OpTime> lines_;            // bytes and flops of the last forward
+  std::vector<std::vector<double>> us_;  // of each line, one per forward
+  size_t num_forwards_ = 0;
+};
+
+double us_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
+      .count();
+}
+
+// Of the layer only weights and the rows in and out have to move.
+bool counts_for_layer(const OpTime& line) {
+  return line.flops > 0 && line.op != "gather_rows" && line.op != "sum_partials";
+}
+
+// The layer alone first, then again with every operation observed.
+std::vector<OpTime> measure_on_host(MoeLayer& layer, const ForwardArgs& args, Backend& backend,
+                                    const MeasureOptions& options) {
+  const auto once = [&] {
+    const auto start = std::chrono::steady_clock::now();
+    layer.forward(args);
+    layer.wait();
+    return us_since(start);
+  };
+  once();
+  std::vector<double> us;
+  for (int i = 0; i < options.repeat; ++i) us.push_back(once());
+
+  Trace trace;
+  observe_operations(backend, [&trace](const OpEvent& e) { trace.note(e); });
+  for (int i = 0; i < options.repeat; ++i) trace.begin_forward(), once();
+  observe_operations(backend, {});
+  auto lines = trace.lines();
+  const Spread spread = spread_of(us);
+  OpTime whole{layer_name(args), spread.median, spread.min, spread.max, 0, 0};
+  for (const auto& line : lines) whole.flops += line.flops;
+  for (const auto& line : lines)
+    if (counts_for_layer(line)) whole.bytes += line.bytes;
+  if (!options.operations) lines.clear();
+  lines.push_back(whole);
+  return lines;
+}
+
+}  // namespace
+
+DeviceRates measure_device(Backend& backend) {
+  SWITCHYARD_REQUIRE(backend.kind() == DeviceKind::Cuda, Unsupported,
+                     "measure_device: device=cpu, rates are measured of CUDA devices. Use ",
+                     "make_cuda_backend.");
+  return measure_cuda_device(backend);
+}
+
+double floor_us(const OpTime& time, const DeviceRates& rates) {
+  const double gbps = time.is_layer() ? rates.read_gbps : rates.copy_gbps;
+  // Sums outside GEMMs (a gather's) are not tensor-core work, but never the limit either.
+  const double compute = rates.gemm_tflops > 0 ? time.flops / rates.gemm_tflops * 1e-6 : 0;
+  return std::max(compute, gbps > 0 ? time.bytes / gbps * 1e-3 : 0);
+}
+
+std::vector<OpTime> measure_forward(MoeLayer& layer, const ForwardArgs& args, Backend& backend,
+                                    const MeasureOptions& options) {
+  SWITCHYARD_REQUIRE(options.repeat >= 1, ShapeMismatch, "measure_forward: repeat=", options.repeat,
+                     ", need at least 1.");
+  if (backend.kind() == DeviceKind::Cpu) return measure_on_host(layer, args, backend, options);
+  return CudaMeasurement(layer, args, backend, options).run();
+}
+
+}  // namespace switchyard

@@ -1,0 +1,205 @@
+// src/ops/recorded_ops.cc -- what each operation has to move and compute, written beside its call.
+// Calls keep their arguments by value: the caller's structs are gone when they run again.
+#include "ops/recorded_ops.h"
+
+#include <algorithm>
+
+namespace switchyard {
+namespace {
+
+double bytes_of(ConstTensor t) {
+  return static_cast<double>(t.bytes());
+}
+double row_bytes(ConstTensor t, double rows) {
+  return rows * static_cast<double>(t.dim(1) * dtype_bytes(t.dtype));
+}
+
+double filled_slots(const ReadI32& read, ConstTensor row_of_slot, int64_t num_rows) {
+  const auto row = read(row_of_slot.rows(0, num_rows));
+  return static_cast<double>(static_cast<int64_t>(row.size()) -
+                             std::count(row.begin(), row.end(), kNoRow));
+}
+
+int64_t rows_in(const ReadI32& read, ConstTensor num_rows) {
+  return read(num_rows).front();
+}
+
+double addend_bytes(const Addend& addend, double rows) {
+  return addend.rows.present() ? row_bytes(addend.rows, rows) : 0;
+}
+
+std::function<Work(const ReadI32&)> moves(double bytes) {
+  return [bytes](const ReadI32&) { return Work{bytes, 0, 0}; };
+}
+
+Work gemm_work(const GroupedGemm& gemm, const ReadI32& read) {
+  const auto counts = read(gemm.groups.counts);
+  double rows = 0, active = 0;
+  for (const int32_t count : counts) rows += count, active += count > 0;
+  const auto nk = static_cast<double>(gemm.weights.dim(1) * gemm.weights.dim(2));
+  const double weight_bytes = active * nk * 2;
+  return {weight_bytes + row_bytes(gemm.src, rows) + row_bytes(gemm.dst, rows), 2 * rows * nk,
+          weight_bytes};
+}
+
+}  // namespace
+
+void RecordedOps::gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor bias,
+                            const GateConfig& gate, CUstream_st* stream) {
+  note({"gate_topk",
+        [=, this](CUstream_st* s) { ops_.gate_topk(ids, weights, logits, bias, gate, s); },
+        moves(bytes_of(ids) + bytes_of(weights) + bytes_of(logits))},
+       stream);
+}
+
+void RecordedOps::narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  note({"narrow_ids", [=, this](CUstream_st* s) { ops_.narrow_ids(dst, src, s); },
+        moves(bytes_of(dst) + bytes_of(src))},
+       stream);
+}
+
+void RecordedOps::plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts,
+                                int num_ranks, int rank, Tensor status, CUstream_st* stream) {
+  note({"plan_dispatch",
+        [=, this](CUstream_st* s) {
+          ops_.plan_dispatch(plan, ids, num_experts, num_ranks, rank, status, s);
+        },
+        moves(bytes_of(ids) + 2 * bytes_of(plan.return_row))},
+       stream);
+}
+
+void RecordedOps::localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,
+                               int64_t num_local, int64_t num_experts, int rank, Tensor status,
+                               CUstream_st* stream) {
+  note({"localize_ids",
+        [=, this](CUstream_st* s) {
+          ops_.localize_ids(dst, src, num_rows, first, num_local, num_experts, rank, status, s);
+        },
+        [=](const ReadI32& read) {
+          const int64_t rows = num_rows.present() ? rows_in(read, num_rows) : src.dim(0);
+          return Work{2 * row_bytes(dst, static_cast<double>(rows)), 0, 0};
+        }},
+       stream);
+}
+
+void RecordedOps::merge_status(Tensor status, ConstTensor headers, CUstream_st* stream) {
+  note({"merge_status", [=, this](CUstream_st* s) { ops_.merge_status(status, headers, s); },
+        moves(bytes_of(headers))},
+       stream);
+}
+
+void RecordedOps::block_rows(Tensor dst, int64_t stride, CUstream_st* stream) {
+  note({"block_rows", [=, this](CUstream_st* s) { ops_.block_rows(dst, stride, s); },
+        moves(bytes_of(dst))},
+       stream);
+}
+
+void RecordedOps::check_headers(Tensor status, ConstTensor headers, int tp_size,
+                                CUstream_st* stream) {
+  note({"check_headers",
+        [=, this](CUstream_st* s) { ops_.check_headers(status, headers, tp_size, s); },
+        moves(bytes_of(headers))},
+       stream);
+}
+
+void RecordedOps::read_counts(Tensor counts, Tensor counts_back, Tensor num_rows,
+                              ConstTensor headers, int rank, ConstTensor status,
+                              CUstream_st* stream) {
+  note({"read_counts",
+        [=, this](CUstream_st* s) {
+          ops_.read_counts(counts, counts_back, num_rows, headers, rank, status, s);
+        },
+        moves(bytes_of(headers) + 2 * bytes_of(counts))},
+       stream);
+}
+
+void RecordedOps::plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
+                            Tensor status, CUstream_st* stream) {
+  note({"plan_rows",
+        [=, this](CUstream_st* s) { ops_.plan_rows(plan, ids, num_rows, rank, status, s); },
+        [=](const ReadI32& read) {
+          const auto rows = static_cast<double>(rows_in(read, num_rows));
+          // ids and row_of_slot once each; slot_of_row where somebody wants it
+          return Work{(plan.slot_of_row.present() ? 3 : 2) * row_bytes(ids, rows), 0, 0};
+        }},
+       stream);
+}
+
+void RecordedOps::scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
+                               ConstTensor num_rows, CUstream_st* stream) {
+  note({"scatter_rows",
+        [=, this](CUstream_st* s) { ops_.scatter_rows(dst, src, row_of_slot, num_rows, s); },
+        [=](const ReadI32& read) {
+          const int64_t rows = rows_in(read, num_rows);
+          return Work{row_bytes(src, static_cast<double>(rows)) +
+                          row_bytes(dst, filled_slots(read, row_of_slot, rows)),
+                      0, 0};
+        }},
+       stream);
+}
+
+void RecordedOps::grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) {
+  note({gemm.name, [=, this](CUstream_st* s) { ops_.grouped_gemm(gemm, s); },
+        [=](const ReadI32& read) { return gemm_work(gemm, read); }},
+       stream);
+}
+
+void RecordedOps::gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
+                              ConstTensor weights, const Addend& addend, ConstTensor num_rows,
+                              CUstream_st* stream) {
+  note({"gather_rows",
+        [=, this](CUstream_st* s) {
+          ops_.gather_rows(dst, src, row_of_slot, weights, addend, num_rows, s);
+        },
+        [=](const ReadI32& read) {
+          const int64_t n = rows_in(read, num_rows);
+          const auto rows = static_cast<double>(n);
+          const double slots = filled_slots(read, row_of_slot, n);
+          return Work{row_bytes(src, slots) + row_bytes(dst, rows) + addend_bytes(addend, rows),
+                      2 * slots * static_cast<double>(dst.dim(1)), 0};
+        }},
+       stream);
+}
+
+void RecordedOps::sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row,
+                               const Addend& addend, CUstream_st* stream) {
+  note({"sum_partials",
+        [=, this](CUstream_st* s) { ops_.sum_partials(dst, src, return_row, addend, s); },
+        [=](const ReadI32& read) {
+          const auto rows = static_cast<double>(dst.dim(0));
+          const double partials = filled_slots(read, return_row, dst.dim(0));
+          return Work{row_bytes(src, partials) + bytes_of(dst) + addend_bytes(addend, rows),
+                      partials * static_cast<double>(dst.dim(1)), 0};
+        }},
+       stream);
+}
+
+void RecordedOps::single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) {
+  note({"single_group", [=, this](CUstream_st* s) { ops_.single_group(groups, num_rows, s); },
+        moves(0)},
+       stream);
+}
+
+void RecordedOps::sigmoid(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  note({"sigmoid", [=, this](CUstream_st* s) { ops_.sigmoid(dst, src, s); },
+        moves(2 * bytes_of(dst))},
+       stream);
+}
+
+void RecordedOps::fill_i32(Tensor dst, int32_t value, CUstream_st* stream) {
+  note({"fill_i32", [=, this](CUstream_st* s) { ops_.fill_i32(dst, value, s); },
+        moves(bytes_of(dst))},
+       stream);
+}
+
+void RecordedOps::copy(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  note({"copy", [=, this](CUstream_st* s) { ops_.copy(dst, src, s); }, moves(2 * bytes_of(src))},
+       stream);
+}
+
+void RecordedOps::poison(Tensor dst, ConstTensor status, CUstream_st* stream) {
+  // one word, unless something failed
+  note({"poison", [=, this](CUstream_st* s) { ops_.poison(dst, status, s); }, moves(0)}, stream);
+}
+
+}  // namespace switchyard

@@ -1,0 +1,70 @@
+// src/ops/recorded_ops.h -- operations as values: each call of Ops becomes an OpCall that can be
+// run again and says what it has to move and compute.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "ops/ops.h"
+
+namespace switchyard {
+
+struct Work {
+  double bytes = 0;
+  double flops = 0;
+  double weight_bytes = 0;  // of a GEMM: the weights of its active experts, part of bytes
+};
+
+// The values of an i32 tensor, wherever it lives.
+using ReadI32 = std::function<std::vector<int32_t>(ConstTensor)>;
+
+struct OpCall {
+  const char* op;
+  std::function<void(CUstream_st*)> run;
+  // What the call had to do, once it has run and before another one takes its buffers: counts are
+  // read. Nothing at all for calls that are only there to tell or check something.
+  std::function<Work(const ReadI32&)> work;
+};
+
+class RecordedOps : public Ops {
+ public:
+  // `ops` runs the calls.
+  explicit RecordedOps(Ops& ops) : ops_(ops) {}
+
+  void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
+                 const GateConfig& gate, CUstream_st* stream) final;
+  void narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) final;
+  void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
+                     int rank, Tensor status, CUstream_st* stream) final;
+  void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,
+                    int64_t num_local, int64_t num_experts, int rank, Tensor status,
+                    CUstream_st* stream) final;
+  void merge_status(Tensor status, ConstTensor headers, CUstream_st* stream) final;
+  void block_rows(Tensor dst, int64_t stride, CUstream_st* stream) final;
+  void check_headers(Tensor status, ConstTensor headers, int tp_size, CUstream_st* stream) final;
+  void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers,
+                   int rank, ConstTensor status, CUstream_st* stream) final;
+  void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
+                 Tensor status, CUstream_st* stream) final;
+  void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
+                    CUstream_st* stream) final;
+  void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) final;
+  void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
+                   const Addend& addend, ConstTensor num_rows, CUstream_st* stream) final;
+  void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
+                    CUstream_st* stream) final;
+  void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) final;
+  void sigmoid(Tensor dst, ConstTensor src, CUstream_st* stream) final;
+  void fill_i32(Tensor dst, int32_t value, CUstream_st* stream) final;
+  void copy(Tensor dst, ConstTensor src, CUstream_st* stream) final;
+  void poison(Tensor dst, ConstTensor status, CUstream_st* stream) final;
+
+ protected:
+  // Runs the call on `stream`, and does with it what the class is for.
+  virtual void note(const OpCall& call, CUstream_st* stream) = 0;
+
+ private:
+  Ops& ops_;
+};
+
+}  // namespace switchyard

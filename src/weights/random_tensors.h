@@ -1,0 +1,41 @@
+// src/weights/random_tensors.h -- which random values the tensors of a layer hold.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "weights/weight_block.h"
+
+namespace switchyard {
+
+// Values of base/random.h. By expert: a sequence for each slice of the outermost dimension, counted
+// from the rank's first expert; else one sequence, of "expert" -1.
+struct RandomTensor {
+  Tensor tensor;
+  bool by_expert;
+  int number;
+  float range;
+};
+
+// sqrt(3 / fan_in): a uniform value of that range has variance 1 / fan_in, which keeps the size of
+// what is multiplied.
+inline float range_for(int64_t fan_in) {
+  return std::sqrt(3.0f / static_cast<float>(fan_in));
+}
+
+inline std::vector<RandomTensor> random_tensors(const WeightBlock& b, const MoeConfig& c) {
+  std::vector<RandomTensor> all = {{b.w1, true, 1, range_for(c.hidden)},
+                                   {b.w2, true, 2, range_for(c.intermediate)},
+                                   {b.router, false, 1, range_for(c.hidden)}};
+  if (b.b1.present()) all.push_back({b.b1, true, 3, 0.5f});
+  if (b.b2.present()) all.push_back({b.b2, true, 4, 0.5f});
+  if (b.router_bias.present()) all.push_back({b.router_bias, false, 2, 0.5f});
+  if (b.correction_bias.present()) all.push_back({b.correction_bias, false, 3, 0.1f});
+  if (!b.shared_w1.present()) return all;
+  all.push_back({b.shared_w1, false, 4, range_for(c.hidden)});
+  all.push_back({b.shared_w2, false, 5, range_for(c.shared.intermediate)});
+  if (b.shared_gate.present()) all.push_back({b.shared_gate, false, 6, range_for(c.hidden)});
+  return all;
+}
+
+}  // namespace switchyard

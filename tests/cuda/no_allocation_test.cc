@@ -1,0 +1,143 @@
+// tests/cuda/no_allocation_test.cc -- a forward neither allocates nor waits, on the device or the
+// host. The linker gives every call below to its __wrap_ first (tests/CMakeLists.txt has the same
+// list), wherever in this program it is made.
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <string>
+
+#include "device/cuda_check.h"
+#include "testing/cuda_layer.h"
+
+namespace {
+
+std::atomic<int64_t> g_host_allocations = 0;
+std::atomic<int64_t> g_cuda_calls = 0;
+std::atomic<const char*> g_last_cuda_call = "none";
+
+}  // namespace
+
+// GCC pairs malloc with its own operator delete in these replacements and warns without cause.
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+void* operator new(size_t bytes) {
+  ++g_host_allocations;
+  if (void* address = std::malloc(bytes)) return address;
+  throw std::bad_alloc();
+}
+void* operator new(size_t bytes, std::align_val_t align) {
+  ++g_host_allocations;
+  const auto a = static_cast<size_t>(align);
+  if (void* address = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return address;
+  throw std::bad_alloc();
+}
+void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  ++g_host_allocations;
+  return std::malloc(bytes);
+}
+void operator delete(void* address) noexcept {
+  std::free(address);
+}
+void operator delete(void* address, size_t) noexcept {
+  std::free(address);
+}
+void operator delete(void* address, std::align_val_t) noexcept {
+  std::free(address);
+}
+void operator delete(void* address, size_t, std::align_val_t) noexcept {
+  std::free(address);
+}
+
+#define SWITCHYARD_COUNT(name, parameters, arguments) \
+  extern "C" cudaError_t __real_##name parameters;    \
+  extern "C" cudaError_t __wrap_##name parameters {   \
+    ++g_cuda_calls;                                   \
+    g_last_cuda_call = #name;                         \
+    return __real_##name arguments;                   \
+  }
+
+SWITCHYARD_COUNT(cudaMalloc, (void** p, size_t bytes), (p, bytes))
+SWITCHYARD_COUNT(cudaMallocAsync, (void** p, size_t bytes, cudaStream_t s), (p, bytes, s))
+SWITCHYARD_COUNT(cudaMallocFromPoolAsync,
+                 (void** p, size_t bytes, cudaMemPool_t pool, cudaStream_t s), (p, bytes, pool, s))
+SWITCHYARD_COUNT(cudaMallocManaged, (void** p, size_t bytes, unsigned flags), (p, bytes, flags))
+SWITCHYARD_COUNT(cudaMallocHost, (void** p, size_t bytes), (p, bytes))
+SWITCHYARD_COUNT(cudaHostAlloc, (void** p, size_t bytes, unsigned flags), (p, bytes, flags))
+SWITCHYARD_COUNT(cudaFree, (void* p), (p))
+SWITCHYARD_COUNT(cudaFreeAsync, (void* p, cudaStream_t s), (p, s))
+SWITCHYARD_COUNT(cudaFreeHost, (void* p), (p))
+SWITCHYARD_COUNT(cudaDeviceSynchronize, (), ())
+SWITCHYARD_COUNT(cudaStreamSynchronize, (cudaStream_t s), (s))
+SWITCHYARD_COUNT(cudaEventSynchronize, (cudaEvent_t e), (e))
+SWITCHYARD_COUNT(cudaMemcpy, (void* dst, const void* src, size_t bytes, cudaMemcpyKind kind),
+                 (dst, src, bytes, kind))
+SWITCHYARD_COUNT(cudaMemset, (void* dst, int value, size_t bytes), (dst, value, bytes))
+SWITCHYARD_COUNT(cudaStreamCreate, (cudaStream_t * s), (s))
+SWITCHYARD_COUNT(cudaStreamCreateWithFlags, (cudaStream_t * s, unsigned flags), (s, flags))
+SWITCHYARD_COUNT(cudaEventCreate, (cudaEvent_t * e), (e))
+SWITCHYARD_COUNT(cudaEventCreateWithFlags, (cudaEvent_t * e, unsigned flags), (e, flags))
+#undef SWITCHYARD_COUNT
+
+// Asynchronous by name, but from or to pageable memory it waits; a forward needs neither direction.
+extern "C" cudaError_t __real_cudaMemcpyAsync(void* dst, const void* src, size_t bytes,
+                                              cudaMemcpyKind kind, cudaStream_t stream);
+extern "C" cudaError_t __wrap_cudaMemcpyAsync(void* dst, const void* src, size_t bytes,
+                                              cudaMemcpyKind kind, cudaStream_t stream) {
+  if (kind != cudaMemcpyDeviceToDevice) ++g_cuda_calls, g_last_cuda_call = "cudaMemcpyAsync";
+  return __real_cudaMemcpyAsync(dst, src, bytes, kind, stream);
+}
+
+namespace switchyard::testing {
+namespace {
+
+struct Seen {
+  int64_t host_allocations;
+  int64_t cuda_calls;
+};
+
+template <class F>
+Seen seen_in(F&& f) {
+  const Seen before{g_host_allocations, g_cuda_calls};
+  f();
+  return {g_host_allocations - before.host_allocations, g_cuda_calls - before.cuda_calls};
+}
+
+TEST(NoAllocation, TheCountersSeeDeliberateCalls) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  cuda_backend();  // and its context
+  EXPECT_EQ(seen_in([] { SWITCHYARD_CUDA_CHECK(cudaDeviceSynchronize()); }).cuda_calls, 1);
+  EXPECT_EQ(seen_in([] { SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(nullptr)); }).cuda_calls, 1);
+  const Seen library = seen_in([] { allocate(cuda_backend(), 1024); });
+  EXPECT_EQ(library.cuda_calls, 2) << "cudaMalloc and cudaFree inside the library";
+  EXPECT_GE(library.host_allocations, 1) << "the shared pointer's block";
+  int32_t word = 0;
+  const auto memory = allocate(cuda_backend(), sizeof word);
+  const Tensor on_device(static_cast<int32_t*>(memory.get()), {1}, DeviceKind::Cuda);
+  EXPECT_EQ(seen_in([&] { copy_to_host(cuda_backend(), &word, on_device); }).cuda_calls, 2)
+      << "cudaMemcpyAsync to the host and cudaStreamSynchronize inside the library";
+}
+
+TEST(NoAllocation, AForwardNeitherAllocatesNorWaits) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  for (const char* strategy : {"contiguous", "masked", "hybrid"})
+    for (const int64_t tokens : {1, 64, 300}) {
+      const auto layer = cuda_layer(small_config(), strategy, tokens, 64);
+      CudaCall call(small_config(), tokens);
+      const auto given = call.args_given_routing(nullptr, call.output.view());
+      const auto gated = call.args(nullptr, call.output.view());
+      layer->forward(given), layer->forward(gated);  // kernels are loaded at their first launch
+      layer->wait();
+      const Seen seen = seen_in([&] {
+        for (int i = 0; i < 3; ++i) layer->forward(given), layer->forward(gated);
+      });
+      EXPECT_EQ(seen.host_allocations, 0) << strategy << ", " << tokens << " tokens";
+      EXPECT_EQ(seen.cuda_calls, 0)
+          << strategy << ", " << tokens << " tokens, the last call was " << g_last_cuda_call;
+      layer->wait();
+    }
+}
+
+}  // namespace
+}  // namespace switchyard::testing
