@@ -7,10 +7,12 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 #include <random>
 
 #include "commands.h"
 #include "console.h"
+#include "device.h"
 #include "layer_options.h"
 #include "rows.h"
 #include "switchyard/oracle.h"
@@ -174,9 +176,42 @@ Problem make_problem(const Case& c, uint64_t seed) {
   return p;
 }
 
+// One CUDA backend serves all lines: making one takes longer than most of them. On the CPU each
+// rank of each layer has its own.
+struct Device {
+  DeviceKind kind = DeviceKind::Cpu;
+  std::shared_ptr<Backend> backend;
+};
+
+Device open_device(const std::string& name) {
+  const DeviceKind kind = device_from(name);
+  return {kind, kind == DeviceKind::Cuda ? make_cuda_backend() : nullptr};
+}
+
+// The routing on the device, or nothing where the gate chooses.
+struct DeviceRouting {
+  std::optional<DeviceBuffer> ids, weights;
+
+  void give_to(ForwardArgs& args) const {
+    if (!ids) return;
+    args.ids = ids->view();
+    args.weights = weights->view();
+  }
+};
+
+DeviceRouting place_routing(const Case& c, const Problem& p, int64_t begin, int64_t size,
+                            const LayerOptions& options) {
+  if (c.by_gate) return {};
+  const Shape slots{c.tokens, c.config.top_k};
+  const auto ids = ConstTensor(p.routing.ids.data(), slots).rows(begin, size);
+  const auto weights = ConstTensor(p.routing.weights.data(), slots).rows(begin, size);
+  return {DeviceBuffer(*options.backend, options.device, ids),
+          DeviceBuffer(*options.backend, options.device, weights)};
+}
+
 // The last of several ranks gets no tokens.
-Rows run_layer(const Case& c, const Problem& p, int num_ranks, const std::string& strategy,
-               uint64_t seed) {
+Rows run_layer(const Case& c, const Problem& p, const Device& device, int num_ranks,
+               const std::string& strategy, uint64_t seed) {
   Rows out(c.tokens, c.config.hidden);
   std::memset(out.view().data, 0xff,
               static_cast<size_t>(out.view().bytes()));  // NaN: what is not written shows
@@ -188,17 +223,21 @@ Rows run_layer(const Case& c, const Problem& p, int num_ranks, const std::string
     options.max_tokens = c.tokens;
     options.strategy = strategy;
     options.num_threads = 1;
+    options.device = device.kind;
+    options.backend = device.backend ? device.backend : make_backend(options, num_ranks);
+    Backend& backend = *options.backend;
+    const auto weights = random_weights(c.config, num_ranks, comm.rank(), seed + 2);
     auto layer = MoeLayer::create(
-        c.config, random_weights(c.config, num_ranks, comm.rank(), seed + 2), comm, options);
-    ForwardArgs args{.output = out.view().rows(begin, end - begin),
-                     .hidden = p.hidden.view().rows(begin, end - begin)};
-    if (!c.by_gate) {
-      const Shape slots{c.tokens, c.config.top_k};
-      args.ids = ConstTensor(p.routing.ids.data(), slots).rows(begin, end - begin);
-      args.weights = ConstTensor(p.routing.weights.data(), slots).rows(begin, end - begin);
-    }
+        c.config, place_weights(weights, c.config, num_ranks, options, backend), comm, options);
+    const auto own = out.view().rows(begin, end - begin);
+    const DeviceBuffer hidden(backend, device.kind, p.hidden.view().rows(begin, end - begin));
+    const DeviceBuffer written(backend, device.kind, own.dtype, own.shape);
+    const DeviceRouting routing = place_routing(c, p, begin, end - begin, options);
+    ForwardArgs args{.output = written.view(), .hidden = hidden.view()};
+    routing.give_to(args);
     layer->forward(args);
     layer->wait();
+    written.copy_to(own.data);
   });
   return out;
 }
@@ -207,39 +246,70 @@ bool same_bits(const Rows& a, const Rows& b) {
   return std::memcmp(a.view().data, b.view().data, static_cast<size_t>(a.view().bytes())) == 0;
 }
 
-// Every layout on one, two and four ranks, twice where it costs little.
-Result check_case(const Case& c, uint64_t seed) {
+bool is_close(const Difference& d) {
+  return d.rel_error <= kTolerance && d.max_row_error <= kRowTolerance;
+}
+
+void note_difference(Result& result, const std::string& what, const Difference& d) {
+  result.rel_error = std::max(result.rel_error, d.rel_error);
+  result.max_row_error = std::max(result.max_row_error, d.max_row_error);
+  if (!is_close(d))
+    result.failure = fmt::format("{}: error {:.3e}, row {} {:.3e}", what, d.rel_error, d.worst_row,
+                                 d.max_row_error);
+}
+
+struct Plan {
+  std::vector<int> ranks;
+  std::vector<std::string> same_bits;  // the first one's, of every layout
+  std::vector<std::string> close;      // another order of summation: within the tolerance
+};
+
+// What this device can run: Hopper's kernels and the fallback where there is one GPU of that kind.
+Plan plan_for(DeviceKind device) {
+  if (device == DeviceKind::Cpu)
+    return {{1, 2, 4}, {"contiguous", "masked", "hybrid", "all_gather+contiguous"}, {}};
+  const auto& gpu = describe_device(device);
+  const bool hopper = gpu.compute_major == 9 && gpu.compute_minor == 0;
+  if (!hopper) return {{1}, {"masked+cublas"}, {}};
+  return {{1}, {"contiguous", "masked", "hybrid"}, {"masked+cublas"}};
+}
+
+// Every layout on every number of ranks, the first one twice.
+Result check_case(const Case& c, const Device& device, uint64_t seed) {
   Result result;
   const Problem p = make_problem(c, seed);
-  for (const int num_ranks : {1, 2, 4}) {
-    const Rows first = run_layer(c, p, num_ranks, "contiguous", seed);
-    const auto d =
-        compare(first.view(), ConstTensor(p.expected.data(), {c.tokens, c.config.hidden}));
-    result.rel_error = std::max(result.rel_error, d.rel_error);
-    result.max_row_error = std::max(result.max_row_error, d.max_row_error);
-    if (!(d.rel_error <= kTolerance && d.max_row_error <= kRowTolerance))
-      result.failure = fmt::format("{} ranks: error {:.3e}, row {} {:.3e}", num_ranks, d.rel_error,
-                                   d.worst_row, d.max_row_error);
-    for (const std::string strategy : {"contiguous", "masked", "hybrid", "all_gather+contiguous"})
-      if ((num_ranks > 1 || !strategy.starts_with("all")) &&
-          !same_bits(run_layer(c, p, num_ranks, strategy, seed), first))
+  const ConstTensor expected(p.expected.data(), {c.tokens, c.config.hidden});
+  const Plan plan = plan_for(device.kind);
+  for (const int num_ranks : plan.ranks) {
+    const auto run = [&](const std::string& strategy) {
+      return run_layer(c, p, device, num_ranks, strategy, seed);
+    };
+    const std::string& base = plan.same_bits.front();
+    const Rows first = run(base);
+    note_difference(result, fmt::format("{} ranks", num_ranks), compare(first.view(), expected));
+    for (const auto& strategy : plan.same_bits)
+      if ((num_ranks > 1 || !strategy.starts_with("all")) && !same_bits(run(strategy), first))
         result.failure =
-            fmt::format("{} on {} ranks: other bits than contiguous", strategy, num_ranks);
+            fmt::format("{} on {} ranks: other bits than {}", strategy, num_ranks, base);
+    for (const auto& strategy : plan.close)
+      note_difference(result, strategy, compare(run(strategy).view(), expected));
   }
   return result;
 }
 
 int check(const CheckArguments& a) {
-  device_from(a.device);
+  const Device device = open_device(a.device);
   auto cases = shapes_and_skews();
   for (auto& c : gates_and_activations()) cases.push_back(std::move(c));
   nlohmann::json lines = nlohmann::json::array();
   int64_t num_failed = 0;
   if (!a.json)
-    fmt::print("{:<56}  {:>9}  {:>9}\n", "each on 1, 2, 4 ranks and in every layout", "error",
-               "worst row");
+    fmt::print("{:<56}  {:>9}  {:>9}\n",
+               device.kind == DeviceKind::Cpu ? "each on 1, 2, 4 ranks and in every layout"
+                                              : "each on one GPU, in every layout and over cublas",
+               "error", "worst row");
   for (size_t i = 0; i < cases.size(); ++i) {
-    const Result r = check_case(cases[i], a.seed + 1000 * i);
+    const Result r = check_case(cases[i], device, a.seed + 1000 * i);
     num_failed += !r.failure.empty();
     if (a.json)
       lines.push_back({{"name", cases[i].name},

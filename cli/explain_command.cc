@@ -30,6 +30,7 @@ StrategyRequest request_of(const ExplainArguments& a) {
   r.allow_repeated_experts = a.run.allow_repeated_experts;
   r.use_all_gather = a.run.use_all_gather;
   r.use_low_latency = a.low_latency;
+  r.host_counts = a.run.host_counts;
   r.device = describe_device(a.run.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu);
   r.name = a.run.strategy;
   return r;

@@ -78,16 +78,23 @@ LayerWeights LayerSource::weights(int num_ranks, int rank, const Progress& progr
   return random_weights(config_, num_ranks, rank, weight_seed_);
 }
 
-void LayerSource::check_memory(int num_ranks, int num_here, size_t workspace_bytes) const {
+void LayerSource::check_memory(int num_ranks, int num_here, size_t workspace_bytes,
+                               DeviceKind device) const {
   const double weights = static_cast<double>(weight_bytes(config_, num_ranks)) * num_here;
-  const double all = weights + static_cast<double>(workspace_bytes) * num_here;
-  const double memory = describe_device(DeviceKind::Cpu).memory_bytes;
-  if (all > memory)
-    throw Error(
-        Errc::Unsupported,
-        fmt::format("{}: bytes={:.0f} ({:.0f} of weights), this machine has {:.0f}. Use {}.",
-                    name(), all, weights, memory,
-                    preset_.empty() ? "fewer tokens" : "--ep-size or fewer tokens"));
+  const double workspaces = static_cast<double>(workspace_bytes) * num_here;
+  const bool cpu = device == DeviceKind::Cpu;
+  check_memory_of(describe_device(DeviceKind::Cpu), weights, cpu ? workspaces : 0);
+  if (!cpu) check_memory_of(describe_device(device), weights, workspaces);
+}
+
+void LayerSource::check_memory_of(const DeviceDescription& device, double weights,
+                                  double workspaces) const {
+  if (weights + workspaces <= device.memory_bytes) return;
+  throw Error(Errc::Unsupported,
+              fmt::format("{}: bytes={:.0f} ({:.0f} of weights), this {} has {:.0f}. Use {}.",
+                          name(), weights + workspaces, weights,
+                          device.kind == DeviceKind::Cpu ? "machine" : "GPU", device.memory_bytes,
+                          preset_.empty() ? "fewer tokens" : "--ep-size or fewer tokens"));
 }
 
 void RunOptions::add_options(CLI::App& command) {
@@ -97,8 +104,8 @@ void RunOptions::add_options(CLI::App& command) {
   command
       .add_option(
           "--strategy,--moe_strategy", strategy,
-          "auto, [dispatcher+]executor such as normal+masked, or a name of the reference system "
-          "(`switchyard explain` lists them)")
+          "auto, [dispatcher+]executor[+provider] such as normal+masked or masked+cublas, or a "
+          "name of the reference system (`switchyard explain` lists them)")
       ->envname("MOE_STRATEGY")
       ->type_name("NAME");
   command
@@ -112,6 +119,8 @@ void RunOptions::add_options(CLI::App& command) {
   command.add_option("--threads", threads, "Threads of each rank; 0: cores / ranks");
   command.add_flag("--allow-repeated-experts", allow_repeated_experts,
                    "A token's ids may repeat (larger masked buffers)");
+  command.add_flag("--host-counts", host_counts,
+                   "CUDA: contiguous groups over cublas may wait for the stream to read counts");
 }
 
 LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
@@ -125,6 +134,7 @@ LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
   o.tp_size = tp_size;
   o.use_all_gather = use_all_gather;
   o.num_threads = threads;
+  o.host_counts = host_counts;
   return o;
 }
 

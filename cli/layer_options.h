@@ -28,11 +28,14 @@ class LayerSource {
   std::string stored_format() const;
   LayerWeights weights(int num_ranks, int rank, const Progress& progress) const;
   // Throws Unsupported with the bytes if weights and workspaces of the num_here ranks on this
-  // machine, of num_ranks in all, exceed its memory.
-  void check_memory(int num_ranks, int num_here, size_t workspace_bytes) const;
+  // machine, of num_ranks in all, exceed its memory, or that of `device` where they run. Weights
+  // pass through the host in any case.
+  void check_memory(int num_ranks, int num_here, size_t workspace_bytes,
+                    DeviceKind device = DeviceKind::Cpu) const;
 
  private:
   void open_preset();
+  void check_memory_of(const DeviceDescription& device, double weights, double workspaces) const;
 
   std::string model_, layer_json_, preset_;
   int64_t layer_ = -1;
@@ -53,6 +56,7 @@ struct RunOptions {
   int threads = 0;
   bool allow_repeated_experts = false;
   bool use_all_gather = true;
+  bool host_counts = false;
 
   void add_options(CLI::App& command);
   LayerOptions layer_options(int64_t max_tokens) const;

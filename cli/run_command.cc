@@ -13,6 +13,7 @@
 
 #include "commands.h"
 #include "console.h"
+#include "device.h"
 #include "layer_options.h"
 #include "ranks.h"
 #include "rows.h"
@@ -103,14 +104,14 @@ Expected read_expected(const RunArguments& a, int64_t num_tokens) {
 }
 
 // Of this rank's tokens.
-std::vector<int64_t> count_experts(MoeLayer& layer, ConstTensor hidden) {
-  const int64_t num_tokens = hidden.dim(0), top_k = layer.config().top_k;
-  std::vector<int32_t> ids(static_cast<size_t>(num_tokens * top_k));
-  std::vector<float> weights(ids.size());
-  const AlignedMemory workspace(layer.gate().workspace_bytes(num_tokens));
-  layer.gate().choose(Tensor(ids.data(), {num_tokens, top_k}),
-                      Tensor(weights.data(), {num_tokens, top_k}), hidden, workspace.workspace(),
-                      nullptr);
+std::vector<int64_t> count_experts(MoeLayer& layer, ConstTensor hidden, Backend& backend) {
+  const Shape slots{hidden.dim(0), layer.config().top_k};
+  const DeviceBuffer chosen(backend, hidden.device, DType::I32, slots);
+  const DeviceBuffer weights(backend, hidden.device, DType::F32, slots);
+  const DeviceWorkspace workspace(backend, layer.gate().workspace_bytes(hidden.dim(0)));
+  layer.gate().choose(chosen.view(), weights.view(), hidden, workspace.workspace(), nullptr);
+  std::vector<int32_t> ids(static_cast<size_t>(slots.count()));
+  chosen.copy_to(ids.data());
   std::vector<int64_t> counts(static_cast<size_t>(layer.config().num_experts));
   for (const int32_t id : ids)
     if (id >= 0) ++counts[static_cast<size_t>(id)];
@@ -163,31 +164,45 @@ std::vector<int64_t> gather_counts(Communicator& comm, const Shares& shares,
   return sum;
 }
 
+// This rank's weights, on the device.
+LayerWeights load_weights(const RunArguments& a, int num_ranks, int rank,
+                          const LayerOptions& options) {
+  const MoeConfig& config = a.source.config();
+  const auto bytes = human_bytes(static_cast<double>(weight_bytes(config, num_ranks)));
+  const auto progress = [&](const char* doing) {
+    return rank == 0 ? progress_on_terminal(fmt::format("{} {} of weights", doing, bytes))
+                     : Progress{};
+  };
+  const auto host = a.source.weights(num_ranks, rank, progress("loading"));
+  return place_weights(host, config, num_ranks, options, *options.backend,
+                       progress("copying to the device"));
+}
+
 // Collective. Runs this rank's share; every rank knows the whole result.
 RunResult run_rank(const RunArguments& a, Communicator& comm, const Shares& shares,
                    const Rows& input, int64_t max_tokens) {
   const int rank = comm.rank();
-  const auto bytes = weight_bytes(a.source.config(), comm.size());
-  const auto progress = rank == 0
-                            ? progress_on_terminal(fmt::format(
-                                  "loading {} of weights", human_bytes(static_cast<double>(bytes))))
-                            : Progress{};
-  const auto layer =
-      MoeLayer::create(a.source.config(), a.source.weights(comm.size(), rank, progress), comm,
-                       a.run.layer_options(max_tokens));
-  const ConstTensor hidden = input.view().rows(shares.begin(rank), shares.size(rank));
-  Rows output(shares.largest(), input.hidden());
-  const auto counts = count_experts(*layer, hidden);
+  LayerOptions options = a.run.layer_options(max_tokens);
+  options.backend = make_backend(options, comm.size());
+  Backend& backend = *options.backend;
+  const auto layer = MoeLayer::create(a.source.config(),
+                                      load_weights(a, comm.size(), rank, options), comm, options);
+  const DeviceBuffer hidden(backend, options.device,
+                            input.view().rows(shares.begin(rank), shares.size(rank)));
+  const DeviceBuffer written(backend, options.device, DType::Bf16, hidden.view().shape);
+  const auto counts = count_experts(*layer, hidden.view(), backend);
   ForwardReport report;
   std::vector<double> us;
   for (int i = 0; i <= a.repeat; ++i) {  // the first one warms up
     const auto start = std::chrono::steady_clock::now();
-    report = layer->forward({.output = output.view().rows(0, shares.size(rank)), .hidden = hidden});
+    report = layer->forward({.output = written.view(), .hidden = hidden.view()});
     layer->wait();
     us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
                      .count());
   }
   us.erase(us.begin());
+  Rows output(shares.largest(), input.hidden());
+  written.copy_to(output.view().data);
   return {gather_output(comm, shares, output, input.num_rows()), layer->strategy(), report,
           gather_counts(comm, shares, counts), median(us)};
 }
@@ -201,7 +216,8 @@ std::optional<RunResult> execute(const RunArguments& a, const Ranks& ranks, cons
         fmt::format("--max-tokens={}, a rank has {} tokens", max_tokens, shares.largest()));
   a.source.check_memory(
       ranks.size(), ranks.num_on_machine(),
-      MoeLayer::workspace_bytes(a.source.config(), ranks.size(), a.run.layer_options(max_tokens)));
+      MoeLayer::workspace_bytes(a.source.config(), ranks.size(), a.run.layer_options(max_tokens)),
+      device_from(a.run.device));
   std::optional<RunResult> result;
   ranks.run([&](Communicator& comm) {
     auto mine = run_rank(a, comm, shares, input, max_tokens);

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -13,9 +12,6 @@
 #include "switchyard/weights.h"
 
 namespace switchyard {
-
-/// Called while weights are read, on the calling thread; bytes done of all bytes.
-using Progress = std::function<void(int64_t done, int64_t total)>;
 
 /// A checkpoint folder: config.json and safetensors, one file or sharded with its index.
 class Checkpoint {

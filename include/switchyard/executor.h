@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "switchyard/backend.h"
 #include "switchyard/config.h"
@@ -17,6 +18,9 @@ struct ExecutorOptions {
   int64_t masked_max_tokens = 256;  // hybrid: masked up to this many rows, inclusive; 0: never
   bool allow_repeated_experts =
       false;  // masked capacity R * K instead of R (a token may repeat an id)
+  /// CUDA: Hopper or Cublas; absent: Hopper where the device can run it. The CPU has its own.
+  std::optional<GemmProvider> provider;
+  bool host_counts = false;  // see LayerOptions
 };
 
 class Executor {
@@ -46,8 +50,8 @@ class Executor {
                        const Addend& addend, Tensor status, CUstream_st* stream) = 0;
 };
 
-/// Borrows the weights. `rank` of `num_ranks` is used for messages and to size E_local.
-/// Throws Error(ShapeMismatch, Misaligned or Unsupported).
+/// Borrows the weights, which are memory of the backend's device. `rank` of `num_ranks` is used for
+/// messages and to size E_local. Throws Error(ShapeMismatch, Misaligned or Unsupported).
 std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorOptions& options,
                                         const ExpertWeights& weights, int num_ranks, int rank,
                                         std::shared_ptr<Backend> backend);

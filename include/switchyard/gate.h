@@ -2,9 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "switchyard/backend.h"
 #include "switchyard/config.h"
+#include "switchyard/strategy.h"
 #include "switchyard/weights.h"
 
 namespace switchyard {
@@ -29,8 +31,10 @@ class Gate {
 };
 
 /// Throws Error(ShapeMismatch or Unsupported) where `config` and `weights` do not fit each other.
-/// Borrows the router's weights.
+/// Borrows the router's weights, which are memory of the backend's device. `provider` of the
+/// logits' GEMM: as ExecutorOptions::provider.
 std::unique_ptr<Gate> make_gate(const MoeConfig& config, const RouterWeights& weights,
-                                std::shared_ptr<Backend> backend);
+                                std::shared_ptr<Backend> backend,
+                                std::optional<GemmProvider> provider = {});
 
 }  // namespace switchyard

@@ -27,9 +27,14 @@ struct LayerOptions {
   int tp_size = 1;                      // consecutive ranks that hold the same tokens
   bool use_all_gather = true;           // see StrategyRequest
   int64_t workspace_limit_bytes = int64_t{8} << 30;
-  int num_threads = 0;               // CPU: threads of this rank; 0: cores / ranks, at least one
-  int num_sms = 0;                   // CUDA: multiprocessors the GEMMs may use; 0: all
-  std::shared_ptr<Backend> backend;  // shared with other layers of this thread; empty: made here
+  int num_threads = 0;  // CPU: threads of this rank; 0: cores / ranks, at least one
+  int num_sms = 0;      // CUDA: multiprocessors the GEMMs may use; 0: all
+  /// CUDA: contiguous groups over cuBLAS may read counts on the host. forward then waits for its
+  /// stream and cannot be captured. No other strategy reads them, whatever this says.
+  bool host_counts = false;
+  /// Of `device`, shared with other layers of this thread; empty: made here. Layers over cuBLAS
+  /// that share one run on one stream: its scratch memory is the backend's.
+  std::shared_ptr<Backend> backend;
   Workspace workspace;  // lent by the caller for the layer's life; empty: allocated here
 };
 
@@ -91,7 +96,8 @@ class MoeLayer {
   virtual size_t workspace_bytes() const = 0;
 
   /// output = experts of each token, weighted and summed, plus shared experts. Collective, also
-  /// with T = 0. Enqueues and returns: no host synchronisation, no allocation. Throws Error:
+  /// with T = 0. Enqueues and returns: no host synchronisation (see LayerOptions::host_counts for
+  /// the one exception), no allocation. Throws Error:
   /// ShapeMismatch or Misaligned for these arguments; a sticky error of an earlier call.
   virtual ForwardReport forward(const ForwardArgs& args) = 0;
 

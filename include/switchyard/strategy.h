@@ -23,7 +23,13 @@ enum class DispatcherKind {
   AllGather,   // all rows to all ranks, sums back; the baseline
 };
 enum class ExecutorKind { Contiguous, Masked, Hybrid };
-enum class GemmProvider { Cpu, Hopper, Cublas };
+/// Who multiplies. On CUDA every dispatcher and executor goes with either of the last two.
+enum class GemmProvider {
+  Cpu,
+  Hopper,  // our kernels: TMA and wgmma, compute capability 9.0 exactly
+  Cublas,  // the fallback and baseline. Masked: one batch over the capacity, padding computed, too;
+           // contiguous: an expert at a time, which needs the counts on the host
+};
 
 const char* layout_name(Layout layout) noexcept;  // "contiguous", "masked"
 const char* dispatcher_name(
@@ -47,8 +53,10 @@ struct StrategyRequest {
   bool use_all_gather = true;             // lets `auto` skip communication where tp = P
   bool use_low_latency = false;           // the reference system's deepep_low_latency
   bool cuda_graph = false;                // the caller will capture forward
+  bool host_counts = false;               // forward may wait for the stream to read counts
   DeviceDescription device;
-  std::string name = "auto";  // the user's word: auto, [dispatcher+]executor, or a known name
+  // The user's word: auto, [dispatcher+]executor[+provider], or a known name.
+  std::string name = "auto";
 };
 
 /// One rule with the value it saw: {"E % P == 0 (saw E=128, P=4)", true}.
@@ -58,7 +66,7 @@ struct Condition {
 };
 
 struct Strategy {
-  std::string name;  // canonical: "normal+hybrid"
+  std::string name;  // canonical: "normal+hybrid", "local+masked+cublas"
   DispatcherKind dispatcher = DispatcherKind::Local;
   ExecutorKind executor = ExecutorKind::Contiguous;
   GemmProvider provider = GemmProvider::Cpu;

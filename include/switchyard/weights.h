@@ -2,12 +2,17 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
+#include "switchyard/backend.h"
 #include "switchyard/config.h"
 #include "switchyard/tensor.h"
 
 namespace switchyard {
+
+/// Called while weights are read or copied, on the calling thread; bytes done of all bytes.
+using Progress = std::function<void(int64_t done, int64_t total)>;
 
 /// Which half of W1 comes first. There is no default: most checkpoints are GateUp, some inference
 /// engines store UpGate, and the wrong one gives plausible numbers.
@@ -39,8 +44,8 @@ struct SharedExpertWeights {
   ConstTensor gate;  // bf16 [1, H]; absent unless sigmoid_gated
 };
 
-/// Views over memory of the layer's device, 16-byte aligned, row-major. The CPU backend reads them
-/// in place (borrowed): they must outlive the layer and must not change while a forward runs.
+/// Views over memory of the layer's device, 16-byte aligned, row-major. Backends read them in
+/// place (borrowed): they must outlive the layer and must not change while a forward runs.
 /// `owner`, when set, keeps them alive for as long as the layer holds this struct.
 struct LayerWeights {
   ExpertWeights experts;
@@ -50,10 +55,18 @@ struct LayerWeights {
 };
 
 /// Throws Error(ShapeMismatch or Misaligned) unless shapes, dtypes, order and alignment are those
-/// of `config` on a rank that owns E / num_ranks experts.
-void validate(const LayerWeights& weights, const MoeConfig& config, int num_ranks);
+/// of `config` on a rank that owns E / num_ranks experts, and all of them are on `device`.
+void validate(const LayerWeights& weights, const MoeConfig& config, int num_ranks,
+              DeviceKind device = DeviceKind::Cpu);
 /// The routed experts alone; what make_executor checks.
-void validate(const ExpertWeights& weights, const MoeConfig& config, int num_ranks);
+void validate(const ExpertWeights& weights, const MoeConfig& config, int num_ranks,
+              DeviceKind device = DeviceKind::Cpu);
+
+/// A copy of `host` in one block of the backend's memory, which the result owns; the kernels read
+/// weights as they are, so nothing is rearranged. Waits for the copy.
+/// Throws Error: as validate; Unsupported with the bytes when the device has no such memory free.
+LayerWeights to_device(const LayerWeights& host, const MoeConfig& config, int num_ranks,
+                       Backend& backend, const Progress& progress = {});
 
 /// Random bf16 weights of the shapes of `config`, for tests and benchmarks: uniform, scaled so that
 /// activations keep the size of their input. The weights of an expert depend on `seed` and its

@@ -13,6 +13,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual DeviceKind kind() const = 0;
+  // The one that runs here and is not asked for by name.
   virtual GemmProvider provider() const = 0;
   virtual Memory& memory() = 0;
   virtual Ops& ops() = 0;

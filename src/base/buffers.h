@@ -18,6 +18,7 @@ struct ExecutorBuffers {
   Tensor plan_scratch;   // i32 [kPlanBlocks, E_local]
   Tensor x;              // bf16 [C, H]; GEMM2 writes its rows here once GEMM1 has read it
   Tensor y;              // bf16 [C, I]
+  Tensor sums;           // f32 [C, sums_columns]; absent unless the provider needs it
 
   static ExecutorBuffers take(Arena& arena, const ExecutorShape& s, Layout layout,
                               int64_t max_rows) {
@@ -31,6 +32,7 @@ struct ExecutorBuffers {
     b.plan_scratch = arena.take(DType::I32, {kPlanBlocks, s.num_local_experts});
     b.x = arena.take(DType::Bf16, {b.rows, s.hidden});
     b.y = arena.take(DType::Bf16, {b.rows, s.intermediate});
+    if (s.sums_columns > 0) b.sums = arena.take(DType::F32, {b.rows, s.sums_columns});
     return b;
   }
 };
@@ -81,14 +83,18 @@ struct SharedExpertBuffers {
   Tensor activated;  // bf16 [T, Is]
   Tensor rows;       // f32 [T, H]
   Tensor gate;       // f32 [T, 1]; absent without a sigmoid gate
+  Tensor sums;       // f32 [T, rows of W1]; cuBLAS only
 
-  static SharedExpertBuffers take(Arena& arena, const MoeConfig& config, int64_t num_tokens) {
+  static SharedExpertBuffers take(Arena& arena, const MoeConfig& config, int64_t num_tokens,
+                                  GemmProvider provider) {
     SharedExpertBuffers b;
     if (config.shared.intermediate == 0) return b;
     b.group = SingleGroupBuffers::take(arena);
     b.activated = arena.take(DType::Bf16, {num_tokens, config.shared.intermediate});
     b.rows = arena.take(DType::F32, {num_tokens, config.hidden});
     if (config.shared.sigmoid_gated) b.gate = arena.take(DType::F32, {num_tokens, 1});
+    const int64_t w1_rows = (config.activation.gated() ? 2 : 1) * config.shared.intermediate;
+    if (provider == GemmProvider::Cublas) b.sums = arena.take(DType::F32, {num_tokens, w1_rows});
     return b;
   }
 };

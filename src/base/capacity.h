@@ -21,12 +21,27 @@ struct ExecutorShape {
   int64_t top_k = 0;
   int64_t alignment = 1;
   bool allow_repeated_experts = false;
+  int64_t sums_columns = 0;  // of the scratch that holds fp32 sums; 0: none
 
-  static ExecutorShape of(const StrategyRequest& r) {
-    return {r.config.hidden, r.config.intermediate, r.config.num_experts / r.num_ranks,
-            r.config.top_k,  r.alignment,           r.allow_repeated_experts};
-  }
+  static ExecutorShape of(const StrategyRequest& r, GemmProvider provider);
 };
+
+// Columns of the fp32 scratch that a provider needs between its GEMM and what reads the sums: only
+// cuBLAS cannot take the activation, or a bias before bf16 is rounded, into its own epilogue.
+inline int64_t sums_columns(const MoeConfig& config, GemmProvider provider) {
+  if (provider != GemmProvider::Cublas) return 0;
+  return std::max(config.w1_rows(), config.expert_bias ? config.hidden : 0);
+}
+
+inline ExecutorShape ExecutorShape::of(const StrategyRequest& r, GemmProvider provider) {
+  return {r.config.hidden,
+          r.config.intermediate,
+          r.config.num_experts / r.num_ranks,
+          r.config.top_k,
+          r.alignment,
+          r.allow_repeated_experts,
+          switchyard::sums_columns(r.config, provider)};
+}
 
 // Rows per expert of the masked layout: distinct ids fill at most one slot per row and expert.
 inline int64_t masked_capacity(const ExecutorShape& s, int64_t max_rows) {

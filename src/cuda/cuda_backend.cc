@@ -1,6 +1,7 @@
 // src/cuda/cuda_backend.cc -- the CUDA form of every operation, in one list.
 #include "base/backend.h"
 #include "base/require.h"
+#include "cuda/cublas.h"
 #include "cuda/ops.h"
 #include "device/cuda_check.h"
 #include "device/cuda_memory.h"
@@ -53,7 +54,8 @@ class CudaOps final : public Ops {
     cuda::scatter_rows(dst, src, row_of_slot, num_rows, stream);
   }
   void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) override {
-    grouped_gemm_hopper(gemm, num_sms_, stream);
+    gemm.provider == GemmProvider::Cublas ? cublas_.grouped_gemm(gemm, stream)
+                                          : grouped_gemm_hopper(gemm, num_sms_, stream);
   }
   void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
                    const Addend& addend, ConstTensor num_rows, CUstream_st* stream) override {
@@ -81,14 +83,16 @@ class CudaOps final : public Ops {
 
  private:
   int num_sms_;
+  Cublas cublas_;
 };
 
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int num_sms) : ops_(num_sms), traced_(ops_) {}
+  CudaBackend(int num_sms, GemmProvider provider)
+      : provider_(provider), ops_(num_sms), traced_(ops_) {}
 
   DeviceKind kind() const override { return DeviceKind::Cuda; }
-  GemmProvider provider() const override { return GemmProvider::Hopper; }
+  GemmProvider provider() const override { return provider_; }
   Memory& memory() override { return memory_; }
   Ops& ops() override {
     if (diverted_ != nullptr) return *diverted_;
@@ -98,6 +102,7 @@ class CudaBackend final : public Backend {
   void divert(Ops* ops) override { diverted_ = ops; }
 
  private:
+  GemmProvider provider_;
   CudaMemory memory_;
   CudaOps ops_;
   TracedOps traced_;
@@ -114,8 +119,10 @@ std::shared_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   SWITCHYARD_REQUIRE(options.num_sms >= 0 && options.num_sms <= device.num_sms, ShapeMismatch,
                      "make_cuda_backend: num_sms=", options.num_sms, ", need 0 (all) to ",
                      device.num_sms, ".");
-  return std::make_shared<cuda::CudaBackend>(options.num_sms == 0 ? device.num_sms
-                                                                  : options.num_sms);
+  const bool hopper = device.compute_major == 9 && device.compute_minor == 0;
+  return std::make_shared<cuda::CudaBackend>(
+      options.num_sms == 0 ? device.num_sms : options.num_sms,
+      hopper ? GemmProvider::Hopper : GemmProvider::Cublas);
 }
 
 }  // namespace switchyard

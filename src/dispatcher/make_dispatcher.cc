@@ -13,6 +13,7 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
   request.config = config;
   request.num_ranks = communicator.size();
   request.tp_size = options.tp_size;
+  request.device = describe_device(backend->kind());
   require_all("make_dispatcher", dispatcher_conditions(options.kind, request));
 
   DispatcherParts parts{config, options, communicator, std::move(backend)};

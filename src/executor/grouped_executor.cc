@@ -74,6 +74,10 @@ void GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t max_
   for (GroupedGemm gemm : {gemm1(b, rows), gemm2(b)}) {
     gemm.layout = layout;
     gemm.max_rows = max_slots;
+    gemm.provider = parts_.provider();
+    gemm.host_counts = parts_.options.host_counts;
+    if (b.sums.present() && (gemm.activation != nullptr || gemm.bias.present()))
+      gemm.scratch = Tensor(b.sums.data, DType::F32, {b.rows, gemm.weights.dim(1)}, b.sums.device);
     ops.grouped_gemm(gemm, stream);
   }
   const ConstTensor weights = parts_.config.router_weight_on_input ? ConstTensor{} : rows.weights;

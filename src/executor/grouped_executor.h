@@ -19,9 +19,15 @@ struct ExecutorParts {
   int rank = 0;
   std::shared_ptr<Backend> backend;
 
+  GemmProvider provider() const { return options.provider.value_or(backend->provider()); }
   ExecutorShape shape() const {
-    return {config.hidden, config.intermediate, config.num_experts / num_ranks,
-            config.top_k,  options.alignment,   options.allow_repeated_experts};
+    return {config.hidden,
+            config.intermediate,
+            config.num_experts / num_ranks,
+            config.top_k,
+            options.alignment,
+            options.allow_repeated_experts,
+            sums_columns(config, provider())};
   }
 };
 

@@ -14,8 +14,12 @@ std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorO
   request.alignment = options.alignment;
   request.masked_max_tokens = options.masked_max_tokens;
   request.allow_repeated_experts = options.allow_repeated_experts;
+  request.host_counts = options.host_counts;
+  request.device = describe_device(backend->kind());
+  const GemmProvider provider = options.provider.value_or(backend->provider());
   require_all("make_executor", executor_conditions(options.kind, request));
-  validate(weights, config, num_ranks);
+  require_all("make_executor", provider_conditions(provider, options.kind, request));
+  validate(weights, config, num_ranks, backend->kind());
 
   ExecutorParts parts{config, options, weights, num_ranks, rank, std::move(backend)};
   switch (options.kind) {

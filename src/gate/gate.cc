@@ -13,8 +13,8 @@ namespace {
 class RouterGate final : public Gate {
  public:
   RouterGate(const MoeConfig& config, const RouterWeights& weights,
-             std::shared_ptr<Backend> backend)
-      : config_(config), weights_(weights), backend_(std::move(backend)) {
+             std::shared_ptr<Backend> backend, GemmProvider provider)
+      : config_(config), weights_(weights), backend_(std::move(backend)), provider_(provider) {
     weights_.weight.shape = {1, config.num_experts, config.hidden};
     if (weights_.bias.present()) weights_.bias.shape = {1, config.num_experts};
   }
@@ -41,6 +41,7 @@ class RouterGate final : public Gate {
     gemm.bias = weights_.bias;
     gemm.groups = {buffers.group.counts, buffers.group.first_row};
     gemm.max_rows = num_tokens;
+    gemm.provider = provider_;  // cuBLAS adds a bias in place: the logits are its fp32 sums
     ops.single_group(gemm.groups, num_tokens, stream);
     ops.grouped_gemm(gemm, stream);
     ops.gate_topk(ids, weights, buffers.logits, weights_.correction_bias, config_.gate, stream);
@@ -61,7 +62,15 @@ class RouterGate final : public Gate {
   MoeConfig config_;
   RouterWeights weights_;
   std::shared_ptr<Backend> backend_;
+  GemmProvider provider_;
 };
+
+void check_device(const char* name, ConstTensor t, DeviceKind device) {
+  SWITCHYARD_REQUIRE(
+      !t.present() || t.device == device, ShapeMismatch, "gate: ", name, " is on ",
+      device_name(t.device), ", the gate runs on ", device_name(device),
+      device == DeviceKind::Cuda ? ". Copy them with to_device." : ". Pass the ones on the host.");
+}
 
 void check_vector(const char* name, ConstTensor t, bool wanted, int64_t num_experts) {
   SWITCHYARD_REQUIRE(t.present() == wanted, ShapeMismatch, "gate: ", name,
@@ -75,7 +84,8 @@ void check_vector(const char* name, ConstTensor t, bool wanted, int64_t num_expe
 }  // namespace
 
 std::unique_ptr<Gate> make_gate(const MoeConfig& config, const RouterWeights& weights,
-                                std::shared_ptr<Backend> backend) {
+                                std::shared_ptr<Backend> backend,
+                                std::optional<GemmProvider> provider) {
   validate(config);
   const ConstTensor w = weights.weight;
   SWITCHYARD_REQUIRE(
@@ -85,7 +95,11 @@ std::unique_ptr<Gate> make_gate(const MoeConfig& config, const RouterWeights& we
   check_vector("router bias", weights.bias, config.router_bias, config.num_experts);
   check_vector("correction bias", weights.correction_bias, config.gate.correction_bias,
                config.num_experts);
-  return std::make_unique<RouterGate>(config, weights, std::move(backend));
+  check_device("router weight", weights.weight, backend->kind());
+  check_device("router bias", weights.bias, backend->kind());
+  check_device("correction bias", weights.correction_bias, backend->kind());
+  const GemmProvider chosen = provider.value_or(backend->provider());
+  return std::make_unique<RouterGate>(config, weights, std::move(backend), chosen);
 }
 
 }  // namespace switchyard

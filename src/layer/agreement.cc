@@ -4,8 +4,6 @@
 #include <vector>
 
 #include "base/require.h"
-#include "device/memory.h"
-#include "ops/ops.h"
 
 namespace switchyard {
 namespace {
@@ -20,19 +18,13 @@ int32_t fingerprint(const std::string& text) {
 }  // namespace
 
 void agree_or_throw(const std::optional<Error>& mine, const std::string& shared_facts,
-                    Communicator& communicator, Backend& backend) {
+                    Communicator& communicator) {
   const int64_t num_ranks = communicator.size();
   if (num_ranks > 1) {
-    const auto memory =
-        backend.memory().allocate(static_cast<size_t>((num_ranks + 1) * 2) * sizeof(int32_t));
-    const Tensor words(memory.get(), DType::I32, {num_ranks + 1, 2}, backend.kind());
-    Tensor said = words.rows(num_ranks, 1);
-    said.shape = {2};
-    backend.ops().fill_i32(said.rows(0, 1), mine ? static_cast<int32_t>(mine->code()) : 0, nullptr);
-    backend.ops().fill_i32(said.rows(1, 1), fingerprint(shared_facts), nullptr);
-    communicator.all_gather(words.rows(0, num_ranks), said, nullptr);
+    const int32_t said[2] = {mine ? static_cast<int32_t>(mine->code()) : 0,
+                             fingerprint(shared_facts)};
     std::vector<int32_t> all(static_cast<size_t>(num_ranks * 2));
-    backend.memory().read_back(all.data(), words.rows(0, num_ranks), nullptr);
+    communicator.all_gather(Tensor(all.data(), {num_ranks, 2}), ConstTensor(said, {2}), nullptr);
 
     for (size_t r = 0; r < static_cast<size_t>(num_ranks) && !mine; ++r)
       if (const auto code = static_cast<Errc>(all[2 * r]); all[2 * r] != 0)

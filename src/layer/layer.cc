@@ -29,6 +29,7 @@ StrategyRequest request_of(const MoeConfig& config, int num_ranks, const LayerOp
   r.allow_repeated_experts = options.allow_repeated_experts;
   r.workspace_limit_bytes = options.workspace_limit_bytes;
   r.use_all_gather = options.use_all_gather;
+  r.host_counts = options.host_counts;
   r.device = describe_device(options.device);
   r.name = options.strategy;
   return r;
@@ -60,7 +61,7 @@ std::string shared_facts(const StrategyRequest& r) {
              c.shared.intermediate, c.shared.sigmoid_gated, c.expert_bias, c.router_bias,
              c.router_weight_on_input, ' ', r.tp_size, ' ', r.max_tokens, ' ', r.masked_max_tokens,
              ' ', r.alignment, ' ', r.allow_repeated_experts, ' ', r.workspace_limit_bytes, ' ',
-             r.use_all_gather, ' ', r.name);
+             r.use_all_gather, ' ', r.host_counts, ' ', device_name(r.device.kind), ' ', r.name);
 }
 
 bool overlap(ConstTensor a, ConstTensor b) {
@@ -70,15 +71,19 @@ bool overlap(ConstTensor a, ConstTensor b) {
          first_b < first_a + a.bytes();
 }
 
+void check_device(const char* name, ConstTensor t, DeviceKind device) {
+  SWITCHYARD_REQUIRE(t.device == device, ShapeMismatch, "forward: ", name, " is on ",
+                     device_name(t.device), ", the layer runs on ", device_name(device),
+                     ". Copy it first.");
+}
+
 // Kernels copy rows as 16-byte vectors.
 void check_rows(const char* name, ConstTensor t, int64_t num_tokens, int64_t hidden,
                 DeviceKind device) {
   SWITCHYARD_REQUIRE(t.shape == (Shape{num_tokens, hidden}) && t.dtype == DType::Bf16,
                      ShapeMismatch, "forward: ", name, " is not bf16 [", num_tokens, ", ", hidden,
                      "]. Pass rows of the layer's hidden size.");
-  SWITCHYARD_REQUIRE(t.device == device, ShapeMismatch, "forward: ", name, " is on ",
-                     device_name(t.device), ", the layer runs on ", device_name(device),
-                     ". Copy it first.");
+  check_device(name, t, device);
   SWITCHYARD_REQUIRE(num_tokens == 0 || t.data != nullptr, ShapeMismatch, "forward: ", name,
                      " is null, need memory for ", num_tokens, " rows.");
   SWITCHYARD_REQUIRE(
@@ -107,10 +112,11 @@ class Layer final : public MoeLayer {
     buffers_ = LayerBuffers::take(arena, parts_.request, parts_.strategy);
     workspace_bytes_ = arena.bytes();
     if (config().shared.intermediate > 0)
-      shared_.emplace(config(), parts_.weights.shared, parts_.backend);
+      shared_.emplace(config(), parts_.weights.shared, parts_.backend, parts_.strategy.provider);
     dispatcher_ = make_dispatcher(config(), {parts_.strategy.dispatcher, parts_.request.tp_size},
                                   communicator(), parts_.backend);
     clear_status(nullptr);
+    wait(nullptr);  // a first forward may come on a stream that does not wait for the default one
   }
 
   const MoeConfig& config() const override { return parts_.request.config; }
@@ -208,6 +214,8 @@ class Layer final : public MoeLayer {
     SWITCHYARD_REQUIRE(args.weights.shape == slots && args.weights.dtype == DType::F32,
                        ShapeMismatch, "forward: weights is not f32 [", num_tokens, ", ",
                        config().top_k, "].");
+    check_device("ids", args.ids, backend().kind());
+    check_device("weights", args.weights, backend().kind());
     SWITCHYARD_REQUIRE(
         num_tokens == 0 || (args.ids.data != nullptr && args.weights.data != nullptr),
         ShapeMismatch, "forward: ids or weights is null, need ", num_tokens, " rows.");
@@ -296,9 +304,13 @@ class Layer final : public MoeLayer {
 // What this rank can check and make alone.
 void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank) {
   const StrategyRequest& r = parts.request;
+  SWITCHYARD_REQUIRE(parts.backend->kind() == options.device, ShapeMismatch,
+                     "create: backend is on ", device_name(parts.backend->kind()),
+                     ", device=", device_name(options.device),
+                     ". Pass a backend of the layer's device.");
   validate(r.config);
   parts.strategy = choose_strategy(r);
-  validate(parts.weights, r.config, r.num_ranks);
+  validate(parts.weights, r.config, r.num_ranks, options.device);
   const size_t bytes = bytes_of(r, parts.strategy);
   parts.workspace = options.workspace;
   if (parts.workspace.data == nullptr) {
@@ -312,11 +324,11 @@ void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank
                      Misaligned, "create: workspace address is not a multiple of ",
                      Workspace::kAlignment, ". Align it.");
   if (parts.weights.router.weight.present())
-    parts.gate = make_gate(r.config, parts.weights.router, parts.backend);
-  parts.executor = make_executor(
-      r.config,
-      {parts.strategy.executor, r.alignment, r.masked_max_tokens, r.allow_repeated_experts},
-      parts.weights.experts, r.num_ranks, rank, parts.backend);
+    parts.gate = make_gate(r.config, parts.weights.router, parts.backend, parts.strategy.provider);
+  parts.executor = make_executor(r.config,
+                                 {parts.strategy.executor, r.alignment, r.masked_max_tokens,
+                                  r.allow_repeated_experts, parts.strategy.provider, r.host_counts},
+                                 parts.weights.experts, r.num_ranks, rank, parts.backend);
 }
 
 std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeights& weights,
@@ -335,7 +347,7 @@ std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeigh
   } catch (const Error& e) {
     mine.emplace(e);
   }
-  agree_or_throw(mine, shared_facts(parts.request), communicator, *parts.backend);
+  agree_or_throw(mine, shared_facts(parts.request), communicator);
   return std::make_unique<Layer>(std::move(parts));
 }
 

@@ -26,11 +26,11 @@ struct LayerBuffers {
     b.ids = arena.take(DType::I32, {slice, r.config.top_k});
     b.weights = arena.take(DType::F32, {slice, r.config.top_k});
     b.gate = arena.take_bytes(static_cast<int64_t>(gate.bytes()));
-    b.shared = SharedExpertBuffers::take(arena, r.config, slice);
+    b.shared = SharedExpertBuffers::take(arena, r.config, slice, s.provider);
     b.dispatcher = arena.take_bytes(
         dispatcher_bytes(s.dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size));
-    b.executor = arena.take_bytes(
-        executor_bytes(ExecutorShape::of(r), s.executor, r.masked_max_tokens, max_rows));
+    b.executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
+                                                 r.masked_max_tokens, max_rows));
     if (r.num_ranks > 1) b.partial = arena.take(DType::Bf16, {max_rows, r.config.hidden});
     return b;
   }

@@ -18,6 +18,7 @@ Addend SharedExpert::run(ConstTensor hidden, const SharedExpertBuffers& buffers,
   GroupedGemm gemm;
   gemm.groups = {buffers.group.counts, buffers.group.first_row};
   gemm.max_rows = num_tokens;
+  gemm.provider = provider_;
   ops.single_group(gemm.groups, num_tokens, stream);
 
   gemm.name = "shared_gemm1";
@@ -26,6 +27,7 @@ Addend SharedExpert::run(ConstTensor hidden, const SharedExpertBuffers& buffers,
   gemm.weights = as_one_expert(weights_.w1);
   gemm.activation = &config_.activation;
   gemm.order = weights_.order;
+  if (buffers.sums.present()) gemm.scratch = buffers.sums.rows(0, num_tokens);
   ops.grouped_gemm(gemm, stream);
 
   gemm.name = "shared_gemm2";
@@ -33,6 +35,7 @@ Addend SharedExpert::run(ConstTensor hidden, const SharedExpertBuffers& buffers,
   gemm.dst = buffers.rows.rows(0, num_tokens);
   gemm.weights = as_one_expert(weights_.w2);
   gemm.activation = nullptr;
+  gemm.scratch = {};
   ops.grouped_gemm(gemm, stream);
   if (!config_.shared.sigmoid_gated) return {gemm.dst, {}};
 

@@ -13,8 +13,8 @@ namespace switchyard {
 class SharedExpert {
  public:
   SharedExpert(const MoeConfig& config, const SharedExpertWeights& weights,
-               std::shared_ptr<Backend> backend)
-      : config_(config), weights_(weights), backend_(std::move(backend)) {}
+               std::shared_ptr<Backend> backend, GemmProvider provider)
+      : config_(config), weights_(weights), backend_(std::move(backend)), provider_(provider) {}
 
   // rows = W2 activation(W1 hidden), never rounded after the second GEMM; scale = sigmoid(hidden .
   // gate).
@@ -24,6 +24,7 @@ class SharedExpert {
   MoeConfig config_;
   SharedExpertWeights weights_;
   std::shared_ptr<Backend> backend_;
+  GemmProvider provider_;
 };
 
 }  // namespace switchyard

@@ -32,7 +32,8 @@ struct RowPlan {
   int64_t capacity = 0;   // masked: rows per expert
   RowGroups groups;
   Tensor row_of_slot;  // i32 [R_cap, K]; kNoRow where the slot has no local expert (or R <= row)
-  // i32 [C]; kNoRow on padding and unused rows of every group, and past the last. Absent: not wanted
+  // i32 [C]; kNoRow on padding and unused rows of every group, and past the last. Absent: not
+  // wanted
   Tensor slot_of_row;
   // i32 [C] ("m_indices"); kNoExpert on the same rows. Absent: not wanted
   Tensor row_expert;
@@ -66,6 +67,13 @@ struct GroupedGemm {
   // and activation. Both or neither.
   ConstTensor row_weights;  // f32 [R_cap, K]
   ConstTensor slot_of_row;  // i32 [C]
+
+  // CUDA only; the CPU has one provider.
+  GemmProvider provider = GemmProvider::Hopper;
+  // Cublas: f32 [C, N], where bias, activation and row weights read the sums. Not needed where dst
+  // itself can hold them (f32, no gate) or nothing reads them. Absent for every other provider.
+  Tensor scratch;
+  bool host_counts = false;  // Cublas: contiguous groups may wait for the stream to read counts
 };
 
 class Ops {
@@ -116,6 +124,9 @@ class Ops {
   // dst[row_of_slot[r, k], :] = src[r, :] where there is a row.
   virtual void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
                             ConstTensor num_rows, CUstream_st* stream) = 0;
+  // Masked groups by Cublas without a scratch: dst's rows past counts hold anything afterwards.
+  // Throws Unsupported for contiguous groups of several experts by Cublas without host_counts, or
+  // on a stream that is being captured.
   virtual void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) = 0;
   // dst[r, :] = bf16(sum over k ascending of weights[r, k] * src[row_of_slot[r, k], :]
   //                  + addend.scale[r] * addend.rows[r, :]), fp32; weights absent: 1.

@@ -2,6 +2,7 @@
 // requests give equal answers on every rank, so ranks agree without talking.
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/require.h"
 #include "strategy/conditions.h"
@@ -16,12 +17,18 @@ void append(std::vector<Condition>& all, std::vector<Condition> more) {
   all.insert(all.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
 }
 
-Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, const StrategyRequest& r) {
+std::vector<GemmProvider> providers_of(DeviceKind device) {
+  if (device == DeviceKind::Cpu) return {GemmProvider::Cpu};
+  return {kCudaProviders.begin(), kCudaProviders.end()};
+}
+
+Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
+                  const StrategyRequest& r) {
   Strategy s;
-  s.name = canonical_name(dispatcher, executor);
+  s.name = canonical_name(dispatcher, executor, provider);
   s.dispatcher = dispatcher;
   s.executor = executor;
-  s.provider = r.device.kind == DeviceKind::Cpu ? GemmProvider::Cpu : GemmProvider::Hopper;
+  s.provider = provider;
   s.opt_in = executor == ExecutorKind::Hybrid;  // until measurements say that it should not be
   s.provided = dispatcher != DispatcherKind::LowLatency;
   if (!s.provided)
@@ -29,10 +36,10 @@ Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, const Strate
   append(s.conditions, layer_conditions(r));
   append(s.conditions, dispatcher_conditions(dispatcher, r));
   append(s.conditions, executor_conditions(executor, r));
-  append(s.conditions, provider_conditions(s.provider, r));
-  append(s.conditions, capacity_conditions(dispatcher, executor, r));
-  s.workspace_bytes = strategy_workspace_bytes(dispatcher, executor, r);
-  if (s.workspace_bytes >= 0) s.predicted_us = predict_us(dispatcher, executor, r);
+  append(s.conditions, provider_conditions(provider, executor, r));
+  append(s.conditions, capacity_conditions(dispatcher, executor, provider, r));
+  s.workspace_bytes = strategy_workspace_bytes(dispatcher, executor, provider, r);
+  if (s.workspace_bytes >= 0) s.predicted_us = predict_us(dispatcher, executor, provider, r);
   return s;
 }
 
@@ -57,23 +64,26 @@ std::string microseconds(double us) {
 Strategy choose_automatically(const StrategyRequest& r) {
   const DispatcherKind dispatcher = dispatcher_for(r);
   std::vector<Strategy> good;
-  std::string failed;
-  for (const auto executor : kExecutors) {
-    Strategy s = evaluate(dispatcher, executor, r);
-    if (s.opt_in) continue;
-    if (s.holds())
-      good.push_back(std::move(s));
-    else if (failed.empty())
-      failed = failures(s.conditions);
+  std::string failed;  // of the first one of each provider
+  for (const auto provider : providers_of(r.device.kind)) {
+    bool first = true;
+    for (const auto executor : kExecutors) {
+      Strategy s = evaluate(dispatcher, executor, provider, r);
+      if (s.opt_in) continue;
+      if (!s.holds() && std::exchange(first, false))
+        failed += cat(failed.empty() ? "" : cat("; for ", s.name, ": "), failures(s.conditions));
+      if (s.holds()) good.push_back(std::move(s));
+    }
   }
   SWITCHYARD_REQUIRE(!good.empty(), Unsupported,
                      "strategy: auto, no strategy meets its conditions: ", failed,
                      ". Change what it saw.");
-  // The first of equals: contiguous, which every batch size suits.
+  // The first of equals: Hopper's kernels, and contiguous, which every batch size suits.
   auto best = *std::min_element(good.begin(), good.end(), [](const auto& a, const auto& b) {
     return a.predicted_us < b.predicted_us;
   });
   best.reason = cat("auto: ", why_dispatcher(r), "; ", executor_name(best.executor),
+                    best.provider == GemmProvider::Cublas ? " over cublas" : "",
                     " is the cheapest that holds (", microseconds(best.predicted_us),
                     " predicted at ", r.max_tokens, " tokens a rank)");
   return best;
@@ -85,7 +95,8 @@ Strategy choose_named(const StrategyRequest& r) {
                      choice.not_provided);
   const auto dispatcher =
       choice.dispatcher.value_or(r.num_ranks == 1 ? DispatcherKind::Local : DispatcherKind::Normal);
-  Strategy s = evaluate(dispatcher, choice.executor, r);
+  const auto provider = choice.provider.value_or(providers_of(r.device.kind).front());
+  Strategy s = evaluate(dispatcher, choice.executor, provider, r);
   SWITCHYARD_REQUIRE(s.holds(), Unsupported, "strategy: name=", r.name, " (", s.name,
                      "), condition failed: ", failures(s.conditions),
                      ". Change what it saw, or say auto.");
@@ -100,7 +111,9 @@ Strategy choose_named(const StrategyRequest& r) {
 std::vector<Strategy> evaluate_strategies(const StrategyRequest& request) {
   std::vector<Strategy> all;
   for (const auto dispatcher : kDispatchers)
-    for (const auto executor : kExecutors) all.push_back(evaluate(dispatcher, executor, request));
+    for (const auto executor : kExecutors)
+      for (const auto provider : providers_of(request.device.kind))
+        all.push_back(evaluate(dispatcher, executor, provider, request));
   return all;
 }
 

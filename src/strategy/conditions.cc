@@ -22,9 +22,13 @@ bool shapes_are_usable(const StrategyRequest& r) {
 // Rows of the largest buffer of a call at the capacity.
 int64_t most_rows(DispatcherKind dispatcher, ExecutorKind executor, const StrategyRequest& r) {
   const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
-  const ExecutorShape shape = ExecutorShape::of(r);
+  const ExecutorShape shape = ExecutorShape::of(r, GemmProvider::Cpu);  // rows, not bytes
   if (executor == ExecutorKind::Masked) return buffer_rows(shape, Layout::Masked, max_rows);
   return buffer_rows(shape, Layout::Contiguous, max_rows);
+}
+
+const char* on_or_off(bool value) {
+  return value ? "on" : "off";
 }
 
 std::string gib(int64_t bytes) {
@@ -68,12 +72,15 @@ std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const Strategy
       condition("experts split evenly over the ranks", even, "E=", r.config.num_experts,
                 ", P=", r.num_ranks),
   };
+  if (r.device.kind == DeviceKind::Cuda)
+    all.push_back(condition("one rank on CUDA, several are not provided yet", r.num_ranks == 1,
+                            "P=", r.num_ranks));
   switch (kind) {
     case DispatcherKind::Local:
       all.push_back(condition(
           "one rank, or every rank holds all tokens (tp = P) and use_all_gather is on",
           r.num_ranks == 1 || (r.tp_size == r.num_ranks && r.use_all_gather), "P=", r.num_ranks,
-          ", tp=", r.tp_size, ", use_all_gather=", r.use_all_gather ? "on" : "off"));
+          ", tp=", r.tp_size, ", use_all_gather=", on_or_off(r.use_all_gather)));
       break;
     case DispatcherKind::Normal:
     case DispatcherKind::AllGather:
@@ -96,19 +103,35 @@ std::vector<Condition> executor_conditions(ExecutorKind kind, const StrategyRequ
   return all;
 }
 
-std::vector<Condition> provider_conditions(GemmProvider provider, const StrategyRequest& r) {
-  if (provider == GemmProvider::Cpu) return {};
-  return {condition("compute capability >= 9.0", r.device.compute_major >= 9, "sm_",
-                    r.device.compute_major, r.device.compute_minor)};
+std::vector<Condition> provider_conditions(GemmProvider provider, ExecutorKind executor,
+                                           const StrategyRequest& r) {
+  const DeviceDescription& d = r.device;
+  const bool cuda = d.kind == DeviceKind::Cuda;
+  if (provider == GemmProvider::Cpu && !cuda) return {};
+  if (cuda == (provider == GemmProvider::Cpu))
+    return {condition("the device runs the provider's GEMMs", false, provider_name(provider),
+                      " on ", device_name(d.kind))};
+  if (provider == GemmProvider::Hopper)
+    return {condition("compute capability is 9.0 (sm_90a code)",
+                      d.compute_major == 9 && d.compute_minor == 0, "sm_", d.compute_major,
+                      d.compute_minor)};
+  std::vector<Condition> all = {condition("compute capability >= 8.0", d.compute_major >= 8, "sm_",
+                                          d.compute_major, d.compute_minor)};
+  if (executor == ExecutorKind::Masked) return all;
+  all.push_back(condition("contiguous groups over cuBLAS have host counts", r.host_counts,
+                          "host_counts=", on_or_off(r.host_counts)));
+  all.push_back(condition("no graph captures forward: it waits for the stream to read counts",
+                          !r.cuda_graph, "cuda_graph=", on_or_off(r.cuda_graph)));
+  return all;
 }
 
 int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executor,
-                                 const StrategyRequest& r) {
+                                 GemmProvider provider, const StrategyRequest& r) {
   if (!shapes_are_usable(r)) return -1;
   try {
     const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
     return checked_add(
-        executor_bytes(ExecutorShape::of(r), executor, r.masked_max_tokens, max_rows),
+        executor_bytes(ExecutorShape::of(r, provider), executor, r.masked_max_tokens, max_rows),
         dispatcher_bytes(dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size), "workspace");
   } catch (const Error&) {
     return -1;  // sizes that do not fit 63 bits: the condition on the workspace says so
@@ -116,8 +139,8 @@ int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executo
 }
 
 std::vector<Condition> capacity_conditions(DispatcherKind dispatcher, ExecutorKind executor,
-                                           const StrategyRequest& r) {
-  const int64_t bytes = strategy_workspace_bytes(dispatcher, executor, r);
+                                           GemmProvider provider, const StrategyRequest& r) {
+  const int64_t bytes = strategy_workspace_bytes(dispatcher, executor, provider, r);
   const std::string seen = bytes < 0 ? "sizes beyond 63 bits" : gib(bytes);
   return {
       condition("rows of the buffers fit 31 bits",

@@ -12,16 +12,17 @@ namespace switchyard {
 std::vector<Condition> layer_conditions(const StrategyRequest& request);
 std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const StrategyRequest& request);
 std::vector<Condition> executor_conditions(ExecutorKind kind, const StrategyRequest& request);
-// Empty for the CPU: conditions of GPUs apply with a GPU only.
-std::vector<Condition> provider_conditions(GemmProvider provider, const StrategyRequest& request);
-
-// Of a pair, at the request's capacity: its buffers have a size that can be had.
-std::vector<Condition> capacity_conditions(DispatcherKind dispatcher, ExecutorKind executor,
+// Empty for the CPU's own: conditions of GPUs apply with a GPU only.
+std::vector<Condition> provider_conditions(GemmProvider provider, ExecutorKind executor,
                                            const StrategyRequest& request);
+
+// Of a strategy, at the request's capacity: its buffers have a size that can be had.
+std::vector<Condition> capacity_conditions(DispatcherKind dispatcher, ExecutorKind executor,
+                                           GemmProvider provider, const StrategyRequest& request);
 
 // Executor and dispatcher at the capacity of the request; -1 when the shape itself is invalid.
 int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executor,
-                                 const StrategyRequest& request);
+                                 GemmProvider provider, const StrategyRequest& request);
 
 // The texts of those that do not hold, with "; " between them.
 std::string failures(const std::vector<Condition>& conditions);

@@ -19,11 +19,35 @@ double expected_rows(DispatcherKind dispatcher, const StrategyRequest& r) {
   return all * (1 - std::pow(1 - share, static_cast<double>(r.config.top_k)));
 }
 
-}  // namespace
-
-double predict_us(DispatcherKind dispatcher, ExecutorKind executor, const StrategyRequest& r) {
+// Weights of one expert, which are also the multiply-adds of one row.
+double gemm_size(const StrategyRequest& r) {
   const auto h = static_cast<double>(r.config.hidden),
              i = static_cast<double>(r.config.intermediate);
+  return static_cast<double>(r.config.w1_rows()) * h + i * h;
+}
+
+bool is_masked(ExecutorKind executor, int64_t max_rows, const StrategyRequest& r) {
+  return executor == ExecutorKind::Masked ||
+         (executor == ExecutorKind::Hybrid && max_rows <= r.masked_max_tokens);
+}
+
+// What cuBLAS adds to GEMMs over `slots` rows, never below 0: padding that it computes, sums that
+// are stored and read once more, and the host that waits for counts.
+double cublas_extra_us(double slots, bool masked, double buffer, const StrategyRequest& r) {
+  constexpr double kReadCountsUs = 20;  // nominal: wait, copy, start again
+  const double rows = masked ? std::max(buffer, slots) : slots;
+  const auto columns = static_cast<double>(sums_columns(r.config, GemmProvider::Cublas));
+  return (2 * (rows - slots) * gemm_size(r) / r.device.gemm_gflops +
+          2 * rows * columns * 4 / r.device.read_gbps) *
+             1e-3 +
+         (masked ? 0 : kReadCountsUs);
+}
+
+}  // namespace
+
+double predict_us(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
+                  const StrategyRequest& r) {
+  const auto h = static_cast<double>(r.config.hidden);
   const auto k = static_cast<double>(r.config.top_k), e = static_cast<double>(r.config.num_experts);
   const double p = r.num_ranks, local_experts = e / p;
   const double tokens =
@@ -32,7 +56,7 @@ double predict_us(DispatcherKind dispatcher, ExecutorKind executor, const Strate
   const double rows = expected_rows(dispatcher, r);
 
   // GEMMs: the flops of the slots, or the bytes of every expert that has one.
-  const double per_expert = static_cast<double>(r.config.w1_rows()) * h + i * h;
+  const double per_expert = gemm_size(r);
   const double active = local_experts * (1 - std::pow(1 - 1 / e, tokens * k));
   const double gemm_us = std::max(2 * slots * per_expert / r.device.gemm_gflops,
                                   active * per_expert * 2 / r.device.read_gbps) *
@@ -42,16 +66,17 @@ double predict_us(DispatcherKind dispatcher, ExecutorKind executor, const Strate
   // Filling the maps of the buffer: 8 bytes per buffer row. This is where an unused masked block
   // costs.
   const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
-  const bool masked = executor == ExecutorKind::Masked ||
-                      (executor == ExecutorKind::Hybrid && max_rows <= r.masked_max_tokens);
-  const auto buffer = static_cast<double>(
-      buffer_rows(ExecutorShape::of(r), masked ? Layout::Masked : Layout::Contiguous, max_rows));
+  const bool masked = is_masked(executor, max_rows, r);
+  const auto buffer = static_cast<double>(buffer_rows(
+      ExecutorShape::of(r, provider), masked ? Layout::Masked : Layout::Contiguous, max_rows));
   const double plan_us = buffer * 8 / r.device.read_gbps * 1e-3;
   // Rows that cross the link, there and back.
   const double crossing =
       dispatcher == DispatcherKind::Local ? (p > 1 ? rows * (p - 1) : 0) : rows * (p - 1) / p * 2;
   const double link_us = crossing * h * 2 / r.device.link_gbps * 1e-3;
-  return gemm_us + rows_us + plan_us + link_us;
+  const double extra_us =
+      provider == GemmProvider::Cublas ? cublas_extra_us(slots, masked, buffer, r) : 0;
+  return gemm_us + rows_us + plan_us + link_us + extra_us;
 }
 
 }  // namespace switchyard

@@ -7,6 +7,7 @@
 namespace switchyard {
 
 // Microseconds of one call at the request's capacity, an even gate assumed. Pure.
-double predict_us(DispatcherKind dispatcher, ExecutorKind executor, const StrategyRequest& request);
+double predict_us(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
+                  const StrategyRequest& request);
 
 }  // namespace switchyard

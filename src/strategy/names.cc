@@ -63,9 +63,19 @@ std::optional<ExecutorKind> executor_from(std::string_view name) {
   return {};
 }
 
-// "[dispatcher+]executor".
+std::optional<GemmProvider> provider_from(std::string_view name) {
+  for (const auto provider : kCudaProviders)
+    if (name == provider_name(provider)) return provider;
+  return {};
+}
+
+// "[dispatcher+]executor[+provider]".
 std::optional<NamedChoice> parse_combination(std::string_view name) {
   NamedChoice choice;
+  if (const size_t plus = name.rfind('+'); plus != std::string_view::npos) {
+    choice.provider = provider_from(name.substr(plus + 1));
+    if (choice.provider) name.remove_suffix(name.size() - plus);
+  }
   if (const size_t plus = name.find('+'); plus != std::string_view::npos) {
     choice.dispatcher = dispatcher_from(name.substr(0, plus));
     if (!choice.dispatcher) return {};
@@ -138,8 +148,10 @@ const char* provider_name(GemmProvider provider) noexcept {
   return "unknown";
 }
 
-std::string canonical_name(DispatcherKind dispatcher, ExecutorKind executor) {
-  return cat(dispatcher_name(dispatcher), "+", executor_name(executor));
+std::string canonical_name(DispatcherKind dispatcher, ExecutorKind executor,
+                           GemmProvider provider) {
+  return cat(dispatcher_name(dispatcher), "+", executor_name(executor),
+             provider == GemmProvider::Cublas ? "+cublas" : "");
 }
 
 std::vector<StrategyName> strategy_names() {
@@ -177,12 +189,20 @@ NamedChoice parse_strategy_name(std::string_view name) {
   const auto names = strategy_names();
   std::string all;
   for (const auto& n : names) all += cat(all.empty() ? "" : ", ", n.name);
+  std::vector<std::string> candidates;
+  for (const auto& n : names) {
+    candidates.push_back(n.name);
+    if (n.kind != "combination") continue;
+    for (const auto provider : kCudaProviders)
+      candidates.push_back(cat(n.name, "+", provider_name(provider)));
+  }
   const auto nearest =
-      std::min_element(names.begin(), names.end(), [&](const auto& a, const auto& b) {
-        return edit_distance(name, a.name) < edit_distance(name, b.name);
+      std::min_element(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) {
+        return edit_distance(name, a) < edit_distance(name, b);
       });
-  throw Error(Errc::Unsupported, cat("strategy: name=", name, ", is unknown. Did you mean ",
-                                     nearest->name, "? Names: ", all, "."));
+  throw Error(Errc::Unsupported,
+              cat("strategy: name=", name, ", is unknown. Did you mean ", *nearest,
+                  "? Names: ", all, "; on CUDA a combination may end with +hopper or +cublas."));
 }
 
 }  // namespace switchyard

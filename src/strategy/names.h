@@ -16,11 +16,15 @@ inline constexpr std::array kDispatchers = {DispatcherKind::Local, DispatcherKin
                                             DispatcherKind::AllGather, DispatcherKind::LowLatency};
 inline constexpr std::array kExecutors = {ExecutorKind::Contiguous, ExecutorKind::Masked,
                                           ExecutorKind::Hybrid};
+// In the order in which `auto` takes the first of equals.
+inline constexpr std::array kCudaProviders = {GemmProvider::Hopper, GemmProvider::Cublas};
 
-// What a name asks for. Without a dispatcher: local for one rank, normal otherwise.
+// What a name asks for. Without a dispatcher: local for one rank, normal otherwise. Without a
+// provider: the CPU's, or Hopper's on CUDA.
 struct NamedChoice {
   std::optional<DispatcherKind> dispatcher;
   ExecutorKind executor = ExecutorKind::Contiguous;
+  std::optional<GemmProvider> provider;
   std::string not_provided;  // why this release cannot run it; empty when it can
   std::string warning;       // the name is a deprecated alias
 };
@@ -28,7 +32,8 @@ struct NamedChoice {
 // Throws Error(Unsupported) with all names and the nearest one.
 NamedChoice parse_strategy_name(std::string_view name);
 
-// "normal+hybrid".
-std::string canonical_name(DispatcherKind dispatcher, ExecutorKind executor);
+// "normal+hybrid", "local+masked+cublas"; the other providers follow from the device.
+std::string canonical_name(DispatcherKind dispatcher, ExecutorKind executor,
+                           GemmProvider provider = GemmProvider::Cpu);
 
 }  // namespace switchyard

@@ -152,6 +152,9 @@ TEST(LayerErrors, EachWrongArgumentIsRefusedWithItsName) {
       {"hidden address is not a multiple of 16",
        [](Rank& r, ForwardArgs& a) { a.hidden.data = r.hidden.data() + 1; }},
       {"hidden is null", [](Rank&, ForwardArgs& a) { a.hidden.data = nullptr; }},
+      {"output is on cuda", [](Rank&, ForwardArgs& a) { a.output.device = DeviceKind::Cuda; }},
+      {"ids is on cuda", [](Rank&, ForwardArgs& a) { a.ids.device = DeviceKind::Cuda; }},
+      {"weights is on cuda", [](Rank&, ForwardArgs& a) { a.weights.device = DeviceKind::Cuda; }},
   };
   for (const auto& wrong : all) {
     const auto seen = run(1, [&](int, Rank& r, ForwardArgs& a) { wrong.make(r, a); });
@@ -296,6 +299,22 @@ TEST(Create, NamesExpertsAndRanksThatDoNotDivide) {
         code);
     EXPECT_NE(message.find("E=24, P=5"), std::string::npos) << message;
   });
+}
+
+TEST(Create, RefusesABackendOrWeightsOfAnotherDevice) {
+  const auto create = [](const LayerOptions& options, DeviceKind weights_device) {
+    auto weights = random_weights(small_config(), 1, 0, 1);
+    weights.experts.w2.device = weights_device;
+    int code = 0;
+    return message_of([&] { MoeLayer::create(small_config(), weights, options); }, code);
+  };
+  auto options = small_options();
+  EXPECT_EQ(create(options, DeviceKind::Cuda),
+            "weights: w2 is on cuda, need cpu. Pass the ones on the host.");
+  options.device = DeviceKind::Cuda;
+  options.backend = make_cpu_backend(1);
+  EXPECT_EQ(create(options, DeviceKind::Cpu),
+            "create: backend is on cpu, device=cuda. Pass a backend of the layer's device.");
 }
 
 TEST(Create, RefusesAMaskedWorkspaceThatIsTooLargeWithItsBytes) {

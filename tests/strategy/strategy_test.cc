@@ -199,6 +199,16 @@ const Toggle kToggles[] = {
        r.device.unavailable_reason = "no GPU here";
      }},
     {"sm_80", [](auto& r) { r.device = gpu(8); }},
+    {"sm_100", [](auto& r) { r.device = gpu(10); }},
+    {"one rank on CUDA, several are not provided yet (saw P=4)",
+     [](auto& r) { r.device = gpu(9); }},
+    {"sm_70", [](auto& r) { r.device = gpu(7); }, "normal+masked+cublas"},
+    {"host_counts=off", [](auto& r) { r.device = gpu(9); }, "normal+contiguous+cublas"},
+    {"host_counts=off", [](auto& r) { r.device = gpu(9); }, "normal+hybrid+cublas"},
+    {"cuda_graph=on", [](auto& r) { r.device = gpu(9), r.host_counts = true, r.cuda_graph = true; },
+     "normal+contiguous+cublas"},
+    {"cublas on cpu", [](auto&) {}, "normal+masked+cublas"},
+    {"hopper on cpu", [](auto&) {}, "normal+masked+hopper"},
 };
 
 TEST(Conditions, EachOneAloneRefusesANameWithTheValueItSaw) {
@@ -216,7 +226,8 @@ TEST(Conditions, EveryStrategyRecordsEachWithItsValueAndNeverThrows) {
     auto r = request("auto", 4);
     toggle.breaks(r);
     const auto all = evaluate_strategies(r);
-    EXPECT_EQ(all.size(), 12u);  // 4 dispatchers x 3 executors
+    // 4 dispatchers x 3 executors; on CUDA with either of two providers
+    EXPECT_EQ(all.size(), r.device.kind == DeviceKind::Cuda ? 24u : 12u);
     for (const auto& s : all) {
       EXPECT_FALSE(s.conditions.empty());
       for (const auto& c : s.conditions)
@@ -236,6 +247,91 @@ TEST(Conditions, OfGpusApplyWithAGpuOnly) {
   auto r = request();
   r.device = gpu(9);
   EXPECT_TRUE(mentions_sm(r));
+}
+
+StrategyRequest on_gpu(const std::string& name, int major = 9) {
+  auto r = request(name);
+  r.device = gpu(major);
+  r.device.read_gbps = 3000;
+  r.device.gemm_gflops = 780e3;
+  return r;
+}
+
+TEST(Providers, NamesMeanWhatTheTableSays) {
+  struct Row {
+    const char *name, *means;
+    GemmProvider provider;
+  };
+  const Row rows[] = {
+      {"masked", "local+masked", GemmProvider::Hopper},
+      {"contiguous+hopper", "local+contiguous", GemmProvider::Hopper},
+      {"local+hybrid+hopper", "local+hybrid", GemmProvider::Hopper},
+      {"masked+cublas", "local+masked+cublas", GemmProvider::Cublas},
+      {"local+masked+cublas", "local+masked+cublas", GemmProvider::Cublas},
+      {"no_quant_cpp", "local+contiguous", GemmProvider::Hopper},
+  };
+  for (const auto& row : rows) {
+    const auto s = choose_strategy(on_gpu(row.name));
+    EXPECT_EQ(s.name, row.means) << row.name;
+    EXPECT_EQ(s.provider, row.provider) << row.name;
+  }
+  for (const char* name : {"cublas", "masked+cublas+masked", "local+cublas", "masked+cpu",
+                           "masked+cublas+cublas", "no_quant_cpp+cublas"})
+    EXPECT_NE(message_of(on_gpu(name)).find("is unknown"), std::string::npos) << name;
+  EXPECT_NE(message_of(on_gpu("masked+cublaas")).find("Did you mean masked+cublas?"),
+            std::string::npos);
+}
+
+TEST(Providers, AutoTakesHopperWhereItRunsAndCublasWhereItDoesNot) {
+  for (const int64_t tokens : {0, 1, 64, 1024, 4096})
+    for (const bool host_counts : {false, true})
+      for (const int major : {8, 9, 10}) {
+        auto r = on_gpu("auto", major);
+        r.max_tokens = tokens;
+        r.host_counts = host_counts;
+        r.workspace_limit_bytes = int64_t{1} << 50;
+        const auto s = choose_strategy(r);
+        EXPECT_EQ(s.provider, major == 9 ? GemmProvider::Hopper : GemmProvider::Cublas)
+            << tokens << " " << major;
+        EXPECT_TRUE(s.holds());
+        if (!host_counts && major != 9) {
+          EXPECT_EQ(s.name, "local+masked+cublas");
+        }
+      }
+}
+
+TEST(Providers, CublasNeverIsPredictedToBeFaster) {
+  for (const int64_t tokens : {1, 64, 4096}) {
+    auto r = on_gpu("auto");
+    r.max_tokens = tokens;
+    const auto all = evaluate_strategies(r);
+    for (const auto& hopper : all)
+      for (const auto& cublas : all)
+        if (cublas.name == hopper.name + "+cublas") {
+          EXPECT_LE(hopper.predicted_us, cublas.predicted_us) << cublas.name;
+        }
+  }
+}
+
+TEST(Providers, HostCountsLetContiguousRunOverCublasUnlessCaptured) {
+  auto r = on_gpu("contiguous+cublas");
+  EXPECT_NE(message_of(r).find("host_counts=off"), std::string::npos);
+  r.host_counts = true;
+  EXPECT_EQ(choose_strategy(r).name, "local+contiguous+cublas");
+  r.cuda_graph = true;
+  EXPECT_NE(message_of(r).find("waits for the stream to read counts"), std::string::npos);
+  r.name = "masked+cublas";
+  EXPECT_NO_THROW(choose_strategy(r));
+}
+
+TEST(Providers, OnlyCublasTakesScratchForItsSums) {
+  auto r = on_gpu("contiguous");
+  r.host_counts = true;
+  const auto cpu_bytes = choose_strategy(request("contiguous")).workspace_bytes;
+  EXPECT_EQ(choose_strategy(r).workspace_bytes, cpu_bytes);
+  r.name = "contiguous+cublas";
+  const int64_t rows = 128 * 8, columns = 2 * 768;
+  EXPECT_EQ(choose_strategy(r).workspace_bytes, cpu_bytes + rows * columns * 4);
 }
 
 TEST(Conditions, AWorkspaceBeyond63BitsIsRefusedNotWrapped) {

@@ -52,6 +52,62 @@ TEST(RandomWeights, KeepTheSizeOfWhatTheyMultiply) {
   EXPECT_NEAR(sum / static_cast<double>(w.experts.w1.count()) * 64, 1.0, 0.05);
 }
 
+bool same_bytes(ConstTensor a, ConstTensor b) {
+  return a.present() == b.present() && a.shape == b.shape && a.dtype == b.dtype &&
+         (a.bytes() == 0 || std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())) == 0);
+}
+
+TEST(ToDevice, CopiesEveryTensorAndOwnsTheCopy) {
+  const auto c = config_with_everything();
+  auto host = random_weights(c, 2, 1, 7);
+  host.experts.order = GateUpOrder::UpGate;
+  const auto backend = make_cpu_backend(1);
+  int64_t last = 0, total = 0;
+  const auto copy = to_device(host, c, 2, *backend, [&](int64_t done, int64_t all) {
+    EXPECT_GT(done, last);
+    last = done;
+    total = all;
+  });
+  EXPECT_EQ(last, total);
+  EXPECT_NE(copy.experts.w1.data, host.experts.w1.data);
+  EXPECT_TRUE(copy.owner);
+  EXPECT_EQ(copy.experts.order, GateUpOrder::UpGate);
+  EXPECT_EQ(copy.shared.order, GateUpOrder::GateUp);
+  EXPECT_TRUE(same_bytes(copy.experts.w1, host.experts.w1));
+  EXPECT_TRUE(same_bytes(copy.experts.w2, host.experts.w2));
+  EXPECT_TRUE(same_bytes(copy.experts.b1, host.experts.b1));
+  EXPECT_TRUE(same_bytes(copy.experts.b2, host.experts.b2));
+  EXPECT_TRUE(same_bytes(copy.router.weight, host.router.weight));
+  EXPECT_TRUE(same_bytes(copy.router.bias, host.router.bias));
+  EXPECT_TRUE(same_bytes(copy.router.correction_bias, host.router.correction_bias));
+  EXPECT_TRUE(same_bytes(copy.shared.w1, host.shared.w1));
+  EXPECT_TRUE(same_bytes(copy.shared.w2, host.shared.w2));
+  EXPECT_TRUE(same_bytes(copy.shared.gate, host.shared.gate));
+  EXPECT_NO_THROW(validate(copy, c, 2));
+}
+
+TEST(ToDevice, LeavesOutARouterThatTheHostHasNot) {
+  const auto c = config_with_everything();
+  auto host = random_weights(c, 1, 0, 7);
+  host.router = {};
+  EXPECT_FALSE(to_device(host, c, 1, *make_cpu_backend(1)).router.weight.present());
+  EXPECT_FALSE(to_device(host, c, 1, *make_cpu_backend(1)).router.bias.present());
+}
+
+TEST(Validate, RefusesWeightsOfAnotherDeviceAndSaysHowToMoveThem) {
+  const auto c = config_with_everything();
+  auto w = random_weights(c, 1, 0, 7);
+  try {
+    validate(w, c, 1, DeviceKind::Cuda);
+    FAIL() << "weights of the host on cuda";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::ShapeMismatch);
+    EXPECT_STREQ(e.what(), "weights: w1 is on cpu, need cuda. Copy them with to_device.");
+  }
+  w.shared.gate.device = DeviceKind::Cuda;
+  EXPECT_THROW(validate(w, c, 1), Error);
+}
+
 struct Mistake {
   const char* message;
   Errc code;

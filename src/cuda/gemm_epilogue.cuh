@@ -1,0 +1,128 @@
+// src/cuda/gemm_epilogue.cuh -- what follows a GEMM that could only store its fp32 sums: router
+// weight, bias, activation, rounding. The meaning is that of cpu/grouped_gemm.cc.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/launch.h"
+#include "switchyard/config.h"
+
+namespace switchyard::cuda {
+
+// A grid of rows x columns. Each thread makes kColumns neighbours of one row.
+struct EpilogueParams {
+  void* dst;                // bf16 or f32 [C, width]
+  const float* sums;        // f32 [C, n]; may be dst where nothing is gated
+  const float* bias;        // f32 [E, n] or null
+  const float* row_weight;  // f32, by slot, or null
+  const int32_t* slot_of_row;
+  const int32_t* counts;     // i32 [E]
+  const int64_t* first_row;  // i64 [E + 1]
+  int32_t num_experts;
+  int64_t n;      // columns of sums
+  int64_t width;  // columns of dst: n, or n / 2 when gated
+  Activation activation;
+  bool has_activation;
+  int64_t gate_column;  // where the gate's columns begin in a row of sums
+  int64_t up_column;    // where those of up begin; equal to gate_column without a gate
+};
+
+// cpu/activation.h has the formulas.
+__device__ __forceinline__ float activate(const Activation& a, float gate, float up) {
+  switch (a.kind) {
+    case ActivationKind::SiluGated: return up * gate / (1.0f + expf(-gate));
+    case ActivationKind::GeluGated: return up * 0.5f * gate * (1.0f + erff(gate * 0.70710678f));
+    case ActivationKind::GeluTanhGated:
+      return up * 0.5f * gate *
+             (1.0f + tanhf(0.79788456f * (gate + 0.044715f * gate * gate * gate)));
+    case ActivationKind::ClampedSwiglu: {
+      // As std::min and std::clamp, which keep a NaN where fminf would drop it.
+      const float g = a.limit < gate ? a.limit : gate;
+      const float u = up < -a.limit ? -a.limit : (a.limit < up ? a.limit : up);
+      return (u + 1.0f) * g / (1.0f + expf(-a.alpha * g));
+    }
+    case ActivationKind::Relu2: {
+      const float x = gate < 0.0f ? 0.0f : gate;
+      return x * x;
+    }
+  }
+  return 0;
+}
+
+// The last expert whose rows begin at or before `row`: of several that begin there, the one that is
+// not empty.
+__device__ __forceinline__ int32_t expert_of_row(const EpilogueParams& p, int64_t row) {
+  int32_t low = 0, high = p.num_experts;  // first_row[low] <= row, and first_row[high] > row or end
+  while (high - low > 1) {
+    const int32_t middle = (low + high) / 2;
+    (p.first_row[middle] <= row ? low : high) = middle;
+  }
+  return low;
+}
+
+template <int kColumns>
+struct alignas(kColumns * sizeof(float)) Floats {
+  float at[kColumns];
+};
+template <int kColumns>
+struct alignas(kColumns * sizeof(__nv_bfloat16)) Bf16s {
+  __nv_bfloat16 at[kColumns];
+};
+
+template <int kColumns>
+__device__ __forceinline__ Floats<kColumns> load(const float* address) {
+  return *reinterpret_cast<const Floats<kColumns>*>(address);
+}
+
+template <class Out, int kColumns>
+__device__ __forceinline__ void store(Out* address, const Floats<kColumns>& values) {
+  if constexpr (std::is_same_v<Out, float>) {
+    *reinterpret_cast<Floats<kColumns>*>(address) = values;
+  } else {
+    Bf16s<kColumns> rounded;
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) rounded.at[i] = __float2bfloat16_rn(values.at[i]);
+    *reinterpret_cast<Bf16s<kColumns>*>(address) = rounded;
+  }
+}
+
+// sums[column ...] * scale + bias, of one half of W1.
+template <int kColumns>
+__device__ __forceinline__ Floats<kColumns> operand(const EpilogueParams& p, int64_t row,
+                                                    int32_t expert, int64_t column, float scale) {
+  Floats<kColumns> x = load<kColumns>(p.sums + row * p.n + column);
+#pragma unroll
+  for (int i = 0; i < kColumns; ++i) x.at[i] *= scale;
+  if (p.bias == nullptr) return x;
+  const auto bias = load<kColumns>(p.bias + expert * p.n + column);
+#pragma unroll
+  for (int i = 0; i < kColumns; ++i) x.at[i] += bias.at[i];
+  return x;
+}
+
+// sums and dst may be one buffer: each thread reads its columns before it writes them.
+template <class Out, int kColumns>
+__global__ void gemm_epilogue_kernel(EpilogueParams p) {
+  wait_for_predecessor();
+  const int64_t row = blockIdx.x;
+  const int64_t column = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kColumns;
+  const int32_t expert = expert_of_row(p, row);
+  const int64_t place = row - p.first_row[expert];
+  if (place < 0 || place >= p.counts[expert] || column >= p.width) return;
+
+  const float scale = p.row_weight == nullptr ? 1.0f : p.row_weight[p.slot_of_row[row]];
+  Floats<kColumns> out = operand<kColumns>(p, row, expert, p.gate_column + column, scale);
+  if (p.has_activation) {
+    const auto up = p.up_column == p.gate_column
+                        ? out
+                        : operand<kColumns>(p, row, expert, p.up_column + column, scale);
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) out.at[i] = activate(p.activation, out.at[i], up.at[i]);
+  }
+  store<Out>(static_cast<Out*>(p.dst) + row * p.width + column, out);
+}
+
+}  // namespace switchyard::cuda
