@@ -151,8 +151,7 @@ TEST(RandomLayers, AreRightOnEveryShapeAndSkewInEveryLayout) {
     EXPECT_TRUE(testing::same_bits(run(c, p, "masked"), contiguous)) << "masked";
     if (HasFatalFailure()) return;
   }
-  RecordProperty("layers", num_layers);
-  RecordProperty("masked", num_masked);
+  EXPECT_GT(num_masked, 0) << "no layer was small enough for the masked layout";
 }
 
 }  // namespace
