@@ -352,6 +352,17 @@ class OtherCommands(CommandLine):
         e = json.loads(switchyard("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--json").stdout)
         conditions = [c["text"] for s in e["strategies"] for c in s["conditions"]]
         self.assertTrue(any("compute capability" in c for c in conditions))
+        self.assertEqual(len(e["strategies"]), 24)  # with either provider
+        names = {s["name"]: s["provider"] for s in e["strategies"]}
+        self.assertEqual((names["local+masked"], names["local+masked+cublas"]), ("hopper", "cublas"))
+        needs = lambda e: [c for s in e["strategies"] if s["name"] == "local+contiguous+cublas"
+                           for c in s["conditions"] if "host counts" in c["text"]][0]["holds"]
+        self.assertFalse(needs(e))
+        e = json.loads(switchyard("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--host-counts", "--json").stdout)
+        self.assertTrue(needs(e))
+
+    def test_a_provider_of_another_device_is_refused_by_name(self):
+        self.refused("run", "--preset", "olmoe-1b-7b", "--strategy", "masked+cublas", says="cublas on cpu")
 
     def test_bench_puts_a_floor_beside_each_row(self):
         b = self.run_json("bench", "--model", MODEL, "--layer", 1, "--tokens", "1,64", "--repeat", 2)
