@@ -83,7 +83,8 @@ Row run_expert(const Expert& e, const Activation& a, const Row& x, double input_
   Row y(static_cast<size_t>(e.intermediate));
   for (size_t i = 0; i < y.size(); ++i) {
     const double first = sums[i], second = a.gated() ? sums[i + y.size()] : 0;
-    y[i] = e.order == GateUpOrder::UpGate ? activate(a, second, first) : activate(a, first, second);
+    const bool up_first = a.gated() && e.order == GateUpOrder::UpGate;
+    y[i] = up_first ? activate(a, second, first) : activate(a, first, second);
   }
   return multiply(e.w2, static_cast<int64_t>(x.size()), y, e.b2);
 }

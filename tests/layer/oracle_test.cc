@@ -34,6 +34,19 @@ TEST(Oracle, AgreesWithTheCheckpointsOwnFloat64) {
   }
 }
 
+TEST(Oracle, KnowsNoOrderOfHalvesWhereThereIsNoGate) {
+  MoeConfig config;
+  config.hidden = 64, config.intermediate = 32, config.num_experts = 4, config.top_k = 2;
+  config.activation.kind = ActivationKind::Relu2;
+  auto weights = random_weights(config, 1, 0, 3);
+  const auto x = testing::random_bf16({5, 64}, 4);
+  Buffer<double> one({5, 64}), other({5, 64});
+  oracle_forward(one.view(), config, weights, x.view());
+  weights.experts.order = GateUpOrder::UpGate;
+  oracle_forward(other.view(), config, weights, x.view());
+  EXPECT_TRUE(testing::same_bits(one, other));
+}
+
 TEST(Compare, SeesOneWrongRowANanAndNothingElse) {
   const auto x = testing::random_bf16({5, 16}, 1);
   Buffer<double> same({5, 16});
