@@ -55,7 +55,8 @@ std::string errno_text() {
 class Mapping {
  public:
   explicit Mapping(const std::filesystem::path& path) {
-    const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    // O_NONBLOCK: opening a pipe waits for its writer, and a pipe is refused below.
+    const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     SWITCHYARD_REQUIRE(fd.get() >= 0, BadFile, "safetensors: ", path.string(),
                        ", cannot be opened (", errno_text(), ").");
     struct stat info {};
