@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${FUZZ_SECONDS:-60}
 # A header or config of a few kB may cost no more than this.
-limits=(-malloc_limit_mb=64 -rss_limit_mb=1024 -timeout=5 -max_len=8192)
+limits=(-malloc_limit_mb=64 -rss_limit_mb=1024 -timeout=20 -max_len=8192)
 
 for target in header index config; do
   fuzzer=build/fuzz/tests/fuzz_$target seeds=tests/fuzz/corpus/$target grown=build/fuzz/corpus/$target
@@ -17,6 +17,6 @@ for target in header index config; do
     echo "-- $target, $seconds s"
     "$fuzzer" "${limits[@]}" -dict="tests/fuzz/$target.dict" -max_total_time="$seconds" -print_final_stats=1 \
       -artifact_prefix="build/fuzz/findings/$target-" "$grown" "$seeds" 2>&1 |
-      grep -E 'ERROR|SUMMARY|Test unit|Done|stat::(number_of_executed|peak)'
+      grep -E 'ERROR|runtime error|SUMMARY|Test unit|Done|stat::(number_of_executed|peak)'
   fi
 done

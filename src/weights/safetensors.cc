@@ -12,7 +12,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "base/require.h"
+#include "base/shape_text.h"
 #include "weights/safetensors_header.h"
 
 namespace switchyard {
@@ -156,10 +156,8 @@ std::string header_of(std::span<const NamedTensor> tensors) {
   nlohmann::json header = nlohmann::json::object();
   int64_t offset = 0;
   for (const auto& t : tensors) {
-    std::vector<int64_t> shape;
-    for (int i = 0; i < t.tensor.shape.rank(); ++i) shape.push_back(t.tensor.dim(i));
     header[t.name] = {{"dtype", file_dtype(t.tensor.dtype)},
-                      {"shape", shape},
+                      {"shape", extents(t.tensor.shape)},
                       {"data_offsets", {offset, offset + t.tensor.bytes()}}};
     offset += t.tensor.bytes();
   }

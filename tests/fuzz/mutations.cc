@@ -193,7 +193,7 @@ struct State {
 // What is mapped now and 64 MiB more, several times what the largest of these files may take. A
 // sanitizer maps terabytes; there max_allocation_size_mb holds the limit (tests/CMakeLists.txt).
 void limit_memory() {
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifndef SWITCHYARD_SANITIZED
   size_t pages = 0;
   std::ifstream("/proc/self/statm") >> pages;
   const rlim_t bytes = pages * static_cast<size_t>(::sysconf(_SC_PAGESIZE)) + (size_t{64} << 20);
