@@ -89,8 +89,8 @@ std::vector<Row> measure(const BenchArguments& a, MoeLayer& layer, Backend& back
     return us_since(start);
   };
   once();
-  std::vector<double> us;
-  for (int i = 0; i < a.repeat; ++i) us.push_back(once());
+  std::vector<double> us(static_cast<size_t>(a.repeat));
+  for (double& each : us) each = once();
 
   Trace trace;
   observe_operations(backend, [&trace](const OpEvent& e) { trace.note(e); });
