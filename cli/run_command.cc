@@ -62,9 +62,10 @@ void check_usage(const RunArguments& a) {
     throw UsageError("--expect needs --input: random rows have no expected output");
   if (!a.output.empty()) {
     const auto folder = std::filesystem::absolute(a.output).parent_path();
-    if (!std::filesystem::is_directory(folder))
+    std::error_code ignored;
+    if (!std::filesystem::is_directory(folder, ignored))
       throw UsageError(fmt::format("--output={}, its folder does not exist", a.output));
-    if (std::filesystem::is_directory(a.output))
+    if (std::filesystem::is_directory(a.output, ignored))
       throw UsageError(fmt::format("--output={}, is a folder", a.output));
   }
 }

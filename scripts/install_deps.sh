@@ -11,6 +11,7 @@ declare -A GROUPS_OF=(
   [test]="libgtest-dev python3 make libopenmpi-dev openmpi-bin"
   [bench]="libopenblas-dev"
   [style]="clang-format clang-tidy git"
+  [fuzz]="clang libclang-rt-14-dev"
 )
 
 [ "${SKIP_DEPS:-0}" = 1 ] && exit 0

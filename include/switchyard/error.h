@@ -22,14 +22,18 @@ const char* errc_name(Errc code) noexcept;
 
 /// Every error that Switchyard throws.
 ///
-/// The message reads `<operation>: <name>=<value>, <the rule>. <What to do instead.>` on one line.
-/// An error that concerns several ranks is thrown on each of them, with the same code.
+/// The message reads `<operation>: <name>=<value>, <the rule>. <What to do instead.>` on one line
+/// of at most 2000 bytes, whatever a damaged file says: control characters become '?'. An error
+/// that concerns several ranks is thrown on each of them, with the same code.
 class Error : public std::runtime_error {
  public:
-  Error(Errc code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  Error(Errc code, const std::string& message)
+      : std::runtime_error(one_line(message)), code_(code) {}
   Errc code() const noexcept { return code_; }
 
  private:
+  static std::string one_line(std::string message);
+
   Errc code_;
 };
 

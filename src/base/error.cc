@@ -1,6 +1,8 @@
 // src/base/error.cc
 #include "switchyard/error.h"
 
+#include <string_view>
+
 #include "base/require.h"
 #include "base/status.h"
 #include "switchyard/tensor.h"
@@ -18,6 +20,15 @@ const char* errc_name(Errc code) noexcept {
     case Errc::BadRouting: return "BadRouting";
   }
   return "unknown";
+}
+
+std::string Error::one_line(std::string message) {
+  constexpr size_t kMaxBytes = 2000;
+  constexpr std::string_view kCut = "...";
+  if (message.size() > kMaxBytes) message.replace(kMaxBytes - kCut.size(), std::string::npos, kCut);
+  for (char& c : message)
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+  return message;
 }
 
 const char* dtype_name(DType dtype) noexcept {

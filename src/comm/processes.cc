@@ -77,7 +77,7 @@ class SocketStreams final : public Streams {
 
   void notify(const std::string& reason) noexcept override {
     char text[kNoticeBytes] = {};
-    std::memcpy(text, reason.data(), std::min(reason.size(), kNoticeBytes - 1));
+    reason.copy(text, kNoticeBytes - 1);
     // One small message per connection: it fits the empty buffer of the socket.
     for (const Peer& peer : peers_)
       if (peer.notice.open()) (void)::send(peer.notice.fd(), text, sizeof text, MSG_NOSIGNAL);

@@ -11,6 +11,14 @@
 #include "weights/json_nesting.h"
 
 namespace switchyard {
+namespace {
+
+bool is_int64(const nlohmann::json& value) {
+  return value.is_number_integer() &&
+         (!value.is_number_unsigned() || value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX));
+}
+
+}  // namespace
 
 nlohmann::json read_json_object(const std::filesystem::path& path) {
   // 16 MiB: the index of the largest checkpoint known is below 10.
@@ -25,10 +33,13 @@ nlohmann::json read_json_object(const std::filesystem::path& path) {
   std::string text(bytes, '\0');
   SWITCHYARD_REQUIRE(in.read(text.data(), static_cast<std::streamsize>(bytes)).good(), BadFile,
                      "checkpoint: ", path.string(), ", cannot be read.");
-  check_nesting(text, path.string());
+  return parse_json_object(text, path.string());
+}
+
+nlohmann::json parse_json_object(std::string_view text, const std::string& file) {
+  check_nesting(text, file);
   auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  SWITCHYARD_REQUIRE(json.is_object(), BadFile, "checkpoint: ", path.string(),
-                     ", is no JSON object.");
+  SWITCHYARD_REQUIRE(json.is_object(), BadFile, "checkpoint: ", file, ", is no JSON object.");
   return json;
 }
 
@@ -49,9 +60,7 @@ void ConfigReader::refuse(Keys keys, const char* rule) const {
 
 int64_t ConfigReader::integer(Keys keys) const {
   const auto* value = find(keys);
-  if (!value || !value->is_number_integer() ||
-      (value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX)))
-    refuse(keys, "an integer");
+  if (!value || !is_int64(*value)) refuse(keys, "an integer");
   return value->get<int64_t>();
 }
 
@@ -72,7 +81,8 @@ int64_t ConfigReader::integer_of_all_layers(Keys keys) const {
 double ConfigReader::number_or(Keys keys, double fallback) const {
   const auto* value = find(keys);
   if (!value) return fallback;
-  if (!value->is_number() || !std::isfinite(value->get<double>())) refuse(keys, "a finite number");
+  // What is read as a number is kept as a float.
+  if (!value->is_number() || !std::isfinite(value->get<float>())) refuse(keys, "a finite number");
   return value->get<double>();
 }
 
@@ -98,7 +108,7 @@ std::vector<int64_t> ConfigReader::integers_or_none(Keys keys) const {
   if (!list) return values;
   if (!list->is_array()) refuse(keys, "a list of integers");
   for (const auto& v : *list) {
-    if (!v.is_number_integer()) refuse(keys, "a list of integers");
+    if (!is_int64(v)) refuse(keys, "a list of integers");
     values.push_back(v.get<int64_t>());
   }
   return values;
@@ -115,9 +125,10 @@ void ConfigReader::refuse_unknown(Keys known) const {
   std::string names;
   for (const char* key : known) names += cat(names.empty() ? "" : ", ", key);
   for (const auto& [key, value] : object_.items())
-    SWITCHYARD_REQUIRE(
-        std::any_of(known.begin(), known.end(), [&](std::string_view k) { return k == key; }),
-        BadFile, "checkpoint: ", file_, ", key ", key, " is unknown. Known are ", names, ".");
+    SWITCHYARD_REQUIRE(std::any_of(known.begin(), known.end(),
+                                   [&key = key](std::string_view k) { return k == key; }),
+                       BadFile, "checkpoint: ", file_, ", key ", key, " is unknown. Known are ",
+                       names, ".");
 }
 
 }  // namespace switchyard

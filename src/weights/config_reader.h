@@ -14,6 +14,8 @@ namespace switchyard {
 // The parsed text of a small JSON file. Throws Error(BadFile): missing, larger than 16 MiB,
 // damaged, too deeply nested, or no object.
 nlohmann::json read_json_object(const std::filesystem::path& path);
+// The same of a text; `file` says in messages where it stands.
+nlohmann::json parse_json_object(std::string_view text, const std::string& file);
 
 class ConfigReader {
  public:

@@ -94,8 +94,15 @@ std::vector<int64_t> every_layer_of(int64_t first, int64_t step, int64_t num_lay
                      " in steps of ", step,
                      ", need a first of at least 0 and a step of at least 1.");
   std::vector<int64_t> layers;
-  for (int64_t layer = first; layer < num_layers; layer += step) layers.push_back(layer);
+  const int64_t stride = std::min(step, num_layers);  // so that no sum overflows
+  for (int64_t layer = first; layer < num_layers; layer += stride) layers.push_back(layer);
   return layers;
+}
+
+std::vector<int64_t> every_nth_layer(int64_t step, int64_t num_layers) {
+  SWITCHYARD_REQUIRE(step >= 1, BadFile, "checkpoint: MoE layers in steps of ", step,
+                     ", need at least 1.");
+  return every_layer_of(step - 1, step, num_layers);
 }
 
 }  // namespace switchyard

@@ -90,5 +90,7 @@ void name_shared_expert(TensorNames& names, const std::string& prefix);
 void add_shared_experts(FamilyLayers& family, int64_t number, const std::string& prefix);
 // first, first + step, ... while the model has such a layer.
 std::vector<int64_t> every_layer_of(int64_t first, int64_t step, int64_t num_layers);
+// The last layer of each `step` layers.
+std::vector<int64_t> every_nth_layer(int64_t step, int64_t num_layers);
 
 }  // namespace switchyard

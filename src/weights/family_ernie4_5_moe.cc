@@ -18,10 +18,9 @@ FamilyLayers describe_ernie4_5_moe(const ConfigReader& config) {
 
   f.num_layers = num_layers_of(config);
   const int64_t last = config.integer_or({"moe_layer_end_index"}, -1);
-  const int64_t end = last == -1 ? f.num_layers : std::min(f.num_layers, last + 1);
+  const int64_t end = last == -1 ? f.num_layers : std::min(f.num_layers - 1, last) + 1;
   const int64_t start = config.integer_or({"moe_layer_start_index"}, 1);
-  const int64_t step = config.integer_or({"moe_layer_interval"}, 1);
-  for (const int64_t layer : every_layer_of(step - 1, step, end))
+  for (const int64_t layer : every_nth_layer(config.integer_or({"moe_layer_interval"}, 1), end))
     if (layer >= start) f.moe_layers.push_back(layer);
 
   const std::string mlp = "model.layers.{layer}.mlp";

@@ -11,10 +11,9 @@ FamilyLayers describe_llama4(const ConfigReader& config) {
   f.config.router_weight_on_input = true;
   f.num_layers = num_layers_of(config);
   f.moe_layers = config.integers_or_none({"moe_layers"});
-  if (f.moe_layers.empty()) {
-    const int64_t step = config.integer_or({"interleave_moe_layer_step"}, 1);
-    f.moe_layers = every_layer_of(step - 1, step, f.num_layers);
-  }
+  if (f.moe_layers.empty())
+    f.moe_layers =
+        every_nth_layer(config.integer_or({"interleave_moe_layer_step"}, 1), f.num_layers);
   f.module = "model.layers.{layer}.feed_forward";
   f.names.router = f.module + ".router.weight";
   f.names.fused_gate_up = f.module + ".experts.gate_up_proj";

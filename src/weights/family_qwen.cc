@@ -11,14 +11,11 @@ namespace {
 constexpr const char* kMlp = "model.layers.{layer}.mlp";
 
 std::vector<int64_t> sparse_layers(const ConfigReader& config, int64_t num_layers) {
-  const auto dense = config.integers_or_none({"mlp_only_layers"});
-  const int64_t step = config.integer_or({"decoder_sparse_step"}, 1);
-  SWITCHYARD_REQUIRE(step >= 1, BadFile, "checkpoint: decoder_sparse_step=", step,
-                     ", need at least 1.");
-  std::vector<int64_t> layers;
-  for (int64_t layer = 0; layer < num_layers; ++layer)
-    if ((layer + 1) % step == 0 && std::find(dense.begin(), dense.end(), layer) == dense.end())
-      layers.push_back(layer);
+  auto dense = config.integers_or_none({"mlp_only_layers"});
+  std::sort(dense.begin(), dense.end());
+  auto layers = every_nth_layer(config.integer_or({"decoder_sparse_step"}, 1), num_layers);
+  std::erase_if(
+      layers, [&](int64_t layer) { return std::binary_search(dense.begin(), dense.end(), layer); });
   return layers;
 }
 

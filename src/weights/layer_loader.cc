@@ -215,7 +215,7 @@ void load_all(Loader& loader, const WeightBlock& b, int64_t first_expert) {
 
 std::string fill_template(std::string name, int64_t layer, int64_t expert) {
   for (const auto& [key, value] : {std::pair{"{layer}", layer}, std::pair{"{expert}", expert}})
-    for (size_t at; (at = name.find(key)) != std::string::npos;)
+    for (size_t at = 0; (at = name.find(key, at)) != std::string::npos;)
       name.replace(at, std::strlen(key), std::to_string(value));
   return name;
 }

@@ -12,7 +12,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "base/require.h"
+#include "base/shape_text.h"
 #include "weights/safetensors_header.h"
 
 namespace switchyard {
@@ -55,7 +55,8 @@ std::string errno_text() {
 class Mapping {
  public:
   explicit Mapping(const std::filesystem::path& path) {
-    const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    // O_NONBLOCK: opening a pipe waits for its writer, and a pipe is refused below.
+    const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     SWITCHYARD_REQUIRE(fd.get() >= 0, BadFile, "safetensors: ", path.string(),
                        ", cannot be opened (", errno_text(), ").");
     struct stat info {};
@@ -155,10 +156,8 @@ std::string header_of(std::span<const NamedTensor> tensors) {
   nlohmann::json header = nlohmann::json::object();
   int64_t offset = 0;
   for (const auto& t : tensors) {
-    std::vector<int64_t> shape;
-    for (int i = 0; i < t.tensor.shape.rank(); ++i) shape.push_back(t.tensor.dim(i));
     header[t.name] = {{"dtype", file_dtype(t.tensor.dtype)},
-                      {"shape", shape},
+                      {"shape", extents(t.tensor.shape)},
                       {"data_offsets", {offset, offset + t.tensor.bytes()}}};
     offset += t.tensor.bytes();
   }

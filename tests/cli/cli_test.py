@@ -7,6 +7,8 @@ import json
 import math
 import os
 import random
+import resource
+import shutil
 import socket
 import struct
 import subprocess
@@ -20,13 +22,20 @@ PROGRAM = Path(sys.argv.pop(1)).resolve()
 SOURCE = Path(sys.argv.pop(1)).resolve()
 MODEL = SOURCE / "data/tiny-code-moe"
 IO = MODEL / "moe_io.safetensors"
+SANITIZED = b"__asan_init" in PROGRAM.read_bytes()
 RUN_KEYS = {"strategy", "reason", "layout", "ranks", "tokens", "experts", "time_us", "rel_error", "max_abs_error",
             "expert_counts", "device"}
 
 
-def switchyard(*arguments, env=None):
+def switchyard(*arguments, env=None, memory=None):
+    """`memory`: bytes that it may write to, the most it may allocate at once under a sanitizer."""
+    limits = {}
+    if memory and SANITIZED:  # which maps terabytes by itself
+        env = {**(env or {}), "ASAN_OPTIONS": f"max_allocation_size_mb={memory >> 20}"}
+    elif memory:
+        limits["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     return subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False,
-                          env={**os.environ, **(env or {})})
+                          env={**os.environ, **(env or {})}, **limits)
 
 
 # Open MPI keeps what it allocates until the process ends.
@@ -97,9 +106,9 @@ class CommandLine(unittest.TestCase):
     def run_json(self, *arguments, code=0, **options):
         return json.loads(self.good(*arguments, "--json", code=code, **options).stdout)
 
-    def refused(self, *arguments, code=2, says=""):
+    def refused(self, *arguments, code=2, says="", **options):
         """Ends with `code` and one line on stderr that names the problem, nothing on stdout."""
-        done = switchyard(*arguments)
+        done = switchyard(*arguments, **options)
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
         self.assertRegex(done.stderr, r"\Aswitchyard: [^\n]+\n\Z")
         self.assertIn(says, done.stderr)
@@ -314,6 +323,192 @@ class BadInput(CommandLine):
     def test_an_unknown_family_lists_the_known(self):
         (self.folder / "config.json").write_text('{"model_type": "novel"}')
         self.refused("models", "--model", self.folder, says="qwen3_moe")
+
+
+class Damaged(CommandLine):
+    """Every kind of damaged input: refused with one line in little memory, no output file. The good checkpoint runs
+    in the same memory."""
+
+    GOOD = SOURCE / "tests/data/mixtral"  # E 8, K 2, H 128, I 96, one layer
+    EXPERT = "model.layers.0.block_sparse_moe.experts.5.w2.weight"
+    MEMORY = 128 << 20
+    IO = ["--input", GOOD / "moe_io.safetensors", "--expect", GOOD / "moe_io.safetensors"]
+
+    def setUp(self):
+        super().setUp()
+        self.model = self.folder / "model"
+        self.output = self.folder / "output"
+        self.repair()
+
+    def repair(self):
+        shutil.rmtree(self.model, ignore_errors=True)
+        shutil.copytree(self.GOOD, self.model)
+
+    def arguments(self, *more):
+        return ["run", "--model", self.model, "--layer", 0, "--output", self.output, *(more or self.IO)]
+
+    def expect_refused(self, *more, says):
+        with self.subTest(says=says):
+            self.refused(*self.arguments(*more), says=says, memory=self.MEMORY)
+            self.assertEqual(sorted(self.folder.iterdir()), [self.model])
+        self.repair()
+
+    @property
+    def file(self):
+        return self.model / "model.safetensors"
+
+    def rewrite_header(self, change, data=lambda data: data):
+        """`change` gets the header and may change it, or return the bytes to write instead."""
+        content = self.file.read_bytes()
+        size = struct.unpack("<Q", content[:8])[0]
+        header = json.loads(content[8:8 + size])
+        text = change(header) or json.dumps(header).encode()
+        self.file.write_bytes(struct.pack("<Q", len(text)) + text + data(content[8 + size:]))
+
+    def rewrite_expert(self, **changes):
+        self.rewrite_header(lambda header: header[self.EXPERT].update(changes))
+
+    def rewrite_config(self, remove=None, **changes):
+        path = self.model / "config.json"
+        config = {**json.loads(path.read_text()), **changes}
+        config.pop(remove, None)
+        path.write_text(json.dumps(config))
+
+    def test_the_good_one_runs_in_this_memory(self):
+        self.good(*self.arguments(), memory=self.MEMORY)
+        self.assertTrue(self.output.exists())
+
+    def test_truncated_files(self):
+        whole = self.file.read_bytes()
+        for size, says in (0, "need at least 8"), (7, "need at least 8"), (1000, "truncated"), (
+                len(whole) - 1, "truncated"):
+            self.file.write_bytes(whole[:size])
+            self.expect_refused(says=says)
+        for name in "config.json", "moe_io.safetensors":
+            content = (self.model / name).read_bytes()
+            (self.model / name).write_bytes(content[:len(content) // 2])
+            self.expect_refused("--input", self.model / "moe_io.safetensors", says=name)
+
+    def test_huge_headers(self):
+        for claim in 10**8 + 1, 2**31, 2**63 - 1, 2**64 - 1:
+            with self.file.open("r+b") as file:
+                file.write(struct.pack("<Q", claim))
+            self.expect_refused(says=f"header bytes={claim}")
+        for size, says in (10**8 + 1, "header bytes=100000001"), (10**8, "no JSON object"):
+            with self.file.open("wb") as file:  # as large as it says, and empty
+                file.write(struct.pack("<Q", size))
+                file.truncate(2 * 10**8)
+            self.expect_refused(says=says)
+        self.rewrite_header(lambda header: b"[" * 10**6)
+        self.expect_refused(says="nests deeper")
+
+    def test_places_of_tensors(self):
+        self.rewrite_header(lambda h: h[self.EXPERT].update(data_offsets=next(
+            t["data_offsets"] for name, t in h.items() if name.endswith("experts.4.w2.weight"))))
+        self.expect_refused(says="overlap")
+        self.rewrite_header(lambda h: h[self.EXPERT]["data_offsets"].reverse())
+        self.expect_refused(says="begin <= end")
+        self.rewrite_expert(data_offsets=[2**62, 2**62 + 128 * 96 * 2])
+        self.expect_refused(says="truncated")
+        self.rewrite_expert(data_offsets=[0, 2**64])
+        self.expect_refused(says="non-negative integers")
+        self.rewrite_expert(data_offsets=["0", "24576"])
+        self.expect_refused(says="non-negative integers")
+
+    def test_shapes_and_dtypes_of_tensors(self):
+        self.rewrite_expert(shape=[2**32, 2**32, 2])
+        self.expect_refused(says="overflows")
+        self.rewrite_expert(shape=[2**40, 8])
+        self.expect_refused(says="dtype and shape need")
+        self.rewrite_expert(shape=[96, 128])
+        self.expect_refused(says="has shape [96, 128], need [128, 96]")
+        self.rewrite_expert(shape=[-128, 96])
+        self.expect_refused(says="shape holds -128")
+        self.rewrite_expert(shape="128")
+        self.expect_refused(says="shape is no array")
+        self.rewrite_expert(dtype="F32")
+        self.expect_refused(says="dtype and shape need")
+        self.rewrite_expert(dtype="U16")
+        self.expect_refused(says="dtype=U16")
+        self.rewrite_expert(dtype=7)
+        self.expect_refused(says="dtype is no string")
+        self.rewrite_header(lambda h: h.update({self.EXPERT: []}))
+        self.expect_refused(says="no JSON object")
+
+    def test_missing_experts(self):
+        self.rewrite_header(lambda header: header.pop(self.EXPERT) and None)
+        self.expect_refused(says=self.EXPERT)
+
+    def shard(self, name="model-00001-of-00001.safetensors", without=None, **more):
+        """One shard and an index that names it for all tensors but one, and `more`."""
+        tensors = [t for t in read_tensors(self.file) if t != without]
+        self.file.rename(self.model / "model-00001-of-00001.safetensors")
+        index = {"weight_map": {**{t: name for t in tensors}, **more}}
+        (self.model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    def test_shards_and_indexes_that_lie(self):
+        self.shard()
+        self.good(*self.arguments(), memory=self.MEMORY)
+        self.output.unlink()
+        self.repair()
+        self.shard("model-00002-of-00002.safetensors")
+        self.expect_refused(says="model-00002-of-00002.safetensors is missing")
+        self.shard(more="model-00001-of-00001.safetensors")
+        self.expect_refused(says="tensor more: is not in")
+        self.shard(without=self.EXPERT)
+        self.expect_refused(says=f"tensor {self.EXPERT}: the index names no file for it")
+        self.shard("../model/model-00001-of-00001.safetensors")
+        self.expect_refused(says="in the same folder")
+        self.shard("s" * 300)
+        self.expect_refused(says="is missing")
+        self.shard(more=7)
+        self.expect_refused(says="its file is no string")
+        self.shard("pipe")
+        os.mkfifo(self.model / "pipe")
+        self.expect_refused(says="is no regular file")
+        self.file.unlink()
+        self.expect_refused(says="has neither")
+        self.shard()
+        (self.model / "model.safetensors.index.json").write_text('{"weight_map":')
+        self.expect_refused(says="is no JSON object")
+
+    def test_configs(self):
+        for changes, says in (
+            ({"remove": "num_local_experts"}, "num_local_experts or n_routed_experts or moe_num_experts=nothing"),
+            ({"num_local_experts": 0}, "num_experts=0"),
+            ({"num_local_experts": 10**12}, "num_experts=1000000000000"),
+            ({"num_local_experts": 1024}, "has no tensor model.layers.0.block_sparse_moe.experts.8.w1.weight"),
+            ({"num_experts_per_tok": 0}, "top_k=0"),
+            ({"num_experts_per_tok": 9}, "top_k=9, need 1 to num_experts=8"),
+            ({"num_experts_per_tok": 1.5}, "=1.5, need an integer"),
+            ({"num_experts_per_tok": "2"}, '="2", need an integer'),
+            ({"hidden_size": float("nan")}, "is no JSON object"),
+            ({"hidden_size": float("inf")}, "is no JSON object"),
+            ({"hidden_size": 1e300}, "hidden_size=1e+300, need an integer"),
+            ({"hidden_size": 2**64 - 1}, "need an integer"),
+            ({"hidden_size": 2**20}, "need BF16 or F32 [T, 1048576]"),
+            ({"intermediate_size": 2**20}, "has shape [96, 128], need [1048576, 128]"),
+            ({"hidden_size": 2**62}, f"hidden={2**62}"),
+            ({"num_hidden_layers": 2**62}, f"num_hidden_layers={2**62}"),
+            ({"hidden_act": "mish"}, "name=mish"),
+            ({"model_type": "novel"}, "model_type=novel"),
+            ({"model_type": 7}, "model_type=7, need a string"),
+            ({"model_type": "phimoe", "router_jitter_noise": 1e300}, "router_jitter_noise=1e+300, need a finite number"),
+            ({"model_type": "line\nbreak"}, "model_type=line?break"),
+        ):
+            self.rewrite_config(**changes)
+            self.expect_refused(says=says)
+        (self.model / "config.json").write_text('{"model_type": "mixtral", "hidden_size": 1e999}')
+        self.expect_refused(says="is no JSON object")
+
+    def test_inputs_and_expected_outputs(self):
+        other = self.model / "other"
+        for option, more in ("--input", []), ("--expect", self.IO[:2]):
+            for dtype, shape, bytes_each in (("I32", [2, 128], 4), ("F16", [2, 128], 2), ("BF16", [2, 136], 2),
+                                             ("F32", [256], 4), ("F32", [1, 2, 128], 4)):
+                write_tensor(other, "x", dtype, shape, bytes(math.prod(shape) * bytes_each))
+                self.expect_refused(*more, option, other, f"{option}-tensor", "x", says="tensor x")
+        self.expect_refused(*self.IO, "--input-tensor", "nope", says="has no tensor nope")
 
 
 class OtherCommands(CommandLine):

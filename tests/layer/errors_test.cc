@@ -143,6 +143,7 @@ TEST(LayerErrors, EachWrongArgumentIsRefusedWithItsName) {
       {"max_tokens=-2", [](Rank&, ForwardArgs& a) { a.max_tokens = -2; }},
       {"tokens=6, at most max_tokens=5", [](Rank&, ForwardArgs& a) { a.max_tokens = 5; }},
       {"output is not bf16 [6, 64]", [&](Rank&, ForwardArgs& a) { a.output = other.view(); }},
+      {"hidden is not bf16 [6, 64]", [](Rank&, ForwardArgs& a) { a.hidden.dtype = DType::F16; }},
       {"output overlaps hidden", [](Rank& r, ForwardArgs& a) { a.output = r.hidden.view(); }},
       {"ids and weights must be given together", [](Rank&, ForwardArgs& a) { a.weights = {}; }},
       {"ids is not i32 or i64 [6, 2]",

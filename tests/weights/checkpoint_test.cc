@@ -3,6 +3,7 @@
 #include "switchyard/checkpoint.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <map>
 #include <nlohmann/json.hpp>
@@ -146,13 +147,33 @@ TEST(Checkpoint, AnIndexThatLeavesItsFolderOrLiesIsRefused) {
       {R"({"weight_map":{}})", "names no files"},
       {R"({"weight_map":[]})", "no object weight_map"},
       {R"({)", "is no JSON object"},
+      {R"({"weight_map":{"a":"pipe"}})", "is no regular file"},
   };
+  ASSERT_EQ(::mkfifo((one.folder / "pipe").c_str(), 0600), 0);
   std::filesystem::rename(one.folder / "model.safetensors", one.folder / "part.safetensors");
   for (const auto& [content, expected] : bad) {
     testing::write_file(index, content);
     const auto message = refusal([&] { Checkpoint::open(one.folder.path()); }, Errc::BadFile);
     EXPECT_NE(message.find(expected), std::string::npos) << message;
   }
+  testing::write_file(index, json{{"weight_map", {{"a", std::string(300, 'x')}}}}.dump());
+  EXPECT_NE(refusal([&] { Checkpoint::open(one.folder.path()); }, Errc::BadFile).find("is missing"),
+            std::string::npos);
+}
+
+TEST(Checkpoint, AnIndexThatLeavesATensorOutIsRefused) {
+  const OneFile one;
+  const auto left_out = "model.layers.1.block_sparse_moe.experts.3.w2.weight";
+  json map;
+  for (const auto& [name, tensor] : mixtral_tensors())
+    if (name != left_out) map[name] = "part.safetensors";
+  std::filesystem::rename(one.folder / "model.safetensors", one.folder / "part.safetensors");
+  testing::write_file(one.folder / "model.safetensors.index.json",
+                      json{{"weight_map", map}}.dump());
+  EXPECT_NO_THROW(one.load(1, 2, 0));
+  const auto message = refusal([&] { one.load(); }, Errc::BadFile);
+  EXPECT_NE(message.find(std::string(left_out) + ": the index names no file"), std::string::npos)
+      << message;
 }
 
 TEST(Checkpoint, RanksTogetherHoldTheLayerOfOne) {
@@ -363,11 +384,22 @@ TEST(Checkpoint, AConfigWithAWrongTypeOrSizeSaysWhich) {
   const std::pair<json, const char*> bad[] = {
       {{{"hidden_size", "16"}}, "hidden_size=\"16\", need an integer"},
       {{{"hidden_size", 1e300}}, "need an integer"},
+      {{{"hidden_size", 18446744073709551615u}}, "need an integer"},
+      {{{"hidden_size", 1.5}}, "hidden_size=1.5, need an integer"},
+      {{{"num_local_experts", nullptr}}, "num_local_experts or n_routed_experts"},
+      {{{"num_local_experts", 0}}, "num_experts=0"},
+      {{{"num_experts_per_tok", 0}}, "top_k=0"},
+      {{{"model_type", "phimoe"}, {"router_jitter_noise", 1e300}}, "need a finite number"},
       {{{"num_local_experts", -4}}, "num_experts=-4"},
       {{{"num_experts_per_tok", 9}}, "top_k=9"},
       {{{"hidden_act", "mish"}}, "name=mish"},
       {{{"num_hidden_layers", -1}}, "num_hidden_layers"},
       {{{"hidden_size", 1 << 30}}, "hidden=1073741824"},
+      // The steps of MoE layers at the ends of their type.
+      {{{"model_type", "llama4"}, {"interleave_moe_layer_step", INT64_MIN}}, "in steps of -9"},
+      {{{"model_type", "ernie4_5_moe"}, {"moe_layer_interval", INT64_MIN}}, "in steps of -9"},
+      {{{"model_type", "qwen3_moe"}, {"decoder_sparse_step", 0}}, "in steps of 0"},
+      {{{"model_type", "jamba"}, {"expert_layer_offset", -1}}, "MoE layers from -1"},
   };
   for (const auto& [change, expected] : bad) {
     auto config = mixtral_config();
@@ -379,6 +411,35 @@ TEST(Checkpoint, AConfigWithAWrongTypeOrSizeSaysWhich) {
     } catch (const Error& e) {
       EXPECT_NE(std::string(e.what()).find(expected), std::string::npos) << e.what();
     }
+  }
+}
+
+TEST(Checkpoint, StepsOfMoeLayersMayBeLongerThanTheModel) {
+  const std::pair<json, std::vector<int64_t>> all[] = {
+      {{{"model_type", "jamba"}, {"expert_layer_period", INT64_MAX}}, {1}},
+      {{{"model_type", "llama4"},
+        {"num_experts_per_tok", 1},
+        {"interleave_moe_layer_step", INT64_MAX}},
+       {}},
+      {{{"model_type", "ernie4_5_moe"}, {"moe_layer_end_index", INT64_MAX}}, {1}},
+      {{{"model_type", "qwen3_moe"}, {"mlp_only_layers", {5, 1}}}, {0}},
+  };
+  for (const auto& [change, layers] : all) {
+    auto config = mixtral_config();
+    config.update(change);
+    const OneFile one(config, mixtral_tensors());
+    EXPECT_EQ(Checkpoint::open(one.folder.path())->moe_layers(), layers) << change;
+  }
+}
+
+TEST(Checkpoint, NumbersThatJsonHasNotAreRefused) {
+  const OneFile one;
+  for (const char* number : {"NaN", "Infinity", "-Infinity", "1e999"}) {
+    testing::write_file(one.folder / "config.json",
+                        std::string(R"({"model_type":"mixtral","hidden_size":)") + number + "}");
+    EXPECT_NE(refusal([&] { Checkpoint::open(one.folder.path()); }, Errc::BadFile)
+                  .find("config.json, is no JSON object"),
+              std::string::npos);
   }
 }
 

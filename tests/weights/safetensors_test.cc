@@ -2,6 +2,7 @@
 #include "switchyard/safetensors.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include "switchyard/error.h"
 #include "testing/buffer.h"
@@ -136,6 +137,16 @@ TEST(Safetensors, DamagedHeadersAreRefused) {
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,8]}})", 8), "data has 8 bytes"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}})", 8), "begin <= end"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", 8), "begin <= end"},
+      {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":["0","4"]}})", 4),
+       "data_offsets holds \"0\""},
+      {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,18446744073709551616]}})", 4),
+       "data_offsets holds 1.8"},
+      {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[9223372036854775804,
+                  9223372036854775807]}})",
+               4),
+       "truncated"},
+      {file_of(R"({"line\nbreak\u0000":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}})", 4),
+       "tensor line?break?: dtype=F33"},
       {file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 7), "truncated"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
                   "b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})",
@@ -178,10 +189,26 @@ TEST(Safetensors, AnyFlippedByteIsReadOrRefusedButNeverCrashes) {
     EXPECT_NE(refusal(good.substr(0, length)), "") << length;
 }
 
-TEST(Safetensors, MissingFilesAndFoldersAreNamed) {
+TEST(Safetensors, AHeaderAboveTheFormatsLimitIsRefusedEvenWhereTheFileHoldsIt) {
+  const TemporaryFolder folder;
+  const auto path = folder / "x.safetensors";
+  const uint64_t header_bytes = 100'000'001;
+  testing::write_file(path, std::string(reinterpret_cast<const char*>(&header_bytes), 8));
+  std::filesystem::resize_file(path, 8 + header_bytes);
+  try {
+    TensorFile::open(path);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("the limit is 100000000"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Safetensors, MissingFilesFoldersAndPipesAreRefused) {
   EXPECT_THROW(TensorFile::open("/nonexistent/x.safetensors"), Error);
   const TemporaryFolder folder;
   EXPECT_THROW(TensorFile::open(folder.path()), Error);
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  EXPECT_THROW(TensorFile::open(folder / "pipe"), Error) << "and does not wait for a writer";
 }
 
 }  // namespace

@@ -1,0 +1,93 @@
+// tests/fuzz/parsers.cc
+#include "parsers.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "switchyard/error.h"
+#include "switchyard/layer.h"
+#include "weights/config_reader.h"
+#include "weights/model_config.h"
+#include "weights/safetensors_header.h"
+#include "weights/shard_index.h"
+
+namespace switchyard::fuzz {
+namespace {
+
+void expect(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "fuzz: %s\n", what);
+  std::abort();
+}
+
+bool is_one_line(std::string_view text) {
+  return std::none_of(text.begin(), text.end(), [](unsigned char c) { return c < ' '; });
+}
+
+bool blames_the_file(const Error& e) {
+  return e.code() == Errc::BadFile || e.code() == Errc::Unsupported ||
+         e.code() == Errc::ShapeMismatch || e.code() == Errc::Misaligned;
+}
+
+void check_tensors(std::vector<TensorEntry> entries, std::span<const std::byte> file) {
+  std::erase_if(entries, [](const auto& e) { return e.bytes.empty(); });
+  std::sort(entries.begin(), entries.end(),
+            [](const auto& a, const auto& b) { return a.bytes.data() < b.bytes.data(); });
+  const std::byte* free_from = file.data() + 8;
+  for (const auto& e : entries) {
+    expect(e.bytes.data() >= free_from, "tensors overlap");
+    free_from = e.bytes.data() + e.bytes.size();
+  }
+  expect(free_from <= file.data() + file.size(), "a tensor ends behind the file");
+}
+
+void check_model(const ModelConfig& model) {
+  const MoeConfig& c = model.layers.config;
+  expect(c.top_k >= 1 && c.top_k <= c.num_experts, "top_k without as many experts");
+  expect(weight_bytes(c, 1) > 0 && !describe(c).empty(), "a layer that cannot be described");
+  for (const int64_t layer : model.layers.moe_layers)
+    expect(layer >= 0 && layer < model.layers.num_layers, "an MoE layer behind the last layer");
+}
+
+}  // namespace
+
+bool read_or_refused(const std::function<void()>& parse) {
+  try {
+    parse();
+    return true;
+  } catch (const Error& e) {
+    expect(blames_the_file(e), e.what());
+    expect(is_one_line(e.what()), "a message of several lines");
+    return false;
+  }
+}
+
+bool read_header(std::span<const std::byte> file) {
+  return read_or_refused([&] { check_tensors(parse_safetensors(file, "fuzzed"), file); });
+}
+
+bool read_index(std::string_view text) {
+  return read_or_refused([&] {
+    for (const auto& [tensor, file] :
+         read_shard_index(parse_json_object(text, "fuzzed"), "fuzzed")) {
+      const auto path = (std::filesystem::path("/folder") / file).lexically_normal();
+      expect(path.parent_path() == "/folder" && path.has_filename(), "a file of another folder");
+    }
+  });
+}
+
+bool read_config(std::string_view text) {
+  return read_or_refused(
+      [&] { check_model(read_model_config(parse_json_object(text, "fuzzed"), "fuzzed")); });
+}
+
+bool read_layer(std::string_view text) {
+  return read_or_refused(
+      [&] { check_model(read_layer_json(parse_json_object(text, "fuzzed"), "fuzzed")); });
+}
+
+}  // namespace switchyard::fuzz
