@@ -2,7 +2,7 @@
 BUILD := build/cpu
 IO := data/tiny-code-moe/moe_io.safetensors
 
-.PHONY: help build run test bench asan tsan style tidy format clean
+.PHONY: help build run test bench asan tsan arm style tidy format clean
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -35,6 +35,9 @@ tsan:  ## thread ranks and thread pools under the thread sanitizer
 	@scripts/install_deps.sh build test
 	@cmake --preset tsan >/dev/null && cmake --build --preset tsan
 	ctest --preset tsan -j2 -R '^(comm|dispatcher|executor|layer|cpu)\.'
+
+arm:  ## the numeric tests on 64-bit Arm (NEON), cross-compiled and emulated
+	scripts/test_arm.sh
 
 style:  ## formatting, levels of the house, links and snippets of the docs
 	@scripts/install_deps.sh style
