@@ -2,17 +2,17 @@
 //
 // Weights are read as they are, [N, K] bf16, once per block of rows: nothing is repacked, so they
 // can be borrowed. A vector of 2L bf16 becomes two of L floats without a shuffle: the even elements
-// are the lower halves shifted up, the odd ones the upper halves masked. A tile keeps kRows x 4
-// accumulators: 4 weight rows meet kRows rows of src, which are converted once per tile into the
-// same even/odd order.
+// are the lower halves shifted up, the odd ones the upper halves masked. A tile is 4 weight
+// rows and up to 6 rows of src, which are converted once per block of weights into the same
+// even/odd order. AVX-512-BF16 takes the pairs of bf16 as they are.
 //
 // Order of summation of an element: over k in steps of 2L, even lanes before odd ones (with
 // AVX-512-BF16 odd before even) into one vector of accumulators, then a fixed tree over its lanes.
 // It depends on K and the instruction set only: tiles, blocks and threads choose which elements are
 // computed together, never how one is summed.
 //
-// Bound: with many rows by the FMA units (4 conversions and kRows loads per 4 kRows FMAs); with few
-// rows by the memory that streams the weights.
+// Bound: with many rows by the FMA units, and nearly by the loads (6 x 2 + 1 per 12 FMAs with
+// AVX2); with few rows by the memory that streams the weights.
 
 #include "cpu/simd_targets.h"
 
@@ -63,9 +63,13 @@ using VF = hn::Vec<DF>;
 
 constexpr size_t kLanes = hn::MaxLanes(DF());
 constexpr int64_t kStep = 2 * static_cast<int64_t>(kLanes);  // elements of K per step
-// 6 x 4 accumulators and 6 more vectors fit 32 registers (AVX-512, NEON); 16 registers hold 3 x 4
-// less comfortably.
-constexpr int kMaxRows = HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM ? 6 : 3;
+constexpr int kRegisters = HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM ? 32 : 16;
+constexpr int kMaxRows = 6;
+// Weights of a tile that meet its rows at once. Registers hold the accumulators, the halves of one
+// weight's pairs, the mask and an element of a row: 6 x 4 + 4 of 32; 3 x 4 + 4 or 6 x 2 + 4 of 16.
+// An accumulator that spills costs a third of the rate.
+template <int kRows>
+constexpr int kWeightsAtOnce = kRows* kTileWeights + 4 <= kRegisters ? 4 : 2;
 
 HWY_INLINE VF even_of(hn::Vec<DU32> pairs) {
   return hn::BitCast(DF(), hn::ShiftLeft<16>(pairs));
@@ -98,15 +102,13 @@ struct Widened {
     }
   }
 
-  // Weights pass one at a time and are read once; rows are operands in L1. So 3 x 4 accumulators
-  // leave 4 of AVX2's 16 registers: with all four weights at hand some would spill, at 2/3 the
-  // rate.
-  template <int kRows>
-  static HWY_INLINE void add_step(VF (&acc)[kRows][kTileWeights], const float* HWY_RESTRICT rows,
-                                  const Bf16* const* weights) {
+  // Weights pass one at a time and are read once; rows are operands in L1.
+  template <int kRows, int kWeights>
+  static HWY_INLINE void add_step(VF (&acc)[kRows][kWeights], const float* HWY_RESTRICT rows,
+                                  const Bf16* const (&weights)[kWeights], int64_t at) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileWeights; ++j) {
-      const auto pairs = load_pairs(weights[j]);
+    for (int j = 0; j < kWeights; ++j) {
+      const auto pairs = load_pairs(weights[j] + at);
       const VF even = even_of(pairs), odd = odd_of(pairs);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r)
@@ -132,17 +134,17 @@ struct PairDot {
     }
   }
 
-  template <int kRows>
-  static HWY_INLINE void add_step(VF (&acc)[kRows][kTileWeights], const Bf16* HWY_RESTRICT rows,
-                                  const Bf16* const* weights) {
-    hn::Vec<DU32> x[kRows];
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) x[r] = load_pairs(rows + r * kBlockK);
+  template <int kRows, int kWeights>
+  static HWY_INLINE void add_step(VF (&acc)[kRows][kWeights], const Bf16* HWY_RESTRICT rows,
+                                  const Bf16* const (&weights)[kWeights], int64_t at) {
+    hn::Vec<DU32> b[kWeights];
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileWeights; ++j) {
-      const auto b = load_pairs(weights[j]);
+    for (int j = 0; j < kWeights; ++j) b[j] = load_pairs(weights[j] + at);
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) add_dot(acc[r][j], x[r], b);
+    for (int r = 0; r < kRows; ++r) {
+      const auto x = load_pairs(rows + r * kBlockK);
+#pragma GCC unroll 4
+      for (int j = 0; j < kWeights; ++j) add_dot(acc[r][j], x, b[j]);
     }
   }
 
@@ -155,51 +157,59 @@ struct PairDot {
 };
 #endif
 
-// kRows rows of src (converted, kBlockK elements apart) times 4 weight rows, over num_k of K, added
-// to the accumulators in `sums` [kRows][4][L].
-template <class Form, int kRows>
+// kRows rows of src (converted, kBlockK elements apart) times kWeights weight rows, over num_k of
+// K, added to the accumulators in `sums` [kRows][4][L].
+template <class Form, int kRows, int kWeights>
 HWY_NOINLINE void multiply_tile(float* HWY_RESTRICT sums,
                                 const typename Form::Element* HWY_RESTRICT rows,
                                 const Bf16* const* weights, int64_t num_k) {
   const DF df;
-  const Bf16 *w0 = weights[0], *w1 = weights[1], *w2 = weights[2], *w3 = weights[3];
-  VF acc[kRows][kTileWeights];
+  const Bf16* w[kWeights];
+  std::copy_n(weights, kWeights, w);
+  VF acc[kRows][kWeights];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileWeights; ++j)
+    for (int j = 0; j < kWeights; ++j)
       acc[r][j] = hn::Load(df, sums + (r * kTileWeights + j) * static_cast<int64_t>(kLanes));
 
   int64_t i = 0;
-  for (; i + kStep <= num_k; i += kStep) {
-    const Bf16* const w[kTileWeights] = {w0 + i, w1 + i, w2 + i, w3 + i};
-    Form::add_step(acc, rows + i, w);
-  }
+  for (; i + kStep <= num_k; i += kStep) Form::add_step(acc, rows + i, w, i);
   if (i < num_k) {
-    HWY_ALIGN Bf16 tails[kTileWeights][kStep];
-    for (int j = 0; j < kTileWeights; ++j)
-      hn::Store(hn::BitCast(DU16(), load_tail(weights[j] + i, num_k - i)), DU16(),
+    HWY_ALIGN Bf16 tails[kWeights][kStep];
+    for (int j = 0; j < kWeights; ++j) {
+      hn::Store(hn::BitCast(DU16(), load_tail(w[j] + i, num_k - i)), DU16(),
                 reinterpret_cast<uint16_t*>(tails[j]));
-    const Bf16* const w[kTileWeights] = {tails[0], tails[1], tails[2], tails[3]};
-    Form::add_step(acc, rows + i, w);
+      w[j] = tails[j];
+    }
+    Form::add_step(acc, rows + i, w, 0);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileWeights; ++j)
+    for (int j = 0; j < kWeights; ++j)
       hn::Store(acc[r][j], df, sums + (r * kTileWeights + j) * static_cast<int64_t>(kLanes));
+}
+
+template <class Form, int kRows>
+void multiply_rows(float* sums, const typename Form::Element* rows, const Bf16* const* weights,
+                   int64_t num_k) {
+  constexpr int kWeights = kWeightsAtOnce<kRows>;
+  for (int64_t j = 0; j < kTileWeights; j += kWeights)
+    multiply_tile<Form, kRows, kWeights>(sums + j * static_cast<int64_t>(kLanes), rows, weights + j,
+                                         num_k);
 }
 
 template <class Form>
 void multiply(int num_rows, float* sums, const typename Form::Element* rows,
               const Bf16* const* weights, int64_t num_k) {
   switch (num_rows) {
-    case 1: return multiply_tile<Form, 1>(sums, rows, weights, num_k);
-    case 2: return multiply_tile<Form, 2>(sums, rows, weights, num_k);
-    case 3: return multiply_tile<Form, 3>(sums, rows, weights, num_k);
-    case 4: return multiply_tile<Form, 4>(sums, rows, weights, num_k);
-    case 5: return multiply_tile<Form, 5>(sums, rows, weights, num_k);
-    default: return multiply_tile<Form, 6>(sums, rows, weights, num_k);
+    case 1: return multiply_rows<Form, 1>(sums, rows, weights, num_k);
+    case 2: return multiply_rows<Form, 2>(sums, rows, weights, num_k);
+    case 3: return multiply_rows<Form, 3>(sums, rows, weights, num_k);
+    case 4: return multiply_rows<Form, 4>(sums, rows, weights, num_k);
+    case 5: return multiply_rows<Form, 5>(sums, rows, weights, num_k);
+    default: return multiply_rows<Form, 6>(sums, rows, weights, num_k);
   }
 }
 
