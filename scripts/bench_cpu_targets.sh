@@ -4,8 +4,8 @@
 #
 #   scripts/bench_cpu_targets.sh RESULTS.json [THREADS...]     default: all of the machine's
 #
-# BUILD=folder (default build/cpu); CMAKE_FLAGS is given to cmake when that folder is new; COMMIT names what is built
-# where there is no git history; TARGETS="AVX2 AVX3" takes fewer.
+# SECONDS_EACH=2 are spent on each time. BUILD=folder (default build/cpu); CMAKE_FLAGS is given to cmake when that
+# folder is new. COMMIT names what is built where there is no git history. TARGETS="AVX2 AVX3" takes fewer.
 set -euo pipefail
 results=$(realpath "${1:?where to write the results}")
 shift
@@ -25,7 +25,7 @@ for count in "${threads[@]}"; do
   for target in ${TARGETS:-$("$bench" --list-targets | grep -E '^(AVX|NEON)')}; do
     # OpenBLAS with the same registers: AVX2 beside its kernels for AVX2.
     [ "$target" != AVX2 ] || export OPENBLAS_CORETYPE=${OPENBLAS_AVX2_CORE:-Haswell}
-    "$bench" --target "$target" --threads "$count" --json "$runs/$target-$count.json"
+    "$bench" --target "$target" --threads "$count" --seconds "${SECONDS_EACH:-2}" --json "$runs/$target-$count.json"
     unset OPENBLAS_CORETYPE
   done
 done
