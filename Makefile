@@ -2,7 +2,7 @@
 BUILD := build/cpu
 IO := data/tiny-code-moe/moe_io.safetensors
 
-.PHONY: help build run test bench asan tsan fuzz style tidy format clean
+.PHONY: help build run test bench asan tsan fuzz arm style tidy format clean
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -40,6 +40,9 @@ fuzz:  ## every parser of files under a fuzzer, a minute each (FUZZ_SECONDS=60)
 	@scripts/install_deps.sh build test fuzz
 	@cmake --preset fuzz >/dev/null && cmake --build --preset fuzz
 	scripts/fuzz.sh
+
+arm:  ## the numeric tests on 64-bit Arm (NEON), cross-compiled and emulated
+	scripts/test_arm.sh
 
 style:  ## formatting, levels of the house, links and snippets of the docs
 	@scripts/install_deps.sh style

@@ -6,6 +6,9 @@ namespace switchyard::bench {
 bool have_sgemm() {
   return false;
 }
+std::string sgemm_name() {
+  return "none";
+}
 void set_sgemm_threads(int) {}
 void sgemm(float*, const float*, const float*, int64_t, int64_t, int64_t) {}
 

@@ -5,14 +5,19 @@ extern "C" {
 void sgemm_(const char* transa, const char* transb, const int* m, const int* n, const int* k,
             const float* alpha, const float* a, const int* lda, const float* b, const int* ldb,
             const float* beta, float* c, const int* ldc);
-// Of OpenBLAS alone; another BLAS keeps its own setting.
+// Of OpenBLAS alone; another BLAS keeps its own setting and has no name.
 void openblas_set_num_threads(int num_threads) __attribute__((weak));
+char* openblas_get_corename() __attribute__((weak));
 }
 
 namespace switchyard::bench {
 
 bool have_sgemm() {
   return true;
+}
+
+std::string sgemm_name() {
+  return openblas_get_corename != nullptr ? openblas_get_corename() : "other";
 }
 
 void set_sgemm_threads(int num_threads) {

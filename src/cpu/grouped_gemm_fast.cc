@@ -2,17 +2,17 @@
 //
 // Weights are read as they are, [N, K] bf16, once per block of rows: nothing is repacked, so they
 // can be borrowed. A vector of 2L bf16 becomes two of L floats without a shuffle: the even elements
-// are the lower halves shifted up, the odd ones the upper halves masked. A tile keeps kRows x 4
-// accumulators: 4 weight rows meet kRows rows of src, which are converted once per tile into the
-// same even/odd order.
+// are the lower halves shifted up, the odd ones the upper halves masked. A tile is 4 weight
+// rows and up to 6 rows of src, which are converted once per block of weights into the same
+// even/odd order. AVX-512-BF16 takes the pairs of bf16 as they are.
 //
-// Order of summation of an element: over k in steps of 2L, even lanes before odd ones into one
-// vector of accumulators, then a fixed tree over its lanes. It depends on K and the instruction set
-// only: tiles, blocks and threads choose which elements are computed together, never how one is
-// summed.
+// Order of summation of an element: over k in steps of 2L, even lanes before odd ones (with
+// AVX-512-BF16 odd before even) into one vector of accumulators, then a fixed tree over its lanes.
+// It depends on K and the instruction set only: tiles, blocks and threads choose which elements are
+// computed together, never how one is summed.
 //
-// Bound: with many rows by the FMA units (4 conversions and kRows loads per 4 kRows FMAs); with few
-// rows by the memory that streams the weights.
+// Bound: with many rows by the FMA units, and nearly by the loads (6 x 2 + 1 per 12 FMAs with
+// AVX2); with few rows by the memory that streams the weights.
 
 #include "cpu/simd_targets.h"
 
@@ -22,6 +22,7 @@
 
 #include <hwy/highway.h>
 
+#include <hwy/cache_control.h>
 #include <hwy/contrib/math/math-inl.h>
 
 #include <algorithm>
@@ -29,6 +30,7 @@
 #include "cpu/activation.h"
 #include "cpu/gemm_epilogue.h"
 #include "cpu/grouped_gemm.h"
+#include "cpu/instruction_set.h"
 #include "cpu/round_bf16-inl.h"
 
 #ifndef SWITCHYARD_CPU_GEMM_BLOCK
@@ -62,8 +64,18 @@ using VF = hn::Vec<DF>;
 
 constexpr size_t kLanes = hn::MaxLanes(DF());
 constexpr int64_t kStep = 2 * static_cast<int64_t>(kLanes);  // elements of K per step
-// 6 x 4 accumulators and 6 more vectors fit 32 registers; 16 registers hold 3 x 4 less comfortably.
-constexpr int kMaxRows = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_NEON ? 6 : 3;
+constexpr int kRegisters = HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM ? 32 : 16;
+constexpr int kMaxRows = 6;
+// Weights of a tile that meet its rows at once. Registers hold the accumulators, the halves of one
+// weight's pairs, the mask and an element of a row: 6 x 4 + 4 of 32; 3 x 4 + 4 or 6 x 2 + 4 of 16.
+// An accumulator that spills costs a third of the rate.
+template <int kRows>
+constexpr int kWeightsAtOnce = kRows* kTileWeights + 4 <= kRegisters ? 4 : 2;
+
+// With few rows weights come from memory, in streams of 2 KiB that a processor's own prefetching
+// stops and starts at: asked for a tile ahead, 1 and 4 rows gain a fifth. With 6 rows, of which
+// there may be many, weights are mostly in L2 and asking costs 3 %. Zen 3, 2026-11-25.
+constexpr int kPrefetchRows = 4;
 
 HWY_INLINE VF even_of(hn::Vec<DU32> pairs) {
   return hn::BitCast(DF(), hn::ShiftLeft<16>(pairs));
@@ -82,69 +94,132 @@ HWY_INLINE hn::Vec<DU32> load_tail(const Bf16* p, int64_t count) {
   return hn::BitCast(DU32(), hn::Load(DU16(), padded));
 }
 
-// [L even, L odd] floats per step; the last step is zero-padded.
-HWY_INLINE void convert_row(float* HWY_RESTRICT dst, const Bf16* src, int64_t num_k) {
-  for (int64_t i = 0; i < num_k; i += kStep) {
-    const auto pairs = num_k - i >= kStep ? load_pairs(src + i) : load_tail(src + i, num_k - i);
-    hn::Store(even_of(pairs), DF(), dst + i);
-    hn::Store(odd_of(pairs), DF(), dst + i + kLanes);
+// How a tile multiplies a step of K. Widened: fp32 multiply-adds of even elements, then of odd
+// ones, as every instruction set has them.
+struct Widened {
+  using Element = float;
+
+  // [L even, L odd] floats per step; the last step is zero-padded.
+  static HWY_INLINE void convert_row(float* HWY_RESTRICT dst, const Bf16* src, int64_t num_k) {
+    for (int64_t i = 0; i < num_k; i += kStep) {
+      const auto pairs = num_k - i >= kStep ? load_pairs(src + i) : load_tail(src + i, num_k - i);
+      hn::Store(even_of(pairs), DF(), dst + i);
+      hn::Store(odd_of(pairs), DF(), dst + i + kLanes);
+    }
   }
-}
 
-// kRows rows of src (converted, kBlockK floats apart) times 4 weight rows, over num_k of K, added
-// to the accumulators in `sums` [kRows][4][L].
-template <int kRows>
-HWY_NOINLINE void multiply_tile(float* HWY_RESTRICT sums, const float* HWY_RESTRICT rows,
-                                const Bf16* const* weights, int64_t num_k) {
-  const DF df;
-  const Bf16 *w0 = weights[0], *w1 = weights[1], *w2 = weights[2], *w3 = weights[3];
-  VF acc[kRows][kTileWeights];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
+  // Weights pass one at a time and are read once; rows are operands in L1.
+  template <int kRows, int kWeights>
+  static HWY_INLINE void add_step(VF (&acc)[kRows][kWeights], const float* HWY_RESTRICT rows,
+                                  const Bf16* const (&weights)[kWeights], int64_t at) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileWeights; ++j)
-      acc[r][j] = hn::Load(df, sums + (r * kTileWeights + j) * static_cast<int64_t>(kLanes));
+    for (int j = 0; j < kWeights; ++j) {
+      const auto pairs = load_pairs(weights[j] + at);
+      const VF even = even_of(pairs), odd = odd_of(pairs);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+        acc[r][j] = hn::MulAdd(hn::Load(DF(), rows + r * kBlockK), even, acc[r][j]);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r)
+        acc[r][j] = hn::MulAdd(hn::Load(DF(), rows + r * kBlockK + kLanes), odd, acc[r][j]);
+    }
+  }
+};
 
-  const auto add_half = [&](const float* HWY_RESTRICT a, VF b0, VF b1, VF b2, VF b3) HWY_ATTR {
+#if HWY_TARGET == HWY_AVX3
+// PairDot: the dot product of bf16 pairs, AVX-512-BF16. Half as many instructions per product and
+// none that widen. Rounds like a multiply-add each, but takes and makes zeros for subnormals.
+struct PairDot {
+  using Element = Bf16;
+
+  // The last step is zero-padded.
+  static HWY_INLINE void convert_row(Bf16* HWY_RESTRICT dst, const Bf16* src, int64_t num_k) {
+    for (int64_t i = 0; i < num_k; i += kStep) {
+      const auto pairs = num_k - i >= kStep ? load_pairs(src + i) : load_tail(src + i, num_k - i);
+      hn::Store(hn::BitCast(DU16(), pairs), DU16(), reinterpret_cast<uint16_t*>(dst + i));
+    }
+  }
+
+  template <int kRows, int kWeights>
+  static HWY_INLINE void add_step(VF (&acc)[kRows][kWeights], const Bf16* HWY_RESTRICT rows,
+                                  const Bf16* const (&weights)[kWeights], int64_t at) {
+    hn::Vec<DU32> b[kWeights];
+#pragma GCC unroll 4
+    for (int j = 0; j < kWeights; ++j) b[j] = load_pairs(weights[j] + at);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const VF x = hn::Load(df, a + r * kBlockK);
-      acc[r][0] = hn::MulAdd(x, b0, acc[r][0]);
-      acc[r][1] = hn::MulAdd(x, b1, acc[r][1]);
-      acc[r][2] = hn::MulAdd(x, b2, acc[r][2]);
-      acc[r][3] = hn::MulAdd(x, b3, acc[r][3]);
+      const auto x = load_pairs(rows + r * kBlockK);
+#pragma GCC unroll 4
+      for (int j = 0; j < kWeights; ++j) add_dot(acc[r][j], x, b[j]);
     }
-  };
+  }
+
+ private:
+  // sum += x.odd * b.odd, then += x.even * b.even. In assembly, since the intrinsic would need a
+  // target of its own, which Highway of before 1.0.5 lacks, for all that is inlined around it.
+  static HWY_INLINE void add_dot(VF& sum, hn::Vec<DU32> x, hn::Vec<DU32> b) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(x.raw), "v"(b.raw));
+  }
+};
+#endif
+
+// kRows rows of src (converted, kBlockK elements apart) times kWeights weight rows, over num_k of
+// K, added to the accumulators in `sums` [kRows][4][L].
+template <class Form, int kRows, int kWeights>
+HWY_NOINLINE void multiply_tile(float* HWY_RESTRICT sums,
+                                const typename Form::Element* HWY_RESTRICT rows,
+                                const Bf16* const* weights, int64_t num_k, int64_t to_next) {
+  const DF df;
+  const Bf16* w[kWeights];
+  std::copy_n(weights, kWeights, w);
+  VF acc[kRows][kWeights];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int j = 0; j < kWeights; ++j)
+      acc[r][j] = hn::Load(df, sums + (r * kTileWeights + j) * static_cast<int64_t>(kLanes));
+
   int64_t i = 0;
   for (; i + kStep <= num_k; i += kStep) {
-    add_half(rows + i, even_of(load_pairs(w0 + i)), even_of(load_pairs(w1 + i)),
-             even_of(load_pairs(w2 + i)), even_of(load_pairs(w3 + i)));
-    add_half(rows + i + kLanes, odd_of(load_pairs(w0 + i)), odd_of(load_pairs(w1 + i)),
-             odd_of(load_pairs(w2 + i)), odd_of(load_pairs(w3 + i)));
+    if constexpr (kRows <= kPrefetchRows)
+      for (int j = 0; j < kWeights; ++j) hwy::Prefetch(w[j] + i + to_next);
+    Form::add_step(acc, rows + i, w, i);
   }
   if (i < num_k) {
-    const int64_t left = num_k - i;
-    const auto p0 = load_tail(w0 + i, left), p1 = load_tail(w1 + i, left),
-               p2 = load_tail(w2 + i, left), p3 = load_tail(w3 + i, left);
-    add_half(rows + i, even_of(p0), even_of(p1), even_of(p2), even_of(p3));
-    add_half(rows + i + kLanes, odd_of(p0), odd_of(p1), odd_of(p2), odd_of(p3));
+    HWY_ALIGN Bf16 tails[kWeights][kStep];
+    for (int j = 0; j < kWeights; ++j) {
+      hn::Store(hn::BitCast(DU16(), load_tail(w[j] + i, num_k - i)), DU16(),
+                reinterpret_cast<uint16_t*>(tails[j]));
+      w[j] = tails[j];
+    }
+    Form::add_step(acc, rows + i, w, 0);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileWeights; ++j)
+    for (int j = 0; j < kWeights; ++j)
       hn::Store(acc[r][j], df, sums + (r * kTileWeights + j) * static_cast<int64_t>(kLanes));
 }
 
-void multiply(int num_rows, float* sums, const float* rows, const Bf16* const* weights,
-              int64_t num_k) {
+template <class Form, int kRows>
+void multiply_rows(float* sums, const typename Form::Element* rows, const Bf16* const* weights,
+                   int64_t num_k, int64_t to_next) {
+  constexpr int kWeights = kWeightsAtOnce<kRows>;
+  for (int64_t j = 0; j < kTileWeights; j += kWeights)
+    multiply_tile<Form, kRows, kWeights>(sums + j * static_cast<int64_t>(kLanes), rows, weights + j,
+                                         num_k, to_next);
+}
+
+template <class Form>
+void multiply(int num_rows, float* sums, const typename Form::Element* rows,
+              const Bf16* const* weights, int64_t num_k, int64_t to_next) {
   switch (num_rows) {
-    case 1: return multiply_tile<1>(sums, rows, weights, num_k);
-    case 2: return multiply_tile<2>(sums, rows, weights, num_k);
-    case 3: return multiply_tile<3>(sums, rows, weights, num_k);
-    case 4: return multiply_tile<4>(sums, rows, weights, num_k);
-    case 5: return multiply_tile<5>(sums, rows, weights, num_k);
-    default: return multiply_tile<6>(sums, rows, weights, num_k);
+    case 1: return multiply_rows<Form, 1>(sums, rows, weights, num_k, to_next);
+    case 2: return multiply_rows<Form, 2>(sums, rows, weights, num_k, to_next);
+    case 3: return multiply_rows<Form, 3>(sums, rows, weights, num_k, to_next);
+    case 4: return multiply_rows<Form, 4>(sums, rows, weights, num_k, to_next);
+    case 5: return multiply_rows<Form, 5>(sums, rows, weights, num_k, to_next);
+    default: return multiply_rows<Form, 6>(sums, rows, weights, num_k, to_next);
   }
 }
 
@@ -250,8 +325,9 @@ void finish_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, i
   }
 }
 
+template <class Form>
 void compute_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, int num_rows) {
-  HWY_ALIGN float rows[kMaxRows * kBlockK];
+  HWY_ALIGN typename Form::Element rows[kMaxRows * kBlockK];
   HWY_ALIGN float acc[kBlockWeights / kTileWeights][kMaxRows * kTileWeights * kLanes];
   const int64_t weights_per_col = v.gated ? 2 : 1;
   const int64_t num_tiles = (block.num_cols * weights_per_col + kTileWeights - 1) / kTileWeights;
@@ -261,7 +337,7 @@ void compute_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, 
   for (int64_t k0 = 0; k0 < v.k; k0 += kBlockK) {
     const int64_t num_k = std::min(kBlockK, v.k - k0);
     for (int r = 0; r < num_rows; ++r)
-      convert_row(rows + r * kBlockK, v.src_row(first_row + r) + k0, num_k);
+      Form::convert_row(rows + r * kBlockK, v.src_row(first_row + r) + k0, num_k);
     for (int64_t t = 0; t < num_tiles; ++t) {
       const TileColumns columns(v, block, t);
       const Bf16* weights[kTileWeights];
@@ -270,7 +346,7 @@ void compute_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, 
         weights[j] =
             v.weight_row(block.expert, columns.is_up[j] ? v.up_index(c) : v.gate_index(c)) + k0;
       }
-      multiply(num_rows, acc[t], rows, weights, num_k);
+      multiply<Form>(num_rows, acc[t], rows, weights, num_k, (v.gated ? 2 : 4) * v.k);
     }
   }
 
@@ -287,11 +363,21 @@ void compute_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, 
   finish_rows(v, block, first_row, num_rows, sums);
 }
 
-void compute_block(const GemmView& v, const GemmBlock& block) {
+template <class Form>
+void compute_all_rows(const GemmView& v, const GemmBlock& block) {
   const int64_t end = block.first_row + block.num_rows;
   for (int64_t r = block.first_row; r < end; r += kMaxRows)
-    compute_rows(v, block, r, static_cast<int>(std::min<int64_t>(kMaxRows, end - r)));
+    compute_rows<Form>(v, block, r, static_cast<int>(std::min<int64_t>(kMaxRows, end - r)));
 }
+
+void compute_block(const GemmView& v, const GemmBlock& block) {
+  compute_all_rows<Widened>(v, block);
+}
+#if HWY_TARGET == HWY_AVX3
+void compute_block_by_pairs(const GemmView& v, const GemmBlock& block) {
+  compute_all_rows<PairDot>(v, block);
+}
+#endif
 
 }  // namespace switchyard::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -301,6 +387,13 @@ namespace switchyard::cpu {
 namespace {
 
 HWY_EXPORT(compute_block);
+
+auto chosen_compute_block() {
+#if HWY_TARGETS & HWY_AVX3
+  if (uses_bf16_dot()) return &N_AVX3::compute_block_by_pairs;
+#endif
+  return HWY_DYNAMIC_DISPATCH(compute_block);
+}
 
 // How the work is cut: blocks of columns for each expert, and of rows where there are too few of
 // those.
@@ -330,7 +423,7 @@ struct Cut {
 void grouped_gemm_fast(const GroupedGemm& gemm, ThreadPool& pool) {
   const GemmView v(gemm);
   const Cut cut(v, pool.num_threads());
-  const auto compute = HWY_DYNAMIC_DISPATCH(compute_block);
+  const auto compute = chosen_compute_block();
   // Parts of one block are neighbours, then blocks of one expert: threads share its rows and
   // weights.
   pool.parallel_for(v.num_experts * cut.blocks_per_expert * cut.row_parts, [&](int64_t task) {

@@ -7,11 +7,17 @@
 #include <cmath>
 
 #include "testing/buffer.h"
+#include "testing/instruction_sets.h"
 
 namespace switchyard::cpu {
 namespace {
 
 using testing::Buffer;
+
+class GatherRows : public testing::EveryInstructionSet {};
+SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(GatherRows);
+class SumPartials : public testing::EveryInstructionSet {};
+SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(SumPartials);
 
 // Slots of `num_rows` rows with distinct places in a buffer of `places`; about one in four has
 // none.
@@ -47,7 +53,7 @@ TEST(ScatterRows, FastEqualsPlainAndTouchesNamedRowsOnly) {
     }
 }
 
-TEST(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
+TEST_P(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
   for (const int64_t hidden : {8, 24, 72, 1024})
     for (const int options : {0, 1, 2, 3, 4, 5}) {
       const auto src = testing::random_bf16({150, hidden}, 1);
@@ -70,7 +76,7 @@ TEST(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
     }
 }
 
-TEST(GatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
+TEST_P(GatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   const auto src = testing::random_bf16({4, 8}, 1);
   Buffer<int32_t> places({1, 2});
   places[0] = 2;
@@ -85,7 +91,7 @@ TEST(GatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(out[h].bits(), src[2 * 8 + h].bits());
 }
 
-TEST(SumPartials, FastEqualsPlainInRankOrder) {
+TEST_P(SumPartials, FastEqualsPlainInRankOrder) {
   for (const int64_t hidden : {8, 104, 2048}) {
     const auto src = testing::random_bf16({120, hidden}, 1);
     const auto places = random_places(27, 4, 120, 6);
@@ -99,7 +105,7 @@ TEST(SumPartials, FastEqualsPlainInRankOrder) {
   }
 }
 
-TEST(SumPartials, RoundsOnceInFp32) {
+TEST_P(SumPartials, RoundsOnceInFp32) {
   // 1 + 3 * 2^-9 rounds up to the next bf16 after 1; added in bf16 one by one, each part vanishes.
   Buffer<Bf16> src({4, 8});
   for (int64_t h = 0; h < 8; ++h) {
