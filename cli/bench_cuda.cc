@@ -12,6 +12,7 @@
 #include "bench.h"
 #include "commands.h"
 #include "console.h"
+#include "device.h"
 #include "rows.h"
 #include "spot_check.h"
 #include "switchyard/measure.h"
@@ -41,21 +42,6 @@ std::vector<std::string> strategies(const std::string& wanted) {
   return names;
 }
 
-// Owned memory of the device with its view.
-class DeviceTensor {
- public:
-  DeviceTensor(Backend& backend, DType dtype, Shape shape, const void* from = nullptr)
-      : memory_(allocate(backend, static_cast<size_t>(shape.count() * dtype_bytes(dtype)))),
-        view_(memory_.get(), dtype, shape, DeviceKind::Cuda) {
-    if (from != nullptr) copy_to_device(backend, view_, from);
-  }
-  Tensor view() const { return view_; }
-
- private:
-  std::shared_ptr<void> memory_;
-  Tensor view_;
-};
-
 // The tensors of a forward, on the device, and what a few of its rows should be.
 struct Problem {
   Problem(const MoeConfig& c, const LayerWeights& weights, Backend& backend,
@@ -63,10 +49,11 @@ struct Problem {
       : tokens(num_tokens),
         host_hidden(random_rows(num_tokens, c.hidden, 7)),
         routing(make_routing(kind, num_tokens, c.num_experts, c.top_k, 11)),
-        hidden(backend, DType::Bf16, {num_tokens, c.hidden}, host_hidden.view().data),
-        output(backend, DType::Bf16, {num_tokens, c.hidden}),
-        ids(backend, DType::I32, {num_tokens, c.top_k}, routing.ids.data()),
-        router_weights(backend, DType::F32, {num_tokens, c.top_k}, routing.weights.data()),
+        hidden(backend, DeviceKind::Cuda, ConstTensor(host_hidden.view())),
+        output(backend, DeviceKind::Cuda, DType::Bf16, {num_tokens, c.hidden}),
+        ids(backend, DeviceKind::Cuda, ConstTensor(routing.ids.data(), {num_tokens, c.top_k})),
+        router_weights(backend, DeviceKind::Cuda,
+                       ConstTensor(routing.weights.data(), {num_tokens, c.top_k})),
         check(c, weights, backend, host_hidden, routing) {}
 
   ForwardArgs args() const {
@@ -81,7 +68,7 @@ struct Problem {
   int64_t tokens;
   Rows host_hidden;
   Routing routing;
-  DeviceTensor hidden, output, ids, router_weights;
+  DeviceBuffer hidden, output, ids, router_weights;
   SpotCheck check;
 };
 
@@ -92,10 +79,10 @@ class CudaBench {
         config_(a.source.config()),
         backend_(make_cuda_backend()),
         rates_(measure_device(*backend_)) {
-    if (a.source.stored_format() != "random")
-      throw UsageError("bench --device cuda times shapes: use --preset NAME instead of --model");
-    if (a.routed_only) config_.shared = {};
-    weights_ = random_device_weights(config_, *backend_, 0);
+    const bool random = a.source.stored_format() == "random";
+    weights_ = random ? random_device_weights(config_, *backend_, 0)
+                      : to_device(a.source.weights(1, 0, {}), config_, 1, *backend_);
+    if (a.routed_only) config_.shared = {}, weights_.shared = {};
   }
 
   void run() {
