@@ -49,6 +49,10 @@ class CudaOps final : public Ops {
                  Tensor status, CUstream_st* stream) override {
     cuda::plan_rows(plan, ids, num_rows, rank, status, stream);
   }
+  void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tensor status,
+                  CUstream_st* stream) override {
+    cuda::group_rows(groups, row_expert, rank, status, stream);
+  }
   void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
                     CUstream_st* stream) override {
     cuda::scatter_rows(dst, src, row_of_slot, num_rows, stream);
