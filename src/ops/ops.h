@@ -75,6 +75,9 @@ struct GroupedGemm {
   // itself can hold them (f32, no gate) or nothing reads them. Absent for every other provider.
   Tensor scratch;
   bool host_counts = false;  // Cublas: contiguous groups may wait for the stream to read counts
+  // Hopper: multiprocessors that this call may use, at most the device's; 0: the backend's. Changes
+  // no bit. Tiles of clusters of two leave an odd one idle.
+  int num_sms = 0;
 };
 
 class Ops {
