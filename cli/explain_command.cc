@@ -60,6 +60,7 @@ nlohmann::json json_of(const Strategy& s) {
           {"note", s.note},
           {"workspace_bytes", s.workspace_bytes},
           {"predicted_us", s.predicted_us},
+          {"gemms", s.gemms},
           {"conditions", conditions}};
 }
 
@@ -87,6 +88,7 @@ void print_strategy(const Strategy& s) {
     fmt::print("  workspace {}, predicted {:.0f} us, GEMMs by {}\n",
                human_bytes(static_cast<double>(s.workspace_bytes)), s.predicted_us,
                provider_name(s.provider));
+  if (!s.gemms.empty()) fmt::print("  tiles {}\n", s.gemms);
   for (const auto& c : s.conditions) fmt::print("  {}  {}\n", c.holds ? "ok   " : "FAILS", c.text);
 }
 

@@ -28,7 +28,9 @@ struct LayerOptions {
   bool use_all_gather = true;           // see StrategyRequest
   int64_t workspace_limit_bytes = int64_t{8} << 30;
   int num_threads = 0;  // CPU: threads of this rank; 0: cores / ranks, at least one
-  int num_sms = 0;      // CUDA: multiprocessors the GEMMs may use; 0: all
+  /// CUDA: multiprocessors that Hopper's GEMMs may use, at most the device's; 0: all. Changes no
+  /// bit. A lent `backend` has its own number, which counts then.
+  int num_sms = 0;
   /// CUDA: contiguous groups over cuBLAS may read counts on the host. forward then waits for its
   /// stream and cannot be captured. No other strategy reads them, whatever this says.
   bool host_counts = false;

@@ -54,6 +54,7 @@ struct StrategyRequest {
   bool use_low_latency = false;           // the reference system's deepep_low_latency
   bool cuda_graph = false;                // the caller will capture forward
   bool host_counts = false;               // forward may wait for the stream to read counts
+  int num_sms = 0;  // CUDA: multiprocessors the GEMMs may use; 0: all. Chooses tiles, no strategy
   DeviceDescription device;
   // The user's word: auto, [dispatcher+]executor[+provider], or a known name.
   std::string name = "auto";
@@ -75,7 +76,11 @@ struct Strategy {
   std::string note;      // for names that are not provided: what is, and the nearest strategy
   int64_t workspace_bytes = 0;  // executor and dispatcher at the capacity
   double predicted_us = 0;      // by the cost model, an even gate assumed
-  std::string reason;           // one line
+  /// Hopper: the compiled tiles of its GEMMs at the capacity, "GEMM1 128x256x64, 4 stages, cluster
+  /// of 2; GEMM2 ..." (rows x columns x inner dimension). Hybrid: for either layout where they
+  /// differ. Empty for every other provider.
+  std::string gemms;
+  std::string reason;  // one line
   std::vector<Condition> conditions;
   std::vector<std::string> warnings;  // e.g. the name is a deprecated alias
 

@@ -68,6 +68,10 @@ std::string status_message(const StatusWords& status) {
                  ", ranks of one tensor-parallel group hold the same tokens. Check tp_size.");
     case StatusDetail::PeerLost:
       return cat("forward: ", rank, " is lost. Make a new communicator and layer.");
+    case StatusDetail::RowsNotGrouped:
+      return cat("group_rows: row=", status.value, " on ", rank,
+                 ", is neither -1 (padding) nor in [0, E), or resumes an expert whose rows had "
+                 "ended. Put the rows of each expert one after the other.");
     case StatusDetail::None: break;
   }
   return cat("forward: status code ", status.code, " on ", rank, ".");

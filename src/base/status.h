@@ -18,6 +18,7 @@ enum class StatusDetail : int32_t {
   MaxTokensDiffer = 4,    // value: that rank's max_tokens
   SliceTokensDiffer = 5,  // value: that rank's T, inside one tensor-parallel group
   PeerLost = 6,
+  RowsNotGrouped = 7,  // value: the lowest row that breaks the rule of group_rows
 };
 
 // i32 [kStatusWords] on the device: code, detail, rank, value.

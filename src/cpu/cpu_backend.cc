@@ -6,6 +6,7 @@
 #include "base/require.h"
 #include "cpu/exchange.h"
 #include "cpu/gate_topk.h"
+#include "cpu/group_rows.h"
 #include "cpu/grouped_gemm.h"
 #include "cpu/plan_dispatch.h"
 #include "cpu/plan_rows.h"
@@ -52,6 +53,10 @@ class CpuOps final : public Ops {
   void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
                  Tensor status, CUstream_st*) override {
     cpu::plan_rows(plan, ids, num_rows, rank, status);
+  }
+  void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tensor status,
+                  CUstream_st*) override {
+    cpu::group_rows(groups, row_expert, rank, status);
   }
   void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
                     CUstream_st*) override {

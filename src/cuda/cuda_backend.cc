@@ -49,13 +49,17 @@ class CudaOps final : public Ops {
                  Tensor status, CUstream_st* stream) override {
     cuda::plan_rows(plan, ids, num_rows, rank, status, stream);
   }
+  void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tensor status,
+                  CUstream_st* stream) override {
+    cuda::group_rows(groups, row_expert, rank, status, stream);
+  }
   void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
                     CUstream_st* stream) override {
     cuda::scatter_rows(dst, src, row_of_slot, num_rows, stream);
   }
   void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) override {
     gemm.provider == GemmProvider::Cublas ? cublas_.grouped_gemm(gemm, stream)
-                                          : grouped_gemm_hopper(gemm, num_sms_, stream);
+                                          : grouped_gemm_hopper(gemm, sms_of(gemm), stream);
   }
   void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
                    const Addend& addend, ConstTensor num_rows, CUstream_st* stream) override {
@@ -82,6 +86,15 @@ class CudaOps final : public Ops {
   }
 
  private:
+  // The call's own number may exceed the backend's, never the device's.
+  int sms_of(const GroupedGemm& gemm) const {
+    const int all = describe_device(DeviceKind::Cuda).num_sms;
+    SWITCHYARD_REQUIRE(gemm.num_sms >= 0 && gemm.num_sms <= all, ShapeMismatch, gemm.name,
+                       ": num_sms=", gemm.num_sms, ", need 0 (the backend's) to ", all,
+                       ". Pass a number of multiprocessors that the device has.");
+    return gemm.num_sms == 0 ? num_sms_ : gemm.num_sms;
+  }
+
   int num_sms_;
   Cublas cublas_;
 };

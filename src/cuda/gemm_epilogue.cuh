@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cuda/launch.h"
+#include "ops/ops.h"
 #include "switchyard/config.h"
 
 namespace switchyard::cuda {
@@ -52,15 +53,18 @@ __device__ __forceinline__ float activate(const Activation& a, float gate, float
   return 0;
 }
 
-// The last expert whose rows begin at or before `row`: of several that begin there, the one that is
-// not empty.
+// The expert whose group has `row`, or kNoExpert. Groups may stand in any order, so the block looks
+// at all of them side by side; at most one thread finds it. For whole blocks.
 __device__ __forceinline__ int32_t expert_of_row(const EpilogueParams& p, int64_t row) {
-  int32_t low = 0, high = p.num_experts;  // first_row[low] <= row, and first_row[high] > row or end
-  while (high - low > 1) {
-    const int32_t middle = (low + high) / 2;
-    (p.first_row[middle] <= row ? low : high) = middle;
+  __shared__ int32_t found;
+  if (threadIdx.x == 0) found = kNoExpert;
+  __syncthreads();
+  for (int32_t e = static_cast<int32_t>(threadIdx.x); e < p.num_experts; e += blockDim.x) {
+    const int64_t place = row - p.first_row[e];
+    if (place >= 0 && place < p.counts[e]) found = e;
   }
-  return low;
+  __syncthreads();
+  return found;
 }
 
 template <int kColumns>
@@ -110,8 +114,7 @@ __global__ void gemm_epilogue_kernel(EpilogueParams p) {
   const int64_t row = blockIdx.x;
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x) * kColumns;
   const int32_t expert = expert_of_row(p, row);
-  const int64_t place = row - p.first_row[expert];
-  if (place < 0 || place >= p.counts[expert] || column >= p.width) return;
+  if (expert == kNoExpert || column >= p.width) return;
 
   const float scale = p.row_weight == nullptr ? 1.0f : p.row_weight[p.slot_of_row[row]];
   Floats<kColumns> out = operand<kColumns>(p, row, expert, p.gate_column + column, scale);

@@ -27,6 +27,9 @@ void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor
 // plan_rows.cu
 void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank, Tensor status,
                cudaStream_t stream);
+// group_rows.cu
+void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tensor status,
+                cudaStream_t stream);
 // scatter_rows.cu
 void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
                   cudaStream_t stream);

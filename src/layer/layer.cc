@@ -30,6 +30,7 @@ StrategyRequest request_of(const MoeConfig& config, int num_ranks, const LayerOp
   r.workspace_limit_bytes = options.workspace_limit_bytes;
   r.use_all_gather = options.use_all_gather;
   r.host_counts = options.host_counts;
+  r.num_sms = options.num_sms;
   r.device = describe_device(options.device);
   r.name = options.strategy;
   return r;

@@ -19,6 +19,7 @@ inline constexpr int32_t kNoExpert = -1;  // ids, row_expert
 
 // Where each local expert's rows stand in an expert buffer, both layouts alike: expert e owns rows
 // [first_row[e], first_row[e] + counts[e]). Rows between two groups are padding and never touched.
+// Groups never overlap; those of group_rows stand in any order.
 struct RowGroups {
   Tensor counts;     // i32 [E_local] valid slots
   Tensor first_row;  // i64 [E_local + 1]; contiguous: prefix sum of aligned counts; masked: e *
@@ -74,6 +75,9 @@ struct GroupedGemm {
   // itself can hold them (f32, no gate) or nothing reads them. Absent for every other provider.
   Tensor scratch;
   bool host_counts = false;  // Cublas: contiguous groups may wait for the stream to read counts
+  // Hopper: multiprocessors that this call may use, at most the device's; 0: the backend's. Changes
+  // no bit. Tiles of clusters of two leave an odd one idle.
+  int num_sms = 0;
 };
 
 class Ops {
@@ -121,6 +125,13 @@ class Ops {
   // and counts stop at the capacity.
   virtual void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
                          Tensor status, CUstream_st* stream) = 0;
+  // Groups from "m_indices": row_expert i32 [C] has the expert of every row of a contiguous buffer,
+  // kNoExpert on padding, wherever it stands. The rows of one expert are consecutive; experts stand
+  // in any order, at any row. An expert without rows has count 0 and first row 0; first_row[E] = C.
+  // Notes RowsNotGrouped (rank `rank`) with the lowest row that has neither an expert nor
+  // kNoExpert, or resumes an expert whose rows had ended; all counts and first rows are 0 then.
+  virtual void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tensor status,
+                          CUstream_st* stream) = 0;
   // dst[row_of_slot[r, k], :] = src[r, :] where there is a row.
   virtual void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
                             ConstTensor num_rows, CUstream_st* stream) = 0;

@@ -125,6 +125,14 @@ void RecordedOps::plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor nu
        stream);
 }
 
+void RecordedOps::group_rows(const RowGroups& groups, ConstTensor row_expert, int rank,
+                             Tensor status, CUstream_st* stream) {
+  note({"group_rows",
+        [=, this](CUstream_st* s) { ops_.group_rows(groups, row_expert, rank, status, s); },
+        moves(bytes_of(row_expert))},
+       stream);
+}
+
 void RecordedOps::scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
                                ConstTensor num_rows, CUstream_st* stream) {
   note({"scatter_rows",

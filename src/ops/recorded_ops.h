@@ -46,6 +46,8 @@ class RecordedOps : public Ops {
                    int rank, ConstTensor status, CUstream_st* stream) final;
   void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
                  Tensor status, CUstream_st* stream) final;
+  void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tensor status,
+                  CUstream_st* stream) final;
   void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
                     CUstream_st* stream) final;
   void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) final;

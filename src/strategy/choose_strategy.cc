@@ -7,6 +7,7 @@
 #include "base/require.h"
 #include "strategy/conditions.h"
 #include "strategy/cost_model.h"
+#include "strategy/gemms.h"
 #include "strategy/names.h"
 #include "switchyard/strategy.h"
 
@@ -39,7 +40,9 @@ Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider
   append(s.conditions, provider_conditions(provider, executor, r));
   append(s.conditions, capacity_conditions(dispatcher, executor, provider, r));
   s.workspace_bytes = strategy_workspace_bytes(dispatcher, executor, provider, r);
-  if (s.workspace_bytes >= 0) s.predicted_us = predict_us(dispatcher, executor, provider, r);
+  if (s.workspace_bytes < 0) return s;  // sizes that mean nothing
+  s.predicted_us = predict_us(dispatcher, executor, provider, r);
+  if (provider == GemmProvider::Hopper) s.gemms = describe_gemms(dispatcher, executor, r);
   return s;
 }
 

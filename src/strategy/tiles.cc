@@ -7,7 +7,8 @@ GemmTile choose_tile(const GemmShape& s) {
   const int64_t rows_per_expert = s.num_experts > 0 ? s.max_rows / s.num_experts : 0;
   // With an even gate few experts have more than 1.25 of the average.
   if (rows_per_expert <= 51) return kTiles[0];
-  if (s.n <= 128) return kTiles[1];
+  const bool cluster_fits = s.num_sms == 0 || s.num_sms >= kTiles[2].cluster;
+  if (s.n <= 128 || !cluster_fits) return kTiles[1];
   return kTiles[2];
 }
 

@@ -34,6 +34,7 @@ struct GemmShape {
   int64_t num_experts = 0;  // local
   int64_t max_rows = 0;     // bound of the rows of all experts together
   int64_t n = 0, k = 0;     // weights [num_experts, n, k]
+  int num_sms = 0;          // multiprocessors that the call may use; 0: all
 };
 
 // Equal shapes give equal tiles. The order in which an inner dimension is summed does not depend on

@@ -550,6 +550,11 @@ class OtherCommands(CommandLine):
         self.assertEqual(len(e["strategies"]), 24)  # with either provider
         names = {s["name"]: s["provider"] for s in e["strategies"]}
         self.assertEqual((names["local+masked"], names["local+masked+cublas"]), ("hopper", "cublas"))
+        tiles = {s["name"]: s["gemms"] for s in e["strategies"]}
+        self.assertRegex(tiles["local+contiguous"], r"^GEMM1 \d+x\d+x64, .+; GEMM2 \d+x\d+x64, ")
+        self.assertEqual(tiles["local+contiguous+cublas"], "")
+        text = switchyard("explain", "--preset", "olmoe-1b-7b", "--device", "cuda").stdout
+        self.assertIn("tiles " + tiles["local+contiguous"], text)
         needs = lambda e: [c for s in e["strategies"] if s["name"] == "local+contiguous+cublas"
                            for c in s["conditions"] if "host counts" in c["text"]][0]["holds"]
         self.assertFalse(needs(e))

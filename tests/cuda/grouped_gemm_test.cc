@@ -1,5 +1,6 @@
 // The grouped GEMM of Hopper against the CPU's form with fp32 results: relative L2 error per expert
 // and per row, exact rows, untouched neighbours, equal bits in every layout and tile.
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include <random>
 
 #include "base/backend.h"
+#include "device/cuda_check.h"
 #include "ops/ops.h"
 #include "strategy/tiles.h"
 #include "testing/cuda_buffer.h"
@@ -29,6 +31,7 @@ struct GemmCase {
   int64_t capacity = 0;   // 0: contiguous
   int64_t alignment = 1;  // contiguous
   int64_t max_rows = 0;   // 0: the sum of counts; a larger bound chooses larger tiles
+  int num_sms = 0;        // 0: the backend's
 
   int64_t sum() const {
     int64_t all = 0;
@@ -82,6 +85,7 @@ class Problem {
     g.activation = c_.activation;
     g.order = c_.order;
     if (c_.row_weights) g.row_weights = place(row_weights_), g.slot_of_row = place(slot_of_row_);
+    g.num_sms = c_.num_sms;
     return g;
   }
 
@@ -249,6 +253,82 @@ TEST(HopperGroupedGemm, GivesTheSameBitsInEveryLayoutAndTile) {
         c.capacity = capacity, c.alignment = 1;
         EXPECT_EQ(run_on_gpu(c), expected) << "capacity " << capacity << ", bound " << max_rows;
       }
+    }
+  }
+}
+
+int device_sms() {
+  return describe_device(DeviceKind::Cuda).num_sms;
+}
+
+TEST(HopperGroupedGemm, GivesTheSameBitsOnAnyNumberOfMultiprocessors) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  const Activation silu;
+  const int all = device_sms();
+  for (const bool gated : {false, true})
+    for (const bool large_tiles : {false, true}) {
+      GemmCase c;
+      c.counts = {0, 1, 63, 65, 0, 128, 129, 0, 7};  // 43 rows an expert: the small tile
+      c.n = 704, c.k = 136;
+      if (gated) c.activation = &silu;
+      if (large_tiles) c.max_rows = 40'000;
+      const auto expected = run_on_gpu(c);
+      for (const int num_sms : {1, 2, 7, all - 1, all}) {
+        c.num_sms = num_sms;
+        EXPECT_EQ(run_on_gpu(c), expected) << num_sms << " SMs, bound " << c.max_rows;
+      }
+    }
+}
+
+// Blocks of the one kernel that a call launches: each holds a multiprocessor to itself.
+int64_t blocks_of(const GroupedGemm& gemm) {
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphNode_t node = nullptr;
+  size_t num_nodes = 1;
+  cudaKernelNodeParams params{};
+  SWITCHYARD_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+  cuda_backend().ops().grouped_gemm(gemm, stream);
+  SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+  SWITCHYARD_CUDA_CHECK(cudaGraphGetNodes(graph, &node, &num_nodes));
+  EXPECT_EQ(num_nodes, 1u);
+  SWITCHYARD_CUDA_CHECK(cudaGraphKernelNodeGetParams(node, &params));
+  SWITCHYARD_CUDA_CHECK(cudaGraphDestroy(graph));
+  SWITCHYARD_CUDA_CHECK(cudaStreamDestroy(stream));
+  return int64_t{params.gridDim.x} * params.gridDim.y * params.gridDim.z;
+}
+
+TEST(HopperGroupedGemm, UsesNoMoreMultiprocessorsThanItMay) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  const int all = device_sms();
+  CudaBuffer<Bf16> src({4000, 64}), weights({2, 1024, 64}), dst({4000, 1024});
+  CudaBuffer<int32_t> counts(Shape{2});
+  CudaBuffer<int64_t> first_row(Shape{3});
+  GroupedGemm g;
+  g.dst = dst.view(), g.src = src.view(), g.weights = weights.view();
+  g.groups = {counts.view(), first_row.view()};
+  for (const int64_t max_rows : {int64_t{100}, int64_t{4000}})
+    for (const int num_sms : {1, 2, 7, all - 1, all}) {
+      g.max_rows = max_rows, g.num_sms = num_sms;
+      const auto tile = choose_tile({2, max_rows, 1024, 64, num_sms});
+      EXPECT_LE(blocks_of(g), num_sms / tile.cluster * tile.cluster) << max_rows;
+      EXPECT_GE(blocks_of(g), 1);
+    }
+}
+
+TEST(HopperGroupedGemm, RefusesMultiprocessorsThatTheDeviceHasNot) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int num_sms : {-1, device_sms() + 1}) {
+    GemmCase c;
+    c.counts = {3};
+    c.num_sms = num_sms;
+    try {
+      run_on_gpu(c);
+      ADD_FAILURE() << num_sms;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), Errc::ShapeMismatch);
+      EXPECT_EQ(std::string(e.what()).find("grouped_gemm: num_sms="), 0u) << e.what();
     }
   }
 }

@@ -334,6 +334,57 @@ TEST(Providers, OnlyCublasTakesScratchForItsSums) {
   EXPECT_EQ(choose_strategy(r).workspace_bytes, cpu_bytes + rows * columns * 4);
 }
 
+constexpr char kSmallTiles[] =
+    "GEMM1 64x128x64, 8 stages, cluster of 1; GEMM2 64x128x64, 8 stages, cluster of 1";
+constexpr char kLargeTiles[] =
+    "GEMM1 128x256x64, 4 stages, cluster of 2; GEMM2 128x256x64, 4 stages, cluster of 2";
+
+TEST(Gemms, OfHopperNameTheTilesAtTheCapacity) {
+  for (const char* name : {"contiguous", "masked"}) {
+    auto r = on_gpu(name);
+    r.max_tokens = 64;  // 4 rows an expert
+    EXPECT_EQ(choose_strategy(r).gemms, kSmallTiles) << name;
+    r.max_tokens = 4096;  // 256 rows an expert
+    EXPECT_EQ(choose_strategy(r).gemms, kLargeTiles) << name;
+    r.num_sms = 1;
+    EXPECT_EQ(choose_strategy(r).gemms,
+              "GEMM1 128x128x64, 6 stages, cluster of 1; GEMM2 128x128x64, 6 stages, cluster of 1");
+    r.max_tokens = 0;
+    EXPECT_EQ(choose_strategy(r).gemms, "");
+  }
+}
+
+TEST(Gemms, FollowTheColumnsOfEachGemm) {
+  auto r = on_gpu("contiguous");
+  r.max_tokens = 4096;
+  r.config.hidden = 128;
+  EXPECT_EQ(choose_strategy(r).gemms,
+            "GEMM1 128x256x64, 4 stages, cluster of 2; GEMM2 128x128x64, 6 stages, cluster of 1");
+}
+
+TEST(Gemms, OfAHybridNameBothLayoutsWhereTheyDiffer) {
+  auto r = on_gpu("hybrid");
+  r.max_tokens = 4096;
+  EXPECT_EQ(choose_strategy(r).gemms, std::string("masked, up to 256 rows: ") + kSmallTiles +
+                                          "; contiguous, up to 4096: " + kLargeTiles);
+  r.max_tokens = 300;  // the same tiles above the threshold
+  EXPECT_EQ(choose_strategy(r).gemms, kSmallTiles);
+  r.max_tokens = 200;  // below it
+  EXPECT_EQ(choose_strategy(r).gemms, kSmallTiles);
+  r.max_tokens = 4096;
+  r.masked_max_tokens = 0;  // never masked
+  EXPECT_EQ(choose_strategy(r).gemms, kLargeTiles);
+}
+
+TEST(Gemms, AreNotNamedForOtherProvidersOrSizesThatMeanNothing) {
+  for (const auto& s : evaluate_strategies(request())) EXPECT_EQ(s.gemms, "") << s.name;
+  for (const auto& s : evaluate_strategies(on_gpu("auto")))
+    EXPECT_EQ(s.gemms.empty(), s.provider != GemmProvider::Hopper) << s.name;
+  auto r = on_gpu("auto");
+  r.max_tokens = int64_t{1} << 61;
+  for (const auto& s : evaluate_strategies(r)) EXPECT_EQ(s.gemms, "") << s.name;
+}
+
 TEST(Conditions, AWorkspaceBeyond63BitsIsRefusedNotWrapped) {
   auto r = request("masked", 4);
   r.max_tokens = int64_t{1} << 60;

@@ -17,6 +17,12 @@ TEST(Tiles, EveryChoiceIsCompiledAndFitsSharedMemory) {
       }
 }
 
+TEST(Tiles, AClusterFitsTheMultiprocessorsThatACallMayUse) {
+  for (const int num_sms : {1, 2, 3, 132})
+    EXPECT_LE(choose_tile({8, 65536, 4096, 64, num_sms}).cluster, num_sms);
+  EXPECT_EQ(choose_tile({8, 65536, 4096, 64, 2}), choose_tile({8, 65536, 4096, 64}));
+}
+
 TEST(Tiles, ATileThatIsNotCompiledIsRefusedByName) {
   try {
     visit_tile({1, 2, 3, 4}, []<size_t>() {});

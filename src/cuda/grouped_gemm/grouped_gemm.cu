@@ -52,8 +52,9 @@ void launch_tile(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytesPerBlock);
   SWITCHYARD_CUDA_CHECK(raised);
   const GemmParams p = params_of(g, kTile, kRowsPerBox<kTile.m>);
-  const int64_t clusters = std::min<int64_t>(std::max(1, num_sms / kTile.cluster),
-                                             most_steps(g, kTile, p.width));
+  // At least one: choose_tile takes no cluster that is larger than num_sms.
+  const int64_t clusters =
+      std::min<int64_t>(num_sms / kTile.cluster, most_steps(g, kTile, p.width));
   launch(kernel,
          LaunchShape{.grid = static_cast<unsigned>(clusters * kTile.cluster),
                      .block = kMathThreads<kTile.m> + 128,
@@ -66,7 +67,7 @@ void launch_tile(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
 
 void grouped_gemm_hopper(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
   if (g.max_rows == 0 || g.src.dim(0) == 0) return;
-  const GemmShape shape{g.weights.dim(0), g.max_rows, g.weights.dim(1), g.weights.dim(2)};
+  const GemmShape shape{g.weights.dim(0), g.max_rows, g.weights.dim(1), g.weights.dim(2), num_sms};
   visit_tile(choose_tile(shape),
              [&]<size_t kIndex>() { launch_tile<kIndex>(g, num_sms, stream); });
 }
