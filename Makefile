@@ -2,7 +2,7 @@
 BUILD := build/cpu
 IO := data/tiny-code-moe/moe_io.safetensors
 
-.PHONY: help build run test bench asan tsan fuzz arm style tidy format clean
+.PHONY: help build run test bench asan tsan cuda fuzz arm style tidy format clean
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -36,6 +36,12 @@ tsan:  ## thread ranks and thread pools under the thread sanitizer
 	@cmake --preset tsan >/dev/null && cmake --build --preset tsan
 	ctest --preset tsan -j2 -R '^(comm|dispatcher|executor|layer|cpu)\.'
 
+cuda:  ## build the CUDA kernels and their tests, which skip without a GPU (with one: scripts/gpu_check.sh)
+	@scripts/install_deps.sh build test
+	@cmake --preset cuda -DSWITCHYARD_DEVELOPER=ON >/dev/null
+	@cmake --build --preset cuda --target switchyard_cli test_cuda
+	ctest --preset cuda -j2 -R '^cuda\.'
+
 fuzz:  ## every parser of files under a fuzzer, a minute each (FUZZ_SECONDS=60)
 	@scripts/install_deps.sh build test fuzz
 	@cmake --preset fuzz >/dev/null && cmake --build --preset fuzz
@@ -56,7 +62,7 @@ tidy:  ## clang-tidy on changed files (BASE=commit; default: the last commit)
 
 format:  ## format all sources
 	@scripts/install_deps.sh style
-	git ls-files '*.h' '*.cc' | xargs clang-format -i
+	git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format -i
 
 clean:  ## remove all builds
 	rm -rf build

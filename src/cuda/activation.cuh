@@ -7,7 +7,9 @@
 namespace switchyard::cuda {
 
 // 1 / (1 + exp(-x)): 0 and 1 far out, where exp overflows to infinity or vanishes.
-__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) {
+  return __fdividef(1.0f, 1.0f + __expf(-x));
+}
 
 template <ActivationKind kKind>
 __device__ __forceinline__ float activate(float gate, float up, float alpha, float limit) {

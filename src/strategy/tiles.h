@@ -43,11 +43,15 @@ GemmTile choose_tile(const GemmShape& shape);
 // "128x256x64, 4 stages, cluster of 2".
 std::string describe(const GemmTile& tile);
 
-// Shared memory: the stages, 16 rows x 64 columns of output per warp (rows 16 bytes further apart, so
-// that a warp's stores meet no bank twice), barriers, and tiles before each expert.
+// Shared memory: the stages, 16 rows x 64 columns of output per warp (rows 16 bytes further apart,
+// so that a warp's stores meet no bank twice), barriers, and tiles before each expert.
 constexpr int kStagingPitch = 64 * 2 + 16;
-constexpr int64_t staging_bytes(GemmTile t) { return int64_t{t.m} * kStagingPitch; }
-constexpr int64_t stage_bytes(GemmTile t) { return int64_t{t.m + t.n} * kTileInner * 2; }
+constexpr int64_t staging_bytes(GemmTile t) {
+  return int64_t{t.m} * kStagingPitch;
+}
+constexpr int64_t stage_bytes(GemmTile t) {
+  return int64_t{t.m + t.n} * kTileInner * 2;
+}
 constexpr int64_t shared_bytes(GemmTile t, int64_t num_experts) {
   return t.stages * stage_bytes(t) + staging_bytes(t) + 2 * t.stages * 8 + (num_experts + 1) * 4 +
          32 * 4;
@@ -64,7 +68,8 @@ template <class F>
 void visit_tile(GemmTile wanted, F&& f) {
   const bool found = [&]<size_t... I>(std::index_sequence<I...>) {
     return ((wanted == kTiles[I] && (f.template operator()<I>(), true)) || ...);
-  }(std::make_index_sequence<kTiles.size()>{});
+  }
+  (std::make_index_sequence<kTiles.size()>{});
   SWITCHYARD_REQUIRE(found, Unsupported, "grouped_gemm: tile=", describe(wanted),
                      ", is not compiled. Add it to strategy/tiles.h.");
 }

@@ -154,8 +154,9 @@ std::vector<float> run_on_cpu(const GemmCase& c) {
   return values;
 }
 
-// Rounding to bf16 errs by 2^-9 of a value at most, 1.7e-3 (rms) of a row; fp32 sums by far less. A sum
-// that cancels keeps the error of its terms: 2^-24 of each, whose sizes add up to sqrt(K) at most here.
+// Rounding to bf16 errs by 2^-9 of a value at most, 1.7e-3 (rms) of a row; fp32 sums by far less. A
+// sum that cancels keeps the error of its terms: 2^-24 of each, whose sizes add up to sqrt(K) at
+// most here.
 void expect_close(const GemmCase& c) {
   const auto actual = run_on_gpu(c), expected = run_on_cpu(c);
   ASSERT_EQ(actual.size(), expected.size());
@@ -180,7 +181,8 @@ std::vector<int32_t> random_counts(int64_t num_experts, int32_t most, uint64_t s
   std::mt19937_64 rng(seed);
   std::vector<int32_t> counts(static_cast<size_t>(num_experts));
   for (auto& c : counts)
-    c = static_cast<int32_t>(rng() % static_cast<uint64_t>(most + 1)) * static_cast<int32_t>(rng() % 4 > 0);
+    c = static_cast<int32_t>(rng() % static_cast<uint64_t>(most + 1)) *
+        static_cast<int32_t>(rng() % 4 > 0);
   return counts;
 }
 
@@ -199,9 +201,9 @@ TEST(HopperGroupedGemm, MatchesTheCpuOnEveryShape) {
 
 TEST(HopperGroupedGemm, MatchesTheCpuWithEveryActivationOrderAndBias) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
-  for (const auto kind : {ActivationKind::SiluGated, ActivationKind::GeluGated,
-                          ActivationKind::GeluTanhGated, ActivationKind::ClampedSwiglu,
-                          ActivationKind::Relu2})
+  for (const auto kind :
+       {ActivationKind::SiluGated, ActivationKind::GeluGated, ActivationKind::GeluTanhGated,
+        ActivationKind::ClampedSwiglu, ActivationKind::Relu2})
     for (const auto order : {GateUpOrder::GateUp, GateUpOrder::UpGate})
       for (const bool extras : {false, true})
         for (const int32_t most : {20, 200}) {

@@ -40,8 +40,8 @@ LayerCase draw(std::mt19937_64& rng, int64_t weight_limit) {
   const auto one_of = [&rng](std::initializer_list<int64_t> list) {
     return *(list.begin() + rng() % list.size());
   };
-  constexpr Skew kSkews[] = {Skew::Balanced, Skew::Zipf, Skew::OneHot, Skew::SameExperts,
-                             Skew::FirstHalfOnly, Skew::SomeMissing};
+  constexpr Skew kSkews[] = {Skew::Balanced,    Skew::Zipf,          Skew::OneHot,
+                             Skew::SameExperts, Skew::FirstHalfOnly, Skew::SomeMissing};
   for (;;) {
     LayerCase c;
     c.config.hidden = one_of({64, 704, 2880, 7168});
@@ -61,8 +61,7 @@ struct Problem {
         weights(to_device(host_weights, c.config, 1, testing::cuda_backend())),
         hidden(testing::random_bf16({c.tokens, c.config.hidden}, seed + 1)),
         ids(testing::random_ids(c.tokens, c.config.num_experts, c.config.top_k, c.skew, seed + 2)),
-        router_weights(
-            testing::random_f32({c.tokens, c.config.top_k}, seed + 3, 0.1f, 1.0f)) {}
+        router_weights(testing::random_f32({c.tokens, c.config.top_k}, seed + 3, 0.1f, 1.0f)) {}
 
   LayerWeights host_weights, weights;
   Buffer<Bf16> hidden;
@@ -136,7 +135,8 @@ TEST(RandomLayers, AreRightOnEveryShapeAndSkewInEveryLayout) {
   int num_masked = 0;
   for (int i = 0; i < num_layers; ++i) {
     // Large weights take seconds to make: one in eight is enough.
-    const LayerCase c = draw(rng, i % 8 == 0 ? weight_limit : std::min(weight_limit, int64_t{512} << 20));
+    const LayerCase c =
+        draw(rng, i % 8 == 0 ? weight_limit : std::min(weight_limit, int64_t{512} << 20));
     SCOPED_TRACE(::testing::Message() << "layer " << i << " of seed " << kSeed << ": " << c);
     const Problem p(c, kSeed + static_cast<uint64_t>(i));
     const auto contiguous = run(c, p, "contiguous");

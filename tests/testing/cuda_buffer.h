@@ -10,9 +10,9 @@
 #include "testing/buffer.h"
 
 // At the head of a test that needs a GPU.
-#define SWITCHYARD_SKIP_WITHOUT_GPU()                                              \
-  if (!::switchyard::describe_device(::switchyard::DeviceKind::Cuda).available)    \
-  GTEST_SKIP() << "no GPU: "                                                       \
+#define SWITCHYARD_SKIP_WITHOUT_GPU()                                           \
+  if (!::switchyard::describe_device(::switchyard::DeviceKind::Cuda).available) \
+  GTEST_SKIP() << "no GPU: "                                                    \
                << ::switchyard::describe_device(::switchyard::DeviceKind::Cuda).unavailable_reason
 
 namespace switchyard::testing {

@@ -9,7 +9,9 @@
 namespace switchyard::cuda {
 namespace {
 
-bool is_gated(const GroupedGemm& g) { return g.activation != nullptr && g.activation->gated(); }
+bool is_gated(const GroupedGemm& g) {
+  return g.activation != nullptr && g.activation->gated();
+}
 
 GemmParams params_of(const GroupedGemm& g, GemmTile tile, int box_rows) {
   GemmParams p{};
@@ -39,8 +41,7 @@ GemmParams params_of(const GroupedGemm& g, GemmTile tile, int box_rows) {
 // No more clusters than steps can be: every expert may add one that is not full.
 int64_t most_steps(const GroupedGemm& g, GemmTile tile, int width) {
   const int64_t tile_cols = is_gated(g) ? tile.n / 2 : tile.n;
-  const int64_t row_tiles =
-      g.max_rows / tile.m + std::min<int64_t>(g.weights.dim(0), g.max_rows);
+  const int64_t row_tiles = g.max_rows / tile.m + std::min<int64_t>(g.weights.dim(0), g.max_rows);
   return row_tiles * ((width + tile_cols - 1) / tile_cols);
 }
 
@@ -68,8 +69,7 @@ void launch_tile(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
 void grouped_gemm_hopper(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
   if (g.max_rows == 0 || g.src.dim(0) == 0) return;
   const GemmShape shape{g.weights.dim(0), g.max_rows, g.weights.dim(1), g.weights.dim(2), num_sms};
-  visit_tile(choose_tile(shape),
-             [&]<size_t kIndex>() { launch_tile<kIndex>(g, num_sms, stream); });
+  visit_tile(choose_tile(shape), [&]<size_t kIndex>() { launch_tile<kIndex>(g, num_sms, stream); });
 }
 
 }  // namespace switchyard::cuda

@@ -2,22 +2,22 @@
 //
 //     s = src[r, :] weights[e, j, :]^T * scale[r] + bias[e, j]     dst[r, c] = activation(s_1, s_2)
 //
-// for the rows [first_row[e], first_row[e] + counts[e]) of each expert e. One block per SM takes tiles
-// kM rows x kN weight rows until none is left; a tile never spans two experts, rows past an expert's
-// last are neither stored nor, where whole boxes of rows are idle, loaded. The last warpgroup loads
-// (one thread), the others multiply: 64 rows x kN each, and write what they made.
+// for the rows [first_row[e], first_row[e] + counts[e]) of each expert e. One block per SM takes
+// tiles kM rows x kN weight rows until none is left; a tile never spans two experts, rows past an
+// expert's last are neither stored nor, where whole boxes of rows are idle, loaded. The last
+// warpgroup loads (one thread), the others multiply: 64 rows x kN each, and write what they made.
 //
-// Two blocks of a cluster take a step together: two tiles of rows with the same weights, each loading
-// half of them for both; or, at the end of an expert, one tile of rows with two of weights, each
-// loading half of the rows for both.
+// Two blocks of a cluster take a step together: two tiles of rows with the same weights, each
+// loading half of them for both; or, at the end of an expert, one tile of rows with two of weights,
+// each loading half of the rows for both.
 //
-// A gated tile holds kN / 2 gate rows and the kN / 2 up rows that go with them, alternating in eights:
-// the tensor map of W1 [2I, k] has the dimensions (k, 8, 2 halves, I / 8, E), so the copy engine
-// interleaves them and the weights stay as they are in the checkpoint. One thread then holds s_1 and
-// s_2 of an output in acc[8 q + i] and acc[8 q + 4 + i].
+// A gated tile holds kN / 2 gate rows and the kN / 2 up rows that go with them, alternating in
+// eights: the tensor map of W1 [2I, k] has the dimensions (k, 8, 2 halves, I / 8, E), so the copy
+// engine interleaves them and the weights stay as they are in the checkpoint. One thread then holds
+// s_1 and s_2 of an output in acc[8 q + i] and acc[8 q + 4 + i].
 //
-// Order of summation: the inner dimension ascending in steps of 16, one fp32 accumulator, whatever the
-// tile. Bound: tensor cores with many rows per expert, the bytes of the weights with few.
+// Order of summation: the inner dimension ascending in steps of 16, one fp32 accumulator, whatever
+// the tile. Bound: tensor cores with many rows per expert, the bytes of the weights with few.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -87,9 +87,10 @@ struct GemmBlock {
 };
 
 // The steps that clusters take, in order of expert. Within an expert first those that share weights
-// (groups of kGroupM of them walk along n together: what the SMs work on at one time is then shared in
-// L2), then those that share rows: where the second block would have none. So up to 256 rows every
-// weight is fetched once: blocks that are not of one cluster drift apart by more than L2 remembers.
+// (groups of kGroupM of them walk along n together: what the SMs work on at one time is then shared
+// in L2), then those that share rows: where the second block would have none. So up to 256 rows
+// every weight is fetched once: blocks that are not of one cluster drift apart by more than L2
+// remembers.
 template <int kM, int kCluster>
 struct GemmSchedule {
   static constexpr int kGroupM = 16 / kCluster;
@@ -212,10 +213,10 @@ class Loader {
       uint64_t* full = &shared.full[at.stage];
       const bool to_all = kCluster > 1 && !block.shares_rows;
       if (p.gated) {
-        to_all ? ptx::load_box_to(kAll, dst, &p.weights, full, keep_weights, k, 0, 0, row / 16,
-                                  block.expert)
-               : ptx::load_box(dst, &p.weights, full, keep_weights, k, 0, 0, row / 16,
-                               block.expert);
+        to_all
+            ? ptx::load_box_to(kAll, dst, &p.weights, full, keep_weights, k, 0, 0, row / 16,
+                               block.expert)
+            : ptx::load_box(dst, &p.weights, full, keep_weights, k, 0, 0, row / 16, block.expert);
       } else {
         to_all ? ptx::load_box_to(kAll, dst, &p.weights, full, keep_weights, k, row, block.expert)
                : ptx::load_box(dst, &p.weights, full, keep_weights, k, row, block.expert);
@@ -257,8 +258,7 @@ __device__ void scale_rows(float (&acc)[kN / 2], const GemmParams& p, const Warp
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int row = t.lane / 4 + 8 * h;
-    const float scale =
-        row < t.num_rows ? p.row_weights[p.slot_of_row[t.first_row + row]] : 1.0f;
+    const float scale = row < t.num_rows ? p.row_weights[p.slot_of_row[t.first_row + row]] : 1.0f;
 #pragma unroll
     for (int j = 0; j < kN / 8; ++j) {
       acc[4 * j + 2 * h] *= scale;
@@ -369,8 +369,8 @@ __device__ void write_tile(float (&acc)[kN / 2], const GemmParams& p, const Warp
     p.gated ? store_bf16<kN / 2>(acc, p, t, staging) : store_bf16<kN>(acc, p, t, staging);
 }
 
-// acc = 64 rows x kN over the whole inner dimension. One product stays in flight while the next stage
-// is waited for. A warpgroup without rows only lets the stages pass.
+// acc = 64 rows x kN over the whole inner dimension. One product stays in flight while the next
+// stage is waited for. A warpgroup without rows only lets the stages pass.
 template <int kM, int kN, int kStages, int kCluster>
 __device__ void multiply(float (&acc)[kN / 2], const GemmShared<kM, kN, kStages>& shared,
                          PipelinePosition<kStages>& at, int num_k, int warpgroup, bool has_rows) {
@@ -416,10 +416,9 @@ __device__ void multiply_tiles(const GemmParams& p, const GemmShared<kM, kN, kSt
     const int rows = min(kM, schedule.counts[block.expert] - block.m * kM);
     multiply<kM, kN, kStages, kCluster>(acc, shared, at, num_k, warpgroup, rows > warpgroup * 64);
     const WarpTile mine{p.first_row[block.expert] + block.m * kM + warp * 16,
-                        min(16, rows - warp * 16), block.expert,
-                        block.n * (p.gated ? kN / 2 : kN), static_cast<int>(threadIdx.x % 32)};
-    if (mine.num_rows > 0)
-      write_tile<kN>(acc, p, mine, shared.staging + warp * 16 * kStagingPitch);
+                        min(16, rows - warp * 16), block.expert, block.n * (p.gated ? kN / 2 : kN),
+                        static_cast<int>(threadIdx.x % 32)};
+    if (mine.num_rows > 0) write_tile<kN>(acc, p, mine, shared.staging + warp * 16 * kStagingPitch);
   }
 }
 
@@ -427,8 +426,8 @@ template <int kM>
 inline constexpr int kMathThreads = kM / 64 * 128;
 
 template <int kM, int kN, int kStages, int kCluster>
-__global__ __launch_bounds__(kMathThreads<kM> + 128, 1) void grouped_gemm_kernel(
-    const __grid_constant__ GemmParams p) {
+__global__ __launch_bounds__(kMathThreads<kM> + 128,
+                             1) void grouped_gemm_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(1024) uint8_t base[];
   const GemmShared<kM, kN, kStages> shared(base);
   const int rank = kCluster > 1 ? ptx::cluster_rank() : 0;
@@ -450,7 +449,7 @@ __global__ __launch_bounds__(kMathThreads<kM> + 128, 1) void grouped_gemm_kernel
   if constexpr (kCluster > 1) ptx::cluster_sync();  // the other block's barriers are ready
 
   // 65,536 registers: two warpgroups that multiply need more than a third each.
-  constexpr bool kMoveRegisters = kMathThreads<kM> > 128;
+  constexpr bool kMoveRegisters = kMathThreads < kM >> 128;
   if (threadIdx.x >= kMathThreads<kM>) {
     if constexpr (kMoveRegisters) ptx::shrink_registers<56>();
     if (threadIdx.x == kMathThreads<kM>) {

@@ -17,8 +17,8 @@ PFN_cuTensorMapEncodeTiled_v12000 encoder() {
   static const auto encode = [] {
     void* address = nullptr;
     cudaDriverEntryPointQueryResult found{};
-    SWITCHYARD_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &address, 12000,
-                                                           cudaEnableDefault, &found));
+    SWITCHYARD_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &address,
+                                                           12000, cudaEnableDefault, &found));
     SWITCHYARD_REQUIRE(found == cudaDriverEntryPointSuccess, Unsupported,
                        "grouped_gemm: the driver has no cuTensorMapEncodeTiled. Use driver 525 or "
                        "later.");
@@ -35,18 +35,21 @@ CUtensorMap encode(const void* address, const std::array<cuuint64_t, kRank>& ext
   std::array<cuuint32_t, kRank> steps;
   steps.fill(1);
   CUtensorMap map{};
-  const CUresult code = encoder()(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(address), extents.data(),
-      strides.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  SWITCHYARD_REQUIRE(code == CUDA_SUCCESS, Cuda, "grouped_gemm: cuTensorMapEncodeTiled=",
-                     static_cast<int>(code), ", innermost extent ", extents[0], ", next ",
-                     extents[1], ". Rows must be multiples of 16 bytes at 16-byte addresses.");
+  const CUresult code =
+      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(address),
+                extents.data(), strides.data(), box.data(), steps.data(),
+                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  SWITCHYARD_REQUIRE(code == CUDA_SUCCESS, Cuda,
+                     "grouped_gemm: cuTensorMapEncodeTiled=", static_cast<int>(code),
+                     ", innermost extent ", extents[0], ", next ", extents[1],
+                     ". Rows must be multiples of 16 bytes at 16-byte addresses.");
   return map;
 }
 
-cuuint64_t extent(int64_t n) { return static_cast<cuuint64_t>(n); }
+cuuint64_t extent(int64_t n) {
+  return static_cast<cuuint64_t>(n);
+}
 
 }  // namespace
 

@@ -24,8 +24,9 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
                : "memory");
 }
-// Arrives at the same barrier of block `rank` of the cluster. Orders no memory beyond this block: what
-// it tells is that reads have ended, and a release to the cluster would cost a fence each time.
+// Arrives at the same barrier of block `rank` of the cluster. Orders no memory beyond this block:
+// what it tells is that reads have ended, and a release to the cluster would cost a fence each
+// time.
 __device__ __forceinline__ void barrier_arrive(uint64_t* barrier, int rank) {
   asm volatile(
       "{\n"
@@ -38,10 +39,10 @@ __device__ __forceinline__ void barrier_arrive(uint64_t* barrier, int rank) {
 }
 // Arrives, and makes the phase wait for `bytes` of copies as well.
 __device__ __forceinline__ void barrier_arrive_expect(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 // Until the phase of this parity is complete.
 __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity) {

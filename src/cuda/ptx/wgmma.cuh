@@ -1,5 +1,5 @@
-// src/cuda/ptx/wgmma.cuh -- one thin wrapper per warpgroup matrix instruction. PTX ISA, "Asynchronous
-// Warpgroup Level Matrix Instructions".
+// src/cuda/ptx/wgmma.cuh -- one thin wrapper per warpgroup matrix instruction. PTX ISA,
+// "Asynchronous Warpgroup Level Matrix Instructions".
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 namespace switchyard::cuda::ptx {
 
 // Shared memory of a tile as the instruction wants it: rows of 64 bf16 (128 bytes) one below the
-// other, 128-byte swizzle, inner dimension contiguous; `address` a multiple of 1024 plus 32 bytes for
-// each 16 elements of the inner dimension.
+// other, 128-byte swizzle, inner dimension contiguous; `address` a multiple of 1024 plus 32 bytes
+// for each 16 elements of the inner dimension.
 __device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
   constexpr uint64_t kEightRows = uint64_t{1024 >> 4} << 32;  // from 8 rows to the next 8
@@ -36,7 +36,7 @@ __device__ void wgmma_k16(float (&d)[kN / 2], uint64_t a, uint64_t b, bool accum
 
 template <>
 __device__ __forceinline__ void wgmma_k16<128>(float (&d)[64], uint64_t a, uint64_t b,
-                                            bool accumulate) {
+                                               bool accumulate) {
   // clang-format off
   asm volatile(
       "{\n"
@@ -66,7 +66,7 @@ __device__ __forceinline__ void wgmma_k16<128>(float (&d)[64], uint64_t a, uint6
 
 template <>
 __device__ __forceinline__ void wgmma_k16<256>(float (&d)[128], uint64_t a, uint64_t b,
-                                            bool accumulate) {
+                                               bool accumulate) {
   // clang-format off
   asm volatile(
       "{\n"
