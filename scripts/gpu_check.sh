@@ -7,6 +7,7 @@
 # CMAKE_ARGS       more arguments of cmake, such as the places of libraries
 # COMMIT           what is built, where there is no git
 # MODELS, TOKENS   of the benchmarks; MODELS may say name:ep-size
+# RANDOM_LAYERS    random shapes that the layer is compared with float64 on (200)
 # RACE_FILTER, MEMCHECK_FILTER   --gtest_filter under compute-sanitizer
 # LIMIT            seconds that one program may take under compute-sanitizer or as a benchmark
 set -euo pipefail
@@ -45,7 +46,7 @@ step_build() {
 
 step_tests() {
   rm -rf "$state/tests" && mkdir -p "$state/tests"
-  (cd "$build" && ctest -R '^cuda\.' -j "${CTEST_JOBS:-8}" --output-on-failure --output-junit gpu_check/tests/junit.xml) \
+  (cd "$build" && SWITCHYARD_RANDOM_LAYERS=${RANDOM_LAYERS:-200} ctest -R '^cuda\.' -j "${CTEST_JOBS:-8}" --output-on-failure --output-junit gpu_check/tests/junit.xml) \
     >"$state/tests/ctest.log" 2>&1 || status=1
   grep -A 60 'The following tests FAILED' "$state/tests/ctest.log" || true
   "$build/switchyard" check --device cuda >"$state/tests/check.log" 2>&1 || status=1
