@@ -49,7 +49,11 @@ void launch(void (*kernel)(Params...), const LaunchShape& shape, cudaStream_t st
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = shape.cluster > 1 ? 2 : 1;
-  SWITCHYARD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+  const cudaError_t code = cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+  if (code != cudaSuccess)
+    check(code, cat("launch of ", shape.grid.x, "x", shape.grid.y, "x", shape.grid.z, " blocks of ",
+                    shape.block.x, " threads and ", shape.smem_bytes, " bytes")
+                    .c_str());
 }
 
 template <class... Params, class... Args>
