@@ -94,80 +94,37 @@ HWY_INLINE hn::Vec<DU32> load_tail(const Bf16* p, int64_t count) {
   return hn::BitCast(DU32(), hn::Load(DU16(), padded));
 }
 
-// How a tile multiplies a step of K. Widened: fp32 multiply-adds of even elements, then of odd
-// ones, as every instruction set has them.
-struct Widened {
-  using Element = float;
-
-  // [L even, L odd] floats per step; the last step is zero-padded.
-  static HWY_INLINE void convert_row(float* HWY_RESTRICT dst, const Bf16* src, int64_t num_k) {
-    for (int64_t i = 0; i < num_k; i += kStep) {
-      const auto pairs = num_k - i >= kStep ? load_pairs(src + i) : load_tail(src + i, num_k - i);
-      hn::Store(even_of(pairs), DF(), dst + i);
-      hn::Store(odd_of(pairs), DF(), dst + i + kLanes);
-    }
+// [L even, L odd] floats per step; the last step is zero-padded.
+HWY_INLINE void convert_row(float* HWY_RESTRICT dst, const Bf16* src, int64_t num_k) {
+  for (int64_t i = 0; i < num_k; i += kStep) {
+    const auto pairs = num_k - i >= kStep ? load_pairs(src + i) : load_tail(src + i, num_k - i);
+    hn::Store(even_of(pairs), DF(), dst + i);
+    hn::Store(odd_of(pairs), DF(), dst + i + kLanes);
   }
+}
 
-  // Weights pass one at a time and are read once; rows are operands in L1.
-  template <int kRows, int kWeights>
-  static HWY_INLINE void add_step(VF (&acc)[kRows][kWeights], const float* HWY_RESTRICT rows,
-                                  const Bf16* const (&weights)[kWeights], int64_t at) {
+// A step of K, as fp32 multiply-adds of even elements, then of odd ones. Weights pass one at a time
+// and are read once; rows are operands in L1.
+template <int kRows, int kWeights>
+HWY_INLINE void add_step(VF (&acc)[kRows][kWeights], const float* HWY_RESTRICT rows,
+                         const Bf16* const (&weights)[kWeights], int64_t at) {
 #pragma GCC unroll 4
-    for (int j = 0; j < kWeights; ++j) {
-      const auto pairs = load_pairs(weights[j] + at);
-      const VF even = even_of(pairs), odd = odd_of(pairs);
+  for (int j = 0; j < kWeights; ++j) {
+    const auto pairs = load_pairs(weights[j] + at);
+    const VF even = even_of(pairs), odd = odd_of(pairs);
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r)
-        acc[r][j] = hn::MulAdd(hn::Load(DF(), rows + r * kBlockK), even, acc[r][j]);
+    for (int r = 0; r < kRows; ++r)
+      acc[r][j] = hn::MulAdd(hn::Load(DF(), rows + r * kBlockK), even, acc[r][j]);
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r)
-        acc[r][j] = hn::MulAdd(hn::Load(DF(), rows + r * kBlockK + kLanes), odd, acc[r][j]);
-    }
+    for (int r = 0; r < kRows; ++r)
+      acc[r][j] = hn::MulAdd(hn::Load(DF(), rows + r * kBlockK + kLanes), odd, acc[r][j]);
   }
-};
-
-#if HWY_TARGET == HWY_AVX3
-// PairDot: the dot product of bf16 pairs, AVX-512-BF16. Half as many instructions per product and
-// none that widen. Rounds like a multiply-add each, but takes and makes zeros for subnormals.
-struct PairDot {
-  using Element = Bf16;
-
-  // The last step is zero-padded.
-  static HWY_INLINE void convert_row(Bf16* HWY_RESTRICT dst, const Bf16* src, int64_t num_k) {
-    for (int64_t i = 0; i < num_k; i += kStep) {
-      const auto pairs = num_k - i >= kStep ? load_pairs(src + i) : load_tail(src + i, num_k - i);
-      hn::Store(hn::BitCast(DU16(), pairs), DU16(), reinterpret_cast<uint16_t*>(dst + i));
-    }
-  }
-
-  template <int kRows, int kWeights>
-  static HWY_INLINE void add_step(VF (&acc)[kRows][kWeights], const Bf16* HWY_RESTRICT rows,
-                                  const Bf16* const (&weights)[kWeights], int64_t at) {
-    hn::Vec<DU32> b[kWeights];
-#pragma GCC unroll 4
-    for (int j = 0; j < kWeights; ++j) b[j] = load_pairs(weights[j] + at);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const auto x = load_pairs(rows + r * kBlockK);
-#pragma GCC unroll 4
-      for (int j = 0; j < kWeights; ++j) add_dot(acc[r][j], x, b[j]);
-    }
-  }
-
- private:
-  // sum += x.odd * b.odd, then += x.even * b.even. In assembly, since the intrinsic would need a
-  // target of its own, which Highway of before 1.0.5 lacks, for all that is inlined around it.
-  static HWY_INLINE void add_dot(VF& sum, hn::Vec<DU32> x, hn::Vec<DU32> b) {
-    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(x.raw), "v"(b.raw));
-  }
-};
-#endif
+}
 
 // kRows rows of src (converted, kBlockK elements apart) times kWeights weight rows, over num_k of
 // K, added to the accumulators in `sums` [kRows][4][L].
-template <class Form, int kRows, int kWeights>
-HWY_NOINLINE void multiply_tile(float* HWY_RESTRICT sums,
-                                const typename Form::Element* HWY_RESTRICT rows,
+template <int kRows, int kWeights>
+HWY_NOINLINE void multiply_tile(float* HWY_RESTRICT sums, const float* HWY_RESTRICT rows,
                                 const Bf16* const* weights, int64_t num_k, int64_t to_next) {
   const DF df;
   const Bf16* w[kWeights];
@@ -183,7 +140,7 @@ HWY_NOINLINE void multiply_tile(float* HWY_RESTRICT sums,
   for (; i + kStep <= num_k; i += kStep) {
     if constexpr (kRows <= kPrefetchRows)
       for (int j = 0; j < kWeights; ++j) hwy::Prefetch(w[j] + i + to_next);
-    Form::add_step(acc, rows + i, w, i);
+    add_step(acc, rows + i, w, i);
   }
   if (i < num_k) {
     HWY_ALIGN Bf16 tails[kWeights][kStep];
@@ -192,7 +149,7 @@ HWY_NOINLINE void multiply_tile(float* HWY_RESTRICT sums,
                 reinterpret_cast<uint16_t*>(tails[j]));
       w[j] = tails[j];
     }
-    Form::add_step(acc, rows + i, w, 0);
+    add_step(acc, rows + i, w, 0);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
@@ -201,25 +158,24 @@ HWY_NOINLINE void multiply_tile(float* HWY_RESTRICT sums,
       hn::Store(acc[r][j], df, sums + (r * kTileWeights + j) * static_cast<int64_t>(kLanes));
 }
 
-template <class Form, int kRows>
-void multiply_rows(float* sums, const typename Form::Element* rows, const Bf16* const* weights,
-                   int64_t num_k, int64_t to_next) {
+template <int kRows>
+void multiply_rows(float* sums, const float* rows, const Bf16* const* weights, int64_t num_k,
+                   int64_t to_next) {
   constexpr int kWeights = kWeightsAtOnce<kRows>;
   for (int64_t j = 0; j < kTileWeights; j += kWeights)
-    multiply_tile<Form, kRows, kWeights>(sums + j * static_cast<int64_t>(kLanes), rows, weights + j,
-                                         num_k, to_next);
+    multiply_tile<kRows, kWeights>(sums + j * static_cast<int64_t>(kLanes), rows, weights + j,
+                                   num_k, to_next);
 }
 
-template <class Form>
-void multiply(int num_rows, float* sums, const typename Form::Element* rows,
-              const Bf16* const* weights, int64_t num_k, int64_t to_next) {
+void multiply(int num_rows, float* sums, const float* rows, const Bf16* const* weights,
+              int64_t num_k, int64_t to_next) {
   switch (num_rows) {
-    case 1: return multiply_rows<Form, 1>(sums, rows, weights, num_k, to_next);
-    case 2: return multiply_rows<Form, 2>(sums, rows, weights, num_k, to_next);
-    case 3: return multiply_rows<Form, 3>(sums, rows, weights, num_k, to_next);
-    case 4: return multiply_rows<Form, 4>(sums, rows, weights, num_k, to_next);
-    case 5: return multiply_rows<Form, 5>(sums, rows, weights, num_k, to_next);
-    default: return multiply_rows<Form, 6>(sums, rows, weights, num_k, to_next);
+    case 1: return multiply_rows<1>(sums, rows, weights, num_k, to_next);
+    case 2: return multiply_rows<2>(sums, rows, weights, num_k, to_next);
+    case 3: return multiply_rows<3>(sums, rows, weights, num_k, to_next);
+    case 4: return multiply_rows<4>(sums, rows, weights, num_k, to_next);
+    case 5: return multiply_rows<5>(sums, rows, weights, num_k, to_next);
+    default: return multiply_rows<6>(sums, rows, weights, num_k, to_next);
   }
 }
 
@@ -325,9 +281,8 @@ void finish_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, i
   }
 }
 
-template <class Form>
 void compute_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, int num_rows) {
-  HWY_ALIGN typename Form::Element rows[kMaxRows * kBlockK];
+  HWY_ALIGN float rows[kMaxRows * kBlockK];
   HWY_ALIGN float acc[kBlockWeights / kTileWeights][kMaxRows * kTileWeights * kLanes];
   const int64_t weights_per_col = v.gated ? 2 : 1;
   const int64_t num_tiles = (block.num_cols * weights_per_col + kTileWeights - 1) / kTileWeights;
@@ -337,7 +292,7 @@ void compute_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, 
   for (int64_t k0 = 0; k0 < v.k; k0 += kBlockK) {
     const int64_t num_k = std::min(kBlockK, v.k - k0);
     for (int r = 0; r < num_rows; ++r)
-      Form::convert_row(rows + r * kBlockK, v.src_row(first_row + r) + k0, num_k);
+      convert_row(rows + r * kBlockK, v.src_row(first_row + r) + k0, num_k);
     for (int64_t t = 0; t < num_tiles; ++t) {
       const TileColumns columns(v, block, t);
       const Bf16* weights[kTileWeights];
@@ -346,7 +301,7 @@ void compute_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, 
         weights[j] =
             v.weight_row(block.expert, columns.is_up[j] ? v.up_index(c) : v.gate_index(c)) + k0;
       }
-      multiply<Form>(num_rows, acc[t], rows, weights, num_k, (v.gated ? 2 : 4) * v.k);
+      multiply(num_rows, acc[t], rows, weights, num_k, (v.gated ? 2 : 4) * v.k);
     }
   }
 
@@ -363,21 +318,11 @@ void compute_rows(const GemmView& v, const GemmBlock& block, int64_t first_row, 
   finish_rows(v, block, first_row, num_rows, sums);
 }
 
-template <class Form>
-void compute_all_rows(const GemmView& v, const GemmBlock& block) {
+void compute_block(const GemmView& v, const GemmBlock& block) {
   const int64_t end = block.first_row + block.num_rows;
   for (int64_t r = block.first_row; r < end; r += kMaxRows)
-    compute_rows<Form>(v, block, r, static_cast<int>(std::min<int64_t>(kMaxRows, end - r)));
+    compute_rows(v, block, r, static_cast<int>(std::min<int64_t>(kMaxRows, end - r)));
 }
-
-void compute_block(const GemmView& v, const GemmBlock& block) {
-  compute_all_rows<Widened>(v, block);
-}
-#if HWY_TARGET == HWY_AVX3
-void compute_block_by_pairs(const GemmView& v, const GemmBlock& block) {
-  compute_all_rows<PairDot>(v, block);
-}
-#endif
 
 }  // namespace switchyard::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -387,13 +332,6 @@ namespace switchyard::cpu {
 namespace {
 
 HWY_EXPORT(compute_block);
-
-auto chosen_compute_block() {
-#if HWY_TARGETS & HWY_AVX3
-  if (uses_bf16_dot()) return &N_AVX3::compute_block_by_pairs;
-#endif
-  return HWY_DYNAMIC_DISPATCH(compute_block);
-}
 
 // How the work is cut: blocks of columns for each expert, and of rows where there are too few of
 // those.
@@ -423,7 +361,7 @@ struct Cut {
 void grouped_gemm_fast(const GroupedGemm& gemm, ThreadPool& pool) {
   const GemmView v(gemm);
   const Cut cut(v, pool.num_threads());
-  const auto compute = chosen_compute_block();
+  const auto compute = HWY_DYNAMIC_DISPATCH(compute_block);
   // Parts of one block are neighbours, then blocks of one expert: threads share its rows and
   // weights.
   pool.parallel_for(v.num_experts * cut.blocks_per_expert * cut.row_parts, [&](int64_t task) {

@@ -7,15 +7,12 @@
 
 namespace switchyard::cpu {
 
-// What can be pinned here, best first, by Highway's names. AVX3 is AVX-512; AVX3_BF16 is AVX-512
-// with the dot product of bf16 pairs.
+// What can be pinned here, best first, by Highway's names; AVX3 is AVX-512.
 std::vector<std::string> instruction_sets();
 std::string instruction_set();  // the one in use
 
 // For the whole process, while no operation runs. Throws Unsupported for what is not listed.
 void pin_instruction_set(const std::string& name);
 void unpin_instruction_set();
-
-bool uses_bf16_dot();
 
 }  // namespace switchyard::cpu
