@@ -39,6 +39,7 @@ class HostExperts {
   ConstTensor take(ConstTensor t, const std::set<int32_t>& used) {
     if (!t.present()) return {};
     std::vector<ConstTensor> slices;
+    slices.reserve(used.size());
     for (const int32_t e : used) slices.push_back(t.rows(e, 1));
     return join(slices, static_cast<int64_t>(used.size()));
   }

@@ -192,8 +192,8 @@ std::vector<OpTime> measure_on_host(MoeLayer& layer, const ForwardArgs& args, Ba
     return us_since(start);
   };
   once();
-  std::vector<double> us;
-  for (int i = 0; i < options.repeat; ++i) us.push_back(once());
+  std::vector<double> us(static_cast<size_t>(options.repeat));
+  for (double& each : us) each = once();
 
   Trace trace;
   observe_operations(backend, [&trace](const OpEvent& e) { trace.note(e); });

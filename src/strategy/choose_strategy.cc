@@ -2,6 +2,7 @@
 // requests give equal answers on every rank, so ranks agree without talking.
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <utility>
 
 #include "base/require.h"
@@ -61,7 +62,7 @@ std::string why_dispatcher(const StrategyRequest& r) {
 }
 
 std::string microseconds(double us) {
-  return cat(static_cast<int64_t>(us + 0.5), " us");
+  return cat(std::lround(us), " us");
 }
 
 Strategy choose_automatically(const StrategyRequest& r) {

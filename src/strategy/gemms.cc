@@ -24,7 +24,7 @@ std::string describe_gemms(DispatcherKind dispatcher, ExecutorKind executor,
                            const StrategyRequest& r) {
   const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
   if (max_rows == 0) return "";
-  const std::string at_capacity = gemms_at(max_rows, r);
+  std::string at_capacity = gemms_at(max_rows, r);
   const int64_t threshold = r.masked_max_tokens;
   if (executor != ExecutorKind::Hybrid || threshold == 0 || max_rows <= threshold)
     return at_capacity;

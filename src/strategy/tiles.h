@@ -53,10 +53,12 @@ constexpr int64_t stage_bytes(GemmTile t) {
   return int64_t{t.m + t.n} * kTileInner * 2;
 }
 constexpr int64_t shared_bytes(GemmTile t, int64_t num_experts) {
-  return t.stages * stage_bytes(t) + staging_bytes(t) + 2 * t.stages * 8 + (num_experts + 1) * 4 +
-         32 * 4;
+  constexpr int64_t kBytesOfSums = 32 * int64_t{sizeof(int32_t)};  // one per warp
+  const int64_t barriers = int64_t{2} * t.stages * int64_t{sizeof(uint64_t)};
+  return t.stages * stage_bytes(t) + staging_bytes(t) + barriers + kBytesOfSums +
+         (num_experts + 1) * int64_t{sizeof(int32_t)};
 }
-constexpr int64_t kSharedBytesPerBlock = 227 * 1024;  // sm_90; CUDA programming guide
+constexpr int64_t kSharedBytesPerBlock = int64_t{227} * 1024;  // sm_90; CUDA programming guide
 static_assert([] {
   for (const GemmTile t : kTiles)
     if (shared_bytes(t, 4096) > kSharedBytesPerBlock) return false;
