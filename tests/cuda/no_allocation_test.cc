@@ -5,50 +5,18 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <new>
 #include <string>
 
 #include "device/cuda_check.h"
+#include "testing/counted_new.h"
 #include "testing/cuda_layer.h"
 
 namespace {
 
-std::atomic<int64_t> g_host_allocations = 0;
 std::atomic<int64_t> g_cuda_calls = 0;
 std::atomic<const char*> g_last_cuda_call = "none";
 
 }  // namespace
-
-// GCC pairs malloc with its own operator delete in these replacements and warns without cause.
-#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
-void* operator new(size_t bytes) {
-  ++g_host_allocations;
-  if (void* address = std::malloc(bytes)) return address;
-  throw std::bad_alloc();
-}
-void* operator new(size_t bytes, std::align_val_t align) {
-  ++g_host_allocations;
-  const auto a = static_cast<size_t>(align);
-  if (void* address = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return address;
-  throw std::bad_alloc();
-}
-void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  ++g_host_allocations;
-  return std::malloc(bytes);
-}
-void operator delete(void* address) noexcept {
-  std::free(address);
-}
-void operator delete(void* address, size_t) noexcept {
-  std::free(address);
-}
-void operator delete(void* address, std::align_val_t) noexcept {
-  std::free(address);
-}
-void operator delete(void* address, size_t, std::align_val_t) noexcept {
-  std::free(address);
-}
 
 #define SWITCHYARD_COUNT(name, parameters, arguments) \
   extern "C" cudaError_t __real_##name parameters;    \
@@ -99,9 +67,9 @@ struct Seen {
 
 template <class F>
 Seen seen_in(F&& f) {
-  const Seen before{g_host_allocations, g_cuda_calls};
+  const Seen before{testing::g_allocations, g_cuda_calls};
   f();
-  return {g_host_allocations - before.host_allocations, g_cuda_calls - before.cuda_calls};
+  return {testing::g_allocations - before.host_allocations, g_cuda_calls - before.cuda_calls};
 }
 
 TEST(NoAllocation, TheCountersSeeDeliberateCalls) {

@@ -2,47 +2,9 @@
 // memory, both id widths, any number of tokens, a report of each call.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
 #include "switchyard/layer.h"
+#include "testing/counted_new.h"
 #include "testing/routing.h"
-
-namespace {
-std::atomic<int64_t> g_allocations = 0;  // of this program, all threads
-}  // namespace
-
-// GCC pairs malloc with its own operator delete in these replacements and warns without cause.
-#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
-void* operator new(size_t bytes) {
-  ++g_allocations;
-  if (void* address = std::malloc(bytes)) return address;
-  throw std::bad_alloc();
-}
-void* operator new(size_t bytes, std::align_val_t alignment) {
-  ++g_allocations;
-  const auto a = static_cast<size_t>(alignment);
-  if (void* address = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return address;
-  throw std::bad_alloc();
-}
-// std::stable_sort asks for this one.
-void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  ++g_allocations;
-  return std::malloc(bytes);
-}
-void operator delete(void* address) noexcept {
-  std::free(address);
-}
-void operator delete(void* address, size_t) noexcept {
-  std::free(address);
-}
-void operator delete(void* address, std::align_val_t) noexcept {
-  std::free(address);
-}
-void operator delete(void* address, size_t, std::align_val_t) noexcept {
-  std::free(address);
-}
 
 namespace switchyard {
 namespace {
@@ -94,13 +56,13 @@ TEST(Forward, AllocatesNothing) {
     auto layer = MoeLayer::create(config(), random_weights(config(), 1, 0, 3), options(strategy));
     Call large(64), small(3);
     layer->forward(large.with_gate());
-    const int64_t before = g_allocations;
+    const int64_t before = testing::g_allocations;
     for (int i = 0; i < 3; ++i) {
       layer->forward(large.with_gate());
       layer->forward(small.with_ids());
       layer->wait();
     }
-    EXPECT_EQ(g_allocations - before, 0) << strategy;
+    EXPECT_EQ(testing::g_allocations - before, 0) << strategy;
   }
 }
 
@@ -118,12 +80,12 @@ TEST(Forward, AllocatesNothingOnAnyRank) {
       layer->wait();
       ++ready;
       while (ready < 3) std::this_thread::yield();
-      const int64_t before = g_allocations;
+      const int64_t before = testing::g_allocations;
       for (int i = 0; i < 3; ++i) {
         layer->forward(args);
         layer->wait();
       }
-      in_forward += g_allocations - before;
+      in_forward += testing::g_allocations - before;
       ++done;
       while (done < 3) std::this_thread::yield();  // no destructor before everyone has counted
     });
