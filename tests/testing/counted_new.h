@@ -1,5 +1,5 @@
-// tests/testing/counted_new.h -- operator new of the whole program, counted. Include it in one file of
-// a test program.
+// tests/testing/counted_new.h -- operator new of the whole program, counted. Include it in one file
+// of a test program.
 #pragma once
 
 #include <atomic>
