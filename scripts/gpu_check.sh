@@ -69,18 +69,27 @@ step_sanitize() {
   sanitize synccheck "$race_filter"
 }
 
+bench_model() {  # name of the result, further options
+  local name=$1
+  shift
+  # Shared experts are left out: the measured opponents have none.
+  timeout "$limit" "$build/switchyard" bench --device cuda --routed-only --json --commit "$commit" "$@" \
+    >"$state/bench/$name.json" 2>"$state/bench/$name.err" ||
+    { status=1; echo "$name: $(tail -n 1 "$state/bench/$name.err")"; }
+}
+
 step_bench() {
   rm -rf "$state/bench" && mkdir -p "$state/bench"
   local model name share arguments
   for model in $models; do
     name=${model%%:*} share=${model#"$name"} share=${share#:}
-    # Shared experts are left out: the measured opponents have none.
-    arguments=(bench --device cuda --strategy all --routed-only --json --commit "$commit" --preset "$name"
-               --tokens "$tokens")
+    arguments=(--preset "$name")
     [ -z "$share" ] || arguments+=(--ep-size "$share")
     name=$name${share:+-ep$share}
-    timeout "$limit" "$build/switchyard" "${arguments[@]}" >"$state/bench/$name.json" 2>"$state/bench/$name.err" ||
-      { status=1; echo "$name: $(tail -n 1 "$state/bench/$name.err")"; }
+    bench_model "$name" --strategy all --tokens "$tokens" "${arguments[@]}"
+    # Skew, at the largest number of tokens.
+    bench_model "$name-zipf" --strategy contiguous --routing zipf --tokens "${tokens##*,}" "${arguments[@]}"
+    bench_model "$name-balanced" --strategy contiguous --routing balanced --tokens "${tokens##*,}" "${arguments[@]}"
   done
 }
 

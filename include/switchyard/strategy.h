@@ -76,8 +76,8 @@ struct Strategy {
   std::string note;      // for names that are not provided: what is, and the nearest strategy
   int64_t workspace_bytes = 0;  // executor and dispatcher at the capacity
   double predicted_us = 0;      // by the cost model, an even gate assumed
-  /// Hopper: the compiled tiles of its GEMMs at the capacity, "GEMM1 128x256x64, 4 stages, cluster
-  /// of 2; GEMM2 ..." (rows x columns x inner dimension). Hybrid: for either layout where they
+  /// Hopper: the compiled tiles of its GEMMs at the capacity, "GEMM1 256x128x64, 4 stages, cluster
+  /// of 2; GEMM2 ..." (at most so many rows x weight rows x inner dimension). Hybrid: for either layout where they
   /// differ. Empty for every other provider.
   std::string gemms;
   std::string reason;  // one line

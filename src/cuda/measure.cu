@@ -14,6 +14,11 @@ void read_all(uint32_t* out, const void* data, int64_t bytes, int num_sms, cudaS
          static_cast<const uint4*>(data), bytes / 16);
 }
 
+void copy_all(void* dst, const void* src, int64_t bytes, int num_sms, cudaStream_t stream) {
+  launch(copy_kernel, dim3(static_cast<unsigned>(num_sms) * 4), dim3(512), 0, stream,
+         static_cast<uint4*>(dst), static_cast<const uint4*>(src), bytes / 16);
+}
+
 void spin_clock(int64_t* out, cudaStream_t stream) {
   launch(spin_clock_kernel, dim3(1), dim3(1), 0, stream, out);
 }

@@ -27,6 +27,20 @@ __global__ void __launch_bounds__(512)
   if (threadIdx.x % 32 == 0) atomicXor(out, sum);
 }
 
+__global__ void __launch_bounds__(512) copy_kernel(uint4* dst, const uint4* src, int64_t count) {
+  wait_for_predecessor();
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  for (; i + 3 * stride < count; i += 4 * stride) {
+    uint4 v[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) v[j] = __ldcs(src + i + j * stride);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) __stcs(dst + i + j * stride, v[j]);
+  }
+  for (; i < count; i += stride) dst[i] = src[i];
+}
+
 __device__ __forceinline__ int64_t nanoseconds() {
   int64_t ns;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns)::"memory");

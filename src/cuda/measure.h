@@ -13,6 +13,8 @@ namespace switchyard::cuda {
 // measure.cu
 // Reads `bytes` (a multiple of 16) once. `out` one word, so that the reads are not for nothing.
 void read_all(uint32_t* out, const void* data, int64_t bytes, int num_sms, cudaStream_t stream);
+// Copies `bytes` (a multiple of 16).
+void copy_all(void* dst, const void* src, int64_t bytes, int num_sms, cudaStream_t stream);
 // out[0] clock cycles of one multiprocessor in out[1] nanoseconds, about 200 microseconds.
 void spin_clock(int64_t* out, cudaStream_t stream);
 

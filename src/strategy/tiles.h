@@ -11,22 +11,27 @@
 
 namespace switchyard {
 
-// A block of m rows x n rows of weights; stages of 64 elements of the inner dimension in flight;
-// `cluster` blocks side by side that load for each other.
+// At most `rows` rows x `weights` rows of weights; stages of 64 elements of the inner dimension in
+// flight; `cluster` blocks side by side that load rows for each other.
 struct GemmTile {
-  int m, n, stages, cluster;
+  int rows, weights, stages, cluster;
   bool operator==(const GemmTile&) const = default;
 };
 
 inline constexpr int kTileInner = 64;  // 128 bytes of bf16: one swizzled row of shared memory
 
 inline constexpr std::array kTiles = {
-    // Few rows per expert, memory bound: 8 stages keep 128 KiB of weights in flight per SM.
-    GemmTile{64, 128, 8, 1},
-    GemmTile{128, 128, 6, 1},
+    // Very few rows per expert, bound by the bytes of the weights: narrow tiles, so that all SMs
+    // end
+    // at about the same time; 96 KiB of weights in flight per SM.
+    GemmTile{64, 64, 12, 1},
+    // Few rows per expert: rows are fetched half as often.
+    GemmTile{64, 128, 7, 1},
+    // One tile for an expert that has somewhat more.
+    GemmTile{128, 128, 5, 1},
     // Many rows: the most reuse per byte that 64 Ki registers allow (128 sums per thread). Alone a
     // block would ask L2 for 48 KiB per 0.71 us, 9 TB/s over the card; two share a third of it.
-    GemmTile{128, 256, 4, 2},
+    GemmTile{256, 128, 4, 2},
 };
 
 // What a tile is chosen by: known on the host before any row is.
@@ -40,30 +45,31 @@ struct GemmShape {
 // Equal shapes give equal tiles. The order in which an inner dimension is summed does not depend on
 // the tile, so neither do the bits.
 GemmTile choose_tile(const GemmShape& shape);
-// "128x256x64, 4 stages, cluster of 2".
+// "256x128x64, 4 stages, cluster of 2": rows, weights, inner dimension.
 std::string describe(const GemmTile& tile);
 
-// Shared memory: the stages, 16 rows x 64 columns of output per warp (rows 16 bytes further apart,
-// so that a warp's stores meet no bank twice), barriers, and tiles before each expert.
-constexpr int kStagingPitch = 64 * 2 + 16;
+// Shared memory: the stages, two buffers of output per warpgroup (64 weight rows), barriers, and
+// steps before each expert.
+constexpr int kStagingBytes = 8192;
 constexpr int64_t staging_bytes(GemmTile t) {
-  return int64_t{t.m} * kStagingPitch;
+  return t.weights / 64 * 2 * kStagingBytes;
 }
 constexpr int64_t stage_bytes(GemmTile t) {
-  return int64_t{t.m + t.n} * kTileInner * 2;
+  return int64_t{t.rows + t.weights} * kTileInner * 2;
 }
 constexpr int64_t shared_bytes(GemmTile t, int64_t num_experts) {
   constexpr int64_t kBytesOfSums = 32 * int64_t{sizeof(int32_t)};  // one per warp
-  const int64_t barriers = int64_t{2} * t.stages * int64_t{sizeof(uint64_t)};
+  // Of each stage: two barriers, and what the step that begins with it is.
+  const int64_t barriers = t.stages * (2 * int64_t{sizeof(uint64_t)} + 24);
   return t.stages * stage_bytes(t) + staging_bytes(t) + barriers + kBytesOfSums +
          (num_experts + 1) * int64_t{sizeof(int32_t)};
 }
 constexpr int64_t kSharedBytesPerBlock = int64_t{227} * 1024;  // sm_90; CUDA programming guide
-static_assert([] {
-  for (const GemmTile t : kTiles)
-    if (shared_bytes(t, 4096) > kSharedBytesPerBlock) return false;
-  return true;
-}());
+constexpr bool tile_fits(GemmTile t, int64_t num_experts) {
+  return shared_bytes(t, num_experts) <= kSharedBytesPerBlock;
+}
+static_assert(tile_fits(kTiles[0], 4096) && tile_fits(kTiles[1], 4096) &&
+              tile_fits(kTiles[2], 4096) && tile_fits(kTiles[3], 512));
 
 // Calls f.operator()<index into kTiles>() for the tile equal to `wanted`.
 template <class F>

@@ -335,9 +335,11 @@ TEST(Providers, OnlyCublasTakesScratchForItsSums) {
 }
 
 constexpr char kSmallTiles[] =
-    "GEMM1 64x128x64, 8 stages, cluster of 1; GEMM2 64x128x64, 8 stages, cluster of 1";
+    "GEMM1 64x64x64, 12 stages, cluster of 1; GEMM2 64x64x64, 12 stages, cluster of 1";
+constexpr char kFewTiles[] =
+    "GEMM1 64x128x64, 7 stages, cluster of 1; GEMM2 64x128x64, 7 stages, cluster of 1";
 constexpr char kLargeTiles[] =
-    "GEMM1 128x256x64, 4 stages, cluster of 2; GEMM2 128x256x64, 4 stages, cluster of 2";
+    "GEMM1 256x128x64, 4 stages, cluster of 2; GEMM2 256x128x64, 4 stages, cluster of 2";
 
 TEST(Gemms, OfHopperNameTheTilesAtTheCapacity) {
   for (const char* name : {"contiguous", "masked"}) {
@@ -348,7 +350,7 @@ TEST(Gemms, OfHopperNameTheTilesAtTheCapacity) {
     EXPECT_EQ(choose_strategy(r).gemms, kLargeTiles) << name;
     r.num_sms = 1;
     EXPECT_EQ(choose_strategy(r).gemms,
-              "GEMM1 128x128x64, 6 stages, cluster of 1; GEMM2 128x128x64, 6 stages, cluster of 1");
+              "GEMM1 128x128x64, 5 stages, cluster of 1; GEMM2 128x128x64, 5 stages, cluster of 1");
     r.max_tokens = 0;
     EXPECT_EQ(choose_strategy(r).gemms, "");
   }
@@ -359,18 +361,18 @@ TEST(Gemms, FollowTheColumnsOfEachGemm) {
   r.max_tokens = 4096;
   r.config.hidden = 128;
   EXPECT_EQ(choose_strategy(r).gemms,
-            "GEMM1 128x256x64, 4 stages, cluster of 2; GEMM2 128x128x64, 6 stages, cluster of 1");
+            "GEMM1 256x128x64, 4 stages, cluster of 2; GEMM2 128x128x64, 5 stages, cluster of 1");
 }
 
 TEST(Gemms, OfAHybridNameBothLayoutsWhereTheyDiffer) {
   auto r = on_gpu("hybrid");
   r.max_tokens = 4096;
-  EXPECT_EQ(choose_strategy(r).gemms, std::string("masked, up to 256 rows: ") + kSmallTiles +
+  EXPECT_EQ(choose_strategy(r).gemms, std::string("masked, up to 256 rows: ") + kFewTiles +
                                           "; contiguous, up to 4096: " + kLargeTiles);
   r.max_tokens = 300;  // the same tiles above the threshold
-  EXPECT_EQ(choose_strategy(r).gemms, kSmallTiles);
+  EXPECT_EQ(choose_strategy(r).gemms, kFewTiles);
   r.max_tokens = 200;  // below it
-  EXPECT_EQ(choose_strategy(r).gemms, kSmallTiles);
+  EXPECT_EQ(choose_strategy(r).gemms, kFewTiles);
   r.max_tokens = 4096;
   r.masked_max_tokens = 0;  // never masked
   EXPECT_EQ(choose_strategy(r).gemms, kLargeTiles);

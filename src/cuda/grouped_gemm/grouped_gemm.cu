@@ -5,6 +5,7 @@
 
 #include "cuda/grouped_gemm/tensor_map.h"
 #include "cuda/ops.h"
+#include "cuda/shared_memory.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -13,13 +14,15 @@ bool is_gated(const GroupedGemm& g) {
   return g.activation != nullptr && g.activation->gated();
 }
 
-GemmParams params_of(const GroupedGemm& g, GemmTile tile, int box_rows) {
+GemmParams params_of(const GroupedGemm& g, GemmTile tile) {
   GemmParams p{};
   const bool gated = is_gated(g);
-  p.src = map_of_rows(g.src, box_rows);
-  const int part_rows = tile.n / tile.cluster;
-  p.weights = gated ? map_of_halves(g.weights, part_rows) : map_of_weights(g.weights, part_rows);
+  p.src = map_of_rows(g.src, rows_per_box(tile));
+  p.weights =
+      gated ? map_of_halves(g.weights, tile.weights) : map_of_weights(g.weights, tile.weights);
   p.dst = g.dst.data;
+  if (g.dst.dtype == DType::Bf16)
+    p.dst_boxes = map_of_output(g.dst, gated ? 32 : 16, gated ? 32 : 64);
   p.counts = g.groups.counts.as<int32_t>();
   p.first_row = g.groups.first_row.as<int64_t>();
   p.bias = g.bias.as<float>();
@@ -34,32 +37,31 @@ GemmParams params_of(const GroupedGemm& g, GemmTile tile, int box_rows) {
   p.gated = gated;
   p.up_first = g.order == GateUpOrder::UpGate;
   p.dst_is_f32 = g.dst.dtype == DType::F32;
-  p.stream_weights = g.max_rows <= int64_t{p.num_experts} * tile.m;
+  p.stream_weights = 2 * g.max_rows <= int64_t{p.num_experts} * tile.rows;
   return p;
 }
 
-// No more clusters than steps can be: every expert may add one that is not full.
-int64_t most_steps(const GroupedGemm& g, GemmTile tile, int width) {
-  const int64_t tile_cols = is_gated(g) ? tile.n / 2 : tile.n;
-  const int64_t row_tiles = g.max_rows / tile.m + std::min<int64_t>(g.weights.dim(0), g.max_rows);
-  return row_tiles * ((width + tile_cols - 1) / tile_cols);
+// No more clusters than steps can be: every expert may add a tile that is not full.
+int64_t most_steps(const GroupedGemm& g, GemmTile tile) {
+  const int64_t row_tiles =
+      g.max_rows / tile.rows + std::min<int64_t>(g.weights.dim(0), g.max_rows);
+  const int64_t step_weights = int64_t{tile.weights} * tile.cluster;
+  return row_tiles * ((g.weights.dim(1) + step_weights - 1) / step_weights);
 }
 
 template <size_t kIndex>
 void launch_tile(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
   constexpr GemmTile kTile = kTiles[kIndex];
-  const auto kernel = grouped_gemm_kernel<kTile.m, kTile.n, kTile.stages, kTile.cluster>;
-  static const cudaError_t raised = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytesPerBlock);
-  SWITCHYARD_CUDA_CHECK(raised);
-  const GemmParams p = params_of(g, kTile, kRowsPerBox<kTile.m>);
+  const auto kernel = grouped_gemm_kernel<kIndex>;
+  const auto smem_bytes = static_cast<size_t>(shared_bytes(kTile, g.weights.dim(0)));
+  allow_smem(kernel, smem_bytes);
+  const GemmParams p = params_of(g, kTile);
   // At least one: choose_tile takes no cluster that is larger than num_sms.
-  const int64_t clusters =
-      std::min<int64_t>(num_sms / kTile.cluster, most_steps(g, kTile, p.width));
+  const int64_t clusters = std::min<int64_t>(num_sms / kTile.cluster, most_steps(g, kTile));
   launch(kernel,
          LaunchShape{.grid = static_cast<unsigned>(clusters * kTile.cluster),
-                     .block = kMathThreads<kTile.m> + 128,
-                     .smem_bytes = static_cast<size_t>(shared_bytes(kTile, p.num_experts)),
+                     .block = math_threads(kTile) + 128,
+                     .smem_bytes = smem_bytes,
                      .cluster = static_cast<unsigned>(kTile.cluster)},
          stream, p);
 }

@@ -2,19 +2,21 @@
 //
 //     s = src[r, :] weights[e, j, :]^T * scale[r] + bias[e, j]     dst[r, c] = activation(s_1, s_2)
 //
-// for the rows [first_row[e], first_row[e] + counts[e]) of each expert e. One block per SM takes
-// tiles kM rows x kN weight rows until none is left; a tile never spans two experts, rows past an
-// expert's last are neither stored nor, where whole boxes of rows are idle, loaded. The last
-// warpgroup loads (one thread), the others multiply: 64 rows x kN each, and write what they made.
+// for the rows [first_row[e], first_row[e] + counts[e]) of each expert e. The product is formed
+// transposed, weights times rows: the instruction multiplies 64 of its first operand by any
+// multiple of 16 of its second, and an expert has any number of rows, but weights come in hundreds.
+// An expert's rows are divided into as few tiles of at most kRows as hold them, all but the last
+// equal.
 //
-// Two blocks of a cluster take a step together: two tiles of rows with the same weights, each
-// loading half of them for both; or, at the end of an expert, one tile of rows with two of weights,
-// each loading half of the rows for both.
+// One block per SM takes tiles of kWeights weight rows x one tile of rows until none is left. The
+// last warpgroup loads (one thread), the others multiply: 64 weight rows each, and write what they
+// made. Two blocks of a cluster take neighbouring weights with the same rows, each loading half of
+// the rows for both.
 //
-// A gated tile holds kN / 2 gate rows and the kN / 2 up rows that go with them, alternating in
+// A gated tile holds kWeights / 2 gate rows and the up rows that go with them, alternating in
 // eights: the tensor map of W1 [2I, k] has the dimensions (k, 8, 2 halves, I / 8, E), so the copy
 // engine interleaves them and the weights stay as they are in the checkpoint. One thread then holds
-// s_1 and s_2 of an output in acc[8 q + i] and acc[8 q + 4 + i].
+// s_1 and s_2 of an output in acc[4 j + i] and acc[4 j + 2 + i].
 //
 // Order of summation: the inner dimension ascending in steps of 16, one fp32 accumulator, whatever
 // the tile. Bound: tensor cores with many rows per expert, the bytes of the weights with few.
@@ -25,6 +27,7 @@
 #include "cuda/activation.cuh"
 #include "cuda/launch.h"
 #include "cuda/ptx/barrier.cuh"
+#include "cuda/ptx/stmatrix.cuh"
 #include "cuda/ptx/wgmma.cuh"
 #include "strategy/tiles.h"
 
@@ -32,6 +35,7 @@ namespace switchyard::cuda {
 
 struct GemmParams {
   CUtensorMap src, weights;
+  CUtensorMap dst_boxes;       // of dst where it is bf16
   void* dst;                   // bf16 or f32 [C, width]
   const int32_t* counts;       // [E]
   const int64_t* first_row;    // [E + 1]
@@ -42,33 +46,49 @@ struct GemmParams {
   int activation;  // an ActivationKind, or -1
   float alpha, limit;
   bool gated, up_first, dst_is_f32;
-  bool stream_weights;  // an expert has one tile of rows: its weights are read once
+  bool stream_weights;  // most experts have one tile of rows: their weights are read once
 };
 
 // Rows of src that one copy brings: small ones where most of a tile's rows may be idle.
-template <int kM>
-inline constexpr int kRowsPerBox = kM == 64 ? 16 : 64;
+constexpr int rows_per_box(GemmTile t) {
+  return t.rows <= 64 ? 16 : 32;
+}
+constexpr int math_threads(GemmTile t) {
+  return t.weights / 64 * 128;
+}
 
-template <int kM, int kN, int kStages>
+// What a block does in a step.
+struct GemmBlock {
+  int64_t first_row;  // of src and dst
+  int num_rows;
+  int expert;
+  int weights;  // tile of weights
+};
+
+template <GemmTile kTile>
 struct GemmShared {
-  static constexpr int kStageBytes = (kM + kN) * kTileInner * 2;
-
   uint8_t* stages;
   uint8_t* staging;
-  uint64_t *full, *empty;  // [kStages]
+  GemmBlock* blocks;       // [stages] of the step that begins with the stage, if one does
+  uint64_t *full, *empty;  // [stages]
   int32_t* warp_sums;      // [32]
   int32_t* first_step;     // [E + 1] steps of the experts before e
 
   __device__ explicit GemmShared(uint8_t* base)
       : stages(base),
-        staging(stages + kStages * kStageBytes),
-        full(reinterpret_cast<uint64_t*>(staging + kM * kStagingPitch)),
-        empty(full + kStages),
-        warp_sums(reinterpret_cast<int32_t*>(empty + kStages)),
+        staging(stages + kTile.stages * stage_bytes(kTile)),
+        blocks(reinterpret_cast<GemmBlock*>(staging + staging_bytes(kTile))),
+        full(reinterpret_cast<uint64_t*>(blocks + kTile.stages)),
+        empty(full + kTile.stages),
+        warp_sums(reinterpret_cast<int32_t*>(empty + kTile.stages)),
         first_step(warp_sums + 32) {}
 
-  __device__ uint8_t* src(int stage) const { return stages + stage * kStageBytes; }
-  __device__ uint8_t* weights(int stage) const { return src(stage) + kM * kTileInner * 2; }
+  __device__ uint8_t* weights(int stage) const {
+    return stages + stage * static_cast<int>(stage_bytes(kTile));
+  }
+  __device__ uint8_t* rows(int stage) const {
+    return weights(stage) + kTile.weights * kTileInner * 2;
+  }
 };
 
 // Where the pipeline stands: the same sequence for the thread that loads and those that multiply.
@@ -81,35 +101,20 @@ struct PipelinePosition {
   }
 };
 
-struct GemmBlock {
-  int expert, m, n;  // tile of rows within the expert, tile of weight rows
-  bool shares_rows;  // with the other block of the cluster, which has the next n; else the weights
-};
-
-// The steps that clusters take, in order of expert. Within an expert first those that share weights
-// (groups of kGroupM of them walk along n together: what the SMs work on at one time is then shared
-// in L2), then those that share rows: where the second block would have none. So up to 256 rows
-// every weight is fetched once: blocks that are not of one cluster drift apart by more than L2
-// remembers.
-template <int kM, int kCluster>
+// The steps that clusters take, in order of expert: every tile of rows with every kCluster tiles of
+// weights. Groups of tiles of rows walk along the weights together: what the SMs work on at one
+// time is then shared in L2.
+template <GemmTile kTile>
 struct GemmSchedule {
-  static constexpr int kGroupM = 16 / kCluster;
+  static constexpr int kGroup = 8;  // tiles of rows
 
   const int32_t* first_step;
   const int32_t* counts;
-  int num_experts, num_n;
+  const int64_t* first_row;
+  int num_experts, num_weights;  // of weights: tiles for each block of a cluster
 
-  // Steps that share weights, per tile of weights.
-  __device__ int num_wide(int rows) const {
-    return kCluster == 1 ? (rows + kM - 1) / kM : (rows + kM - 1) / (kM * kCluster);
-  }
-  // Tiles of rows that are left for steps that share them.
-  __device__ int num_rest(int rows) const {
-    return max(0, (rows - num_wide(rows) * kM * kCluster + kM - 1) / kM);
-  }
-  __device__ int num_steps(int rows) const {
-    return num_wide(rows) * num_n + num_rest(rows) * ((num_n + kCluster - 1) / kCluster);
-  }
+  static __device__ int num_tiles(int rows) { return (rows + kTile.rows - 1) / kTile.rows; }
+  __device__ int num_steps(int rows) const { return num_tiles(rows) * num_weights; }
   __device__ int num_steps() const { return first_step[num_experts]; }
 
   // What block `rank` of the cluster does in a step.
@@ -119,17 +124,17 @@ struct GemmSchedule {
       const int middle = (low + high) / 2;
       (first_step[middle] <= step ? low : high) = middle;
     }
-    const int rows = counts[low], wide = num_wide(rows);
+    const int rows = counts[low], tiles = num_tiles(rows);
+    // A multiple of 16. The last tile has the rest, at least one row: with t > 1 tiles there are
+    // more than (t - 1) kRows rows, and no tile takes more than kRows.
+    const int tile_rows = ((rows + tiles - 1) / tiles + 15) / 16 * 16;
     int local = step - first_step[low];
-    if (local < wide * num_n) {
-      const int group = local / (kGroupM * num_n);
-      const int group_m = min(kGroupM, wide - group * kGroupM);
-      local -= group * kGroupM * num_n;
-      return {low, (group * kGroupM + local % group_m) * kCluster + rank, local / group_m, false};
-    }
-    local -= wide * num_n;
-    const int rest = num_rest(rows);
-    return {low, wide * kCluster + local % rest, local / rest * kCluster + rank, true};
+    const int group = local / (kGroup * num_weights);
+    const int group_tiles = min(kGroup, tiles - group * kGroup);
+    local -= group * kGroup * num_weights;
+    const int first = (group * kGroup + local % group_tiles) * tile_rows;
+    return {first_row[low] + first, min(tile_rows, rows - first), low,
+            local / group_tiles * kTile.cluster + rank};
   }
 };
 
@@ -170,271 +175,372 @@ __device__ void count_steps(const Schedule& schedule, int32_t* first_step, int32
 
 // ---- the thread that loads
 
-template <int kM, int kN, int kStages, int kCluster>
+template <GemmTile kTile>
 class Loader {
  public:
-  using Shared = GemmShared<kM, kN, kStages>;
-  using Schedule = GemmSchedule<kM, kCluster>;
-
-  __device__ Loader(const GemmParams& params, const Shared& shared_memory, int cluster_rank)
+  __device__ Loader(const GemmParams& params, const GemmShared<kTile>& shared_memory,
+                    int cluster_rank)
       : p(params),
         shared(shared_memory),
         rank(cluster_rank),
         keep_weights(p.stream_weights ? ptx::L2Keep::First : ptx::L2Keep::Normal) {}
 
-  __device__ void run(const Schedule& schedule) {
+  __device__ void run(const GemmSchedule<kTile>& schedule) {
     const int num_k = (p.k + kTileInner - 1) / kTileInner, num_steps = schedule.num_steps();
-    for (int step = blockIdx.x / kCluster; step < num_steps; step += gridDim.x / kCluster) {
+    for (int step = blockIdx.x / kTile.cluster; step < num_steps;
+         step += gridDim.x / kTile.cluster) {
       const GemmBlock block = schedule.block(step, rank);
-      const int rows = min(kM, schedule.counts[block.expert] - block.m * kM);
-      const int num_boxes = (rows + kBoxRows - 1) / kBoxRows;
-      const int row = static_cast<int>(p.first_row[block.expert]) + block.m * kM;
+      const int num_boxes = (block.num_rows + kBoxRows - 1) / kBoxRows;
+      const int row = static_cast<int>(block.first_row);
       for (int kb = 0; kb < num_k; ++kb, at.advance()) {
         ptx::barrier_wait(&shared.empty[at.stage], at.parity ^ 1);
+        if (kb == 0) shared.blocks[at.stage] = block;
         ptx::barrier_arrive_expect(&shared.full[at.stage], num_boxes * kBoxBytes + kWeightBytes);
         load_weights(block, kb * kTileInner);
-        load_rows(block, kb * kTileInner, row, num_boxes);
+        load_rows(kb * kTileInner, row, num_boxes);
       }
     }
   }
 
  private:
-  static constexpr int kBoxRows = kRowsPerBox<kM>, kBoxBytes = kBoxRows * kTileInner * 2;
-  // Of weights: as much as one block of a cluster loads for all.
-  static constexpr int kPartRows = kN / kCluster, kPartBytes = kPartRows * kTileInner * 2;
-  static constexpr int kWeightBytes = kN * kTileInner * 2;
-  static constexpr uint16_t kAll = (1 << kCluster) - 1;
+  static constexpr int kBoxRows = rows_per_box(kTile), kBoxBytes = kBoxRows * kTileInner * 2;
+  static constexpr int kWeightBytes = kTile.weights * kTileInner * 2;
+  static constexpr uint16_t kAll = (1 << kTile.cluster) - 1;
 
   __device__ void load_weights(const GemmBlock& block, int k) const {
-    for (int part = 0; part < kCluster; ++part) {
-      if (!block.shares_rows && part != rank) continue;  // the other block brings it
-      const int row = block.n * kN + part * kPartRows;
-      uint8_t* dst = shared.weights(at.stage) + part * kPartBytes;
-      uint64_t* full = &shared.full[at.stage];
-      const bool to_all = kCluster > 1 && !block.shares_rows;
-      if (p.gated) {
-        to_all
-            ? ptx::load_box_to(kAll, dst, &p.weights, full, keep_weights, k, 0, 0, row / 16,
-                               block.expert)
-            : ptx::load_box(dst, &p.weights, full, keep_weights, k, 0, 0, row / 16, block.expert);
-      } else {
-        to_all ? ptx::load_box_to(kAll, dst, &p.weights, full, keep_weights, k, row, block.expert)
-               : ptx::load_box(dst, &p.weights, full, keep_weights, k, row, block.expert);
-      }
-    }
+    const int row = block.weights * kTile.weights;
+    uint8_t* dst = shared.weights(at.stage);
+    uint64_t* full = &shared.full[at.stage];
+    p.gated ? ptx::load_box(dst, &p.weights, full, keep_weights, k, 0, 0, row / 16, block.expert)
+            : ptx::load_box(dst, &p.weights, full, keep_weights, k, row, block.expert);
   }
 
-  __device__ void load_rows(const GemmBlock& block, int k, int row, int num_boxes) const {
-    const bool to_all = kCluster > 1 && block.shares_rows;
-    for (int b = 0; b < num_boxes; ++b) {
-      if (to_all && b % kCluster != rank) continue;
-      uint8_t* dst = shared.src(at.stage) + b * kBoxBytes;
+  __device__ void load_rows(int k, int row, int num_boxes) const {
+    for (int b = kTile.cluster > 1 ? rank : 0; b < num_boxes; b += kTile.cluster) {
+      uint8_t* dst = shared.rows(at.stage) + b * kBoxBytes;
       uint64_t* full = &shared.full[at.stage];
-      to_all ? ptx::load_box_to(kAll, dst, &p.src, full, ptx::L2Keep::Last, k, row + b * kBoxRows)
-             : ptx::load_box(dst, &p.src, full, ptx::L2Keep::Last, k, row + b * kBoxRows);
+      if constexpr (kTile.cluster > 1)
+        ptx::load_box_to(kAll, dst, &p.src, full, ptx::L2Keep::Last, k, row + b * kBoxRows);
+      else
+        ptx::load_box(dst, &p.src, full, ptx::L2Keep::Last, k, row + b * kBoxRows);
     }
   }
 
   const GemmParams& p;
-  const Shared& shared;
+  const GemmShared<kTile>& shared;
   const int rank;
   const ptx::L2Keep keep_weights;
-  PipelinePosition<kStages> at;
+  PipelinePosition<kTile.stages> at;
 };
 
 // ---- the warpgroups that multiply
 
-// What a warp has made: 16 rows x kN weight rows, in its accumulators.
-struct WarpTile {
+// What a warpgroup makes: the sums of 64 weight rows with a tile of rows.
+struct GroupTile {
   int64_t first_row;  // of dst
-  int num_rows;       // valid ones, at most 16
+  int num_rows;
   int expert;
-  int first_col;  // of dst
-  int lane;
+  int first_col;  // of dst: 64 from here on, 32 if gated
 };
 
-template <int kN>
-__device__ void scale_rows(float (&acc)[kN / 2], const GemmParams& p, const WarpTile& t) {
+// The sums of a thread, kRows / 2 of them. acc[4 j + 2 h + i] belongs to row 8 j + row_of(i) of the
+// tile and to weight row 16 warp + 8 h + lane / 4 of the warpgroup.
+struct Place {
+  int lane, warp;  // within the warpgroup
+  __device__ int row_of(int i) const { return 2 * (lane % 4) + i; }
+};
+
+template <int kSums>
+__device__ void scale_rows(float (&acc)[kSums], const GemmParams& p, const GroupTile& t,
+                           const Place& at) {
+#pragma unroll
+  for (int j = 0; j < kSums / 4; ++j)
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int row = 8 * j + at.row_of(i);
+      const float scale = row < t.num_rows ? p.row_weights[p.slot_of_row[t.first_row + row]] : 1.0f;
+      acc[4 * j + i] *= scale;
+      acc[4 * j + 2 + i] *= scale;
+    }
+}
+
+template <int kSums>
+__device__ void add_bias(float (&acc)[kSums], const GemmParams& p, const GroupTile& t,
+                         const Place& at) {
+  const float* bias = p.bias + int64_t{t.expert} * p.n;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int row = t.lane / 4 + 8 * h;
-    const float scale = row < t.num_rows ? p.row_weights[p.slot_of_row[t.first_row + row]] : 1.0f;
+    const int col = t.first_col + (p.gated ? at.warp * 8 : at.warp * 16 + 8 * h) + at.lane / 4;
+    const float b = col < p.width ? bias[p.gated && h == 1 ? p.width + col : col] : 0.0f;
 #pragma unroll
-    for (int j = 0; j < kN / 8; ++j) {
-      acc[4 * j + 2 * h] *= scale;
-      acc[4 * j + 2 * h + 1] *= scale;
+    for (int j = 0; j < kSums / 4; ++j) {
+      acc[4 * j + 2 * h] += b;
+      acc[4 * j + 2 * h + 1] += b;
     }
   }
 }
 
-template <int kN>
-__device__ void add_bias(float (&acc)[kN / 2], const GemmParams& p, const WarpTile& t) {
-  const float* bias = p.bias + int64_t{t.expert} * p.n;
+// acc[4 j + i] = activation of the sums of an output; without a gate also acc[4 j + 2 + i].
+template <ActivationKind kKind, int kSums>
+__device__ void activate_tile(float (&acc)[kSums], const GemmParams& p, const GroupTile& t) {
 #pragma unroll
-  for (int j = 0; j < kN / 8; ++j)
+  for (int j = 0; j < kSums / 4; ++j) {
+    // Seldom, so that many are in flight at a time.
+    if (j % 8 == 0 && 8 * j >= t.num_rows) break;
+    if constexpr (kKind == ActivationKind::Relu2) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int col = t.first_col + 8 * (p.gated ? j / 2 : j) + 2 * (t.lane % 4) + i;
-      if (col >= p.width) continue;
-      const float b = bias[p.gated && j % 2 ? p.width + col : col];
-      acc[4 * j + i] += b;
-      acc[4 * j + 2 + i] += b;
+      for (int i = 0; i < 4; ++i) acc[4 * j + i] = relu2(acc[4 * j + i]);
+    } else {
+      float* s = acc + 4 * j;
+      const float2 first{s[0], s[1]}, second{s[2], s[3]};
+      const float2 out = activate<kKind>(p.up_first ? second : first, p.up_first ? first : second,
+                                         p.alpha, p.limit);
+      s[0] = out.x, s[1] = out.y;
     }
+  }
 }
 
-// acc[4 q + i] = activation of the sums of output group q; gated ones move down into its half.
-template <int kN, ActivationKind kKind>
-__device__ void activate_tile(float (&acc)[kN / 2], const GemmParams& p) {
-  if constexpr (kKind == ActivationKind::Relu2) {
+template <int kSums>
+__device__ void activate_tile(float (&acc)[kSums], const GemmParams& p, const GroupTile& t) {
+  switch (static_cast<ActivationKind>(p.activation)) {
+    case ActivationKind::SiluGated: return activate_tile<ActivationKind::SiluGated>(acc, p, t);
+    case ActivationKind::GeluGated: return activate_tile<ActivationKind::GeluGated>(acc, p, t);
+    case ActivationKind::GeluTanhGated:
+      return activate_tile<ActivationKind::GeluTanhGated>(acc, p, t);
+    case ActivationKind::ClampedSwiglu:
+      return activate_tile<ActivationKind::ClampedSwiglu>(acc, p, t);
+    case ActivationKind::Relu2: return activate_tile<ActivationKind::Relu2>(acc, p, t);
+  }
+}
+
+template <int kSums>
+__device__ void store_f32(const float (&acc)[kSums], const GemmParams& p, const GroupTile& t,
+                          const Place& at) {
+  auto* dst = static_cast<float*>(p.dst) + t.first_row * p.width;
 #pragma unroll
-    for (int i = 0; i < kN / 2; ++i) acc[i] = activate<kKind>(acc[i], acc[i], p.alpha, p.limit);
-  } else {
+  for (int h = 0; h < 2; ++h) {
+    const int col = t.first_col + (p.gated ? at.warp * 8 : at.warp * 16 + 8 * h) + at.lane / 4;
+    if (col >= p.width || (p.gated && h == 1)) continue;
 #pragma unroll
-    for (int q = 0; q < kN / 16; ++q)
+    for (int j = 0; j < kSums / 4; ++j)
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float first = acc[8 * q + i], second = acc[8 * q + 4 + i];
-        acc[4 * q + i] = activate<kKind>(p.up_first ? second : first, p.up_first ? first : second,
-                                         p.alpha, p.limit);
+      for (int i = 0; i < 2; ++i) {
+        const int row = 8 * j + at.row_of(i);
+        if (row < t.num_rows) dst[int64_t{row} * p.width + col] = acc[4 * j + 2 * h + i];
       }
   }
 }
 
-template <int kN>
-__device__ void activate_tile(float (&acc)[kN / 2], const GemmParams& p) {
-  switch (static_cast<ActivationKind>(p.activation)) {
-    case ActivationKind::SiluGated: return activate_tile<kN, ActivationKind::SiluGated>(acc, p);
-    case ActivationKind::GeluGated: return activate_tile<kN, ActivationKind::GeluGated>(acc, p);
-    case ActivationKind::GeluTanhGated:
-      return activate_tile<kN, ActivationKind::GeluTanhGated>(acc, p);
-    case ActivationKind::ClampedSwiglu:
-      return activate_tile<kN, ActivationKind::ClampedSwiglu>(acc, p);
-    case ActivationKind::Relu2: return activate_tile<kN, ActivationKind::Relu2>(acc, p);
-  }
-}
+// Rows of bf16 on their way out, as many at a time as one of the warpgroup's two buffers in shared
+// memory holds: written there transposed, as rows of 64 columns (32 if gated), swizzled as the copy
+// engine wants them (which also keeps a warp's writes on different banks), and stored by the copy
+// engine while the warpgroup goes on. Each warp asks for a quarter of the rows, since a thread that
+// asks for all spends 90 cycles on each box; rows that do not fill a box it stores itself.
+class RowWriter {
+ public:
+  __device__ RowWriter(const GemmParams& params, uint8_t* staging, Place where, int its_barrier)
+      : p(params), buffers(staging), place(where), barrier(its_barrier) {}
 
-template <int kCols, int kSums>
-__device__ void store_f32(const float (&acc)[kSums], const GemmParams& p, const WarpTile& t) {
-  auto* dst = static_cast<float*>(p.dst);
+  template <bool kGated, int kSums>
+  __device__ void store(const float (&acc)[kSums], const GroupTile& t) {
+    constexpr int kRowBytes = kGated ? 64 : 128, kRows = kStagingBytes / kRowBytes;
+    constexpr int kBoxRows = kRows / 4;
 #pragma unroll
-  for (int q = 0; q < kCols / 8; ++q)
+    for (int first = 0; first < 2 * kSums; first += kRows) {
+      if (first >= t.num_rows) break;
+      uint8_t* buffer = buffers + (count++ % 2) * kStagingBytes;
+      if (place.lane == 0) ptx::store_wait_read<1>();
+      ptx::group_sync(barrier);
+      kGated ? put_gated<kRows>(acc, first, t.num_rows - first, buffer)
+             : put<kRows>(acc, first, buffer);
+      ptx::fence_copies();
+      ptx::group_sync(barrier);
+      const int box = place.warp * kBoxRows, rows = t.num_rows - first - box;
+      const int64_t row = t.first_row + first + box;
+      if (rows >= kBoxRows) {
+        if (place.lane == 0)
+          ptx::store_box(&p.dst_boxes, buffer + box * kRowBytes, t.first_col,
+                         static_cast<int>(row));
+      } else {
+        store_some<kGated>(buffer + box * kRowBytes, rows, row, t.first_col);
+      }
+      if (place.lane == 0) ptx::store_commit();  // also of none, so that groups count buffers
+    }
+  }
+
+  // Before the block ends: its shared memory must outlive the copies.
+  __device__ void finish() const {
+    ptx::store_wait_read<0>();
+  }
+
+ private:
+  // Where the copy engine looks for piece `j` of 16 bytes of a row.
+  template <bool kGated>
+  static __device__ uint8_t* at(uint8_t* buffer, int row, int j) {
+    return kGated ? buffer + row * 64 + ((j ^ (row / 2 % 4)) * 16)
+                  : buffer + row * 128 + ((j ^ (row % 8)) * 16);
+  }
+
+  // Four matrices of 8 rows x 8 columns at a time: two neighbours along the columns, two along the
+  // rows.
+  template <int kRows, int kSums>
+  __device__ void put(const float (&acc)[kSums], int first, uint8_t* buffer) const {
+    const int row = place.lane / 16 * 8 + place.lane % 8;
+    const int piece = place.warp * 2 + place.lane / 8 % 2;
+#pragma unroll
+    for (int r = 0; r < kRows && first + r < 2 * kSums; r += 16) {
+      const float* s = acc + (first + r) / 2;
+      ptx::store_transposed(at<false>(buffer, r + row, piece), pack(s[0], s[1]), pack(s[2], s[3]),
+                            pack(s[4], s[5]), pack(s[6], s[7]));
+    }
+  }
+  // The same, four along the rows.
+  template <int kRows, int kSums>
+  __device__ void put_gated(const float (&acc)[kSums], int first, int rows, uint8_t* buffer) const {
+#pragma unroll
+    for (int r = 0; r < kRows && first + r < 2 * kSums; r += 32) {
+      if (r % 64 == 0 && r >= rows) break;
+      const float* s = acc + (first + r) / 2;
+      ptx::store_transposed(at<true>(buffer, r + place.lane, place.warp), pack(s[0], s[1]),
+                            pack(s[4], s[5]), pack(s[8], s[9]), pack(s[12], s[13]));
+    }
+  }
+
+  // Fewer than a box, or none.
+  template <bool kGated>
+  __device__ void store_some(uint8_t* box, int rows, int64_t row, int first_col) const {
+    constexpr int kPieces = kGated ? 4 : 8;
+    const int piece = place.lane % kPieces, col = first_col + piece * 8;
+    if (col >= p.width) return;
+    auto* dst = static_cast<__nv_bfloat16*>(p.dst) + row * p.width + col;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int row = t.lane / 4 + i / 2 * 8, col = t.first_col + 8 * q + 2 * (t.lane % 4) + i % 2;
-      if (row < t.num_rows && col < p.width)
-        dst[(t.first_row + row) * p.width + col] = acc[4 * q + i];
+      const int r = place.lane / kPieces + i * (32 / kPieces);
+      if (r < rows)
+        *reinterpret_cast<uint4*>(dst + int64_t{r} * p.width) =
+            *reinterpret_cast<const uint4*>(at<kGated>(box, r, piece));
     }
-}
-
-// Through shared memory, 64 columns at a time, so that rows leave in pieces of 128 bytes.
-template <int kCols, int kSums>
-__device__ void store_bf16(const float (&acc)[kSums], const GemmParams& p, const WarpTile& t,
-                           uint8_t* staging) {
-  uint8_t* mine = staging + t.lane / 4 * kStagingPitch + t.lane % 4 * 4;
-  const uint8_t* theirs = staging + t.lane / 8 * kStagingPitch + t.lane % 8 * 16;
-  auto* dst = static_cast<__nv_bfloat16*>(p.dst) + (t.first_row + t.lane / 8) * p.width +
-              t.first_col + t.lane % 8 * 8;
-#pragma unroll
-  for (int chunk = 0; chunk < kCols / 64; ++chunk) {
-    if (t.first_col + chunk * 64 >= p.width) break;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float* sums = acc + 4 * (chunk * 8 + j);
-      auto* top = reinterpret_cast<__nv_bfloat162*>(mine + 16 * j);
-      auto* bottom = reinterpret_cast<__nv_bfloat162*>(mine + 16 * j + 8 * kStagingPitch);
-      *top = __floats2bfloat162_rn(sums[0], sums[1]);
-      *bottom = __floats2bfloat162_rn(sums[2], sums[3]);
-    }
-    __syncwarp();
-    if (t.first_col + chunk * 64 + t.lane % 8 * 8 < p.width) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (i * 4 + t.lane / 8 < t.num_rows)
-          *reinterpret_cast<uint4*>(dst + int64_t{i} * 4 * p.width + chunk * 64) =
-              *reinterpret_cast<const uint4*>(theirs + i * 4 * kStagingPitch);
-    }
-    __syncwarp();
   }
-}
 
-template <int kN>
-__device__ void write_tile(float (&acc)[kN / 2], const GemmParams& p, const WarpTile& t,
-                           uint8_t* staging) {
-  if (p.row_weights) scale_rows<kN>(acc, p, t);
-  if (p.bias) add_bias<kN>(acc, p, t);
-  if (p.activation >= 0) activate_tile<kN>(acc, p);
+  static __device__ uint32_t pack(float low, float high) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+  }
+
+  const GemmParams& p;
+  uint8_t* buffers;
+  const Place place;
+  const int barrier;
+  uint32_t count = 0;
+};
+
+template <int kSums>
+__device__ void write_tile(float (&acc)[kSums], const GemmParams& p, const GroupTile& t,
+                           const Place& at, RowWriter& writer) {
+  if (p.row_weights) scale_rows(acc, p, t, at);
+  if (p.bias) add_bias(acc, p, t, at);
+  if (p.activation >= 0) activate_tile(acc, p, t);
   if (p.dst_is_f32)
-    p.gated ? store_f32<kN / 2>(acc, p, t) : store_f32<kN>(acc, p, t);
+    store_f32(acc, p, t, at);
   else
-    p.gated ? store_bf16<kN / 2>(acc, p, t, staging) : store_bf16<kN>(acc, p, t, staging);
+    p.gated ? writer.store<true>(acc, t) : writer.store<false>(acc, t);
 }
 
-// acc = 64 rows x kN over the whole inner dimension. One product stays in flight while the next
-// stage is waited for. A warpgroup without rows only lets the stages pass.
-template <int kM, int kN, int kStages, int kCluster>
-__device__ void multiply(float (&acc)[kN / 2], const GemmShared<kM, kN, kStages>& shared,
-                         PipelinePosition<kStages>& at, int num_k, int warpgroup, bool has_rows) {
-  // A stage is free once every block that loads into it knows: lane i of a warp tells block i.
-  const int lane = threadIdx.x % 32;
-  const auto release = [&](int stage) {
-    if (stage < 0 || lane >= kCluster) return;
-    kCluster == 1 ? ptx::barrier_arrive(&shared.empty[stage])
-                  : ptx::barrier_arrive(&shared.empty[stage], lane);
-  };
-  int previous = -1;
-  for (int kb = 0; kb < num_k; ++kb, at.advance()) {
+// The products of one warpgroup.
+template <GemmTile kTile>
+class Multiplier {
+ public:
+  __device__ Multiplier(const GemmShared<kTile>& shared_memory, int inner)
+      : shared(shared_memory), num_k((inner + kTileInner - 1) / kTileInner) {}
+
+  // The step that comes next: its first stage has arrived then.
+  __device__ GemmBlock next() const {
     ptx::barrier_wait(&shared.full[at.stage], at.parity);
-    if (!has_rows) {
-      release(at.stage);
-      continue;
+    return shared.blocks[at.stage];
+  }
+
+  // acc = 64 weight rows x `rows` over the whole inner dimension, in products of 16 i columns with
+  // the least i of kFrom to kTo that will do: by halves, as each has its own code.
+  template <int kFrom = 1, int kTo = kTile.rows / 16, int kSums>
+  __device__ void multiply(float (&acc)[kSums], int rows) {
+    if constexpr (kFrom == kTo) {
+      multiply_columns<kTo * 16>(acc);
+    } else {
+      constexpr int kMiddle = (kFrom + kTo) / 2;
+      rows > kMiddle * 16 ? multiply<kMiddle + 1, kTo>(acc, rows)
+                          : multiply<kFrom, kMiddle>(acc, rows);
     }
-    const uint64_t a = ptx::matrix_descriptor(
-        ptx::shared_address(shared.src(at.stage) + warpgroup * 64 * kTileInner * 2));
-    const uint64_t b = ptx::matrix_descriptor(ptx::shared_address(shared.weights(at.stage)));
-    ptx::wgmma_fence();
+  }
+
+ private:
+  // One product stays in flight while the next stage is waited for.
+  template <int kN, int kSums>
+  __device__ __forceinline__ void multiply_columns(float (&acc)[kSums]) {
+    int previous = -1;
+    for (int kb = 0; kb < num_k; ++kb, at.advance()) {
+      ptx::barrier_wait(&shared.full[at.stage], at.parity);
+      const uint64_t a = ptx::matrix_descriptor(
+          ptx::shared_address(shared.weights(at.stage) + threadIdx.x / 128 * 64 * kTileInner * 2));
+      const uint64_t b = ptx::matrix_descriptor(ptx::shared_address(shared.rows(at.stage)));
+      ptx::wgmma_fence();
 #pragma unroll
-    for (int i = 0; i < kTileInner / 16; ++i)  // 16 elements are 32 bytes: 2 in a descriptor
-      ptx::wgmma_k16<kN>(acc, a + 2 * i, b + 2 * i, kb > 0 || i > 0);
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<1>();
+      for (int i = 0; i < kTileInner / 16; ++i)  // 16 elements are 32 bytes: 2 in a descriptor
+        ptx::wgmma_k16<kN>(acc, a + 2 * i, b + 2 * i, kb > 0 || i > 0);
+      ptx::wgmma_commit();
+      ptx::wgmma_wait<1>();
+      release(previous);
+      previous = at.stage;
+    }
+    ptx::wgmma_wait<0>();
     release(previous);
-    previous = at.stage;
   }
-  ptx::wgmma_wait<0>();
-  release(previous);
+
+  // A stage is free once every block that loads into it knows: lane i of a warp tells block i.
+  __device__ void release(int stage) const {
+    const int lane = threadIdx.x % 32;
+    if (stage < 0 || lane >= kTile.cluster) return;
+    kTile.cluster == 1 ? ptx::barrier_arrive(&shared.empty[stage])
+                       : ptx::barrier_arrive(&shared.empty[stage], lane);
+  }
+
+  const GemmShared<kTile>& shared;
+  const int num_k;
+  PipelinePosition<kTile.stages> at;
+};
+
+template <GemmTile kTile>
+__device__ void multiply_tiles(const GemmParams& p, const GemmShared<kTile>& shared,
+                               int num_steps) {
+  const int group = threadIdx.x / 128;
+  const Place place{static_cast<int>(threadIdx.x % 32), static_cast<int>(threadIdx.x / 32 % 4)};
+  Multiplier<kTile> multiplier(shared, p.k);
+  RowWriter writer(p, shared.staging + group * 2 * kStagingBytes, place, group + 1);
+  for (int step = blockIdx.x / kTile.cluster; step < num_steps; step += gridDim.x / kTile.cluster) {
+    // Defined anew, or the compiler defines what a narrow product leaves alone in the midst of the
+    // products, and to do so serialises them (C7515).
+    float acc[kTile.rows / 2] = {};
+    const GemmBlock block = multiplier.next();
+    const int weight_row = block.weights * kTile.weights + group * 64;
+    const GroupTile tile{block.first_row, block.num_rows, block.expert,
+                         p.gated ? weight_row / 2 : weight_row};
+    multiplier.multiply(acc, tile.num_rows);
+    if (tile.first_col < p.width) write_tile(acc, p, tile, place, writer);
+  }
+  writer.finish();
 }
 
-template <int kM, int kN, int kStages, int kCluster>
-__device__ void multiply_tiles(const GemmParams& p, const GemmShared<kM, kN, kStages>& shared,
-                               const GemmSchedule<kM, kCluster>& schedule, int rank) {
-  const int warp = threadIdx.x / 32, warpgroup = warp / 4;
-  const int num_k = (p.k + kTileInner - 1) / kTileInner, num_steps = schedule.num_steps();
-  PipelinePosition<kStages> at;
-  float acc[kN / 2];
-  for (int step = blockIdx.x / kCluster; step < num_steps; step += gridDim.x / kCluster) {
-    const GemmBlock block = schedule.block(step, rank);
-    const int rows = min(kM, schedule.counts[block.expert] - block.m * kM);
-    multiply<kM, kN, kStages, kCluster>(acc, shared, at, num_k, warpgroup, rows > warpgroup * 64);
-    const WarpTile mine{p.first_row[block.expert] + block.m * kM + warp * 16,
-                        min(16, rows - warp * 16), block.expert, block.n * (p.gated ? kN / 2 : kN),
-                        static_cast<int>(threadIdx.x % 32)};
-    if (mine.num_rows > 0) write_tile<kN>(acc, p, mine, shared.staging + warp * 16 * kStagingPitch);
-  }
-}
-
-template <int kM>
-inline constexpr int kMathThreads = kM / 64 * 128;
-
-template <int kM, int kN, int kStages, int kCluster>
-__global__ __launch_bounds__(kMathThreads<kM> + 128,
+template <size_t kIndex>
+__global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
                              1) void grouped_gemm_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(1024) uint8_t base[];
-  const GemmShared<kM, kN, kStages> shared(base);
-  const int rank = kCluster > 1 ? ptx::cluster_rank() : 0;
+  constexpr GemmTile kTile = kTiles[kIndex];
+  constexpr int kMathThreads = math_threads(kTile);
+  const GemmShared<kTile> shared(base);
+  const int rank = kTile.cluster > 1 ? ptx::cluster_rank() : 0;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < kStages; ++s) {
+    for (int s = 0; s < kTile.stages; ++s) {
       ptx::barrier_init(&shared.full[s], 1);
-      ptx::barrier_init(&shared.empty[s], kMathThreads<kM> / 32 * kCluster);
+      ptx::barrier_init(&shared.empty[s], kMathThreads / 32 * kTile.cluster);
     }
     ptx::fence_barrier_init();
     ptx::prefetch_map(&p.src);
@@ -442,25 +548,25 @@ __global__ __launch_bounds__(kMathThreads<kM> + 128,
   }
   wait_for_predecessor();
   allow_successor();
-  const int tile_cols = p.gated ? kN / 2 : kN;
-  const GemmSchedule<kM, kCluster> schedule{shared.first_step, p.counts, p.num_experts,
-                                            (p.width + tile_cols - 1) / tile_cols};
+  const int step_cols = (p.gated ? kTile.weights / 2 : kTile.weights) * kTile.cluster;
+  const GemmSchedule<kTile> schedule{shared.first_step, p.counts, p.first_row, p.num_experts,
+                                     (p.width + step_cols - 1) / step_cols};
   count_steps(schedule, shared.first_step, shared.warp_sums);
-  if constexpr (kCluster > 1) ptx::cluster_sync();  // the other block's barriers are ready
+  if constexpr (kTile.cluster > 1) ptx::cluster_sync();  // the other block's barriers are ready
 
   // 65,536 registers: two warpgroups that multiply need more than a third each.
-  constexpr bool kMoveRegisters = kMathThreads < kM >> 128;
-  if (threadIdx.x >= kMathThreads<kM>) {
+  constexpr bool kMoveRegisters = kMathThreads > 128;
+  if (threadIdx.x >= kMathThreads) {
     if constexpr (kMoveRegisters) ptx::shrink_registers<56>();
-    if (threadIdx.x == kMathThreads<kM>) {
-      Loader<kM, kN, kStages, kCluster>(p, shared, rank).run(schedule);
-      if constexpr (kCluster > 1) ptx::cluster_sync_alone();
+    if (threadIdx.x == kMathThreads) {
+      Loader<kTile>(p, shared, rank).run(schedule);
+      if constexpr (kTile.cluster > 1) ptx::cluster_sync_alone();
     }
   } else {
     if constexpr (kMoveRegisters) ptx::grow_registers<224>();
-    multiply_tiles(p, shared, schedule, rank);
+    multiply_tiles(p, shared, schedule.num_steps());
     // The other block may still fill this one's stages, and tell it of its own.
-    if constexpr (kCluster > 1) ptx::cluster_sync();
+    if constexpr (kTile.cluster > 1) ptx::cluster_sync();
   }
 }
 

@@ -27,19 +27,21 @@ PFN_cuTensorMapEncodeTiled_v12000 encoder() {
   return encode;
 }
 
-// Extents innermost first; strides in bytes of every dimension but the innermost.
+// Extents innermost first; strides in bytes of every dimension but the innermost. Shared memory is
+// swizzled over as many bytes as a row of the box has, 128 or 64.
 template <size_t kRank>
 CUtensorMap encode(const void* address, const std::array<cuuint64_t, kRank>& extents,
                    const std::array<cuuint64_t, kRank - 1>& strides,
                    const std::array<cuuint32_t, kRank>& box) {
   std::array<cuuint32_t, kRank> steps;
   steps.fill(1);
+  const auto swizzle =
+      box[0] == kTileInner ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
   CUtensorMap map{};
-  const CUresult code =
-      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(address),
-                extents.data(), strides.data(), box.data(), steps.data(),
-                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult code = encoder()(
+      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(address), extents.data(),
+      strides.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   SWITCHYARD_REQUIRE(code == CUDA_SUCCESS, Cuda,
                      "grouped_gemm: cuTensorMapEncodeTiled=", static_cast<int>(code),
                      ", innermost extent ", extents[0], ", next ", extents[1],
@@ -57,6 +59,12 @@ CUtensorMap map_of_rows(ConstTensor src, int box_rows) {
   const cuuint64_t k = extent(src.dim(1));
   return encode<2>(src.data, {k, extent(src.dim(0))}, {2 * k},
                    {kTileInner, static_cast<cuuint32_t>(box_rows)});
+}
+
+CUtensorMap map_of_output(Tensor dst, int box_rows, int box_cols) {
+  const cuuint64_t width = extent(dst.dim(1));
+  return encode<2>(dst.data, {width, extent(dst.dim(0))}, {2 * width},
+                   {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows)});
 }
 
 CUtensorMap map_of_weights(ConstTensor weights, int box_rows) {

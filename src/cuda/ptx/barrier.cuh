@@ -134,6 +134,32 @@ __device__ __forceinline__ void load_box_to(uint16_t blocks, void* dst, const CU
       : "memory");
 }
 
+// A box from shared memory to `map` at the coordinates; what lies outside the map is not written.
+// Counted by the thread's next store_commit.
+__device__ __forceinline__ void store_box(const CUtensorMap* map, const void* src, int c0, int c1) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+      "r"(shared_address(src)), "r"(c0), "r"(c1)
+      : "memory");
+}
+__device__ __forceinline__ void store_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Until at most kPending groups of this thread have still to read shared memory.
+template <int kPending>
+__device__ __forceinline__ void store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+// What this thread wrote to shared memory is seen by copies that start after the next barrier.
+__device__ __forceinline__ void fence_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// Until the 128 threads that share barrier `number` (1 to 15) are here.
+__device__ __forceinline__ void group_sync(int number) {
+  asm volatile("bar.sync %0, 128;" ::"r"(number) : "memory");
+}
+
 // This block's rank in its cluster.
 __device__ __forceinline__ int cluster_rank() {
   int rank;
