@@ -289,13 +289,15 @@ __device__ void activate_tile(float (&acc)[kSums], const GemmParams& p, const Gr
     if (j % 8 == 0 && 8 * j >= t.num_rows) break;
     if constexpr (kKind == ActivationKind::Relu2) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) acc[4 * j + i] = relu2(acc[4 * j + i]);
+      for (int i = 0; i < 4; ++i)
+        acc[4 * j + i] = activate<kKind>(acc[4 * j + i], acc[4 * j + i], p.alpha, p.limit);
     } else {
-      float* s = acc + 4 * j;
-      const float2 first{s[0], s[1]}, second{s[2], s[3]};
-      const float2 out = activate<kKind>(p.up_first ? second : first, p.up_first ? first : second,
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float first = acc[4 * j + i], second = acc[4 * j + 2 + i];
+        acc[4 * j + i] = activate<kKind>(p.up_first ? second : first, p.up_first ? first : second,
                                          p.alpha, p.limit);
-      s[0] = out.x, s[1] = out.y;
+      }
     }
   }
 }
@@ -368,7 +370,7 @@ class RowWriter {
     }
   }
 
-  // Before the block ends: its shared memory must outlive the copies.
+  // Before the block ends: its shared memory must outlive the copies, and the next kernel see them.
   __device__ void finish() const {
     ptx::store_wait_read<0>();
   }
