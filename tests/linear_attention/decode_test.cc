@@ -103,14 +103,14 @@ TEST(ConvDecodeCpu, RunsInPlace) {
 
 TEST(DeltaRuleCpu, IsFloat64sForTheReferencesSizes) {
   const auto attention = cpu_attention();
-  for (const int64_t batch : {1, 5})
-    for (const int64_t n : {1, 2, 4}) {
-      DeltaProblem p;
-      p.paged = random_batch(batch, n, 128, 5);
-      p.paged.spare_blocks = 0;
-      p.key_heads = 16, p.value_heads = 32, p.key_dim = p.value_dim = 128, p.num_tokens = n;
-      expect_delta<Bf16, Buffer>(*attention, p);
-    }
+  for (const auto& [batch, n] :
+       {std::pair<int64_t, int64_t>{1, 1}, {1, 2}, {1, 4}, {5, 2}, {16, 4}, {64, 1}}) {
+    DeltaProblem p;
+    p.paged = random_batch(batch, n, 128, 5);
+    p.paged.spare_blocks = 0, p.paged.sparse_tokens = n;
+    p.key_heads = 16, p.value_heads = 32, p.key_dim = p.value_dim = 128, p.num_tokens = n;
+    expect_delta<Bf16, Buffer>(*attention, p);
+  }
 }
 
 TEST(DeltaRuleCpu, TakesAnyWidthNormScaleAndBeta) {
