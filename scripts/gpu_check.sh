@@ -31,7 +31,7 @@ models=${MODELS:-qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b glm-4.5-air ol
 tokens=${TOKENS:-1,8,32,128,512,2048,8192}
 commit=${COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 memcheck_filter=${MEMCHECK_FILTER:--Measure.*}
-race_filter=${RACE_FILTER:-CudaPlanDispatch.*:CudaGroupRows.*:CudaGateTopk.Ties*:CudaPlanRows.Any*:HopperGroupedGemm.GivesFp32*:HopperGroupedGemm.MatchesTheCpuWithEvery*:CudaSmallOps.*}
+race_filter=${RACE_FILTER:-CudaPlanDispatch.*:CudaGroupRows.*:CudaGateTopk.Ties*:CudaPlanRows.Any*:HopperGroupedGemm.GivesFp32*:HopperGroupedGemm.MatchesTheCpuWithEvery*:CudaSmallOps.*:CudaConvDecode.TouchesNothing*:CudaConvPrefill.*:CudaDeltaRule.TouchesNothing*}
 status=0
 
 sanitizer() { command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer"; }
@@ -82,6 +82,8 @@ step_bench() {
     timeout "$limit" "$build/switchyard" "${arguments[@]}" >"$state/bench/$name.json" 2>"$state/bench/$name.err" ||
       { status=1; echo "$name: $(tail -n 1 "$state/bench/$name.err")"; }
   done
+  timeout "$limit" "$build/switchyard" bench --linear-attention --device cuda --json --commit "$commit" \
+    >"$state/linear_attention.json" || status=1
 }
 
 for step in "${steps[@]}"; do

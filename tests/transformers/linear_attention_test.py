@@ -7,6 +7,7 @@ Where torch, safetensors or a transformers with gated delta nets is missing it s
 shows as skipped.
 """
 import importlib
+import inspect
 import itertools
 import pathlib
 import subprocess
@@ -31,19 +32,30 @@ except ImportError as e:
     skip(f"{e.name} is not installed")
 
 
+def pure(module, *names):
+    """The first of these functions that the module has, without the kernels that decorators put in its place."""
+    for name in names:
+        function = inspect.unwrap(getattr(module, name, None) or (lambda: None))
+        if function.__module__ == module.__name__:
+            return function
+    return None
+
+
 def reference():
-    """A module with torch_causal_conv1d_update and torch_recurrent_gated_delta_rule."""
+    """Module name, convolution step and recurrence. Newer releases dropped the prefix of the convolution."""
     for name in MODULES:
         try:
             module = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
         except ImportError:
             continue
-        if hasattr(module, "torch_causal_conv1d_update") and hasattr(module, "torch_recurrent_gated_delta_rule"):
-            return module
-    return skip(f"transformers {transformers.__version__} has none of {', '.join(MODULES)}")
+        functions = (pure(module, "torch_causal_conv1d_update", "causal_conv1d_update"),
+                     pure(module, "torch_recurrent_gated_delta_rule"))
+        if all(functions):
+            return module.__name__, *functions
+    return skip(f"transformers {transformers.__version__} has no such functions in {', '.join(MODULES)}")
 
 
-REFERENCE = reference()
+REFERENCE, CONV_STEP, DELTA_RULE = reference()
 PROGRAM = pathlib.Path(sys.argv[1]).resolve()
 DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
 if DEVICE == "cuda" and not torch.cuda.is_available():
@@ -106,7 +118,7 @@ def convolution(batch, tokens, dtype, generator):
     state = pool[read].clone()
     outputs, states = [], []
     for i in range(tokens):
-        outputs.append(REFERENCE.torch_causal_conv1d_update(x[:, :, i:i + 1].float(), state, weight, bias, "silu"))
+        outputs.append(CONV_STEP(x[:, :, i:i + 1].float(), state, weight, bias, "silu"))
         states.append(state.clone())
     return compare(f"conv B {batch} n {tokens} {dtype}", got, torch.cat(outputs, -1), torch.stack(states, 1), write, pool)
 
@@ -125,7 +137,7 @@ def delta_rule(batch, tokens, dtype, generator):
     for i in range(tokens):
         at = slice(i, i + 1)
         wide = [t[:, at].float().repeat_interleave(value_heads // key_heads, dim=2) for t in (q, k)]
-        output, state = REFERENCE.torch_recurrent_gated_delta_rule(
+        output, state = DELTA_RULE(
             *wide, v[:, at].float(), g=g[:, at], beta=beta[:, at].float(), initial_state=state, output_final_state=True,
             use_qk_l2norm_in_kernel=True)
         outputs.append(output)
@@ -134,7 +146,7 @@ def delta_rule(batch, tokens, dtype, generator):
 
 
 def main():
-    print(f"transformers {transformers.__version__}, torch {torch.__version__}, {REFERENCE.__name__}, on {DEVICE}")
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}, {REFERENCE}, on {DEVICE}")
     generator = torch.Generator().manual_seed(1)
     good = True
     for dtype, tokens in itertools.product((torch.bfloat16, torch.float32), (1, 2, 4)):
