@@ -131,14 +131,14 @@ class Bench {
   void print() const { a_.json ? print_json() : print_table(); }
 
  private:
-  std::vector<int64_t> batches(std::vector<int64_t> usual) const {
+  std::vector<int64_t> batches(const std::vector<int64_t>& usual) const {
     for (const int64_t b : a_.batch)
       if (b < 1 || b > 65536) throw UsageError(fmt::format("--batch={}, need 1 to 65536", b));
     return a_.batch.empty() ? usual : a_.batch;
   }
 
   OpTime timed(LinearAttention& attention, const std::function<void(CUstream_st*)>& enqueue) {
-    const OpTime time = measure_operation(enqueue, *backend_, {.repeat = a_.repeat});
+    OpTime time = measure_operation(enqueue, *backend_, {.repeat = a_.repeat});
     attention.wait();
     return time;
   }

@@ -1,6 +1,7 @@
 // src/linear_attention/checks.cc
 #include "linear_attention/checks.h"
 
+#include <algorithm>
 #include <initializer_list>
 
 #include "base/checked.h"
@@ -22,11 +23,9 @@ struct Named {
   ConstTensor tensor;
 
   void is_one_of(std::initializer_list<DType> allowed) const {
+    if (std::find(allowed.begin(), allowed.end(), tensor.dtype) != allowed.end()) return;
     std::string names;
-    for (const DType dtype : allowed) {
-      if (tensor.dtype == dtype) return;
-      names += cat(names.empty() ? "" : " or ", dtype_name(dtype));
-    }
+    for (const DType dtype : allowed) names += cat(names.empty() ? "" : " or ", dtype_name(dtype));
     throw Error(Errc::ShapeMismatch, cat(op, ": ", name, " dtype=", dtype_name(tensor.dtype),
                                          ", need ", names, ". Convert it."));
   }
