@@ -13,6 +13,8 @@ struct BenchArguments {
   RunOptions run;
   std::vector<int64_t> tokens;  // empty: the device's usual ones
   int repeat = 20;
+  bool linear_attention = false;  // its steps in place of a layer
+  std::vector<int64_t> batch;     // of them; empty: the usual ones
   bool json = false;
   // CUDA only
   std::string routing = "random";
@@ -23,5 +25,6 @@ struct BenchArguments {
 // Prints a table or one JSON object; the exit code.
 int bench_on_cpu(const BenchArguments& arguments);
 int bench_on_cuda(const BenchArguments& arguments);
+int bench_linear_attention(const BenchArguments& arguments);
 
 }  // namespace switchyard::cli

@@ -66,6 +66,7 @@ int bench(BenchArguments& a) {
   if (a.run.ranks < 1 || a.repeat < 1) throw UsageError("--ranks and --repeat need at least 1");
   if (cuda && (a.run.ranks != 1 || a.repeat < 20))
     throw UsageError("--device cuda needs --ranks 1 and --repeat of at least 20");
+  if (a.linear_attention) return bench_linear_attention(a);
   if (a.tokens.empty())
     a.tokens = cuda ? std::vector<int64_t>{1, 8, 32, 128, 512, 2048, 8192}
                     : std::vector<int64_t>{1, 8, 32, 128};
@@ -140,6 +141,11 @@ Command add_bench(CLI::App& app) {
                "Tokens of each rank, a list; default 1,8,32,128, on CUDA up to 8192")
       ->delimiter(',')
       ->type_name("T,T,...");
+  c.add_flag("--linear-attention", a->linear_attention,
+             "Steps of linear attention in place of a layer; --tokens of each sequence, 1 to 4");
+  c.add_option("--batch", a->batch, "Sequences of a step of linear attention, a list")
+      ->delimiter(',')
+      ->type_name("B,B,...");
   c.add_option("--repeat", a->repeat, "Runs whose median is shown");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.add_option("--routing", a->routing,
@@ -149,7 +155,8 @@ Command add_bench(CLI::App& app) {
   c.add_option("--commit", a->commit, "CUDA: what was built, for the JSON")->type_name("HASH");
   c.footer(
       "Example:\n  switchyard bench --preset olmoe-1b-7b --tokens 1,32,512\n"
-      "  switchyard bench --preset olmoe-1b-7b --device cuda --strategy all");
+      "  switchyard bench --preset olmoe-1b-7b --device cuda --strategy all\n"
+      "  switchyard bench --linear-attention --device cuda");
   return [a] { return bench(*a); };
 }
 

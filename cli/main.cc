@@ -64,7 +64,8 @@ int exit_code(const std::exception& e) {
     case Errc::BadFile: return kBadInput;
     case Errc::Cuda:
     case Errc::Transport:
-    case Errc::BadRouting: break;
+    case Errc::BadRouting:
+    case Errc::BadState: break;
   }
   return kFailed;
 }

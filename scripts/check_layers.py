@@ -10,7 +10,7 @@ import re
 import sys
 
 LEVEL = {"base": 0, "plan": 1, "ops": 1, "strategy": 1, "device": 1, "cpu": 2, "cuda": 2, "comm": 2, "weights": 2,
-         "gate": 3, "dispatcher": 3, "executor": 3, "layer": 4}
+         "gate": 3, "dispatcher": 3, "executor": 3, "linear_attention": 3, "layer": 4}
 # Header prefix -> folders that may include it.
 HOMES = {"nlohmann/": {"src/weights", "cli", "bench", "tests"}, "hwy/": {"src/cpu"}, "fmt/": {"cli", "bench"},
          "CLI/": {"cli", "bench"}, "cuda_": {"src/device", "src/cuda", "src/comm", "tests"}, "cuda.h": {"src/device", "src/cuda", "src/comm"},

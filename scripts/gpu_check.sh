@@ -31,7 +31,7 @@ models=${MODELS:-qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b glm-4.5-air ol
 tokens=${TOKENS:-1,8,32,128,512,2048,8192}
 commit=${COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 memcheck_filter=${MEMCHECK_FILTER:--Measure.*}
-race_filter=${RACE_FILTER:-CudaPlanDispatch.*:CudaGroupRows.*:CudaGateTopk.Ties*:CudaPlanRows.Any*:HopperGroupedGemm.GivesFp32*:HopperGroupedGemm.MatchesTheCpuWithEvery*:CudaSmallOps.*}
+race_filter=${RACE_FILTER:-CudaPlanDispatch.*:CudaGroupRows.*:CudaGateTopk.Ties*:CudaPlanRows.Any*:HopperGroupedGemm.GivesFp32*:HopperGroupedGemm.MatchesTheCpuWithEvery*:CudaSmallOps.*:CudaConvDecode.TouchesNothing*:CudaConvPrefill.*:CudaDeltaRule.TouchesNothing*}
 status=0
 
 sanitizer() { command -v compute-sanitizer || echo "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer"; }
@@ -91,6 +91,8 @@ step_bench() {
     bench_model "$name-zipf" --strategy contiguous --routing zipf --tokens "${tokens##*,}" "${arguments[@]}"
     bench_model "$name-balanced" --strategy contiguous --routing balanced --tokens "${tokens##*,}" "${arguments[@]}"
   done
+  timeout "$limit" "$build/switchyard" bench --linear-attention --device cuda --json --commit "$commit" \
+    >"$state/linear_attention.json" || status=1
 }
 
 for step in "${steps[@]}"; do

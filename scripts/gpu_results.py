@@ -55,6 +55,12 @@ def bench(state):
     return runs
 
 
+def linear_attention(state):
+    path = state / "linear_attention.json"
+    text = path.read_text().strip() if path.exists() else ""
+    return json.loads(text) if text.startswith("{") else None
+
+
 def gpu():
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
@@ -97,6 +103,12 @@ def print_bench(section):
               f"cuBLAS {first['gemm_tflops']:.0f} TFLOP/s, SM clock {first['sm_clock_mhz']:.0f} MHz")
 
 
+def print_linear_attention(run):
+    print(f"{'operation':20} {'batch':>6} {'tokens':>6} {'us':>9} {'floor us':>9} {'x floor':>8}   the smallest step takes {run['smallest_us']:.1f} us")
+    for r in run["rows"]:
+        print(f"{r['op']:20} {r['batch']:6} {r['tokens']:6} {r['us']:9.1f} {r['floor_us']:9.1f} {r['us'] / r['floor_us']:8.2f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", choices=["tests", "sanitize", "bench"])
@@ -114,6 +126,9 @@ def main():
         for run in section.values():
             results.setdefault("gpu", run.get("device"))
             results.setdefault("driver", run.get("driver"))
+        if run := linear_attention(a.state):
+            results["linear_attention"] = run
+            print_linear_attention(run)
     else:
         results[a.step] = {"commit": a.commit, **section}
     a.results.parent.mkdir(parents=True, exist_ok=True)

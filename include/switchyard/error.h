@@ -15,6 +15,7 @@ enum class Errc {
   Cuda = 5,           // the CUDA runtime or a kernel reported a fault
   Transport = 6,      // a peer is lost, late, or called something else; the communicator is over
   BadRouting = 7,     // expert ids or per-expert counts that no layer can serve
+  BadState = 8,       // a sequence whose state stands outside its block map or outside the pool
 };
 
 /// "ShapeMismatch", ...; never null.

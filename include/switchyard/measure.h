@@ -1,6 +1,7 @@
 // include/switchyard/measure.h -- public: what a device reaches, and what a forward takes of it.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,15 @@ struct MeasureOptions {
 /// Throws what forward and wait throw.
 std::vector<OpTime> measure_forward(MoeLayer& layer, const ForwardArgs& args, Backend& backend,
                                     const MeasureOptions& options = {});
+
+/// Times what `enqueue` runs on `backend`, a step of linear_attention.h say, under the name of its
+/// first operation; bytes and flops of several add up. It gets the stream to put its work on and is
+/// called several times, twice at least.
+///
+/// CUDA: captured into a graph and replayed. CPU: by the host's clock. Throws what `enqueue`
+/// throws.
+OpTime measure_operation(const std::function<void(CUstream_st*)>& enqueue, Backend& backend,
+                         const MeasureOptions& options = {});
 
 /// random_weights(config, 1, 0, seed), bit by bit, in memory of the backend's device and made
 /// there.

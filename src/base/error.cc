@@ -18,6 +18,7 @@ const char* errc_name(Errc code) noexcept {
     case Errc::Cuda: return "Cuda";
     case Errc::Transport: return "Transport";
     case Errc::BadRouting: return "BadRouting";
+    case Errc::BadState: return "BadState";
   }
   return "unknown";
 }

@@ -4,6 +4,9 @@
 
 #include "base/backend.h"
 #include "base/require.h"
+#include "cpu/conv_decode.h"
+#include "cpu/conv_prefill_states.h"
+#include "cpu/delta_rule_decode.h"
 #include "cpu/exchange.h"
 #include "cpu/gate_topk.h"
 #include "cpu/group_rows.h"
@@ -75,6 +78,15 @@ class CpuOps final : public Ops {
                     CUstream_st*) override {
     fast_ ? sum_partials_fast(dst, src, return_row, addend, pool_)
           : sum_partials_plain(dst, src, return_row, addend);
+  }
+  void conv_decode(const ConvDecode& step, Tensor status, CUstream_st*) override {
+    cpu::conv_decode(step, status, pool_);
+  }
+  void conv_prefill_states(const ConvPrefillStates& step, Tensor status, CUstream_st*) override {
+    cpu::conv_prefill_states(step, status, pool_);
+  }
+  void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, CUstream_st*) override {
+    cpu::delta_rule_decode(step, status, pool_);
   }
   void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st*) override {
     cpu::single_group(groups, num_rows);

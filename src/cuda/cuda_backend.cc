@@ -69,6 +69,16 @@ class CudaOps final : public Ops {
                     CUstream_st* stream) override {
     cuda::sum_partials(dst, src, return_row, addend, stream);
   }
+  void conv_decode(const ConvDecode& step, Tensor status, CUstream_st* stream) override {
+    cuda::conv_decode(step, status, stream);
+  }
+  void conv_prefill_states(const ConvPrefillStates& step, Tensor status,
+                           CUstream_st* stream) override {
+    cuda::conv_prefill_states(step, status, stream);
+  }
+  void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, CUstream_st* stream) override {
+    cuda::delta_rule_decode(step, status, stream);
+  }
   void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) override {
     cuda::single_group(groups, num_rows, stream);
   }

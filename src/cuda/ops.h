@@ -38,6 +38,12 @@ void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTens
                  const Addend& addend, ConstTensor num_rows, cudaStream_t stream);
 void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                   cudaStream_t stream);
+// conv_decode.cu
+void conv_decode(const ConvDecode& step, Tensor status, cudaStream_t stream);
+// conv_prefill_states.cu
+void conv_prefill_states(const ConvPrefillStates& step, Tensor status, cudaStream_t stream);
+// delta_rule_decode.cu
+void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, cudaStream_t stream);
 // small_ops.cu
 void single_group(const RowGroups& groups, int64_t num_rows, cudaStream_t stream);
 void sigmoid(Tensor dst, ConstTensor src, cudaStream_t stream);

@@ -226,6 +226,43 @@ double floor_us(const OpTime& time, const DeviceRates& rates) {
   return std::max(compute, gbps > 0 ? time.bytes / gbps * 1e-3 : 0);
 }
 
+OpTime measure_operation(const std::function<void(CUstream_st*)>& enqueue, Backend& backend,
+                         const MeasureOptions& options) {
+  SWITCHYARD_REQUIRE(options.repeat >= 1, ShapeMismatch,
+                     "measure_operation: repeat=", options.repeat, ", need at least 1.");
+  const bool cuda = backend.kind() == DeviceKind::Cuda;
+  const auto watch = cuda ? make_cuda_stopwatch(backend) : nullptr;
+  CUstream_st* stream = cuda ? watch->stream() : nullptr;
+  CallList list(backend.ops());
+  {
+    const Diversion diversion(backend, list);
+    enqueue(stream);
+  }
+  OpTime time;
+  for (const OpCall& call : list.calls()) {
+    const Work work = call.work([&](ConstTensor t) {
+      std::vector<int32_t> values(static_cast<size_t>(t.count()));
+      copy_to_host(backend, values.data(), t, stream);
+      return values;
+    });
+    if (time.op.empty()) time.op = call.op;
+    time.bytes += work.bytes, time.flops += work.flops;
+  }
+  std::vector<double> us;
+  if (cuda) {
+    us = watch->replay(enqueue, options.repeat, options.cold ? Cache::Cold : Cache::Warm);
+  } else {
+    for (int i = 0; i < options.repeat; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      enqueue(nullptr);
+      us.push_back(us_since(start));
+    }
+  }
+  const Spread spread = spread_of(us);
+  time.us = spread.median, time.min_us = spread.min, time.max_us = spread.max;
+  return time;
+}
+
 std::vector<OpTime> measure_forward(MoeLayer& layer, const ForwardArgs& args, Backend& backend,
                                     const MeasureOptions& options) {
   SWITCHYARD_REQUIRE(options.repeat >= 1, ShapeMismatch, "measure_forward: repeat=", options.repeat,

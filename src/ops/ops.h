@@ -8,6 +8,7 @@
 
 #include "switchyard/config.h"
 #include "switchyard/dispatcher.h"
+#include "switchyard/linear_attention.h"
 #include "switchyard/strategy.h"
 #include "switchyard/tensor.h"
 #include "switchyard/weights.h"
@@ -150,6 +151,15 @@ class Ops {
   // dst[t, :] = bf16(sum over ranks p ascending of src[return_row[t, p], :] + addend), fp32.
   virtual void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row,
                             const Addend& addend, CUstream_st* stream) = 0;
+
+  // ---- paged linear attention: the steps of linear_attention.h, whose `stream` is not used here.
+  // status i32 [at least B]: bits of StateFault are added to the words of sequences at fault. The
+  // guard is base/state_slots.h.
+  virtual void conv_decode(const ConvDecode& step, Tensor status, CUstream_st* stream) = 0;
+  virtual void conv_prefill_states(const ConvPrefillStates& step, Tensor status,
+                                   CUstream_st* stream) = 0;
+  virtual void delta_rule_decode(const DeltaRuleDecode& step, Tensor status,
+                                 CUstream_st* stream) = 0;
 
   // ---- small things
   // Groups of one expert that owns rows [0, num_rows): the router, shared experts.

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "base/state_slots.h"
+
 namespace switchyard {
 namespace {
 
@@ -40,6 +42,45 @@ Work gemm_work(const GroupedGemm& gemm, const ReadI32& read) {
   const double weight_bytes = active * nk * 2;
   return {weight_bytes + row_bytes(gemm.src, rows) + row_bytes(gemm.dst, rows), 2 * rows * nk,
           weight_bytes};
+}
+
+// Sequences of a step and the states that it moves, each of them once. Block ids are taken for
+// valid.
+struct StateTraffic {
+  double sequences = 0, states = 0;
+
+  StateTraffic(const std::vector<int32_t>& lengths, const StateMap& map, int num_tokens) {
+    const auto block_tokens = static_cast<int32_t>(map.block_tokens);
+    for (const int32_t length : lengths) {
+      if (length < 1) continue;
+      ++sequences;
+      const bool reads = length >= 2;
+      if (reads && read_slot(length, block_tokens) >= map.num_slots) continue;
+      states += reads;
+      for (int i = 0; i < num_tokens; ++i)
+        states += write_slot(length, block_tokens, i) < map.num_slots;
+    }
+  }
+};
+
+double bytes_per_row(ConstTensor t) {
+  return t.dim(0) == 0 ? 0 : bytes_of(t) / static_cast<double>(t.dim(0));
+}
+
+double conv_bytes(const ConvDecode& step, const StateTraffic& traffic) {
+  return traffic.sequences * 2 * bytes_per_row(step.x) +
+         traffic.states * bytes_per_row(step.state) + bytes_of(step.weight) + bytes_of(step.bias);
+}
+
+Work delta_rule_work(const DeltaRuleDecode& step, const StateTraffic& traffic) {
+  const double state_bytes = bytes_per_row(step.state);
+  const double per_sequence = bytes_per_row(step.q) + bytes_per_row(step.k) +
+                              bytes_per_row(step.v) + bytes_per_row(step.g) +
+                              bytes_per_row(step.beta) + bytes_per_row(step.output);
+  // decay, two dot products, one update of every element of the state
+  const double flops = 7 * state_bytes / sizeof(float) * static_cast<double>(step.v.dim(1));
+  return {traffic.sequences * per_sequence + traffic.states * state_bytes,
+          traffic.sequences * flops, 0};
 }
 
 }  // namespace
@@ -178,6 +219,41 @@ void RecordedOps::sum_partials(Tensor dst, ConstTensor src, ConstTensor return_r
           const double partials = filled_slots(read, return_row, dst.dim(0));
           return Work{row_bytes(src, partials) + bytes_of(dst) + addend_bytes(addend, rows),
                       partials * static_cast<double>(dst.dim(1)), 0};
+        }},
+       stream);
+}
+
+void RecordedOps::conv_decode(const ConvDecode& step, Tensor status, CUstream_st* stream) {
+  note({"conv_decode", [=, this](CUstream_st* s) { ops_.conv_decode(step, status, s); },
+        [=](const ReadI32& read) {
+          const int n = step_tokens(step);
+          return Work{conv_bytes(step, {read(step.map.sequence_lengths), step.map, n}), 0, 0};
+        }},
+       stream);
+}
+
+void RecordedOps::conv_prefill_states(const ConvPrefillStates& step, Tensor status,
+                                      CUstream_st* stream) {
+  note({"conv_prefill_states",
+        [=, this](CUstream_st* s) { ops_.conv_prefill_states(step, status, s); },
+        [=](const ReadI32& read) {
+          const auto starts = read(step.starts), prefix = read(step.prefix_lengths);
+          double states = 0;
+          for (size_t b = 0; b < prefix.size(); ++b)
+            if (prefix[b] >= 0 && starts[b + 1] > starts[b])
+              states += static_cast<double>(num_prefill_states(
+                  prefix[b], int64_t{starts[b + 1]} - starts[b], step.map.block_tokens));
+          return Work{2 * states * bytes_per_row(step.state), 0, 0};
+        }},
+       stream);
+}
+
+void RecordedOps::delta_rule_decode(const DeltaRuleDecode& step, Tensor status,
+                                    CUstream_st* stream) {
+  note({"delta_rule_decode", [=, this](CUstream_st* s) { ops_.delta_rule_decode(step, status, s); },
+        [=](const ReadI32& read) {
+          const int n = static_cast<int>(step.v.dim(1));
+          return delta_rule_work(step, {read(step.map.sequence_lengths), step.map, n});
         }},
        stream);
 }

@@ -55,6 +55,9 @@ class RecordedOps : public Ops {
                    const Addend& addend, ConstTensor num_rows, CUstream_st* stream) final;
   void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                     CUstream_st* stream) final;
+  void conv_decode(const ConvDecode& step, Tensor status, CUstream_st* stream) final;
+  void conv_prefill_states(const ConvPrefillStates& step, Tensor status, CUstream_st* stream) final;
+  void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, CUstream_st* stream) final;
   void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) final;
   void sigmoid(Tensor dst, ConstTensor src, CUstream_st* stream) final;
   void fill_i32(Tensor dst, int32_t value, CUstream_st* stream) final;

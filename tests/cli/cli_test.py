@@ -572,6 +572,15 @@ class OtherCommands(CommandLine):
             self.assertGreaterEqual(row["floor_us"], 0)
         self.assertTrue(any(row["floor_us"] > 0 for row in b["rows"]))
 
+    def test_bench_of_linear_attention_has_a_row_per_step(self):
+        b = self.run_json("bench", "--linear-attention", "--batch", "1,2", "--tokens", "1,4", "--repeat", 1)
+        steps = {(row["op"], row["batch"], row["tokens"]) for row in b["rows"]}
+        self.assertEqual(steps, {(op, batch, tokens) for op in ("conv_decode", "delta_rule_decode")
+                                 for batch in (1, 2) for tokens in (1, 4)})
+        self.assertTrue(all(row["floor_us"] > 0 for row in b["rows"]))
+        self.refused("bench", "--linear-attention", "--tokens", 5, says="need 1 to 4")
+        self.refused("bench", "--linear-attention", "--batch", 0, says="need 1 to 65536")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -1,45 +1,13 @@
 // tests/cuda/graph_test.cc -- a captured forward replays with whatever routing its buffers hold.
-#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 
-#include "device/cuda_check.h"
+#include "testing/cuda_graph.h"
 #include "testing/cuda_layer.h"
 
 namespace switchyard::testing {
 namespace {
-
-class Stream {
- public:
-  Stream() { SWITCHYARD_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
-  ~Stream() { (void)cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t get() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-class Graph {
- public:
-  Graph(MoeLayer& layer, const ForwardArgs& args) {
-    cudaGraph_t graph = nullptr;
-    SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(args.stream, cudaStreamCaptureModeGlobal));
-    layer.forward(args);
-    SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(args.stream, &graph));
-    SWITCHYARD_CUDA_CHECK(cudaGraphInstantiate(&exec_, graph, 0));
-    SWITCHYARD_CUDA_CHECK(cudaGraphDestroy(graph));
-  }
-  ~Graph() { (void)cudaGraphExecDestroy(exec_); }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  void launch(cudaStream_t stream) { SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(exec_, stream)); }
-
- private:
-  cudaGraphExec_t exec_ = nullptr;
-};
 
 struct Case {
   const char* strategy;
@@ -75,7 +43,8 @@ TEST_P(GraphReplay, NewRoutingEqualsEagerBitForBit) {
   EXPECT_EQ(report.layout, p.layout);
   layer->wait(stream.get());
 
-  Graph graph(*layer, call.args_given_routing(stream.get(), call.output.view()));
+  Graph graph(stream,
+              [&] { layer->forward(call.args_given_routing(stream.get(), call.output.view())); });
   for (int replay = 0; replay < num_replays_; ++replay) {
     call.route(skew_of(replay), 100 + static_cast<uint64_t>(replay));
     graph.launch(stream.get());
@@ -96,7 +65,7 @@ TEST_P(GraphReplay, TheGateIsCapturedToo) {
   layer->forward(call.args(stream.get(), eager.view()));
   layer->wait(stream.get());
 
-  Graph graph(*layer, call.args(stream.get(), call.output.view()));
+  Graph graph(stream, [&] { layer->forward(call.args(stream.get(), call.output.view())); });
   for (int replay = 0; replay < num_replays_; ++replay) {
     call.fill_hidden(500 + static_cast<uint64_t>(replay));
     graph.launch(stream.get());
@@ -116,7 +85,8 @@ TEST_P(GraphReplay, BadIdsOfOneReplayAreReportedByWait) {
   layer->forward(call.args_given_routing(stream.get(), call.output.view()));
   layer->wait(stream.get());
   const std::vector<Bf16> good = call.output.host().values();
-  Graph graph(*layer, call.args_given_routing(stream.get(), call.output.view()));
+  Graph graph(stream,
+              [&] { layer->forward(call.args_given_routing(stream.get(), call.output.view())); });
 
   const int32_t outside = 1000;
   copy_to_device(cuda_backend(), Tensor(call.ids.view().as<int32_t>(), {1}, DeviceKind::Cuda),

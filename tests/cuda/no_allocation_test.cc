@@ -10,6 +10,7 @@
 #include "device/cuda_check.h"
 #include "testing/counted_new.h"
 #include "testing/cuda_layer.h"
+#include "testing/linear_attention.h"
 
 namespace {
 
@@ -105,6 +106,27 @@ TEST(NoAllocation, AForwardNeitherAllocatesNorWaits) {
           << strategy << ", " << tokens << " tokens, the last call was " << g_last_cuda_call;
       layer->wait();
     }
+}
+
+TEST(NoAllocation, AStepOfLinearAttentionNeitherAllocatesNorWaits) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  const auto attention = LinearAttention::create(shared_cuda_backend(), 8);
+  ConvProblem conv;
+  conv.paged.lengths = {20, 66, 5};
+  DeltaProblem delta;
+  delta.paged = conv.paged;
+  ConvStep<Bf16, Bf16, CudaBuffer> conv_step(conv);
+  DeltaStep<Bf16, CudaBuffer> delta_step(delta);
+  const auto run = [&] {
+    attention->conv_decode(conv_step.args());
+    attention->delta_rule_decode(delta_step.args());
+  };
+  run();  // kernels are loaded at their first launch
+  attention->wait_status();
+  const Seen seen = seen_in(run);
+  EXPECT_EQ(seen.host_allocations, 0);
+  EXPECT_EQ(seen.cuda_calls, 0) << "the last call was " << g_last_cuda_call;
+  attention->wait_status();
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ echo "-- by CMake"
 cmake -S "$source/examples/embed" -B "$scratch/embed" -DCMAKE_PREFIX_PATH="$scratch/prefix" ${CONSUMER_FLAGS:+-DCMAKE_CXX_FLAGS="$CONSUMER_FLAGS"} >/dev/null
 cmake --build "$scratch/embed" >/dev/null
 "$scratch/embed/embed"
+"$scratch/embed/linear_attention"
 "$scratch/embed/ranks" threads
 RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29511 "$scratch/embed/ranks" processes
 if [ -n "$mpirun" ]; then

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "testing/buffer.h"
+#include "testing/linear_attention.h"
 
 namespace switchyard::testing {
 namespace {
@@ -65,6 +66,33 @@ TEST(Measure, AFloorIsTheLargerLimit) {
   layer.op = "layer_given_routing";
   layer.bytes = 1e9;
   EXPECT_DOUBLE_EQ(floor_us(layer, rates), 500);
+}
+
+// Sequences without a step and states that are refused move nothing.
+TEST(MeasureOperation, CountsTheBytesThatAStepMoves) {
+  const std::shared_ptr<Backend> backend = make_cpu_backend(1);
+  const auto attention = LinearAttention::create(backend, 4);
+  constexpr double kDim = 64;
+  testing::ConvProblem conv;
+  conv.paged.lengths = {20, 1, 0, 66};  // read and write, write, nothing, refused
+  testing::ConvStep<Bf16, Bf16, testing::Buffer> conv_step(conv);
+  const OpTime c = measure_operation(
+      [&](CUstream_st*) { attention->conv_decode(conv_step.args()); }, *backend, {.repeat = 3});
+  EXPECT_EQ(c.op, "conv_decode");
+  EXPECT_GT(c.us, 0);
+  EXPECT_EQ(c.bytes, 3 * 2 * kDim * 2 + 3 * kDim * 3 * 2 + kDim * (4 + 1) * 4);
+
+  testing::DeltaProblem delta;
+  delta.paged = conv.paged, delta.num_tokens = 2;
+  testing::DeltaStep<Bf16, testing::Buffer> delta_step(delta);
+  const OpTime d =
+      measure_operation([&](CUstream_st*) { attention->delta_rule_decode(delta_step.args()); },
+                        *backend, {.repeat = 3});
+  EXPECT_EQ(d.op, "delta_rule_decode");
+  constexpr double kState = 4 * 32 * 32 * 4;
+  // q, k of 2 heads, v and output of 4, g, beta; L = 20: 1 + 2 states, L = 1: 2 states
+  EXPECT_EQ(d.bytes, 3 * 2 * (2 * 2 * 32 * 2 + 2 * 4 * 32 * 2 + 4 * 4 + 4 * 2) + 5 * kState);
+  attention->wait_status();
 }
 
 }  // namespace

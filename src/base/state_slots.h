@@ -1,0 +1,125 @@
+// src/base/state_slots.h -- which block of a cache a sequence's state stands in, and the one guard
+// between lengths, ids and memory. Arithmetic that host and device share.
+//
+// An address is only formed from what passed the guard: a slot inside the table, then a block
+// inside the pool. Offsets are 64-bit from the block on.
+#pragma once
+
+#include <cstdint>
+
+#include "switchyard/linear_attention.h"
+
+namespace switchyard {
+
+// What a kernel needs to know of a StateMap and its pool.
+struct StateTable {
+  const int32_t* block_ids = nullptr;
+  int64_t row_stride = 0, num_slots = 0;
+  int64_t num_blocks = 0, first_block = 0;
+  int32_t block_tokens = 1;
+};
+
+inline StateTable state_table(const StateMap& map, int64_t num_blocks) {
+  return {.block_ids = map.block_map.as<int32_t>(),
+          .row_stride = map.row_stride,
+          .num_slots = map.num_slots,
+          .num_blocks = num_blocks,
+          .first_block = map.first_block,
+          .block_tokens = static_cast<int32_t>(map.block_tokens)};
+}
+
+// Tokens of a step: x [B, D] is one token.
+inline int step_tokens(const ConvDecode& step) {
+  return step.x.shape.rank() == 2 ? 1 : static_cast<int>(step.x.dim(2));
+}
+
+// A state's place. Usable only where `faults` is 0.
+struct StateBlock {
+  int64_t block = 0;
+  int32_t faults = 0;  // bits of StateFault
+};
+
+constexpr int32_t bit(StateFault fault) {
+  return static_cast<int32_t>(fault);
+}
+
+constexpr StateBlock find_block(const StateTable& table, int64_t sequence, int64_t slot,
+                                StateFault bad_slot, StateFault bad_block) {
+  if (slot < 0 || slot >= table.num_slots) return {0, bit(bad_slot)};
+  const int64_t id = table.block_ids[sequence * table.row_stride + slot];
+  if (id < table.first_block || id >= table.num_blocks) return {0, bit(bad_block)};
+  return {id, 0};
+}
+
+// For length >= 2.
+constexpr int64_t read_slot(int32_t length, int32_t block_tokens) {
+  return (length - 2) / block_tokens;
+}
+// For length >= 1. 64 bits: the last token of a huge length would wrap.
+constexpr int64_t write_slot(int32_t length, int32_t block_tokens, int token) {
+  return int64_t{(length - 1) / block_tokens} + token;
+}
+
+constexpr StateBlock find_read(const StateTable& table, int64_t sequence, int32_t length) {
+  return find_block(table, sequence, read_slot(length, table.block_tokens), StateFault::ReadSlot,
+                    StateFault::ReadBlock);
+}
+constexpr StateBlock find_write(const StateTable& table, int64_t sequence, int32_t length,
+                                int token) {
+  return find_block(table, sequence, write_slot(length, table.block_tokens, token),
+                    StateFault::WriteSlot, StateFault::WriteBlock);
+}
+
+inline constexpr int kMaxStepTokens = 4;
+inline constexpr int64_t kNoBlock = -1;
+
+// Everything that a decode step of one sequence may do with the pool.
+struct StepPlan {
+  bool active = false;            // there is a sequence
+  bool refused = false;           // its state cannot be read: output NaN, nothing is written
+  int64_t read = kNoBlock;        // kNoBlock: begins at zero
+  int64_t write[kMaxStepTokens];  // kNoBlock: that token's state is not written
+  int32_t faults = 0;             // for the status word
+};
+
+constexpr StepPlan plan_step(const StateTable& table, int64_t sequence, int32_t length,
+                             int num_tokens) {
+  StepPlan plan{};
+  for (int64_t& block : plan.write) block = kNoBlock;
+  plan.active = length >= 1;
+  if (!plan.active) return plan;
+  if (length >= 2) {
+    const StateBlock at = find_read(table, sequence, length);
+    plan.faults |= at.faults;
+    plan.refused = at.faults != 0;
+    if (!plan.refused) plan.read = at.block;
+  }
+  for (int i = 0; i < kMaxStepTokens; ++i) {
+    if (i >= num_tokens) continue;
+    const StateBlock at = find_write(table, sequence, length, i);
+    plan.faults |= at.faults;
+    if (at.faults == 0 && !plan.refused) plan.write[i] = at.block;
+  }
+  return plan;
+}
+
+// ---- prefill: new tokens [prefix, prefix + num_new) of a sequence
+
+// How many states the new tokens leave: one per block that they touch. num_new >= 1.
+constexpr int64_t num_prefill_states(int64_t prefix, int64_t num_new, int64_t block_tokens) {
+  return (prefix + num_new - 1) / block_tokens - prefix / block_tokens + 1;
+}
+// The token whose state is the i-th of them: the last new one of its block.
+constexpr int64_t prefill_state_token(int64_t prefix, int64_t num_new, int64_t block_tokens,
+                                      int64_t i) {
+  const int64_t last_of_block = (prefix / block_tokens + i + 1) * block_tokens - 1;
+  const int64_t last = prefix + num_new - 1;
+  return last_of_block < last ? last_of_block : last;
+}
+// Whether the state after `token`, `depth` values that end with it, begins before the first new
+// token.
+constexpr bool reaches_prefix(int64_t token, int64_t prefix, int64_t depth) {
+  return token - prefix < depth - 1;
+}
+
+}  // namespace switchyard

@@ -1,0 +1,54 @@
+// src/cuda/conv_prefill_states.cu
+#include "cuda/conv_prefill_states.cuh"
+
+#include <algorithm>
+
+#include "base/checked.h"
+#include "base/state_slots.h"
+#include "cuda/ops.h"
+
+namespace switchyard::cuda {
+namespace {
+
+constexpr int64_t kMaxDeals = 64;  // blocks that share the states of one sequence
+
+template <class X, class S>
+void conv_prefill_states_of(const ConvPrefillParams& params, dim3 grid, cudaStream_t stream) {
+  launch(conv_prefill_states_kernel<X, S>, grid, kPrefillThreads, 0, stream, params);
+}
+
+}  // namespace
+
+void conv_prefill_states(const ConvPrefillStates& step, Tensor status, cudaStream_t stream) {
+  const int64_t batch = step.prefix_lengths.dim(0),
+                tiles = ceil_div(step.x.dim(1), kPrefillThreads);
+  const ConvPrefillParams params{.state = step.state.data,
+                                 .x = step.x.data,
+                                 .starts = step.starts.as<int32_t>(),
+                                 .prefix_lengths = step.prefix_lengths.as<int32_t>(),
+                                 .status = status.as<int32_t>(),
+                                 .table = state_table(step.map, step.state.dim(0)),
+                                 .block_stride = step.state.stride(0),
+                                 .num_rows = step.x.dim(0),
+                                 .dim = static_cast<int>(step.x.dim(1)),
+                                 .depth = static_cast<int>(step.state.dim(2)),
+                                 .tiles = static_cast<int>(tiles)};
+  SWITCHYARD_REQUIRE(batch * tiles <= INT32_MAX, Unsupported, "conv_prefill_states: B=", batch,
+                     " sequences of D=", step.x.dim(1), ", need at most ", INT32_MAX, " blocks of ",
+                     kPrefillThreads, " channels. Take several steps.");
+  // The host knows only how many states there are at most.
+  const int64_t most = step.x.dim(0) / step.map.block_tokens + 2;
+  const dim3 grid(static_cast<unsigned>(batch * tiles),
+                  static_cast<unsigned>(std::min(most, kMaxDeals)));
+  const bool wide_x = step.x.dtype == DType::F32, wide_state = step.state.dtype == DType::F32;
+  if (wide_x && wide_state)
+    conv_prefill_states_of<float, float>(params, grid, stream);
+  else if (wide_x)
+    conv_prefill_states_of<float, __nv_bfloat16>(params, grid, stream);
+  else if (wide_state)
+    conv_prefill_states_of<__nv_bfloat16, float>(params, grid, stream);
+  else
+    conv_prefill_states_of<__nv_bfloat16, __nv_bfloat16>(params, grid, stream);
+}
+
+}  // namespace switchyard::cuda

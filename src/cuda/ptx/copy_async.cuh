@@ -1,0 +1,21 @@
+// src/cuda/ptx/copy_async.cuh -- copies to shared memory that pass no register. PTX ISA,
+// "cp.async", sm_80 and up.
+#pragma once
+
+#include <cstdint>
+
+namespace switchyard::cuda::ptx {
+
+// 16 bytes through L2 only; both addresses are multiples of 16.
+__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
+// Every copy of this thread has arrived; a barrier makes them visible to the others.
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+}  // namespace switchyard::cuda::ptx
