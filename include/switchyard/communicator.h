@@ -61,7 +61,7 @@ class Communicator {
   virtual std::string failure_reason() const { return {}; }
   /// `ended` is called once the communicator is over (at once, if it is), on any thread; it must
   /// only note that. Until the returned handle is gone. Null where nobody is told.
-  virtual std::shared_ptr<void> when_over(std::function<void()> ended) {
+  virtual std::shared_ptr<void> when_over(const std::function<void()>& ended) {
     (void)ended;
     return nullptr;
   }

@@ -64,7 +64,8 @@ class Dispatcher {
   ///                    caller keeps it until every rank is done with its dispatcher
   ///
   /// Throws Error on every rank or on none: ShapeMismatch, Unsupported, Transport.
-  virtual void connect(Workspace workspace, int64_t max_tokens, std::shared_ptr<void> owner) {
+  virtual void connect(Workspace workspace, int64_t max_tokens,
+                       const std::shared_ptr<void>& owner) {
     (void)workspace, (void)max_tokens, (void)owner;
   }
 

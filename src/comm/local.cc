@@ -180,10 +180,10 @@ class World {
   std::chrono::milliseconds deadline() const { return deadline_; }
 
   // Until `forget` gets what this returned.
-  uint64_t when_over(std::function<void()> ended) {
+  uint64_t when_over(const std::function<void()>& ended) {
     std::lock_guard lock(mutex_);
     if (failure_) ended();
-    ended_.emplace(++last_watch_, std::move(ended));
+    ended_.emplace(++last_watch_, ended);
     return last_watch_;
   }
   void forget(uint64_t watch) {
@@ -274,8 +274,8 @@ class LocalComm final : public Communicator {
     const auto failed = world_->failure();
     return failed ? failed->what() : "";
   }
-  std::shared_ptr<void> when_over(std::function<void()> ended) override {
-    const uint64_t watch = world_->when_over(std::move(ended));
+  std::shared_ptr<void> when_over(const std::function<void()>& ended) override {
+    const uint64_t watch = world_->when_over(ended);
     return {nullptr, [world = world_, watch](void*) { world->forget(watch); }};
   }
 
@@ -369,6 +369,7 @@ std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
                      " ms, must be positive. The default is 30000.");
   auto world = std::make_shared<World>(num_ranks, options.deadline);
   std::vector<std::unique_ptr<Communicator>> ranks;
+  ranks.reserve(static_cast<size_t>(num_ranks));
   for (int r = 0; r < num_ranks; ++r) ranks.push_back(std::make_unique<LocalComm>(world, r));
   return ranks;
 }

@@ -32,7 +32,7 @@ std::vector<Card> together(Communicator& communicator, Card mine, F part) {
     failed.emplace(e);
     mine[kCode] = static_cast<int64_t>(e.code());
   }
-  const auto all = show(communicator, mine);
+  auto all = show(communicator, mine);
   if (failed) throw *failed;
   for (size_t r = 0; r < all.size(); ++r)
     if (const auto code = static_cast<Errc>(all[r][kCode]); all[r][kCode] != 0)
@@ -44,7 +44,7 @@ std::vector<Card> together(Communicator& communicator, Card mine, F part) {
 }  // namespace
 
 PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace window,
-                       Tensor control, std::shared_ptr<void> owner) {
+                       Tensor control, const std::shared_ptr<void>& owner) {
   SWITCHYARD_REQUIRE(communicator.shares_process(), Unsupported,
                      "peer memory: transport=", communicator.transport(),
                      ", need ranks that are threads of one process. Use make_local_ranks.");

@@ -18,7 +18,7 @@ class PeerMemory {
   // until the last rank's PeerMemory is gone: a peer that is late may still write a word.
   // Throws ShapeMismatch, Unsupported, Transport on every rank or on none.
   PeerMemory(Communicator& communicator, Backend& backend, Workspace window, Tensor control,
-             std::shared_ptr<void> owner);
+             const std::shared_ptr<void>& owner);
 
   // Without headers, which the caller adds.
   const PeerWindow& window() const { return window_; }

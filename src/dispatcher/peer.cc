@@ -35,7 +35,8 @@ class PeerDispatcher final : public Dispatcher {
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   bool joins_in_executor() const override { return false; }
 
-  void connect(Workspace workspace, int64_t max_tokens, std::shared_ptr<void> owner) override {
+  void connect(Workspace workspace, int64_t max_tokens,
+               const std::shared_ptr<void>& owner) override {
     Connection c;
     c.address = workspace.data;
     c.max_tokens = max_tokens;
@@ -44,7 +45,7 @@ class PeerDispatcher final : public Dispatcher {
                                   parts_.options.tp_size);
     c.memory = std::make_unique<PeerMemory>(parts_.communicator, *parts_.backend,
                                             Workspace{workspace.data, arena.bytes()},
-                                            c.buffers.control, std::move(owner));
+                                            c.buffers.control, owner);
     c.window = c.memory->window();
     c.window.headers = c.buffers.headers;
     c.window.max_blocks = parts_.options.num_link_blocks;
