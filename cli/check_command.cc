@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
@@ -14,6 +16,7 @@
 #include "console.h"
 #include "device.h"
 #include "layer_options.h"
+#include "ranks.h"
 #include "rows.h"
 #include "switchyard/oracle.h"
 
@@ -22,6 +25,7 @@ namespace {
 
 struct CheckArguments {
   std::string device = "cpu";
+  int ranks = 0;
   uint64_t seed = 0;
   bool json = false;
 };
@@ -176,17 +180,28 @@ Problem make_problem(const Case& c, uint64_t seed) {
   return p;
 }
 
-// One CUDA backend serves all lines: making one takes longer than most of them. On the CPU each
-// rank of each layer has its own.
-struct Device {
-  DeviceKind kind = DeviceKind::Cpu;
-  std::shared_ptr<Backend> backend;
-};
+// A CUDA backend of a rank serves all lines: making one takes longer than most of them. On the CPU
+// each rank of each layer has its own.
+class Device {
+ public:
+  explicit Device(const std::string& name) : kind_(device_from(name)) {}
 
-Device open_device(const std::string& name) {
-  const DeviceKind kind = device_from(name);
-  return {kind, kind == DeviceKind::Cuda ? make_cuda_backend() : nullptr};
-}
+  DeviceKind kind() const { return kind_; }
+  // Of this rank, whose thread it becomes current on.
+  std::shared_ptr<Backend> backend(const LayerOptions& options, int num_ranks, int rank) {
+    if (kind_ == DeviceKind::Cpu) return make_backend(options, num_ranks, rank);
+    const std::lock_guard lock(mutex_);
+    auto& kept = kept_[{num_ranks, rank}];
+    if (!kept) kept = make_backend(options, num_ranks, rank);
+    make_current(*kept);
+    return kept;
+  }
+
+ private:
+  DeviceKind kind_;
+  std::mutex mutex_;
+  std::map<std::pair<int, int>, std::shared_ptr<Backend>> kept_;
+};
 
 // The routing on the device, or nothing where the gate chooses.
 struct DeviceRouting {
@@ -210,7 +225,7 @@ DeviceRouting place_routing(const Case& c, const Problem& p, int64_t begin, int6
 }
 
 // The last of several ranks gets no tokens.
-Rows run_layer(const Case& c, const Problem& p, const Device& device, int num_ranks,
+Rows run_layer(const Case& c, const Problem& p, Device& device, int num_ranks,
                const std::string& strategy, uint64_t seed) {
   Rows out(c.tokens, c.config.hidden);
   std::memset(out.view().data, 0xff,
@@ -223,21 +238,24 @@ Rows run_layer(const Case& c, const Problem& p, const Device& device, int num_ra
     options.max_tokens = c.tokens;
     options.strategy = strategy;
     options.num_threads = 1;
-    options.device = device.kind;
-    options.backend = device.backend ? device.backend : make_backend(options, num_ranks);
+    options.device = device.kind();
+    options.backend = device.backend(options, num_ranks, comm.rank());
     Backend& backend = *options.backend;
+    const auto stream = num_ranks > 1 ? make_stream(backend) : nullptr;
     const auto weights = random_weights(c.config, num_ranks, comm.rank(), seed + 2);
     auto layer = MoeLayer::create(
         c.config, place_weights(weights, c.config, num_ranks, options, backend), comm, options);
     const auto own = out.view().rows(begin, end - begin);
-    const DeviceBuffer hidden(backend, device.kind, p.hidden.view().rows(begin, end - begin));
-    const DeviceBuffer written(backend, device.kind, own.dtype, own.shape);
+    const DeviceBuffer hidden(backend, device.kind(), p.hidden.view().rows(begin, end - begin));
+    const DeviceBuffer written(backend, device.kind(), own.dtype, own.shape);
     const DeviceRouting routing = place_routing(c, p, begin, end - begin, options);
-    ForwardArgs args{.output = written.view(), .hidden = hidden.view()};
+    ForwardArgs args{.output = written.view(), .hidden = hidden.view(), .stream = stream.get()};
     routing.give_to(args);
+    meet(comm);
     layer->forward(args);
-    layer->wait();
+    layer->wait(stream.get());
     written.copy_to(own.data);
+    meet(comm);
   });
   return out;
 }
@@ -265,21 +283,23 @@ struct Plan {
 };
 
 // What this device can run: Hopper's kernels and the fallback where there is one GPU of that kind.
-Plan plan_for(DeviceKind device) {
+Plan plan_for(DeviceKind device, int ranks) {
+  const std::vector<std::string> all = {"contiguous", "masked", "hybrid", "all_gather+contiguous"};
   if (device == DeviceKind::Cpu)
-    return {{1, 2, 4}, {"contiguous", "masked", "hybrid", "all_gather+contiguous"}, {}};
+    return {ranks > 0 ? std::vector<int>{ranks} : std::vector<int>{1, 2, 4}, all, {}};
   const auto& gpu = describe_device(device);
   const bool hopper = gpu.compute_major == 9 && gpu.compute_minor == 0;
+  if (ranks > 1) return {{ranks}, all, {}};
   if (!hopper) return {{1}, {"masked+cublas"}, {}};
   return {{1}, {"contiguous", "masked", "hybrid"}, {"masked+cublas"}};
 }
 
 // Every layout on every number of ranks, the first one twice.
-Result check_case(const Case& c, const Device& device, uint64_t seed) {
+Result check_case(const Case& c, Device& device, int ranks, uint64_t seed) {
   Result result;
   const Problem p = make_problem(c, seed);
   const ConstTensor expected(p.expected.data(), {c.tokens, c.config.hidden});
-  const Plan plan = plan_for(device.kind);
+  const Plan plan = plan_for(device.kind(), ranks);
   for (const int num_ranks : plan.ranks) {
     const auto run = [&](const std::string& strategy) {
       return run_layer(c, p, device, num_ranks, strategy, seed);
@@ -297,19 +317,31 @@ Result check_case(const Case& c, const Device& device, uint64_t seed) {
   return result;
 }
 
+std::string what_is_checked(DeviceKind device, int ranks) {
+  if (ranks > 1 || (ranks == 1 && device == DeviceKind::Cpu))
+    return fmt::format("each on {} ranks and in every layout", ranks);
+  return device == DeviceKind::Cpu ? "each on 1, 2, 4 ranks and in every layout"
+                                   : "each on one GPU, in every layout and over cublas";
+}
+
+// Cases whose experts split over the ranks.
+bool can_split(const Case& c, int ranks) {
+  return ranks <= 1 || c.config.num_experts % ranks == 0;
+}
+
 int check(const CheckArguments& a) {
-  const Device device = open_device(a.device);
+  if (a.ranks < 0) throw UsageError(fmt::format("--ranks={}, must not be negative", a.ranks));
+  Device device(a.device);
   auto cases = shapes_and_skews();
   for (auto& c : gates_and_activations()) cases.push_back(std::move(c));
+  std::erase_if(cases, [&](const Case& c) { return !can_split(c, a.ranks); });
   nlohmann::json lines = nlohmann::json::array();
   int64_t num_failed = 0;
   if (!a.json)
-    fmt::print("{:<56}  {:>9}  {:>9}\n",
-               device.kind == DeviceKind::Cpu ? "each on 1, 2, 4 ranks and in every layout"
-                                              : "each on one GPU, in every layout and over cublas",
-               "error", "worst row");
+    fmt::print("{:<56}  {:>9}  {:>9}\n", what_is_checked(device.kind(), a.ranks), "error",
+               "worst row");
   for (size_t i = 0; i < cases.size(); ++i) {
-    const Result r = check_case(cases[i], device, a.seed + 1000 * i);
+    const Result r = check_case(cases[i], device, a.ranks, a.seed + 1000 * i);
     num_failed += !r.failure.empty();
     if (a.json)
       lines.push_back({{"name", cases[i].name},
@@ -337,6 +369,11 @@ Command add_check(CLI::App& app) {
   auto a = std::make_shared<CheckArguments>();
   auto& c = *app.add_subcommand("check", "Verify this build on this machine against float64");
   c.add_option("--device", a->device, "cpu or cuda");
+  c.add_option(
+       "--ranks", a->ranks,
+       "Threads as ranks; 0: 1, 2 and 4 on the CPU, one on a GPU. On CUDA they take the GPUs "
+       "in turn")
+      ->type_name("R");
   c.add_option("--seed", a->seed, "Of inputs, weights and routing");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer("Example:\n  switchyard check && echo this build computes what it should");

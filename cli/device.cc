@@ -6,8 +6,16 @@
 
 namespace switchyard::cli {
 
-std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks) {
-  if (options.device == DeviceKind::Cuda) return make_cuda_backend({.num_sms = options.num_sms});
+std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks, int rank) {
+  if (options.device == DeviceKind::Cuda) {
+    if (num_ranks == 1) return make_cuda_backend({.num_sms = options.num_sms});
+    const auto& device = describe_device(DeviceKind::Cuda);
+    const int sharing = (num_ranks + device.num_devices - 1) / device.num_devices;
+    // Kernels that wait for a peer keep a multiprocessor from taking a whole block of a GEMM.
+    const int own = sharing == 1 ? 0 : std::max(2, (device.num_sms - 2) / sharing);
+    return make_cuda_backend({.num_sms = options.num_sms > 0 ? options.num_sms : own,
+                              .device = rank % device.num_devices});
+  }
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   return make_cpu_backend(options.num_threads > 0 ? options.num_threads
                                                   : std::max(1, cores / num_ranks));

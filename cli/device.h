@@ -11,8 +11,9 @@
 
 namespace switchyard::cli {
 
-// Of the device that `options` name; on the CPU with this rank's threads, as a layer makes it.
-std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks);
+// Of the device that `options` name; on the CPU with this rank's threads, as a layer makes it. On
+// CUDA ranks take the devices in turn, and those on one device share its multiprocessors.
+std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks, int rank);
 
 // The weights where the layer reads them: a copy on a CUDA device, the given ones on the CPU.
 LayerWeights place_weights(const LayerWeights& host, const MoeConfig& config, int num_ranks,

@@ -84,7 +84,12 @@ void LayerSource::check_memory(int num_ranks, int num_here, size_t workspace_byt
   const double workspaces = static_cast<double>(workspace_bytes) * num_here;
   const bool cpu = device == DeviceKind::Cpu;
   check_memory_of(describe_device(DeviceKind::Cpu), weights, cpu ? workspaces : 0);
-  if (!cpu) check_memory_of(describe_device(device), weights, workspaces);
+  if (cpu) return;
+  // Ranks take the devices in turn.
+  const auto& gpu = describe_device(device);
+  const int here = std::max(1, num_here), on_one = (here + gpu.num_devices - 1) / gpu.num_devices;
+  const double share = static_cast<double>(on_one) / here;
+  check_memory_of(gpu, weights * share, workspaces * share);
 }
 
 void LayerSource::check_memory_of(const DeviceDescription& device, double weights,

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <vector>
 
 #include "commands.h"
 
@@ -26,6 +27,12 @@ int ranks_on_machine(int all) {
 }
 
 }  // namespace
+
+void meet(Communicator& comm) {
+  const int32_t mine = 1;
+  std::vector<int32_t> all(static_cast<size_t>(comm.size()));
+  comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&mine, {1}), nullptr);
+}
 
 Ranks::Ranks(const std::string& transport, int num_threads)
     : size_(num_threads), num_on_machine_(num_threads), comm_(connect(transport)) {

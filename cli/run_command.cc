@@ -184,20 +184,23 @@ RunResult run_rank(const RunArguments& a, Communicator& comm, const Shares& shar
                    const Rows& input, int64_t max_tokens) {
   const int rank = comm.rank();
   LayerOptions options = a.run.layer_options(max_tokens);
-  options.backend = make_backend(options, comm.size());
+  options.backend = make_backend(options, comm.size(), rank);
   Backend& backend = *options.backend;
+  const auto stream = comm.size() > 1 ? make_stream(backend) : nullptr;
   const auto layer = MoeLayer::create(a.source.config(),
                                       load_weights(a, comm.size(), rank, options), comm, options);
   const DeviceBuffer hidden(backend, options.device,
                             input.view().rows(shares.begin(rank), shares.size(rank)));
   const DeviceBuffer written(backend, options.device, DType::Bf16, hidden.view().shape);
   const auto counts = count_experts(*layer, hidden.view(), backend);
+  meet(comm);
   ForwardReport report;
   std::vector<double> us;
   for (int i = 0; i <= a.repeat; ++i) {  // the first one warms up
     const auto start = std::chrono::steady_clock::now();
-    report = layer->forward({.output = written.view(), .hidden = hidden.view()});
-    layer->wait();
+    report =
+        layer->forward({.output = written.view(), .hidden = hidden.view(), .stream = stream.get()});
+    layer->wait(stream.get());
     us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
                      .count());
   }

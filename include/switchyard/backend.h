@@ -34,10 +34,12 @@ std::shared_ptr<Backend> make_cpu_backend(int num_threads = 0, CpuForm form = Cp
 
 struct CudaOptions {
   int num_sms = 0;  // streaming multiprocessors that the grouped GEMMs may use; 0: all
+  int device = -1;  // becomes the calling thread's current device; -1: the one that is current
 };
 
-/// The CUDA device that is current on the calling thread; the backend, its layers and their streams
-/// stay on it. Throws Error(Unsupported) when this build or machine has none (see describe_device).
+/// A CUDA device; the backend, its layers and their streams stay on it, and whatever thread uses
+/// them has it as its current device. Throws Error(Unsupported) when this build or machine has none
+/// (see describe_device).
 std::shared_ptr<Backend> make_cuda_backend(const CudaOptions& options = {});
 
 /// Memory of the backend's device, at least Workspace::kAlignment-aligned, freed with the last copy
@@ -47,6 +49,11 @@ std::shared_ptr<void> allocate(Backend& backend, size_t bytes);
 void copy_to_device(Backend& backend, Tensor dst, const void* src, CUstream_st* stream = nullptr);
 /// Waits for `stream`, then dst (on the host) = src (memory of the backend's device).
 void copy_to_host(Backend& backend, void* dst, ConstTensor src, CUstream_st* stream = nullptr);
+
+/// The backend's device becomes the calling thread's current one; nothing on the CPU.
+void make_current(Backend& backend);
+/// A stream of the backend's device that waits for no other; null on the CPU.
+std::shared_ptr<CUstream_st> make_stream(Backend& backend);
 
 /// Calls `observer` after each operation, on the thread that called forward. An empty observer ends
 /// it.
@@ -62,6 +69,7 @@ struct DeviceDescription {
   int compute_major = 0;           // CUDA only
   int compute_minor = 0;
   int num_sms = 0;           // CUDA only
+  int num_devices = 0;       // CUDA only; those that this process can see, taken to be alike
   double memory_bytes = 0;   // of the device
   double read_gbps = 20;     // streaming read, GB/s
   double gemm_gflops = 100;  // bf16 in, fp32 sums, GFLOP/s

@@ -53,6 +53,19 @@ class Communicator {
   /// The ranks that give the same color become a communicator, in order of rank.
   virtual std::unique_ptr<Communicator> split(int color) = 0;
 
+  /// Whether every rank is a thread of this process, so that an address means the same to all.
+  virtual bool shares_process() const { return false; }
+  /// How long a rank waits for its peers in one operation.
+  virtual std::chrono::milliseconds deadline() const { return std::chrono::milliseconds(30000); }
+  /// Why the communicator is over; empty while it works, or where nobody can say.
+  virtual std::string failure_reason() const { return {}; }
+  /// `ended` is called once the communicator is over (at once, if it is), on any thread; it must
+  /// only note that. Until the returned handle is gone. Null where nobody is told.
+  virtual std::shared_ptr<void> when_over(const std::function<void()>& ended) {
+    (void)ended;
+    return nullptr;
+  }
+
   /// Ends the communicator for every rank, now: peers that wait get Error(Transport) with `reason`.
   /// Not collective. For a rank that cannot go on and must not leave its peers waiting.
   virtual void abort(const std::string& reason) noexcept = 0;

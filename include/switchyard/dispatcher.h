@@ -26,6 +26,9 @@ struct DispatchedCall {
   int64_t num_tokens = 0;  // T of this rank
   int64_t max_tokens = 0;  // the collective bound of this call
   Workspace workspace;     // as given to dispatch
+  // bf16 [capacity, H] where peers read partial rows: the executor writes them there, or combine
+  // has to copy them. Absent where combine takes them from anywhere.
+  Tensor partial;
 };
 
 /// Rows in fp32 that join a sum before its rounding: out += scale[t] * rows[t, :].
@@ -51,6 +54,20 @@ class Dispatcher {
     int64_t size = 0;
   };
   virtual Slice slice(int64_t num_tokens) const = 0;
+
+  /// Makes a workspace known to the peers: collective, once for each, before its first dispatch.
+  /// Needed on CUDA with several ranks, nothing happens elsewhere.
+  ///
+  ///   workspace   in   workspace_bytes(max_tokens)
+  ///   max_tokens  in   the most that calls with this workspace will have, equal on every rank
+  ///   owner       in   keeps the memory until no peer can reach it any more; without one, the
+  ///                    caller keeps it until every rank is done with its dispatcher
+  ///
+  /// Throws Error on every rank or on none: ShapeMismatch, Unsupported, Transport.
+  virtual void connect(Workspace workspace, int64_t max_tokens,
+                       const std::shared_ptr<void>& owner) {
+    (void)workspace, (void)max_tokens, (void)owner;
+  }
 
   /// Sends each token row once to every rank that owns one of its top-k experts.
   ///
@@ -90,6 +107,11 @@ inline constexpr int64_t kStatusWords = 4;
 struct DispatcherOptions {
   DispatcherKind kind = DispatcherKind::Normal;
   int tp_size = 1;  // consecutive ranks that hold the same tokens; divides P
+  // Ranks reach into each other's memory. On CUDA several ranks always do; threads on a CPU may.
+  bool peer_memory = false;
+  int num_link_blocks = 0;  // CUDA: most thread blocks that move rows between ranks; 0: chosen
+  bool host_ordered =
+      false;  // peer memory: the host meets its peers before a kernel waits for them
 };
 
 /// Collective when tp_size > 1 (splits the communicator). Throws Error(ShapeMismatch) when E is not

@@ -31,6 +31,12 @@ struct LayerOptions {
   /// CUDA: multiprocessors that Hopper's GEMMs may use, at most the device's; 0: all. Changes no
   /// bit. A lent `backend` has its own number, which counts then.
   int num_sms = 0;
+  /// CUDA, several ranks: most thread blocks that move rows between ranks; 0: chosen. Changes no
+  /// bit.
+  int num_link_blocks = 0;
+  /// CUDA, several ranks: the host waits for its stream and meets its peers before a kernel waits
+  /// for them. For tools that run one kernel at a time; slow, and forward cannot be captured.
+  bool host_ordered = false;
   /// CUDA: contiguous groups over cuBLAS may read counts on the host. forward then waits for its
   /// stream and cannot be captured. No other strategy reads them, whatever this says.
   bool host_counts = false;

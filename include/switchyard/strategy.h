@@ -40,11 +40,12 @@ const char* provider_name(GemmProvider provider) noexcept;  // "cpu", "hopper", 
 /// Everything the choice depends on. Equal on every rank, so ranks agree without talking.
 struct StrategyRequest {
   MoeConfig config;
-  DType dtype = DType::Bf16;  // of activations and weights
-  std::string quantization;   // "" is none; anything else is refused by the bf16 strategies
-  int num_ranks = 1;          // P
-  int tp_size = 1;            // ranks that hold the same tokens
-  int64_t max_tokens = 0;     // capacity: tokens per rank in one call
+  DType dtype = DType::Bf16;          // of activations and weights
+  std::string quantization;           // "" is none; anything else is refused by the bf16 strategies
+  int num_ranks = 1;                  // P
+  int tp_size = 1;                    // ranks that hold the same tokens
+  std::string transport = "threads";  // of the communicator
+  int64_t max_tokens = 0;             // capacity: tokens per rank in one call
   int64_t masked_max_tokens = 256;
   int64_t alignment = 1;  // of contiguous groups
   bool allow_repeated_experts = false;
@@ -77,8 +78,8 @@ struct Strategy {
   int64_t workspace_bytes = 0;  // executor and dispatcher at the capacity
   double predicted_us = 0;      // by the cost model, an even gate assumed
   /// Hopper: the compiled tiles of its GEMMs at the capacity, "GEMM1 256x128x64, 4 stages, cluster
-  /// of 2; GEMM2 ..." (at most so many rows x weight rows x inner dimension). Hybrid: for either layout where they
-  /// differ. Empty for every other provider.
+  /// of 2; GEMM2 ..." (at most so many rows x weight rows x inner dimension). Hybrid: for either
+  /// layout where they differ. Empty for every other provider.
   std::string gemms;
   std::string reason;  // one line
   std::vector<Condition> conditions;

@@ -17,6 +17,8 @@ class Backend {
   virtual GemmProvider provider() const = 0;
   virtual Memory& memory() = 0;
   virtual Ops& ops() = 0;
+  // Before kernels may wait for those of a peer: nothing is loaded late any more.
+  virtual void load_kernels() {}
   virtual void observe(OpObserver observer) = 0;
   // From now on ops() is `ops`, which may call what ops() was before; nullptr ends it. For whoever
   // records the operations of a forward.

@@ -4,6 +4,7 @@
 
 #include "base/arena.h"
 #include "base/capacity.h"
+#include "base/peer_control.h"
 #include "switchyard/dispatcher.h"
 
 namespace switchyard {
@@ -99,11 +100,6 @@ struct SharedExpertBuffers {
   }
 };
 
-// Header of a dispatch: what every rank tells every other before rows move.
-inline constexpr int64_t kHeaderMaxTokens = kStatusWords;   // the call's bound
-inline constexpr int64_t kHeaderTokens = kStatusWords + 1;  // T, compared inside a TP group
-inline constexpr int64_t kHeaderCounts = kStatusWords + 2;  // normal: rows to each rank
-
 // Dispatch and combine together. slice = most tokens a rank dispatches, R = most rows it receives.
 struct DispatchBuffers {
   Tensor ids;            // i32 [R, K] local ids
@@ -162,10 +158,54 @@ struct DispatchBuffers {
   }
 };
 
+// The same where ranks reach into each other's memory. Cut at the workspace's capacity, not at the
+// call's bound: what peers read or write must not move from one call to the next.
+struct PeerBuffers {
+  Tensor control;       // i64 [control_words(P)]; first, so a window begins with it
+  Tensor headers;       // i32 [P, W] what every rank said
+  Tensor shift;         // i32 [P] index among the rows sent to a rank -> row there
+  Tensor num_rows;      // i32 [1]
+  Tensor return_row;    // i32 [slice, P] index among the rows sent to each rank
+  Tensor ids;           // i32 [R, K] local ids, written by peers
+  Tensor weights;       // f32 [R, K] written by peers; absent when nothing moves
+  Tensor rows;          // bf16 [R, H] written by peers; absent when nothing moves
+  Tensor partial;       // bf16 [R, H] read by peers
+  Tensor output_slice;  // tp > 1: bf16 [slice, H] read by peers
+
+  static PeerBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c, int64_t max_tokens,
+                          int num_ranks, int tp_size) {
+    PeerBuffers b;
+    const int64_t p = num_ranks, k = c.top_k, h = c.hidden;
+    const bool moves = kind != DispatcherKind::Local;
+    const int64_t slice = moves ? slice_capacity(max_tokens, tp_size) : max_tokens;
+    const int64_t max_rows = received_rows(kind, max_tokens, num_ranks, tp_size);
+    b.control = arena.take(DType::I64, {control_words(p)});
+    b.headers = arena.take(DType::I32, {p, told_width(PeerPhase::Counts, p)});
+    b.shift = arena.take(DType::I32, {p});
+    b.num_rows = arena.take(DType::I32, {1});
+    b.return_row = arena.take(DType::I32, {slice, p});
+    b.ids = arena.take(DType::I32, {max_rows, k});
+    if (moves) b.weights = arena.take(DType::F32, {max_rows, k});
+    if (moves) b.rows = arena.take(DType::Bf16, {max_rows, h});
+    b.partial = arena.take(DType::Bf16, {max_rows, h});
+    if (moves && tp_size > 1) b.output_slice = arena.take(DType::Bf16, {slice, h});
+    return b;
+  }
+};
+
+// Whether the ranks of a dispatcher reach into each other's memory: kernels must, threads of a CPU
+// need not.
+inline bool uses_peer_memory(DeviceKind device, int num_ranks) {
+  return device == DeviceKind::Cuda && num_ranks > 1;
+}
+
 inline int64_t dispatcher_bytes(DispatcherKind kind, const MoeConfig& config, int64_t max_tokens,
-                                int num_ranks, int tp_size) {
+                                int num_ranks, int tp_size, bool peer_memory) {
   Arena arena({});
-  DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size);
+  if (peer_memory)
+    PeerBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size);
+  else
+    DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size);
   return static_cast<int64_t>(arena.bytes());
 }
 

@@ -1,8 +1,10 @@
 // src/base/error.cc
 #include "switchyard/error.h"
 
+#include <iterator>
 #include <string_view>
 
+#include "base/peer_control.h"
 #include "base/require.h"
 #include "base/status.h"
 #include "switchyard/tensor.h"
@@ -48,6 +50,24 @@ const char* device_name(DeviceKind device) noexcept {
   return device == DeviceKind::Cpu ? "cpu" : "cuda";
 }
 
+namespace {
+
+std::string peer_lost_message(int32_t why, const std::string& rank) {
+  if (why == kGivenUpByHost)
+    return cat("forward: the communicator was ended while ", rank,
+               " waited for its peers. Make a new communicator and layer.");
+  constexpr std::string_view kWhat[] = {"dispatch: counts of ", "dispatch: rows of ",
+                                        "combine: partial rows of ", "combine: the slice of "};
+  if (why < 1 || why > static_cast<int32_t>(std::size(kWhat)))
+    return cat("forward: ", rank, " is lost. Make a new communicator and layer.");
+  return cat(
+      kWhat[why - 1], rank,
+      " did not come within the deadline of the communicator. Look at that rank, then make a "
+      "new communicator and layer.");
+}
+
+}  // namespace
+
 std::string status_message(const StatusWords& status) {
   const auto rank = cat("rank ", status.rank);
   switch (static_cast<StatusDetail>(status.detail)) {
@@ -67,8 +87,7 @@ std::string status_message(const StatusWords& status) {
     case StatusDetail::SliceTokensDiffer:
       return cat("forward: tokens=", status.value, " on ", rank,
                  ", ranks of one tensor-parallel group hold the same tokens. Check tp_size.");
-    case StatusDetail::PeerLost:
-      return cat("forward: ", rank, " is lost. Make a new communicator and layer.");
+    case StatusDetail::PeerLost: return peer_lost_message(status.value, rank);
     case StatusDetail::RowsNotGrouped:
       return cat("group_rows: row=", status.value, " on ", rank,
                  ", is neither -1 (padding) nor in [0, E), or resumes an expert whose rows had "

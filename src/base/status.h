@@ -17,8 +17,8 @@ enum class StatusDetail : int32_t {
   PeerArguments = 3,      // forward refused its arguments on that rank
   MaxTokensDiffer = 4,    // value: that rank's max_tokens
   SliceTokensDiffer = 5,  // value: that rank's T, inside one tensor-parallel group
-  PeerLost = 6,
-  RowsNotGrouped = 7,  // value: the lowest row that breaks the rule of group_rows
+  PeerLost = 6,           // value: see lost_word in base/peer_control.h; 0 when it is not known
+  RowsNotGrouped = 7,     // value: the lowest row that breaks the rule of group_rows
 };
 
 // i32 [kStatusWords] on the device: code, detail, rank, value.

@@ -177,6 +177,20 @@ class World {
     return failure_;
   }
 
+  std::chrono::milliseconds deadline() const { return deadline_; }
+
+  // Until `forget` gets what this returned.
+  uint64_t when_over(const std::function<void()>& ended) {
+    std::lock_guard lock(mutex_);
+    if (failure_) ended();
+    ended_.emplace(++last_watch_, ended);
+    return last_watch_;
+  }
+  void forget(uint64_t watch) {
+    std::lock_guard lock(mutex_);
+    ended_.erase(watch);
+  }
+
   // Between enter and leave of a split: the world of this rank's color, and its rank there.
   std::pair<std::shared_ptr<World>, int> child_of(int rank) {
     std::lock_guard lock(mutex_);
@@ -199,6 +213,7 @@ class World {
  private:
   void fail(const std::string& reason) {
     if (!failure_) failure_.emplace(Errc::Transport, reason);
+    for (const auto& [watch, ended] : ended_) ended();
     changed_.notify_all();
   }
 
@@ -241,6 +256,8 @@ class World {
   uint64_t agreed_in_ = 0;
   uint64_t born_in_ = 0;  // the parent's generation
   std::map<int, std::shared_ptr<World>> children_;
+  std::map<uint64_t, std::function<void()>> ended_;  // told of a failure
+  uint64_t last_watch_ = 0;
   std::optional<Error> failure_;
 };
 
@@ -251,6 +268,16 @@ class LocalComm final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return world_->size(); }
   const char* transport() const override { return "threads"; }
+  bool shares_process() const override { return true; }
+  std::chrono::milliseconds deadline() const override { return world_->deadline(); }
+  std::string failure_reason() const override {
+    const auto failed = world_->failure();
+    return failed ? failed->what() : "";
+  }
+  std::shared_ptr<void> when_over(const std::function<void()>& ended) override {
+    const uint64_t watch = world_->when_over(ended);
+    return {nullptr, [world = world_, watch](void*) { world->forget(watch); }};
+  }
 
   void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
     world_->enter(rank_, {.op = kAllGather, .dst = dst, .src = src});
@@ -342,6 +369,7 @@ std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
                      " ms, must be positive. The default is 30000.");
   auto world = std::make_shared<World>(num_ranks, options.deadline);
   std::vector<std::unique_ptr<Communicator>> ranks;
+  ranks.reserve(static_cast<size_t>(num_ranks));
   for (int r = 0; r < num_ranks; ++r) ranks.push_back(std::make_unique<LocalComm>(world, r));
   return ranks;
 }

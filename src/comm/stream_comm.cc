@@ -106,6 +106,10 @@ class StreamComm final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }
   const char* transport() const override { return shared_->streams->transport(); }
+  std::chrono::milliseconds deadline() const override { return shared_->deadline; }
+  std::string failure_reason() const override {
+    return shared_->failure ? shared_->failure->what() : "";
+  }
 
   void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
     gather(Op::AllGather, dst, src);

@@ -11,6 +11,7 @@
 #include "cpu/gate_topk.h"
 #include "cpu/group_rows.h"
 #include "cpu/grouped_gemm.h"
+#include "cpu/peer_exchange.h"
 #include "cpu/plan_dispatch.h"
 #include "cpu/plan_rows.h"
 #include "cpu/row_ops.h"
@@ -87,6 +88,33 @@ class CpuOps final : public Ops {
   }
   void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, CUstream_st*) override {
     cpu::delta_rule_decode(step, status, pool_);
+  }
+  void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids, PeerRoute route,
+                   int64_t num_experts, int64_t max_tokens, int64_t num_tokens, Tensor status,
+                   CUstream_st*) override {
+    cpu::post_counts(window, return_row, ids, route, num_experts, max_tokens, num_tokens, status);
+  }
+  void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
+                    Tensor status, CUstream_st*) override {
+    cpu::await_counts(window, shift, num_rows, tp_size, status);
+  }
+  void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
+                 ConstTensor weights, ConstTensor return_row, ConstTensor shift,
+                 int64_t experts_per_rank, ConstTensor status, CUstream_st*) override {
+    cpu::push_rows(window, dst, rows, ids, weights, return_row, shift, experts_per_rank, status);
+  }
+  void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
+                  Tensor status, CUstream_st*) override {
+    cpu::meet_peers(window, phase, part, first, num, status);
+  }
+  void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
+                 ConstTensor shift, const Addend& addend, ConstTensor status,
+                 CUstream_st*) override {
+    cpu::pull_sums(window, dst, partial, return_row, shift, addend, status);
+  }
+  void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
+                   ConstTensor status, CUstream_st*) override {
+    cpu::pull_slices(window, dst, slice, first, num, status);
   }
   void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st*) override {
     cpu::single_group(groups, num_rows);

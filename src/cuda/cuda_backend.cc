@@ -2,6 +2,7 @@
 #include "base/backend.h"
 #include "base/require.h"
 #include "cuda/cublas.h"
+#include "cuda/load_kernels.h"
 #include "cuda/ops.h"
 #include "device/cuda_check.h"
 #include "device/cuda_memory.h"
@@ -79,6 +80,35 @@ class CudaOps final : public Ops {
   void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, CUstream_st* stream) override {
     cuda::delta_rule_decode(step, status, stream);
   }
+  void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids, PeerRoute route,
+                   int64_t num_experts, int64_t max_tokens, int64_t num_tokens, Tensor status,
+                   CUstream_st* stream) override {
+    cuda::post_counts(window, return_row, ids, route, num_experts, max_tokens, num_tokens, status,
+                      stream);
+  }
+  void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
+                    Tensor status, CUstream_st* stream) override {
+    cuda::await_counts(window, shift, num_rows, tp_size, status, stream);
+  }
+  void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
+                 ConstTensor weights, ConstTensor return_row, ConstTensor shift,
+                 int64_t experts_per_rank, ConstTensor status, CUstream_st* stream) override {
+    cuda::push_rows(window, dst, rows, ids, weights, return_row, shift, experts_per_rank, status,
+                    stream);
+  }
+  void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
+                  Tensor status, CUstream_st* stream) override {
+    cuda::meet_peers(window, phase, part, first, num, status, stream);
+  }
+  void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
+                 ConstTensor shift, const Addend& addend, ConstTensor status,
+                 CUstream_st* stream) override {
+    cuda::pull_sums(window, dst, partial, return_row, shift, addend, status, stream);
+  }
+  void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
+                   ConstTensor status, CUstream_st* stream) override {
+    cuda::pull_slices(window, dst, slice, first, num, status, stream);
+  }
   void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) override {
     cuda::single_group(groups, num_rows, stream);
   }
@@ -121,6 +151,7 @@ class CudaBackend final : public Backend {
     if (diverted_ != nullptr) return *diverted_;
     return traced_.observed() ? static_cast<Ops&>(traced_) : ops_;
   }
+  void load_kernels() override { cuda::load_kernels(); }
   void observe(OpObserver observer) override { traced_.observe(std::move(observer)); }
   void divert(Ops* ops) override { diverted_ = ops; }
 
@@ -142,6 +173,10 @@ std::shared_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   SWITCHYARD_REQUIRE(options.num_sms >= 0 && options.num_sms <= device.num_sms, ShapeMismatch,
                      "make_cuda_backend: num_sms=", options.num_sms, ", need 0 (all) to ",
                      device.num_sms, ".");
+  SWITCHYARD_REQUIRE(options.device >= -1 && options.device < device.num_devices, ShapeMismatch,
+                     "make_cuda_backend: device=", options.device,
+                     ", need -1 (the current one) to ", device.num_devices - 1, ".");
+  if (options.device >= 0) SWITCHYARD_CUDA_CHECK(cudaSetDevice(options.device));
   const bool hopper = device.compute_major == 9 && device.compute_minor == 0;
   return std::make_shared<cuda::CudaBackend>(
       options.num_sms == 0 ? device.num_sms : options.num_sms,

@@ -1,6 +1,7 @@
 // src/cuda/exchange.cu
 #include "cuda/exchange.cuh"
 
+#include "base/checked.h"
 #include "cuda/ops.h"
 
 namespace switchyard::cuda {

@@ -9,6 +9,7 @@
 
 #include <utility>
 
+#include "cuda/load_kernels.h"
 #include "device/cuda_check.h"
 #include "switchyard/tensor.h"
 
@@ -25,6 +26,11 @@ __device__ __forceinline__ void allow_successor() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+
+// One in every file with kernels, so that load_kernels finds the file's others.
+static __global__ void module_mark_kernel() {}
+[[maybe_unused]] static const bool module_is_noted =
+    note_module(reinterpret_cast<const void*>(module_mark_kernel));
 
 struct LaunchShape {
   dim3 grid, block;

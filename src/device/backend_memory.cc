@@ -16,4 +16,12 @@ void copy_to_host(Backend& backend, void* dst, ConstTensor src, CUstream_st* str
   backend.memory().read_back(dst, src, stream);
 }
 
+void make_current(Backend& backend) {
+  backend.memory().make_current();
+}
+
+std::shared_ptr<CUstream_st> make_stream(Backend& backend) {
+  return backend.memory().make_stream();
+}
+
 }  // namespace switchyard

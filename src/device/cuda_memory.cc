@@ -18,7 +18,20 @@ std::shared_ptr<void> allocate_pinned(size_t bytes) {
   return {address, [](void* p) { (void)cudaFreeHost(p); }};
 }
 
+// The last owner may be a thread whose current device is another one.
+void free_on(int device, void* address) {
+  int current = -1;
+  const bool other = cudaGetDevice(&current) == cudaSuccess && current != device;
+  if (other) (void)cudaSetDevice(device);
+  (void)cudaFree(address);
+  if (other) (void)cudaSetDevice(current);
+}
+
 }  // namespace
+
+CudaMemory::CudaMemory() {
+  SWITCHYARD_CUDA_CHECK(cudaGetDevice(&device_));
+}
 
 std::shared_ptr<void> CudaMemory::allocate(size_t bytes) {
   void* address = nullptr;
@@ -30,7 +43,40 @@ std::shared_ptr<void> CudaMemory::allocate(size_t bytes) {
                     "max_tokens or more ranks."));
   }
   SWITCHYARD_CUDA_CHECK(code);
-  return {address, [](void* p) { (void)cudaFree(p); }};
+  return {address, [device = device_](void* p) { free_on(device, p); }};
+}
+
+void CudaMemory::make_current() {
+  SWITCHYARD_CUDA_CHECK(cudaSetDevice(device_));
+}
+
+std::shared_ptr<CUstream_st> CudaMemory::make_stream() {
+  cudaStream_t stream = nullptr;
+  SWITCHYARD_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  return {stream, [](cudaStream_t s) { (void)cudaStreamDestroy(s); }};
+}
+
+std::string CudaMemory::reach(int other) {
+  if (other == device_) return {};
+  int can = 0;
+  SWITCHYARD_CUDA_CHECK(cudaDeviceCanAccessPeer(&can, device_, other));
+  if (can == 0) return cat("device ", device_, " cannot reach memory of device ", other);
+  const cudaError_t code = cudaDeviceEnablePeerAccess(other, 0);
+  if (code == cudaErrorPeerAccessAlreadyEnabled)
+    (void)cudaGetLastError();
+  else
+    SWITCHYARD_CUDA_CHECK(code);
+  return {};
+}
+
+std::shared_ptr<int32_t> CudaMemory::shared_word() {
+  void* address = nullptr;
+  // Mapped at the same address on every device, since addresses are unified.
+  SWITCHYARD_CUDA_CHECK(
+      cudaHostAlloc(&address, sizeof(int32_t), cudaHostAllocMapped | cudaHostAllocPortable));
+  auto* word = static_cast<int32_t*>(address);
+  *word = 0;
+  return {word, [](int32_t* p) { (void)cudaFreeHost(p); }};
 }
 
 void CudaMemory::read_back(void* dst, ConstTensor src, CUstream_st* stream) {

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include "switchyard/tensor.h"
 
@@ -15,6 +17,15 @@ class Memory {
   // At least Workspace::kAlignment-aligned. Freed with the last copy of the pointer.
   // Throws Error(Unsupported) naming the bytes when there is no such memory.
   virtual std::shared_ptr<void> allocate(size_t bytes) = 0;
+  // The device among those of its kind.
+  virtual int ordinal() const { return 0; }
+  virtual void make_current() {}
+  // Of this device; waits for no other stream. Null where there are none.
+  virtual std::shared_ptr<CUstream_st> make_stream() { return nullptr; }
+  // Lets work of this device reach memory of device `other`. Says why not; empty: it can.
+  virtual std::string reach(int other) = 0;
+  // One i32, 0, that the host and work of the device both see at the same address.
+  virtual std::shared_ptr<int32_t> shared_word() = 0;
   // Waits for the stream, then copies device memory to the host.
   virtual void read_back(void* dst, ConstTensor src, CUstream_st* stream) = 0;
   // Copies dst.bytes() from the host, and waits until they are there.

@@ -39,11 +39,12 @@ class AllGatherDispatcher final : public Dispatcher {
     parts_.communicator.all_gather(b.rows, b.own_rows, stream);
     parts_.communicator.all_gather(b.weights, b.own_weights, stream);
     ops.fill_i32(b.num_rows, static_cast<int32_t>(b.rows.dim(0)), stream);
-    parts_.localize(b, b.received_ids, b.num_rows, status, stream);
+    parts_.localize(b.ids, b.received_ids, b.num_rows, status, stream);
     return {.received = {b.rows, b.ids, b.weights, b.num_rows},
             .num_tokens = hidden.dim(0),
             .max_tokens = max_tokens,
-            .workspace = workspace};
+            .workspace = workspace,
+            .partial = {}};
   }
 
   void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,

@@ -25,14 +25,15 @@ class LocalDispatcher final : public Dispatcher {
     parts_.check(hidden, ids, weights, max_tokens, slice(num_tokens));
     const auto buffers = parts_.take_buffers(workspace, max_tokens);
     parts_.ops().fill_i32(buffers.num_rows, static_cast<int32_t>(num_tokens), stream);
-    parts_.localize(buffers, ids, {}, status, stream);
+    parts_.localize(buffers.ids, ids, {}, status, stream);
     if (!joins_in_executor())
       parts_.exchange(buffers, status, stream)
           .headers(max_tokens, num_tokens, {}, parts_.num_ranks());
     return {.received = {hidden, buffers.ids, weights, buffers.num_rows},
             .num_tokens = num_tokens,
             .max_tokens = max_tokens,
-            .workspace = workspace};
+            .workspace = workspace,
+            .partial = {}};
   }
 
   void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,

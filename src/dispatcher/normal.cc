@@ -37,11 +37,12 @@ class NormalDispatcher final : public Dispatcher {
     const std::array<RowTransfer, 3> transfers{
         {{b.rows, hidden.rows(own.begin, own.size)}, {b.received_ids, ids}, {b.weights, weights}}};
     parts_.communicator.all_to_all_rows(transfers, b.send_rows, b.counts, stream);
-    parts_.localize(b, b.received_ids, b.num_rows, status, stream);
+    parts_.localize(b.ids, b.received_ids, b.num_rows, status, stream);
     return {.received = {b.rows, b.ids, b.weights, b.num_rows},
             .num_tokens = hidden.dim(0),
             .max_tokens = max_tokens,
-            .workspace = workspace};
+            .workspace = workspace,
+            .partial = {}};
   }
 
   void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,

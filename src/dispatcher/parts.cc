@@ -28,7 +28,7 @@ int64_t DispatcherParts::max_rows(int64_t max_tokens) const {
 
 size_t DispatcherParts::workspace_bytes(int64_t max_tokens) const {
   return static_cast<size_t>(
-      dispatcher_bytes(options.kind, config, max_tokens, num_ranks(), options.tp_size));
+      dispatcher_bytes(options.kind, config, max_tokens, num_ranks(), options.tp_size, false));
 }
 
 DispatchBuffers DispatcherParts::take_buffers(Workspace workspace, int64_t max_tokens) const {
@@ -51,10 +51,10 @@ void DispatcherParts::check(ConstTensor hidden, ConstTensor ids, ConstTensor wei
                      "dispatch: weights is not f32 [", slice.size, ", ", config.top_k, "].");
 }
 
-void DispatcherParts::localize(const DispatchBuffers& buffers, ConstTensor src,
-                               ConstTensor num_rows, Tensor status, CUstream_st* stream) const {
-  ops().localize_ids(buffers.ids, src, num_rows, first_expert(), num_local_experts(),
-                     config.num_experts, rank(), status, stream);
+void DispatcherParts::localize(Tensor dst, ConstTensor src, ConstTensor num_rows, Tensor status,
+                               CUstream_st* stream) const {
+  ops().localize_ids(dst, src, num_rows, first_expert(), num_local_experts(), config.num_experts,
+                     rank(), status, stream);
 }
 
 SliceGather::SliceGather(const DispatcherParts& parts) {

@@ -33,9 +33,9 @@ struct DispatcherParts {
   // Refuses what breaks the contract of dispatch, before anything moves.
   void check(ConstTensor hidden, ConstTensor ids, ConstTensor weights, int64_t max_tokens,
              Dispatcher::Slice slice) const;
-  // Global ids of the received rows -> buffers.ids. num_rows absent: all rows of `src`.
-  void localize(const DispatchBuffers& buffers, ConstTensor src, ConstTensor num_rows,
-                Tensor status, CUstream_st* stream) const;
+  // Global ids of the received rows -> dst. num_rows absent: all rows of `src`.
+  void localize(Tensor dst, ConstTensor src, ConstTensor num_rows, Tensor status,
+                CUstream_st* stream) const;
 };
 
 // A slice's output rows -> all T rows on every rank of the tensor-parallel group.
@@ -56,5 +56,7 @@ class SliceGather {
 std::unique_ptr<Dispatcher> make_local_dispatcher(DispatcherParts parts);
 std::unique_ptr<Dispatcher> make_normal_dispatcher(DispatcherParts parts);
 std::unique_ptr<Dispatcher> make_all_gather_dispatcher(DispatcherParts parts);
+// Any of them, where ranks reach into each other's memory.
+std::unique_ptr<Dispatcher> make_peer_dispatcher(DispatcherParts parts);
 
 }  // namespace switchyard

@@ -51,7 +51,7 @@ std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks
 }
 
 // Everything that must be equal on every rank, as one text.
-std::string shared_facts(const StrategyRequest& r) {
+std::string shared_facts(const StrategyRequest& r, const LayerOptions& options) {
   const MoeConfig& c = r.config;
   const GateConfig& g = c.gate;
   return cat(c.hidden, ' ', c.intermediate, ' ', c.num_experts, ' ', c.top_k, ' ',
@@ -62,7 +62,8 @@ std::string shared_facts(const StrategyRequest& r) {
              c.shared.intermediate, c.shared.sigmoid_gated, c.expert_bias, c.router_bias,
              c.router_weight_on_input, ' ', r.tp_size, ' ', r.max_tokens, ' ', r.masked_max_tokens,
              ' ', r.alignment, ' ', r.allow_repeated_experts, ' ', r.workspace_limit_bytes, ' ',
-             r.use_all_gather, ' ', r.host_counts, ' ', device_name(r.device.kind), ' ', r.name);
+             r.use_all_gather, ' ', r.host_counts, ' ', options.host_ordered, ' ',
+             device_name(r.device.kind), ' ', r.name);
 }
 
 bool overlap(ConstTensor a, ConstTensor b) {
@@ -98,6 +99,7 @@ class Layer final : public MoeLayer {
     StrategyRequest request;
     Strategy strategy;
     LayerWeights weights;
+    DispatcherOptions dispatcher;
     std::shared_ptr<Backend> backend;
     Workspace workspace;
     std::shared_ptr<void> memory;  // of the workspace, unless the caller lent it
@@ -114,10 +116,11 @@ class Layer final : public MoeLayer {
     workspace_bytes_ = arena.bytes();
     if (config().shared.intermediate > 0)
       shared_.emplace(config(), parts_.weights.shared, parts_.backend, parts_.strategy.provider);
-    dispatcher_ = make_dispatcher(config(), {parts_.strategy.dispatcher, parts_.request.tp_size},
-                                  communicator(), parts_.backend);
+    dispatcher_ = make_dispatcher(config(), parts_.dispatcher, communicator(), parts_.backend);
     clear_status(nullptr);
     wait(nullptr);  // a first forward may come on a stream that does not wait for the default one
+    // Last: a rank that is past it may make the others wait on the device.
+    dispatcher_->connect(buffers_.dispatcher, parts_.request.max_tokens, parts_.memory);
   }
 
   const MoeConfig& config() const override { return parts_.request.config; }
@@ -171,8 +174,17 @@ class Layer final : public MoeLayer {
   void throw_status(const StatusWords& status, CUstream_st* stream) {
     if (lost_) throw *lost_;  // the communicator is over: this error stays
     if (status.good()) return;
+    if (status.code == static_cast<int32_t>(Errc::Transport)) throw_lost(status);
     clear_status(stream);
     throw Error(static_cast<Errc>(status.code), status_message(status));
+  }
+
+  // A kernel found that a peer is lost. Every rank throws the reason that was given first.
+  [[noreturn]] void throw_lost(const StatusWords& status) {
+    communicator().abort(status_message(status));
+    const std::string reason = communicator().failure_reason();
+    lost_.emplace(Errc::Transport, reason.empty() ? status_message(status) : reason);
+    throw *lost_;
   }
 
   // On the CPU the work of earlier calls has run, so reading its status waits for nothing.
@@ -286,7 +298,8 @@ class Layer final : public MoeLayer {
       parts_.executor->execute(args.output, call.received, max_rows, buffers_.executor, addend,
                                buffers_.status, args.stream);
     } else {
-      const Tensor partial = buffers_.partial.rows(0, max_rows);
+      const Tensor partial =
+          call.partial.present() ? call.partial : buffers_.partial.rows(0, max_rows);
       parts_.executor->execute(partial, call.received, max_rows, buffers_.executor, {},
                                buffers_.status, args.stream);
       dispatcher_->combine(args.output, partial, call, addend, buffers_.status, args.stream);
@@ -311,6 +324,10 @@ void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank
                      ". Pass a backend of the layer's device.");
   validate(r.config);
   parts.strategy = choose_strategy(r);
+  parts.dispatcher = {.kind = parts.strategy.dispatcher,
+                      .tp_size = r.tp_size,
+                      .num_link_blocks = options.num_link_blocks,
+                      .host_ordered = options.host_ordered};
   validate(parts.weights, r.config, r.num_ranks, options.device);
   const size_t bytes = bytes_of(r, parts.strategy);
   parts.workspace = options.workspace;
@@ -337,6 +354,7 @@ std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeigh
                                        Communicator& communicator, const LayerOptions& options) {
   Layer::Parts parts;
   parts.request = request_of(config, communicator.size(), options);
+  parts.request.transport = communicator.transport();
   parts.backend = make_backend(options, communicator.size());
   parts.weights = weights;
   parts.own_communicator = std::move(own);
@@ -348,7 +366,7 @@ std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeigh
   } catch (const Error& e) {
     mine.emplace(e);
   }
-  agree_or_throw(mine, shared_facts(parts.request), communicator);
+  agree_or_throw(mine, shared_facts(parts.request, options), communicator);
   return std::make_unique<Layer>(std::move(parts));
 }
 

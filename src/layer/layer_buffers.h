@@ -13,7 +13,8 @@ struct LayerBuffers {
   SharedExpertBuffers shared;
   Workspace dispatcher;
   Workspace executor;
-  Tensor partial;  // bf16 [R, H]; absent when the executor writes the final rows
+  // bf16 [R, H]; absent when the executor writes the final rows, or into the dispatcher's workspace
+  Tensor partial;
 
   static LayerBuffers take(Arena& arena, const StrategyRequest& r, const Strategy& s) {
     const bool local = s.dispatcher == DispatcherKind::Local;
@@ -27,11 +28,12 @@ struct LayerBuffers {
     b.weights = arena.take(DType::F32, {slice, r.config.top_k});
     b.gate = arena.take_bytes(static_cast<int64_t>(gate.bytes()));
     b.shared = SharedExpertBuffers::take(arena, r.config, slice, s.provider);
+    const bool peers = uses_peer_memory(r.device.kind, r.num_ranks);
     b.dispatcher = arena.take_bytes(
-        dispatcher_bytes(s.dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size));
+        dispatcher_bytes(s.dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size, peers));
     b.executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
                                                  r.masked_max_tokens, max_rows));
-    if (r.num_ranks > 1) b.partial = arena.take(DType::Bf16, {max_rows, r.config.hidden});
+    if (r.num_ranks > 1 && !peers) b.partial = arena.take(DType::Bf16, {max_rows, r.config.hidden});
     return b;
   }
 };

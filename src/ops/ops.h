@@ -6,6 +6,7 @@
 // were checked by the caller at creation; operations throw only for what a caller cannot know.
 #pragma once
 
+#include "base/peer_control.h"
 #include "switchyard/config.h"
 #include "switchyard/dispatcher.h"
 #include "switchyard/linear_attention.h"
@@ -80,6 +81,36 @@ struct GroupedGemm {
   // no bit. Tiles of clusters of two leave an odd one idle.
   int num_sms = 0;
 };
+
+// Memory of every rank that is cut alike: what stands at an offset in this rank's window stands at
+// the same offset in every other one. It begins with the words of base/peer_control.h.
+struct PeerWindow {
+  int rank = 0;
+  int num_ranks = 1;
+  ConstTensor bases;  // i64 [P], on the device: the address of every rank's window, seen from here
+  Tensor control;     // i64 [control_words(P)]: this rank's window begins here
+  Tensor headers;     // i32 [P, told_width(Counts)] what the ranks told last, unpacked
+  int32_t* ended = nullptr;  // set once the host gave up; the device reads it
+  int64_t deadline_ns = 0;   // of one wait
+  int max_blocks = 0;        // CUDA: of the kernels that move rows; 0: chosen
+};
+
+// Where rows from peers land.
+struct PeerRows {
+  Tensor rows;     // bf16 [R, H]
+  Tensor ids;      // i32 [R, K]
+  Tensor weights;  // f32 [R, K]
+};
+
+// Which ranks get a token.
+enum class PeerRoute : int32_t {
+  Owners,  // those that own one of its experts
+  Everyone,
+  Nobody,  // all have it already
+};
+
+// The part of a meeting that runs: both, unless the host orders them.
+enum class PeerMeet : int32_t { Both, Tell, Wait };
 
 class Ops {
  public:
@@ -160,6 +191,41 @@ class Ops {
                                    CUstream_st* stream) = 0;
   virtual void delta_rule_decode(const DeltaRuleDecode& step, Tensor status,
                                  CUstream_st* stream) = 0;
+
+  // ---- ranks that reach into each other's memory; dispatcher/peer.cc has the protocol
+  // Begins a call: its epoch is the next one. return_row i32 [T_slice, P]: the token's place among
+  // those that this rank sends to rank p, in order of token; kNoRow where it sends none. With
+  // Nobody it is the token. Ids outside [-1, E) are noted in status. Tells every peer the status,
+  // max_tokens, num_tokens and how many rows go to each rank: none once a status is set.
+  virtual void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids,
+                           PeerRoute route, int64_t num_experts, int64_t max_tokens,
+                           int64_t num_tokens, Tensor status, CUstream_st* stream) = 0;
+  // Waits until every rank has told its counts of this call. status as check_headers leaves it,
+  // num_rows what this rank receives, shift i32 [P]: row of rank p where the rows of this rank
+  // begin. Both 0 with a status. A rank that does not come within the deadline, or a peer or host
+  // that gave up, is noted as Transport, PeerLost, and ends the window for every rank.
+  virtual void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
+                            Tensor status, CUstream_st* stream) = 0;
+  // Token t becomes row return_row[t, p] + shift[p] of rank p's `rows`, with its weights, and its
+  // ids local to p (kNoExpert elsewhere). dst: this rank's own buffers. Nothing with a status.
+  virtual void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows,
+                         ConstTensor ids, ConstTensor weights, ConstTensor return_row,
+                         ConstTensor shift, int64_t experts_per_rank, ConstTensor status,
+                         CUstream_st* stream) = 0;
+  // Tells ranks [first, first + num) that this one has come to `phase` of the call, with its
+  // status, and waits for all of them; status is then that of the lowest with an error. What was
+  // enqueued before is visible to whoever waited. Lost ranks as in await_counts.
+  virtual void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first,
+                          int num, Tensor status, CUstream_st* stream) = 0;
+  // sum_partials, over rows of peers: rank p's term of token t is row return_row[t, p] + shift[p]
+  // of its `partial`. Nothing is read with a status.
+  virtual void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial,
+                         ConstTensor return_row, ConstTensor shift, const Addend& addend,
+                         ConstTensor status, CUstream_st* stream) = 0;
+  // dst[t, :] = row t % C of `slice` on rank first + t / C, with C = ceil(T / num). Nothing is read
+  // with a status.
+  virtual void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first,
+                           int num, ConstTensor status, CUstream_st* stream) = 0;
 
   // ---- small things
   // Groups of one expert that owns rows [0, num_rows): the router, shared experts.

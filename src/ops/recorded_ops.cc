@@ -223,6 +223,76 @@ void RecordedOps::sum_partials(Tensor dst, ConstTensor src, ConstTensor return_r
        stream);
 }
 
+void RecordedOps::post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids,
+                              PeerRoute route, int64_t num_experts, int64_t max_tokens,
+                              int64_t num_tokens, Tensor status, CUstream_st* stream) {
+  note({"post_counts",
+        [=, this](CUstream_st* s) {
+          ops_.post_counts(window, return_row, ids, route, num_experts, max_tokens, num_tokens,
+                           status, s);
+        },
+        moves(bytes_of(ids) + bytes_of(return_row))},
+       stream);
+}
+
+void RecordedOps::await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
+                               Tensor status, CUstream_st* stream) {
+  note({"await_counts",
+        [=, this](CUstream_st* s) {
+          ops_.await_counts(window, shift, num_rows, tp_size, status, s);
+        },
+        moves(bytes_of(window.headers))},
+       stream);
+}
+
+void RecordedOps::push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows,
+                            ConstTensor ids, ConstTensor weights, ConstTensor return_row,
+                            ConstTensor shift, int64_t experts_per_rank, ConstTensor status,
+                            CUstream_st* stream) {
+  note({"push_rows",
+        [=, this](CUstream_st* s) {
+          ops_.push_rows(window, dst, rows, ids, weights, return_row, shift, experts_per_rank,
+                         status, s);
+        },
+        [=](const ReadI32& read) {
+          const double sent = filled_slots(read, return_row, return_row.dim(0));
+          return Work{bytes_of(rows) + row_bytes(rows, sent) + 2 * row_bytes(ids, sent), 0, 0};
+        }},
+       stream);
+}
+
+void RecordedOps::meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first,
+                             int num, Tensor status, CUstream_st* stream) {
+  note({"meet_peers",
+        [=, this](CUstream_st* s) { ops_.meet_peers(window, phase, part, first, num, status, s); },
+        moves(bytes_of(status) * num)},
+       stream);
+}
+
+void RecordedOps::pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial,
+                            ConstTensor return_row, ConstTensor shift, const Addend& addend,
+                            ConstTensor status, CUstream_st* stream) {
+  note({"pull_sums",
+        [=, this](CUstream_st* s) {
+          ops_.pull_sums(window, dst, partial, return_row, shift, addend, status, s);
+        },
+        [=](const ReadI32& read) {
+          const auto rows = static_cast<double>(dst.dim(0));
+          const double partials = filled_slots(read, return_row, dst.dim(0));
+          return Work{row_bytes(partial, partials) + bytes_of(dst) + addend_bytes(addend, rows),
+                      partials * static_cast<double>(dst.dim(1)), 0};
+        }},
+       stream);
+}
+
+void RecordedOps::pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first,
+                              int num, ConstTensor status, CUstream_st* stream) {
+  note({"pull_slices",
+        [=, this](CUstream_st* s) { ops_.pull_slices(window, dst, slice, first, num, status, s); },
+        moves(2 * bytes_of(dst))},
+       stream);
+}
+
 void RecordedOps::conv_decode(const ConvDecode& step, Tensor status, CUstream_st* stream) {
   note({"conv_decode", [=, this](CUstream_st* s) { ops_.conv_decode(step, status, s); },
         [=](const ReadI32& read) {

@@ -72,9 +72,10 @@ std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const Strategy
       condition("experts split evenly over the ranks", even, "E=", r.config.num_experts,
                 ", P=", r.num_ranks),
   };
-  if (r.device.kind == DeviceKind::Cuda)
-    all.push_back(condition("one rank on CUDA, several are not provided yet", r.num_ranks == 1,
-                            "P=", r.num_ranks));
+  if (uses_peer_memory(r.device.kind, r.num_ranks))
+    all.push_back(
+        condition("ranks on CUDA are threads of one process, other transports are not provided yet",
+                  r.transport == "threads", "P=", r.num_ranks, ", ", r.transport));
   switch (kind) {
     case DispatcherKind::Local:
       all.push_back(condition(
@@ -117,6 +118,8 @@ std::vector<Condition> provider_conditions(GemmProvider provider, ExecutorKind e
                       d.compute_minor)};
   std::vector<Condition> all = {condition("compute capability >= 8.0", d.compute_major >= 8, "sm_",
                                           d.compute_major, d.compute_minor)};
+  all.push_back(condition("one rank over cuBLAS: it loads kernels late, which may wait for a peer",
+                          r.num_ranks == 1, "P=", r.num_ranks));
   if (executor == ExecutorKind::Masked) return all;
   all.push_back(condition("contiguous groups over cuBLAS have host counts", r.host_counts,
                           "host_counts=", on_or_off(r.host_counts)));
@@ -132,7 +135,9 @@ int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executo
     const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
     return checked_add(
         executor_bytes(ExecutorShape::of(r, provider), executor, r.masked_max_tokens, max_rows),
-        dispatcher_bytes(dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size), "workspace");
+        dispatcher_bytes(dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size,
+                         uses_peer_memory(r.device.kind, r.num_ranks)),
+        "workspace");
   } catch (const Error&) {
     return -1;  // sizes that do not fit 63 bits: the condition on the workspace says so
   }

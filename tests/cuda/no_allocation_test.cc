@@ -5,11 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <barrier>
 #include <string>
 
 #include "device/cuda_check.h"
 #include "testing/counted_new.h"
 #include "testing/cuda_layer.h"
+#include "testing/gpu_ranks.h"
 #include "testing/linear_attention.h"
 
 namespace {
@@ -127,6 +129,42 @@ TEST(NoAllocation, AStepOfLinearAttentionNeitherAllocatesNorWaits) {
   EXPECT_EQ(seen.host_allocations, 0);
   EXPECT_EQ(seen.cuda_calls, 0) << "the last call was " << g_last_cuda_call;
   attention->wait_status();
+}
+
+TEST(NoAllocation, AForwardOfSeveralRanksNeitherAllocatesNorWaits) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  for (const char* strategy : {"contiguous", "masked", "all_gather+contiguous"}) {
+    std::barrier together(2);
+    Seen seen{};
+    run_gpu_ranks({2, 1}, [&](GpuRank& g) {
+      const MoeConfig config = small_config();
+      LayerOptions options;
+      options.max_tokens = 64;
+      options.strategy = strategy;
+      options.device = DeviceKind::Cuda;
+      options.backend = g.backend;
+      const auto weights = to_device(random_weights(config, 2, g.rank(), 3), config, 2, *g.backend);
+      const auto layer = MoeLayer::create(config, weights, g.comm, options);
+      const OnDevice hidden(*g.backend, random_bf16({64, config.hidden}, 1).view());
+      const OnDevice output(*g.backend, DType::Bf16, hidden.view().shape);
+      const ForwardArgs args{.output = output.view(), .hidden = hidden.view(), .stream = g.stream};
+      together.arrive_and_wait();
+      layer->forward(args), layer->wait(g.stream);
+      together.arrive_and_wait();
+      // Both ranks' calls between the barriers.
+      const Seen own = seen_in([&] {
+        together.arrive_and_wait();
+        for (int i = 0; i < 3; ++i) layer->forward(args);
+        together.arrive_and_wait();
+      });
+      if (g.rank() == 0) seen = own;
+      together.arrive_and_wait();  // both have counted
+      layer->wait(g.stream);
+      together.arrive_and_wait();
+    });
+    EXPECT_EQ(seen.host_allocations, 0) << strategy;
+    EXPECT_EQ(seen.cuda_calls, 0) << strategy << ", the last call was " << g_last_cuda_call;
+  }
 }
 
 }  // namespace

@@ -1,0 +1,74 @@
+// src/base/peer_control.h -- the words at the head of a window, where ranks tell each other things:
+// what a dispatch begins with, and who is lost. Arithmetic that host and device share.
+#pragma once
+
+#include <cstdint>
+
+#include "switchyard/dispatcher.h"
+
+namespace switchyard {
+
+// Header of a dispatch: what every rank tells every other before rows move.
+inline constexpr int64_t kHeaderMaxTokens = kStatusWords;   // the call's bound
+inline constexpr int64_t kHeaderTokens = kStatusWords + 1;  // T, compared inside a TP group
+inline constexpr int64_t kHeaderCounts = kStatusWords + 2;  // normal: rows to each rank
+
+// What ranks wait for, in the order of a call.
+enum class PeerPhase : int32_t {
+  Counts,    // a header; whoever tells it has also read everything of the call before
+  Rows,      // rows were pushed into this rank's window
+  Partials,  // partial rows may be pulled
+  Slices,    // output rows of a tensor-parallel slice may be pulled
+};
+
+// Words are i64. Those that peers tell hold the epoch of the call in the upper half and a value in
+// the lower one: each arrives as a whole, so no flag has to follow. Epochs only grow.
+inline constexpr int64_t kControlEpoch = 0;   // of the last call this rank began
+inline constexpr int64_t kControlTicket = 1;  // blocks that are through with a kernel
+inline constexpr int64_t kControlLost = 2;    // 0, or a lost_word: the window is over
+inline constexpr int64_t kControlTold = 16;   // from here on
+
+constexpr int64_t told_width(PeerPhase phase, int64_t num_ranks) {
+  return phase == PeerPhase::Counts ? kHeaderCounts + num_ranks : kStatusWords;
+}
+
+// The first word that rank `from` tells in a call's phase. Two sets by parity: a rank is never two
+// calls ahead of a peer that it waits for in every call, so what it tells overwrites nothing
+// unread.
+constexpr int64_t told_at(PeerPhase phase, uint32_t epoch, int64_t from, int64_t num_ranks) {
+  const int64_t width = told_width(phase, num_ranks), set = (epoch & 1) * num_ranks + from;
+  if (phase == PeerPhase::Counts) return kControlTold + set * width;
+  const int64_t after_counts = 2 * num_ranks * told_width(PeerPhase::Counts, num_ranks);
+  const int64_t meeting = static_cast<int64_t>(phase) - 1;
+  return kControlTold + after_counts + (meeting * 2 * num_ranks + set) * width;
+}
+
+constexpr int64_t control_words(int64_t num_ranks) {
+  return told_at(PeerPhase::Slices, 1, num_ranks, num_ranks);
+}
+
+constexpr int64_t told_word(uint32_t epoch, int32_t value) {
+  return static_cast<int64_t>(uint64_t{epoch} << 32 | static_cast<uint32_t>(value));
+}
+constexpr int32_t told_value(int64_t word) {
+  return static_cast<int32_t>(word);
+}
+// Whether a word is of this call, or of a later one (somebody runs an operation by itself, again).
+constexpr bool has_come(int64_t word, uint32_t epoch) {
+  return static_cast<int32_t>(static_cast<uint32_t>(static_cast<uint64_t>(word) >> 32) - epoch) >=
+         0;
+}
+
+// Why a window is over; its lower half is the value of StatusDetail::PeerLost.
+inline constexpr int32_t kGivenUpByHost = 5;  // else 1 + the phase that a rank did not come to
+constexpr int64_t lost_word(int32_t why, int32_t rank) {
+  return told_word(static_cast<uint32_t>(rank), why);
+}
+constexpr int32_t lost_why(int64_t word) {
+  return told_value(word);
+}
+constexpr int32_t lost_rank(int64_t word) {
+  return static_cast<int32_t>(static_cast<uint64_t>(word) >> 32);
+}
+
+}  // namespace switchyard

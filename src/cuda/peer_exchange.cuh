@@ -1,0 +1,154 @@
+// src/cuda/peer_exchange.cuh -- post_counts, await_counts and meet_peers: what ranks tell each
+// other. Bound by the latency of a launch and of a store to a peer.
+#pragma once
+
+#include "cuda/headers.cuh"
+#include "cuda/peer_window.cuh"
+
+namespace switchyard::cuda {
+
+inline constexpr int kPostThreads = 1024;
+
+struct PostCountsParams {
+  WindowView window;
+  int32_t* return_row;  // [T_slice, P]
+  const int32_t* ids;   // [T_slice, K]
+  int32_t* status;
+  int64_t num_experts;
+  int num_tokens, top_k;  // of the slice
+  PeerRoute route;
+  int32_t max_tokens, all_tokens;  // as told
+};
+
+// Block p numbers the tokens that rank p gets, 1024 at a time, and tells every rank how many they
+// are; block 0 tells the rest. Every block reads all ids, so that each knows by itself whether one
+// is bad and nothing may be sent: P * T * K * 4 bytes out of L2.
+__global__ __launch_bounds__(kPostThreads) void post_counts_kernel(
+    const __grid_constant__ PostCountsParams p) {
+  __shared__ int warp_counts[2][kPostThreads / 32];  // two, so that one barrier per step is enough
+  wait_for_predecessor();
+  allow_successor();
+  const WindowView& w = p.window;
+  const int to = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const uint32_t epoch = w.epoch() + 1;
+  const bool good_before = is_good(p.status);
+  const int64_t per_rank = p.num_experts / w.num_ranks, first_expert = to * per_rank;
+
+  int next = 0;
+  bool bad = false;
+  for (int first = 0, step = 0; first < p.num_tokens; first += kPostThreads, ++step) {
+    const int t = first + static_cast<int>(threadIdx.x);
+    bool gets = false;
+    if (t < p.num_tokens) {
+      const int32_t* ids = p.ids + int64_t{t} * p.top_k;
+#pragma unroll 8
+      for (int k = 0; k < p.top_k; ++k) {
+        const int32_t id = ids[k];
+        bad |= !is_valid_id(id, p.num_experts);
+        gets |= id >= first_expert && id < first_expert + per_rank;
+      }
+      gets |= p.route != PeerRoute::Owners;
+    }
+    const unsigned mask = __ballot_sync(~0u, gets);
+    int* counts = warp_counts[step % 2];
+    if (lane == 0) counts[warp] = __popc(mask);
+    __syncthreads();
+    const int count = counts[lane];
+    const int before = __reduce_add_sync(~0u, lane < warp ? count : 0);
+    if (t < p.num_tokens)
+      p.return_row[int64_t{t} * w.num_ranks + to] =
+          gets ? next + before + __popc(mask & ((1u << lane) - 1)) : kNoRow;
+    next += __reduce_add_sync(~0u, count);
+  }
+  bad = __syncthreads_or(bad);
+
+  const int64_t mine = told_at(PeerPhase::Counts, epoch, w.rank, w.num_ranks);
+  const bool sends = good_before && !bad && p.route != PeerRoute::Nobody;
+  for (int d = threadIdx.x; d < w.num_ranks; d += kPostThreads)
+    ptx::store_release_sys(w.control_of(d) + mine + kHeaderCounts + to,
+                           told_word(epoch, sends ? next : 0));
+  if (to == 0) {
+    if (bad)
+      note_first_bad_id(p.status, p.ids, 0, int64_t{p.num_tokens} * p.top_k, p.num_experts, w.rank);
+    __syncthreads();  // one thread noted
+    for (int i = threadIdx.x; i < w.num_ranks * kHeaderCounts; i += kPostThreads) {
+      const int d = i / static_cast<int>(kHeaderCounts), word = i % static_cast<int>(kHeaderCounts);
+      const int32_t value = word == kHeaderMaxTokens ? p.max_tokens
+                            : word == kHeaderTokens  ? p.all_tokens
+                                                     : p.status[word];
+      ptx::store_release_sys(w.control_of(d) + mine + word, told_word(epoch, value));
+    }
+  }
+
+  // The call has begun once every block is through: until then all of them read the old epoch.
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  __threadfence();
+  auto* ticket = reinterpret_cast<unsigned*>(w.control + kControlTicket);
+  if (atomicAdd(ticket, 1u) + 1 == gridDim.x) {
+    *ticket = 0;
+    w.control[kControlEpoch] = epoch;
+  }
+}
+
+struct AwaitCountsParams {
+  WindowView window;
+  int32_t* shift;     // [P]
+  int32_t* num_rows;  // [1]
+  int32_t* status;
+  int tp_size;
+};
+
+__global__ __launch_bounds__(32) void await_counts_kernel(
+    const __grid_constant__ AwaitCountsParams p) {
+  wait_for_predecessor();
+  const WindowView& w = p.window;
+  const int lane = threadIdx.x,
+            width = static_cast<int>(told_width(PeerPhase::Counts, w.num_ranks));
+  bool good = await_peers(w, PeerPhase::Counts, 0, w.num_ranks, p.status);
+  if (good) {
+    check_headers_of_warp(p.status, w.headers, w.num_ranks, width, p.tp_size);
+    __syncwarp();
+    good = is_good(p.status);
+  }
+  const int32_t* sent = w.headers + kHeaderCounts;  // [P, P] with a stride of width
+  for (int d = lane; d < w.num_ranks; d += 32) {
+    int32_t before = 0;
+    for (int s = 0; good && s < w.rank; ++s) before += sent[s * width + d];
+    p.shift[d] = before;
+  }
+  int32_t received = 0;
+  for (int s = lane; good && s < w.num_ranks; s += 32) received += sent[s * width + w.rank];
+  received = __reduce_add_sync(~0u, received);
+  if (lane == 0) p.num_rows[0] = received;
+}
+
+struct MeetPeersParams {
+  WindowView window;
+  int32_t* status;
+  PeerPhase phase;
+  PeerMeet part;
+  int first, num;
+};
+
+__global__ __launch_bounds__(32) void meet_peers_kernel(const __grid_constant__ MeetPeersParams p) {
+  wait_for_predecessor();
+  const WindowView& w = p.window;
+  const int lane = threadIdx.x;
+  if (p.part != PeerMeet::Wait) {
+    const uint32_t epoch = w.epoch();
+    const int64_t mine = told_at(p.phase, epoch, w.rank, w.num_ranks);
+    __threadfence_system();  // and what kernels before this one wrote
+    for (int i = lane; i < p.num * kStatusWords; i += 32) {
+      const int d = p.first + i / static_cast<int>(kStatusWords);
+      const int word = i % static_cast<int>(kStatusWords);
+      ptx::store_release_sys(w.control_of(d) + mine + word, told_word(epoch, p.status[word]));
+    }
+    __syncwarp();  // status is told before it is merged
+  }
+  if (p.part == PeerMeet::Tell) return;
+  if (await_peers(w, p.phase, p.first, p.num, p.status))
+    merge_statuses(p.status, w.headers, p.num, static_cast<int>(kStatusWords));
+}
+
+}  // namespace switchyard::cuda

@@ -1,0 +1,104 @@
+// src/cuda/peer_window.cuh -- a window as kernels see it, and the one way to wait.
+//
+// Only kernels of one warp wait. They hold no resource that a peer's kernels need, even when all
+// ranks share a device, and let no successor start before the wait is over: its blocks would take
+// the room of whoever is waited for.
+#pragma once
+
+#include "cuda/launch.h"
+#include "cuda/ptx/system_scope.cuh"
+#include "cuda/status.cuh"
+#include "ops/ops.h"
+
+namespace switchyard::cuda {
+
+struct WindowView {
+  const int64_t* bases;  // [P]
+  int64_t* control;      // this rank's window begins here
+  int32_t* headers;      // [P, W]
+  const int32_t* ended;
+  int64_t deadline_ns;
+  int rank, num_ranks;
+
+  __device__ __forceinline__ int64_t* control_of(int peer) const {
+    return reinterpret_cast<int64_t*>(bases[peer]);
+  }
+  // Where `mine`, in this rank's window, stands in the peer's.
+  template <class T>
+  __device__ __forceinline__ T* at_peer(int peer, T* mine) const {
+    return reinterpret_cast<T*>(
+        bases[peer] + (reinterpret_cast<int64_t>(mine) - reinterpret_cast<int64_t>(control)));
+  }
+  __device__ __forceinline__ uint32_t epoch() const {
+    return static_cast<uint32_t>(control[kControlEpoch]);
+  }
+};
+
+inline WindowView view_of(const PeerWindow& w) {
+  return {w.bases.as<int64_t>(),
+          w.control.as<int64_t>(),
+          w.headers.as<int32_t>(),
+          w.ended,
+          w.deadline_ns,
+          w.rank,
+          w.num_ranks};
+}
+
+// Ends the window for every rank. One warp.
+__device__ __forceinline__ void give_up(const WindowView& w, int64_t lost, int32_t* status) {
+  const int lane = threadIdx.x;
+  for (int r = lane; r < w.num_ranks; r += 32)
+    ptx::store_release_sys(w.control_of(r) + kControlLost, lost);
+  if (lane != 0) return;
+  status[0] = static_cast<int32_t>(Errc::Transport);
+  status[1] = static_cast<int32_t>(StatusDetail::PeerLost);
+  status[2] = lost_rank(lost);
+  status[3] = lost_why(lost);
+}
+
+// Looked at between polls, by one lane: 0, or why to go on no longer. `rank` has not come.
+__device__ __forceinline__ int64_t lost_now(const WindowView& w, PeerPhase phase, int rank,
+                                            uint64_t start) {
+  if (const int64_t word = ptx::load_acquire_sys(w.control + kControlLost); word != 0) return word;
+  if (ptx::load_relaxed_sys(w.ended) != 0) return lost_word(kGivenUpByHost, w.rank);
+  if (ptx::global_ns() - start > static_cast<uint64_t>(w.deadline_ns))
+    return lost_word(static_cast<int32_t>(phase) + 1, rank);
+  return 0;
+}
+
+// Waits for what ranks [first, first + num) tell in `phase` of this call, and unpacks it into
+// headers i32 [num, width]. False: somebody is lost, status says who. One whole warp.
+__device__ __forceinline__ bool await_peers(const WindowView& w, PeerPhase phase, int first,
+                                            int num, int32_t* status) {
+  const int lane = threadIdx.x;
+  const uint32_t epoch = w.epoch();
+  const int64_t width = told_width(phase, w.num_ranks), count = num * width;
+  // The words of consecutive ranks follow each other.
+  const int64_t* words = w.control + told_at(phase, epoch, first, w.num_ranks);
+  int64_t lost = lane == 0 ? ptx::load_acquire_sys(w.control + kControlLost) : 0;
+  lost = __shfl_sync(~0u, lost, 0);
+  const uint64_t start = ptx::global_ns();
+  for (int64_t begin = 0; begin < count && lost == 0; begin += 32) {
+    const int64_t i = begin + lane;
+    bool here = i >= count;
+    for (unsigned polls = 1;; ++polls) {
+      if (!here) {
+        const int64_t word = ptx::load_acquire_sys(words + i);
+        here = has_come(word, epoch);
+        if (here) w.headers[i] = told_value(word);
+      }
+      const unsigned missing = __ballot_sync(~0u, !here);
+      if (missing == 0) break;
+      if (polls % 64 != 0) continue;  // the host's word is a microsecond away
+      const int rank = first + static_cast<int>((begin + __ffs(missing) - 1) / width);
+      lost = lane == 0 ? lost_now(w, phase, rank, start) : 0;
+      lost = __shfl_sync(~0u, lost, 0);
+      if (lost != 0) break;
+    }
+  }
+  if (lost != 0) give_up(w, lost, status);
+  __syncwarp();  // headers and status, written by other lanes
+  return lost == 0;
+}
+
+}  // namespace switchyard::cuda

@@ -1,0 +1,179 @@
+// src/dispatcher/peer.cc -- every dispatcher over memory that ranks reach in each other. The host
+// takes no part: kernels write, tell and wait.
+//
+//     post_counts    plan; every rank tells every other its status and how many rows it sends
+//     await_counts   now every rank knows where its rows go, and that its peers are through with
+//                    the call before: their windows may be written
+//     push_rows      a token row crosses once to each rank that gets it
+//     meet: rows     ... and has arrived
+//                    the executor writes partial rows into this rank's window
+//     meet: partials statuses travel, partial rows may be read
+//     pull_sums      fp32, in rank order, straight out of the peers' windows
+//
+// Whoever waits for counts of call n + 1 knows that the peer's kernels of call n have run, so that
+// meeting protects everything: the rows that are pushed, the partial rows that were pulled, the
+// words themselves. Calls with workspaces of their own share nothing.
+#include <algorithm>
+
+#include "base/require.h"
+#include "comm/peer_memory.h"
+#include "dispatcher/parts.h"
+
+namespace switchyard {
+namespace {
+
+class PeerDispatcher final : public Dispatcher {
+ public:
+  explicit PeerDispatcher(DispatcherParts parts) : parts_(std::move(parts)) {}
+
+  DispatcherKind kind() const override { return parts_.options.kind; }
+  int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
+  size_t workspace_bytes(int64_t max_tokens) const override {
+    return static_cast<size_t>(dispatcher_bytes(kind(), parts_.config, max_tokens,
+                                                parts_.num_ranks(), parts_.options.tp_size, true));
+  }
+  Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
+  bool joins_in_executor() const override { return false; }
+
+  void connect(Workspace workspace, int64_t max_tokens,
+               const std::shared_ptr<void>& owner) override {
+    Connection c;
+    c.address = workspace.data;
+    c.max_tokens = max_tokens;
+    Arena arena(workspace, parts_.backend->kind());
+    c.buffers = PeerBuffers::take(arena, kind(), parts_.config, max_tokens, parts_.num_ranks(),
+                                  parts_.options.tp_size);
+    c.memory = std::make_unique<PeerMemory>(parts_.communicator, *parts_.backend,
+                                            Workspace{workspace.data, arena.bytes()},
+                                            c.buffers.control, owner);
+    c.window = c.memory->window();
+    c.window.headers = c.buffers.headers;
+    c.window.max_blocks = parts_.options.num_link_blocks;
+    connections_.push_back(std::move(c));
+  }
+
+  DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
+                          ConstTensor weights, int64_t max_tokens, Tensor status,
+                          CUstream_st* stream) override {
+    const Slice own = slice(hidden.dim(0));
+    parts_.check(hidden, ids, weights, max_tokens, own);
+    const Connection& c = connection(workspace, max_tokens);
+    check_stream(c, stream);
+    const PeerBuffers& b = c.buffers;
+    const int64_t rows = max_rows(max_tokens);
+    const Tensor return_row = b.return_row.rows(0, own.size);
+    Ops& ops = parts_.ops();
+
+    ops.post_counts(c.window, return_row, ids, route(), parts_.config.num_experts, max_tokens,
+                    hidden.dim(0), status, stream);
+    order_by_host(status, stream);
+    ops.await_counts(c.window, b.shift, b.num_rows, parts_.options.tp_size, status, stream);
+    DispatchedCall call{.received = {},
+                        .num_tokens = hidden.dim(0),
+                        .max_tokens = max_tokens,
+                        .workspace = workspace,
+                        .partial = b.partial.rows(0, rows)};
+    if (kind() == DispatcherKind::Local) {
+      const Tensor local = b.ids.rows(0, own.size);
+      parts_.localize(local, ids, {}, status, stream);
+      ops.fill_i32(b.num_rows, static_cast<int32_t>(own.size), stream);
+      call.received = {hidden, b.ids.rows(0, rows), weights, b.num_rows};
+      return call;
+    }
+    ops.push_rows(c.window, {b.rows, b.ids, b.weights}, hidden.rows(own.begin, own.size), ids,
+                  weights, return_row, b.shift, parts_.num_local_experts(), status, stream);
+    meet(c, PeerPhase::Rows, 0, parts_.num_ranks(), status, stream);
+    call.received = {b.rows.rows(0, rows), b.ids.rows(0, rows), b.weights.rows(0, rows),
+                     b.num_rows};
+    return call;
+  }
+
+  void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,
+               Tensor status, CUstream_st* stream) override {
+    const Slice own = slice(call.num_tokens);
+    const Connection& c = connection(call.workspace, call.max_tokens);
+    const PeerBuffers& b = c.buffers;
+    Ops& ops = parts_.ops();
+    if (partial.data != b.partial.data)
+      ops.copy(b.partial.rows(0, partial.dim(0)), partial, stream);
+    meet(c, PeerPhase::Partials, 0, parts_.num_ranks(), status, stream);
+    const bool sliced = b.output_slice.present();
+    ops.pull_sums(c.window, sliced ? b.output_slice.rows(0, own.size) : dst, b.partial,
+                  b.return_row.rows(0, own.size), b.shift, addend, status, stream);
+    if (!sliced) return;
+    const int tp_size = parts_.options.tp_size, first = parts_.rank() / tp_size * tp_size;
+    meet(c, PeerPhase::Slices, first, tp_size, status, stream);
+    ops.pull_slices(c.window, dst, b.output_slice, first, tp_size, status, stream);
+  }
+
+ private:
+  struct Connection {
+    void* address = nullptr;
+    int64_t max_tokens = 0;
+    PeerBuffers buffers;
+    std::unique_ptr<PeerMemory> memory;
+    PeerWindow window;
+  };
+
+  PeerRoute route() const {
+    switch (kind()) {
+      case DispatcherKind::Local: return PeerRoute::Nobody;
+      case DispatcherKind::AllGather: return PeerRoute::Everyone;
+      case DispatcherKind::Normal:
+      case DispatcherKind::LowLatency: break;
+    }
+    return PeerRoute::Owners;
+  }
+
+  const Connection& connection(Workspace workspace, int64_t max_tokens) const {
+    const auto found = std::find_if(connections_.begin(), connections_.end(),
+                                    [&](const auto& c) { return c.address == workspace.data; });
+    SWITCHYARD_REQUIRE(found != connections_.end(), ShapeMismatch,
+                       "dispatch: the workspace is not known to the peers. Call connect on every "
+                       "rank first.");
+    SWITCHYARD_REQUIRE(max_tokens <= found->max_tokens, ShapeMismatch,
+                       "dispatch: max_tokens=", max_tokens, ", the workspace was connected with ",
+                       found->max_tokens, ". Connect it with more.");
+    return *found;
+  }
+
+  // A stream that ranks share would put one rank's wait before the other's words.
+  void check_stream(const Connection& c, CUstream_st* stream) const {
+    SWITCHYARD_REQUIRE(parts_.backend->kind() == DeviceKind::Cpu || stream != nullptr ||
+                           !c.memory->shares_device(),
+                       ShapeMismatch,
+                       "dispatch: stream=default, several ranks on one device need a stream each. "
+                       "Pass one made with cudaStreamNonBlocking.");
+  }
+
+  // For tools that run one kernel at a time: no kernel waits for what is not there.
+  void order_by_host(Tensor status, CUstream_st* stream) const {
+    if (!parts_.options.host_ordered) return;
+    int32_t word = 0;
+    parts_.backend->memory().read_back(&word, status.rows(0, 1), stream);
+    std::vector<int32_t> all(static_cast<size_t>(parts_.num_ranks()));
+    parts_.communicator.all_gather(Tensor(all.data(), {parts_.num_ranks()}),
+                                   ConstTensor(&word, {1}), nullptr);
+  }
+
+  void meet(const Connection& c, PeerPhase phase, int first, int num, Tensor status,
+            CUstream_st* stream) const {
+    Ops& ops = parts_.ops();
+    if (!parts_.options.host_ordered)
+      return ops.meet_peers(c.window, phase, PeerMeet::Both, first, num, status, stream);
+    ops.meet_peers(c.window, phase, PeerMeet::Tell, first, num, status, stream);
+    order_by_host(status, stream);
+    ops.meet_peers(c.window, phase, PeerMeet::Wait, first, num, status, stream);
+  }
+
+  DispatcherParts parts_;
+  std::vector<Connection> connections_;
+};
+
+}  // namespace
+
+std::unique_ptr<Dispatcher> make_peer_dispatcher(DispatcherParts parts) {
+  return std::make_unique<PeerDispatcher>(std::move(parts));
+}
+
+}  // namespace switchyard

@@ -1,0 +1,549 @@
+// tests/cuda/peer_test.cc -- several ranks on GPUs: the dispatchers bit by bit against threads of
+// the CPU, whole layers against float64, graphs, and peers that do not come.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+
+#include "switchyard/oracle.h"
+#include "testing/checkpoints.h"
+#include "testing/gpu_ranks.h"
+
+namespace switchyard::testing {
+namespace {
+
+bool small() {
+  return std::getenv("SWITCHYARD_SMALL") != nullptr;  // for compute-sanitizer
+}
+
+const Placement kPlacements[] = {{2, 1}, {4, 1}, {2, 2}, {4, 2}};
+
+// ---- dispatchers
+
+AllOutcomes on_gpus(const DispatchCase& c, const Placement& p) {
+  AllOutcomes all(static_cast<size_t>(c.num_ranks));
+  run_gpu_ranks(p, [&](GpuRank& g) {
+    all[static_cast<size_t>(g.rank())] = run_dispatch(c, g.comm, g.backend, g.stream);
+  });
+  return all;
+}
+
+class PeerCuda : public ::testing::TestWithParam<Placement> {};
+INSTANTIATE_TEST_SUITE_P(Places, PeerCuda, ::testing::ValuesIn(kPlacements),
+                         [](const auto& info) { return name_of(info.param); });
+
+TEST_P(PeerCuda, DispatchersGiveTheBitsOfTheCpu) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  for (const int64_t hidden : {64, 200, 7168}) {
+    if (small() && hidden == 7168) continue;
+    for (const auto& c : dispatch_cases(GetParam().num_ranks, hidden))
+      ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "")
+          << name_of(c) << ", H=" << hidden;
+  }
+}
+
+// The host meets its peers before a kernel waits for them: what compute-sanitizer can run.
+class PeerCudaOrdered : public PeerCuda {};
+INSTANTIATE_TEST_SUITE_P(Places, PeerCudaOrdered, ::testing::ValuesIn(kPlacements),
+                         [](const auto& info) { return name_of(info.param); });
+
+TEST_P(PeerCudaOrdered, DispatchersGiveTheBitsOfTheCpu) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  for (auto c : dispatch_cases(GetParam().num_ranks, 64)) {
+    c.options.host_ordered = true;
+    ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "") << name_of(c);
+  }
+}
+
+TEST_P(PeerCuda, ManyCallsOfAnyBoundOnOneWorkspace) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const int num_calls = small() ? 5 : 200;
+  for (const int64_t capacity : {24, 3000}) {
+    const auto c = random_calls(GetParam().num_ranks, capacity > 24 ? num_calls / 10 : num_calls,
+                                capacity, 17);
+    ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "") << capacity;
+  }
+}
+
+TEST_P(PeerCuda, TheNumberOfBlocksChangesNoBit) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  auto c = random_calls(GetParam().num_ranks, 10, 300, 23);
+  const auto expected = expected_outcomes(c);
+  for (const int blocks : {1, 3, 50}) {
+    c.options.num_link_blocks = blocks;
+    ASSERT_EQ(difference(c, expected, on_gpus(c, GetParam())), "") << blocks << " blocks";
+  }
+}
+
+TEST_P(PeerCuda, EpochsCrossTheEndOfTheirRange) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  auto c = random_calls(GetParam().num_ranks, 12, 24, 29);
+  c.first_epoch = 0xfffffffau;
+  ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "");
+}
+
+// ---- layers
+
+// A layer over all ranks: inputs of each, and what they should give.
+struct LayerProblem {
+  MoeConfig config;
+  std::function<LayerWeights(int num_ranks, int rank)> weights;
+  std::vector<Buffer<Bf16>> hidden;  // by rank
+  std::vector<Buffer<int32_t>> ids;  // empty: the gate chooses
+  std::vector<Buffer<float>> router_weights;
+  int tp_size = 1;
+
+  int64_t max_tokens() const {
+    int64_t most = 0;
+    for (const auto& x : hidden) most = std::max(most, x.view().dim(0));
+    return most;
+  }
+};
+
+LayerOptions options_of(const LayerProblem& p, const GpuRank& g, const std::string& strategy) {
+  LayerOptions o;
+  o.max_tokens = p.max_tokens();
+  o.strategy = strategy;
+  o.device = DeviceKind::Cuda;
+  o.tp_size = p.tp_size;
+  o.backend = g.backend;
+  o.masked_max_tokens = 64;
+  return o;
+}
+
+// One rank's layer with the tensors of its calls.
+struct RankLayer {
+  RankLayer(const LayerProblem& p, GpuRank& g, const LayerOptions& options)
+      : gpu(g),
+        weights(to_device(p.weights(g.comm.size(), g.rank()), p.config, g.comm.size(), *g.backend)),
+        layer(MoeLayer::create(p.config, weights, g.comm, options)),
+        hidden(*g.backend, p.hidden[static_cast<size_t>(g.rank())].view()),
+        output(*g.backend, DType::Bf16, hidden.view().shape) {
+    if (p.ids.empty()) return;
+    ids.emplace(*g.backend, p.ids[static_cast<size_t>(g.rank())].view());
+    router_weights.emplace(*g.backend, p.router_weights[static_cast<size_t>(g.rank())].view());
+  }
+
+  ForwardArgs args() const {
+    ForwardArgs a{.output = output.view(), .hidden = hidden.view(), .stream = gpu.stream};
+    if (ids) a.ids = ids->view(), a.weights = router_weights->view();
+    return a;
+  }
+  void poison() const {
+    const Buffer<Bf16> nan(output.view().shape);
+    copy_to_device(*gpu.backend, output.view(), nan.data());
+  }
+  std::vector<uint16_t> bits() const {
+    return read<uint16_t>(*gpu.backend, output.view(), gpu.stream);
+  }
+  std::vector<uint16_t> run() const {
+    poison();
+    layer->forward(args());
+    layer->wait(gpu.stream);
+    return bits();
+  }
+
+  GpuRank& gpu;
+  LayerWeights weights;
+  std::unique_ptr<MoeLayer> layer;
+  OnDevice hidden, output;
+  std::optional<OnDevice> ids, router_weights;
+};
+
+using RankBits = std::vector<std::vector<uint16_t>>;
+
+// Twice, and equal.
+RankBits run_layer(const LayerProblem& p, const Placement& place, const std::string& strategy,
+                   const std::function<void(LayerOptions&)>& change = {}) {
+  RankBits all(static_cast<size_t>(place.num_ranks));
+  std::vector<char> same(all.size());
+  run_gpu_ranks(place, [&](GpuRank& g) {
+    auto options = options_of(p, g, strategy);
+    if (change) change(options);
+    const RankLayer rank(p, g, options);
+    g.everyone();
+    const auto at = static_cast<size_t>(g.rank());
+    all[at] = rank.run();
+    same[at] = rank.run() == all[at];
+    g.everyone();
+  });
+  for (size_t r = 0; r < same.size(); ++r)
+    EXPECT_TRUE(same[r]) << strategy << ": a second run differs on rank " << r;
+  return all;
+}
+
+// All ranks' rows, in order; of a tensor-parallel group the first one's.
+Buffer<Bf16> joined(const LayerProblem& p, const RankBits& bits) {
+  std::vector<uint16_t> all;
+  for (size_t r = 0; r < bits.size(); r += static_cast<size_t>(p.tp_size))
+    all.insert(all.end(), bits[r].begin(), bits[r].end());
+  Buffer<Bf16> out({static_cast<int64_t>(all.size()) / p.config.hidden, p.config.hidden});
+  for (size_t i = 0; i < all.size(); ++i) out[static_cast<int64_t>(i)] = Bf16::from_bits(all[i]);
+  return out;
+}
+
+const std::vector<OracleCase>& cases() {
+  static const auto all = oracle_cases();
+  return all;
+}
+
+// Groups of tp_size ranks share the tokens evenly; the last of several groups has none.
+LayerProblem problem_of(const OracleCase& c, int num_ranks, int tp_size) {
+  LayerProblem p;
+  p.config = c.checkpoint->config(c.layer);
+  p.tp_size = tp_size;
+  p.weights = [&c](int ranks, int rank) { return c.checkpoint->load_layer(c.layer, ranks, rank); };
+  const auto input = c.input();
+  const int64_t tokens = input.view().dim(0);
+  const int groups = num_ranks / tp_size, parts = groups > 2 ? groups - 1 : groups;
+  for (int r = 0; r < num_ranks; ++r) {
+    const int g = r / tp_size;
+    const int64_t begin = g < parts ? tokens * g / parts : tokens,
+                  end = g < parts ? tokens * (g + 1) / parts : tokens;
+    Buffer<Bf16> own({end - begin, p.config.hidden});
+    std::copy_n(input.data() + begin * p.config.hidden, own.count(), own.data());
+    p.hidden.push_back(std::move(own));
+  }
+  return p;
+}
+
+class PeerCudaFamilies : public ::testing::TestWithParam<size_t> {};
+INSTANTIATE_TEST_SUITE_P(All, PeerCudaFamilies, ::testing::Range<size_t>(0, cases().size()),
+                         [](const auto& info) {
+                           std::string name = cases()[info.param].name;
+                           for (char& ch : name)
+                             if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
+                           return name + "_" + std::to_string(info.param);
+                         });
+
+TEST_P(PeerCudaFamilies, StayWithinFourThousandthsAndStrategiesAgreeToTheBit) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(1);
+  const auto& c = cases()[GetParam()];
+  for (const auto& place : kPlacements) {
+    if (describe_device(DeviceKind::Cuda).num_devices < place.num_devices) continue;
+    const auto p = problem_of(c, place.num_ranks, 1);
+    const auto base = joined(p, run_layer(p, place, "normal+contiguous"));
+    const auto d = compare(base.view(), c.expected());
+    EXPECT_LE(d.rel_error, 4e-3) << c.name << ", " << name_of(place);
+    EXPECT_LE(d.max_row_error, 2e-2) << c.name << ", " << name_of(place) << ", row " << d.worst_row;
+    for (const std::string strategy : {"normal+masked", "normal+hybrid", "all_gather+contiguous"})
+      EXPECT_TRUE(same_bits(joined(p, run_layer(p, place, strategy)), base))
+          << c.name << ", " << name_of(place) << ", " << strategy;
+    const auto tp = problem_of(c, place.num_ranks, place.num_ranks);
+    EXPECT_TRUE(same_bits(joined(tp, run_layer(tp, place, "local+contiguous")), base))
+        << c.name << ", " << name_of(place) << ", tp = P";
+    const auto sliced = problem_of(c, place.num_ranks, 2);
+    EXPECT_TRUE(same_bits(joined(sliced, run_layer(sliced, place, "normal+masked")), base))
+        << c.name << ", " << name_of(place) << ", tp = 2";
+  }
+}
+
+// Rank r has `tokens(r)` tokens.
+LayerProblem random_problem(const MoeConfig& config, int num_ranks,
+                            const std::function<int64_t(int)>& tokens, Skew skew, uint64_t seed) {
+  LayerProblem p;
+  p.config = config;
+  p.weights = [config](int ranks, int rank) { return random_weights(config, ranks, rank, 3); };
+  for (int r = 0; r < num_ranks; ++r) {
+    const auto own = seed + 100 * static_cast<uint64_t>(r);
+    p.hidden.push_back(random_bf16({tokens(r), config.hidden}, own));
+    p.ids.push_back(random_ids(tokens(r), config.num_experts, config.top_k, skew, own + 1));
+    p.router_weights.push_back(random_f32({tokens(r), config.top_k}, own + 2, 0.1f, 1.0f));
+  }
+  return p;
+}
+
+Buffer<double> oracle_of(const LayerProblem& p) {
+  const auto weights = p.weights(1, 0);
+  int64_t tokens = 0;
+  for (const auto& x : p.hidden) tokens += x.view().dim(0);
+  Buffer<double> expected({tokens, p.config.hidden});
+  int64_t first = 0;
+  for (size_t r = 0; r < p.hidden.size(); ++r) {
+    const int64_t t = p.hidden[r].view().dim(0);
+    if (t > 0)
+      oracle_forward(expected.view().rows(first, t), p.config, weights, p.hidden[r].view(),
+                     p.ids[r].view(), p.router_weights[r].view());
+    first += t;
+  }
+  return expected;
+}
+
+TEST_P(PeerCuda, LayersMatchFloat64ForEverySkewAndUnevenRanks) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  for (const auto skew : {Skew::Balanced, Skew::Zipf, Skew::OneHot, Skew::SameExperts,
+                          Skew::FirstHalfOnly, Skew::NoExpert, Skew::SomeMissing})
+    for (const int64_t most : {1, 130}) {
+      const auto p = random_problem(
+          small_config(), GetParam().num_ranks,
+          [&](int r) { return r == 1 ? 0 : most - r * (most / 5); }, skew, 41);
+      const auto expected = oracle_of(p);
+      const auto base = joined(p, run_layer(p, GetParam(), "contiguous"));
+      const auto d = compare(base.view(), expected.view());
+      EXPECT_LE(d.rel_error, 4e-3) << skew_name(skew) << ", " << most << ", row " << d.worst_row;
+      EXPECT_TRUE(same_bits(joined(p, run_layer(p, GetParam(), "masked")), base));
+    }
+}
+
+TEST_P(PeerCudaOrdered, LayersMatchFloat64AndGiveTheBitsOfLayersThatAreNot) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const auto p = random_problem(
+      small_config(), GetParam().num_ranks, [](int r) { return r == 1 ? 0 : int64_t{50} - 9 * r; },
+      Skew::Balanced, 47);
+  const auto expected = oracle_of(p);
+  for (const std::string strategy : {"contiguous", "masked", "all_gather+hybrid"}) {
+    const auto out =
+        joined(p, run_layer(p, GetParam(), strategy, [](auto& o) { o.host_ordered = true; }));
+    EXPECT_LE(compare(out.view(), expected.view()).rel_error, 4e-3) << strategy;
+    if (small()) continue;
+    EXPECT_TRUE(same_bits(out, joined(p, run_layer(p, GetParam(), strategy)))) << strategy;
+  }
+}
+
+TEST_P(PeerCuda, CallsOfTwoLayersInFlightDoNotMeet) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const auto tokens = [](int r) { return int64_t{60} - 20 * (r % 2); };
+  const int n = GetParam().num_ranks;
+  const auto a = random_problem(small_config(), n, tokens, Skew::Balanced, 51);
+  const auto b = random_problem(small_config(), n, tokens, Skew::Zipf, 61);
+  const auto expected_a = run_layer(a, GetParam(), "contiguous");
+  const auto expected_b = run_layer(b, GetParam(), "masked");
+  std::vector<char> good(static_cast<size_t>(n));
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    const RankLayer first(a, g, options_of(a, g, "contiguous"));
+    const RankLayer second(b, g, options_of(b, g, "masked"));
+    first.poison(), second.poison();
+    g.everyone();
+    for (int i = 0; i < 20; ++i) {
+      first.layer->forward(first.args());
+      second.layer->forward(second.args());
+    }
+    first.layer->wait(g.stream);
+    second.layer->wait(g.stream);
+    const auto at = static_cast<size_t>(g.rank());
+    good[at] = first.bits() == expected_a[at] && second.bits() == expected_b[at];
+    g.everyone();
+  });
+  for (const char each : good) EXPECT_TRUE(each);
+}
+
+// ---- graphs
+
+class Graph {
+ public:
+  Graph(MoeLayer& layer, const ForwardArgs& args) {
+    cudaGraph_t graph = nullptr;
+    // Other ranks' threads go on meanwhile.
+    SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(args.stream, cudaStreamCaptureModeThreadLocal));
+    layer.forward(args);
+    SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(args.stream, &graph));
+    SWITCHYARD_CUDA_CHECK(cudaGraphInstantiate(&exec_, graph, 0));
+    SWITCHYARD_CUDA_CHECK(cudaGraphDestroy(graph));
+    SWITCHYARD_CUDA_CHECK(cudaGraphUpload(exec_, args.stream));
+    SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(args.stream));
+  }
+  ~Graph() { (void)cudaGraphExecDestroy(exec_); }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  void launch(cudaStream_t stream) { SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(exec_, stream)); }
+
+ private:
+  cudaGraphExec_t exec_ = nullptr;
+};
+
+TEST_P(PeerCuda, AGraphReplaysWithOtherRoutingAndEqualsEager) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const int num_replays = small() ? 3 : 100;
+  constexpr Skew kSkews[] = {Skew::Balanced,    Skew::Zipf,          Skew::OneHot,
+                             Skew::SameExperts, Skew::FirstHalfOnly, Skew::SomeMissing,
+                             Skew::NoExpert};
+  for (const std::string strategy : {"contiguous", "masked", "all_gather+hybrid"}) {
+    const auto p = random_problem(
+        small_config(), GetParam().num_ranks,
+        [](int r) { return r == 1 ? int64_t{0} : int64_t{70}; }, Skew::Balanced, 71);
+    std::vector<int> differs(static_cast<size_t>(GetParam().num_ranks), -1);
+    run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+      const RankLayer rank(p, g, options_of(p, g, strategy));
+      const OnDevice replayed(*g.backend, DType::Bf16, rank.output.view().shape);
+      ForwardArgs captured = rank.args();
+      captured.output = replayed.view();
+      g.everyone();
+      rank.run();
+      g.everyone();
+      Graph graph(*rank.layer, captured);
+      g.everyone();
+      const int64_t tokens = rank.hidden.view().dim(0);
+      for (int i = 0; i < num_replays; ++i) {
+        const auto ids = random_ids(tokens, p.config.num_experts, p.config.top_k,
+                                    kSkews[static_cast<size_t>(i) % std::size(kSkews)],
+                                    static_cast<uint64_t>(1000 * g.rank() + i));
+        copy_to_device(*g.backend, rank.ids->view(), ids.data());
+        graph.launch(g.stream);
+        rank.layer->forward(rank.args());
+        rank.layer->wait(g.stream);
+        if (read<uint16_t>(*g.backend, replayed.view(), g.stream) != rank.bits())
+          differs[static_cast<size_t>(g.rank())] = i;
+      }
+      g.everyone();
+    });
+    for (size_t r = 0; r < differs.size(); ++r)
+      EXPECT_EQ(differs[r], -1) << strategy << ": rank " << r << ", replay " << differs[r];
+  }
+}
+
+// ---- faults
+
+// What each rank's wait said; empty: nothing.
+struct Said {
+  std::vector<std::string> messages;
+  std::vector<Errc> codes;
+  explicit Said(int num_ranks)
+      : messages(static_cast<size_t>(num_ranks)), codes(static_cast<size_t>(num_ranks)) {}
+  template <class F>
+  void listen(int rank, F f) {
+    try {
+      f();
+    } catch (const Error& e) {
+      messages[static_cast<size_t>(rank)] = e.what();
+      codes[static_cast<size_t>(rank)] = e.code();
+    }
+  }
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+TEST_P(PeerCuda, ARankThatNeverComesIsNamedAndTheProcessGoesOn) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const int n = GetParam().num_ranks, missing = n - 1;
+  const auto p = random_problem(
+      small_config(), n, [](int) { return int64_t{40}; }, Skew::Balanced, 81);
+  const auto expected = run_layer(p, GetParam(), "contiguous");
+  for (int round = 0; round < (small() ? 1 : 10); ++round) {
+    Said said(n);
+    const auto start = std::chrono::steady_clock::now();
+    run_gpu_ranks(GetParam(),
+                  [&](GpuRank& g) {
+                    const RankLayer rank(p, g, options_of(p, g, "contiguous"));
+                    g.everyone();
+                    rank.run();
+                    g.everyone();
+                    if (g.rank() == missing) return;  // its layer is gone while peers wait for it
+                    said.listen(g.rank(), [&] {
+                      rank.layer->forward(rank.args());
+                      rank.layer->wait(g.stream);
+                    });
+                    EXPECT_THROW(rank.layer->forward(rank.args()), Error) << "the error stays";
+                  },
+                  {.deadline = std::chrono::milliseconds(1000)});
+    EXPECT_LT(seconds_since(start), 20);
+    for (int r = 0; r < missing; ++r) {
+      EXPECT_EQ(said.codes[static_cast<size_t>(r)], Errc::Transport) << "rank " << r;
+      EXPECT_NE(said.messages[static_cast<size_t>(r)].find(
+                    "counts of rank " + std::to_string(missing) + " did not come"),
+                std::string::npos)
+          << said.messages[static_cast<size_t>(r)];
+    }
+    EXPECT_EQ(run_layer(p, GetParam(), "contiguous"), expected) << "a new communicator works";
+  }
+}
+
+TEST_P(PeerCuda, AnAbortOfTheHostEndsTheWaitOfEveryRankAtOnce) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const int n = GetParam().num_ranks, missing = n - 1;
+  const auto p = random_problem(
+      small_config(), n, [](int) { return int64_t{40}; }, Skew::Balanced, 91);
+  Said said(n);
+  const auto start = std::chrono::steady_clock::now();
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    const RankLayer rank(p, g, options_of(p, g, "masked"));
+    g.everyone();
+    if (g.rank() == missing) return g.comm.abort("this rank has had enough");
+    said.listen(g.rank(), [&] {
+      rank.layer->forward(rank.args());
+      rank.layer->wait(g.stream);
+    });
+  });
+  EXPECT_LT(seconds_since(start), 20) << "the deadline is 30 s";
+  for (int r = 0; r < missing; ++r)
+    EXPECT_NE(said.messages[static_cast<size_t>(r)].find("this rank has had enough"),
+              std::string::npos)
+        << said.messages[static_cast<size_t>(r)];
+}
+
+TEST_P(PeerCuda, WhatOneRankGetsWrongEveryRankThrowsAndTheLayerGoesOn) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const int n = GetParam().num_ranks;
+  const auto p = random_problem(
+      small_config(), n, [](int r) { return int64_t{20} + r; }, Skew::Balanced, 101);
+  const auto expected = run_layer(p, GetParam(), "contiguous");
+  Said bad_id(n), bad_bound(n), bad_argument(n);
+  std::vector<char> good(static_cast<size_t>(n));
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    const RankLayer rank(p, g, options_of(p, g, "contiguous"));
+    const int32_t outside = 1000;
+    const Tensor first(rank.ids->view().data, DType::I32, {1}, DeviceKind::Cuda);
+    int32_t before = 0;
+    copy_to_host(*g.backend, &before, first, g.stream);
+    const auto forward = [&](Said& said, const ForwardArgs& args) {
+      said.listen(g.rank(), [&] {
+        rank.layer->forward(args);
+        rank.layer->wait(g.stream);
+      });
+    };
+    g.everyone();
+    if (g.rank() == 1) copy_to_device(*g.backend, first, &outside);
+    forward(bad_id, rank.args());
+    copy_to_device(*g.backend, first, &before);
+
+    ForwardArgs args = rank.args();
+    args.max_tokens = p.max_tokens() - (g.rank() == 0);
+    forward(bad_bound, args);
+
+    args = rank.args();
+    if (g.rank() == 1) args.output.shape = {1, 8};
+    forward(bad_argument, args);
+
+    good[static_cast<size_t>(g.rank())] = rank.run() == expected[static_cast<size_t>(g.rank())];
+    g.everyone();
+  });
+  for (size_t r = 0; r < good.size(); ++r) {
+    EXPECT_EQ(bad_id.codes[r], Errc::BadRouting) << bad_id.messages[r];
+    EXPECT_EQ(bad_bound.codes[r], Errc::ShapeMismatch) << bad_bound.messages[r];
+    EXPECT_EQ(bad_argument.codes[r], Errc::ShapeMismatch) << bad_argument.messages[r];
+    EXPECT_TRUE(good[r]) << "rank " << r;
+  }
+}
+
+TEST(PeerCudaConditions, SayWhatSeveralRanksCannotDo) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(1);
+  const auto p = random_problem(
+      small_config(), 2, [](int) { return int64_t{4}; }, Skew::Balanced, 1);
+  const auto message = [&](const std::string& strategy, bool default_stream) {
+    std::string said;
+    std::mutex mutex;
+    try {
+      run_gpu_ranks({2, 1}, [&](GpuRank& g) {
+        const RankLayer rank(p, g, options_of(p, g, strategy));
+        ForwardArgs args = rank.args();
+        if (default_stream) args.stream = nullptr;
+        rank.layer->forward(args);
+        rank.layer->wait(args.stream);
+      });
+    } catch (const Error& e) {
+      said = e.what();
+    }
+    return said;
+  };
+  EXPECT_NE(message("masked+cublas", false).find("one rank over cuBLAS"), std::string::npos)
+      << message("masked+cublas", false);
+  EXPECT_NE(message("masked", true).find("need a stream each"), std::string::npos)
+      << message("masked", true);
+  EXPECT_EQ(message("masked", false), "");
+}
+
+}  // namespace
+}  // namespace switchyard::testing

@@ -1,0 +1,192 @@
+// tests/dispatcher/peer_test.cc -- ranks that reach into each other's memory, as threads on the
+// CPU: the protocol that kernels follow on a GPU, where the thread sanitizer can see it.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "base/peer_control.h"
+#include "testing/peer_dispatch.h"
+
+namespace switchyard::testing {
+namespace {
+
+AllOutcomes on_threads(DispatchCase c, LocalRanksOptions options = {}) {
+  c.options.peer_memory = true;
+  AllOutcomes all(static_cast<size_t>(c.num_ranks));
+  run_local_ranks(
+      c.num_ranks,
+      [&](Communicator& comm) {
+        all[static_cast<size_t>(comm.rank())] = run_dispatch(c, comm, make_cpu_backend(1), nullptr);
+      },
+      options);
+  return all;
+}
+
+class PeerDispatch : public ::testing::TestWithParam<DispatchCase> {};
+std::vector<DispatchCase> cases() {
+  std::vector<DispatchCase> all;
+  for (const int num_ranks : {2, 3, 4, 8}) {
+    auto some = dispatch_cases(num_ranks, 64);
+    // 8 experts do not split over 3 ranks, nor over a group of 3.
+    if (num_ranks == 3) {
+      for (auto& c : some) c.config.num_experts = 9;
+      std::erase_if(some, [](const auto& c) { return c.options.tp_size == 2; });
+    }
+    all.insert(all.end(), some.begin(), some.end());
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(All, PeerDispatch, ::testing::ValuesIn(cases()),
+                         [](const auto& info) { return name_of(info.param); });
+
+TEST_P(PeerDispatch, GivesTheBitsOfTheCommunicator) {
+  const auto expected = expected_outcomes(GetParam());
+  EXPECT_EQ(difference(GetParam(), expected, on_threads(GetParam())), "");
+  auto ordered = GetParam();
+  ordered.options.host_ordered = true;
+  EXPECT_EQ(difference(ordered, expected, on_threads(ordered)), "") << "ordered by the host";
+}
+
+TEST(PeerDispatchStress, ManyCallsOfAnyBoundOnOneWorkspace) {
+  for (const int num_ranks : {2, 4}) {
+    const auto c = random_calls(num_ranks, 200, 24, 5 + static_cast<uint64_t>(num_ranks));
+    EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << num_ranks << " ranks";
+  }
+}
+
+TEST(PeerDispatchStress, EpochsCrossTheEndOfTheirRange) {
+  auto c = random_calls(3, 12, 24, 29);
+  c.config.num_experts = 9;
+  c.first_epoch = 0xfffffffau;
+  EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "");
+}
+
+TEST(PeerDispatchErrors, BoundsThatDifferAreNotedOnEveryRank) {
+  const auto config = dispatch_config(64, 8, 2);
+  std::vector<StatusWords> seen(2);
+  run_local_ranks(2, [&](Communicator& comm) {
+    DispatchCase c;
+    c.config = config;
+    c.options.peer_memory = true;
+    c.calls.push_back({{4, 4}, Skew::Balanced, 1, 8 + comm.rank()});
+    c.calls.push_back({{4, 4}, Skew::Balanced, 1, 8});
+    const auto outcomes = run_dispatch(c, comm, make_cpu_backend(1), nullptr);
+    seen[static_cast<size_t>(comm.rank())] = outcomes[0].status;
+    EXPECT_TRUE(outcomes[1].status.good()) << "the next call is good";
+  });
+  for (const auto& s : seen) {
+    EXPECT_EQ(s.detail, static_cast<int32_t>(StatusDetail::MaxTokensDiffer));
+    EXPECT_EQ(s.rank, 1);
+    EXPECT_EQ(s.value, 9);
+  }
+}
+
+// One rank's side, taken apart so that a rank can stop between the two halves.
+struct Rank {
+  explicit Rank(Communicator& comm)
+      : backend(make_cpu_backend(1)),
+        dispatcher(make_dispatcher(
+            dispatch_config(64, 24, 2),
+            {.kind = DispatcherKind::Normal, .tp_size = 1, .peer_memory = true}, comm, backend)),
+        bytes(dispatcher->workspace_bytes(8)),
+        memory(allocate(*backend, bytes)),
+        x(random_bf16({8, 64}, 1)),
+        ids(random_ids(8, 24, 2, Skew::Balanced, 2)),
+        weights(random_f32({8, 2}, 3)),
+        out({8, 64}) {
+    dispatcher->connect({memory.get(), bytes}, 8, memory);
+  }
+  StatusWords dispatch() {
+    call = dispatcher->dispatch({memory.get(), bytes}, x.view(), ids.view(), weights.view(), 8,
+                                Tensor(words, {kStatusWords}), nullptr);
+    return status();
+  }
+  StatusWords combine() {
+    dispatcher->combine(out.view(), call.partial, call, {}, Tensor(words, {kStatusWords}), nullptr);
+    return status();
+  }
+  StatusWords status() const { return {words[0], words[1], words[2], words[3]}; }
+
+  std::shared_ptr<Backend> backend;
+  std::unique_ptr<Dispatcher> dispatcher;
+  size_t bytes;
+  std::shared_ptr<void> memory;
+  Buffer<Bf16> x;
+  Buffer<int32_t> ids;
+  Buffer<float> weights;
+  Buffer<Bf16> out;
+  DispatchedCall call;
+  int32_t words[kStatusWords] = {};
+};
+
+TEST(PeerDispatchErrors, ARankThatNeverComesIsNamedByTheOthersWithinTheDeadline) {
+  for (const bool comes_to_dispatch : {false, true}) {
+    std::vector<StatusWords> seen(3);
+    run_local_ranks(3,
+                    [&](Communicator& comm) {
+                      Rank rank(comm);
+                      const bool missing = comm.rank() == 1;
+                      if (!missing || comes_to_dispatch) rank.dispatch();
+                      if (!missing) seen[static_cast<size_t>(comm.rank())] = rank.combine();
+                    },
+                    {.deadline = std::chrono::milliseconds(200)});
+    for (const int r : {0, 2}) {
+      const auto& s = seen[static_cast<size_t>(r)];
+      EXPECT_EQ(s.code, static_cast<int32_t>(Errc::Transport));
+      EXPECT_EQ(s.rank, 1) << status_message(s);
+      EXPECT_NE(status_message(s).find(comes_to_dispatch ? "partial rows of rank 1 did not come"
+                                                         : "counts of rank 1 did not come"),
+                std::string::npos)
+          << status_message(s);
+    }
+  }
+}
+
+TEST(PeerDispatchErrors, AnAbortEndsAWaitAtOnceAndTheWindowStaysOver) {
+  std::vector<StatusWords> seen(2);
+  const auto start = std::chrono::steady_clock::now();
+  auto ranks = make_local_ranks(2);
+  {
+    std::vector<std::jthread> threads;
+    for (int r = 0; r < 2; ++r)
+      threads.emplace_back([&, r] {
+        Rank rank(*ranks[static_cast<size_t>(r)]);
+        if (r == 1) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(50));
+          ranks[1]->abort("enough");
+        }
+        seen[static_cast<size_t>(r)] = rank.dispatch();
+      });
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  for (const auto& s : seen) {
+    EXPECT_EQ(s.code, static_cast<int32_t>(Errc::Transport));
+    EXPECT_EQ(s.value, kGivenUpByHost);
+  }
+}
+
+TEST(PeerDispatchErrors, AWorkspaceThatPeersDoNotKnowIsRefused) {
+  auto ranks = make_local_ranks(2);
+  const auto dispatcher =
+      make_dispatcher(dispatch_config(64, 8, 2),
+                      {.kind = DispatcherKind::Normal, .tp_size = 1, .peer_memory = true},
+                      *ranks[0], make_cpu_backend(1));
+  Buffer<int32_t> status({kStatusWords});
+  const Tensor x(nullptr, DType::Bf16, {0, 64}), ids(nullptr, DType::I32, {0, 2}),
+      weights(nullptr, DType::F32, {0, 2});
+  EXPECT_THROW(dispatcher->dispatch({}, x, ids, weights, 8, status.view(), nullptr), Error);
+}
+
+TEST(PeerControl, EpochsGrowAcrossTheEndOfTheirRange) {
+  EXPECT_TRUE(has_come(told_word(5, -7), 5));
+  EXPECT_EQ(told_value(told_word(5, -7)), -7);
+  EXPECT_FALSE(has_come(told_word(4, 1), 5));
+  EXPECT_TRUE(has_come(told_word(6, 1), 5));
+  EXPECT_FALSE(has_come(told_word(0xffffffffu, 1), 0));  // the last epoch before the first again
+  EXPECT_TRUE(has_come(told_word(0, 1), 0xffffffffu));
+  EXPECT_EQ(lost_rank(lost_word(3, 12)), 12);
+  EXPECT_EQ(lost_why(lost_word(3, 12)), 3);
+}
+
+}  // namespace
+}  // namespace switchyard::testing

@@ -1,0 +1,75 @@
+// tests/testing/gpu_ranks.h -- ranks as threads of this process, each with a GPU, or a share of
+// one.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <functional>
+#include <string>
+
+#include "device/cuda_check.h"
+#include "testing/cuda_layer.h"
+#include "testing/peer_dispatch.h"
+
+namespace switchyard::testing {
+
+class Stream {
+ public:
+  Stream() { SWITCHYARD_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  ~Stream() { (void)cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+struct Placement {
+  int num_ranks = 2;
+  int num_devices = 1;
+};
+inline std::string name_of(const Placement& p) {
+  return std::to_string(p.num_ranks) + "RanksOn" + std::to_string(p.num_devices) + "Gpus";
+}
+
+// At the head of a test over ranks.
+#define SWITCHYARD_SKIP_WITHOUT_GPUS(wanted)                                                \
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();                                                         \
+  if (::switchyard::describe_device(::switchyard::DeviceKind::Cuda).num_devices < (wanted)) \
+  GTEST_SKIP() << "needs " << (wanted) << " GPUs, there is "                                \
+               << ::switchyard::describe_device(::switchyard::DeviceKind::Cuda).num_devices
+
+struct GpuRank {
+  Communicator& comm;
+  std::shared_ptr<Backend> backend;
+  cudaStream_t stream;
+
+  int rank() const { return comm.rank(); }
+  // Before memory is freed or allocated: either may wait for every kernel of the device, a peer's
+  // that waits for this rank's next one included.
+  void everyone() {
+    int32_t mine = 1;
+    std::vector<int32_t> all(static_cast<size_t>(comm.size()));
+    comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&mine, {1}), nullptr);
+  }
+};
+
+// Ranks on one device share its multiprocessors; two are left to the kernels that wait.
+inline void run_gpu_ranks(const Placement& p, const std::function<void(GpuRank&)>& body,
+                          LocalRanksOptions options = {}) {
+  const int sms = describe_device(DeviceKind::Cuda).num_sms;
+  const int sharing = (p.num_ranks + p.num_devices - 1) / p.num_devices;
+  run_local_ranks(
+      p.num_ranks,
+      [&](Communicator& comm) {
+        const auto backend = make_cuda_backend({.num_sms = sharing == 1 ? 0 : (sms - 2) / sharing,
+                                                .device = comm.rank() % p.num_devices});
+        const Stream stream;
+        GpuRank rank{comm, backend, stream.get()};
+        body(rank);
+      },
+      options);
+}
+
+}  // namespace switchyard::testing

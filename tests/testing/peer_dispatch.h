@@ -1,0 +1,292 @@
+// tests/testing/peer_dispatch.h -- one rank of a dispatcher on any device: what arrived, what came
+// back. The experts run on the host, so devices and transports must agree bit by bit.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/backend.h"
+#include "base/peer_control.h"
+#include "base/status.h"
+#include "switchyard/dispatcher.h"
+#include "testing/routing.h"
+
+namespace switchyard::testing {
+
+// A tensor in memory of a backend's device.
+class OnDevice {
+ public:
+  OnDevice(Backend& backend, DType dtype, Shape shape)
+      : view_(nullptr, dtype, shape, backend.kind()) {
+    memory_ = allocate(backend, static_cast<size_t>(view_.bytes()) + 16);
+    view_.data = memory_.get();
+  }
+  OnDevice(Backend& backend, ConstTensor host) : OnDevice(backend, host.dtype, host.shape) {
+    copy_to_device(backend, view_, host.data);
+  }
+  Tensor view() const { return view_; }
+
+ private:
+  std::shared_ptr<void> memory_;
+  Tensor view_;
+};
+
+template <class T>
+std::vector<T> read(Backend& backend, ConstTensor t, CUstream_st* stream) {
+  std::vector<T> host(static_cast<size_t>(t.count()));
+  copy_to_host(backend, host.data(), t, stream);
+  return host;
+}
+
+// Tokens of every rank, of every call.
+struct DispatchCase {
+  MoeConfig config;
+  DispatcherOptions options;
+  int num_ranks = 2;
+  int64_t capacity = 48;
+  // Of each call; the bound is the largest number of tokens of a rank unless it is given.
+  struct Call {
+    std::vector<int64_t> tokens;  // by rank; equal in a tensor-parallel group
+    Skew skew = Skew::Balanced;
+    uint64_t seed = 1;
+    int64_t max_tokens = -1;
+    int bad_id_on = -1;  // this rank's first id is out of range
+  };
+  std::vector<Call> calls;
+  uint32_t first_epoch = 0;  // peer memory: as if so many calls had been
+
+  int group(int rank) const {
+    return options.kind == DispatcherKind::Local ? 0 : rank / options.tp_size;
+  }
+};
+
+inline MoeConfig dispatch_config(int64_t hidden, int64_t num_experts, int64_t top_k) {
+  MoeConfig c;
+  c.hidden = hidden;
+  c.intermediate = 8;
+  c.num_experts = num_experts;
+  c.top_k = top_k;
+  return c;
+}
+
+// What one rank saw of one call.
+struct DispatchOutcome {
+  StatusWords status;
+  int32_t num_rows = -1;
+  std::vector<uint16_t> rows;  // the num_rows that arrived
+  std::vector<int32_t> ids;
+  std::vector<float> weights;
+  std::vector<uint16_t> output;
+};
+
+// The local slots' weighted sum, as one partial row.
+inline std::vector<uint16_t> weigh(const DispatchOutcome& in, int64_t hidden, int64_t top_k,
+                                   int64_t capacity) {
+  std::vector<uint16_t> partial(static_cast<size_t>(capacity * hidden), 0x7fc1);  // NaN
+  for (int64_t r = 0; r < in.num_rows; ++r) {
+    float weight = 0;
+    for (int64_t k = 0; k < top_k; ++k)
+      if (in.ids[static_cast<size_t>(r * top_k + k)] >= 0)
+        weight += in.weights[static_cast<size_t>(r * top_k + k)];
+    for (int64_t h = 0; h < hidden; ++h) {
+      const auto at = static_cast<size_t>(r * hidden + h);
+      partial[at] = Bf16(weight * static_cast<float>(Bf16::from_bits(in.rows[at]))).bits();
+    }
+  }
+  return partial;
+}
+
+// Collective: every call of the case on one dispatcher and one workspace.
+inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communicator& comm,
+                                                 const std::shared_ptr<Backend>& backend,
+                                                 CUstream_st* stream) {
+  const int64_t h = c.config.hidden, k = c.config.top_k;
+  Backend& b = *backend;
+  auto dispatcher = make_dispatcher(c.config, c.options, comm, backend);
+  const size_t bytes = dispatcher->workspace_bytes(c.capacity);
+  const auto memory = allocate(b, bytes);
+  const Workspace workspace{memory.get(), bytes};
+  dispatcher->connect(workspace, c.capacity, memory);
+
+  if (c.first_epoch != 0) {  // as the last call would have left it
+    std::vector<int64_t> words(static_cast<size_t>(control_words(comm.size())));
+    std::fill(words.begin() + kControlTold, words.end(), told_word(c.first_epoch, 0));
+    words[kControlEpoch] = c.first_epoch;
+    copy_to_device(b, Tensor(memory.get(), DType::I64, {control_words(comm.size())}, b.kind()),
+                   words.data());
+  }
+
+  // Made before anything waits: on one device an allocation may wait for every kernel.
+  struct Inputs {
+    OnDevice hidden, ids, weights, output, status;
+  };
+  std::vector<Inputs> inputs;
+  std::vector<int64_t> bounds;
+  for (const auto& call : c.calls) {
+    const int group = c.group(comm.rank());
+    const int64_t t = call.tokens[static_cast<size_t>(comm.rank())];
+    const auto slice = dispatcher->slice(t);
+    const auto seed = call.seed * 100 + static_cast<uint64_t>(group);
+    const auto x = random_bf16({t, h}, seed);
+    auto ids = random_ids(t, c.config.num_experts, k, call.skew, seed + 1);
+    if (call.bad_id_on == comm.rank() && t > 0) ids[0] = 1000;
+    const auto weights = random_f32({t, k}, seed + 2, 0.1f, 1.0f);
+    Buffer<int32_t> good({kStatusWords});
+    for (int64_t i = 0; i < kStatusWords; ++i) good[i] = 0;
+    inputs.push_back({OnDevice(b, x.view()), OnDevice(b, ids.view().rows(slice.begin, slice.size)),
+                      OnDevice(b, weights.view().rows(slice.begin, slice.size)),
+                      OnDevice(b, Buffer<Bf16>({t, h}).view()), OnDevice(b, good.view())});
+    bounds.push_back(call.max_tokens >= 0
+                         ? call.max_tokens
+                         : *std::max_element(call.tokens.begin(), call.tokens.end()));
+  }
+  int32_t ready = 1;
+  std::vector<int32_t> all(static_cast<size_t>(comm.size()));
+  const auto everyone = [&] {
+    comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&ready, {1}), nullptr);
+  };
+  everyone();
+
+  std::vector<DispatchOutcome> outcomes;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Inputs& in = inputs[i];
+    const Tensor status = in.status.view();
+    DispatchOutcome o;
+    const auto call = dispatcher->dispatch(workspace, in.hidden.view(), in.ids.view(),
+                                           in.weights.view(), bounds[i], status, stream);
+    o.num_rows = read<int32_t>(b, call.received.num_rows, stream).front();
+    o.rows = read<uint16_t>(b, call.received.rows.rows(0, o.num_rows), stream);
+    o.ids = read<int32_t>(b, call.received.ids.rows(0, o.num_rows), stream);
+    o.weights = read<float>(b, call.received.weights.rows(0, o.num_rows), stream);
+    const int64_t capacity = dispatcher->max_rows(bounds[i]);
+    const auto partial = weigh(o, h, k, capacity);
+    if (call.partial.present()) {
+      copy_to_device(b, call.partial, partial.data(), stream);
+      dispatcher->combine(in.output.view(), call.partial, call, {}, status, stream);
+    } else {
+      const OnDevice given(b, ConstTensor(partial.data(), DType::Bf16, {capacity, h}));
+      dispatcher->combine(in.output.view(), given.view(), call, {}, status, stream);
+    }
+    o.output = read<uint16_t>(b, in.output.view(), stream);
+    const auto words = read<int32_t>(b, status, stream);
+    o.status = {words[0], words[1], words[2], words[3]};
+    outcomes.push_back(std::move(o));
+  }
+  everyone();
+  return outcomes;
+}
+
+using AllOutcomes = std::vector<std::vector<DispatchOutcome>>;  // by rank, then call
+
+// The same on threads of the CPU that exchange through their communicator: what is right.
+inline AllOutcomes expected_outcomes(DispatchCase c) {
+  c.options.peer_memory = c.options.host_ordered = false;
+  c.first_epoch = 0;
+  AllOutcomes all(static_cast<size_t>(c.num_ranks));
+  run_local_ranks(c.num_ranks, [&](Communicator& comm) {
+    all[static_cast<size_t>(comm.rank())] = run_dispatch(c, comm, make_cpu_backend(1), nullptr);
+  });
+  return all;
+}
+
+// Empty, or what differs first. All-gather pads its rows elsewhere, so only its output is compared.
+inline std::string difference(const DispatchCase& c, const AllOutcomes& expected,
+                              const AllOutcomes& computed) {
+  for (size_t r = 0; r < expected.size(); ++r)
+    for (size_t i = 0; i < expected[r].size(); ++i) {
+      const auto& e = expected[r][i];
+      const auto& o = computed[r][i];
+      const auto at = " of rank " + std::to_string(r) + ", call " + std::to_string(i);
+      if (o.status.code != e.status.code || o.status.detail != e.status.detail ||
+          o.status.value != e.status.value)
+        return "status" + at + ": " + status_message(o.status) + " need " +
+               status_message(e.status);
+      if (!e.status.good()) continue;
+      if (c.options.kind != DispatcherKind::AllGather) {
+        if (o.num_rows != e.num_rows)
+          return "num_rows" + at + ": " + std::to_string(o.num_rows) + ", need " +
+                 std::to_string(e.num_rows);
+        if (o.ids != e.ids) return "ids" + at;
+        if (o.weights != e.weights) return "weights" + at;
+        for (size_t n = 0; n < e.rows.size(); ++n)
+          if (o.rows[n] != e.rows[n])
+            return "rows" + at + ": row " +
+                   std::to_string(n / static_cast<size_t>(c.config.hidden)) + ", column " +
+                   std::to_string(n % static_cast<size_t>(c.config.hidden));
+      }
+      for (size_t n = 0; n < e.output.size(); ++n)
+        if (o.output[n] != e.output[n])
+          return "output" + at + ": token " +
+                 std::to_string(n / static_cast<size_t>(c.config.hidden)) + ", column " +
+                 std::to_string(n % static_cast<size_t>(c.config.hidden));
+    }
+  return {};
+}
+
+// Every kind over `num_ranks`, with and without tensor-parallel groups; uneven and empty ranks.
+inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
+  std::vector<DispatchCase> all;
+  const auto add = [&](DispatcherKind kind, int tp_size, int64_t top_k) {
+    DispatchCase c;
+    c.config = dispatch_config(hidden, 8, top_k);
+    c.options.kind = kind;
+    c.options.tp_size = tp_size;
+    c.num_ranks = num_ranks;
+    uint64_t seed = 1;
+    const auto tokens = [&](auto of_group) {
+      std::vector<int64_t> t;
+      for (int r = 0; r < num_ranks; ++r) t.push_back(of_group(c.group(r)));
+      return t;
+    };
+    for (const auto skew : {Skew::Balanced, Skew::Zipf, Skew::OneHot, Skew::SameExperts,
+                            Skew::FirstHalfOnly, Skew::NoExpert, Skew::SomeMissing})
+      c.calls.push_back({tokens([](int g) { return g == 1 ? 0 : 33 + 2 * g; }), skew, seed++});
+    c.calls.push_back({tokens([](int) { return 0; }), Skew::Balanced, seed++});
+    c.calls.push_back({tokens([](int) { return 48; }), Skew::Balanced, seed++});
+    c.calls.push_back({tokens([](int g) { return g == 0 ? 0 : 1; }), Skew::Zipf, seed++, 48});
+    all.push_back(std::move(c));
+  };
+  for (const int64_t top_k : {1, 4}) {
+    add(DispatcherKind::Normal, 1, top_k);
+    add(DispatcherKind::AllGather, 1, top_k);
+    if (num_ranks > 1) add(DispatcherKind::Local, num_ranks, top_k);
+    if (num_ranks > 2) add(DispatcherKind::Normal, 2, top_k);
+    if (num_ranks > 2) add(DispatcherKind::AllGather, 2, top_k);
+  }
+  add(DispatcherKind::Normal, num_ranks, 2);
+  return all;
+}
+
+inline std::string name_of(const DispatchCase& c) {
+  return std::string(dispatcher_name(c.options.kind)) + "_P" + std::to_string(c.num_ranks) + "_tp" +
+         std::to_string(c.options.tp_size) + "_K" + std::to_string(c.config.top_k);
+}
+
+// Random numbers of tokens, bounds and skews in a row, some ranks empty, some ids bad.
+inline DispatchCase random_calls(int num_ranks, int num_calls, int64_t capacity, uint64_t seed) {
+  DispatchCase c;
+  c.config = dispatch_config(64, 8, 3);
+  c.num_ranks = num_ranks;
+  c.capacity = capacity;
+  std::mt19937_64 rng(seed);
+  for (int i = 0; i < num_calls; ++i) {
+    DispatchCase::Call call;
+    int64_t most = 0;
+    for (int r = 0; r < num_ranks; ++r) {
+      call.tokens.push_back(
+          rng() % 4 == 0 ? 0 : static_cast<int64_t>(rng() % static_cast<uint64_t>(capacity + 1)));
+      most = std::max(most, call.tokens.back());
+    }
+    call.skew = static_cast<Skew>(rng() % 7);
+    call.seed = rng() % 1000;
+    if (rng() % 2 == 0)
+      call.max_tokens =
+          most + static_cast<int64_t>(rng() % static_cast<uint64_t>(capacity - most + 1));
+    if (rng() % 8 == 0) call.bad_id_on = static_cast<int>(rng() % static_cast<uint64_t>(num_ranks));
+    c.calls.push_back(std::move(call));
+  }
+  return c;
+}
+
+}  // namespace switchyard::testing
