@@ -79,18 +79,43 @@ std::shared_ptr<int32_t> CudaMemory::shared_word() {
   return {word, [](int32_t* p) { (void)cudaFreeHost(p); }};
 }
 
+CudaMemory::Staging::Staging(CudaMemory& memory) : memory_(memory) {
+  const std::lock_guard lock(memory_.mutex_);
+  if (memory_.idle_staging_.empty()) {
+    buffer_ = allocate_pinned(2 * kHalfBytes);
+  } else {
+    buffer_ = std::move(memory_.idle_staging_.back());
+    memory_.idle_staging_.pop_back();
+  }
+}
+
+CudaMemory::Staging::~Staging() {
+  const std::lock_guard lock(memory_.mutex_);
+  memory_.idle_staging_.push_back(std::move(buffer_));
+}
+
+// Through pinned memory: a copy to pageable memory may hold a lock of the driver while it waits for
+// the stream, and what the stream waits for may be another thread's copy.
 void CudaMemory::read_back(void* dst, ConstTensor src, CUstream_st* stream) {
-  if (src.bytes() > 0)
-    SWITCHYARD_CUDA_CHECK(cudaMemcpyAsync(dst, src.data, static_cast<size_t>(src.bytes()),
-                                          cudaMemcpyDeviceToHost, stream));
-  SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream));
+  const Staging staging(*this);
+  std::byte* stage = staging.data();
+  const auto bytes = static_cast<size_t>(src.bytes());
+  const auto* from = static_cast<const std::byte*>(src.data);
+  for (size_t done = 0; done < bytes; done += 2 * kHalfBytes) {
+    const size_t size = std::min(2 * kHalfBytes, bytes - done);
+    SWITCHYARD_CUDA_CHECK(
+        cudaMemcpyAsync(stage, from + done, size, cudaMemcpyDeviceToHost, stream));
+    SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream));
+    std::memcpy(static_cast<std::byte*>(dst) + done, stage, size);
+  }
+  if (bytes == 0) SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream));
 }
 
 void CudaMemory::copy_in(Tensor dst, const void* src, CUstream_st* stream) {
-  if (!staging_) staging_ = allocate_pinned(2 * kHalfBytes);
   const auto bytes = static_cast<size_t>(dst.bytes());
   const auto* from = static_cast<const std::byte*>(src);
-  auto* half = static_cast<std::byte*>(staging_.get());
+  const Staging staging(*this);
+  std::byte* half = staging.data();
   for (size_t done = 0, n = 0; done < bytes; done += kHalfBytes, ++n) {
     if (n % 2 == 0) SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream));
     const size_t size = std::min(kHalfBytes, bytes - done);

@@ -1,6 +1,11 @@
 // src/device/cuda_memory.h
 #pragma once
 
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <vector>
+
 #include "device/memory.h"
 
 namespace switchyard {
@@ -21,8 +26,23 @@ class CudaMemory final : public Memory {
   void copy_in(Tensor dst, const void* src, CUstream_st* stream) override;
 
  private:
+  // A pinned buffer for the length of a copy: threads that share a backend have one each.
+  class Staging {
+   public:
+    explicit Staging(CudaMemory& memory);
+    ~Staging();
+    Staging(const Staging&) = delete;
+    Staging& operator=(const Staging&) = delete;
+    std::byte* data() const { return static_cast<std::byte*>(buffer_.get()); }
+
+   private:
+    CudaMemory& memory_;
+    std::shared_ptr<void> buffer_;
+  };
+
   int device_ = 0;
-  std::shared_ptr<void> staging_;  // pinned, made by the first copy_in
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<void>> idle_staging_;  // one after the first copy
 };
 
 }  // namespace switchyard

@@ -1,0 +1,58 @@
+// tests/strategy/prediction_test.cc -- the cost model beside the times that a GPU was seen to take.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "switchyard/strategy.h"
+
+namespace switchyard {
+namespace {
+
+// The request that a measured layer of bench/results/h100.json was.
+StrategyRequest request_of(const nlohmann::json& config, const nlohmann::json& row) {
+  StrategyRequest r;
+  r.config.hidden = config.at("hidden");
+  r.config.intermediate = config.at("intermediate");
+  r.config.num_experts = config.at("experts");
+  r.config.top_k = config.at("top_k");
+  r.max_tokens = row.at("tokens");
+  r.name = row.at("strategy");
+  r.workspace_limit_bytes = int64_t{1} << 40;
+  r.device.kind = DeviceKind::Cuda;
+  r.device.available = true;
+  r.device.name = "H100";
+  r.device.compute_major = 9;
+  r.device.num_devices = 1;
+  r.device.num_sms = 132;
+  r.device.memory_bytes = 80e9;
+  r.device.read_gbps = 3000;  // as describe_device says of every GPU
+  r.device.gemm_gflops = 780e3;
+  return r;
+}
+
+TEST(Predictions, OfAGpuAreWithinAFifthOfWhatWasMeasured) {
+  std::ifstream file(SWITCHYARD_SOURCE_DIR "/bench/results/h100.json");
+  const auto results = nlohmann::json::parse(file);
+  int good = 0, all = 0;
+  for (const auto& [model, run] : results.at("bench").items())
+    for (const auto& row : run.at("rows")) {
+      if (row.at("op") != "layer_given_routing" || !run.contains("config")) continue;
+      if (model.ends_with("-zipf")) continue;  // an even gate is assumed
+      const double us = row.at("us");
+      const double predicted = choose_strategy(request_of(run.at("config"), row)).predicted_us;
+      ++all;
+      if (std::abs(predicted / us - 1) <= 0.2)
+        ++good;
+      else
+        std::printf("%s %s, %d tokens: %.0f us predicted, %.0f measured\n", model.c_str(),
+                    row.at("strategy").get<std::string>().c_str(), row.at("tokens").get<int>(),
+                    predicted, us);
+    }
+  EXPECT_GE(all, 49);
+  EXPECT_GE(good, 0.8 * all) << good << " of " << all;
+}
+
+}  // namespace
+}  // namespace switchyard
