@@ -372,7 +372,7 @@ class RowWriter {
 
   // Before the block ends: its shared memory must outlive the copies, and the next kernel see them.
   __device__ void finish() const {
-    ptx::store_wait_read<0>();
+    ptx::store_wait();
   }
 
  private:
