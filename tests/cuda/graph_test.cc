@@ -43,7 +43,7 @@ TEST_P(GraphReplay, NewRoutingEqualsEagerBitForBit) {
   EXPECT_EQ(report.layout, p.layout);
   layer->wait(stream.get());
 
-  Graph graph(stream,
+  Graph graph(stream.get(),
               [&] { layer->forward(call.args_given_routing(stream.get(), call.output.view())); });
   for (int replay = 0; replay < num_replays_; ++replay) {
     call.route(skew_of(replay), 100 + static_cast<uint64_t>(replay));
@@ -65,7 +65,7 @@ TEST_P(GraphReplay, TheGateIsCapturedToo) {
   layer->forward(call.args(stream.get(), eager.view()));
   layer->wait(stream.get());
 
-  Graph graph(stream, [&] { layer->forward(call.args(stream.get(), call.output.view())); });
+  Graph graph(stream.get(), [&] { layer->forward(call.args(stream.get(), call.output.view())); });
   for (int replay = 0; replay < num_replays_; ++replay) {
     call.fill_hidden(500 + static_cast<uint64_t>(replay));
     graph.launch(stream.get());
@@ -85,7 +85,7 @@ TEST_P(GraphReplay, BadIdsOfOneReplayAreReportedByWait) {
   layer->forward(call.args_given_routing(stream.get(), call.output.view()));
   layer->wait(stream.get());
   const std::vector<Bf16> good = call.output.host().values();
-  Graph graph(stream,
+  Graph graph(stream.get(),
               [&] { layer->forward(call.args_given_routing(stream.get(), call.output.view())); });
 
   const int32_t outside = 1000;

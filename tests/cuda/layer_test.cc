@@ -12,6 +12,7 @@
 #include "switchyard/oracle.h"
 #include "testing/checkpoints.h"
 #include "testing/cuda_buffer.h"
+#include "testing/cuda_graph.h"
 #include "testing/routing.h"
 
 namespace switchyard {
@@ -21,6 +22,7 @@ using testing::Buffer;
 using testing::CudaBuffer;
 using testing::OracleCase;
 using testing::Skew;
+using testing::Stream;
 
 const char* const kHopper[] = {"contiguous", "masked", "hybrid"};  // the same bits
 constexpr double kTolerance = 4e-3, kRowTolerance = 2e-2;          // as on the CPU
@@ -451,18 +453,6 @@ TEST(CudaLayer, RefusesWhatIsOnTheHost) {
 }
 
 // ---- graphs
-
-class Stream {
- public:
-  Stream() { EXPECT_EQ(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), cudaSuccess); }
-  ~Stream() { (void)cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t get() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
 
 // Runs `enqueue` while the stream is captured; null when the capture failed.
 cudaGraph_t capture(cudaStream_t stream, const std::function<void()>& enqueue) {

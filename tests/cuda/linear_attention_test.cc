@@ -343,7 +343,7 @@ TEST(CudaLinearAttention, AGraphReplaysWithOtherLengths) {
     run(conv_eager, delta_eager);                    // loads the kernels
     run(conv_replayed, delta_replayed);
     attention->wait(stream.get());
-    Graph graph(stream, [&] { run(conv_replayed, delta_replayed); });
+    Graph graph(stream.get(), [&] { run(conv_replayed, delta_replayed); });
 
     std::mt19937_64 rng(5);
     for (int replay = 0; replay < (kSmall ? 5 : 100); ++replay) {

@@ -331,28 +331,6 @@ TEST_P(PeerCuda, CallsOfTwoLayersInFlightDoNotMeet) {
 
 // ---- graphs
 
-class Graph {
- public:
-  Graph(MoeLayer& layer, const ForwardArgs& args) {
-    cudaGraph_t graph = nullptr;
-    // Other ranks' threads go on meanwhile.
-    SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(args.stream, cudaStreamCaptureModeThreadLocal));
-    layer.forward(args);
-    SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(args.stream, &graph));
-    SWITCHYARD_CUDA_CHECK(cudaGraphInstantiate(&exec_, graph, 0));
-    SWITCHYARD_CUDA_CHECK(cudaGraphDestroy(graph));
-    SWITCHYARD_CUDA_CHECK(cudaGraphUpload(exec_, args.stream));
-    SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(args.stream));
-  }
-  ~Graph() { (void)cudaGraphExecDestroy(exec_); }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  void launch(cudaStream_t stream) { SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(exec_, stream)); }
-
- private:
-  cudaGraphExec_t exec_ = nullptr;
-};
-
 TEST_P(PeerCuda, AGraphReplaysWithOtherRoutingAndEqualsEager) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
   const int num_replays = small() ? 3 : 100;
@@ -372,7 +350,7 @@ TEST_P(PeerCuda, AGraphReplaysWithOtherRoutingAndEqualsEager) {
       g.everyone();
       rank.run();
       g.everyone();
-      Graph graph(*rank.layer, captured);
+      Graph graph(g.stream, [&] { rank.layer->forward(captured); });
       g.everyone();
       const int64_t tokens = rank.hidden.view().dim(0);
       for (int i = 0; i < num_replays; ++i) {

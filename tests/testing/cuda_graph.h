@@ -21,15 +21,18 @@ class Stream {
 
 class Graph {
  public:
-  // What `enqueue` puts on `stream`.
+  // What `enqueue` puts on `stream`; other threads' streams go on meanwhile. On the device before
+  // this returns, so that no launch allocates.
   template <class F>
-  Graph(const Stream& stream, F&& enqueue) {
+  Graph(cudaStream_t stream, F&& enqueue) {
     cudaGraph_t graph = nullptr;
-    SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeGlobal));
+    SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
     enqueue();
-    SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(stream.get(), &graph));
+    SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
     SWITCHYARD_CUDA_CHECK(cudaGraphInstantiate(&exec_, graph, 0));
     SWITCHYARD_CUDA_CHECK(cudaGraphDestroy(graph));
+    SWITCHYARD_CUDA_CHECK(cudaGraphUpload(exec_, stream));
+    SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream));
   }
   ~Graph() { (void)cudaGraphExecDestroy(exec_); }
   Graph(const Graph&) = delete;

@@ -8,22 +8,11 @@
 #include <string>
 
 #include "device/cuda_check.h"
+#include "testing/cuda_graph.h"
 #include "testing/cuda_layer.h"
 #include "testing/peer_dispatch.h"
 
 namespace switchyard::testing {
-
-class Stream {
- public:
-  Stream() { SWITCHYARD_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
-  ~Stream() { (void)cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t get() const { return stream_; }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
 
 struct Placement {
   int num_ranks = 2;
