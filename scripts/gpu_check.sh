@@ -7,6 +7,7 @@
 # CMAKE_ARGS       more arguments of cmake, such as the places of libraries
 # COMMIT           what is built, where there is no git
 # MODELS, TOKENS   of the benchmarks; MODELS may say name:ep-size
+# RUNS             of every benchmark (3), medians of which are kept; each begins with another layout
 # RANDOM_LAYERS    random shapes that the layer is compared with float64 on (200)
 # RACE_FILTER, MEMCHECK_FILTER   --gtest_filter under compute-sanitizer
 # LIMIT            seconds that one program may take under compute-sanitizer or as a benchmark
@@ -75,22 +76,28 @@ bench_model() {  # name of the result, further options
   shift
   # Shared experts are left out: the measured opponents have none.
   timeout "$limit" "$build/switchyard" bench --device cuda --routed-only --json --commit "$commit" "$@" \
-    >"$state/bench/$name.json" 2>"$state/bench/$name.err" ||
+    >"$state/bench/$run/$name.json" 2>"$state/bench/$run/$name.err" ||
     { status=1; echo "$name: $(tail -n 1 "$state/bench/$name.err")"; }
 }
 
 step_bench() {
-  rm -rf "$state/bench" && mkdir -p "$state/bench"
-  local model name share arguments
-  for model in $models; do
-    name=${model%%:*} share=${model#"$name"} share=${share#:}
-    arguments=(--preset "$name")
-    [ -z "$share" ] || arguments+=(--ep-size "$share")
-    name=$name${share:+-ep$share}
-    bench_model "$name" --strategy all --tokens "$tokens" "${arguments[@]}"
-    # Skew, at the largest number of tokens.
-    bench_model "$name-zipf" --strategy contiguous --routing zipf --tokens "${tokens##*,}" "${arguments[@]}"
-    bench_model "$name-balanced" --strategy contiguous --routing balanced --tokens "${tokens##*,}" "${arguments[@]}"
+  rm -rf "$state/bench"
+  local run model name share arguments layouts=contiguous,masked,hybrid
+  for run in $(seq "${RUNS:-3}"); do
+    mkdir -p "$state/bench/$run"
+    for model in $models; do
+      name=${model%%:*} share=${model#"$name"} share=${share#:}
+      arguments=(--preset "$name")
+      [ -z "$share" ] || arguments+=(--ep-size "$share")
+      name=$name${share:+-ep$share}
+      bench_model "$name" --strategy "$layouts" --tokens "$tokens" "${arguments[@]}"
+      # Skew, at the largest number of tokens.
+      arguments+=(--strategy contiguous --tokens "${tokens##*,}")
+      bench_model "$name-zipf" --routing zipf "${arguments[@]}"
+      bench_model "$name-balanced" --routing balanced "${arguments[@]}"
+    done
+    # Large layers are bound by power: what comes last meets a hot card, so the others take turns at it.
+    layouts=${layouts#*,},${layouts%%,*}
   done
   timeout "$limit" "$build/switchyard" bench --linear-attention --device cuda --json --commit "$commit" \
     >"$state/linear_attention.json" || status=1

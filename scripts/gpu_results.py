@@ -5,6 +5,7 @@ import datetime
 import json
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -46,13 +47,45 @@ def sanitize(state):
     return verdicts
 
 
+def read_run(path):
+    text = path.read_text().strip()
+    if text.startswith("{"):
+        return json.loads(text)
+    return {"error": last_line(path.with_suffix(".err")) or "no result", "rows": []}
+
+
+def merged(runs):
+    """One run with the medians of all; a row's times in each stay beside it as us_of_runs."""
+    failed = next((run for run in runs if "error" in run), None)
+    if failed or len(runs) == 1:
+        return failed or runs[0]
+    result = dict(runs[0], runs=len(runs))
+    for rate in ("copy_gbps", "read_gbps", "gemm_tflops", "sm_clock_mhz"):
+        result[rate] = statistics.median(run[rate] for run in runs)
+    result["sm_clock_mhz_of_runs"] = [run["sm_clock_mhz"] for run in runs]
+
+    def key(row):
+        return row["op"], row["strategy"], row["layout"], row["tokens"]
+    rows = {}
+    for run in runs:
+        for row in run["rows"]:
+            rows.setdefault(key(row), []).append(row)
+    result["rows"] = [dict(same[0],
+                           us=statistics.median(r["us"] for r in same),
+                           us_min=min(r["us_min"] for r in same), us_max=max(r["us_max"] for r in same),
+                           floor_us=statistics.median(r["floor_us"] for r in same),
+                           us_of_runs=[r["us"] for r in same])
+                      for same in rows.values()]
+    result["checks"] = [check for run in runs for check in run["checks"]]
+    return result
+
+
 def bench(state):
+    """Folders bench/1, bench/2 ...: a run each, with a file for each model."""
     runs = {}
-    for path in sorted((state / "bench").glob("*.json")):
-        text = path.read_text().strip()
-        error = last_line(path.with_suffix(".err"))
-        runs[path.stem] = json.loads(text) if text.startswith("{") else {"error": error or "no result", "rows": []}
-    return runs
+    for path in sorted((state / "bench").glob("*/*.json")):
+        runs.setdefault(path.stem, []).append(read_run(path))
+    return {name: merged(of_name) for name, of_name in sorted(runs.items())}
 
 
 def linear_attention(state):
