@@ -19,7 +19,7 @@ std::shared_ptr<void> CpuMemory::allocate(size_t bytes) {
 }
 
 void CpuMemory::read_back(void* dst, ConstTensor src, CUstream_st*) {
-  std::memcpy(dst, src.data, static_cast<size_t>(src.bytes()));
+  if (src.bytes() > 0) std::memcpy(dst, src.data, static_cast<size_t>(src.bytes()));
 }
 
 void CpuMemory::copy_in(Tensor dst, const void* src, CUstream_st*) {
