@@ -52,7 +52,7 @@ std::string describe(const GemmTile& tile);
 // steps before each expert.
 constexpr int kStagingBytes = 8192;
 constexpr int64_t staging_bytes(GemmTile t) {
-  return t.weights / 64 * 2 * kStagingBytes;
+  return int64_t{t.weights} / 64 * 2 * kStagingBytes;
 }
 constexpr int64_t stage_bytes(GemmTile t) {
   return int64_t{t.rows + t.weights} * kTileInner * 2;
