@@ -13,6 +13,7 @@
 #include "console.h"
 #include "device.h"
 #include "machine.h"
+#include "rows.h"
 #include "switchyard/linear_attention.h"
 #include "switchyard/measure.h"
 
@@ -43,10 +44,9 @@ std::vector<float> random_values(int64_t count, uint64_t seed, float low, float 
 }
 
 std::vector<Bf16> random_bf16(int64_t count, uint64_t seed) {
-  std::vector<Bf16> values(static_cast<size_t>(count));
-  const auto wide = random_values(count, seed, -1, 1);
-  std::transform(wide.begin(), wide.end(), values.begin(), [](float v) { return Bf16(v); });
-  return values;
+  const Rows rows = random_rows(1, count, seed);
+  const auto* values = rows.view().as<Bf16>();
+  return {values, values + count};
 }
 
 double number(Bf16 value) {

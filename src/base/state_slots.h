@@ -70,7 +70,11 @@ constexpr StateBlock find_write(const StateTable& table, int64_t sequence, int32
                     StateFault::WriteSlot, StateFault::WriteBlock);
 }
 
+// Limits that checks, the plain operations and kernels share: buffers are as large.
 inline constexpr int kMaxStepTokens = 4;
+inline constexpr int kMinConvWidth = 2, kMaxConvWidth = 6;
+inline constexpr int kMaxKeyDim = 256;  // of a delta rule's state
+
 inline constexpr int64_t kNoBlock = -1;
 
 // Everything that a decode step of one sequence may do with the pool.

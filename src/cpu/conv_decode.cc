@@ -11,8 +11,6 @@
 namespace switchyard::cpu {
 namespace {
 
-constexpr int64_t kMaxWidth = 6;
-
 struct Step {
   ConvDecode args;
   StateTable table;
@@ -36,7 +34,7 @@ struct Step {
   }
 
   void run_channel(int64_t sequence, int64_t channel, const StepPlan& plan) const {
-    float u[kMaxWidth - 1 + kMaxStepTokens];
+    float u[kMaxConvWidth - 1 + kMaxStepTokens];
     for (int64_t j = 0; j < width - 1; ++j)
       u[j] =
           plan.read == kNoBlock ? 0.0f : load_number(args.state, state_at(plan.read, channel) + j);

@@ -27,7 +27,7 @@ struct Step {
   void run_channel(int64_t sequence, int64_t channel, int64_t prefix, int64_t first_row,
                    int64_t num_new, int64_t read) const {
     const int64_t s = table.block_tokens;
-    float old[8] = {};
+    float old[kMaxConvWidth - 1] = {};
     for (int64_t j = 0; j < depth && read != kNoBlock; ++j)
       old[j] = load_number(args.state, state_at(read) + channel * depth + j);
     for (int64_t i = 0; i < num_prefill_states(prefix, num_new, s); ++i) {

@@ -11,8 +11,6 @@
 namespace switchyard::cpu {
 namespace {
 
-constexpr int64_t kMaxKeyDim = 256;
-
 struct Step {
   DeltaRuleDecode args;
   StateTable table;

@@ -21,8 +21,7 @@
 namespace switchyard::cuda {
 
 inline constexpr int kConvThreads = 128;
-inline constexpr int kConvTile = 512;  // channels: 4 per thread, 4 KiB on their way at width 4
-inline constexpr int kConvMaxWidth = 6;
+inline constexpr int kConvTile = 512;       // channels: 4 per thread, 4 KiB on their way at width 4
 inline constexpr int kConvBlocksPerSm = 6;  // at least: 80 registers, which spill nothing
 
 struct ConvDecodeParams {
@@ -55,7 +54,7 @@ __device__ __forceinline__ void copy_tile_out(void* global, const void* shared, 
 }
 
 // weights[k] multiplies u[t + k]; those left of the width are not read.
-__device__ __forceinline__ void load_weights(float (&weights)[kConvMaxWidth],
+__device__ __forceinline__ void load_weights(float (&weights)[kMaxConvWidth],
                                              const ConvDecodeParams& p, int64_t channel) {
   if (p.width == 4) {  // what models have: one vector
     const float4 w = __ldg(reinterpret_cast<const float4*>(p.weight) + channel);
@@ -63,9 +62,9 @@ __device__ __forceinline__ void load_weights(float (&weights)[kConvMaxWidth],
     weights[2] = w.x, weights[3] = w.y, weights[4] = w.z, weights[5] = w.w;
     return;
   }
-  const int pad = kConvMaxWidth - p.width;
+  const int pad = kMaxConvWidth - p.width;
 #pragma unroll
-  for (int k = 0; k < kConvMaxWidth; ++k)
+  for (int k = 0; k < kMaxConvWidth; ++k)
     weights[k] = k >= pad ? __ldg(p.weight + channel * p.width + k - pad) : 0;
 }
 
@@ -73,16 +72,16 @@ __device__ __forceinline__ void load_weights(float (&weights)[kConvMaxWidth],
 template <class X, class S>
 __device__ __forceinline__ void convolve_channel(X* x, S* states, const ConvDecodeParams& p,
                                                  int64_t first_channel, int channel) {
-  const int depth = p.width - 1, pad = kConvMaxWidth - p.width;
-  float weights[kConvMaxWidth], u[kConvMaxWidth - 1 + kMaxStepTokens];
+  const int depth = p.width - 1, pad = kMaxConvWidth - p.width;
+  float weights[kMaxConvWidth], u[kMaxConvWidth - 1 + kMaxStepTokens];
   load_weights(weights, p, first_channel + channel);
   const float bias = p.bias ? __ldg(p.bias + first_channel + channel) : 0;
 #pragma unroll
-  for (int k = 0; k < kConvMaxWidth - 1; ++k)
+  for (int k = 0; k < kMaxConvWidth - 1; ++k)
     u[k] = k >= pad ? to_float(states[channel * depth + k - pad]) : 0;
 #pragma unroll
   for (int t = 0; t < kMaxStepTokens; ++t)
-    u[kConvMaxWidth - 1 + t] =
+    u[kMaxConvWidth - 1 + t] =
         t < p.num_tokens ? to_float(rounded<S>(to_float(x[channel * p.num_tokens + t]))) : 0;
 
 #pragma unroll
@@ -90,7 +89,7 @@ __device__ __forceinline__ void convolve_channel(X* x, S* states, const ConvDeco
     if (t >= p.num_tokens) continue;
     float sum = bias;
 #pragma unroll
-    for (int k = 0; k < kConvMaxWidth; ++k)  // rounds twice, as on the CPU
+    for (int k = 0; k < kMaxConvWidth; ++k)  // rounds twice, as on the CPU
       if (k >= pad) sum = __fadd_rn(sum, __fmul_rn(weights[k], u[t + k]));
     x[channel * p.num_tokens + t] = rounded<X>(p.silu ? sum * sigmoid(sum) : sum);
   }
@@ -98,7 +97,7 @@ __device__ __forceinline__ void convolve_channel(X* x, S* states, const ConvDeco
   for (int i = 0; i < kMaxStepTokens; ++i) {
     if (i >= p.num_tokens) continue;
 #pragma unroll
-    for (int k = 0; k < kConvMaxWidth - 1; ++k)
+    for (int k = 0; k < kMaxConvWidth - 1; ++k)
       if (k >= pad) states[(i * kConvTile + channel) * depth + k - pad] = exact<S>(u[i + 1 + k]);
   }
 }

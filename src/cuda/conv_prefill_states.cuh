@@ -13,7 +13,6 @@
 namespace switchyard::cuda {
 
 inline constexpr int kPrefillThreads = 128;
-inline constexpr int kMaxDepth = 5;  // w - 1
 
 struct ConvPrefillParams {
   void* state;    // S [num_blocks, dim, depth]
@@ -49,7 +48,7 @@ __global__ __launch_bounds__(kPrefillThreads) void conv_prefill_states_kernel(
     from = find_block(p.table, b, (prefix - 1) / s, StateFault::ReadSlot, StateFault::ReadBlock);
   int32_t faults = from.faults;
   S* pool = static_cast<S*>(p.state) + channel * p.depth;
-  float old[kMaxDepth] = {};
+  float old[kMaxConvWidth - 1] = {};
   if (blockIdx.y == 0 && from.faults == 0 && from.block != kNoBlock && channel < p.dim)
     for (int j = 0; j < p.depth; ++j) old[j] = to_float(pool[from.block * p.block_stride + j]);
 

@@ -32,6 +32,12 @@ __device__ __forceinline__ T exact(float x) {
     return __ushort_as_bfloat16(static_cast<unsigned short>(__float_as_uint(x) >> 16));
 }
 
+// The bits of two bf16, `low` first in memory.
+__device__ __forceinline__ uint32_t two_bf16(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
 // Elements whose type is known at run time: for the few that a kernel reads beside its bulk.
 struct Numbers {
   const void* data = nullptr;

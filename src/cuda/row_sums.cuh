@@ -2,9 +2,7 @@
 // round one after the other, as on the CPU, so that both give the same bits.
 #pragma once
 
-#include <cuda_bf16.h>
-
-#include <cstdint>
+#include "cuda/numbers.cuh"
 
 namespace switchyard::cuda {
 
@@ -29,9 +27,16 @@ __device__ __forceinline__ void add_scaled(float (&sums)[8], float weight, const
   for (int i = 0; i < 8; ++i) sums[i] = __fadd_rn(sums[i], __fmul_rn(weight, x[i]));
 }
 
-__device__ __forceinline__ uint32_t two_bf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
+// dst[at] = the sums, and the 8 elements of the addend there times the scale of their row, if
+// given.
+__device__ __forceinline__ void store_sums(uint4* dst, int64_t at, float (&sums)[8],
+                                           const float4* addend, const float* scales, int64_t row) {
+  if (addend) {
+    const float scale = scales ? scales[row] : 1.0f;
+    add_scaled(sums, scale, addend[2 * at], addend[2 * at + 1]);
+  }
+  dst[at] = {two_bf16(sums[0], sums[1]), two_bf16(sums[2], sums[3]), two_bf16(sums[4], sums[5]),
+             two_bf16(sums[6], sums[7])};
 }
 
 }  // namespace switchyard::cuda

@@ -53,12 +53,7 @@ __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
         if (row[j] != kNoRow) add_scaled(sums, weight[j], x[j]);
     }
     const int64_t at = r * p.vectors_per_row + v;
-    if (p.addend) {
-      const float scale = p.scale ? p.scale[r] : 1.0f;
-      add_scaled(sums, scale, p.addend[2 * at], p.addend[2 * at + 1]);
-    }
-    p.dst[at] = {two_bf16(sums[0], sums[1]), two_bf16(sums[2], sums[3]), two_bf16(sums[4], sums[5]),
-                 two_bf16(sums[6], sums[7])};
+    store_sums(p.dst, at, sums, p.addend, p.scale, r);
   }
 }
 

@@ -6,15 +6,13 @@
 
 #include "base/checked.h"
 #include "base/shape_text.h"
+#include "base/state_slots.h"
 
 namespace switchyard {
 namespace {
 
-constexpr int64_t kVectorBytes = 16;  // what the kernels copy at once
-constexpr int64_t kMaxTokens = 4;
-constexpr int64_t kMinWidth = 2, kMaxWidth = 6;
+constexpr int64_t kVectorBytes = 16;     // what the kernels copy at once
 constexpr int64_t kChannelMultiple = 8;  // 16 bytes of bf16
-constexpr int64_t kMaxKeyDim = 256;
 
 // An argument with its operation and name, for messages.
 struct Named {
@@ -59,8 +57,8 @@ void check_batch(const char* op, int64_t batch, int64_t max_batch) {
 }
 
 void check_tokens(const char* op, int64_t tokens) {
-  SWITCHYARD_REQUIRE(tokens >= 1 && tokens <= kMaxTokens, Unsupported, op, ": tokens=", tokens,
-                     ", need 1 to ", kMaxTokens, " in one step. Take several steps.");
+  SWITCHYARD_REQUIRE(tokens >= 1 && tokens <= kMaxStepTokens, Unsupported, op, ": tokens=", tokens,
+                     ", need 1 to ", kMaxStepTokens, " in one step. Take several steps.");
 }
 
 void check_table(const char* op, const StateMap& map, int64_t batch, DeviceKind device) {
@@ -109,8 +107,8 @@ int64_t check_conv_state(const char* op, const StridedTensor& state, int64_t dim
   named.has_rank(3, 3, "[num_blocks, D, w - 1]");
   named.is_on(device);
   const int64_t depth = state.dim(2);
-  SWITCHYARD_REQUIRE(depth + 1 >= kMinWidth && depth + 1 <= kMaxWidth, Unsupported, op,
-                     ": width=", depth + 1, ", need ", kMinWidth, " to ", kMaxWidth,
+  SWITCHYARD_REQUIRE(depth + 1 >= kMinConvWidth && depth + 1 <= kMaxConvWidth, Unsupported, op,
+                     ": width=", depth + 1, ", need ", kMinConvWidth, " to ", kMaxConvWidth,
                      " (state has width - 1 values). Use such a convolution.");
   SWITCHYARD_REQUIRE(dim <= INT32_MAX, ShapeMismatch, op, ": D=", dim, ", need at most ", INT32_MAX,
                      ". Pass fewer channels.");

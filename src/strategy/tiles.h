@@ -23,7 +23,7 @@ inline constexpr int kTileInner = 64;  // 128 bytes of bf16: one swizzled row of
 inline constexpr std::array kTiles = {
     // Very few rows per expert, bound by the bytes of the weights: narrow tiles, so that all SMs
     // end
-    // at about the same time; 96 KiB of weights in flight per SM.
+    // together; 96 KiB of weights in flight per SM.
     GemmTile{64, 64, 12, 1},
     // Few rows per expert: rows are fetched half as often.
     GemmTile{64, 128, 7, 1},
@@ -51,6 +51,7 @@ std::string describe(const GemmTile& tile);
 // Shared memory: the stages, two buffers of output per warpgroup (64 weight rows), barriers, and
 // steps before each expert.
 constexpr int kStagingBytes = 8192;
+constexpr int64_t kStepBytes = 24;  // GemmBlock of grouped_gemm.cuh
 constexpr int64_t staging_bytes(GemmTile t) {
   return int64_t{t.weights} / 64 * 2 * kStagingBytes;
 }
@@ -60,7 +61,7 @@ constexpr int64_t stage_bytes(GemmTile t) {
 constexpr int64_t shared_bytes(GemmTile t, int64_t num_experts) {
   constexpr int64_t kBytesOfSums = 32 * int64_t{sizeof(int32_t)};  // one per warp
   // Of each stage: two barriers, and what the step that begins with it is.
-  const int64_t barriers = t.stages * (2 * int64_t{sizeof(uint64_t)} + 24);
+  const int64_t barriers = t.stages * (2 * int64_t{sizeof(uint64_t)} + kStepBytes);
   return t.stages * stage_bytes(t) + staging_bytes(t) + barriers + kBytesOfSums +
          (num_experts + 1) * int64_t{sizeof(int32_t)};
 }

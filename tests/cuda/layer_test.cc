@@ -228,23 +228,14 @@ void expect_same_ids(const Problem& p, const std::string& what) {
 
 // ---- checkpoints
 
-const std::vector<OracleCase>& cases() {
-  static const auto all = testing::oracle_cases();
-  return all;
-}
-
 class CudaFamilies : public ::testing::TestWithParam<size_t> {};
-INSTANTIATE_TEST_SUITE_P(All, CudaFamilies, ::testing::Range<size_t>(0, cases().size()),
-                         [](const auto& info) {
-                           std::string name = cases()[info.param].name;
-                           for (char& ch : name)
-                             if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
-                           return name + "_" + std::to_string(info.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(All, CudaFamilies,
+                         ::testing::Range<size_t>(0, testing::shared_oracle_cases().size()),
+                         [](const auto& info) { return testing::oracle_test_name(info.param); });
 
 TEST_P(CudaFamilies, StayWithinFourThousandthsAndChooseTheExpertsOfTheCpu) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
-  const auto& c = cases()[GetParam()];
+  const auto& c = testing::shared_oracle_cases()[GetParam()];
   const auto p =
       problem_of(c.checkpoint->config(c.layer), c.checkpoint->load_layer(c.layer, 1, 0), c.input());
   expect_all_close(p, c.expected(), c.name);

@@ -184,11 +184,6 @@ Buffer<Bf16> joined(const LayerProblem& p, const RankBits& bits) {
   return out;
 }
 
-const std::vector<OracleCase>& cases() {
-  static const auto all = oracle_cases();
-  return all;
-}
-
 // Groups of tp_size ranks share the tokens evenly; the last of several groups has none.
 LayerProblem problem_of(const OracleCase& c, int num_ranks, int tp_size) {
   LayerProblem p;
@@ -210,17 +205,13 @@ LayerProblem problem_of(const OracleCase& c, int num_ranks, int tp_size) {
 }
 
 class PeerCudaFamilies : public ::testing::TestWithParam<size_t> {};
-INSTANTIATE_TEST_SUITE_P(All, PeerCudaFamilies, ::testing::Range<size_t>(0, cases().size()),
-                         [](const auto& info) {
-                           std::string name = cases()[info.param].name;
-                           for (char& ch : name)
-                             if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
-                           return name + "_" + std::to_string(info.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(All, PeerCudaFamilies,
+                         ::testing::Range<size_t>(0, shared_oracle_cases().size()),
+                         [](const auto& info) { return oracle_test_name(info.param); });
 
 TEST_P(PeerCudaFamilies, StayWithinFourThousandthsAndStrategiesAgreeToTheBit) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(1);
-  const auto& c = cases()[GetParam()];
+  const auto& c = shared_oracle_cases()[GetParam()];
   for (const auto& place : kPlacements) {
     if (describe_device(DeviceKind::Cuda).num_devices < place.num_devices) continue;
     const auto p = problem_of(c, place.num_ranks, 1);

@@ -20,12 +20,7 @@ using testing::Skew;
 constexpr int64_t kHidden = 64, kExperts = 8, kMaxTokens = 48;
 
 MoeConfig config_of(int64_t top_k) {
-  MoeConfig config;
-  config.hidden = kHidden;
-  config.intermediate = 8;
-  config.num_experts = kExperts;
-  config.top_k = top_k;
-  return config;
+  return testing::dispatch_config(kHidden, kExperts, top_k);
 }
 
 struct Case {

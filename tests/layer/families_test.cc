@@ -55,19 +55,11 @@ Buffer<Bf16> run(const OracleCase& c, int num_ranks, const std::string& strategy
 
 class Families : public ::testing::TestWithParam<size_t> {
  protected:
-  static const std::vector<OracleCase>& cases() {
-    static const auto all = testing::oracle_cases();
-    return all;
-  }
-  const OracleCase& oracle_case() const { return cases()[GetParam()]; }
+  const OracleCase& oracle_case() const { return testing::shared_oracle_cases()[GetParam()]; }
 };
-INSTANTIATE_TEST_SUITE_P(All, Families, ::testing::Range<size_t>(0, testing::oracle_cases().size()),
-                         [](const auto& info) {
-                           std::string name = testing::oracle_cases()[info.param].name;
-                           for (char& ch : name)
-                             if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
-                           return name + "_" + std::to_string(info.param);
-                         });
+INSTANTIATE_TEST_SUITE_P(All, Families,
+                         ::testing::Range<size_t>(0, testing::shared_oracle_cases().size()),
+                         [](const auto& info) { return testing::oracle_test_name(info.param); });
 
 // 4e-3: transformers' own bf16 stands at 4.5e-3 to 5e-3 on these.
 void expect_close(const Buffer<Bf16>& out, const OracleCase& c, const std::string& what) {

@@ -57,4 +57,17 @@ inline std::vector<OracleCase> oracle_cases() {
   return all;
 }
 
+// All of them, opened once in a program.
+inline const std::vector<OracleCase>& shared_oracle_cases() {
+  static const auto all = oracle_cases();
+  return all;
+}
+// "olmoe__layer_0_0": what a test over shared_oracle_cases() calls its i-th.
+inline std::string oracle_test_name(size_t i) {
+  std::string name = shared_oracle_cases()[i].name;
+  for (char& ch : name)
+    if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
+  return name + "_" + std::to_string(i);
+}
+
 }  // namespace switchyard::testing

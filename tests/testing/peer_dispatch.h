@@ -61,15 +61,6 @@ struct DispatchCase {
   }
 };
 
-inline MoeConfig dispatch_config(int64_t hidden, int64_t num_experts, int64_t top_k) {
-  MoeConfig c;
-  c.hidden = hidden;
-  c.intermediate = 8;
-  c.num_experts = num_experts;
-  c.top_k = top_k;
-  return c;
-}
-
 // What one rank saw of one call.
 struct DispatchOutcome {
   StatusWords status;

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <string>
 
+#include "switchyard/config.h"
 #include "testing/buffer.h"
 
 namespace switchyard::testing {
@@ -60,6 +61,16 @@ inline Buffer<int32_t> random_ids(int64_t num_tokens, int64_t num_experts, int64
     }
   }
   return ids;
+}
+
+// What a dispatcher needs to know of a layer.
+inline MoeConfig dispatch_config(int64_t hidden, int64_t num_experts, int64_t top_k) {
+  MoeConfig c;
+  c.hidden = hidden;
+  c.intermediate = 8;
+  c.num_experts = num_experts;
+  c.top_k = top_k;
+  return c;
 }
 
 }  // namespace switchyard::testing

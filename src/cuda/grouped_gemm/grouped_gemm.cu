@@ -22,7 +22,7 @@ GemmParams params_of(const GroupedGemm& g, GemmTile tile) {
       gated ? map_of_halves(g.weights, tile.weights) : map_of_weights(g.weights, tile.weights);
   p.dst = g.dst.data;
   if (g.dst.dtype == DType::Bf16)
-    p.dst_boxes = map_of_output(g.dst, gated ? 32 : 16, gated ? 32 : 64);
+    p.dst_boxes = map_of_output(g.dst, store_box_rows(gated), store_box_cols(gated));
   p.counts = g.groups.counts.as<int32_t>();
   p.first_row = g.groups.first_row.as<int64_t>();
   p.bias = g.bias.as<float>();

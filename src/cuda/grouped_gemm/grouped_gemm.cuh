@@ -22,10 +22,9 @@
 // the tile. Bound: tensor cores with many rows per expert, the bytes of the weights with few.
 #pragma once
 
-#include <cuda_bf16.h>
-
 #include "cuda/activation.cuh"
 #include "cuda/launch.h"
+#include "cuda/numbers.cuh"
 #include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/stmatrix.cuh"
 #include "cuda/ptx/wgmma.cuh"
@@ -53,6 +52,13 @@ struct GemmParams {
 constexpr int rows_per_box(GemmTile t) {
   return t.rows <= 64 ? 16 : 32;
 }
+// What a warp stores at once: a quarter of its warpgroup's buffer, all columns of the warpgroup.
+constexpr int store_box_cols(bool gated) {
+  return gated ? 32 : 64;
+}
+constexpr int store_box_rows(bool gated) {
+  return kStagingBytes / 4 / (2 * store_box_cols(gated));
+}
 constexpr int math_threads(GemmTile t) {
   return t.weights / 64 * 128;
 }
@@ -64,6 +70,7 @@ struct GemmBlock {
   int expert;
   int weights;  // tile of weights
 };
+static_assert(sizeof(GemmBlock) == kStepBytes);
 
 template <GemmTile kTile>
 struct GemmShared {
@@ -248,6 +255,10 @@ struct GroupTile {
 struct Place {
   int lane, warp;  // within the warpgroup
   __device__ int row_of(int i) const { return 2 * (lane % 4) + i; }
+  // The output's column, from the warpgroup's first on, that weight row h of a thread is part of.
+  __device__ int col_of(bool gated, int h) const {
+    return (gated ? warp * 8 : warp * 16 + 8 * h) + lane / 4;
+  }
 };
 
 template <int kSums>
@@ -270,7 +281,7 @@ __device__ void add_bias(float (&acc)[kSums], const GemmParams& p, const GroupTi
   const float* bias = p.bias + int64_t{t.expert} * p.n;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int col = t.first_col + (p.gated ? at.warp * 8 : at.warp * 16 + 8 * h) + at.lane / 4;
+    const int col = t.first_col + at.col_of(p.gated, h);
     const float b = col < p.width ? bias[p.gated && h == 1 ? p.width + col : col] : 0.0f;
 #pragma unroll
     for (int j = 0; j < kSums / 4; ++j) {
@@ -321,7 +332,7 @@ __device__ void store_f32(const float (&acc)[kSums], const GemmParams& p, const 
   auto* dst = static_cast<float*>(p.dst) + t.first_row * p.width;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int col = t.first_col + (p.gated ? at.warp * 8 : at.warp * 16 + 8 * h) + at.lane / 4;
+    const int col = t.first_col + at.col_of(p.gated, h);
     if (col >= p.width || (p.gated && h == 1)) continue;
 #pragma unroll
     for (int j = 0; j < kSums / 4; ++j)
@@ -345,8 +356,8 @@ class RowWriter {
 
   template <bool kGated, int kSums>
   __device__ void store(const float (&acc)[kSums], const GroupTile& t) {
-    constexpr int kRowBytes = kGated ? 64 : 128, kRows = kStagingBytes / kRowBytes;
-    constexpr int kBoxRows = kRows / 4;
+    constexpr int kRowBytes = 2 * store_box_cols(kGated), kBoxRows = store_box_rows(kGated);
+    constexpr int kRows = 4 * kBoxRows;
 #pragma unroll
     for (int first = 0; first < 2 * kSums; first += kRows) {
       if (first >= t.num_rows) break;
@@ -392,8 +403,8 @@ class RowWriter {
 #pragma unroll
     for (int r = 0; r < kRows && first + r < 2 * kSums; r += 16) {
       const float* s = acc + (first + r) / 2;
-      ptx::store_transposed(at<false>(buffer, r + row, piece), pack(s[0], s[1]), pack(s[2], s[3]),
-                            pack(s[4], s[5]), pack(s[6], s[7]));
+      ptx::store_transposed(at<false>(buffer, r + row, piece), two_bf16(s[0], s[1]),
+                            two_bf16(s[2], s[3]), two_bf16(s[4], s[5]), two_bf16(s[6], s[7]));
     }
   }
   // The same, four along the rows.
@@ -403,8 +414,8 @@ class RowWriter {
     for (int r = 0; r < kRows && first + r < 2 * kSums; r += 32) {
       if (r % 64 == 0 && r >= rows) break;
       const float* s = acc + (first + r) / 2;
-      ptx::store_transposed(at<true>(buffer, r + place.lane, place.warp), pack(s[0], s[1]),
-                            pack(s[4], s[5]), pack(s[8], s[9]), pack(s[12], s[13]));
+      ptx::store_transposed(at<true>(buffer, r + place.lane, place.warp), two_bf16(s[0], s[1]),
+                            two_bf16(s[4], s[5]), two_bf16(s[8], s[9]), two_bf16(s[12], s[13]));
     }
   }
 
@@ -422,11 +433,6 @@ class RowWriter {
         *reinterpret_cast<uint4*>(dst + int64_t{r} * p.width) =
             *reinterpret_cast<const uint4*>(at<kGated>(box, r, piece));
     }
-  }
-
-  static __device__ uint32_t pack(float low, float high) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&pair);
   }
 
   const GemmParams& p;
