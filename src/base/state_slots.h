@@ -43,12 +43,22 @@ constexpr int32_t bit(StateFault fault) {
   return static_cast<int32_t>(fault);
 }
 
-constexpr StateBlock find_block(const StateTable& table, int64_t sequence, int64_t slot,
-                                StateFault bad_slot, StateFault bad_block) {
-  if (slot < 0 || slot >= table.num_slots) return {0, bit(bad_slot)};
-  const int64_t id = table.block_ids[sequence * table.row_stride + slot];
+constexpr bool has_slot(const StateTable& table, int64_t slot) {
+  return slot >= 0 && slot < table.num_slots;
+}
+// 0 where there is no such slot: check_block looks at the slot first.
+constexpr int32_t id_at(const StateTable& table, int64_t sequence, int64_t slot) {
+  return has_slot(table, slot) ? table.block_ids[sequence * table.row_stride + slot] : 0;
+}
+constexpr StateBlock check_block(const StateTable& table, int64_t slot, int32_t id,
+                                 StateFault bad_slot, StateFault bad_block) {
+  if (!has_slot(table, slot)) return {0, bit(bad_slot)};
   if (id < table.first_block || id >= table.num_blocks) return {0, bit(bad_block)};
   return {id, 0};
+}
+constexpr StateBlock find_block(const StateTable& table, int64_t sequence, int64_t slot,
+                                StateFault bad_slot, StateFault bad_block) {
+  return check_block(table, slot, id_at(table, sequence, slot), bad_slot, bad_block);
 }
 
 // For length >= 2.
@@ -58,16 +68,6 @@ constexpr int64_t read_slot(int32_t length, int32_t block_tokens) {
 // For length >= 1. 64 bits: the last token of a huge length would wrap.
 constexpr int64_t write_slot(int32_t length, int32_t block_tokens, int token) {
   return int64_t{(length - 1) / block_tokens} + token;
-}
-
-constexpr StateBlock find_read(const StateTable& table, int64_t sequence, int32_t length) {
-  return find_block(table, sequence, read_slot(length, table.block_tokens), StateFault::ReadSlot,
-                    StateFault::ReadBlock);
-}
-constexpr StateBlock find_write(const StateTable& table, int64_t sequence, int32_t length,
-                                int token) {
-  return find_block(table, sequence, write_slot(length, table.block_tokens, token),
-                    StateFault::WriteSlot, StateFault::WriteBlock);
 }
 
 // Limits that checks, the plain operations and kernels share: buffers are as large.
@@ -86,21 +86,32 @@ struct StepPlan {
   int32_t faults = 0;             // for the status word
 };
 
+// All ids are asked for before the first is looked at: one wait in place of two.
 constexpr StepPlan plan_step(const StateTable& table, int64_t sequence, int32_t length,
                              int num_tokens) {
   StepPlan plan{};
   for (int64_t& block : plan.write) block = kNoBlock;
   plan.active = length >= 1;
   if (!plan.active) return plan;
-  if (length >= 2) {
-    const StateBlock at = find_read(table, sequence, length);
+  const bool reads = length >= 2;
+  const int64_t from = reads ? read_slot(length, table.block_tokens) : 0,
+                to = write_slot(length, table.block_tokens, 0);
+  const int32_t read_id = reads ? id_at(table, sequence, from) : 0;
+  int32_t write_ids[kMaxStepTokens] = {};
+  for (int i = 0; i < kMaxStepTokens; ++i)
+    if (i < num_tokens) write_ids[i] = id_at(table, sequence, to + i);
+
+  if (reads) {
+    const StateBlock at =
+        check_block(table, from, read_id, StateFault::ReadSlot, StateFault::ReadBlock);
     plan.faults |= at.faults;
     plan.refused = at.faults != 0;
     if (!plan.refused) plan.read = at.block;
   }
   for (int i = 0; i < kMaxStepTokens; ++i) {
     if (i >= num_tokens) continue;
-    const StateBlock at = find_write(table, sequence, length, i);
+    const StateBlock at =
+        check_block(table, to + i, write_ids[i], StateFault::WriteSlot, StateFault::WriteBlock);
     plan.faults |= at.faults;
     if (at.faults == 0 && !plan.refused) plan.write[i] = at.block;
   }

@@ -2,18 +2,16 @@
 #include "cuda/conv_decode.cuh"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "base/checked.h"
 #include "base/state_slots.h"
 #include "cuda/ops.h"
-#include "cuda/shared_memory.h"
 
 namespace switchyard::cuda {
 namespace {
 
-// About 16 blocks on each of an H100's multiprocessors, as many as fit; with more sequences each
-// block takes several, and keeps its weights in L1.
-constexpr int64_t kConvBlocks = 2112;
+constexpr int64_t kConvSms = 132;  // of an H100
 
 ConvDecodeParams params_of(const ConvDecode& step, Tensor status) {
   return {.output = step.output.data,
@@ -27,19 +25,37 @@ ConvDecodeParams params_of(const ConvDecode& step, Tensor status) {
           .block_stride = step.state.stride(0),
           .batch = static_cast<int>(step.x.dim(0)),
           .dim = static_cast<int>(step.x.dim(1)),
-          .width = static_cast<int>(step.weight.dim(1)),
-          .num_tokens = step_tokens(step),
           .silu = step.activation == ConvActivation::Silu};
 }
 
-template <class X, class S>
+// Not more blocks than fit at once: each then takes several sequences.
+template <class X, class S, int kWidth, int kTokens>
 void conv_decode_of(const ConvDecodeParams& params, cudaStream_t stream) {
-  const int64_t tiles = ceil_div(params.dim, kConvTile);
-  const int64_t rows = std::min<int64_t>(params.batch, ceil_div(kConvBlocks, tiles));
-  const size_t smem_bytes = conv_decode_smem_bytes<X, S>(params.width, params.num_tokens);
-  allow_smem(conv_decode_kernel<X, S>, smem_bytes);
-  launch(conv_decode_kernel<X, S>, dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(rows)),
-         kConvThreads, smem_bytes, stream, params);
+  using Tile = ConvTile<X, S, kWidth, kTokens>;
+  const int64_t tiles = ceil_div(params.dim, Tile::kChannels);
+  const int64_t rows = std::min(ceil_div(params.batch, kConvWarps),
+                                std::max<int64_t>(1, kConvSms * Tile::kBlocksPerSm / tiles));
+  launch(conv_decode_kernel<X, S, kWidth, kTokens>,
+         dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(rows)), kConvThreads, 0, stream,
+         params);
+}
+
+// Calls f with `value`, one of kFrom to kTo, as a constant.
+template <int kFrom, int kTo, class F>
+void with_constant(int64_t value, F f) {
+  if constexpr (kFrom < kTo)
+    if (value > kFrom) return with_constant<kFrom + 1, kTo>(value, f);
+  f(std::integral_constant<int, kFrom>{});
+}
+
+template <class X, class S>
+void conv_decode_of_shape(const ConvDecode& step, const ConvDecodeParams& params,
+                          cudaStream_t stream) {
+  with_constant<kMinConvWidth, kMaxConvWidth>(step.weight.dim(1), [&](auto width) {
+    with_constant<1, kMaxStepTokens>(step_tokens(step), [&](auto tokens) {
+      conv_decode_of<X, S, width(), tokens()>(params, stream);
+    });
+  });
 }
 
 }  // namespace
@@ -48,13 +64,13 @@ void conv_decode(const ConvDecode& step, Tensor status, cudaStream_t stream) {
   const ConvDecodeParams params = params_of(step, status);
   const bool wide_x = step.x.dtype == DType::F32, wide_state = step.state.dtype == DType::F32;
   if (wide_x && wide_state)
-    conv_decode_of<float, float>(params, stream);
+    conv_decode_of_shape<float, float>(step, params, stream);
   else if (wide_x)
-    conv_decode_of<float, __nv_bfloat16>(params, stream);
+    conv_decode_of_shape<float, __nv_bfloat16>(step, params, stream);
   else if (wide_state)
-    conv_decode_of<__nv_bfloat16, float>(params, stream);
+    conv_decode_of_shape<__nv_bfloat16, float>(step, params, stream);
   else
-    conv_decode_of<__nv_bfloat16, __nv_bfloat16>(params, stream);
+    conv_decode_of_shape<__nv_bfloat16, __nv_bfloat16>(step, params, stream);
 }
 
 }  // namespace switchyard::cuda

@@ -21,6 +21,11 @@ inline constexpr int kDeltaWarps = kDeltaThreads / 32;
 inline constexpr int kRowLanes = 8;
 inline constexpr int kDeltaPassRows = kDeltaThreads / kRowLanes;  // one row of every thread
 
+// Of 16 KiB of state each. More would spill; key_dim 65 to 128 is what models have.
+constexpr int delta_blocks_per_sm(int vectors) {
+  return vectors == 4 ? 7 : vectors < 4 ? 5 : 4;
+}
+
 // q, k or v: [B, n, heads, width], its distances in elements.
 struct StridedHeads {
   Numbers values;
@@ -76,52 +81,42 @@ __device__ __forceinline__ void load_key_row(float* dst, const StridedHeads& src
 
 // kVectors float4 of each of kRows rows per thread: key_dim <= 32 kVectors.
 template <int kVectors, int kRows>
-__global__ __launch_bounds__(kDeltaThreads) void delta_rule_decode_kernel(
+__global__
+__launch_bounds__(kDeltaThreads, delta_blocks_per_sm(kVectors)) void delta_rule_decode_kernel(
     const __grid_constant__ DeltaRuleParams p) {
   constexpr int kWidth = 4 * kRowLanes * kVectors, kTileRows = kDeltaPassRows * kRows;
   __shared__ float4 q_shared[kMaxStepTokens][kWidth / 4], k_shared[kMaxStepTokens][kWidth / 4];
   __shared__ float v_shared[kMaxStepTokens][kTileRows], beta_shared[kMaxStepTokens][kTileRows];
+  // By token here and not in registers: so the loop over tokens is not unrolled.
+  __shared__ float decay_shared[kMaxStepTokens];
+  __shared__ int64_t write_shared[kMaxStepTokens];
   const int tid = static_cast<int>(threadIdx.x), warp = tid / 32, lane = tid % kRowLanes;
   const int first_value = static_cast<int>(blockIdx.x) % p.tiles * kTileRows;
   const int head = static_cast<int>(blockIdx.x) / p.tiles % p.num_value_heads;
-  const int64_t b = static_cast<int>(blockIdx.x) / p.tiles / p.num_value_heads;
+  const int b = static_cast<int>(blockIdx.x) / p.tiles / p.num_value_heads;
   const int n = p.num_tokens, vectors = p.key_dim / 4;
   const int num_values = min(kTileRows, p.value_dim - first_value);
-  // Of token t: at_head + t * num_value_heads.
-  const int64_t at_head = b * n * p.num_value_heads + head;
+  const auto at_head = [&](int t) { return (int64_t{b} * n + t) * p.num_value_heads + head; };
   wait_for_predecessor();
   allow_successor();
 
-  const StepPlan plan = plan_step(p.table, b, p.lengths[b], n);
-  if (plan.faults != 0 && first_value == 0 && head == 0 && tid == 0)
-    atomicOr(p.status + b, plan.faults);
-  if (!plan.active || plan.refused) {
-    const float value = plan.refused ? __int_as_float(0x7fc00000) : 0.0f;
-    for (int i = tid; i < n * num_values; i += kDeltaThreads) {
-      const int64_t at = at_head + int64_t{i / num_values} * p.num_value_heads;
-      store_output(p, at * p.value_dim + first_value + i % num_values, value);
-    }
-    return;  // the whole block
-  }
-
-  // The state is on its way before anything else of this block is.
-  float4 h[kRows][kVectors];
-  int64_t row_at[kRows];  // in a block of the pool, float4
+  // What needs no state is on its way together with the length; later, with the state in registers,
+  // none would be left for it.
+  const int32_t length = p.lengths[b];
+  constexpr int kPassTokens = kDeltaThreads / kTileRows,
+                kPasses = (kMaxStepTokens + kPassTokens - 1) / kPassTokens;
+  const int value_row = tid % kTileRows, value = first_value + value_row;
+  float v[kPasses] = {}, beta[kPasses] = {};
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int row = r * kDeltaPassRows + tid / kRowLanes;
-    row_at[r] = (int64_t{head} * p.value_dim + first_value + row) * vectors;
-#pragma unroll
-    for (int j = 0; j < kVectors; ++j) {
-      const int column = j * kRowLanes + lane;
-      h[r][j] = float4{};
-      if (plan.read != kNoBlock && row < num_values && column < vectors)
-        h[r][j] = __ldcs(reinterpret_cast<const float4*>(p.state + plan.read * p.block_stride) +
-                         row_at[r] + column);
-    }
+  for (int i = 0; i < kPasses; ++i) {
+    const int t = i * kPassTokens + tid / kTileRows;
+    if (t >= n || value_row >= num_values) continue;
+    v[i] = p.v.values[b * p.v.sequence + t * p.v.token + head * p.v.head + value];
+    beta[i] = p.beta[p.beta_per_value ? at_head(t) * p.value_dim + value : at_head(t)];
   }
-
+  const float g = tid < n ? p.g[at_head(tid)] : 0.0f;
   const int key_head = head / p.heads_per_key;
+#pragma unroll 1
   for (int job = warp; job < 2 * n; job += kDeltaWarps) {
     const int t = job / 2;
     const bool is_key = job % 2 == 1;
@@ -130,55 +125,97 @@ __global__ __launch_bounds__(kDeltaThreads) void delta_rule_decode_kernel(
                          b * src.sequence + t * src.token + key_head * src.head, p,
                          is_key ? 1.0f : p.scale);
   }
-  for (int i = tid; i < n * num_values; i += kDeltaThreads) {
-    const int t = i / num_values, row = i % num_values, value = first_value + row;
-    const int64_t at = at_head + int64_t{t} * p.num_value_heads;
-    v_shared[t][row] = p.v.values[b * p.v.sequence + t * p.v.token + head * p.v.head + value];
-    beta_shared[t][row] = p.beta[p.beta_per_value ? at * p.value_dim + value : at];
-  }
-  float decay[kMaxStepTokens];
 #pragma unroll
-  for (int t = 0; t < kMaxStepTokens; ++t)
-    decay[t] = t < n ? expf(p.g[at_head + int64_t{t} * p.num_value_heads]) : 1.0f;
-  __syncthreads();
+  for (int i = 0; i < kPasses; ++i) {
+    const int t = i * kPassTokens + tid / kTileRows;
+    if (t < n) v_shared[t][value_row] = v[i], beta_shared[t][value_row] = beta[i];
+  }
+  if (tid < n) decay_shared[tid] = expf(g);
+
+  const StepPlan plan = plan_step(p.table, b, length, n);
+  if (plan.faults != 0 && first_value == 0 && head == 0 && tid == 0)
+    atomicOr(p.status + b, plan.faults);
+  if (!plan.active || plan.refused) {
+    const float value = plan.refused ? __int_as_float(0x7fc00000) : 0.0f;
+    for (int i = tid; i < n * num_values; i += kDeltaThreads) {
+      const int64_t at = at_head(i / num_values);
+      store_output(p, at * p.value_dim + first_value + i % num_values, value);
+    }
+    return;  // the whole block
+  }
 
 #pragma unroll
-  for (int t = 0; t < kMaxStepTokens; ++t) {
-    if (t >= n) continue;
-    const int64_t output_at =
-        (at_head + int64_t{t} * p.num_value_heads) * p.value_dim + first_value;
+  for (int t = 0; t < kMaxStepTokens; ++t)
+    if (tid == t) write_shared[t] = plan.write[t];
+
+  float4 h[kRows][kVectors];
+  const int first_row = tid / kRowLanes;
+  // Of this thread's first float4 in a block of the pool, and from row to row.
+  const int64_t in_block = (int64_t{head} * p.value_dim + first_value + first_row) * vectors + lane;
+  const int row_step = kDeltaPassRows * vectors;
+  const float4* from =
+      reinterpret_cast<const float4*>(p.state + plan.read * p.block_stride) + in_block;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+      h[r][j] = float4{};
+      if (plan.read != kNoBlock && r * kDeltaPassRows + first_row < num_values &&
+          j * kRowLanes + lane < vectors)
+        h[r][j] = __ldcs(from + r * row_step + j * kRowLanes);
+    }
+  }
+
+  __syncthreads();
+
+#pragma unroll 1
+  for (int t = 0; t < n; ++t) {
+    const float decay = decay_shared[t];
+    float dot[kRows] = {}, out[kRows] = {}, d[kRows];
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+      const float4 k = k_shared[t][j * kRowLanes + lane];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        float4& x = h[r][j];
+        x.x *= decay, x.y *= decay, x.z *= decay, x.w *= decay;
+        dot[r] = fmaf(x.x, k.x, fmaf(x.y, k.y, fmaf(x.z, k.z, fmaf(x.w, k.w, dot[r]))));
+      }
+    }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int row = r * kDeltaPassRows + tid / kRowLanes;
-      const bool has_row = row < num_values;  // lanes without one still take part in the sums
-      float dot = 0;
+      const int row = r * kDeltaPassRows + first_row;
+      dot[r] = sum_of_lanes(dot[r], kRowLanes);  // lanes without a row still take part in the sums
+      d[r] = row < num_values ? beta_shared[t][row] * (v_shared[t][row] - dot[r]) : 0.0f;
+    }
 #pragma unroll
-      for (int j = 0; j < kVectors; ++j) {
-        const float4 k = k_shared[t][j * kRowLanes + lane];
-        float4& x = h[r][j];
-        x.x *= decay[t], x.y *= decay[t], x.z *= decay[t], x.w *= decay[t];
-        dot = fmaf(x.x, k.x, fmaf(x.y, k.y, fmaf(x.z, k.z, fmaf(x.w, k.w, dot))));
-      }
-      dot = sum_of_lanes(dot, kRowLanes);
-      const float d = has_row ? beta_shared[t][row] * (v_shared[t][row] - dot) : 0.0f;
-      float out = 0;
+    for (int j = 0; j < kVectors; ++j) {
+      const float4 k = k_shared[t][j * kRowLanes + lane];
+      const float4 q = q_shared[t][j * kRowLanes + lane];
 #pragma unroll
-      for (int j = 0; j < kVectors; ++j) {
-        const float4 k = k_shared[t][j * kRowLanes + lane];
-        const float4 q = q_shared[t][j * kRowLanes + lane];
+      for (int r = 0; r < kRows; ++r) {
         float4& x = h[r][j];
-        x.x = fmaf(d, k.x, x.x), x.y = fmaf(d, k.y, x.y);
-        x.z = fmaf(d, k.z, x.z), x.w = fmaf(d, k.w, x.w);
-        out = fmaf(x.x, q.x, fmaf(x.y, q.y, fmaf(x.z, q.z, fmaf(x.w, q.w, out))));
+        x.x = fmaf(d[r], k.x, x.x), x.y = fmaf(d[r], k.y, x.y);
+        x.z = fmaf(d[r], k.z, x.z), x.w = fmaf(d[r], k.w, x.w);
+        out[r] = fmaf(x.x, q.x, fmaf(x.y, q.y, fmaf(x.z, q.z, fmaf(x.w, q.w, out[r]))));
       }
-      out = sum_of_lanes(out, kRowLanes);
-      if (has_row && lane == 0) store_output(p, output_at + row, out);
-      if (has_row && plan.write[t] != kNoBlock) {
-        auto* to = reinterpret_cast<float4*>(p.state + plan.write[t] * p.block_stride) + row_at[r];
+    }
+    const int64_t block = write_shared[t];
+    if (block != kNoBlock) {
+      auto* to = reinterpret_cast<float4*>(p.state + block * p.block_stride) + in_block;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r)
 #pragma unroll
         for (int j = 0; j < kVectors; ++j)
-          if (j * kRowLanes + lane < vectors) __stcs(to + j * kRowLanes + lane, h[r][j]);
-      }
+          if (r * kDeltaPassRows + first_row < num_values && j * kRowLanes + lane < vectors)
+            __stcs(to + r * row_step + j * kRowLanes, h[r][j]);
+    }
+    const int64_t output_at = at_head(t) * p.value_dim + first_value;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int row = r * kDeltaPassRows + first_row;
+      out[r] = sum_of_lanes(out[r], kRowLanes);
+      if (row < num_values && lane == 0) store_output(p, output_at + row, out[r]);
     }
   }
 }

@@ -13,9 +13,14 @@ __device__ __forceinline__ void copy_async_16(void* shared, const void* global) 
                "l"(global)
                : "memory");
 }
-// Every copy of this thread has arrived; a barrier makes them visible to the others.
-__device__ __forceinline__ void wait_for_copies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
+// A group: this thread's copies since its last one, none too.
+__device__ __forceinline__ void end_copy_group() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// All but the thread's last kGroups groups have arrived; a barrier makes them visible to others.
+template <int kGroups>
+__device__ __forceinline__ void wait_for_copy_groups() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
 }  // namespace switchyard::cuda::ptx
