@@ -2,6 +2,7 @@
 #include "cuda/plan_rows.cuh"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/capacity.h"
 #include "cuda/ops.h"
@@ -20,10 +21,12 @@ void plan_rows_with(PlanRowsParams params, cudaStream_t stream) {
   const int64_t rows_to_clear =
       params.slot_of_row || params.row_expert ? params.num_buffer_rows : 0;
 
-  if (params.num_slots <= kThreads * kRounds && rows_to_clear <= kRowsClearedByOneBlock) {
+  if (params.num_slots <= kThreads * kMaxRounds && rows_to_clear <= kRowsClearedByOneBlock) {
     params.slots_per_block = static_cast<int>(align_up(params.num_slots, 32));
-    allow_smem(plan_rows_kernel<kWarps, true>, smem_bytes);
-    launch(plan_rows_kernel<kWarps, true>, 1, kThreads, smem_bytes, stream, params);
+    const auto kernel = params.num_slots <= kThreads ? plan_rows_kernel<kWarps, 1, true>
+                                                     : plan_rows_kernel<kWarps, kMaxRounds, true>;
+    allow_smem(kernel, smem_bytes);
+    launch(kernel, 1, kThreads, smem_bytes, stream, params);
     return;
   }
   const int64_t wanted = std::max(ceil_div(params.num_slots, kThreads),
@@ -32,8 +35,9 @@ void plan_rows_with(PlanRowsParams params, cudaStream_t stream) {
   params.slots_per_block = static_cast<int>(align_up(ceil_div(params.num_slots, blocks), 32));
   launch(count_slots_kernel<kThreads>, blocks, kThreads,
          static_cast<size_t>(params.num_experts) * sizeof(int32_t), stream, params);
-  allow_smem(plan_rows_kernel<kWarps, false>, smem_bytes);
-  launch(plan_rows_kernel<kWarps, false>, blocks, kThreads, smem_bytes, stream, params);
+  const auto kernel = plan_rows_kernel<kWarps, kMaxRounds, false>;
+  allow_smem(kernel, smem_bytes);
+  launch(kernel, blocks, kThreads, smem_bytes, stream, params);
 }
 
 }  // namespace
@@ -62,6 +66,7 @@ void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int r
       .top_k = static_cast<int>(ids.dim(1)),
       .num_experts = static_cast<int>(num_experts),
       .rank = rank,
+      .expert_bits = std::bit_width(static_cast<uint64_t>(num_experts)),
       .slots_per_block = 0};
   // Fewer warps for more experts: their histograms stay within 64 KiB.
   if (num_experts <= 1024)

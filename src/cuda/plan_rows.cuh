@@ -5,10 +5,10 @@
 // Few slots: one block does all. Else two kernels over the same blocks, each with a consecutive
 // chunk of slots: count_slots writes a chunk's counts per expert to scratch; plan_rows adds them up
 // and places its chunk. A block works in tiles of kRounds * 32 slots per warp, each warp on
-// consecutive ones, with a histogram per warp: lanes with equal experts find each other by
-// __match_any_sync, so a slot's rank never depends on who runs first.
-// Reads 4 bytes of ids (twice) and writes 4 bytes per slot, 4 * E per block of scratch: bound by
-// latency, a few dependent steps of a microsecond each.
+// consecutive ones, with a histogram per warp: lanes with equal experts find each other by votes,
+// so a slot's rank never depends on who runs first. Reads 4 bytes of ids (twice) and writes 4 bytes
+// per slot, 4 * E per block of scratch: bound by latency, a few dependent steps of a microsecond
+// each.
 #pragma once
 
 #include "cuda/launch.h"
@@ -17,8 +17,10 @@
 
 namespace switchyard::cuda {
 
-// Slots of a lane in one tile, in registers.
-inline constexpr int kRounds = 4;
+// Most slots of a lane in one tile, in registers.
+inline constexpr int kMaxRounds = 4;
+// Warps whose histograms one thread adds up: so many loads are on their way at a time.
+inline constexpr int kStripWarps = 8;
 
 struct PlanRowsParams {
   const int32_t* ids;       // [R_cap, K]
@@ -36,6 +38,7 @@ struct PlanRowsParams {
   bool masked;
   int num_slots;  // R_cap * K
   int top_k, num_experts, rank;
+  int expert_bits;      // every expert is below 2^bits - 1
   int slots_per_block;  // a multiple of 32
 };
 
@@ -69,6 +72,18 @@ __device__ __forceinline__ int expert_of(const PlanRowsParams& p, int slot, int 
   return slot < used_end && is_expert(id, p.num_experts) ? id : kNoExpert;
 }
 
+// The lanes that have the same expert, by one vote per bit: a third of the time of
+// __match_any_sync. kNoExpert has every bit set, as no expert has.
+__device__ __forceinline__ unsigned lanes_with(int expert, int bits) {
+  unsigned same = ~0u;
+  for (int b = 0; b < bits; ++b) {
+    const bool set = (expert >> b & 1) != 0;
+    const unsigned votes = __ballot_sync(~0u, set);
+    same &= set ? votes : ~votes;
+  }
+  return same;
+}
+
 // What no slot fills, shared out over the blocks; slots follow once all of it is written.
 __device__ __forceinline__ void clear_rows(const PlanRowsParams& p) {
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
@@ -94,7 +109,7 @@ __global__ __launch_bounds__(kThreads) void count_slots_kernel(
   for (int s = range.begin + static_cast<int>(threadIdx.x); s < range.begin + p.slots_per_block;
        s += kThreads) {
     const int e = expert_of(p, s, range.used_end);
-    const unsigned same = __match_any_sync(~0u, e);
+    const unsigned same = lanes_with(e, p.expert_bits);
     const bool leads = static_cast<int>(threadIdx.x % 32) == __ffs(same) - 1;
     if (leads && e != kNoExpert) atomicAdd(&block_counts[e], __popc(same));  // a sum commutes
   }
@@ -104,6 +119,7 @@ __global__ __launch_bounds__(kThreads) void count_slots_kernel(
 }
 
 // A lane's slots of one tile: its expert, and its rank among the warp's slots of that expert.
+template <int kRounds>
 struct LaneSlots {
   int expert[kRounds];
   int rank[kRounds];
@@ -111,28 +127,26 @@ struct LaneSlots {
 
 // The sum of `value` over the threads before this one. For whole blocks.
 template <int kWarps>
-__device__ __forceinline__ int64_t sum_before(int64_t value) {
-  __shared__ int64_t warp_sums[kWarps];
+__device__ __forceinline__ int sum_before(int value) {
+  __shared__ int warp_sums[kWarps];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int64_t inclusive = value;
+  int inclusive = value;
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
-    const int64_t other = __shfl_up_sync(~0u, inclusive, step);
+    const int other = __shfl_up_sync(~0u, inclusive, step);
     if (lane >= step) inclusive += other;
   }
   if (lane == 31) warp_sums[warp] = inclusive;
   __syncthreads();
-  int64_t before = lane < warp ? warp_sums[lane] : 0;
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) before += __shfl_xor_sync(~0u, before, step);
-  return before + inclusive - value;
+  return __reduce_add_sync(~0u, lane < warp ? warp_sums[lane] : 0) + inclusive - value;
 }
 
-// Counts one tile: fills `slots`, and histogram[w, e] = slots of expert e in warps 0 .. w.
-template <int kWarps>
-__device__ __forceinline__ void count_tile(LaneSlots& slots, uint16_t* histogram, int width,
-                                           const PlanRowsParams& p, int tile_begin, int rounds,
-                                           int used_end) {
+// Counts one tile: fills `slots`, and histogram[w, e] = slots of expert e in the warps of w's strip
+// up to w. Ends with a barrier.
+template <int kWarps, int kRounds>
+__device__ __forceinline__ void count_tile(LaneSlots<kRounds>& slots, uint16_t* histogram,
+                                           int width, const PlanRowsParams& p, int tile_begin,
+                                           int rounds, int used_end) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int first = tile_begin + warp * rounds * 32 + lane;
 #pragma unroll
@@ -146,7 +160,7 @@ __device__ __forceinline__ void count_tile(LaneSlots& slots, uint16_t* histogram
   for (int i = 0; i < kRounds; ++i) {
     if (i >= rounds) break;
     const int e = slots.expert[i];
-    const unsigned same = __match_any_sync(~0u, e);
+    const unsigned same = lanes_with(e, p.expert_bits);
     const int leader = __ffs(same) - 1;
     int before = 0;
     if (lane == leader && e != kNoExpert) {
@@ -159,19 +173,32 @@ __device__ __forceinline__ void count_tile(LaneSlots& slots, uint16_t* histogram
   __syncthreads();
 
   // Two experts per word: a tile has at most 4096 slots, so the halves never carry.
-  static_assert(kWarps * 32 * kRounds < 1 << 16 && kWarps % 8 == 0);
+  static_assert(kWarps * 32 * kRounds < 1 << 16 && kWarps % kStripWarps == 0);
   auto* words = reinterpret_cast<uint32_t*>(histogram);
-  for (int c = threadIdx.x; c < width / 2; c += kWarps * 32) {
-    uint32_t sum = 0;
-    for (int first_warp = 0; first_warp < kWarps; first_warp += 8) {  // 8 loads on their way
-      uint32_t counts[8];
+  const int columns = width / 2;
+  for (int i = threadIdx.x; i < columns * (kWarps / kStripWarps); i += kWarps * 32) {
+    const int strip = i / columns;
+    uint32_t* column = words + strip * kStripWarps * columns + (i - strip * columns);
+    uint32_t counts[kStripWarps], sum = 0;
 #pragma unroll
-      for (int w = 0; w < 8; ++w) counts[w] = words[(first_warp + w) * (width / 2) + c];
+    for (int w = 0; w < kStripWarps; ++w) counts[w] = column[w * columns];
 #pragma unroll
-      for (int w = 0; w < 8; ++w) words[(first_warp + w) * (width / 2) + c] = sum += counts[w];
-    }
+    for (int w = 0; w < kStripWarps; ++w) column[w * columns] = sum += counts[w];
   }
   __syncthreads();
+}
+
+// Slots of expert e in a counted tile that belong to the first `num_warps` warps.
+template <int kWarps>
+__device__ __forceinline__ int slots_of_warps(const uint16_t* histogram, int width, int e,
+                                              int num_warps) {
+  int sum = 0;
+#pragma unroll
+  for (int strip = 0; strip < kWarps / kStripWarps; ++strip) {
+    const int warps = min(num_warps - strip * kStripWarps, kStripWarps);
+    if (warps > 0) sum += histogram[(strip * kStripWarps + warps - 1) * width + e];
+  }
+  return sum;
 }
 
 // placed[e] = slots of e in earlier chunks, totals[e] = in all chunks. Ends with a barrier.
@@ -209,8 +236,9 @@ __device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsPara
   const int end = min(begin + experts_per_thread, p.num_experts);
   int64_t next = begin * p.capacity;
   if (!p.masked) {
-    int64_t rows = 0;
-    for (int e = begin; e < end; ++e) rows += padded_count(totals[e], p.alignment);
+    int rows = 0;  // row_of_slot has 32 bits, too
+    for (int e = begin; e < end; ++e)
+      rows += static_cast<int>(padded_count(totals[e], p.alignment));
     next = sum_before<kWarps>(rows);
   }
   int overflowing = INT_MAX, num_overflowing = 0;
@@ -243,10 +271,12 @@ __device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsPara
 }
 
 // Gives each slot of a counted tile its row.
-__device__ __forceinline__ void place_tile(const LaneSlots& slots, const uint16_t* histogram,
-                                           const int32_t* placed, const int32_t* first_row,
-                                           int width, const PlanRowsParams& p, int tile_begin,
-                                           int rounds, int end) {
+template <int kWarps, int kRounds>
+__device__ __forceinline__ void place_tile(const LaneSlots<kRounds>& slots,
+                                           const uint16_t* histogram, const int32_t* placed,
+                                           const int32_t* first_row, int width,
+                                           const PlanRowsParams& p, int tile_begin, int rounds,
+                                           int end) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int first = tile_begin + warp * rounds * 32 + lane;
   const int64_t limit = p.masked ? p.capacity : INT_MAX;
@@ -256,8 +286,8 @@ __device__ __forceinline__ void place_tile(const LaneSlots& slots, const uint16_
     if (i >= rounds || slot >= end) break;
     int row = kNoRow;
     if (e != kNoExpert) {
-      const int earlier_warps = warp == 0 ? 0 : histogram[(warp - 1) * width + e];
-      const int rank = placed[e] + earlier_warps + slots.rank[i];
+      const int rank =
+          placed[e] + slots_of_warps<kWarps>(histogram, width, e, warp) + slots.rank[i];
       if (rank < limit) {
         row = first_row[e] + rank;
         if (p.slot_of_row) p.slot_of_row[row] = slot;
@@ -269,7 +299,7 @@ __device__ __forceinline__ void place_tile(const LaneSlots& slots, const uint16_
 }
 
 // Step 2 of 2, or all of it when there is one block and its slots are one tile.
-template <int kWarps, bool kOneBlock>
+template <int kWarps, int kRounds, bool kOneBlock>
 __global__ __launch_bounds__(kWarps *
                              32) void plan_rows_kernel(const __grid_constant__ PlanRowsParams p) {
   constexpr int kThreads = kWarps * 32;
@@ -282,17 +312,18 @@ __global__ __launch_bounds__(kWarps *
 
   const SlotRange range(p);
   const int rounds = min((p.slots_per_block + kThreads - 1) / kThreads, kRounds);
-  LaneSlots slots;
+  LaneSlots<kRounds> slots;
   if constexpr (kOneBlock) {
     clear_rows(p);
-    count_tile<kWarps>(slots, histogram, width, p, range.begin, rounds, range.used_end);
+    count_tile<kWarps, kRounds>(slots, histogram, width, p, range.begin, rounds, range.used_end);
     for (int e = threadIdx.x; e < width; e += kThreads) {
       placed[e] = 0;
-      first_row[e] = histogram[(kWarps - 1) * width + e];
+      first_row[e] = slots_of_warps<kWarps>(histogram, width, e, kWarps);
     }
     __syncthreads();
     place_groups<kWarps>(first_row, p);
-    place_tile(slots, histogram, placed, first_row, width, p, range.begin, rounds, range.end);
+    place_tile<kWarps, kRounds>(slots, histogram, placed, first_row, width, p, range.begin, rounds,
+                                range.end);
   } else {
     sum_chunks<kThreads>(placed, first_row, width, p);
     place_groups<kWarps>(first_row, p);
@@ -300,11 +331,12 @@ __global__ __launch_bounds__(kWarps *
       if (tile != range.begin) {  // what the last tile placed comes before this one
         __syncthreads();
         for (int e = threadIdx.x; e < width; e += kThreads)
-          placed[e] += histogram[(kWarps - 1) * width + e];
+          placed[e] += slots_of_warps<kWarps>(histogram, width, e, kWarps);
         __syncthreads();
       }
-      count_tile<kWarps>(slots, histogram, width, p, tile, rounds, range.used_end);
-      place_tile(slots, histogram, placed, first_row, width, p, tile, rounds, range.end);
+      count_tile<kWarps, kRounds>(slots, histogram, width, p, tile, rounds, range.used_end);
+      place_tile<kWarps, kRounds>(slots, histogram, placed, first_row, width, p, tile, rounds,
+                                  range.end);
     }
   }
 }
