@@ -2,10 +2,12 @@
 // the CPU, whole layers against float64, graphs, and peers that do not come.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <thread>
 
 #include "switchyard/oracle.h"
 #include "testing/checkpoints.h"
@@ -426,13 +428,18 @@ TEST_P(PeerCuda, AnAbortOfTheHostEndsTheWaitOfEveryRankAtOnce) {
   const auto p = random_problem(
       small_config(), n, [](int) { return int64_t{40}; }, Skew::Balanced, 91);
   Said said(n);
+  std::atomic<int> waiting = 0;
   const auto start = std::chrono::steady_clock::now();
   run_gpu_ranks(GetParam(), [&](GpuRank& g) {
     const RankLayer rank(p, g, options_of(p, g, "masked"));
     g.everyone();
-    if (g.rank() == missing) return g.comm.abort("this rank has had enough");
+    if (g.rank() == missing) {
+      while (waiting < missing && seconds_since(start) < 20) std::this_thread::yield();
+      return g.comm.abort("this rank has had enough");
+    }
     said.listen(g.rank(), [&] {
       rank.layer->forward(rank.args());
+      ++waiting;
       rank.layer->wait(g.stream);
     });
   });
