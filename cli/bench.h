@@ -25,6 +25,8 @@ struct BenchArguments {
 // Prints a table or one JSON object; the exit code.
 int bench_on_cpu(const BenchArguments& arguments);
 int bench_on_cuda(const BenchArguments& arguments);
+// Several ranks on CUDA.
+int bench_over_ranks(const BenchArguments& arguments);
 int bench_linear_attention(const BenchArguments& arguments);
 
 }  // namespace switchyard::cli

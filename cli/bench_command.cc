@@ -64,9 +64,11 @@ int bench(BenchArguments& a) {
   const DeviceKind device = device_from(a.run.device);
   const bool cuda = device == DeviceKind::Cuda;
   if (a.run.ranks < 1 || a.repeat < 1) throw UsageError("--ranks and --repeat need at least 1");
-  if (cuda && (a.run.ranks != 1 || a.repeat < 20))
-    throw UsageError("--device cuda needs --ranks 1 and --repeat of at least 20");
-  if (a.linear_attention) return bench_linear_attention(a);
+  if (cuda && a.repeat < 20) throw UsageError("--device cuda needs --repeat of at least 20");
+  if (a.linear_attention) {
+    if (a.run.ranks != 1) throw UsageError("--linear-attention needs --ranks 1");
+    return bench_linear_attention(a);
+  }
   if (a.tokens.empty())
     a.tokens = cuda ? std::vector<int64_t>{1, 8, 32, 128, 512, 2048, 8192}
                     : std::vector<int64_t>{1, 8, 32, 128};
@@ -74,7 +76,8 @@ int bench(BenchArguments& a) {
     if (t < 0 || t > INT32_MAX)
       throw UsageError(fmt::format("--tokens={}, need 0 to 2147483647", t));
   a.source.open();
-  return cuda ? bench_on_cuda(a) : bench_on_cpu(a);
+  if (!cuda) return bench_on_cpu(a);
+  return a.run.ranks > 1 ? bench_over_ranks(a) : bench_on_cuda(a);
 }
 
 }  // namespace
@@ -156,6 +159,7 @@ Command add_bench(CLI::App& app) {
   c.footer(
       "Example:\n  switchyard bench --preset olmoe-1b-7b --tokens 1,32,512\n"
       "  switchyard bench --preset olmoe-1b-7b --device cuda --strategy all\n"
+      "  switchyard bench --preset olmoe-1b-7b --device cuda --ranks 2\n"
       "  switchyard bench --linear-attention --device cuda");
   return [a] { return bench(*a); };
 }

@@ -3,25 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
-#include <ctime>
+#include <array>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "bench.h"
+#include "bench_problem.h"
 #include "commands.h"
 #include "console.h"
-#include "device.h"
-#include "rows.h"
 #include "spot_check.h"
 #include "switchyard/measure.h"
 
 namespace switchyard::cli {
 namespace {
-
-// Above the roundings of activations and outputs to bf16 (2.5e-3), below any wrong row.
-constexpr double kMaxError = 4e-3;
 
 // A layer that was measured, or why it was not.
 struct Result {
@@ -34,41 +28,13 @@ struct Result {
   std::vector<OpTime> times;
 };
 
-std::vector<std::string> strategies(const std::string& wanted) {
-  if (wanted == "all") return {"contiguous", "masked", "hybrid"};
-  std::vector<std::string> names;
-  std::istringstream list(wanted);
-  for (std::string name; std::getline(list, name, ',');) names.push_back(name);
-  return names;
-}
-
-// The tensors of a forward, on the device, and what a few of its rows should be.
-struct Problem {
-  Problem(const MoeConfig& c, const LayerWeights& weights, Backend& backend,
+// A problem, and what a few of its rows should be.
+struct Problem : BenchProblem {
+  Problem(const MoeConfig& config, const LayerWeights& weights, Backend& backend,
           const std::string& kind, int64_t num_tokens)
-      : tokens(num_tokens),
-        host_hidden(random_rows(num_tokens, c.hidden, 7)),
-        routing(make_routing(kind, num_tokens, c.num_experts, c.top_k, 11)),
-        hidden(backend, DeviceKind::Cuda, ConstTensor(host_hidden.view())),
-        output(backend, DeviceKind::Cuda, DType::Bf16, {num_tokens, c.hidden}),
-        ids(backend, DeviceKind::Cuda, ConstTensor(routing.ids.data(), {num_tokens, c.top_k})),
-        router_weights(backend, DeviceKind::Cuda,
-                       ConstTensor(routing.weights.data(), {num_tokens, c.top_k})),
-        check(c, weights, backend, host_hidden, routing) {}
+      : BenchProblem(config, backend, kind, num_tokens),
+        check(config, std::array{PlacedWeights{&weights, &backend}}, host_hidden, routing) {}
 
-  ForwardArgs args() const {
-    return {.output = output.view(), .hidden = hidden.view(), .max_tokens = tokens};
-  }
-  ForwardArgs args_given_routing() const {
-    ForwardArgs a = args();
-    a.ids = ids.view(), a.weights = router_weights.view();
-    return a;
-  }
-
-  int64_t tokens;
-  Rows host_hidden;
-  Routing routing;
-  DeviceBuffer hidden, output, ids, router_weights;
   SpotCheck check;
 };
 
@@ -120,7 +86,7 @@ class CudaBench {
   void measure_tokens(int64_t tokens) {
     const Problem problem(config_, weights_, *backend_, a_.routing, tokens);
     active_experts_[tokens] = problem.routing.active_experts();
-    for (const auto& name : strategies(a_.run.strategy)) {
+    for (const auto& name : bench_strategies(a_.run.strategy)) {
       Result r;
       r.tokens = tokens;
       r.strategy = name;
@@ -144,11 +110,11 @@ class CudaBench {
     r.layout = layout_name(layer->forward(problem.args_given_routing()).layout);
     layer->wait();
     r.rel_error = problem.check.rel_error(problem.output.view(), *backend_);
-    if (!(r.rel_error <= kMaxError)) {
+    if (!(r.rel_error <= kMaxBenchError)) {
       r.problem = fmt::format(
           "result: rel_error={:.2e}, need at most {:.0e} against float64. "
           "Not timed.",
-          r.rel_error, kMaxError);
+          r.rel_error, kMaxBenchError);
       r.failed = true;
       return;
     }
@@ -161,15 +127,6 @@ class CudaBench {
   void add_gate(MoeLayer& layer, const Problem& problem, const MeasureOptions& how, Result& r) {
     for (const auto& time : measure_forward(layer, problem.args(), *backend_, how))
       if (time.op == "router" || time.op == "gate_topk" || time.is_layer()) r.times.push_back(time);
-  }
-
-  static std::string date() {
-    const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-    char text[32];
-    std::tm utc{};
-    gmtime_r(&now, &utc);
-    std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
-    return text;
   }
 
   void print_json() const {
@@ -195,7 +152,7 @@ class CudaBench {
                                  {"read_gbps", rates_.read_gbps},
                                  {"gemm_tflops", rates_.gemm_tflops},
                                  {"sm_clock_mhz", rates_.sm_clock_mhz},
-                                 {"date", date()},
+                                 {"date", utc_now()},
                                  {"commit", a_.commit},
                                  {"version", SWITCHYARD_VERSION},
                                  {"routing", a_.routing},

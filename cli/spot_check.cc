@@ -27,34 +27,50 @@ std::vector<int64_t> pick_tokens(const MoeConfig& c, int64_t num_tokens) {
 // The picked tokens' experts, renumbered without gaps, in memory of the host.
 class HostExperts {
  public:
-  HostExperts(Backend& backend, const LayerWeights& w, const std::set<int32_t>& used)
-      : backend_(backend) {
-    weights.experts = {w.experts.order, take(w.experts.w1, used), take(w.experts.w2, used),
-                       take(w.experts.b1, used), take(w.experts.b2, used)};
-    weights.shared = {w.shared.order, take(w.shared.w1), take(w.shared.w2), take(w.shared.gate)};
+  HostExperts(std::span<const PlacedWeights> ranks, const std::set<int32_t>& used)
+      : ranks_(ranks), used_(used) {
+    const LayerWeights& first = *ranks.front().weights;
+    weights.experts = {first.experts.order, take(&ExpertWeights::w1), take(&ExpertWeights::w2),
+                       take(&ExpertWeights::b1), take(&ExpertWeights::b2)};
+    weights.shared = {first.shared.order, take(first.shared.w1), take(first.shared.w2),
+                      take(first.shared.gate)};
   }
   LayerWeights weights;  // views of what this owns; no router
 
  private:
-  ConstTensor take(ConstTensor t, const std::set<int32_t>& used) {
-    if (!t.present()) return {};
-    std::vector<ConstTensor> slices;
-    slices.reserve(used.size());
-    for (const int32_t e : used) slices.push_back(t.rows(e, 1));
-    return join(slices, static_cast<int64_t>(used.size()));
+  struct Slice {
+    ConstTensor values;
+    Backend* backend;
+  };
+
+  ConstTensor take(ConstTensor ExpertWeights::*which) {
+    if (!(ranks_.front().weights->experts.*which).present()) return {};
+    std::vector<Slice> slices;
+    slices.reserve(used_.size());
+    for (const int32_t e : used_) {
+      const int64_t per_rank = (ranks_.front().weights->experts.*which).dim(0);
+      const auto& rank = ranks_[static_cast<size_t>(e / per_rank)];
+      slices.push_back({(rank.weights->experts.*which).rows(e % per_rank, 1), rank.backend});
+    }
+    return join(slices, static_cast<int64_t>(used_.size()));
   }
-  ConstTensor take(ConstTensor t) { return t.present() ? join({t}, t.dim(0)) : ConstTensor{}; }
-  ConstTensor join(const std::vector<ConstTensor>& slices, int64_t rows) {
-    const auto bytes = static_cast<size_t>(slices.front().bytes());
+  ConstTensor take(ConstTensor t) {
+    return t.present() ? join({{t, ranks_.front().backend}}, t.dim(0)) : ConstTensor{};
+  }
+  ConstTensor join(const std::vector<Slice>& slices, int64_t rows) {
+    const ConstTensor& first = slices.front().values;
+    const auto bytes = static_cast<size_t>(first.bytes());
     memory_.emplace_back(bytes * slices.size());
     auto* to = static_cast<std::byte*>(memory_.back().data());
-    for (size_t i = 0; i < slices.size(); ++i) copy_to_host(backend_, to + i * bytes, slices[i]);
-    Tensor joined(to, slices.front().dtype, slices.front().shape);
+    for (size_t i = 0; i < slices.size(); ++i)
+      copy_to_host(*slices[i].backend, to + i * bytes, slices[i].values);
+    Tensor joined(to, first.dtype, first.shape);
     joined.shape = joined.rows(0, rows).shape;
     return joined;
   }
 
-  Backend& backend_;
+  std::span<const PlacedWeights> ranks_;
+  const std::set<int32_t>& used_;
   std::vector<AlignedMemory> memory_;
 };
 
@@ -69,14 +85,14 @@ MoeConfig config_of(const MoeConfig& whole, int64_t num_experts) {
 
 }  // namespace
 
-SpotCheck::SpotCheck(const MoeConfig& config, const LayerWeights& weights, Backend& backend,
+SpotCheck::SpotCheck(const MoeConfig& config, std::span<const PlacedWeights> ranks,
                      const Rows& hidden, const Routing& routing)
     : tokens_(pick_tokens(config, hidden.num_rows())) {
   const int64_t h = config.hidden, k = config.top_k;
   std::set<int32_t> used;
   for (const int64_t t : tokens_)
     used.insert(routing.ids.begin() + t * k, routing.ids.begin() + (t + 1) * k);
-  const HostExperts experts(backend, weights, used);
+  const HostExperts experts(ranks, used);
   const MoeConfig compact = config_of(config, static_cast<int64_t>(used.size()));
 
   expected_.resize(tokens_.size() * static_cast<size_t>(h));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "routing.h"
@@ -11,12 +12,18 @@
 
 namespace switchyard::cli {
 
+// The weights of one rank, and where they are.
+struct PlacedWeights {
+  const LayerWeights* weights;
+  Backend* backend;
+};
+
 class SpotCheck {
  public:
-  // Copies the experts of a few tokens from the device and computes these on the host, in about a
-  // second.
-  SpotCheck(const MoeConfig& config, const LayerWeights& weights, Backend& backend,
-            const Rows& hidden, const Routing& routing);
+  // Copies the experts of a few tokens from the devices of all ranks, in order of rank, and
+  // computes these tokens on the host, in about a second.
+  SpotCheck(const MoeConfig& config, std::span<const PlacedWeights> ranks, const Rows& hidden,
+            const Routing& routing);
 
   // Relative L2 error of these tokens' rows of `output`, which is on the device.
   double rel_error(ConstTensor output, Backend& backend) const;

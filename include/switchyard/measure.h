@@ -47,14 +47,19 @@ struct MeasureOptions {
   int repeat = 20;         // runs whose median is taken
   bool cold = true;        // CUDA: nothing of the operands is in L2 when a run begins
   bool operations = true;  // each operation, too; else the layer alone
+  /// Several ranks on CUDA: called between what allocates memory and what peers wait for, on every
+  /// rank as often. Ranks that share a device must meet there (all_gather, say).
+  std::function<void()> meet = [] {};
 };
 
 /// Times `layer.forward(args)` on `backend`, which must be the layer's own: each operation in order
 /// of its first call, the layer last. The forward is collective, so every rank calls this.
 ///
 /// CUDA: the forward is captured into a graph and replayed, then each of its calls alone, in order,
-/// on what the calls before it left; `args.stream` is ignored. What ranks exchange shows in the
-/// layer's time only. CPU: by the host's clock, operations observed.
+/// on what the calls before it left; `args.stream` is ignored. Over several ranks its parts
+/// instead, "dispatch", "experts" and "combine", as they follow each other in one graph whose runs
+/// all ranks begin together; bytes of dispatch and combine are those that cross links, own rows
+/// left out. CPU: by the host's clock, operations observed.
 ///
 /// Throws what forward and wait throw.
 std::vector<OpTime> measure_forward(MoeLayer& layer, const ForwardArgs& args, Backend& backend,
@@ -69,8 +74,14 @@ std::vector<OpTime> measure_forward(MoeLayer& layer, const ForwardArgs& args, Ba
 OpTime measure_operation(const std::function<void(CUstream_st*)>& enqueue, Backend& backend,
                          const MeasureOptions& options = {});
 
-/// random_weights(config, 1, 0, seed), bit by bit, in memory of the backend's device and made
-/// there.
-LayerWeights random_device_weights(const MoeConfig& config, Backend& backend, uint64_t seed);
+/// GB/s of the driver's copy of `bytes` from the device of `from` to that of `to`, median of 20.
+/// Neither has other work meanwhile. Throws Error(Unsupported) for a CPU backend, and where one
+/// device cannot reach the other.
+double measure_link(Backend& from, Backend& to, int64_t bytes);
+
+/// random_weights(config, num_ranks, rank, seed), bit by bit, in memory of the backend's device and
+/// made there.
+LayerWeights random_device_weights(const MoeConfig& config, Backend& backend, uint64_t seed,
+                                   int num_ranks = 1, int rank = 0);
 
 }  // namespace switchyard

@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "base/backend.h"
+#include "base/require.h"
 #include "cuda/measure.h"
 #include "device/cuda_check.h"
 #include "device/cuda_rates.h"
@@ -80,6 +81,24 @@ DeviceRates measure_cuda_device(Backend& backend) {
   rates.sm_clock_mhz = sm_clock_mhz(backend, static_cast<int64_t*>(words.get()), *watch);
   rates.copy_gbps = copy_gbps(second.get(), first.get(), device.num_sms, *watch);
   return rates;
+}
+
+double measure_cuda_link(Backend& from, Backend& to, int64_t bytes) {
+  const int source = from.memory().ordinal(), target = to.memory().ordinal();
+  const std::string why = from.memory().reach(target);
+  SWITCHYARD_REQUIRE(why.empty(), Unsupported, "measure_link: ", why,
+                     ". Use devices that are linked.");
+  to.memory().make_current();
+  const auto dst = to.memory().allocate(static_cast<size_t>(bytes));
+  from.memory().make_current();
+  const auto src = from.memory().allocate(static_cast<size_t>(bytes));
+  fill_random(Tensor(src.get(), DType::Bf16, {bytes / 2}, DeviceKind::Cuda), 1, -1, 1, 1.0f);
+  const auto watch = make_cuda_stopwatch(from);
+  const double us = median_us(*watch, [&](cudaStream_t stream) {
+    SWITCHYARD_CUDA_CHECK(cudaMemcpyPeerAsync(dst.get(), target, src.get(), source,
+                                              static_cast<size_t>(bytes), stream));
+  });
+  return static_cast<double>(bytes) / us * 1e-3;
 }
 
 }  // namespace switchyard

@@ -28,9 +28,16 @@ Event make_event() {
   return Event(event);
 }
 
+double us_between(const Event& begin, const Event& end) {
+  float ms = 0;
+  SWITCHYARD_CUDA_CHECK(cudaEventElapsedTime(&ms, begin.get(), end.get()));
+  return double{ms} * 1e3;
+}
+
 GraphExec capture(const Enqueue& enqueue, cudaStream_t stream) {
   cudaGraph_t raw = nullptr;
-  SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  // Of this thread alone: ranks are threads, and others may allocate meanwhile.
+  SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
   try {
     enqueue(stream);
   } catch (...) {
@@ -72,10 +79,35 @@ class CudaStopwatch final : public Stopwatch {
     }
     SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
     std::vector<double> us;
-    for (size_t i = 0; i < begin.size(); ++i) {
-      float ms = 0;
-      SWITCHYARD_CUDA_CHECK(cudaEventElapsedTime(&ms, begin[i].get(), end[i].get()));
-      us.push_back(double{ms} * 1e3);
+    for (size_t i = 0; i < begin.size(); ++i) us.push_back(us_between(begin[i], end[i]));
+    return us;
+  }
+
+  std::vector<std::vector<double>> replay_parts(const Enqueue& lead_in,
+                                                std::span<const Enqueue> parts,
+                                                const std::function<void()>& ready, int repeat,
+                                                Cache cache) override {
+    std::vector<Event> events;
+    for (size_t i = 0; i <= parts.size(); ++i) events.push_back(make_event());
+    const auto record = [&](size_t i, cudaStream_t stream) {  // anew by each replay
+      SWITCHYARD_CUDA_CHECK(
+          cudaEventRecordWithFlags(events[i].get(), stream, cudaEventRecordExternal));
+    };
+    const GraphExec graph = capture(
+        [&](cudaStream_t stream) {
+          lead_in(stream);
+          record(0, stream);
+          for (size_t i = 0; i < parts.size(); ++i) parts[i](stream), record(i + 1, stream);
+        },
+        stream_.get());
+    ready();
+    std::vector<std::vector<double>> us(parts.size());
+    for (int run = -1; run < repeat; ++run) {  // one that warms up
+      if (cache == Cache::Cold) flush();
+      SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(graph.get(), stream_.get()));
+      SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
+      for (size_t i = 0; run >= 0 && i < parts.size(); ++i)
+        us[i].push_back(us_between(events[i], events[i + 1]));
     }
     return us;
   }

@@ -36,6 +36,10 @@ DeviceRates measure_cuda_device(Backend&) {
   refuse("measure_device");
 }
 
+double measure_cuda_link(Backend&, Backend&, int64_t) {
+  refuse("measure_link");
+}
+
 void fill_random(Tensor, uint64_t, int64_t, int, float) {
   refuse("random_device_weights");
 }

@@ -7,15 +7,17 @@
 
 namespace switchyard {
 
-LayerWeights random_device_weights(const MoeConfig& config, Backend& backend, uint64_t seed) {
-  if (backend.kind() == DeviceKind::Cpu) return random_weights(config, 1, 0, seed);
-  const auto bytes = static_cast<size_t>(weight_bytes(config, 1));
+LayerWeights random_device_weights(const MoeConfig& config, Backend& backend, uint64_t seed,
+                                   int num_ranks, int rank) {
+  if (backend.kind() == DeviceKind::Cpu) return random_weights(config, num_ranks, rank, seed);
+  const auto bytes = static_cast<size_t>(weight_bytes(config, num_ranks));
   auto memory = backend.memory().allocate(bytes);
   Arena arena({memory.get(), bytes}, backend.kind());
-  WeightBlock block = WeightBlock::take(arena, config, 1);
+  WeightBlock block = WeightBlock::take(arena, config, num_ranks);
   block.memory = std::move(memory);
   for (const auto& r : random_tensors(block, config))
-    fill_random(r.tensor, seed, r.by_expert ? 0 : -1, r.number, r.range);
+    fill_random(r.tensor, seed, r.by_expert ? rank * (config.num_experts / num_ranks) : -1,
+                r.number, r.range);
   return block.view();
 }
 

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string_view>
+#include <utility>
 
 #include "base/backend.h"
 #include "base/require.h"
@@ -76,7 +78,9 @@ class CudaMeasurement {
   }
 
   std::vector<OpTime> run() {
+    options_.meet();
     record();
+    if (find_call(0, "post_counts") < calls_.calls().size()) return run_over_ranks();
     OpTime whole = timed(layer_name(args_), [this](CUstream_st*) { layer_.forward(args_); });
     layer_.wait(watch_->stream());
     // The recorded forward left its buffers as its first call found them, or better.
@@ -90,6 +94,66 @@ class CudaMeasurement {
   }
 
  private:
+  // The next call of `op` from `first` on, or the end.
+  size_t find_call(size_t first, const char* op) const {
+    const auto& calls = calls_.calls();
+    while (first < calls.size() && std::string_view(calls[first].op) != op) ++first;
+    return first;
+  }
+
+  Enqueue calls_between(size_t begin, size_t end) const {
+    return [this, begin, end](CUstream_st* stream) {
+      for (size_t i = begin; i < end; ++i) calls_.calls()[i].run(stream);
+    };
+  }
+
+  // What the parts of a forward over ranks have to do; of dispatch and combine what crosses links.
+  struct PartWork {
+    Work dispatch, combine, layer;
+  };
+  PartWork part_work() {
+    PartWork w;
+    for (const OpCall& call : calls_.calls()) {
+      const Work work = call.work([this](ConstTensor t) { return read_i32(t); });
+      (std::string_view(call.op) == "push_rows" ? w.dispatch : w.combine).bytes += work.link_bytes;
+      if (std::string_view(call.op) == "router") continue;  // as in measure
+      w.layer.bytes += work.weight_bytes;
+      if (work.weight_bytes > 0) w.layer.flops += work.flops;
+    }
+    w.layer.bytes += static_cast<double>(args_.hidden.bytes() + args_.output.bytes());
+    return w;
+  }
+
+  // No call can run without those that peers wait for, so the parts of a forward are timed where
+  // they stand. Each run begins by an exchange of counts that leads to nothing, so that all ranks
+  // start together.
+  std::vector<OpTime> run_over_ranks() {
+    const size_t end = calls_.calls().size();
+    const size_t post = find_call(0, "post_counts"), await = find_call(post, "await_counts");
+    const size_t plan = find_call(0, "plan_rows"), meet = find_call(plan, "meet_peers");
+    const auto time = [&](const std::vector<Enqueue>& parts) {
+      const auto cache = options_.cold ? Cache::Cold : Cache::Warm;
+      return watch_->replay_parts(calls_between(post, await + 1), parts, options_.meet,
+                                  options_.repeat, cache);
+    };
+    std::vector<OpTime> lines;
+    const auto add = [&](const char* op, const std::vector<double>& us, const Work& work) {
+      const Spread s = spread_of(us);
+      lines.push_back({op, s.median, s.min, s.max, work.bytes, work.flops});
+    };
+    const PartWork work = part_work();
+    if (options_.operations) {
+      const auto us =
+          time({calls_between(0, plan), calls_between(plan, meet), calls_between(meet, end)});
+      add("dispatch", us[0], work.dispatch);
+      add("experts", us[1], work.layer);
+      add("combine", us[2], work.combine);
+    }
+    add(layer_name(args_), time({calls_between(0, end)})[0], work.layer);
+    layer_.wait(watch_->stream());
+    return lines;
+  }
+
   // An ordinary forward, so that kernels are loaded and errors come before anything is captured.
   void record() {
     {
@@ -217,6 +281,15 @@ DeviceRates measure_device(Backend& backend) {
                      "measure_device: device=cpu, rates are measured of CUDA devices. Use ",
                      "make_cuda_backend.");
   return measure_cuda_device(backend);
+}
+
+double measure_link(Backend& from, Backend& to, int64_t bytes) {
+  SWITCHYARD_REQUIRE(from.kind() == DeviceKind::Cuda && to.kind() == DeviceKind::Cuda, Unsupported,
+                     "measure_link: device=cpu, links are between CUDA devices. Use ",
+                     "make_cuda_backend.");
+  SWITCHYARD_REQUIRE(bytes >= 2, ShapeMismatch, "measure_link: bytes=", bytes,
+                     ", need at least 2.");
+  return measure_cuda_link(from, to, bytes);
 }
 
 double floor_us(const OpTime& time, const DeviceRates& rates) {

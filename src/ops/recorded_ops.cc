@@ -22,6 +22,16 @@ double filled_slots(const ReadI32& read, ConstTensor row_of_slot, int64_t num_ro
                              std::count(row.begin(), row.end(), kNoRow));
 }
 
+// Rows that go to ranks other than `rank`, or come from them: return_row i32 [T, P].
+double rows_of_others(const ReadI32& read, ConstTensor return_row, int rank) {
+  const auto row = read(return_row);
+  const auto num_ranks = static_cast<size_t>(return_row.dim(1));
+  double count = 0;
+  for (size_t i = 0; i < row.size(); ++i)
+    count += row[i] != kNoRow && i % num_ranks != static_cast<size_t>(rank);
+  return count;
+}
+
 int64_t rows_in(const ReadI32& read, ConstTensor num_rows) {
   return read(num_rows).front();
 }
@@ -256,7 +266,9 @@ void RecordedOps::push_rows(const PeerWindow& window, const PeerRows& dst, Const
         },
         [=](const ReadI32& read) {
           const double sent = filled_slots(read, return_row, return_row.dim(0));
-          return Work{bytes_of(rows) + row_bytes(rows, sent) + 2 * row_bytes(ids, sent), 0, 0};
+          const double per_row = row_bytes(rows, 1) + 2 * row_bytes(ids, 1);
+          return Work{bytes_of(rows) + sent * per_row, 0, 0,
+                      rows_of_others(read, return_row, window.rank) * per_row};
         }},
        stream);
 }
@@ -280,7 +292,8 @@ void RecordedOps::pull_sums(const PeerWindow& window, Tensor dst, ConstTensor pa
           const auto rows = static_cast<double>(dst.dim(0));
           const double partials = filled_slots(read, return_row, dst.dim(0));
           return Work{row_bytes(partial, partials) + bytes_of(dst) + addend_bytes(addend, rows),
-                      partials * static_cast<double>(dst.dim(1)), 0};
+                      partials * static_cast<double>(dst.dim(1)), 0,
+                      rows_of_others(read, return_row, window.rank) * row_bytes(partial, 1)};
         }},
        stream);
 }

@@ -13,6 +13,7 @@ struct Work {
   double bytes = 0;
   double flops = 0;
   double weight_bytes = 0;  // of a GEMM: the weights of its active experts, part of bytes
+  double link_bytes = 0;    // between this rank and others, part of bytes
 };
 
 // The values of an i32 tensor, wherever it lives.

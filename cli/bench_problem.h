@@ -1,0 +1,45 @@
+// cli/bench_problem.h -- the tensors of a forward of one rank, on its device, and how benchmarks
+// name strategies.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "device.h"
+#include "routing.h"
+#include "rows.h"
+#include "switchyard/layer.h"
+
+namespace switchyard::cli {
+
+// Above the roundings of activations and outputs to bf16 (2.5e-3), below any wrong row.
+inline constexpr double kMaxBenchError = 4e-3;
+
+struct BenchProblem {
+  // Random rows and routing of the kind that make_routing knows, other ones for every rank.
+  BenchProblem(const MoeConfig& config, Backend& backend, const std::string& kind,
+               int64_t num_tokens, int rank = 0);
+
+  ForwardArgs args() const {
+    return {.output = output.view(), .hidden = hidden.view(), .max_tokens = tokens};
+  }
+  ForwardArgs args_given_routing() const {
+    ForwardArgs a = args();
+    a.ids = ids.view(), a.weights = router_weights.view();
+    return a;
+  }
+
+  int64_t tokens;
+  Rows host_hidden;
+  Routing routing;
+  DeviceBuffer hidden, output, ids, router_weights;
+};
+
+// The strategies of a list "A,B"; of "all" the three layouts.
+std::vector<std::string> bench_strategies(const std::string& wanted);
+
+// "2026-11-25T09:30:00Z"
+std::string utc_now();
+
+}  // namespace switchyard::cli

@@ -1,0 +1,257 @@
+// cli/bench_ranks.cc -- switchyard bench --device cuda --ranks P: dispatch, experts and combine of
+// a forward over ranks, beside the driver's copy of as many bytes over the same link.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "bench.h"
+#include "bench_problem.h"
+#include "commands.h"
+#include "console.h"
+#include "ranks.h"
+#include "spot_check.h"
+#include "switchyard/measure.h"
+
+namespace switchyard::cli {
+namespace {
+
+// A part of a forward: of all ranks the longest time and the most bytes.
+struct Row {
+  int64_t tokens;  // of each rank
+  std::string strategy, layout;
+  OpTime time;
+  double link_gbps = 0;  // of a copy of as many bytes; 0: nothing crosses a link
+  double floor_us = 0;
+};
+
+struct Refusal {
+  int64_t tokens;
+  std::string strategy, problem;
+  bool failed;  // a wrong result; else the strategy does not go with the request
+};
+
+// What ranks leave for each other between two meetings.
+struct Shared {
+  explicit Shared(int num_ranks)
+      : weights(static_cast<size_t>(num_ranks)),
+        times(static_cast<size_t>(num_ranks)),
+        errors(static_cast<size_t>(num_ranks)) {}
+
+  std::vector<PlacedWeights> weights;
+  std::vector<std::vector<OpTime>> times;
+  std::vector<double> errors;  // relative, of a few tokens
+};
+
+class RanksBench {
+ public:
+  explicit RanksBench(const BenchArguments& a)
+      : a_(a), config_(a.source.config()), shared_(a.run.ranks) {
+    if (a.routed_only) config_.shared = {};
+  }
+
+  void run() {
+    const auto progress = progress_on_terminal("measuring");
+    run_local_ranks(a_.run.ranks, [&](Communicator& comm) {
+      const auto backend = make_backend(a_.run.layer_options(0), comm.size(), comm.rank());
+      LayerWeights weights = weights_of(comm, *backend);
+      if (a_.routed_only) weights.shared = {};
+      shared_.weights[static_cast<size_t>(comm.rank())] = {&weights, backend.get()};
+      meet(comm);
+      if (comm.rank() == 0) rates_ = measure_device(*backend);
+      meet(comm);
+      for (size_t i = 0; i < a_.tokens.size(); ++i) {
+        if (a_.tokens[i] > 0) measure_tokens(comm, backend, weights, a_.tokens[i]);
+        if (progress && comm.rank() == 0)
+          progress(static_cast<int64_t>(i + 1), static_cast<int64_t>(a_.tokens.size()));
+      }
+    });
+  }
+
+  int print() const {
+    a_.json ? print_json() : print_table();
+    return std::any_of(refusals_.begin(), refusals_.end(), [](const auto& r) { return r.failed; })
+               ? kFailed
+               : kGood;
+  }
+
+ private:
+  LayerWeights weights_of(Communicator& comm, Backend& backend) const {
+    if (a_.source.stored_format() == "random")
+      return random_device_weights(config_, backend, 0, comm.size(), comm.rank());
+    return to_device(a_.source.weights(comm.size(), comm.rank(), {}), config_, comm.size(),
+                     backend);
+  }
+
+  void measure_tokens(Communicator& comm, const std::shared_ptr<Backend>& backend,
+                      const LayerWeights& weights, int64_t tokens) {
+    const BenchProblem problem(config_, *backend, a_.routing, tokens, comm.rank());
+    const SpotCheck check(config_, shared_.weights, problem.host_hidden, problem.routing);
+    for (const auto& name : bench_strategies(a_.run.strategy)) {
+      LayerOptions options = a_.run.layer_options(tokens);
+      options.strategy = name;
+      options.backend = backend;
+      meet(comm);
+      std::unique_ptr<MoeLayer> layer;
+      try {
+        layer = MoeLayer::create(config_, weights, comm, options);
+      } catch (const Error& e) {  // on every rank
+        if (e.code() != Errc::Unsupported) throw;
+        if (comm.rank() == 0) refusals_.push_back({tokens, name, e.what(), false});
+        continue;
+      }
+      measure(comm, *backend, *layer, problem, check);
+      meet(comm);  // before the layer's memory goes
+    }
+    meet(comm);
+  }
+
+  void measure(Communicator& comm, Backend& backend, MoeLayer& layer, const BenchProblem& problem,
+               const SpotCheck& check) {
+    const auto at = static_cast<size_t>(comm.rank());
+    const auto stream = make_stream(backend);
+    ForwardArgs args = problem.args_given_routing();
+    args.stream = stream.get();
+    meet(comm);
+    const std::string layout = layout_name(layer.forward(args).layout);
+    layer.wait(stream.get());
+    shared_.errors[at] = check.rel_error(problem.output.view(), backend);
+    meet(comm);
+    const double worst = *std::max_element(shared_.errors.begin(), shared_.errors.end());
+    if (!(worst <= kMaxBenchError)) {
+      if (comm.rank() == 0)
+        refusals_.push_back({problem.tokens, layer.strategy().name,
+                             fmt::format("result: rel_error={:.2e}, need at most {:.0e} against "
+                                         "float64. Not timed.",
+                                         worst, kMaxBenchError),
+                             true});
+      return;
+    }
+    shared_.times[at] = measure_forward(
+        layer, args, backend, {.repeat = a_.repeat, .meet = [&comm] { cli::meet(comm); }});
+    meet(comm);
+    if (comm.rank() == 0) add_rows(problem.tokens, layer.strategy().name, layout);
+  }
+
+  void add_rows(int64_t tokens, const std::string& strategy, const std::string& layout) {
+    for (size_t i = 0; i < shared_.times[0].size(); ++i) {
+      Row row{tokens, strategy, layout, shared_.times[0][i]};
+      for (const auto& rank : shared_.times) {
+        row.time.us = std::max(row.time.us, rank[i].us);
+        row.time.min_us = std::max(row.time.min_us, rank[i].min_us);
+        row.time.max_us = std::max(row.time.max_us, rank[i].max_us);
+        row.time.bytes = std::max(row.time.bytes, rank[i].bytes);
+        row.time.flops = std::max(row.time.flops, rank[i].flops);
+      }
+      const bool links = row.time.op == "dispatch" || row.time.op == "combine";
+      if (links && row.time.bytes >= 2) {
+        row.link_gbps = link_gbps(static_cast<int64_t>(row.time.bytes));
+        row.floor_us = row.time.bytes / row.link_gbps * 1e-3;
+      } else if (!links) {
+        OpTime layer = row.time;  // "experts" have the floor of a layer
+        layer.op = "layer";
+        row.floor_us = floor_us(layer, rates_);
+      }
+      rows_.push_back(std::move(row));
+    }
+  }
+
+  // From rank 0 to rank 1, whatever devices these have.
+  double link_gbps(int64_t bytes) {
+    double& gbps = link_gbps_[bytes];
+    if (gbps == 0)
+      gbps = measure_link(*shared_.weights[0].backend, *shared_.weights[1].backend, bytes);
+    return gbps;
+  }
+
+  void print_json() const {
+    nlohmann::json rows = nlohmann::json::array(), refusals = nlohmann::json::array();
+    for (const auto& r : rows_)
+      rows.push_back({{"tokens", r.tokens},
+                      {"strategy", r.strategy},
+                      {"layout", r.layout},
+                      {"op", r.time.op},
+                      {"us", r.time.us},
+                      {"us_min", r.time.min_us},
+                      {"us_max", r.time.max_us},
+                      {"floor_us", r.floor_us},
+                      {"link_gbps", r.link_gbps},
+                      {"bytes", r.time.bytes},
+                      {"flops", r.time.flops}});
+    for (const auto& r : refusals_)
+      refusals.push_back({{"tokens", r.tokens},
+                          {"strategy", r.strategy},
+                          {"problem", r.problem},
+                          {"failed", r.failed}});
+    const nlohmann::json json = {{"layer", a_.source.name()},
+                                 {"config",
+                                  {{"hidden", config_.hidden},
+                                   {"intermediate", config_.intermediate},
+                                   {"experts", config_.num_experts},
+                                   {"top_k", config_.top_k}}},
+                                 {"ranks", a_.run.ranks},
+                                 {"devices", num_devices()},
+                                 {"device", rates_.name},
+                                 {"driver", rates_.driver},
+                                 {"read_gbps", rates_.read_gbps},
+                                 {"gemm_tflops", rates_.gemm_tflops},
+                                 {"sm_clock_mhz", rates_.sm_clock_mhz},
+                                 {"date", utc_now()},
+                                 {"commit", a_.commit},
+                                 {"version", SWITCHYARD_VERSION},
+                                 {"routing", a_.routing},
+                                 {"repeat", a_.repeat},
+                                 {"l2", "cold"},
+                                 {"rows", rows},
+                                 {"refusals", refusals}};
+    fmt::print("{}\n", json.dump());
+  }
+
+  int num_devices() const {
+    return std::min(a_.run.ranks, describe_device(DeviceKind::Cuda).num_devices);
+  }
+
+  void print_table() const {
+    fmt::print("layer     {}\n          {}\n", a_.source.name(), describe(config_));
+    fmt::print("ranks     {} on {} of {}, driver {}, version {}\n", a_.run.ranks, num_devices(),
+               rates_.name, rates_.driver, SWITCHYARD_VERSION);
+    fmt::print(
+        "measured  read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
+        "          cold L2, one CUDA graph per rank, medians of {}, the slowest rank, {} routing\n"
+        "          floor of dispatch and combine: the driver's copy of the bytes that leave a rank\n"
+        "\n",
+        rates_.read_gbps, rates_.gemm_tflops, rates_.sm_clock_mhz, a_.repeat, a_.routing);
+    Table table({"<tokens  strategy", "<part", "us", "floor us", "x floor", "MB", "GB/s"});
+    for (const auto& r : rows_) {
+      const double floor = r.floor_us;
+      table.add({fmt::format("{:>6}  {}", r.tokens, r.strategy), r.time.op,
+                 fmt::format("{:.1f}", r.time.us), fmt::format("{:.1f}", floor),
+                 floor > 0 ? fmt::format("{:.2f}", r.time.us / floor) : "-",
+                 fmt::format("{:.2f}", r.time.bytes * 1e-6),
+                 fmt::format("{:.0f}", r.time.bytes / r.time.us * 1e-3)});
+    }
+    fmt::print("{}", table.text());
+    for (const auto& r : refusals_)
+      fmt::print("{} tokens, {}: {} {}\n", r.tokens, r.strategy,
+                 r.failed ? "FAILED," : "left out,", r.problem);
+  }
+
+  const BenchArguments& a_;
+  MoeConfig config_;
+  Shared shared_;
+  DeviceRates rates_;
+  std::map<int64_t, double> link_gbps_;
+  std::vector<Row> rows_;
+  std::vector<Refusal> refusals_;
+};
+
+}  // namespace
+
+int bench_over_ranks(const BenchArguments& arguments) {
+  RanksBench bench(arguments);
+  bench.run();
+  return bench.print();
+}
+
+}  // namespace switchyard::cli
