@@ -219,7 +219,8 @@ class RanksBench {
     fmt::print(
         "measured  read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
         "          cold L2, one CUDA graph per rank, medians of {}, the slowest rank, {} routing\n"
-        "          floor of dispatch and combine: the driver's copy of the bytes that leave a rank\n"
+        "          floor of dispatch and combine: the driver's copy of the bytes that leave a "
+        "rank\n"
         "\n",
         rates_.read_gbps, rates_.gemm_tflops, rates_.sm_clock_mhz, a_.repeat, a_.routing);
     Table table({"<tokens  strategy", "<part", "us", "floor us", "x floor", "MB", "GB/s"});
@@ -233,8 +234,8 @@ class RanksBench {
     }
     fmt::print("{}", table.text());
     for (const auto& r : refusals_)
-      fmt::print("{} tokens, {}: {} {}\n", r.tokens, r.strategy,
-                 r.failed ? "FAILED," : "left out,", r.problem);
+      fmt::print("{} tokens, {}: {} {}\n", r.tokens, r.strategy, r.failed ? "FAILED," : "left out,",
+                 r.problem);
   }
 
   const BenchArguments& a_;

@@ -94,11 +94,14 @@ double measure_cuda_link(Backend& from, Backend& to, int64_t bytes) {
   const auto src = from.memory().allocate(static_cast<size_t>(bytes));
   fill_random(Tensor(src.get(), DType::Bf16, {bytes / 2}, DeviceKind::Cuda), 1, -1, 1, 1.0f);
   const auto watch = make_cuda_stopwatch(from);
-  const double us = median_us(*watch, [&](cudaStream_t stream) {
-    SWITCHYARD_CUDA_CHECK(cudaMemcpyPeerAsync(dst.get(), target, src.get(), source,
-                                              static_cast<size_t>(bytes), stream));
-  });
-  return static_cast<double>(bytes) / us * 1e-3;
+  auto us = watch->repeat(
+      [&](cudaStream_t stream) {
+        SWITCHYARD_CUDA_CHECK(cudaMemcpyPeerAsync(dst.get(), target, src.get(), source,
+                                                  static_cast<size_t>(bytes), stream));
+      },
+      kRepeat, Cache::Warm);
+  std::nth_element(us.begin(), us.begin() + kRepeat / 2, us.end());
+  return static_cast<double>(bytes) / us[kRepeat / 2] * 1e-3;
 }
 
 }  // namespace switchyard

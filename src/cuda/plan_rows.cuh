@@ -18,9 +18,7 @@
 namespace switchyard::cuda {
 
 // Most slots of a lane in one tile, in registers.
-inline constexpr int kMaxRounds = 4;
-// Warps whose histograms one thread adds up: so many loads are on their way at a time.
-inline constexpr int kStripWarps = 8;
+inline constexpr int kMaxRounds = 2;
 
 struct PlanRowsParams {
   const int32_t* ids;       // [R_cap, K]
@@ -141,8 +139,7 @@ __device__ __forceinline__ int sum_before(int value) {
   return __reduce_add_sync(~0u, lane < warp ? warp_sums[lane] : 0) + inclusive - value;
 }
 
-// Counts one tile: fills `slots`, and histogram[w, e] = slots of expert e in the warps of w's strip
-// up to w. Ends with a barrier.
+// Counts one tile: fills `slots`, and histogram[w, e] = slots of expert e in warps 0 .. w.
 template <int kWarps, int kRounds>
 __device__ __forceinline__ void count_tile(LaneSlots<kRounds>& slots, uint16_t* histogram,
                                            int width, const PlanRowsParams& p, int tile_begin,
@@ -172,33 +169,20 @@ __device__ __forceinline__ void count_tile(LaneSlots<kRounds>& slots, uint16_t* 
   }
   __syncthreads();
 
-  // Two experts per word: a tile has at most 4096 slots, so the halves never carry.
-  static_assert(kWarps * 32 * kRounds < 1 << 16 && kWarps % kStripWarps == 0);
+  // Two experts per word: a tile has at most 2048 slots, so the halves never carry.
+  static_assert(kWarps * 32 * kRounds < 1 << 16 && kWarps % 8 == 0);
   auto* words = reinterpret_cast<uint32_t*>(histogram);
-  const int columns = width / 2;
-  for (int i = threadIdx.x; i < columns * (kWarps / kStripWarps); i += kWarps * 32) {
-    const int strip = i / columns;
-    uint32_t* column = words + strip * kStripWarps * columns + (i - strip * columns);
-    uint32_t counts[kStripWarps], sum = 0;
+  for (int c = threadIdx.x; c < width / 2; c += kWarps * 32) {
+    uint32_t sum = 0;
+    for (int first_warp = 0; first_warp < kWarps; first_warp += 8) {  // 8 loads on their way
+      uint32_t counts[8];
 #pragma unroll
-    for (int w = 0; w < kStripWarps; ++w) counts[w] = column[w * columns];
+      for (int w = 0; w < 8; ++w) counts[w] = words[(first_warp + w) * (width / 2) + c];
 #pragma unroll
-    for (int w = 0; w < kStripWarps; ++w) column[w * columns] = sum += counts[w];
+      for (int w = 0; w < 8; ++w) words[(first_warp + w) * (width / 2) + c] = sum += counts[w];
+    }
   }
   __syncthreads();
-}
-
-// Slots of expert e in a counted tile that belong to the first `num_warps` warps.
-template <int kWarps>
-__device__ __forceinline__ int slots_of_warps(const uint16_t* histogram, int width, int e,
-                                              int num_warps) {
-  int sum = 0;
-#pragma unroll
-  for (int strip = 0; strip < kWarps / kStripWarps; ++strip) {
-    const int warps = min(num_warps - strip * kStripWarps, kStripWarps);
-    if (warps > 0) sum += histogram[(strip * kStripWarps + warps - 1) * width + e];
-  }
-  return sum;
 }
 
 // placed[e] = slots of e in earlier chunks, totals[e] = in all chunks. Ends with a barrier.
@@ -271,7 +255,7 @@ __device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsPara
 }
 
 // Gives each slot of a counted tile its row.
-template <int kWarps, int kRounds>
+template <int kRounds>
 __device__ __forceinline__ void place_tile(const LaneSlots<kRounds>& slots,
                                            const uint16_t* histogram, const int32_t* placed,
                                            const int32_t* first_row, int width,
@@ -286,8 +270,8 @@ __device__ __forceinline__ void place_tile(const LaneSlots<kRounds>& slots,
     if (i >= rounds || slot >= end) break;
     int row = kNoRow;
     if (e != kNoExpert) {
-      const int rank =
-          placed[e] + slots_of_warps<kWarps>(histogram, width, e, warp) + slots.rank[i];
+      const int earlier_warps = warp == 0 ? 0 : histogram[(warp - 1) * width + e];
+      const int rank = placed[e] + earlier_warps + slots.rank[i];
       if (rank < limit) {
         row = first_row[e] + rank;
         if (p.slot_of_row) p.slot_of_row[row] = slot;
@@ -318,12 +302,11 @@ __global__ __launch_bounds__(kWarps *
     count_tile<kWarps, kRounds>(slots, histogram, width, p, range.begin, rounds, range.used_end);
     for (int e = threadIdx.x; e < width; e += kThreads) {
       placed[e] = 0;
-      first_row[e] = slots_of_warps<kWarps>(histogram, width, e, kWarps);
+      first_row[e] = histogram[(kWarps - 1) * width + e];
     }
     __syncthreads();
     place_groups<kWarps>(first_row, p);
-    place_tile<kWarps, kRounds>(slots, histogram, placed, first_row, width, p, range.begin, rounds,
-                                range.end);
+    place_tile(slots, histogram, placed, first_row, width, p, range.begin, rounds, range.end);
   } else {
     sum_chunks<kThreads>(placed, first_row, width, p);
     place_groups<kWarps>(first_row, p);
@@ -331,12 +314,11 @@ __global__ __launch_bounds__(kWarps *
       if (tile != range.begin) {  // what the last tile placed comes before this one
         __syncthreads();
         for (int e = threadIdx.x; e < width; e += kThreads)
-          placed[e] += slots_of_warps<kWarps>(histogram, width, e, kWarps);
+          placed[e] += histogram[(kWarps - 1) * width + e];
         __syncthreads();
       }
       count_tile<kWarps, kRounds>(slots, histogram, width, p, tile, rounds, range.used_end);
-      place_tile<kWarps, kRounds>(slots, histogram, placed, first_row, width, p, tile, rounds,
-                                  range.end);
+      place_tile(slots, histogram, placed, first_row, width, p, tile, rounds, range.end);
     }
   }
 }

@@ -64,17 +64,23 @@ class CudaStopwatch final : public Stopwatch {
 
   CUstream_st* stream() override { return stream_.get(); }
 
-  // Everything is enqueued before the host waits, so that the device never waits for the host
-  // between an event and the graph behind it.
   std::vector<double> replay(const Enqueue& enqueue, int repeat, Cache cache) override {
     const GraphExec graph = capture(enqueue, stream_.get());
+    return this->repeat(
+        [&](cudaStream_t stream) { SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(graph.get(), stream)); },
+        repeat, cache);
+  }
+
+  // Everything is enqueued before the host waits, so that the device never waits for the host
+  // between an event and the work behind it.
+  std::vector<double> repeat(const Enqueue& enqueue, int repeat, Cache cache) override {
     std::vector<Event> begin, end;
     for (int i = 0; i < repeat; ++i) begin.push_back(make_event()), end.push_back(make_event());
-    SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(graph.get(), stream_.get()));
+    enqueue(stream_.get());
     for (size_t i = 0; i < begin.size(); ++i) {
       if (cache == Cache::Cold) flush();
       SWITCHYARD_CUDA_CHECK(cudaEventRecord(begin[i].get(), stream_.get()));
-      SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(graph.get(), stream_.get()));
+      enqueue(stream_.get());
       SWITCHYARD_CUDA_CHECK(cudaEventRecord(end[i].get(), stream_.get()));
     }
     SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));

@@ -25,6 +25,8 @@ class Stopwatch {
   virtual CUstream_st* stream() = 0;
   // Microseconds of each of `repeat` replays. What `enqueue` throws, this throws.
   virtual std::vector<double> replay(const Enqueue& enqueue, int repeat, Cache cache) = 0;
+  // The same for what cannot be captured.
+  virtual std::vector<double> repeat(const Enqueue& enqueue, int repeat, Cache cache) = 0;
   // One graph of `lead_in` and all parts in turn: microseconds of each part, lead_in left out, in
   // each of `repeat` runs. The host waits after each run. `ready` is called before the first.
   virtual std::vector<std::vector<double>> replay_parts(const Enqueue& lead_in,
