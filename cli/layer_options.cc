@@ -124,6 +124,10 @@ void RunOptions::add_options(CLI::App& command) {
   command.add_option("--threads", threads, "Threads of each rank; 0: cores / ranks");
   command.add_flag("--allow-repeated-experts", allow_repeated_experts,
                    "A token's ids may repeat (larger masked buffers)");
+  command
+      .add_option("--link-blocks", link_blocks,
+                  "CUDA: most thread blocks that move rows between ranks; 0: chosen")
+      ->check(CLI::NonNegativeNumber);
   command.add_flag("--host-counts", host_counts,
                    "CUDA: contiguous groups over cublas may wait for the stream to read counts");
 }
@@ -140,6 +144,7 @@ LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
   o.use_all_gather = use_all_gather;
   o.num_threads = threads;
   o.host_counts = host_counts;
+  o.num_link_blocks = link_blocks;
   return o;
 }
 

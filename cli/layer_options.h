@@ -57,6 +57,7 @@ struct RunOptions {
   bool allow_repeated_experts = false;
   bool use_all_gather = true;
   bool host_counts = false;
+  int link_blocks = 0;
 
   void add_options(CLI::App& command);
   LayerOptions layer_options(int64_t max_tokens) const;

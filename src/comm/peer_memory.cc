@@ -78,7 +78,7 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
                          "peer memory: bytes=", all[r][kBytes], " on rank ", r, ", rank ",
                          window_.rank, " has ", mine[kBytes], ". Windows must be of equal size.");
       const auto device = static_cast<int>(all[r][kDevice]);
-      shares_device_ |= static_cast<int>(r) != window_.rank && device == memory.ordinal();
+      window_.shares_device |= static_cast<int>(r) != window_.rank && device == memory.ordinal();
       const std::string why = memory.reach(device);
       SWITCHYARD_REQUIRE(why.empty(), Unsupported, "peer memory: rank ", window_.rank, ", ", why,
                          ". Use devices that are linked.");

@@ -22,12 +22,9 @@ class PeerMemory {
 
   // Without headers, which the caller adds.
   const PeerWindow& window() const { return window_; }
-  // Whether another rank's window is on this rank's device: their kernels share it.
-  bool shares_device() const { return shares_device_; }
 
  private:
   PeerWindow window_;
-  bool shares_device_ = false;
   std::vector<std::shared_ptr<void>> owners_;  // of every rank's window
   std::shared_ptr<void> bases_;
   std::shared_ptr<int32_t> ended_;

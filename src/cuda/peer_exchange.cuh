@@ -8,6 +8,7 @@
 namespace switchyard::cuda {
 
 inline constexpr int kPostThreads = 1024;
+inline constexpr int kPostTokens = 4;  // of a thread in one round
 
 struct PostCountsParams {
   WindowView window;
@@ -20,12 +21,13 @@ struct PostCountsParams {
   int32_t max_tokens, all_tokens;  // as told
 };
 
-// Block p numbers the tokens that rank p gets, 1024 at a time, and tells every rank how many they
+// Block p numbers the tokens that rank p gets, 4096 at a time, and tells every rank how many they
 // are; block 0 tells the rest. Every block reads all ids, so that each knows by itself whether one
 // is bad and nothing may be sent: P * T * K * 4 bytes out of L2.
 __global__ __launch_bounds__(kPostThreads) void post_counts_kernel(
     const __grid_constant__ PostCountsParams p) {
-  __shared__ int warp_counts[2][kPostThreads / 32];  // two, so that one barrier per step is enough
+  // Two, so that one barrier per round is enough.
+  __shared__ int warp_counts[2][kPostTokens][kPostThreads / 32];
   wait_for_predecessor();
   allow_successor();
   const WindowView& w = p.window;
@@ -36,29 +38,39 @@ __global__ __launch_bounds__(kPostThreads) void post_counts_kernel(
 
   int next = 0;
   bool bad = false;
-  for (int first = 0, step = 0; first < p.num_tokens; first += kPostThreads, ++step) {
-    const int t = first + static_cast<int>(threadIdx.x);
-    bool gets = false;
-    if (t < p.num_tokens) {
-      const int32_t* ids = p.ids + int64_t{t} * p.top_k;
-#pragma unroll 8
-      for (int k = 0; k < p.top_k; ++k) {
-        const int32_t id = ids[k];
+  for (int first = 0, round = 0; first < p.num_tokens;
+       first += kPostTokens * kPostThreads, ++round) {
+    const auto token = [&](int j) {
+      return first + j * kPostThreads + static_cast<int>(threadIdx.x);
+    };
+    bool gets[kPostTokens] = {};
+#pragma unroll 2
+    for (int k = 0; k < p.top_k; ++k)
+#pragma unroll
+      for (int j = 0; j < kPostTokens; ++j) {  // so many ids on their way
+        if (token(j) >= p.num_tokens) continue;
+        const int32_t id = p.ids[int64_t{token(j)} * p.top_k + k];
         bad |= !is_valid_id(id, p.num_experts);
-        gets |= id >= first_expert && id < first_expert + per_rank;
+        gets[j] |= id >= first_expert && id < first_expert + per_rank;
       }
-      gets |= p.route != PeerRoute::Owners;
+    int(&counts)[kPostTokens][kPostThreads / 32] = warp_counts[round % 2];
+    unsigned masks[kPostTokens];
+#pragma unroll
+    for (int j = 0; j < kPostTokens; ++j) {
+      gets[j] |= p.route != PeerRoute::Owners && token(j) < p.num_tokens;
+      masks[j] = __ballot_sync(~0u, gets[j]);
+      if (lane == 0) counts[j][warp] = __popc(masks[j]);
     }
-    const unsigned mask = __ballot_sync(~0u, gets);
-    int* counts = warp_counts[step % 2];
-    if (lane == 0) counts[warp] = __popc(mask);
     __syncthreads();
-    const int count = counts[lane];
-    const int before = __reduce_add_sync(~0u, lane < warp ? count : 0);
-    if (t < p.num_tokens)
-      p.return_row[int64_t{t} * w.num_ranks + to] =
-          gets ? next + before + __popc(mask & ((1u << lane) - 1)) : kNoRow;
-    next += __reduce_add_sync(~0u, count);
+#pragma unroll
+    for (int j = 0; j < kPostTokens; ++j) {
+      const int count = counts[j][lane];
+      const int before = __reduce_add_sync(~0u, lane < warp ? count : 0);
+      if (token(j) < p.num_tokens)
+        p.return_row[int64_t{token(j)} * w.num_ranks + to] =
+            gets[j] ? next + before + __popc(masks[j] & ((1u << lane) - 1)) : kNoRow;
+      next += __reduce_add_sync(~0u, count);
+    }
   }
   bad = __syncthreads_or(bad);
 
@@ -101,8 +113,8 @@ struct AwaitCountsParams {
 
 __global__ __launch_bounds__(32) void await_counts_kernel(
     const __grid_constant__ AwaitCountsParams p) {
-  wait_for_predecessor();
   const WindowView& w = p.window;
+  begin_waiting(w);
   const int lane = threadIdx.x,
             width = static_cast<int>(told_width(PeerPhase::Counts, w.num_ranks));
   bool good = await_peers(w, PeerPhase::Counts, 0, w.num_ranks, p.status);
@@ -132,8 +144,8 @@ struct MeetPeersParams {
 };
 
 __global__ __launch_bounds__(32) void meet_peers_kernel(const __grid_constant__ MeetPeersParams p) {
-  wait_for_predecessor();
   const WindowView& w = p.window;
+  begin_waiting(w);
   const int lane = threadIdx.x;
   if (p.part != PeerMeet::Wait) {
     const uint32_t epoch = w.epoch();

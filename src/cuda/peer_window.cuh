@@ -1,8 +1,8 @@
 // src/cuda/peer_window.cuh -- a window as kernels see it, and the one way to wait.
 //
-// Only kernels of one warp wait. They hold no resource that a peer's kernels need, even when all
-// ranks share a device, and let no successor start before the wait is over: its blocks would take
-// the room of whoever is waited for.
+// Only kernels of one warp wait: they hold no resource that a peer's kernels need, even when all
+// ranks share a device. There they let no successor start before the wait is over, either: its
+// blocks would take the room of whoever is waited for.
 #pragma once
 
 #include "cuda/launch.h"
@@ -19,6 +19,7 @@ struct WindowView {
   const int32_t* ended;
   int64_t deadline_ns;
   int rank, num_ranks;
+  bool shares_device;
 
   __device__ __forceinline__ int64_t* control_of(int peer) const {
     return reinterpret_cast<int64_t*>(bases[peer]);
@@ -41,7 +42,14 @@ inline WindowView view_of(const PeerWindow& w) {
           w.ended,
           w.deadline_ns,
           w.rank,
-          w.num_ranks};
+          w.num_ranks,
+          w.shares_device};
+}
+
+// At the head of a kernel that waits.
+__device__ __forceinline__ void begin_waiting(const WindowView& w) {
+  if (!w.shares_device) allow_successor();
+  wait_for_predecessor();
 }
 
 // Ends the window for every rank. One warp.

@@ -89,21 +89,24 @@ class CudaStopwatch final : public Stopwatch {
     return us;
   }
 
-  std::vector<std::vector<double>> replay_parts(const Enqueue& lead_in,
-                                                std::span<const Enqueue> parts,
+  std::vector<std::vector<double>> replay_parts(std::span<const Enqueue> parts,
+                                                const Enqueue& lead_in,
                                                 const std::function<void()>& ready, int repeat,
                                                 Cache cache) override {
-    std::vector<Event> events;
-    for (size_t i = 0; i <= parts.size(); ++i) events.push_back(make_event());
-    const auto record = [&](size_t i, cudaStream_t stream) {  // anew by each replay
-      SWITCHYARD_CUDA_CHECK(
-          cudaEventRecordWithFlags(events[i].get(), stream, cudaEventRecordExternal));
+    std::vector<Event> begin, end;
+    for (size_t i = 0; i < parts.size(); ++i)
+      begin.push_back(make_event()), end.push_back(make_event());
+    const auto record = [](const Event& event, cudaStream_t stream) {  // anew by each replay
+      SWITCHYARD_CUDA_CHECK(cudaEventRecordWithFlags(event.get(), stream, cudaEventRecordExternal));
     };
     const GraphExec graph = capture(
         [&](cudaStream_t stream) {
-          lead_in(stream);
-          record(0, stream);
-          for (size_t i = 0; i < parts.size(); ++i) parts[i](stream), record(i + 1, stream);
+          for (size_t i = 0; i < parts.size(); ++i) {
+            lead_in(stream);
+            record(begin[i], stream);
+            parts[i](stream);
+            record(end[i], stream);
+          }
         },
         stream_.get());
     ready();
@@ -113,7 +116,7 @@ class CudaStopwatch final : public Stopwatch {
       SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(graph.get(), stream_.get()));
       SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
       for (size_t i = 0; run >= 0 && i < parts.size(); ++i)
-        us[i].push_back(us_between(events[i], events[i + 1]));
+        us[i].push_back(us_between(begin[i], end[i]));
     }
     return us;
   }

@@ -27,10 +27,10 @@ class Stopwatch {
   virtual std::vector<double> replay(const Enqueue& enqueue, int repeat, Cache cache) = 0;
   // The same for what cannot be captured.
   virtual std::vector<double> repeat(const Enqueue& enqueue, int repeat, Cache cache) = 0;
-  // One graph of `lead_in` and all parts in turn: microseconds of each part, lead_in left out, in
-  // each of `repeat` runs. The host waits after each run. `ready` is called before the first.
-  virtual std::vector<std::vector<double>> replay_parts(const Enqueue& lead_in,
-                                                        std::span<const Enqueue> parts,
+  // One graph of all parts in turn, `lead_in` before each: microseconds of each part, without that,
+  // in each of `repeat` runs. The host waits after each run. `ready` is called before the first.
+  virtual std::vector<std::vector<double>> replay_parts(std::span<const Enqueue> parts,
+                                                        const Enqueue& lead_in,
                                                         const std::function<void()>& ready,
                                                         int repeat, Cache cache) = 0;
 };

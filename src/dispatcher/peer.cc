@@ -139,11 +139,11 @@ class PeerDispatcher final : public Dispatcher {
 
   // A stream that ranks share would put one rank's wait before the other's words.
   void check_stream(const Connection& c, CUstream_st* stream) const {
-    SWITCHYARD_REQUIRE(parts_.backend->kind() == DeviceKind::Cpu || stream != nullptr ||
-                           !c.memory->shares_device(),
-                       ShapeMismatch,
-                       "dispatch: stream=default, several ranks on one device need a stream each. "
-                       "Pass one made with cudaStreamNonBlocking.");
+    SWITCHYARD_REQUIRE(
+        parts_.backend->kind() == DeviceKind::Cpu || stream != nullptr || !c.window.shares_device,
+        ShapeMismatch,
+        "dispatch: stream=default, several ranks on one device need a stream each. "
+        "Pass one made with cudaStreamNonBlocking.");
   }
 
   // For tools that run one kernel at a time: no kernel waits for what is not there.

@@ -125,15 +125,15 @@ class CudaMeasurement {
   }
 
   // No call can run without those that peers wait for, so the parts of a forward are timed where
-  // they stand. Each run begins by an exchange of counts that leads to nothing, so that all ranks
-  // start together.
+  // they stand in it. Each part begins by an exchange of counts that leads to nothing: ranks start
+  // it together, and no part has to wait for a rank that was late with the one before.
   std::vector<OpTime> run_over_ranks() {
     const size_t end = calls_.calls().size();
     const size_t post = find_call(0, "post_counts"), await = find_call(post, "await_counts");
     const size_t plan = find_call(0, "plan_rows"), meet = find_call(plan, "meet_peers");
     const auto time = [&](const std::vector<Enqueue>& parts) {
       const auto cache = options_.cold ? Cache::Cold : Cache::Warm;
-      return watch_->replay_parts(calls_between(post, await + 1), parts, options_.meet,
+      return watch_->replay_parts(parts, calls_between(post, await + 1), options_.meet,
                                   options_.repeat, cache);
     };
     std::vector<OpTime> lines;

@@ -90,9 +90,10 @@ struct PeerWindow {
   ConstTensor bases;  // i64 [P], on the device: the address of every rank's window, seen from here
   Tensor control;     // i64 [control_words(P)]: this rank's window begins here
   Tensor headers;     // i32 [P, told_width(Counts)] what the ranks told last, unpacked
-  int32_t* ended = nullptr;  // set once the host gave up; the device reads it
-  int64_t deadline_ns = 0;   // of one wait
-  int max_blocks = 0;        // CUDA: of the kernels that move rows; 0: chosen
+  int32_t* ended = nullptr;    // set once the host gave up; the device reads it
+  int64_t deadline_ns = 0;     // of one wait
+  int max_blocks = 0;          // CUDA: of the kernels that move rows; 0: chosen
+  bool shares_device = false;  // with another rank, whose kernels need room while this one waits
 };
 
 // Where rows from peers land.
