@@ -24,5 +24,6 @@ Command add_models(CLI::App& app);
 Command add_explain(CLI::App& app);
 Command add_check(CLI::App& app);
 Command add_bench(CLI::App& app);
+Command add_plan(CLI::App& app);
 
 }  // namespace switchyard::cli

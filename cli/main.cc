@@ -30,7 +30,7 @@ int run(int argc, char** argv) {
       "then:        switchyard run --preset olmoe-1b-7b --tokens 64 --ranks 2\n"
       "Exit codes: 0 good, 1 mismatch or failure, 2 wrong usage or bad input.");
   std::vector<std::pair<CLI::App*, Command>> commands;
-  for (const auto add : {add_run, add_models, add_explain, add_check, add_bench}) {
+  for (const auto add : {add_run, add_models, add_explain, add_check, add_bench, add_plan}) {
     Command command = add(app);
     commands.emplace_back(app.get_subcommands({}).back(), std::move(command));
   }

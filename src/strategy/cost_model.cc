@@ -20,10 +20,9 @@ double expected_rows(DispatcherKind dispatcher, const StrategyRequest& r) {
 }
 
 // Weights of one expert, which are also the multiply-adds of one row.
-double gemm_size(const StrategyRequest& r) {
-  const auto h = static_cast<double>(r.config.hidden),
-             i = static_cast<double>(r.config.intermediate);
-  return static_cast<double>(r.config.w1_rows()) * h + i * h;
+double gemm_size(const MoeConfig& c) {
+  const auto h = static_cast<double>(c.hidden), i = static_cast<double>(c.intermediate);
+  return static_cast<double>(c.w1_rows()) * h + i * h;
 }
 
 bool is_masked(ExecutorKind executor, int64_t max_rows, const StrategyRequest& r) {
@@ -37,7 +36,7 @@ double cublas_extra_us(double slots, bool masked, double buffer, const StrategyR
   constexpr double kReadCountsUs = 20;  // nominal: wait, copy, start again
   const double rows = masked ? std::max(buffer, slots) : slots;
   const auto columns = static_cast<double>(sums_columns(r.config, GemmProvider::Cublas));
-  return (2 * (rows - slots) * gemm_size(r) / r.device.gemm_gflops +
+  return (2 * (rows - slots) * gemm_size(r.config) / r.device.gemm_gflops +
           2 * rows * columns * 4 / r.device.read_gbps) *
              1e-3 +
          (masked ? 0 : kReadCountsUs);
@@ -64,6 +63,26 @@ Reached reached_by(GemmProvider provider) {
 
 }  // namespace
 
+double LocalTime::us() const {
+  return launches_us +
+         (both_count ? std::hypot(flops_us, weights_us) : std::max(flops_us, weights_us)) + rows_us;
+}
+
+LocalTime predict_local(const LocalWork& work, const MoeConfig& config, GemmProvider provider,
+                        const DeviceDescription& device) {
+  const Reached reached = reached_by(provider);
+  const double per_expert = gemm_size(config);
+  // Scatter writes and gather reads a row per slot; both touch the received rows once.
+  const double row_bytes =
+      (2 * work.slots + 2 * work.rows) * static_cast<double>(config.hidden) * 2;
+  return {.launches_us = reached.launches_us,
+          .flops_us = 2 * work.slots * per_expert / (device.gemm_gflops * reached.gemm_rate) * 1e-3,
+          .weights_us = work.active_experts * per_expert * 2 /
+                        (device.read_gbps * reached.weight_reads) * 1e-3,
+          .rows_us = row_bytes / (device.read_gbps * reached.row_moves) * 1e-3,
+          .both_count = reached.both_count};
+}
+
 double predict_us(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
                   const StrategyRequest& r) {
   const auto h = static_cast<double>(r.config.hidden);
@@ -74,20 +93,9 @@ double predict_us(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider
   const double slots = tokens * k / p;  // of this rank's experts
   const double rows = expected_rows(dispatcher, r);
 
-  // GEMMs: the flops of the slots and the bytes of every expert that has one. A token's K experts
-  // are different ones.
-  const Reached reached = reached_by(provider);
-  const double per_expert = gemm_size(r);
+  // A token's K experts are different ones.
   const double active = local_experts * (1 - std::pow(1 - k / e, tokens));
-  const double flops_us =
-      2 * slots * per_expert / (r.device.gemm_gflops * reached.gemm_rate) * 1e-3;
-  const double bytes_us =
-      active * per_expert * 2 / (r.device.read_gbps * reached.weight_reads) * 1e-3;
-  const double gemm_us =
-      reached.both_count ? std::hypot(flops_us, bytes_us) : std::max(flops_us, bytes_us);
-  // Scatter writes and gather reads a row per slot; both touch the received rows once.
-  const double rows_us =
-      (2 * slots + 2 * rows) * h * 2 / (r.device.read_gbps * reached.row_moves) * 1e-3;
+  const LocalTime local = predict_local({slots, rows, active}, r.config, provider, r.device);
   // Filling the maps of the buffer: 8 bytes per buffer row. This is where an unused masked block
   // costs.
   const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
@@ -101,7 +109,7 @@ double predict_us(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider
   const double link_us = crossing * h * 2 / r.device.link_gbps * 1e-3;
   const double extra_us =
       provider == GemmProvider::Cublas ? cublas_extra_us(slots, masked, buffer, r) : 0;
-  return reached.launches_us + gemm_us + rows_us + plan_us + link_us + extra_us;
+  return local.us() + plan_us + link_us + extra_us;
 }
 
 }  // namespace switchyard

@@ -6,6 +6,28 @@
 
 namespace switchyard {
 
+// What the experts of one rank have to do in a call.
+struct LocalWork {
+  double slots = 0;           // of its experts
+  double rows = 0;            // received: a token's row once
+  double active_experts = 0;  // those with a slot
+};
+
+// What bounds that, each alone.
+struct LocalTime {
+  double launches_us = 0;   // beside everything else
+  double flops_us = 0;      // of the slots
+  double weights_us = 0;    // reading every active expert
+  double rows_us = 0;       // scatter and gather
+  bool both_count = false;  // neither flops nor reads hide the other
+
+  double us() const;
+};
+
+// Plan of the rows, GEMMs and row moves of one rank, links left out. Pure.
+LocalTime predict_local(const LocalWork& work, const MoeConfig& config, GemmProvider provider,
+                        const DeviceDescription& device);
+
 // Microseconds of one call at the request's capacity, an even gate assumed. Pure.
 double predict_us(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
                   const StrategyRequest& request);

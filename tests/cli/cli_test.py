@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import shutil
 import socket
@@ -513,7 +514,7 @@ class Damaged(CommandLine):
 
 class OtherCommands(CommandLine):
     def test_help_teaches(self):
-        for command in [], ["run"], ["models"], ["explain"], ["check"], ["bench"]:
+        for command in [], ["run"], ["models"], ["explain"], ["check"], ["bench"], ["plan"]:
             text = self.good(*command, "--help").stdout
             self.assertRegex(text, "Example:|Start with:")
         self.assertRegex(self.good("--version").stdout, r"^\d+\.\d+\.\d+\n$")
@@ -580,6 +581,109 @@ class OtherCommands(CommandLine):
         self.assertTrue(all(row["floor_us"] > 0 for row in b["rows"]))
         self.refused("bench", "--linear-attention", "--tokens", 5, says="need 1 to 4")
         self.refused("bench", "--linear-attention", "--batch", 0, says="need 1 to 65536")
+
+
+class Plan(CommandLine):
+    def plan(self, *arguments):
+        return self.run_json("plan", *arguments)
+
+    def test_bytes_and_times_of_each_number_of_ranks(self):
+        p = self.plan("--preset", "qwen3-30b-a3b", "--ranks", "8..256", "--nodes", 4)
+        self.assertEqual([(q["ranks"], q["nodes"]) for q in p["plans"]], [(8, 4), (16, 4), (32, 4), (64, 4), (128, 4)])
+        self.assertEqual([q["ranks"] for q in p["skipped"]], [256])
+        self.assertIn("num_ranks=256, must divide the E=128", p["skipped"][0]["reason"])
+        for q in p["plans"]:
+            for name in "normal", "two_level", "all_gather":
+                way = q[name]
+                parts = way["dispatch"]["us"] + way["experts"]["us"] + way["combine"]["us"]
+                self.assertAlmostEqual(way["us"], parts, delta=1e-6 * parts)
+                for move in way["dispatch"], way["combine"]:
+                    for link in "nvlink", "network":
+                        sent, received = (move["bytes"][f"{link}_{end}"] for end in ("sent", "received"))
+                        self.assertAlmostEqual(sent["mean"], received["mean"], delta=1e-6 * sent["mean"] + 1e-6)
+            self.assertEqual(q[q["fastest"]]["us"], min(q[n]["us"] for n in ("normal", "two_level", "all_gather")))
+
+    def test_ranks_are_a_number_a_list_or_a_range(self):
+        for text, ranks in ("4", [4]), ("16,2", [2, 16]), ("3..20", [4, 8, 16]), ("1,8..16", [1, 8, 16]):
+            p = self.plan("--preset", "olmoe-1b-7b", "--ranks", text)
+            self.assertEqual([q["ranks"] for q in p["plans"]], ranks)
+        self.assertEqual([q["nodes"] for q in p["plans"]], [1, 1, 2])
+        one = p["plans"][0]["normal"]
+        self.assertEqual((one["dispatch"]["us"], one["dispatch"]["bytes"]["nvlink_sent"]["max"]), (0, 0))
+
+    def test_a_faster_network_makes_a_faster_layer(self):
+        slow, fast = (self.plan("--preset", "deepseek-v3", "--ranks", 64, "--network-gbps", rate)["plans"][0]
+                      for rate in (45, 90))
+        self.assertEqual(slow["normal"]["bound"], "network received")
+        self.assertLess(fast["normal"]["us"], 0.7 * slow["normal"]["us"])
+
+    def test_recorded_counts_of_a_run_are_taken_as_they_are(self):
+        run = self.good(*real(), "--json").stdout
+        counts = json.loads(run)["expert_counts"]
+        plans = []
+        for name, text in (("run", run), ("array", json.dumps(counts)), ("words", "\n".join(map(str, counts))),
+                           ("commas", " " + ", ".join(map(str, counts)))):
+            (self.folder / name).write_text(text)
+            plans.append(self.plan("--model", MODEL, "--layer", 1, "--ranks", "4,8", "--routing",
+                                   self.folder / name)["plans"])
+        self.assertEqual(plans, [plans[0]] * 4)
+        experts = plans[0][0]["normal"]["experts"]
+        share = max(sum(counts[8 * r:8 * r + 8]) for r in range(4)) / sum(counts)
+        self.assertAlmostEqual(experts["slots"] / experts["mean_slots"], 4 * share, places=6)
+
+    def test_skew_makes_hot_ranks_and_spreading_helps(self):
+        hottest = []
+        for routing in "balanced", "zipf-spread", "zipf":
+            normal = self.plan("--preset", "olmoe-1b-7b", "--ranks", 8, "--routing", routing)["plans"][0]["normal"]
+            hottest.append(normal["experts"]["slots"] / normal["experts"]["mean_slots"])
+        self.assertEqual(hottest, sorted(hottest))
+        self.assertAlmostEqual(hottest[0], 1)
+        hot = self.plan("--preset", "olmoe-1b-7b", "--ranks", 8, "--routing", "hot")["plans"][0]
+        self.assertEqual(hot["normal"]["experts"]["rank"], 4)
+
+    def test_what_cannot_be_is_refused(self):
+        def refused(*more, says):
+            self.refused("plan", "--preset", "olmoe-1b-7b", *more, says=says)
+
+        self.refused("plan", says="--preset NAME")
+        for ranks in "0", "8..", "..8", "9..12", "1,,2", "x", "-8", "9" * 30:
+            refused(f"--ranks={ranks}", says=f"--ranks={ranks}, need numbers")
+        refused("--ranks", 3, says="num_ranks=3, must divide the E=64")
+        refused("--ranks", 8, "--nodes", 3, says="num_nodes=3, must divide num_ranks=8")
+        refused("--ranks", 4, "--nodes", 8, says="num_nodes=8, must divide num_ranks=4")
+        refused("--ranks", 8, "--ep-size", 2, says="--ep-size")
+        refused("--nodes", -1, says="--nodes=-1")
+        refused("--ranks-per-node", 0, says="--ranks-per-node=0")
+        refused("--nodes", 2, "--ranks-per-node", 4, says="--ranks-per-node")
+        refused("--tokens", -1, says="--tokens=-1")
+        refused("--network-gbps", 0, says="network_gbps=0")
+        refused("--nvlink-meeting-us", "nan", says="nvlink_meeting_us=nan")
+
+    def test_damaged_recordings_are_refused(self):
+        path = self.folder / "counts"
+        for text, says in (("", "holds 0 counts, the layer has E=64"), ("1 2 3", "holds 3 counts"),
+                           ("1 2 x", 'count 2 is "x"'), ("[1, 2", "is no JSON"), ("{}", "has no expert_counts"),
+                           ('{"expert_counts": 7}', "no array"), ('[1, "2"]', "count 1 is no number"),
+                           ("[" * 100000, "is no JSON"), ("\0" * 100, "no number"),
+                           (json.dumps([1] * 63 + [-1]), "expert_counts[63]=-1"), (json.dumps([0] * 64), "sum of"),
+                           ("nan " * 64, "expert_counts[0]=nan"), ("1e999 " * 64, "no number"),
+                           (json.dumps([1] * 63 + [100]), "expert_counts[63]=100, more than"),
+                           (" " * (1 << 20 | 1), "bytes=1048577")):
+            path.write_text(text)
+            self.refused("plan", "--preset", "olmoe-1b-7b", "--routing", path, says=says, memory=Damaged.MEMORY)
+        for name in "zpif", self.folder, self.folder / "gone":
+            self.refused("plan", "--preset", "olmoe-1b-7b", "--routing", name, says="is no file and none of balanced")
+
+    def test_the_manual_shows_what_is_printed(self):
+        page = (SOURCE / "docs/planning.md").read_text()
+        blocks = re.findall(r"<!-- output of [^\n]* -->\n```\n((?:\$ [^\n]*\n)+)(.*?)```", page, re.S)
+        self.assertEqual(len(blocks), 2)
+        (self.folder / "data").symlink_to(SOURCE / "data")
+        (self.folder / "switchyard").symlink_to(PROGRAM)
+        for commands, shown in blocks:
+            done = subprocess.run(["sh", "-ec", commands.replace("$ ", "")], cwd=self.folder, capture_output=True,
+                                  text=True, timeout=300, check=True, env={**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"})
+            self.assertEqual(done.stdout, shown)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,332 @@
+// cli/plan_command.cc -- switchyard plan: rows, bytes and times of a layer over many ranks, and
+// where that stops scaling.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "console.h"
+#include "expert_counts.h"
+#include "layer_options.h"
+#include "rank_numbers.h"
+#include "switchyard/plan.h"
+
+namespace switchyard::cli {
+namespace {
+
+struct PlanArguments {
+  LayerSource source;
+  std::string ranks = "8..256", routing = "balanced";
+  int nodes = 0;  // 0: as many as ranks_per_node asks for
+  int ranks_per_node = 8;
+  int64_t tokens = 4096;
+  ClusterRates rates;
+  bool json = false;
+};
+
+struct Planned {
+  int ranks, nodes;
+  RankPlan plan;
+};
+
+struct Plans {
+  std::vector<Planned> planned;
+  std::vector<std::pair<int, std::string>> skipped;  // ranks, why
+};
+
+int nodes_of(const PlanArguments& a, int ranks) {
+  return a.nodes > 0 ? a.nodes : (ranks + a.ranks_per_node - 1) / a.ranks_per_node;
+}
+
+// A number of ranks that cannot be is left out and named, unless no other is left.
+Plans make_plans(const PlanArguments& a) {
+  PlanRequest r;
+  r.config = a.source.config();
+  r.tokens = a.tokens;
+  r.rates = a.rates;
+  r.expert_counts = expert_counts(a.routing, r.config);
+  Plans plans;
+  std::exception_ptr first;
+  for (const int ranks : rank_numbers(a.ranks)) {
+    r.num_ranks = ranks;
+    r.num_nodes = nodes_of(a, ranks);
+    try {
+      plans.planned.push_back({ranks, r.num_nodes, plan_ranks(r)});
+    } catch (const Error& e) {
+      if (e.code() == Errc::BadRouting)
+        throw Error(Errc::BadFile, fmt::format("{} (--routing={})", e.what(), a.routing));
+      if (!first) first = std::current_exception();
+      plans.skipped.emplace_back(ranks, e.what());
+    }
+  }
+  if (plans.planned.empty()) std::rethrow_exception(first);
+  return plans;
+}
+
+// What moves rows, in the order of the tables.
+struct Way {
+  const char* name;
+  DispatcherPlan RankPlan::*plan;
+};
+constexpr Way kWays[] = {{"normal", &RankPlan::normal},
+                         {"two_level", &RankPlan::two_level},
+                         {"all_gather", &RankPlan::all_gather}};
+
+// The first of equals: on one node two levels are one.
+const char* fastest(const RankPlan& plan) {
+  const auto* best = std::min_element(std::begin(kWays), std::end(kWays), [&](auto& a, auto& b) {
+    return (plan.*a.plan).us < (plan.*b.plan).us;
+  });
+  return best->name;
+}
+
+nlohmann::json json_of(const Spread& s) {
+  return {{"max", s.max}, {"mean", s.mean}};
+}
+
+nlohmann::json json_of(const Traffic& t) {
+  return {{"nvlink_sent", json_of(t.nvlink_sent)},
+          {"nvlink_received", json_of(t.nvlink_received)},
+          {"network_sent", json_of(t.network_sent)},
+          {"network_received", json_of(t.network_received)}};
+}
+
+nlohmann::json json_of(const RowMove& m) {
+  return {{"us", m.us},
+          {"meetings_us", m.meetings_us},
+          {"bound", bound_name(m.bound)},
+          {"rows", json_of(m.rows)},
+          {"bytes", json_of(m.bytes)}};
+}
+
+nlohmann::json json_of(const DispatcherPlan& d) {
+  return {{"us", d.us},
+          {"bound", bound_name(d.bound)},
+          {"dispatch", json_of(d.dispatch)},
+          {"experts",
+           {{"us", d.experts.us},
+            {"bound", bound_name(d.experts.bound)},
+            {"rank", d.experts.rank},
+            {"rows", d.experts.rows},
+            {"slots", d.experts.slots},
+            {"mean_slots", d.experts.mean_slots},
+            {"active_experts", d.experts.active_experts}}},
+          {"combine", json_of(d.combine)}};
+}
+
+nlohmann::json json_of(const Planned& p) {
+  nlohmann::json json = {{"ranks", p.ranks},
+                         {"nodes", p.nodes},
+                         {"ranks_per_token", p.plan.ranks_per_token},
+                         {"remote_rows_per_token", p.plan.remote_rows_per_token},
+                         {"remote_nodes_per_token", p.plan.remote_nodes_per_token},
+                         {"window_bytes", p.plan.window_bytes},
+                         {"fastest", fastest(p.plan)}};
+  for (const Way& way : kWays) json[way.name] = json_of(p.plan.*way.plan);
+  return json;
+}
+
+nlohmann::json json_of(const ClusterRates& r) {
+  return {{"nvlink_gbps", r.nvlink_gbps},
+          {"network_gbps", r.network_gbps},
+          {"nvlink_meeting_us", r.nvlink_meeting_us},
+          {"network_meeting_us", r.network_meeting_us},
+          {"network_peer_us", r.network_peer_us},
+          {"gemm_tflops", r.gemm_tflops},
+          {"read_gbps", r.read_gbps}};
+}
+
+void print_json(const PlanArguments& a, const Plans& plans) {
+  nlohmann::json planned = nlohmann::json::array(), skipped = nlohmann::json::array();
+  for (const auto& p : plans.planned) planned.push_back(json_of(p));
+  for (const auto& [ranks, why] : plans.skipped)
+    skipped.push_back({{"ranks", ranks}, {"reason", why}});
+  const nlohmann::json json = {{"layer", a.source.name()}, {"tokens", a.tokens},
+                               {"routing", a.routing},     {"rates", json_of(a.rates)},
+                               {"plans", planned},         {"skipped", skipped}};
+  fmt::print("{}\n", json.dump());
+}
+
+std::string megabytes(const Spread& bytes) {
+  return fmt::format("{:.1f}", bytes.max * 1e-6);
+}
+
+std::string microseconds(double us) {
+  return fmt::format("{:.0f}", us);
+}
+
+void print_head(const PlanArguments& a) {
+  const ClusterRates& r = a.rates;
+  fmt::print("layer    {}\n         {}\n", a.source.name(), describe(a.source.config()));
+  fmt::print("tokens   {} a rank, routing {}\n", a.tokens, a.routing);
+  fmt::print(
+      "rates    NVLink {:g} GB/s, network {:g} GB/s of each GPU and direction; {:g} TFLOP/s, {:g} "
+      "GB/s of memory\n         a meeting {:g} us inside a node, {:g} us + {:g} us per rank beyond "
+      "it; links are nominal or\n         from two GPUs, no layer over several was measured yet "
+      "(docs/planning.md)\n",
+      r.nvlink_gbps, r.network_gbps, r.gemm_tflops, r.read_gbps, r.nvlink_meeting_us,
+      r.network_meeting_us, r.network_peer_us);
+}
+
+void print_traffic(const std::vector<Planned>& planned) {
+  fmt::print(
+      "\nnormal dispatcher, dispatch: remote ranks and nodes of a token, MB of the busiest GPU's "
+      "ports\n(combine is its reverse), its experts' share of slots over the mean, memory of the "
+      "window\n");
+  Table table({"ranks", "nodes", "to ranks", "to nodes", "NVLink out", "in", "network out", "in",
+               "hot rank", "window"});
+  for (const auto& [ranks, nodes, plan] : planned) {
+    const Traffic& bytes = plan.normal.dispatch.bytes;
+    const ExpertTime& e = plan.normal.experts;
+    table.add({std::to_string(ranks), std::to_string(nodes),
+               fmt::format("{:.2f}", plan.remote_rows_per_token),
+               fmt::format("{:.2f}", plan.remote_nodes_per_token), megabytes(bytes.nvlink_sent),
+               megabytes(bytes.nvlink_received), megabytes(bytes.network_sent),
+               megabytes(bytes.network_received),
+               e.mean_slots > 0 ? fmt::format("{:.2f}x", e.slots / e.mean_slots) : "-",
+               human_bytes(static_cast<double>(plan.window_bytes))});
+  }
+  fmt::print("{}", table.text());
+}
+
+void print_times(const std::vector<Planned>& planned) {
+  fmt::print("\ntimes in us; two_level and all_gather to compare with\n");
+  Table table({"ranks", "dispatch", "experts", "combine", "layer", "<bound by", "two_level",
+               "all_gather", "<fastest"});
+  for (const auto& [ranks, nodes, plan] : planned)
+    table.add({std::to_string(ranks), microseconds(plan.normal.dispatch.us),
+               microseconds(plan.normal.experts.us), microseconds(plan.normal.combine.us),
+               microseconds(plan.normal.us), bound_name(plan.normal.bound),
+               microseconds(plan.two_level.us), microseconds(plan.all_gather.us), fastest(plan)});
+  fmt::print("{}", table.text());
+}
+
+void print_chart(const std::vector<Planned>& planned) {
+  constexpr double kWidth = 64;
+  double most = 0;
+  for (const auto& p : planned) most = std::max(most, p.plan.normal.us);
+  fmt::print("\nnormal: > dispatch, # experts, < combine\n");
+  for (const auto& p : planned) {
+    const auto bar = [&](double us, char mark) {
+      return std::string(static_cast<size_t>(std::lround(us / most * kWidth)), mark);
+    };
+    const DispatcherPlan& d = p.plan.normal;
+    fmt::print("{:>5}  {}{}{} {:.0f}\n", p.ranks, bar(d.dispatch.us, '>'), bar(d.experts.us, '#'),
+               bar(d.combine.us, '<'), d.us);
+  }
+}
+
+// "16, 32": where this holds; empty if nowhere.
+std::string ranks_where(const std::vector<Planned>& planned,
+                        const std::function<bool(const RankPlan&)>& holds) {
+  std::string ranks;
+  for (const auto& p : planned)
+    if (holds(p.plan)) ranks += fmt::format("{}{}", ranks.empty() ? "" : ", ", p.ranks);
+  return ranks;
+}
+
+void print_limits(const std::vector<Planned>& planned) {
+  constexpr double kWorthIt = 0.95;
+  const auto moves = ranks_where(planned, [](const RankPlan& p) {
+    return p.normal.dispatch.us + p.normal.combine.us > p.normal.experts.us;
+  });
+  const auto levels = ranks_where(
+      planned, [](const RankPlan& p) { return p.two_level.us < kWorthIt * p.normal.us; });
+  const auto gather = ranks_where(
+      planned, [](const RankPlan& p) { return p.all_gather.us < kWorthIt * p.normal.us; });
+  const Planned& last = planned.back();
+  const Traffic& rows = last.plan.normal.dispatch.rows;
+  const double sent = rows.nvlink_sent.mean + rows.network_sent.mean;
+  fmt::print("\nwhere it stops scaling\n");
+  if (!moves.empty())
+    fmt::print("  moving rows takes longer than the experts at {} ranks\n", moves);
+  if (!levels.empty()) fmt::print("  two levels would save more than 5 % at {} ranks\n", levels);
+  if (!gather.empty())
+    fmt::print("  an all-gather at its best would save more than 5 % at {} ranks\n", gather);
+  if (sent > 0 && last.nodes > 1)
+    fmt::print(
+        "  at {} ranks a row crosses the network {:.2f} times, once per node would be {:.2f} "
+        "times\n",
+        last.ranks, rows.network_sent.mean / sent * last.plan.remote_rows_per_token,
+        last.plan.remote_nodes_per_token);
+  fmt::print("  at {} ranks a window holds the tokens of all of them: {}\n", last.ranks,
+             human_bytes(static_cast<double>(last.plan.window_bytes)));
+}
+
+int plan(PlanArguments& a) {
+  if (!a.source.given()) throw UsageError("need either --model DIR --layer N or --preset NAME");
+  if (a.nodes < 0) throw UsageError(fmt::format("--nodes={}, need at least 1", a.nodes));
+  if (a.ranks_per_node < 1)
+    throw UsageError(fmt::format("--ranks-per-node={}, need at least 1", a.ranks_per_node));
+  if (a.tokens < 0 || a.tokens > INT32_MAX)
+    throw UsageError(fmt::format("--tokens={}, need 0 to 2147483647", a.tokens));
+  a.source.open();
+  const Plans plans = make_plans(a);
+  if (a.json) {
+    print_json(a, plans);
+    return kGood;
+  }
+  print_head(a);
+  print_traffic(plans.planned);
+  print_times(plans.planned);
+  print_chart(plans.planned);
+  print_limits(plans.planned);
+  for (const auto& [ranks, why] : plans.skipped) fmt::print("left out {}: {}\n", ranks, why);
+  return kGood;
+}
+
+void add_rates(CLI::App& c, ClusterRates& r) {
+  const auto add = [&c](const char* name, double& value, const char* what, const char* unit) {
+    c.add_option(name, value, what)->type_name(unit)->capture_default_str();
+  };
+  add("--nvlink-gbps", r.nvlink_gbps, "NVLink of a GPU, each direction", "GB/s");
+  add("--network-gbps", r.network_gbps, "Network card of a GPU, each direction", "GB/s");
+  add("--nvlink-meeting-us", r.nvlink_meeting_us, "Ranks of a node wait for each other", "US");
+  add("--network-meeting-us", r.network_meeting_us, "Ranks of several nodes do", "US");
+  add("--network-peer-us", r.network_peer_us, "and for each rank beyond the node", "US");
+  add("--gemm-tflops", r.gemm_tflops, "A large bf16 GEMM on one GPU", "TFLOP/s");
+  add("--read-gbps", r.read_gbps, "Memory of one GPU", "GB/s");
+}
+
+}  // namespace
+
+Command add_plan(CLI::App& app) {
+  auto a = std::make_shared<PlanArguments>();
+  auto& c = *app.add_subcommand(
+      "plan",
+      "Foresee rows, bytes and time of a layer over many GPUs and nodes, and what bounds it");
+  a->source.add_options(c);
+  for (const char* share : {"--ep-size", "--ep-rank"}) c.remove_option(c.get_option(share));
+  c.add_option("--ranks", a->ranks, "GPUs: a number, a list, or a range (its powers of two)")
+      ->type_name("P|P,P|P..P")
+      ->capture_default_str();
+  auto* nodes = c.add_option("--nodes", a->nodes, "Nodes; equal parts of the ranks are on each")
+                    ->type_name("N");
+  c.add_option("--ranks-per-node", a->ranks_per_node,
+               "Without --nodes: as few nodes as hold the ranks")
+      ->type_name("G")
+      ->capture_default_str()
+      ->excludes(nodes);
+  c.add_option("--max-tokens,--tokens", a->tokens, "Tokens of each rank")
+      ->type_name("T")
+      ->capture_default_str();
+  c.add_option("--routing", a->routing,
+               "balanced, zipf, zipf-spread, hot, or a file with a count for each expert, such as "
+               "the output of `switchyard run --json` (docs/planning.md)")
+      ->type_name("NAME|FILE")
+      ->capture_default_str();
+  add_rates(c, a->rates);
+  c.add_flag("--json", a->json, "Print one JSON object");
+  c.footer(
+      "Nothing is run.\n\nExample:\n  switchyard plan --preset deepseek-v3 --ranks 8..256\n"
+      "over 4 nodes, with the experts that a layer was seen to choose:\n"
+      "  switchyard run --model DIR --layer 1 --input FILE --json > routing.json\n"
+      "  switchyard plan --model DIR --layer 1 --ranks 8,16,32 --nodes 4 --routing routing.json");
+  return [a] { return plan(*a); };
+}
+
+}  // namespace switchyard::cli
