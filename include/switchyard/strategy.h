@@ -56,6 +56,7 @@ struct StrategyRequest {
   bool cuda_graph = false;                // the caller will capture forward
   bool host_counts = false;               // forward may wait for the stream to read counts
   int num_sms = 0;  // CUDA: multiprocessors the GEMMs may use; 0: all. Chooses tiles, no strategy
+  int token_pieces = 0;  // of a call at the capacity, see Strategy; 0: chosen
   DeviceDescription device;
   // The user's word: auto, [dispatcher+]executor[+provider], or a known name.
   std::string name = "auto";
@@ -77,6 +78,9 @@ struct Strategy {
   std::string note;      // for names that are not provided: what is, and the nearest strategy
   int64_t workspace_bytes = 0;  // executor and dispatcher at the capacity
   double predicted_us = 0;      // by the cost model, an even gate assumed
+  /// Pieces that the tokens of a call at the capacity are cut into, so that one travels while
+  /// another is computed; 1: nothing overlaps. A smaller call has fewer of them, as large.
+  int token_pieces = 1;
   /// Hopper: the compiled tiles of its GEMMs at the capacity, "GEMM1 256x128x64, 4 stages, cluster
   /// of 2; GEMM2 ..." (at most so many rows x weight rows x inner dimension). Hybrid: for either
   /// layout where they differ. Empty for every other provider.

@@ -23,10 +23,9 @@ enum class PeerPhase : int32_t {
 
 // Words are i64. Those that peers tell hold the epoch of the call in the upper half and a value in
 // the lower one: each arrives as a whole, so no flag has to follow. Epochs only grow.
-inline constexpr int64_t kControlEpoch = 0;   // of the last call this rank began
-inline constexpr int64_t kControlTicket = 1;  // blocks that are through with a kernel
-inline constexpr int64_t kControlLost = 2;    // 0, or a lost_word: the window is over
-inline constexpr int64_t kControlTold = 16;   // from here on
+inline constexpr int64_t kControlEpoch = 0;  // of the last call whose counts this rank awaited
+inline constexpr int64_t kControlLost = 1;   // 0, or a lost_word: the window is over
+inline constexpr int64_t kControlTold = 16;  // from here on
 
 constexpr int64_t told_width(PeerPhase phase, int64_t num_ranks) {
   return phase == PeerPhase::Counts ? kHeaderCounts + num_ranks : kStatusWords;

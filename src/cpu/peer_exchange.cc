@@ -51,9 +51,9 @@ void give_up(const PeerWindow& w, int64_t lost, Tensor status) {
 }
 
 // The words of `num` ranks from `first` on, unpacked into headers. False: somebody is lost.
-bool await(const PeerWindow& w, PeerPhase phase, int first, int num, Tensor status) {
+bool await(const PeerWindow& w, PeerPhase phase, uint32_t epoch, int first, int num,
+           Tensor status) {
   const auto limit = std::chrono::steady_clock::now() + std::chrono::nanoseconds(w.deadline_ns);
-  const uint32_t epoch = epoch_of(w);
   const int64_t width = told_width(phase, w.num_ranks);
   auto* control = w.control.as<int64_t>();
   const auto lost = [&](int rank) -> int64_t {
@@ -104,7 +104,6 @@ void post_counts(const PeerWindow& w, Tensor return_row, ConstTensor ids, PeerRo
            });
   };
   const uint32_t epoch = epoch_of(w) + 1;
-  w.control.as<int64_t>()[kControlEpoch] = epoch;
   const int64_t mine = told_at(PeerPhase::Counts, epoch, w.rank, num_ranks);
   const auto tell_all = [&](int64_t i, int64_t value) {
     for (int d = 0; d < num_ranks; ++d)
@@ -126,7 +125,10 @@ void await_counts(const PeerWindow& w, Tensor shift, Tensor num_rows, int tp_siz
   const int num_ranks = w.num_ranks;
   std::fill_n(shift.as<int32_t>(), num_ranks, 0);
   num_rows.as<int32_t>()[0] = 0;
-  if (!await(w, PeerPhase::Counts, 0, num_ranks, status)) return;
+  const uint32_t epoch = epoch_of(w) + 1;
+  const bool all_came = await(w, PeerPhase::Counts, epoch, 0, num_ranks, status);
+  w.control.as<int64_t>()[kControlEpoch] = epoch;
+  if (!all_came) return;
   check_headers(status, w.headers, tp_size);
   if (!words_of(status).good()) return;
   const auto sent = [&](int s, int d) {
@@ -167,7 +169,7 @@ void meet_peers(const PeerWindow& w, PeerPhase phase, PeerMeet part, int first, 
     for (int64_t i = 0; i < kStatusWords; ++i)
       tell(control_of(w, d)[mine + i], told_word(epoch, status.as<int32_t>()[i]));
   if (part == PeerMeet::Tell) return;
-  if (await(w, phase, first, num, status)) merge_status(status, unpacked(w, phase, num));
+  if (await(w, phase, epoch, first, num, status)) merge_status(status, unpacked(w, phase, num));
 }
 
 void pull_sums(const PeerWindow& w, Tensor dst, ConstTensor partial, ConstTensor return_row,

@@ -4,6 +4,17 @@
 #include "cuda/ops.h"
 
 namespace switchyard::cuda {
+namespace {
+
+// As many as a token's ids, wherever they begin, consist of.
+int ids_per_vector(ConstTensor ids) {
+  for (const int n : {4, 2})
+    if (ids.dim(1) % n == 0 && reinterpret_cast<uintptr_t>(ids.data) % (n * sizeof(int32_t)) == 0)
+      return n;
+  return 1;
+}
+
+}  // namespace
 
 void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids, PeerRoute route,
                  int64_t num_experts, int64_t max_tokens, int64_t num_tokens, Tensor status,
@@ -15,6 +26,7 @@ void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids, P
                                 num_experts,
                                 static_cast<int>(ids.dim(0)),
                                 static_cast<int>(ids.dim(1)),
+                                ids_per_vector(ids),
                                 route,
                                 static_cast<int32_t>(max_tokens),
                                 static_cast<int32_t>(num_tokens)};

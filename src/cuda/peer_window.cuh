@@ -74,12 +74,11 @@ __device__ __forceinline__ int64_t lost_now(const WindowView& w, PeerPhase phase
   return 0;
 }
 
-// Waits for what ranks [first, first + num) tell in `phase` of this call, and unpacks it into
+// Waits for what ranks [first, first + num) tell in `phase` of call `epoch`, and unpacks it into
 // headers i32 [num, width]. False: somebody is lost, status says who. One whole warp.
-__device__ __forceinline__ bool await_peers(const WindowView& w, PeerPhase phase, int first,
-                                            int num, int32_t* status) {
+__device__ __forceinline__ bool await_peers(const WindowView& w, PeerPhase phase, uint32_t epoch,
+                                            int first, int num, int32_t* status) {
   const int lane = threadIdx.x;
-  const uint32_t epoch = w.epoch();
   const int64_t width = told_width(phase, w.num_ranks), count = num * width;
   // The words of consecutive ranks follow each other.
   const int64_t* words = w.control + told_at(phase, epoch, first, w.num_ranks);

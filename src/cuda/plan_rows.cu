@@ -66,7 +66,7 @@ void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int r
       .top_k = static_cast<int>(ids.dim(1)),
       .num_experts = static_cast<int>(num_experts),
       .rank = rank,
-      .expert_bits = std::bit_width(static_cast<uint64_t>(num_experts)),
+      .expert_bits = static_cast<int>(std::bit_width(static_cast<uint64_t>(num_experts))),
       .slots_per_block = 0};
   // Fewer warps for more experts: their histograms stay within 64 KiB.
   if (num_experts <= 1024)

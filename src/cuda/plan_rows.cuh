@@ -74,6 +74,7 @@ __device__ __forceinline__ int expert_of(const PlanRowsParams& p, int slot, int 
 // __match_any_sync. kNoExpert has every bit set, as no expert has.
 __device__ __forceinline__ unsigned lanes_with(int expert, int bits) {
   unsigned same = ~0u;
+#pragma unroll 1
   for (int b = 0; b < bits; ++b) {
     const bool set = (expert >> b & 1) != 0;
     const unsigned votes = __ballot_sync(~0u, set);
@@ -174,6 +175,7 @@ __device__ __forceinline__ void count_tile(LaneSlots<kRounds>& slots, uint16_t* 
   auto* words = reinterpret_cast<uint32_t*>(histogram);
   for (int c = threadIdx.x; c < width / 2; c += kWarps * 32) {
     uint32_t sum = 0;
+#pragma unroll 1
     for (int first_warp = 0; first_warp < kWarps; first_warp += 8) {  // 8 loads on their way
       uint32_t counts[8];
 #pragma unroll
@@ -221,11 +223,13 @@ __device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsPara
   int64_t next = begin * p.capacity;
   if (!p.masked) {
     int rows = 0;  // row_of_slot has 32 bits, too
+#pragma unroll 1
     for (int e = begin; e < end; ++e)
       rows += static_cast<int>(padded_count(totals[e], p.alignment));
     next = sum_before<kWarps>(rows);
   }
   int overflowing = INT_MAX, num_overflowing = 0;
+#pragma unroll 1
   for (int e = begin; e < end; ++e) {
     const int total = totals[e];
     int count = total;
@@ -300,6 +304,7 @@ __global__ __launch_bounds__(kWarps *
   if constexpr (kOneBlock) {
     clear_rows(p);
     count_tile<kWarps, kRounds>(slots, histogram, width, p, range.begin, rounds, range.used_end);
+#pragma unroll 1
     for (int e = threadIdx.x; e < width; e += kThreads) {
       placed[e] = 0;
       first_row[e] = histogram[(kWarps - 1) * width + e];

@@ -194,17 +194,19 @@ class Ops {
                                  CUstream_st* stream) = 0;
 
   // ---- ranks that reach into each other's memory; dispatcher/peer.cc has the protocol
-  // Begins a call: its epoch is the next one. return_row i32 [T_slice, P]: the token's place among
-  // those that this rank sends to rank p, in order of token; kNoRow where it sends none. With
-  // Nobody it is the token. Ids outside [-1, E) are noted in status. Tells every peer the status,
-  // max_tokens, num_tokens and how many rows go to each rank: none once a status is set.
+  // Tells the counts of the next call: its epoch is that of the last one + 1. return_row i32
+  // [T_slice, P]: the token's place among those that this rank sends to rank p, in order of token;
+  // kNoRow where it sends none. With Nobody it is the token. Ids outside [-1, E) are noted in
+  // status. Tells every peer the status, max_tokens, num_tokens and how many rows go to each rank:
+  // none once a status is set.
   virtual void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids,
                            PeerRoute route, int64_t num_experts, int64_t max_tokens,
                            int64_t num_tokens, Tensor status, CUstream_st* stream) = 0;
-  // Waits until every rank has told its counts of this call. status as check_headers leaves it,
-  // num_rows what this rank receives, shift i32 [P]: row of rank p where the rows of this rank
-  // begin. Both 0 with a status. A rank that does not come within the deadline, or a peer or host
-  // that gave up, is noted as Transport, PeerLost, and ends the window for every rank.
+  // Begins the call that post_counts told of: waits until every rank has told its counts. status as
+  // check_headers leaves it, num_rows what this rank receives, shift i32 [P]: row of rank p where
+  // the rows of this rank begin. Both 0 with a status. A rank that does not come within the
+  // deadline, or a peer or host that gave up, is noted as Transport, PeerLost, and ends the window
+  // for every rank.
   virtual void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
                             Tensor status, CUstream_st* stream) = 0;
   // Token t becomes row return_row[t, p] + shift[p] of rank p's `rows`, with its weights, and its

@@ -83,8 +83,8 @@ LocalTime predict_local(const LocalWork& work, const MoeConfig& config, GemmProv
           .both_count = reached.both_count};
 }
 
-double predict_us(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
-                  const StrategyRequest& r) {
+Prediction predict(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
+                   const StrategyRequest& r) {
   const auto h = static_cast<double>(r.config.hidden);
   const auto k = static_cast<double>(r.config.top_k), e = static_cast<double>(r.config.num_experts);
   const double p = r.num_ranks, local_experts = e / p;
@@ -109,7 +109,7 @@ double predict_us(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider
   const double link_us = crossing * h * 2 / r.device.link_gbps * 1e-3;
   const double extra_us =
       provider == GemmProvider::Cublas ? cublas_extra_us(slots, masked, buffer, r) : 0;
-  return local.us() + plan_us + link_us + extra_us;
+  return {local.us() + plan_us + extra_us, link_us};
 }
 
 }  // namespace switchyard

@@ -28,8 +28,15 @@ struct LocalTime {
 LocalTime predict_local(const LocalWork& work, const MoeConfig& config, GemmProvider provider,
                         const DeviceDescription& device);
 
-// Microseconds of one call at the request's capacity, an even gate assumed. Pure.
-double predict_us(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
-                  const StrategyRequest& request);
+// Microseconds of one call whose tokens stay in one piece.
+struct Prediction {
+  double compute_us = 0;
+  double link_us = 0;  // rows there and back
+  double us() const { return compute_us + link_us; }
+};
+
+// At the request's capacity, an even gate assumed. Pure.
+Prediction predict(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
+                   const StrategyRequest& request);
 
 }  // namespace switchyard

@@ -9,6 +9,10 @@ namespace switchyard::cuda::ptx {
 __device__ __forceinline__ void store_release_sys(int64_t* word, int64_t value) {
   asm volatile("st.release.sys.global.s64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
 }
+// The word alone, as a whole.
+__device__ __forceinline__ void store_relaxed_sys(int64_t* word, int64_t value) {
+  asm volatile("st.relaxed.sys.global.s64 [%0], %1;" ::"l"(word), "l"(value) : "memory");
+}
 __device__ __forceinline__ int64_t load_acquire_sys(const int64_t* word) {
   int64_t value;
   asm volatile("ld.acquire.sys.global.s64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
