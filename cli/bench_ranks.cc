@@ -92,19 +92,30 @@ class RanksBench {
       LayerOptions options = a_.run.layer_options(tokens);
       options.strategy = name;
       options.backend = backend;
-      meet(comm);
-      std::unique_ptr<MoeLayer> layer;
-      try {
-        layer = MoeLayer::create(config_, weights, comm, options);
-      } catch (const Error& e) {  // on every rank
-        if (e.code() != Errc::Unsupported) throw;
-        if (comm.rank() == 0) refusals_.push_back({tokens, name, e.what(), false});
-        continue;
-      }
-      measure(comm, *backend, *layer, problem, check);
-      meet(comm);  // before the layer's memory goes
+      const int pieces = measure_layer(comm, weights, options, problem, check);
+      if (pieces == 1) continue;
+      options.token_pieces = 1;  // its parts, one after the other
+      measure_layer(comm, weights, options, problem, check);
     }
     meet(comm);
+  }
+
+  // The pieces of a call; 1 where there is no such layer.
+  int measure_layer(Communicator& comm, const LayerWeights& weights, const LayerOptions& options,
+                    const BenchProblem& problem, const SpotCheck& check) {
+    meet(comm);
+    std::unique_ptr<MoeLayer> layer;
+    try {
+      layer = MoeLayer::create(config_, weights, comm, options);
+    } catch (const Error& e) {  // on every rank
+      if (e.code() != Errc::Unsupported) throw;
+      if (comm.rank() == 0)
+        refusals_.push_back({problem.tokens, options.strategy, e.what(), false});
+      return 1;
+    }
+    measure(comm, *options.backend, *layer, problem, check);
+    meet(comm);  // before the layer's memory goes
+    return layer->strategy().token_pieces;
   }
 
   void measure(Communicator& comm, Backend& backend, MoeLayer& layer, const BenchProblem& problem,
@@ -121,7 +132,7 @@ class RanksBench {
     const double worst = *std::max_element(shared_.errors.begin(), shared_.errors.end());
     if (!(worst <= kMaxBenchError)) {
       if (comm.rank() == 0)
-        refusals_.push_back({problem.tokens, layer.strategy().name,
+        refusals_.push_back({problem.tokens, name_of(layer.strategy()),
                              fmt::format("result: rel_error={:.2e}, need at most {:.0e} against "
                                          "float64. Not timed.",
                                          worst, kMaxBenchError),
@@ -131,7 +142,11 @@ class RanksBench {
     shared_.times[at] = measure_forward(
         layer, args, backend, {.repeat = a_.repeat, .meet = [&comm] { cli::meet(comm); }});
     meet(comm);
-    if (comm.rank() == 0) add_rows(problem.tokens, layer.strategy().name, layout);
+    if (comm.rank() == 0) add_rows(problem.tokens, name_of(layer.strategy()), layout);
+  }
+
+  static std::string name_of(const Strategy& s) {
+    return s.token_pieces == 1 ? s.name : fmt::format("{}, {} pieces", s.name, s.token_pieces);
   }
 
   void add_rows(int64_t tokens, const std::string& strategy, const std::string& layout) {

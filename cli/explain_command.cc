@@ -31,6 +31,7 @@ StrategyRequest request_of(const ExplainArguments& a) {
   r.use_all_gather = a.run.use_all_gather;
   r.use_low_latency = a.low_latency;
   r.host_counts = a.run.host_counts;
+  r.token_pieces = a.run.pieces;
   r.device = describe_device(a.run.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu);
   r.name = a.run.strategy;
   return r;
@@ -60,6 +61,7 @@ nlohmann::json json_of(const Strategy& s) {
           {"note", s.note},
           {"workspace_bytes", s.workspace_bytes},
           {"predicted_us", s.predicted_us},
+          {"token_pieces", s.token_pieces},
           {"gemms", s.gemms},
           {"conditions", conditions}};
 }
@@ -88,6 +90,8 @@ void print_strategy(const Strategy& s) {
     fmt::print("  workspace {}, predicted {:.0f} us, GEMMs by {}\n",
                human_bytes(static_cast<double>(s.workspace_bytes)), s.predicted_us,
                provider_name(s.provider));
+  if (s.token_pieces > 1)
+    fmt::print("  tokens in {} pieces: one travels while another is computed\n", s.token_pieces);
   if (!s.gemms.empty()) fmt::print("  tiles {}\n", s.gemms);
   for (const auto& c : s.conditions) fmt::print("  {}  {}\n", c.holds ? "ok   " : "FAILS", c.text);
 }

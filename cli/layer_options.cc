@@ -125,6 +125,11 @@ void RunOptions::add_options(CLI::App& command) {
   command.add_flag("--allow-repeated-experts", allow_repeated_experts,
                    "A token's ids may repeat (larger masked buffers)");
   command
+      .add_option("--pieces", pieces,
+                  "Several ranks: pieces a call's tokens are cut into, so that one travels while "
+                  "another is computed; 0: chosen")
+      ->check(CLI::NonNegativeNumber);
+  command
       .add_option("--link-blocks", link_blocks,
                   "CUDA: most thread blocks that move rows between ranks; 0: chosen")
       ->check(CLI::NonNegativeNumber);
@@ -145,6 +150,7 @@ LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
   o.num_threads = threads;
   o.host_counts = host_counts;
   o.num_link_blocks = link_blocks;
+  o.token_pieces = pieces;
   return o;
 }
 

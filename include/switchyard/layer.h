@@ -35,7 +35,8 @@ struct LayerOptions {
   /// bit.
   int num_link_blocks = 0;
   /// Several ranks: pieces that the tokens of a call at the capacity are cut into, so that one
-  /// travels while another is computed (CUDA); 0: chosen by the cost model, 1: whole. Changes no bit.
+  /// travels while another is computed (CUDA); 0: chosen by the cost model, 1: whole. Changes no
+  /// bit.
   int token_pieces = 0;
   /// CUDA, several ranks: the host waits for its stream and meets its peers before a kernel waits
   /// for them. For tools that run one kernel at a time; slow, and forward cannot be captured.

@@ -18,6 +18,14 @@ std::shared_ptr<void> CpuMemory::allocate(size_t bytes) {
   return {address, std::free};
 }
 
+std::unique_ptr<StreamEvent> CpuMemory::make_event() {
+  struct Nothing final : StreamEvent {
+    void record(CUstream_st*) override {}
+    void wait(CUstream_st*) override {}
+  };
+  return std::make_unique<Nothing>();
+}
+
 void CpuMemory::read_back(void* dst, ConstTensor src, CUstream_st*) {
   if (src.bytes() > 0) std::memcpy(dst, src.data, static_cast<size_t>(src.bytes()));
 }

@@ -9,6 +9,7 @@ class CpuMemory final : public Memory {
  public:
   DeviceKind kind() const override { return DeviceKind::Cpu; }
   std::shared_ptr<void> allocate(size_t bytes) override;
+  std::unique_ptr<StreamEvent> make_event() override;
   std::string reach(int) override { return {}; }
   std::shared_ptr<int32_t> shared_word() override { return std::make_shared<int32_t>(0); }
   void read_back(void* dst, ConstTensor src, CUstream_st* stream) override;

@@ -50,10 +50,33 @@ void CudaMemory::make_current() {
   SWITCHYARD_CUDA_CHECK(cudaSetDevice(device_));
 }
 
-std::shared_ptr<CUstream_st> CudaMemory::make_stream() {
+std::shared_ptr<CUstream_st> CudaMemory::make_stream(bool urgent) {
+  int least = 0, greatest = 0;
+  SWITCHYARD_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
   cudaStream_t stream = nullptr;
-  SWITCHYARD_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  SWITCHYARD_CUDA_CHECK(
+      cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, urgent ? greatest : least));
   return {stream, [](cudaStream_t s) { (void)cudaStreamDestroy(s); }};
+}
+
+std::unique_ptr<StreamEvent> CudaMemory::make_event() {
+  class Event final : public StreamEvent {
+   public:
+    Event() { SWITCHYARD_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
+    ~Event() override { (void)cudaEventDestroy(event_); }
+    Event(const Event&) = delete;
+    Event& operator=(const Event&) = delete;
+    void record(cudaStream_t stream) override {
+      SWITCHYARD_CUDA_CHECK(cudaEventRecord(event_, stream));
+    }
+    void wait(cudaStream_t stream) override {
+      SWITCHYARD_CUDA_CHECK(cudaStreamWaitEvent(stream, event_, 0));
+    }
+
+   private:
+    cudaEvent_t event_ = nullptr;
+  };
+  return std::make_unique<Event>();
 }
 
 std::string CudaMemory::reach(int other) {

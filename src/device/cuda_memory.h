@@ -19,7 +19,8 @@ class CudaMemory final : public Memory {
   std::shared_ptr<void> allocate(size_t bytes) override;
   int ordinal() const override { return device_; }
   void make_current() override;
-  std::shared_ptr<CUstream_st> make_stream() override;
+  std::shared_ptr<CUstream_st> make_stream(bool urgent) override;
+  std::unique_ptr<StreamEvent> make_event() override;
   std::string reach(int other) override;
   std::shared_ptr<int32_t> shared_word() override;
   void read_back(void* dst, ConstTensor src, CUstream_st* stream) override;

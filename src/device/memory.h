@@ -10,6 +10,15 @@
 
 namespace switchyard {
 
+// A point in a stream that other streams wait for. On a CPU, where work runs as it comes, nothing.
+class StreamEvent {
+ public:
+  virtual ~StreamEvent() = default;
+  virtual void record(CUstream_st* stream) = 0;
+  // Work enqueued on `stream` from here on waits for what was recorded last.
+  virtual void wait(CUstream_st* stream) = 0;
+};
+
 class Memory {
  public:
   virtual ~Memory() = default;
@@ -20,8 +29,13 @@ class Memory {
   // The device among those of its kind.
   virtual int ordinal() const { return 0; }
   virtual void make_current() {}
-  // Of this device; waits for no other stream. Null where there are none.
-  virtual std::shared_ptr<CUstream_st> make_stream() { return nullptr; }
+  // Of this device; waits for no other stream. An urgent one's blocks go before those of others.
+  // Null where there are none.
+  virtual std::shared_ptr<CUstream_st> make_stream(bool urgent = false) {
+    (void)urgent;
+    return nullptr;
+  }
+  virtual std::unique_ptr<StreamEvent> make_event() = 0;
   // Lets work of this device reach memory of device `other`. Says why not; empty: it can.
   virtual std::string reach(int other) = 0;
   // One i32, 0, that the host and work of the device both see at the same address.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "base/backend.h"
 #include "base/require.h"
@@ -31,6 +32,7 @@ StrategyRequest request_of(const MoeConfig& config, int num_ranks, const LayerOp
   r.use_all_gather = options.use_all_gather;
   r.host_counts = options.host_counts;
   r.num_sms = options.num_sms;
+  r.token_pieces = options.token_pieces;
   r.device = describe_device(options.device);
   r.name = options.strategy;
   return r;
@@ -62,8 +64,8 @@ std::string shared_facts(const StrategyRequest& r, const LayerOptions& options) 
              c.shared.intermediate, c.shared.sigmoid_gated, c.expert_bias, c.router_bias,
              c.router_weight_on_input, ' ', r.tp_size, ' ', r.max_tokens, ' ', r.masked_max_tokens,
              ' ', r.alignment, ' ', r.allow_repeated_experts, ' ', r.workspace_limit_bytes, ' ',
-             r.use_all_gather, ' ', r.host_counts, ' ', options.host_ordered, ' ',
-             device_name(r.device.kind), ' ', r.name);
+             r.use_all_gather, ' ', r.host_counts, ' ', options.host_ordered, ' ', r.token_pieces,
+             ' ', device_name(r.device.kind), ' ', r.name);
 }
 
 bool overlap(ConstTensor a, ConstTensor b) {
@@ -117,10 +119,13 @@ class Layer final : public MoeLayer {
     if (config().shared.intermediate > 0)
       shared_.emplace(config(), parts_.weights.shared, parts_.backend, parts_.strategy.provider);
     dispatcher_ = make_dispatcher(config(), parts_.dispatcher, communicator(), parts_.backend);
+    if (parts_.strategy.token_pieces > 1)
+      pipeline_.emplace(backend().memory(), parts_.strategy.token_pieces);
     clear_status(nullptr);
     wait(nullptr);  // a first forward may come on a stream that does not wait for the default one
     // Last: a rank that is past it may make the others wait on the device.
-    dispatcher_->connect(buffers_.dispatcher, parts_.request.max_tokens, parts_.memory);
+    for (const Workspace& window : buffers_.dispatcher)
+      dispatcher_->connect(window, cut(parts_.request.max_tokens).tokens, parts_.memory);
   }
 
   const MoeConfig& config() const override { return parts_.request.config; }
@@ -146,7 +151,7 @@ class Layer final : public MoeLayer {
       throw;
     }
     run(args, max_tokens);
-    const int64_t max_rows = dispatcher_->max_rows(max_tokens);
+    const int64_t max_rows = dispatcher_->max_rows(cut(max_tokens).tokens);
     const bool hybrid = parts_.executor->kind() == ExecutorKind::Hybrid;
     return {parts_.executor->layout_for(max_rows), max_rows,
             hybrid ? parts_.request.masked_max_tokens : -1};
@@ -161,6 +166,10 @@ class Layer final : public MoeLayer {
  private:
   Backend& backend() const { return *parts_.backend; }
   Communicator& communicator() const { return *parts_.communicator; }
+
+  TokenPieces cut(int64_t max_tokens) const {
+    return cut_tokens(max_tokens, parts_.request.max_tokens, parts_.strategy.token_pieces);
+  }
 
   void clear_status(CUstream_st* stream) { backend().ops().fill_i32(buffers_.status, 0, stream); }
 
@@ -283,35 +292,114 @@ class Layer final : public MoeLayer {
   }
 
   void enqueue(const ForwardArgs& args, int64_t max_tokens) {
+    const TokenPieces pieces = cut(max_tokens);
+    if (pieces.count > 1) return enqueue_pieces(args, pieces);
     const auto slice = dispatcher_->slice(args.hidden.dim(0));
     const int64_t max_rows = dispatcher_->max_rows(max_tokens);
     const Routing routing = route(args, slice);
     const auto call =
-        dispatcher_->dispatch(buffers_.dispatcher, args.hidden, routing.ids, routing.weights,
-                              max_tokens, buffers_.status, args.stream);
-    Addend addend;
-    if (shared_)
-      addend =
-          shared_->run(args.hidden.rows(slice.begin, slice.size), buffers_.shared, args.stream);
-
+        dispatcher_->dispatch(buffers_.dispatcher.front(), args.hidden, routing.ids,
+                              routing.weights, max_tokens, buffers_.status, args.stream);
+    const Addend addend = run_shared(args, slice);
     if (dispatcher_->joins_in_executor()) {
       parts_.executor->execute(args.output, call.received, max_rows, buffers_.executor, addend,
                                buffers_.status, args.stream);
     } else {
-      const Tensor partial =
-          call.partial.present() ? call.partial : buffers_.partial.rows(0, max_rows);
-      parts_.executor->execute(partial, call.received, max_rows, buffers_.executor, {},
-                               buffers_.status, args.stream);
+      const Tensor partial = run_experts(call, max_rows, buffers_.status, args.stream);
       dispatcher_->combine(args.output, partial, call, addend, buffers_.status, args.stream);
     }
     backend().ops().poison(args.output, buffers_.status, args.stream);
   }
+
+  Addend run_shared(const ForwardArgs& args, Dispatcher::Slice slice) {
+    if (!shared_) return {};
+    return shared_->run(args.hidden.rows(slice.begin, slice.size), buffers_.shared, args.stream);
+  }
+
+  // The partial rows of what was received.
+  Tensor run_experts(const DispatchedCall& call, int64_t max_rows, Tensor status,
+                     CUstream_st* stream) {
+    const Tensor partial =
+        call.partial.present() ? call.partial : buffers_.partial.rows(0, max_rows);
+    parts_.executor->execute(partial, call.received, max_rows, buffers_.executor, {}, status,
+                             stream);
+    return partial;
+  }
+
+  // Rows travel on a stream of their own. While the experts compute one piece there, the next one
+  // is dispatched and the one before it comes back.
+  void enqueue_pieces(const ForwardArgs& args, const TokenPieces& pieces) {
+    Ops& ops = backend().ops();
+    const int64_t num_tokens = args.hidden.dim(0), max_rows = dispatcher_->max_rows(pieces.tokens);
+    const auto count = static_cast<size_t>(pieces.count);
+    const auto tokens_of = [&](size_t i) {
+      const int64_t begin = std::min(static_cast<int64_t>(i) * pieces.tokens, num_tokens);
+      return Dispatcher::Slice{begin, std::min(pieces.tokens, num_tokens - begin)};
+    };
+    const auto status_of = [&](size_t i) {
+      Tensor t = buffers_.piece_status.rows(static_cast<int64_t>(i), 1);
+      t.shape = {kStatusWords};
+      return t;
+    };
+    const Routing routing = route(args, {0, num_tokens});
+    for (size_t i = 1; i < count; ++i) ops.copy(status_of(i), buffers_.status, args.stream);
+    Pipeline& pipeline = *pipeline_;
+    CUstream_st* link = pipeline.link.get();
+    pipeline.joined->record(args.stream);
+    pipeline.joined->wait(link);
+
+    std::vector<DispatchedCall> calls(count);
+    const auto dispatch = [&](size_t i) {
+      const auto [begin, size] = tokens_of(i);
+      calls[i] = dispatcher_->dispatch(
+          buffers_.dispatcher[i], args.hidden.rows(begin, size), routing.ids.rows(begin, size),
+          routing.weights.rows(begin, size), pieces.tokens, status_of(i), link);
+      pipeline.dispatched[i]->record(link);
+    };
+    dispatch(0);
+    const Addend addend = run_shared(args, {0, num_tokens});
+    for (size_t i = 0; i < count; ++i) {
+      if (i + 1 < count) dispatch(i + 1);
+      pipeline.dispatched[i]->wait(args.stream);
+      const Tensor partial = run_experts(calls[i], max_rows, status_of(i), args.stream);
+      pipeline.computed->record(args.stream);
+      pipeline.computed->wait(link);
+      const auto [begin, size] = tokens_of(i);
+      dispatcher_->combine(args.output.rows(begin, size), partial, calls[i],
+                           rows_of(addend, begin, size), status_of(i), link);
+    }
+    pipeline.joined->record(link);
+    pipeline.joined->wait(args.stream);
+    ops.merge_status(buffers_.status, buffers_.piece_status.rows(0, pieces.count), args.stream);
+    ops.poison(args.output, buffers_.status, args.stream);
+  }
+
+  static Addend rows_of(const Addend& addend, int64_t begin, int64_t size) {
+    if (!addend.rows.present()) return addend;
+    return {addend.rows.rows(begin, size),
+            addend.scale.present() ? addend.scale.rows(begin, size) : ConstTensor{}};
+  }
+
+  // What calls in pieces need beside their stream.
+  struct Pipeline {
+    Pipeline(Memory& memory, int num_pieces)
+        : link(memory.make_stream(true)),
+          joined(memory.make_event()),
+          computed(memory.make_event()) {
+      for (int i = 0; i < num_pieces; ++i) dispatched.push_back(memory.make_event());
+    }
+    std::shared_ptr<CUstream_st> link;
+    std::unique_ptr<StreamEvent> joined;    // of both streams
+    std::unique_ptr<StreamEvent> computed;  // the piece at hand
+    std::vector<std::unique_ptr<StreamEvent>> dispatched;
+  };
 
   Parts parts_;
   LayerBuffers buffers_;
   size_t workspace_bytes_ = 0;
   std::optional<SharedExpert> shared_;
   std::unique_ptr<Dispatcher> dispatcher_;
+  std::optional<Pipeline> pipeline_;
   std::optional<Error> lost_;  // a peer is gone
 };
 

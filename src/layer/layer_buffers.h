@@ -1,17 +1,21 @@
 // src/layer/layer_buffers.h -- how a layer cuts its workspace: once, at its capacity.
 #pragma once
 
+#include <vector>
+
 #include "base/buffers.h"
+#include "strategy/token_pieces.h"
 
 namespace switchyard {
 
 struct LayerBuffers {
-  Tensor status;   // i32 [kStatusWords]
-  Tensor ids;      // i32 [slice, K] from the gate, or narrowed from i64
-  Tensor weights;  // f32 [slice, K] from the gate
+  Tensor status;        // i32 [kStatusWords], the first of piece_status
+  Tensor piece_status;  // i32 [pieces, kStatusWords]
+  Tensor ids;           // i32 [slice, K] from the gate, or narrowed from i64
+  Tensor weights;       // f32 [slice, K] from the gate
   Workspace gate;
   SharedExpertBuffers shared;
-  Workspace dispatcher;
+  std::vector<Workspace> dispatcher;  // one for each piece
   Workspace executor;
   // bf16 [R, H]; absent when the executor writes the final rows, or into the dispatcher's workspace
   Tensor partial;
@@ -19,18 +23,21 @@ struct LayerBuffers {
   static LayerBuffers take(Arena& arena, const StrategyRequest& r, const Strategy& s) {
     const bool local = s.dispatcher == DispatcherKind::Local;
     const int64_t slice = local ? r.max_tokens : slice_capacity(r.max_tokens, r.tp_size);
-    const int64_t max_rows = received_rows(s.dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
+    const int64_t tokens = cut_tokens(r.max_tokens, r.max_tokens, s.token_pieces).tokens;
+    const int64_t max_rows = received_rows(s.dispatcher, tokens, r.num_ranks, r.tp_size);
     Arena gate({});
     GateBuffers::take(gate, r.config, slice);
     LayerBuffers b;
-    b.status = arena.take(DType::I32, {kStatusWords});
+    b.piece_status = arena.take(DType::I32, {s.token_pieces, kStatusWords});
+    b.status = Tensor(b.piece_status.data, DType::I32, {kStatusWords}, b.piece_status.device);
     b.ids = arena.take(DType::I32, {slice, r.config.top_k});
     b.weights = arena.take(DType::F32, {slice, r.config.top_k});
     b.gate = arena.take_bytes(static_cast<int64_t>(gate.bytes()));
     b.shared = SharedExpertBuffers::take(arena, r.config, slice, s.provider);
     const bool peers = uses_peer_memory(r.device.kind, r.num_ranks);
-    b.dispatcher = arena.take_bytes(
-        dispatcher_bytes(s.dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size, peers));
+    for (int i = 0; i < s.token_pieces; ++i)
+      b.dispatcher.push_back(arena.take_bytes(
+          dispatcher_bytes(s.dispatcher, r.config, tokens, r.num_ranks, r.tp_size, peers)));
     b.executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
                                                  r.masked_max_tokens, max_rows));
     if (r.num_ranks > 1 && !peers) b.partial = arena.take(DType::Bf16, {max_rows, r.config.hidden});

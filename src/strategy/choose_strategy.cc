@@ -10,6 +10,7 @@
 #include "strategy/cost_model.h"
 #include "strategy/gemms.h"
 #include "strategy/names.h"
+#include "strategy/token_pieces.h"
 #include "switchyard/strategy.h"
 
 namespace switchyard {
@@ -42,7 +43,9 @@ Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider
   append(s.conditions, capacity_conditions(dispatcher, executor, provider, r));
   s.workspace_bytes = strategy_workspace_bytes(dispatcher, executor, provider, r);
   if (s.workspace_bytes < 0) return s;  // sizes that mean nothing
-  s.predicted_us = predict_us(dispatcher, executor, provider, r);
+  const PieceChoice pieces = choose_token_pieces(dispatcher, executor, provider, r);
+  s.token_pieces = pieces.count;
+  s.predicted_us = pieces.us;
   if (provider == GemmProvider::Hopper) s.gemms = describe_gemms(dispatcher, executor, r);
   return s;
 }

@@ -132,6 +132,7 @@ int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executo
                                  GemmProvider provider, const StrategyRequest& r) {
   if (!shapes_are_usable(r)) return -1;
   try {
+    // Of pieces of a call less, but their number is chosen by rates: this one is by sizes alone.
     const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
     return checked_add(
         executor_bytes(ExecutorShape::of(r, provider), executor, r.masked_max_tokens, max_rows),

@@ -9,28 +9,33 @@
 namespace switchyard {
 namespace {
 
-constexpr int kMostPieces = 4;  // chosen: each more saves less than the one before, and costs more
+constexpr int kMostPieces = 4;  // chosen: each saves less than the one before, and costs as much
 // What a piece takes beside its rows: kernels that tell and wait, there and back.
 constexpr double kPieceUs = 30;
 
+double us_of_pieces(int count, DispatcherKind dispatcher, ExecutorKind executor,
+                    GemmProvider provider, const StrategyRequest& r) {
+  StrategyRequest piece = r;
+  piece.max_tokens = cut_tokens(r.max_tokens, r.max_tokens, count).tokens;
+  const Prediction p = predict(dispatcher, executor, provider, piece);
+  // The first piece's way there and the last one's way back are not hidden.
+  return count * p.compute_us + (count - 1) * kPieceUs + p.link_us;
+}
+
 }  // namespace
 
-int choose_token_pieces(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
-                        const StrategyRequest& r) {
-  if (r.num_ranks == 1 || dispatcher == DispatcherKind::Local || r.tp_size > 1) return 1;
-  if (r.token_pieces > 0)
-    return static_cast<int>(std::clamp<int64_t>(r.token_pieces, 1, std::max<int64_t>(1, r.max_tokens)));
-  if (r.device.kind == DeviceKind::Cpu) return 1;  // one thing at a time
-  int best = 1;
-  double best_us = predict(dispatcher, executor, provider, r).us();
-  for (int count = 2; count <= kMostPieces && count <= r.max_tokens; ++count) {
-    StrategyRequest piece = r;
-    piece.max_tokens = cut_tokens(r.max_tokens, r.max_tokens, count).tokens;
-    const Prediction p = predict(dispatcher, executor, provider, piece);
-    // The first piece's way there and the last one's way back are not hidden.
-    const double us = count * (p.compute_us + kPieceUs) + p.link_us;
-    if (us < best_us) best = count, best_us = us;
-  }
+PieceChoice choose_token_pieces(DispatcherKind dispatcher, ExecutorKind executor,
+                                GemmProvider provider, const StrategyRequest& r) {
+  const auto choice = [&](int count) {
+    return PieceChoice{count, us_of_pieces(count, dispatcher, executor, provider, r)};
+  };
+  if (r.num_ranks == 1 || dispatcher == DispatcherKind::Local || r.tp_size > 1) return choice(1);
+  const auto most = static_cast<int>(std::clamp<int64_t>(r.max_tokens, 1, kMaxTokenPieces));
+  if (r.token_pieces > 0) return choice(std::min(r.token_pieces, most));
+  if (r.device.kind == DeviceKind::Cpu) return choice(1);  // one thing at a time
+  PieceChoice best = choice(1);
+  for (int count = 2; count <= std::min(kMostPieces, most); ++count)
+    if (const PieceChoice c = choice(count); c.us < best.us) best = c;
   return best;
 }
 

@@ -280,6 +280,42 @@ TEST_P(PeerCuda, LayersMatchFloat64ForEverySkewAndUnevenRanks) {
     }
 }
 
+TEST_P(PeerCuda, PiecesOfACallChangeNoBitAndAGraphHoldsThem) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const auto p = random_problem(
+      small_config(), GetParam().num_ranks,
+      [](int r) { return r == 1 ? int64_t{0} : int64_t{130} - 20 * r; }, Skew::Zipf, 45);
+  for (const std::string strategy : {"contiguous", "masked", "all_gather+hybrid"}) {
+    const auto whole = run_layer(p, GetParam(), strategy, [](auto& o) { o.token_pieces = 1; });
+    for (const int pieces : {2, 5}) {
+      EXPECT_EQ(run_layer(p, GetParam(), strategy, [&](auto& o) { o.token_pieces = pieces; }),
+                whole)
+          << strategy << ", " << pieces << " pieces";
+      std::vector<char> same(whole.size());
+      run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+        auto options = options_of(p, g, strategy);
+        options.token_pieces = pieces;
+        const RankLayer rank(p, g, options);
+        g.everyone();
+        rank.run();
+        g.everyone();
+        Graph graph(g.stream, [&] { rank.layer->forward(rank.args()); });
+        g.everyone();
+        const auto at = static_cast<size_t>(g.rank());
+        same[at] = 1;
+        for (int i = 0; i < (small() ? 2 : 50); ++i) {
+          rank.poison();
+          graph.launch(g.stream);
+          rank.layer->wait(g.stream);
+          same[at] &= rank.bits() == whole[at] ? 1 : 0;
+        }
+        g.everyone();
+      });
+      for (const char each : same) EXPECT_TRUE(each) << strategy << ", " << pieces << " pieces";
+    }
+  }
+}
+
 TEST_P(PeerCudaOrdered, LayersMatchFloat64AndGiveTheBitsOfLayersThatAreNot) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
   const auto p = random_problem(

@@ -159,6 +159,71 @@ TEST(Forward, WithoutARouterNeedsIds) {
   EXPECT_THROW(layer->gate(), Error);
 }
 
+// The outputs of 3 ranks, the second without tokens, in a layer for 60 of them.
+std::vector<std::vector<uint16_t>> outputs_in_pieces(const std::string& strategy, int pieces,
+                                                     int64_t max_tokens) {
+  std::vector<std::vector<uint16_t>> bits(3);
+  run_local_ranks(3, [&](Communicator& comm) {
+    auto c = config();
+    c.num_experts = 15;
+    LayerOptions o = options(strategy, 60);
+    o.token_pieces = pieces;
+    auto layer = MoeLayer::create(c, random_weights(c, 3, comm.rank(), 3), comm, o);
+    EXPECT_EQ(layer->strategy().token_pieces, pieces);
+    Call call(comm.rank() == 1 ? 0 : max_tokens - 3 * comm.rank(), 60);
+    ForwardArgs args = call.with_gate();
+    args.max_tokens = max_tokens;
+    layer->forward(args);
+    layer->wait();
+    EXPECT_TRUE(call.output.guards_intact());
+    for (int64_t i = 0; i < call.output.count(); ++i)
+      bits[static_cast<size_t>(comm.rank())].push_back(call.output[i].bits());
+  });
+  return bits;
+}
+
+TEST(Forward, PiecesOfACallChangeNoBit) {
+  for (const char* strategy : {"normal+contiguous", "normal+masked", "all_gather+hybrid"})
+    for (const int64_t max_tokens : {60, 41, 7}) {
+      const auto whole = outputs_in_pieces(strategy, 1, max_tokens);
+      for (const int pieces : {2, 3, 7})
+        EXPECT_EQ(outputs_in_pieces(strategy, pieces, max_tokens), whole)
+            << strategy << ", " << max_tokens << " tokens in " << pieces << " pieces";
+    }
+}
+
+TEST(Forward, ABadIdInAnyPieceIsThrownByEveryRankAndTheLayerGoesOn) {
+  for (const int64_t bad_token : {3, 55}) {
+    std::vector<char> good(2, 0);
+    run_local_ranks(2, [&](Communicator& comm) {
+      auto c = config();
+      LayerOptions o = options("normal+contiguous", 60);
+      o.token_pieces = 3;
+      auto layer = MoeLayer::create(c, random_weights(c, 2, comm.rank(), 3), comm, o);
+      Call call(60, 70);
+      const auto run = [&] {
+        layer->forward(call.with_ids());
+        layer->wait();
+      };
+      run();
+      const Buffer<Bf16> expected = call.output;
+      const int32_t before = call.ids[bad_token * 4];
+      if (comm.rank() == 1) call.ids[bad_token * 4] = 16;
+      try {
+        run();
+      } catch (const Error& e) {
+        good[static_cast<size_t>(comm.rank())] = e.code() == Errc::BadRouting;
+      }
+      call.ids[bad_token * 4] = before;
+      run();
+      for (int64_t i = 0; i < expected.count(); ++i)
+        good[static_cast<size_t>(comm.rank())] &=
+            expected[i].bits() == call.output[i].bits() ? 1 : 0;
+    });
+    EXPECT_EQ(good, std::vector<char>(2, 1)) << bad_token;
+  }
+}
+
 TEST(Forward, AnyRankMayHaveNoTokens) {
   for (const char* strategy : {"normal+contiguous", "normal+masked", "all_gather+contiguous"})
     for (const int idle : {0b001, 0b110, 0b111}) {

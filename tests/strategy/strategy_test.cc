@@ -8,6 +8,8 @@
 
 #include "switchyard/error.h"
 
+#include "strategy/token_pieces.h"
+
 namespace switchyard {
 namespace {
 
@@ -387,6 +389,53 @@ TEST(Gemms, AreNotNamedForOtherProvidersOrSizesThatMeanNothing) {
   auto r = on_gpu("auto");
   r.max_tokens = int64_t{1} << 61;
   for (const auto& s : evaluate_strategies(r)) EXPECT_EQ(s.gemms, "") << s.name;
+}
+
+// Two H100s.
+StrategyRequest on_two_gpus(int64_t max_tokens) {
+  auto r = request("normal+contiguous", 2);
+  r.device = gpu(9);
+  r.device.num_sms = 132;
+  r.device.read_gbps = 3000, r.device.gemm_gflops = 780e3, r.device.link_gbps = 390;
+  r.max_tokens = max_tokens;
+  r.workspace_limit_bytes = int64_t{1} << 40;
+  return r;
+}
+
+TEST(TokenPieces, AreChosenWhereLinksTakeLongAndWeightsDoNot) {
+  EXPECT_GT(choose_strategy(on_two_gpus(8192)).token_pieces, 1);
+  EXPECT_EQ(choose_strategy(on_two_gpus(128)).token_pieces, 1) << "the weights would be read twice";
+  auto one = on_two_gpus(8192);
+  one.num_ranks = 1, one.name = "contiguous";
+  EXPECT_EQ(choose_strategy(one).token_pieces, 1);
+  auto cpus = request("normal+contiguous", 2);
+  cpus.max_tokens = 8192;
+  EXPECT_EQ(choose_strategy(cpus).token_pieces, 1);
+  auto replicated = on_two_gpus(8192);
+  replicated.tp_size = 2;
+  EXPECT_EQ(choose_strategy(replicated).token_pieces, 1);
+}
+
+TEST(TokenPieces, AreAsManyAsTheRequestSays) {
+  auto r = on_two_gpus(128);
+  for (const int pieces : {1, 2, 5}) {
+    r.token_pieces = pieces;
+    EXPECT_EQ(choose_strategy(r).token_pieces, pieces);
+  }
+  r.max_tokens = 3;
+  EXPECT_EQ(choose_strategy(r).token_pieces, 3) << "at least a token each";
+}
+
+TEST(TokenPieces, HoldACallsTokensAndAreNoLargerThanThoseOfTheLargest) {
+  for (const int64_t capacity : {1, 7, 60, 8192})
+    for (const int most : {1, 2, 3, 7})
+      for (const int64_t tokens : {int64_t{0}, int64_t{1}, capacity / 2, capacity - 1, capacity}) {
+        const TokenPieces p = cut_tokens(tokens, capacity, most);
+        EXPECT_LE(p.count, most);
+        EXPECT_GE(p.count * p.tokens, tokens);
+        EXPECT_LE(p.tokens, cut_tokens(capacity, capacity, most).tokens);
+        EXPECT_GE(p.count, 1);
+      }
 }
 
 TEST(Conditions, AWorkspaceBeyond63BitsIsRefusedNotWrapped) {
