@@ -316,11 +316,12 @@ class Layer final : public MoeLayer {
     return shared_->run(args.hidden.rows(slice.begin, slice.size), buffers_.shared, args.stream);
   }
 
-  // The partial rows of what was received.
+  // The partial rows of what was received; none if they are on their way back.
   Tensor run_experts(const DispatchedCall& call, int64_t max_rows, Tensor status,
                      CUstream_st* stream) {
-    const Tensor partial =
-        call.partial.present() ? call.partial : buffers_.partial.rows(0, max_rows);
+    const Tensor partial = call.received.way_back   ? Tensor{}
+                           : call.partial.present() ? call.partial
+                                                    : buffers_.partial.rows(0, max_rows);
     parts_.executor->execute(partial, call.received, max_rows, buffers_.executor, {}, status,
                              stream);
     return partial;
@@ -342,7 +343,7 @@ class Layer final : public MoeLayer {
       return t;
     };
     const Routing routing = route(args, {0, num_tokens});
-    for (size_t i = 1; i < count; ++i) ops.copy(status_of(i), buffers_.status, args.stream);
+    for (size_t i = 0; i < count; ++i) ops.copy(status_of(i), buffers_.status, args.stream);
     Pipeline& pipeline = *pipeline_;
     CUstream_st* link = pipeline.link.get();
     pipeline.joined->record(args.stream);

@@ -9,8 +9,8 @@
 namespace switchyard {
 
 struct LayerBuffers {
-  Tensor status;        // i32 [kStatusWords], the first of piece_status
-  Tensor piece_status;  // i32 [pieces, kStatusWords]
+  Tensor status;        // i32 [kStatusWords]
+  Tensor piece_status;  // i32 [pieces, kStatusWords] of one call; absent for one piece
   Tensor ids;           // i32 [slice, K] from the gate, or narrowed from i64
   Tensor weights;       // f32 [slice, K] from the gate
   Workspace gate;
@@ -28,8 +28,8 @@ struct LayerBuffers {
     Arena gate({});
     GateBuffers::take(gate, r.config, slice);
     LayerBuffers b;
-    b.piece_status = arena.take(DType::I32, {s.token_pieces, kStatusWords});
-    b.status = Tensor(b.piece_status.data, DType::I32, {kStatusWords}, b.piece_status.device);
+    b.status = arena.take(DType::I32, {kStatusWords});
+    if (s.token_pieces > 1) b.piece_status = arena.take(DType::I32, {s.token_pieces, kStatusWords});
     b.ids = arena.take(DType::I32, {slice, r.config.top_k});
     b.weights = arena.take(DType::F32, {slice, r.config.top_k});
     b.gate = arena.take_bytes(static_cast<int64_t>(gate.bytes()));

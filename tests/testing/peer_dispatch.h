@@ -9,6 +9,7 @@
 #include "base/backend.h"
 #include "base/peer_control.h"
 #include "base/status.h"
+#include "ops/ops.h"
 #include "switchyard/dispatcher.h"
 #include "testing/routing.h"
 
@@ -37,6 +38,10 @@ std::vector<T> read(Backend& backend, ConstTensor t, CUstream_st* stream) {
   std::vector<T> host(static_cast<size_t>(t.count()));
   copy_to_host(backend, host.data(), t, stream);
   return host;
+}
+
+inline void wait_for(Backend& backend, ConstTensor status, CUstream_st* stream) {
+  read<int32_t>(backend, status, stream);
 }
 
 // Tokens of every rank, of every call.
@@ -152,7 +157,18 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     o.weights = read<float>(b, call.received.weights.rows(0, o.num_rows), stream);
     const int64_t capacity = dispatcher->max_rows(bounds[i]);
     const auto partial = weigh(o, h, k, capacity);
-    if (call.partial.present()) {
+    if (call.received.way_back && i % 2 == 1) {  // as an executor sends its rows back
+      const OnDevice given(b, ConstTensor(partial.data(), DType::Bf16, {capacity, h}));
+      Buffer<int32_t> same({capacity, 1});
+      for (int64_t r = 0; r < capacity; ++r) same[r] = static_cast<int32_t>(r);
+      const OnDevice row_of_slot(b, same.view());
+      everyone();  // memory was allocated
+      b.ops().return_rows(*call.received.way_back, given.view(), row_of_slot.view(), {},
+                          call.received.num_rows, stream);
+      dispatcher->combine(in.output.view(), {}, call, {}, status, stream);
+      wait_for(b, status, stream);
+      everyone();  // before memory goes
+    } else if (call.partial.present()) {
       copy_to_device(b, call.partial, partial.data(), stream);
       dispatcher->combine(in.output.view(), call.partial, call, {}, status, stream);
     } else {
