@@ -95,7 +95,7 @@ class SocketStreams final : public Streams {
       const auto n = recv(fd, text, sizeof text, 0);
       if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;  // nothing yet
       was_told_[p] = true;
-      if (n <= 0) return Notice{static_cast<int>(p), ""};
+      if (n <= 0) return Notice{static_cast<int>(p), {}};
       text[n - 1] = '\0';
       return Notice{static_cast<int>(p), text};
     }

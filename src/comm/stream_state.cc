@@ -37,10 +37,10 @@ void StreamState::listen() {
   bool heard = false;
   while (const auto notice = streams_->notice()) {
     heard = true;
-    if (notice->reason.empty())
+    if (!notice->reason)
       left_.push_back(notice->peer);
     else if (!failure_)
-      record(notice->reason);
+      record(*notice->reason);
   }
   if (heard) tell_watches();
 }

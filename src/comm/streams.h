@@ -38,7 +38,7 @@ class Streams {
   // The next thing that was heard beside the messages, once per peer.
   struct Notice {
     int peer = 0;
-    std::string reason;  // why the peer gives up; empty: it left
+    std::optional<std::string> reason;  // why the peer gives up; none: it left
   };
   virtual std::optional<Notice> notice() = 0;
   // True once there may be a notice, false once `stop` is readable or where nobody can wait beside

@@ -32,22 +32,28 @@ void on(int device, F f) {
   if (other) (void)cudaSetDevice(current);
 }
 
-DeviceId id_of(int device) {
-  cudaDeviceProp properties{};
-  SWITCHYARD_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
-  DeviceId id;
-  static_assert(sizeof id == sizeof properties.uuid);
-  std::memcpy(id.data(), &properties.uuid, sizeof id);
-  return id;
+// Of the devices that this process sees, as it numbers them.
+const std::vector<DeviceId>& visible_devices() {
+  static const auto all = [] {
+    int count = 0;
+    SWITCHYARD_CUDA_CHECK(cudaGetDeviceCount(&count));
+    std::vector<DeviceId> ids(static_cast<size_t>(count));
+    for (int device = 0; device < count; ++device) {
+      cudaDeviceProp properties{};
+      SWITCHYARD_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+      static_assert(sizeof(DeviceId) == sizeof properties.uuid);
+      std::memcpy(&ids[static_cast<size_t>(device)], &properties.uuid, sizeof(DeviceId));
+    }
+    return ids;
+  }();
+  return all;
 }
 
-// As this process numbers its devices; -1: it does not see that one.
+// -1: this process does not see it.
 int ordinal_of(const DeviceId& id) {
-  int count = 0;
-  SWITCHYARD_CUDA_CHECK(cudaGetDeviceCount(&count));
-  for (int device = 0; device < count; ++device)
-    if (id_of(device) == id) return device;
-  return -1;
+  const auto& all = visible_devices();
+  const auto found = std::find(all.begin(), all.end(), id);
+  return found == all.end() ? -1 : static_cast<int>(found - all.begin());
 }
 
 // Where the allocation that holds `address` begins.
@@ -78,7 +84,6 @@ OpenHandles& open_handles() {
 
 CudaMemory::CudaMemory() {
   SWITCHYARD_CUDA_CHECK(cudaGetDevice(&device_));
-  id_ = id_of(device_);
 }
 
 std::shared_ptr<void> CudaMemory::allocate(size_t bytes) {
@@ -93,6 +98,10 @@ std::shared_ptr<void> CudaMemory::allocate(size_t bytes) {
   }
   SWITCHYARD_CUDA_CHECK(code);
   return {address, [device = device_](void* p) { on(device, [&] { (void)cudaFree(p); }); }};
+}
+
+DeviceId CudaMemory::id() const {
+  return visible_devices().at(static_cast<size_t>(device_));
 }
 
 void CudaMemory::make_current() {
@@ -156,17 +165,16 @@ std::shared_ptr<void> CudaMemory::open(const SharedRange& range, const DeviceId&
         "container.");
     return base;
   };
-  // A kernel in flight may still reach there; its waits end at their deadline.
   const auto close = [device = device_](void* base) {
-    on(device, [&] {
-      (void)cudaDeviceSynchronize();
-      (void)cudaIpcCloseMemHandle(base);
-      (void)cudaGetLastError();
-    });
+    on(device, [&] { (void)cudaIpcCloseMemHandle(base); });
   };
   auto base = open_handles().get({device_, range.handle}, open, close);
   auto* address = static_cast<std::byte*>(base.get()) + range.offset;
-  return {std::move(base), address};
+  // A kernel in flight may still reach there; its waits end at their deadline.
+  return {address, [base = std::move(base), device = device_](void*) mutable {
+            on(device, [] { (void)cudaDeviceSynchronize(); });
+            base.reset();
+          }};
 }
 
 std::shared_ptr<int32_t> CudaMemory::shared_word() {

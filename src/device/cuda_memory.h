@@ -18,7 +18,7 @@ class CudaMemory final : public Memory {
   DeviceKind kind() const override { return DeviceKind::Cuda; }
   std::shared_ptr<void> allocate(size_t bytes) override;
   int ordinal() const override { return device_; }
-  DeviceId id() const override { return id_; }
+  DeviceId id() const override;
   void make_current() override;
   std::shared_ptr<CUstream_st> make_stream() override;
   std::string reach(int other) override;
@@ -44,7 +44,6 @@ class CudaMemory final : public Memory {
   };
 
   int device_ = 0;
-  DeviceId id_{};
   std::mutex mutex_;
   std::vector<std::shared_ptr<void>> idle_staging_;  // one after the first copy
 };
