@@ -130,10 +130,10 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
     const Tensor table(bases_.get(), DType::I64, {communicator.size()}, memory.kind());
     memory.copy_in(table, bases.data(), nullptr);
     window_.bases = table;
+    watch_ = communicator.when_over(
+        [word = ended_] { std::atomic_ref(*word).store(1, std::memory_order_relaxed); });
   });
   window_.ended = ended_.get();
-  watch_ = communicator.when_over(
-      [word = ended_] { std::atomic_ref(*word).store(1, std::memory_order_relaxed); });
 }
 
 }  // namespace switchyard

@@ -1,6 +1,7 @@
 // tests/cuda/processes_test.cc -- several ranks on GPUs as processes: the bits of thread ranks, and
-// every way in which a rank can fail, ten times each. A test starts this program anew for each rank
-// (GpuProcess.IsARankOfAnotherTest) and kills whatever is left of them after a limit.
+// every way in which a rank can fail, ten times each, while the others' processes go on. A test
+// starts this program anew for each rank (GpuProcess.IsARankOfAnotherTest) and kills whatever is
+// left of them after a limit.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -16,9 +17,8 @@ namespace switchyard::testing {
 namespace {
 
 constexpr int kMaxRanks = 4, kRounds = 10;
-// Longer than a process needs to start CUDA and load kernels while others do the same.
-constexpr auto kDeadline = std::chrono::milliseconds(8000);
-constexpr auto kLimit = std::chrono::seconds(90);  // then a child is killed
+constexpr auto kDeadline = std::chrono::milliseconds(3000);
+constexpr auto kLimit = std::chrono::seconds(200);  // then a child is killed
 
 struct Seen {
   char message[1000] = {};
@@ -27,12 +27,16 @@ struct Seen {
   bool recovered = false;
 };
 
+struct Round {
+  SpawnedGather gather, gather_of_survivors;
+  std::atomic<int> ready{0};
+  Seen seen[kMaxRanks];
+};
+
 // What parent and children share.
 struct Board {
   int num_devices = 1;
-  SpawnedGather gather, second_gather;
-  std::atomic<int> ready{0};
-  Seen seen[kMaxRanks];
+  Round rounds[kRounds];
 };
 
 // One rank, in its process.
@@ -40,17 +44,19 @@ struct Child {
   Board& board;
   int rank, num_ranks;
 
-  Seen& seen() const { return board.seen[rank]; }
   Placement place(int ranks) const { return {ranks, board.num_devices}; }
-  std::unique_ptr<Communicator> connect() const {
+  // Starts CUDA, which may take longer than the deadline where many do.
+  void warm_up() const { make_cuda_backend({.device = rank % board.num_devices})->load_kernels(); }
+  std::unique_ptr<Communicator> connect(Round& round) const {
     ProcessRankOptions options;
     options.deadline = kDeadline;
-    return make_process_rank(rank, num_ranks, board.gather.of(rank, num_ranks), options);
-  }
-  void say(const std::exception& e) const {
-    std::strncpy(seen().message, e.what(), sizeof seen().message - 1);
+    return make_process_rank(rank, num_ranks, round.gather.of(rank, num_ranks), options);
   }
 };
+
+void say(Seen& seen, const std::exception& e) {
+  std::strncpy(seen.message, e.what(), sizeof seen.message - 1);
+}
 
 uint64_t hash(const std::vector<uint16_t>& bits) {
   uint64_t h = 0xcbf29ce484222325u + bits.size();
@@ -140,7 +146,7 @@ std::vector<uint64_t> thread_outputs(const Placement& place) {
 
 void body_bits(const Child& child, std::unique_ptr<Communicator> comm) {
   run_gpu_rank(child.place(child.num_ranks), *comm,
-               [&](GpuRank& g) { child.seen().bits = outputs(g); });
+               [&](GpuRank& g) { child.board.rounds[0].seen[child.rank].bits = outputs(g); });
 }
 
 // ---- faults of rank 1
@@ -246,38 +252,49 @@ const Fault& fault_named(const std::string& name) {
 }
 
 // The survivors go on with a new communicator, in the same processes.
-void recover(const Child& child) {
+void recover(const Child& child, Round& round) {
   const int survivor = child.rank == 0 ? 0 : child.rank - 1, survivors = child.num_ranks - 1;
   ProcessRankOptions options;
   options.deadline = kDeadline;
   const auto comm = make_process_rank(survivor, survivors,
-                                      child.board.second_gather.of(survivor, survivors), options);
+                                      round.gather_of_survivors.of(survivor, survivors), options);
   run_gpu_rank(child.place(survivors), *comm, [&](GpuRank& g) {
     Call call(g);
     call.forward();
     g.everyone();
   });
-  child.seen().recovered = true;
+  round.seen[child.rank].recovered = true;
 }
 
-void body_fault(const Child& child, const Fault& fault) {
+void run_round(const Child& child, const Fault& fault, Round& round) {
+  Seen& seen = round.seen[child.rank];
+  const auto comm = child.connect(round);
   const auto start = std::chrono::steady_clock::now();
   try {
-    const auto comm = child.connect();
     run_gpu_rank(child.place(child.num_ranks), *comm, [&](GpuRank& g) {
       g.everyone();
-      ++child.board.ready;
+      ++round.ready;
       child.rank == 1 ? fault.rank1(g) : fault.others(g);
     });
   } catch (const Error& e) {
-    child.say(e);
+    say(seen, e);
   }
-  child.seen().seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (child.rank != 1) recover(child);
+  seen.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The survivors live through all rounds, rank 1 is another process in each.
+void body_fault(const Child& child, const Fault& fault, const char* only_round) {
+  if (only_round != nullptr)
+    return run_round(child, fault, child.board.rounds[std::atoi(only_round)]);
+  for (Round& round : child.board.rounds) {
+    run_round(child, fault, round);
+    recover(child, round);
+  }
 }
 
 // ---- the two sides
+
+constexpr const char* kRound = "SWITCHYARD_TEST_ROUND";
 
 TEST(GpuProcess, IsARankOfAnotherTest) {
   const char* body = std::getenv(kSpawnBody);
@@ -287,15 +304,16 @@ TEST(GpuProcess, IsARankOfAnotherTest) {
                     std::atoi(std::getenv("WORLD_SIZE"))};
   const std::string name = body;
   try {
+    child.warm_up();
     if (name == "bits")
-      body_bits(child, child.connect());
+      body_bits(child, child.connect(board->rounds[0]));
     else if (name == "torchrun")
       body_bits(child, make_process_rank());
     else
-      body_fault(child, fault_named(name));
+      body_fault(child, fault_named(name), std::getenv(kRound));
   } catch (const std::exception& e) {
-    child.say(e);
-    FAIL();
+    say(board->rounds[0].seen[child.rank], e);
+    FAIL() << e.what();
   }
 }
 
@@ -331,8 +349,9 @@ TEST_P(GpuProcesses, GiveTheBitsOfThreads) {
     });
     for (int r = 0; r < GetParam().num_ranks; ++r) {
       EXPECT_TRUE(children.finished(r, kLimit)) << body << ", rank " << r;
-      EXPECT_STREQ(board->seen[r].message, "") << body << ", rank " << r;
-      EXPECT_EQ(board->seen[r].bits, expected[static_cast<size_t>(r)]) << body << ", rank " << r;
+      EXPECT_STREQ(board->rounds[0].seen[r].message, "") << body << ", rank " << r;
+      EXPECT_EQ(board->rounds[0].seen[r].bits, expected[static_cast<size_t>(r)])
+          << body << ", rank " << r;
     }
   }
 }
@@ -357,14 +376,15 @@ TEST(GpuProcessesApart, WorkOrAreRefusedOnEveryRank) {
   int num_good = 0;
   for (int r = 0; r < 2; ++r) {
     num_good += children.finished(r, kLimit) ? 1 : 0;
-    const std::string message = board->seen[r].message;
+    const std::string message = board->rounds[0].seen[r].message;
     if (message.empty())
-      EXPECT_EQ(board->seen[r].bits, expected[static_cast<size_t>(r)]) << "rank " << r;
+      EXPECT_EQ(board->rounds[0].seen[r].bits, expected[static_cast<size_t>(r)]) << "rank " << r;
     else
       EXPECT_NE(message.find("peer memory"), std::string::npos) << message;
     RecordProperty("rank" + std::to_string(r), message);
   }
-  EXPECT_TRUE(num_good == 0 || num_good == 2) << board->seen[0].message << board->seen[1].message;
+  EXPECT_TRUE(num_good == 0 || num_good == 2)
+      << board->rounds[0].seen[0].message << board->rounds[0].seen[1].message;
 }
 
 using FaultAt = std::tuple<size_t, int>;  // index of the fault, number of GPUs
@@ -377,36 +397,52 @@ INSTANTIATE_TEST_SUITE_P(OfRankOne, GpuProcessFaults,
                                   std::to_string(std::get<1>(info.param)) + "Gpus";
                          });
 
-// Three ranks on one GPU, or the first and the last on one of two.
-void run_fault(const Fault& fault, int num_devices, int round) {
-  constexpr int kRanks = 3;
-  const SpawnedMemory<Board> board;
-  board->num_devices = num_devices;
-  SpawnedRanks children(kRanks, kChild, board.fd(), fault.name);
-  if (std::string(fault.name) == "KilledDuring") {
-    const auto end = std::chrono::steady_clock::now() + kLimit;
-    while (board->ready < kRanks && std::chrono::steady_clock::now() < end)
+constexpr int kRanks = 3, kSurvivors = 2;
+
+// Processes 0 and 1 are ranks 0 and 2; then comes a rank 1 for each round.
+SpawnedRanks::Variables part_of(int process) {
+  SpawnedRanks::Variables all = {"WORLD_SIZE=" + std::to_string(kRanks)};
+  const bool survivor = process < kSurvivors;
+  all.push_back("RANK=" + std::to_string(survivor ? 2 * process : 1));
+  if (!survivor) all.push_back(std::string(kRound) + "=" + std::to_string(process - kSurvivors));
+  return all;
+}
+
+void kill_during_each_round(SpawnedMemory<Board>& board, SpawnedRanks& children) {
+  const auto end = std::chrono::steady_clock::now() + kLimit;
+  for (int round = 0; round < kRounds; ++round) {
+    while (board->rounds[round].ready < kRanks && std::chrono::steady_clock::now() < end)
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    std::this_thread::sleep_for(std::chrono::milliseconds(200 * round));
-    children.kill_rank(1);
-  }
-  for (const int rank : {0, 2}) {
-    const Seen& s = board->seen[rank];
-    EXPECT_TRUE(children.finished(rank, kLimit)) << fault.name << ", rank " << rank;
-    EXPECT_TRUE(s.recovered) << fault.name << ", rank " << rank << ": " << s.message;
-    EXPECT_LT(s.seconds, 60.0) << fault.name;
-    EXPECT_TRUE(std::any_of(
-        fault.message.begin(), fault.message.end(),
-        [&](const char* part) { return std::string(s.message).find(part) != std::string::npos; }))
-        << fault.name << ", rank " << rank << ", round " << round << ": " << s.message;
+    std::this_thread::sleep_for(std::chrono::milliseconds(50 * round));
+    children.kill_rank(kSurvivors + round);
   }
 }
 
+void expect_seen(const Fault& fault, const Seen& seen) {
+  EXPECT_TRUE(seen.recovered) << seen.message;
+  EXPECT_LT(seen.seconds, 60.0);
+  EXPECT_TRUE(std::any_of(fault.message.begin(), fault.message.end(), [&](const char* part) {
+    return std::string(seen.message).find(part) != std::string::npos;
+  })) << seen.message;
+}
+
+// Three ranks on one GPU, or the first and the last on one of two.
 TEST_P(GpuProcessFaults, AreSeenByEveryOtherRankTenTimesInARow) {
-  const auto [fault, num_devices] = GetParam();
+  const auto [index, num_devices] = GetParam();
+  const Fault& fault = kFaults[index];
   SWITCHYARD_SKIP_WITHOUT_GPUS(num_devices);
-  for (int round = 0; round < kRounds && !HasFailure(); ++round)
-    run_fault(kFaults[fault], num_devices, round);
+  SpawnedMemory<Board> board;
+  board->num_devices = num_devices;
+  SpawnedRanks children(kSurvivors + kRounds, kChild, board.fd(), fault.name, part_of);
+  if (std::string(fault.name) == "KilledDuring") kill_during_each_round(board, children);
+  for (int survivor = 0; survivor < kSurvivors; ++survivor) {
+    EXPECT_TRUE(children.finished(survivor, kLimit)) << "rank " << 2 * survivor;
+    for (int round = 0; round < kRounds; ++round) {
+      SCOPED_TRACE("rank " + std::to_string(2 * survivor) + ", round " + std::to_string(round));
+      expect_seen(fault, board->rounds[round].seen[2 * survivor]);
+      if (HasFailure()) break;  // what follows, follows from it
+    }
+  }
 }
 
 }  // namespace

@@ -62,20 +62,21 @@ struct SpawnedGather {
   }
 };
 
-// Processes that run `test` of this program alone, with RANK, WORLD_SIZE and `variables` of the
-// rank.
+// Processes that run `test` of this program alone, as ranks of one communicator unless `variables`
+// of a process say otherwise.
 class SpawnedRanks : public Children {
  public:
   using Variables = std::vector<std::string>;  // NAME=value
 
-  SpawnedRanks(int num_ranks, const std::string& test, int memory, const std::string& body,
-               const std::function<Variables(int rank)>& variables = {}) {
-    for (int r = 0; r < num_ranks; ++r) {
-      Variables all = variables ? variables(r) : Variables{};
-      all.push_back("RANK=" + std::to_string(r));
-      all.push_back("WORLD_SIZE=" + std::to_string(num_ranks));
-      all.push_back(std::string(kSpawnBody) + "=" + body);
-      all.push_back(std::string(kSpawnMemory) + "=" + std::to_string(memory));
+  SpawnedRanks(int num_processes, const std::string& test, int memory, const std::string& body,
+               const std::function<Variables(int process)>& variables = {}) {
+    for (int p = 0; p < num_processes; ++p) {
+      Variables all = variables ? variables(p) : Variables{};
+      for (const std::string& standard :
+           {"RANK=" + std::to_string(p), "WORLD_SIZE=" + std::to_string(num_processes),
+            std::string(kSpawnBody) + "=" + body,
+            std::string(kSpawnMemory) + "=" + std::to_string(memory)})
+        if (!is_among(all, standard)) all.push_back(standard);
       add(start(test, all));
     }
   }
