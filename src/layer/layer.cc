@@ -10,6 +10,7 @@
 #include "base/peer_control.h"
 #include "base/require.h"
 #include "base/status.h"
+#include "comm/reason.h"
 #include "device/memory.h"
 #include "layer/agreement.h"
 #include "layer/layer_buffers.h"
@@ -181,21 +182,11 @@ class Layer final : public MoeLayer {
     throw Error(static_cast<Errc>(status.code), status_message(status));
   }
 
-  // Why the communicator is over. If a host ended it, its reason is on the way to all ranks.
-  std::string known_reason(bool ended_by_host) const {
-    const auto patience = std::chrono::milliseconds(ended_by_host ? 1000 : 0);
-    const auto end = std::chrono::steady_clock::now() + patience;
-    std::string reason = communicator().failure_reason();
-    while (reason.empty() && std::chrono::steady_clock::now() < end) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      reason = communicator().failure_reason();
-    }
-    return reason;
-  }
-
   // A kernel found that a peer is lost. Every rank throws the reason that was given first.
   [[noreturn]] void throw_lost(const StatusWords& status) {
-    const std::string known = known_reason(status.value == kGivenUpByHost);
+    // If a host ended the wait, it knows why and tells.
+    const std::chrono::milliseconds patience(status.value == kGivenUpByHost ? 1000 : 0);
+    const std::string known = await_reason(communicator(), patience);
     communicator().abort(known.empty() ? status_message(status) : known);
     const std::string reason = communicator().failure_reason();
     lost_.emplace(Errc::Transport, reason.empty() ? status_message(status) : reason);

@@ -3,6 +3,7 @@
 // or stop, and windows that nobody frees too early.
 #include <gtest/gtest.h>
 
+#include "comm/reason.h"
 #include "testing/forked_ranks.h"
 #include "testing/peer_dispatch.h"
 #include "testing/shared_memory.h"
@@ -169,7 +170,7 @@ TEST_F(PeerProcesses, APeerThatIsKilledEndsEveryWaitAtOnceTenTimes) {
           const auto status = call_until_failure(*rank);
           if (std::chrono::steady_clock::now() - start > kLong) return "late";
           if (const auto text = check_lost(status, 1, kGivenUpByHost); !text.empty()) return text;
-          const auto reason = comm.failure_reason();
+          const auto reason = await_reason(comm, Milliseconds(1000));
           comm.abort(reason);  // as a layer does
           const std::weak_ptr<void> window = rank->memory;
           rank.reset();
