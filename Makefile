@@ -34,7 +34,7 @@ asan:  ## all tests with address and undefined behaviour sanitizers
 tsan:  ## thread ranks and thread pools under the thread sanitizer
 	@scripts/install_deps.sh build test
 	@cmake --preset tsan >/dev/null && cmake --build --preset tsan
-	ctest --preset tsan -j2 -R '^(comm|dispatcher|executor|linear_attention|layer|cpu)\.'
+	ctest --preset tsan -j2 -R '^(device|comm|dispatcher|executor|linear_attention|layer|cpu)\.'
 
 cuda:  ## build the CUDA kernels and their tests, which skip without a GPU (with one: scripts/gpu_check.sh)
 	@scripts/install_deps.sh build test

@@ -24,7 +24,7 @@ namespace switchyard::cli {
 namespace {
 
 struct CheckArguments {
-  std::string device = "cpu";
+  std::string device = "cpu", transport = "threads";
   int ranks = 0;
   uint64_t seed = 0;
   bool json = false;
@@ -224,38 +224,63 @@ DeviceRouting place_routing(const Case& c, const Problem& p, int64_t begin, int6
           DeviceBuffer(*options.backend, options.device, weights)};
 }
 
-// The last of several ranks gets no tokens.
-Rows run_layer(const Case& c, const Problem& p, Device& device, int num_ranks,
+// The last of several ranks gets no tokens; the others share them evenly.
+struct Split {
+  int64_t tokens;
+  int num_ranks;
+
+  int64_t parts() const { return std::max(1, num_ranks - 1); }
+  int64_t begin(int rank) const { return tokens * std::min<int64_t>(rank, parts()) / parts(); }
+  int64_t size(int rank) const { return begin(rank + 1) - begin(rank); }
+  int64_t largest() const { return (tokens + parts() - 1) / parts(); }
+};
+
+// Collective. What this rank computes of its tokens, in as many rows as the largest share has.
+Rows run_rank(const Case& c, const Problem& p, Device& device, Communicator& comm,
+              const Ranks& ranks, const Split& split, const std::string& strategy, uint64_t seed) {
+  const int64_t begin = split.begin(comm.rank()), size = split.size(comm.rank());
+  LayerOptions options;
+  options.max_tokens = c.tokens;
+  options.strategy = strategy;
+  options.num_threads = 1;
+  options.device = device.kind();
+  options.backend = device.backend(options, ranks.num_on_machine(), ranks.local(comm.rank()));
+  Backend& backend = *options.backend;
+  const auto stream = comm.size() > 1 ? make_stream(backend) : nullptr;
+  const auto weights = random_weights(c.config, comm.size(), comm.rank(), seed + 2);
+  auto layer = MoeLayer::create(
+      c.config, place_weights(weights, c.config, comm.size(), options, backend), comm, options);
+  const DeviceBuffer hidden(backend, device.kind(), p.hidden.view().rows(begin, size));
+  const DeviceBuffer written(backend, device.kind(), DType::Bf16, hidden.view().shape);
+  const DeviceRouting routing = place_routing(c, p, begin, size, options);
+  ForwardArgs args{.output = written.view(), .hidden = hidden.view(), .stream = stream.get()};
+  routing.give_to(args);
+  meet(comm);
+  layer->forward(args);
+  layer->wait(stream.get());
+  Rows own(split.largest(), c.config.hidden);
+  written.copy_to(own.view().data);
+  meet(comm);
+  return own;
+}
+
+// The whole output, where rank 0 lives; elsewhere NaN.
+Rows run_layer(const Case& c, const Problem& p, Device& device, const Ranks& ranks,
                const std::string& strategy, uint64_t seed) {
   Rows out(c.tokens, c.config.hidden);
   std::memset(out.view().data, 0xff,
               static_cast<size_t>(out.view().bytes()));  // NaN: what is not written shows
-  run_local_ranks(num_ranks, [&](Communicator& comm) {
-    const int64_t parts = std::max(1, num_ranks - 1);
-    const int64_t begin = comm.rank() < parts ? c.tokens * comm.rank() / parts : c.tokens;
-    const int64_t end = comm.rank() < parts ? c.tokens * (comm.rank() + 1) / parts : c.tokens;
-    LayerOptions options;
-    options.max_tokens = c.tokens;
-    options.strategy = strategy;
-    options.num_threads = 1;
-    options.device = device.kind();
-    options.backend = device.backend(options, num_ranks, comm.rank());
-    Backend& backend = *options.backend;
-    const auto stream = num_ranks > 1 ? make_stream(backend) : nullptr;
-    const auto weights = random_weights(c.config, num_ranks, comm.rank(), seed + 2);
-    auto layer = MoeLayer::create(
-        c.config, place_weights(weights, c.config, num_ranks, options, backend), comm, options);
-    const auto own = out.view().rows(begin, end - begin);
-    const DeviceBuffer hidden(backend, device.kind(), p.hidden.view().rows(begin, end - begin));
-    const DeviceBuffer written(backend, device.kind(), own.dtype, own.shape);
-    const DeviceRouting routing = place_routing(c, p, begin, end - begin, options);
-    ForwardArgs args{.output = written.view(), .hidden = hidden.view(), .stream = stream.get()};
-    routing.give_to(args);
-    meet(comm);
-    layer->forward(args);
-    layer->wait(stream.get());
-    written.copy_to(own.data);
-    meet(comm);
+  const Split split{c.tokens, ranks.size()};
+  ranks.run([&](Communicator& comm) {
+    const Rows own = run_rank(c, p, device, comm, ranks, split, strategy, seed);
+    Rows all(comm.size() * own.num_rows(), own.hidden());
+    comm.all_gather(all.view(), own.view(), nullptr);
+    for (int r = 0; r < comm.size() && comm.rank() == 0; ++r) {
+      const auto from = std::as_const(all).view().rows(r * own.num_rows(), split.size(r));
+      if (from.bytes() > 0)
+        std::memcpy(out.view().rows(split.begin(r), split.size(r)).data, from.data,
+                    static_cast<size_t>(from.bytes()));
+    }
   });
   return out;
 }
@@ -294,15 +319,17 @@ Plan plan_for(DeviceKind device, int ranks) {
   return {{1}, {"contiguous", "masked", "hybrid"}, {"masked+cublas"}};
 }
 
-// Every layout on every number of ranks, the first one twice.
-Result check_case(const Case& c, Device& device, int ranks, uint64_t seed) {
+// Every layout on every number of ranks, the first one twice. `launched` are those of a transport
+// other than threads.
+Result check_case(const Case& c, Device& device, const Ranks* launched, int ranks, uint64_t seed) {
   Result result;
   const Problem p = make_problem(c, seed);
   const ConstTensor expected(p.expected.data(), {c.tokens, c.config.hidden});
   const Plan plan = plan_for(device.kind(), ranks);
   for (const int num_ranks : plan.ranks) {
+    const Ranks threads("threads", num_ranks);
     const auto run = [&](const std::string& strategy) {
-      return run_layer(c, p, device, num_ranks, strategy, seed);
+      return run_layer(c, p, device, launched ? *launched : threads, strategy, seed);
     };
     const std::string& base = plan.same_bits.front();
     const Rows first = run(base);
@@ -329,30 +356,37 @@ bool can_split(const Case& c, int ranks) {
   return ranks <= 1 || c.config.num_experts % ranks == 0;
 }
 
-int check(const CheckArguments& a) {
-  if (a.ranks < 0) throw UsageError(fmt::format("--ranks={}, must not be negative", a.ranks));
+nlohmann::json line_of(const std::string& name, const Result& r) {
+  return {{"name", name},
+          {"rel_error", r.rel_error},
+          {"max_row_error", r.max_row_error},
+          {"failure", r.failure}};
+}
+
+// Collective. Of several processes the one of rank 0 judges and prints.
+int check_all(const CheckArguments& a, const Ranks* launched, int ranks) {
+  const bool speaks = launched == nullptr || launched->speaks();
   Device device(a.device);
   auto cases = shapes_and_skews();
   for (auto& c : gates_and_activations()) cases.push_back(std::move(c));
-  std::erase_if(cases, [&](const Case& c) { return !can_split(c, a.ranks); });
+  std::erase_if(cases, [&](const Case& c) { return !can_split(c, ranks); });
   nlohmann::json lines = nlohmann::json::array();
   int64_t num_failed = 0;
-  if (!a.json)
-    fmt::print("{:<56}  {:>9}  {:>9}\n", what_is_checked(device.kind(), a.ranks), "error",
+  if (speaks && !a.json)
+    fmt::print("{:<56}  {:>9}  {:>9}\n", what_is_checked(device.kind(), ranks), "error",
                "worst row");
   for (size_t i = 0; i < cases.size(); ++i) {
-    const Result r = check_case(cases[i], device, a.ranks, a.seed + 1000 * i);
+    const Result r = check_case(cases[i], device, launched, ranks, a.seed + 1000 * i);
+    if (!speaks) continue;
     num_failed += !r.failure.empty();
     if (a.json)
-      lines.push_back({{"name", cases[i].name},
-                       {"rel_error", r.rel_error},
-                       {"max_row_error", r.max_row_error},
-                       {"failure", r.failure}});
+      lines.push_back(line_of(cases[i].name, r));
     else
       fmt::print("{:<56}  {:9.2e}  {:9.2e}  {}\n", cases[i].name, r.rel_error, r.max_row_error,
                  r.failure.empty() ? "ok" : "FAIL " + r.failure);
     std::fflush(stdout);
   }
+  if (!speaks) return kGood;
   const auto num_good = static_cast<int64_t>(cases.size()) - num_failed;
   if (a.json)
     fmt::print("{}\n",
@@ -361,6 +395,22 @@ int check(const CheckArguments& a) {
     fmt::print("{} good, {} failed (tolerance {:g}, rows {:g}; same bits in every layout)\n",
                num_good, num_failed, kTolerance, kRowTolerance);
   return num_failed == 0 ? kGood : kFailed;
+}
+
+int check(const CheckArguments& a) {
+  if (a.ranks < 0) throw UsageError(fmt::format("--ranks={}, must not be negative", a.ranks));
+  if (a.transport == "threads") return check_all(a, nullptr, a.ranks);
+  const Ranks launched(a.transport, 1);
+  try {
+    if (a.ranks != 0 && a.ranks != launched.size())
+      throw UsageError(
+          fmt::format("--ranks={}, the launcher started {}", a.ranks, launched.size()));
+    return check_all(a, &launched, launched.size());
+  } catch (const std::exception& e) {
+    launched.give_up(e.what());
+    if (launched.speaks()) throw;
+    return exit_code(e);
+  }
 }
 
 }  // namespace
@@ -374,6 +424,9 @@ Command add_check(CLI::App& app) {
        "Threads as ranks; 0: 1, 2 and 4 on the CPU, one on a GPU. On CUDA they take the GPUs "
        "in turn")
       ->type_name("R");
+  c.add_option("--transport", a->transport,
+               "threads of this process; processes, as torchrun starts them; or mpi, under mpirun")
+      ->type_name("NAME");
   c.add_option("--seed", a->seed, "Of inputs, weights and routing");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer("Example:\n  switchyard check && echo this build computes what it should");

@@ -11,8 +11,9 @@
 
 namespace switchyard::cli {
 
-// Of the device that `options` name; on the CPU with this rank's threads, as a layer makes it. On
-// CUDA ranks take the devices in turn, and those on one device share its multiprocessors.
+// Of the device that `options` name, for rank `rank` of `num_ranks` on this machine; on the CPU
+// with this rank's threads, as a layer makes it. On CUDA ranks take the devices that this process
+// sees in turn, and those on one device share its multiprocessors.
 std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks, int rank);
 
 // The weights where the layer reads them: a copy on a CUDA device, the given ones on the CPU.

@@ -18,12 +18,12 @@ std::shared_ptr<Communicator> connect(const std::string& transport) {
   throw UsageError(fmt::format("--transport={}, need threads, processes or mpi", transport));
 }
 
-// As torchrun and Open MPI say it; without a word, all ranks are here.
-int ranks_on_machine(int all) {
-  for (const char* variable : {"LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"})
+// What torchrun or Open MPI says, if it is one of low .. high; else `unsaid`.
+int number_from(const char* torchrun, const char* open_mpi, int low, int high, int unsaid) {
+  for (const char* variable : {torchrun, open_mpi})
     if (const char* text = std::getenv(variable))
-      if (const int number = std::atoi(text); number >= 1 && number <= all) return number;
-  return all;
+      if (const int number = std::atoi(text); number >= low && number <= high) return number;
+  return unsaid;
 }
 
 }  // namespace
@@ -38,7 +38,10 @@ Ranks::Ranks(const std::string& transport, int num_threads)
     : size_(num_threads), num_on_machine_(num_threads), comm_(connect(transport)) {
   if (!comm_) return;
   size_ = comm_->size();
-  num_on_machine_ = ranks_on_machine(size_);
+  // Without a word, all ranks are here.
+  num_on_machine_ = number_from("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", 1, size_, size_);
+  local_ = number_from("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", 0, num_on_machine_ - 1,
+                       comm_->rank());
 }
 
 void Ranks::run(const std::function<void(Communicator&)>& body) const {

@@ -22,6 +22,8 @@ class Ranks {
   int size() const { return size_; }
   // How many of them share this machine's memory.
   int num_on_machine() const { return num_on_machine_; }
+  // The number of `rank`, which lives in this process, among them.
+  int local(int rank) const { return comm_ ? local_ : rank; }
   // Whether this process speaks for all: of several processes only rank 0 prints and writes.
   bool speaks() const { return !comm_ || comm_->rank() == 0; }
 
@@ -32,6 +34,7 @@ class Ranks {
 
  private:
   int size_, num_on_machine_;
+  int local_ = 0;                       // of this process
   std::shared_ptr<Communicator> comm_;  // of this process; none for threads
 };
 

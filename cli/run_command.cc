@@ -180,11 +180,11 @@ LayerWeights load_weights(const RunArguments& a, int num_ranks, int rank,
 }
 
 // Collective. Runs this rank's share; every rank knows the whole result.
-RunResult run_rank(const RunArguments& a, Communicator& comm, const Shares& shares,
-                   const Rows& input, int64_t max_tokens) {
+RunResult run_rank(const RunArguments& a, Communicator& comm, const Ranks& ranks,
+                   const Shares& shares, const Rows& input, int64_t max_tokens) {
   const int rank = comm.rank();
   LayerOptions options = a.run.layer_options(max_tokens);
-  options.backend = make_backend(options, comm.size(), rank);
+  options.backend = make_backend(options, ranks.num_on_machine(), ranks.local(rank));
   Backend& backend = *options.backend;
   const auto stream = comm.size() > 1 ? make_stream(backend) : nullptr;
   const auto layer = MoeLayer::create(a.source.config(),
@@ -224,7 +224,7 @@ std::optional<RunResult> execute(const RunArguments& a, const Ranks& ranks, cons
       device_from(a.run.device));
   std::optional<RunResult> result;
   ranks.run([&](Communicator& comm) {
-    auto mine = run_rank(a, comm, shares, input, max_tokens);
+    auto mine = run_rank(a, comm, ranks, shares, input, max_tokens);
     if (comm.rank() == 0) result = std::move(mine);
   });
   return result;

@@ -59,8 +59,9 @@ class Communicator {
   virtual std::chrono::milliseconds deadline() const { return std::chrono::milliseconds(30000); }
   /// Why the communicator is over; empty while it works, or where nobody can say.
   virtual std::string failure_reason() const { return {}; }
-  /// `ended` is called once the communicator is over (at once, if it is), on any thread; it must
-  /// only note that. Until the returned handle is gone. Null where nobody is told.
+  /// `ended` is called once the communicator is over or one of its ranks left (at once, if so), on
+  /// any thread and maybe more than once; it must only note that. Until the returned handle is
+  /// gone. Null where nobody is told; over MPI this rank's own calls must find out.
   virtual std::shared_ptr<void> when_over(const std::function<void()>& ended) {
     (void)ended;
     return nullptr;

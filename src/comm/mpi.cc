@@ -114,7 +114,7 @@ class MpiStreams final : public Streams {
                   &notices_[static_cast<size_t>(p)]);
   }
 
-  std::optional<std::string> notice() override {
+  std::optional<Notice> notice() override {
     int there = 0;
     MPI_Status status;
     check(MPI_Iprobe(MPI_ANY_SOURCE, kNoticeTag, comm_, &there, &status), "MPI_Iprobe");
@@ -124,7 +124,7 @@ class MpiStreams final : public Streams {
                    kNoticeTag, comm_, MPI_STATUS_IGNORE),
           "MPI_Recv");
     text.back() = '\0';
-    return std::string(text.data());
+    return Notice{status.MPI_SOURCE, text.data()};
   }
 
  private:

@@ -1,53 +1,82 @@
 // src/comm/peer_memory.cc
 #include "comm/peer_memory.h"
 
-#include <array>
 #include <atomic>
 #include <optional>
+#include <type_traits>
 
 #include "base/require.h"
+#include "comm/process_identity.h"
 
 namespace switchyard {
 namespace {
 
-// What a rank shows the others, as i64 words.
-enum Shown : size_t { kCode, kBase, kBytes, kDevice, kOwner, kNumShown };
-using Card = std::array<int64_t, kNumShown>;
+// What a rank shows the others. Plain words.
+struct Card {
+  int64_t code = 0;  // of an Error; 0: good
+  int64_t bytes = 0;
+  ProcessIdentity process;
+  int64_t base = 0, owner = 0, ordinal = 0;  // what they mean in that process
+  DeviceId device{};
+  Lease::Place lease;
+  SharedRange range;
+};
+static_assert(std::is_trivially_copyable_v<Card> && sizeof(Card) % sizeof(int64_t) == 0);
 
 std::vector<Card> show(Communicator& communicator, const Card& mine) {
+  constexpr int64_t kWords = sizeof(Card) / sizeof(int64_t);
   std::vector<Card> all(static_cast<size_t>(communicator.size()));
-  communicator.all_gather(
-      Tensor(all.front().data(), {communicator.size(), static_cast<int64_t>(kNumShown)}),
-      ConstTensor(mine.data(), {static_cast<int64_t>(kNumShown)}), nullptr);
+  communicator.all_gather(Tensor(all.data(), DType::I64, {communicator.size(), kWords}),
+                          ConstTensor(&mine, DType::I64, {kWords}), nullptr);
   return all;
 }
 
-// Runs `part` and tells the others whether it threw; then every rank throws, or none.
+// Runs `part`, which may write on the card, and shows it to the others; if it threw somewhere,
+// every rank throws.
 template <class F>
-std::vector<Card> together(Communicator& communicator, Card mine, F part) {
+std::vector<Card> together(Communicator& communicator, Card& mine, F part) {
   std::optional<Error> failed;
   try {
     part();
   } catch (const Error& e) {
     failed.emplace(e);
-    mine[kCode] = static_cast<int64_t>(e.code());
+    mine.code = static_cast<int64_t>(e.code());
   }
   auto all = show(communicator, mine);
   if (failed) throw *failed;
   for (size_t r = 0; r < all.size(); ++r)
-    if (const auto code = static_cast<Errc>(all[r][kCode]); all[r][kCode] != 0)
+    if (const auto code = static_cast<Errc>(all[r].code); all[r].code != 0)
       throw Error(code, cat("peer memory: rank ", r, " refused (", errc_name(code),
                             "). See the error thrown there."));
   return all;
+}
+
+// A window of this process stays where it is for this rank, too.
+int64_t reach_here(Memory& memory, const Card& peer, int rank,
+                   std::vector<std::shared_ptr<void>>& owners) {
+  const std::string why = memory.reach(static_cast<int>(peer.ordinal));
+  SWITCHYARD_REQUIRE(why.empty(), Unsupported, "peer memory: rank ", rank, ", ", why,
+                     ". Use devices that are linked.");
+  owners.push_back(*reinterpret_cast<const std::shared_ptr<void>*>(peer.owner));
+  return peer.base;
+}
+
+// A window of another process is somewhere else here.
+int64_t open_here(Memory& memory, const Card& peer, size_t peer_rank, SharedWindow& shared) {
+  try {
+    auto opened = memory.open(peer.range, peer.device);
+    const auto base = reinterpret_cast<int64_t>(opened.get());
+    shared.borrow(std::move(opened));
+    return base;
+  } catch (const Error& e) {
+    throw Error(e.code(), cat("peer memory: window of rank ", peer_rank, ": ", e.what()));
+  }
 }
 
 }  // namespace
 
 PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace window,
                        Tensor control, const std::shared_ptr<void>& owner) {
-  SWITCHYARD_REQUIRE(communicator.shares_process(), Unsupported,
-                     "peer memory: transport=", communicator.transport(),
-                     ", need ranks that are threads of one process. Use make_local_ranks.");
   Memory& memory = backend.memory();
   const auto num_ranks = static_cast<size_t>(communicator.size());
   window_.rank = communicator.rank();
@@ -56,11 +85,13 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
   window_.deadline_ns =
       std::chrono::duration_cast<std::chrono::nanoseconds>(communicator.deadline()).count();
 
-  Card mine{};
-  mine[kBase] = reinterpret_cast<int64_t>(window.data);
-  mine[kBytes] = static_cast<int64_t>(window.bytes);
-  mine[kDevice] = memory.ordinal();
-  mine[kOwner] = reinterpret_cast<int64_t>(&owner);
+  Card mine;
+  mine.bytes = static_cast<int64_t>(window.bytes);
+  mine.process = ProcessIdentity::mine();
+  mine.base = reinterpret_cast<int64_t>(window.data);
+  mine.owner = reinterpret_cast<int64_t>(&owner);
+  mine.ordinal = memory.ordinal();
+  mine.device = memory.id();
   const auto all = together(communicator, mine, [&] {
     SWITCHYARD_REQUIRE(control.data == window.data, ShapeMismatch,
                        "peer memory: the control words are not at the window's beginning.");
@@ -69,29 +100,40 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
     bases_ = memory.allocate(num_ranks * sizeof(int64_t));
     ended_ = memory.shared_word();
     backend.load_kernels();
+    if (communicator.shares_process()) return;
+    shared_ = std::make_unique<SharedWindow>(owner, ended_);
+    mine.lease = shared_->place();
+    mine.range = memory.share(window.data);
+  });
+  const auto here = [&](size_t r) { return all[r].process == mine.process; };
+
+  // Before anybody opens a window, every rank knows whom its own one is lent to.
+  together(communicator, mine, [&] {
+    for (size_t r = 0; r < num_ranks; ++r) {
+      SWITCHYARD_REQUIRE(all[r].bytes == mine.bytes, ShapeMismatch,
+                         "peer memory: bytes=", all[r].bytes, " on rank ", r, ", rank ",
+                         window_.rank, " has ", mine.bytes, ". Windows must be of equal size.");
+      SWITCHYARD_REQUIRE(all[r].process.host == mine.process.host, Unsupported,
+                         "peer memory: rank ", r, " is on another host than rank ", window_.rank,
+                         ", kernels reach memory of one host. Use ranks of one host.");
+      if (!here(r)) shared_->lend_to(all[r].lease, cat("rank ", r));
+      window_.shares_device |=
+          here(r) && static_cast<int>(r) != window_.rank && all[r].ordinal == mine.ordinal;
+    }
   });
   // Owners and windows of every rank stay where they are until all ranks have come past here.
   together(communicator, mine, [&] {
     std::vector<int64_t> bases;
-    for (size_t r = 0; r < num_ranks; ++r) {
-      SWITCHYARD_REQUIRE(all[r][kBytes] == mine[kBytes], ShapeMismatch,
-                         "peer memory: bytes=", all[r][kBytes], " on rank ", r, ", rank ",
-                         window_.rank, " has ", mine[kBytes], ". Windows must be of equal size.");
-      const auto device = static_cast<int>(all[r][kDevice]);
-      window_.shares_device |= static_cast<int>(r) != window_.rank && device == memory.ordinal();
-      const std::string why = memory.reach(device);
-      SWITCHYARD_REQUIRE(why.empty(), Unsupported, "peer memory: rank ", window_.rank, ", ", why,
-                         ". Use devices that are linked.");
-      bases.push_back(all[r][kBase]);
-      owners_.push_back(*reinterpret_cast<const std::shared_ptr<void>*>(all[r][kOwner]));
-    }
+    for (size_t r = 0; r < num_ranks; ++r)
+      bases.push_back(here(r) ? reach_here(memory, all[r], window_.rank, owners_)
+                              : open_here(memory, all[r], r, *shared_));
     const Tensor table(bases_.get(), DType::I64, {communicator.size()}, memory.kind());
     memory.copy_in(table, bases.data(), nullptr);
     window_.bases = table;
+    watch_ = communicator.when_over(
+        [word = ended_] { std::atomic_ref(*word).store(1, std::memory_order_relaxed); });
   });
   window_.ended = ended_.get();
-  watch_ = communicator.when_over(
-      [word = ended_] { std::atomic_ref(*word).store(1, std::memory_order_relaxed); });
 }
 
 }  // namespace switchyard

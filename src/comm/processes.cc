@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
@@ -40,7 +41,6 @@ struct Hello {
 
 struct Peer {
   Socket data, notice;
-  bool was_told = false;
 };
 
 std::string name_of(size_t rank) {
@@ -50,7 +50,11 @@ std::string name_of(size_t rank) {
 class SocketStreams final : public Streams {
  public:
   SocketStreams(int rank, std::vector<Peer> peers)
-      : rank_(rank), peers_(std::move(peers)), polled_(2 * peers_.size()) {}
+      : rank_(rank),
+        peers_(std::move(peers)),
+        was_told_(peers_.size()),
+        polled_(2 * peers_.size()),
+        polled_beside_(peers_.size() + 1) {}
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(peers_.size()); }
@@ -70,7 +74,7 @@ class SocketStreams final : public Streams {
       const auto events =
           static_cast<short>((wanted[p].send ? POLLOUT : 0) | (wanted[p].receive ? POLLIN : 0));
       polled_[2 * p] = {events ? peer.data.fd() : -1, events, 0};
-      polled_[2 * p + 1] = {peer.was_told ? -1 : peer.notice.fd(), POLLIN, 0};
+      polled_[2 * p + 1] = {notice_fd(p), POLLIN, 0};
     }
     poll(polled_.data(), polled_.size(), static_cast<int>(std::max<int64_t>(1, limit.count())));
   }
@@ -83,18 +87,29 @@ class SocketStreams final : public Streams {
       if (peer.notice.open()) (void)::send(peer.notice.fd(), text, sizeof text, MSG_NOSIGNAL);
   }
 
-  std::optional<std::string> notice() override {
-    for (Peer& peer : peers_) {
-      if (!peer.notice.open() || peer.was_told) continue;
+  std::optional<Notice> notice() override {
+    for (size_t p = 0; p < peers_.size(); ++p) {
+      const int fd = notice_fd(p);
+      if (fd < 0) continue;
       char text[kNoticeBytes];
-      const auto n = recv(peer.notice.fd(), text, sizeof text, 0);
-      if (n < 0) continue;  // nothing yet
-      peer.was_told = true;
-      if (n == 0) continue;  // it left; the data connection says so, too
+      const auto n = recv(fd, text, sizeof text, 0);
+      if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;  // nothing yet
+      was_told_[p] = true;
+      if (n <= 0) return Notice{static_cast<int>(p), {}};
       text[n - 1] = '\0';
-      return std::string(text);
+      return Notice{static_cast<int>(p), text};
     }
     return {};
+  }
+
+  bool wait_for_notice(int stop) override {
+    for (size_t p = 0; p < peers_.size(); ++p) polled_beside_[p] = {notice_fd(p), POLLIN, 0};
+    polled_beside_.back() = {stop, POLLIN, 0};
+    int ready = -1;
+    do {
+      ready = poll(polled_beside_.data(), polled_beside_.size(), -1);
+    } while (ready < 0 && errno == EINTR);
+    return ready > 0 && polled_beside_.back().revents == 0;
   }
 
  private:
@@ -104,9 +119,13 @@ class SocketStreams final : public Streams {
     return errno == EAGAIN || errno == EINTR ? 0 : kLeft;
   }
 
+  // -1 where nothing more will be heard.
+  int notice_fd(size_t peer) const { return was_told_[peer] ? -1 : peers_[peer].notice.fd(); }
+
   int rank_;
   std::vector<Peer> peers_;
-  std::vector<pollfd> polled_;
+  std::vector<std::atomic<bool>> was_told_;  // by peer
+  std::vector<pollfd> polled_, polled_beside_;
 };
 
 // Connects to all lower ranks and is connected to by all higher ones.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/checked.h"
+#include "comm/stream_state.h"
 
 namespace switchyard {
 namespace {
@@ -82,11 +83,15 @@ struct Lane {
   void skip_empty() { advance(0); }
 };
 
+// What another thread heard is seen after this long, though nothing moves.
+constexpr std::chrono::milliseconds kGlance{50};
+
 // What the communicators of one set of streams share.
 struct Shared {
-  std::unique_ptr<Streams> streams;
+  Shared(std::unique_ptr<Streams> streams, std::chrono::milliseconds limit)
+      : state(std::move(streams)), deadline(limit) {}
+  StreamState state;
   std::chrono::milliseconds deadline;
-  std::optional<Error> failure;
 };
 
 class StreamComm final : public Communicator {
@@ -95,20 +100,27 @@ class StreamComm final : public Communicator {
       : shared_(std::move(shared)),
         members_(std::move(members)),
         id_(id),
-        wanted_(static_cast<size_t>(shared_->streams->size())),
+        wanted_(static_cast<size_t>(shared_->state.streams().size())),
         out_(members_.size()),
         in_(members_.size()) {
-    const auto me = std::find(members_.begin(), members_.end(), shared_->streams->rank());
+    const auto me = std::find(members_.begin(), members_.end(), streams().rank());
     rank_ = static_cast<int>(me - members_.begin());
     for (Lane& lane : out_) lane.stage.resize(kStageBytes);
   }
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }
-  const char* transport() const override { return shared_->streams->transport(); }
+  const char* transport() const override { return streams().transport(); }
   std::chrono::milliseconds deadline() const override { return shared_->deadline; }
   std::string failure_reason() const override {
-    return shared_->failure ? shared_->failure->what() : "";
+    shared_->state.listen();
+    if (const auto failure = shared_->state.failure()) return failure->what();
+    const auto left = shared_->state.first_left(members_);
+    return left ? left_message("forward", *left) : "";  // nobody else asks before a failure
+  }
+  std::shared_ptr<void> when_over(const std::function<void()>& ended) override {
+    const uint64_t watch = shared_->state.watch(members_, ended);
+    return {nullptr, [shared = shared_, watch](void*) { shared->state.forget(watch); }};
   }
 
   void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
@@ -153,22 +165,17 @@ class StreamComm final : public Communicator {
 
   void abort(const std::string& reason) noexcept override {
     try {
-      give_up(reason);
+      shared_->state.fail(reason);
     } catch (...) {  // no memory for the message: peers still end at their deadline
     }
   }
 
  private:
-  Streams& streams() const { return *shared_->streams; }
+  Streams& streams() const { return shared_->state.streams(); }
 
-  void give_up(const std::string& reason) {
-    if (shared_->failure) return;
-    shared_->failure.emplace(Errc::Transport, reason);
-    streams().notify(reason);
-  }
   [[noreturn]] void fail(const std::string& reason) {
-    give_up(reason);
-    throw *shared_->failure;
+    shared_->state.fail(reason);
+    throw *shared_->state.failure();
   }
   // A peer's reason is the first: what this rank sees may only follow from it.
   [[noreturn]] void fail_unless_told(const std::string& reason) {
@@ -176,14 +183,16 @@ class StreamComm final : public Communicator {
     fail(reason);
   }
   void check_notice() {
-    const auto told = streams().notice();
-    if (!told) return;
-    shared_->failure.emplace(Errc::Transport, *told);
-    throw *shared_->failure;
+    shared_->state.listen();
+    if (const auto failure = shared_->state.failure()) throw *failure;
+  }
+  static std::string left_message(const char* op, size_t member) {
+    return cat(op, ": rank ", member,
+               " left: its process ended or closed the connection. Make a new communicator without "
+               "it.");
   }
 
   void begin(Op op, uint32_t num_kinds) {
-    if (shared_->failure) throw *shared_->failure;
     check_notice();
     op_ = op;
     num_kinds_ = num_kinds;
@@ -274,9 +283,7 @@ class StreamComm final : public Communicator {
 
   int64_t moved(int64_t bytes, size_t member) {
     if (bytes == Streams::kLeft)
-      fail_unless_told(cat(op_name(static_cast<uint32_t>(op_)), ": rank ", member,
-                           " left: its process ended or closed the connection. Make a new "
-                           "communicator without it."));
+      fail_unless_told(left_message(op_name(static_cast<uint32_t>(op_)), member));
     return bytes;
   }
 
@@ -360,7 +367,7 @@ class StreamComm final : public Communicator {
           std::chrono::duration_cast<std::chrono::milliseconds>(now - last_progress);
       if (waited >= shared_->deadline) fail_unless_told(absence());
       check_notice();
-      streams().wait(wanted_, shared_->deadline - waited);
+      streams().wait(wanted_, std::min(kGlance, shared_->deadline - waited));
     }
   }
 
@@ -395,9 +402,7 @@ std::unique_ptr<Communicator> make_stream_comm(std::unique_ptr<Streams> streams,
                      " ms, must be positive. The default is 30000.");
   std::vector<int> members(static_cast<size_t>(streams->size()));
   for (size_t r = 0; r < members.size(); ++r) members[r] = static_cast<int>(r);
-  auto shared = std::make_shared<Shared>();
-  shared->streams = std::move(streams);
-  shared->deadline = deadline;
+  auto shared = std::make_shared<Shared>(std::move(streams), deadline);
   return std::make_unique<StreamComm>(std::move(shared), std::move(members), 1);
 }
 

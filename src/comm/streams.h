@@ -35,8 +35,18 @@ class Streams {
 
   // Tells every peer why this rank gives up; also one that is in the middle of a message.
   virtual void notify(const std::string& reason) noexcept = 0;
-  // What a peer told, once per peer.
-  virtual std::optional<std::string> notice() = 0;
+  // The next thing that was heard beside the messages, once per peer.
+  struct Notice {
+    int peer = 0;
+    std::optional<std::string> reason;  // why the peer gives up; none: it left
+  };
+  virtual std::optional<Notice> notice() = 0;
+  // True once there may be a notice, false once `stop` is readable or where nobody can wait beside
+  // other calls. The one function that another thread may be in.
+  virtual bool wait_for_notice(int stop) {
+    (void)stop;
+    return false;
+  }
 };
 
 }  // namespace switchyard

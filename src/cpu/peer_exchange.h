@@ -1,5 +1,5 @@
-// src/cpu/peer_exchange.h -- ranks that reach into each other's memory: threads of one process.
-// Contracts in ops/ops.h.
+// src/cpu/peer_exchange.h -- ranks that reach into each other's memory, by addresses of this
+// process. Contracts in ops/ops.h.
 #pragma once
 
 #include "ops/ops.h"

@@ -7,6 +7,22 @@
 #include "base/require.h"
 
 namespace switchyard {
+namespace {
+
+[[noreturn]] void refuse(const char* operation) {
+  throw Error(Errc::Unsupported, cat(operation, ": device=cpu, processes do not reach into each ",
+                                     "other's memory there. Use the communicator's dispatchers."));
+}
+
+}  // namespace
+
+SharedRange CpuMemory::share(const void*) {
+  refuse("share");
+}
+
+std::shared_ptr<void> CpuMemory::open(const SharedRange&, const DeviceId&) {
+  refuse("open");
+}
 
 std::shared_ptr<void> CpuMemory::allocate(size_t bytes) {
   constexpr size_t kAlign = Workspace::kAlignment;

@@ -1,10 +1,14 @@
 // src/device/cuda_memory.cc
 #include "device/cuda_memory.h"
 
+#include <cuda.h>
+
 #include <algorithm>
 #include <cstring>
 
 #include "device/cuda_check.h"
+#include "device/kept_memory.h"
+#include "device/open_handles.h"
 
 namespace switchyard {
 namespace {
@@ -19,12 +23,61 @@ std::shared_ptr<void> allocate_pinned(size_t bytes) {
 }
 
 // The last owner may be a thread whose current device is another one.
-void free_on(int device, void* address) {
+template <class F>
+void on(int device, F f) {
   int current = -1;
   const bool other = cudaGetDevice(&current) == cudaSuccess && current != device;
   if (other) (void)cudaSetDevice(device);
-  (void)cudaFree(address);
+  f();
   if (other) (void)cudaSetDevice(current);
+}
+
+// Of the devices that this process sees, as it numbers them.
+const std::vector<DeviceId>& visible_devices() {
+  static const auto all = [] {
+    int count = 0;
+    SWITCHYARD_CUDA_CHECK(cudaGetDeviceCount(&count));
+    std::vector<DeviceId> ids(static_cast<size_t>(count));
+    for (int device = 0; device < count; ++device) {
+      cudaDeviceProp properties{};
+      SWITCHYARD_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+      static_assert(sizeof(DeviceId) == sizeof properties.uuid);
+      std::memcpy(&ids[static_cast<size_t>(device)], &properties.uuid, sizeof(DeviceId));
+    }
+    return ids;
+  }();
+  return all;
+}
+
+// -1: this process does not see it.
+int ordinal_of(const DeviceId& id) {
+  const auto& all = visible_devices();
+  const auto found = std::find(all.begin(), all.end(), id);
+  return found == all.end() ? -1 : static_cast<int>(found - all.begin());
+}
+
+// Where the allocation that holds `address` begins.
+void* allocation_of(const void* address) {
+  using GetRange = CUresult (*)(CUdeviceptr*, size_t*, CUdeviceptr);
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found{};
+  SWITCHYARD_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuMemGetAddressRange", &function, 3020,
+                                                         cudaEnableDefault, &found));
+  CUdeviceptr base = 0;
+  size_t bytes = 0;
+  SWITCHYARD_REQUIRE(
+      found == cudaDriverEntryPointSuccess &&
+          reinterpret_cast<GetRange>(function)(
+              &base, &bytes, reinterpret_cast<CUdeviceptr>(address)) == CUDA_SUCCESS,
+      Unsupported, "share: address=", address,
+      ", the driver knows no allocation there. Let the layer allocate its workspace.");
+  return reinterpret_cast<void*>(base);
+}
+
+// Of the whole process: all its backends and layers open through it.
+OpenHandles& open_handles() {
+  static OpenHandles handles;
+  return handles;
 }
 
 }  // namespace
@@ -34,6 +87,7 @@ CudaMemory::CudaMemory() {
 }
 
 std::shared_ptr<void> CudaMemory::allocate(size_t bytes) {
+  free_what_is_returned();
   void* address = nullptr;
   const cudaError_t code = cudaMalloc(&address, std::max<size_t>(bytes, 1));
   if (code == cudaErrorMemoryAllocation) {
@@ -43,7 +97,11 @@ std::shared_ptr<void> CudaMemory::allocate(size_t bytes) {
                     "max_tokens or more ranks."));
   }
   SWITCHYARD_CUDA_CHECK(code);
-  return {address, [device = device_](void* p) { free_on(device, p); }};
+  return {address, [device = device_](void* p) { on(device, [&] { (void)cudaFree(p); }); }};
+}
+
+DeviceId CudaMemory::id() const {
+  return visible_devices().at(static_cast<size_t>(device_));
 }
 
 void CudaMemory::make_current() {
@@ -90,6 +148,56 @@ std::string CudaMemory::reach(int other) {
   else
     SWITCHYARD_CUDA_CHECK(code);
   return {};
+}
+
+SharedRange CudaMemory::share(const void* address) {
+  SharedRange range;
+  void* base = allocation_of(address);
+  range.offset = static_cast<const std::byte*>(address) - static_cast<const std::byte*>(base);
+  cudaIpcMemHandle_t handle{};
+  const cudaError_t code = cudaIpcGetMemHandle(&handle, base);
+  if (code != cudaSuccess) (void)cudaGetLastError();
+  SWITCHYARD_REQUIRE(code == cudaSuccess, Unsupported,
+                     "share: cudaIpcGetMemHandle=", cudaGetErrorName(code),
+                     ", other processes can open memory of cudaMalloc only, where the driver has "
+                     "CUDA IPC. Let the layer allocate its workspace, or use threads as ranks.");
+  static_assert(sizeof handle == sizeof range.handle);
+  std::memcpy(range.handle.data(), &handle, sizeof handle);
+  return range;
+}
+
+std::shared_ptr<void> CudaMemory::open(const SharedRange& range, const DeviceId& owner) {
+  const int other = ordinal_of(owner);
+  int can = 1;
+  if (other >= 0 && other != device_)
+    SWITCHYARD_CUDA_CHECK(cudaDeviceCanAccessPeer(&can, device_, other));
+  SWITCHYARD_REQUIRE(can != 0, Unsupported, "open: device ", device_,
+                     " cannot reach memory of device ", other, ". Use devices that are linked.");
+  const auto open = [&]() -> void* {
+    cudaIpcMemHandle_t handle{};
+    std::memcpy(&handle, range.handle.data(), sizeof handle);
+    void* base = nullptr;
+    const cudaError_t code = cudaIpcOpenMemHandle(&base, handle, cudaIpcMemLazyEnablePeerAccess);
+    if (code != cudaSuccess) (void)cudaGetLastError();
+    // The driver may open memory of a device that this process does not see; if not, that is why.
+    SWITCHYARD_REQUIRE(
+        code == cudaSuccess, Unsupported, "open: cudaIpcOpenMemHandle=", cudaGetErrorName(code),
+        ", for memory of ",
+        other >= 0 ? cat("device ", other) : "a device that this process does not see",
+        ". Let every process see the devices of all (CUDA_VISIBLE_DEVICES), in one "
+        "container.");
+    return base;
+  };
+  const auto close = [device = device_](void* base) {
+    on(device, [&] { (void)cudaIpcCloseMemHandle(base); });
+  };
+  auto base = open_handles().get({device_, range.handle}, open, close);
+  auto* address = static_cast<std::byte*>(base.get()) + range.offset;
+  // A kernel in flight may still reach there; its waits end at their deadline.
+  return {address, [base = std::move(base), device = device_](void*) mutable {
+            on(device, [] { (void)cudaDeviceSynchronize(); });
+            base.reset();
+          }};
 }
 
 std::shared_ptr<int32_t> CudaMemory::shared_word() {

@@ -18,10 +18,13 @@ class CudaMemory final : public Memory {
   DeviceKind kind() const override { return DeviceKind::Cuda; }
   std::shared_ptr<void> allocate(size_t bytes) override;
   int ordinal() const override { return device_; }
+  DeviceId id() const override;
   void make_current() override;
   std::shared_ptr<CUstream_st> make_stream(bool urgent) override;
   std::unique_ptr<StreamEvent> make_event() override;
   std::string reach(int other) override;
+  SharedRange share(const void* address) override;
+  std::shared_ptr<void> open(const SharedRange& range, const DeviceId& owner) override;
   std::shared_ptr<int32_t> shared_word() override;
   void read_back(void* dst, ConstTensor src, CUstream_st* stream) override;
   void copy_in(Tensor dst, const void* src, CUstream_st* stream) override;

@@ -1,6 +1,7 @@
 // src/device/memory.h -- allocate and copy, one form per device. Used at creation and in wait only.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,6 +20,15 @@ class StreamEvent {
   virtual void wait(CUstream_st* stream) = 0;
 };
 
+// The same in every process of the host, whichever devices it sees and however it numbers them.
+using DeviceId = std::array<int64_t, 2>;
+
+// Memory of a device as another process of the host finds it. Plain words: they cross processes.
+struct SharedRange {
+  std::array<int64_t, 8> handle{};  // of the allocation
+  int64_t offset = 0;               // in it
+};
+
 class Memory {
  public:
   virtual ~Memory() = default;
@@ -28,6 +38,7 @@ class Memory {
   virtual std::shared_ptr<void> allocate(size_t bytes) = 0;
   // The device among those of its kind.
   virtual int ordinal() const { return 0; }
+  virtual DeviceId id() const { return {}; }
   virtual void make_current() {}
   // Of this device; waits for no other stream. An urgent one's blocks go before those of others.
   // Null where there are none.
@@ -38,6 +49,13 @@ class Memory {
   virtual std::unique_ptr<StreamEvent> make_event() = 0;
   // Lets work of this device reach memory of device `other`. Says why not; empty: it can.
   virtual std::string reach(int other) = 0;
+  // Lets other processes of the host open the allocation that holds `address`.
+  // Throws Error(Unsupported) where they cannot.
+  virtual SharedRange share(const void* address) = 0;
+  // What another process shared, memory of its device `owner`, at an address that work of this
+  // device can reach; closed with the last copy of the pointer. It must be closed before the other
+  // process frees it. Throws Error(Unsupported) with the reason.
+  virtual std::shared_ptr<void> open(const SharedRange& range, const DeviceId& owner) = 0;
   // One i32, 0, that the host and work of the device both see at the same address.
   virtual std::shared_ptr<int32_t> shared_word() = 0;
   // Waits for the stream, then copies device memory to the host.

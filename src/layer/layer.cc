@@ -2,13 +2,16 @@
 #include "switchyard/layer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 #include <thread>
 #include <vector>
 
 #include "base/backend.h"
+#include "base/peer_control.h"
 #include "base/require.h"
 #include "base/status.h"
+#include "comm/reason.h"
 #include "device/memory.h"
 #include "layer/agreement.h"
 #include "layer/layer_buffers.h"
@@ -190,7 +193,10 @@ class Layer final : public MoeLayer {
 
   // A kernel found that a peer is lost. Every rank throws the reason that was given first.
   [[noreturn]] void throw_lost(const StatusWords& status) {
-    communicator().abort(status_message(status));
+    // If a host ended the wait, it knows why and tells.
+    const std::chrono::milliseconds patience(status.value == kGivenUpByHost ? 1000 : 0);
+    const std::string known = await_reason(communicator(), patience);
+    communicator().abort(known.empty() ? status_message(status) : known);
     const std::string reason = communicator().failure_reason();
     lost_.emplace(Errc::Transport, reason.empty() ? status_message(status) : reason);
     throw *lost_;

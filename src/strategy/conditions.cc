@@ -73,9 +73,10 @@ std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const Strategy
                 ", P=", r.num_ranks),
   };
   if (uses_peer_memory(r.device.kind, r.num_ranks))
-    all.push_back(
-        condition("ranks on CUDA are threads of one process, other transports are not provided yet",
-                  r.transport == "threads", "P=", r.num_ranks, ", ", r.transport));
+    all.push_back(condition(
+        "ranks on CUDA are threads, or processes of one host (transport threads, processes or mpi)",
+        r.transport == "threads" || r.transport == "processes" || r.transport == "mpi",
+        "P=", r.num_ranks, ", ", r.transport));
   switch (kind) {
     case DispatcherKind::Local:
       all.push_back(condition(

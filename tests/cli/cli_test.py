@@ -258,6 +258,16 @@ class Processes(CommandLine):
         self.assertRegex(done[0][2], r"\Aswitchyard: [a-z_]+: rank 1 left[^\n]+\n\Z")
         self.assertEqual(done[0][1], "")
 
+    def test_check_over_processes_says_what_threads_say(self):
+        threads = self.run_json("check", "--ranks", 2)
+        done = launched([["check", "--json"]] * 2)
+        self.assertEqual([(code, err) for code, _, err in done], [(0, ""), (0, "")])
+        self.assertEqual(json.loads(done[0][1]), threads)
+        self.assertEqual(done[1][1], "")
+        done = launched([["check", "--ranks", 3]] * 2)
+        self.assertEqual([code for code, _, _ in done], [2, 2])
+        self.assertEqual(done[0][2], "switchyard: --ranks=3, the launcher started 2\n")
+
     def test_ranks_and_launcher_must_agree(self):
         done = launched([real(1, "--ranks", 3)] * 2)
         self.assertEqual([code for code, _, _ in done], [2, 2])

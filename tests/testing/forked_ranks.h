@@ -54,9 +54,42 @@ class SharedGather {
   SharedArray<std::atomic<int>> arrived_;
 };
 
-// Child processes 0 .. num_ranks - 1. A child that returns from its body exits with 0, one that
-// throws with 1. The destructor kills what is left.
-class ForkedRanks {
+// Child processes 0, 1, ...; the destructor kills what is left.
+class Children {
+ public:
+  Children() = default;
+  ~Children() {
+    for (const pid_t child : pids_)
+      if (child > 0) kill(child, SIGKILL), waitpid(child, nullptr, 0);
+  }
+  Children(const Children&) = delete;
+  Children& operator=(const Children&) = delete;
+
+  void kill_rank(int rank) { kill(pids_[static_cast<size_t>(rank)], SIGKILL); }
+  // Whether the rank exited with 0 within the limit.
+  bool finished(int rank, std::chrono::seconds limit = std::chrono::seconds(60)) {
+    pid_t& child = pids_[static_cast<size_t>(rank)];
+    const auto end = std::chrono::steady_clock::now() + limit;
+    while (std::chrono::steady_clock::now() < end) {
+      int status = 0;
+      if (waitpid(child, &status, WNOHANG) == child) {
+        child = -1;
+        return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return false;
+  }
+
+ protected:
+  void add(pid_t child) { pids_.push_back(child); }
+
+ private:
+  std::vector<pid_t> pids_;
+};
+
+// A child that returns from its body exits with 0, one that throws with 1.
+class ForkedRanks : public Children {
  public:
   ForkedRanks(int num_ranks, const std::function<void(int rank)>& body) {
     for (int r = 0; r < num_ranks; ++r) {
@@ -71,34 +104,9 @@ class ForkedRanks {
         }
         _exit(code);
       }
-      children_.push_back(child);
+      add(child);
     }
   }
-  ~ForkedRanks() {
-    for (const pid_t child : children_)
-      if (child > 0) kill(child, SIGKILL), waitpid(child, nullptr, 0);
-  }
-  ForkedRanks(const ForkedRanks&) = delete;
-  ForkedRanks& operator=(const ForkedRanks&) = delete;
-
-  void kill_rank(int rank) { kill(children_[static_cast<size_t>(rank)], SIGKILL); }
-  // Whether the rank exited with 0 within the limit.
-  bool finished(int rank, std::chrono::seconds limit = std::chrono::seconds(60)) {
-    pid_t& child = children_[static_cast<size_t>(rank)];
-    const auto end = std::chrono::steady_clock::now() + limit;
-    while (std::chrono::steady_clock::now() < end) {
-      int status = 0;
-      if (waitpid(child, &status, WNOHANG) == child) {
-        child = -1;
-        return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return false;
-  }
-
- private:
-  std::vector<pid_t> children_;
 };
 
 }  // namespace switchyard::testing

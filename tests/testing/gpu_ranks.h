@@ -1,5 +1,5 @@
-// tests/testing/gpu_ranks.h -- ranks as threads of this process, each with a GPU, or a share of
-// one.
+// tests/testing/gpu_ranks.h -- ranks with a GPU each, or a share of one; as threads of this
+// process.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -45,20 +45,21 @@ struct GpuRank {
 };
 
 // Ranks on one device share its multiprocessors; two are left to the kernels that wait.
-inline void run_gpu_ranks(const Placement& p, const std::function<void(GpuRank&)>& body,
-                          LocalRanksOptions options = {}) {
+inline void run_gpu_rank(const Placement& p, Communicator& comm,
+                         const std::function<void(GpuRank&)>& body) {
   const int sms = describe_device(DeviceKind::Cuda).num_sms;
   const int sharing = (p.num_ranks + p.num_devices - 1) / p.num_devices;
+  const auto backend = make_cuda_backend(
+      {.num_sms = sharing == 1 ? 0 : (sms - 2) / sharing, .device = comm.rank() % p.num_devices});
+  const Stream stream;
+  GpuRank rank{comm, backend, stream.get()};
+  body(rank);
+}
+
+inline void run_gpu_ranks(const Placement& p, const std::function<void(GpuRank&)>& body,
+                          LocalRanksOptions options = {}) {
   run_local_ranks(
-      p.num_ranks,
-      [&](Communicator& comm) {
-        const auto backend = make_cuda_backend({.num_sms = sharing == 1 ? 0 : (sms - 2) / sharing,
-                                                .device = comm.rank() % p.num_devices});
-        const Stream stream;
-        GpuRank rank{comm, backend, stream.get()};
-        body(rank);
-      },
-      options);
+      p.num_ranks, [&](Communicator& comm) { run_gpu_rank(p, comm, body); }, options);
 }
 
 }  // namespace switchyard::testing

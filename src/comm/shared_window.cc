@@ -1,0 +1,48 @@
+// src/comm/shared_window.cc
+#include "comm/shared_window.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "device/kept_memory.h"
+
+namespace switchyard {
+namespace {
+
+// Ranks of one program end within milliseconds of each other; nobody notices a second of a late
+// one.
+constexpr std::chrono::milliseconds kPatience{1000};
+
+bool any_held(const std::vector<PeerLease>& leases) {
+  return std::any_of(leases.begin(), leases.end(), [](const auto& lease) { return lease.held(); });
+}
+
+}  // namespace
+
+SharedWindow::SharedWindow(std::shared_ptr<void> owner, std::shared_ptr<int32_t> ended)
+    : owner_(std::move(owner)), ended_(std::move(ended)) {}
+
+void SharedWindow::lend_to(const Lease::Place& peer, const std::string& who) {
+  peers_->emplace_back(peer, who);
+}
+
+bool SharedWindow::wait_for_peers() const {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (any_held(*peers_)) {
+    if (std::atomic_ref(*ended_).load(std::memory_order_relaxed) != 0) return false;
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  return true;
+}
+
+SharedWindow::~SharedWindow() {
+  borrowed_.clear();
+  mine_.give_back();
+  if (wait_for_peers() || owner_ == nullptr) return;
+  keep_while(std::move(owner_), [peers = peers_] { return any_held(*peers); });
+}
+
+}  // namespace switchyard

@@ -1,0 +1,45 @@
+// src/comm/shared_window.h -- a window that other processes have open, while this one has theirs.
+//
+// CUDA wants memory that other processes opened to stay until they closed it. At the end of a layer
+// ranks cannot meet any more: a peer may be stopped, or gone. So every rank holds a lease for as
+// long as it has windows of others open; whoever sees no lease held may free its own window. Ranks
+// that end together wait for each other, a moment; a window that is still in use then is kept, and
+// freed by a later allocation of this process, or by its end. A killed peer's lease is gone with
+// it, a stopped one's is not: rather a window lost than a rank that hangs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/lease.h"
+
+namespace switchyard {
+
+class SharedWindow {
+ public:
+  // `owner` of this rank's window may be null: then the caller keeps it. `ended` is not 0 once the
+  // communicator is over, when waiting is in vain.
+  SharedWindow(std::shared_ptr<void> owner, std::shared_ptr<int32_t> ended);
+  ~SharedWindow();
+  SharedWindow(const SharedWindow&) = delete;
+  SharedWindow& operator=(const SharedWindow&) = delete;
+
+  Lease::Place place() const { return mine_.place(); }
+  // Before the peer may open this window.
+  void lend_to(const Lease::Place& peer, const std::string& who);
+  // A peer's window, open until this object is gone.
+  void borrow(std::shared_ptr<void> window) { borrowed_.push_back(std::move(window)); }
+
+ private:
+  bool wait_for_peers() const;
+
+  std::shared_ptr<void> owner_;
+  std::shared_ptr<int32_t> ended_;
+  Lease mine_;
+  std::shared_ptr<std::vector<PeerLease>> peers_ = std::make_shared<std::vector<PeerLease>>();
+  std::vector<std::shared_ptr<void>> borrowed_;
+};
+
+}  // namespace switchyard

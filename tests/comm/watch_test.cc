@@ -1,0 +1,139 @@
+// tests/comm/watch_test.cc -- ranks that are processes hear that a peer is gone while no operation
+// of theirs runs.
+#include <gtest/gtest.h>
+
+#include "switchyard/error.h"
+#include "testing/forked_ranks.h"
+
+namespace switchyard {
+namespace {
+
+using testing::ForkedRanks;
+using testing::SharedArray;
+using testing::SharedGather;
+
+constexpr auto kLongEnough = std::chrono::seconds(20);
+
+// Whether `word` was set in time, by another thread.
+bool comes(const std::atomic<int>& word) {
+  const auto end = std::chrono::steady_clock::now() + kLongEnough;
+  while (word == 0 && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return word != 0;
+}
+
+std::shared_ptr<void> watch(Communicator& comm, std::atomic<int>& word) {
+  return comm.when_over([&word] { word = 1; });
+}
+
+void everyone(Communicator& comm) {
+  const int32_t mine = 1;
+  std::vector<int32_t> all(static_cast<size_t>(comm.size()));
+  comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&mine, {1}), nullptr);
+}
+
+// Ranks 0 and 2 of three run `survivor`, which returns what it has against it; rank 1 `fault`.
+void run_three(const std::function<void(Communicator&)>& fault,
+               const std::function<std::string(Communicator&)>& survivor) {
+  struct Text {
+    char text[512] = {};
+  };
+  const SharedGather gather;
+  const SharedArray<Text> seen(3);
+  ForkedRanks children(3, [&](int rank) {
+    const auto comm = make_process_rank(rank, 3, gather.of(rank, 3));
+    if (rank == 1) return fault(*comm);
+    survivor(*comm).copy(seen[static_cast<size_t>(rank)].text, 511);
+  });
+  for (const int rank : {0, 2}) {
+    EXPECT_TRUE(children.finished(rank)) << rank;
+    EXPECT_STREQ(seen[static_cast<size_t>(rank)].text, "") << rank;
+  }
+}
+
+TEST(Watch, IsToldAtOnceThatAPeerWasKilled) {
+  run_three(
+      [](Communicator& comm) {
+        everyone(comm);
+        raise(SIGKILL);
+      },
+      [](Communicator& comm) -> std::string {
+        std::atomic<int> over{0};
+        const auto watching = watch(comm, over);
+        everyone(comm);
+        if (!comes(over)) return "not told";
+        const auto reason = comm.failure_reason();
+        comm.abort(reason);  // as a layer does: else the last rank might hear first that we left
+        return reason.starts_with("forward: rank 1 left") ? "" : reason;
+      });
+}
+
+TEST(Watch, IsToldWhyAPeerGaveUp) {
+  run_three(
+      [](Communicator& comm) {
+        comm.abort("enough");
+        raise(SIGSTOP);
+      },
+      [](Communicator& comm) -> std::string {
+        std::atomic<int> over{0};
+        const auto watching = watch(comm, over);
+        if (!comes(over)) return "not told";
+        return comm.failure_reason() == "enough" ? "" : comm.failure_reason();
+      });
+}
+
+TEST(Watch, ThatComesLateIsToldAtOnce) {
+  run_three([](Communicator& comm) { comm.abort("enough"); },
+            [](Communicator& comm) -> std::string {
+              try {
+                everyone(comm);
+                return "no error";
+              } catch (const Error&) {
+              }
+              std::atomic<int> over{0};
+              const auto watching = watch(comm, over);
+              return over == 1 ? "" : "not told";
+            });
+}
+
+// What a peer sent before it left is still received, though somebody has heard that it left.
+TEST(Watch, OfAPeerThatLeftInOrderIsNoFailureOfWhatWasSent) {
+  run_three([](Communicator& comm) { everyone(comm); },
+            [](Communicator& comm) -> std::string {
+              std::atomic<int> over{0};
+              const auto watching = watch(comm, over);
+              std::this_thread::sleep_for(std::chrono::milliseconds(50 * comm.rank()));
+              everyone(comm);
+              return "";
+            });
+}
+
+// Rank 1 is not of the communicator that ranks 0 and 2 split off.
+TEST(Watch, HearsNothingOfStrangers) {
+  run_three([](Communicator& comm) { comm.split(1); },
+            [](Communicator& comm) -> std::string {
+              const auto pair = comm.split(0);
+              std::atomic<int> over{0}, all_over{0};
+              const auto watching = watch(*pair, over), watching_all = watch(comm, all_over);
+              if (!comes(all_over)) return "rank 1 left, and nobody was told";
+              everyone(*pair);
+              if (over != 0) return "a stranger left";
+              return pair->failure_reason();
+            });
+}
+
+TEST(Watch, BeginsAndEndsManyTimes) {
+  run_three([](Communicator& comm) { everyone(comm); },
+            [](Communicator& comm) -> std::string {
+              std::atomic<int> over{0};
+              for (int i = 0; i < 200; ++i) {
+                const auto one = watch(comm, over);
+                const auto two = watch(comm, over);
+              }
+              everyone(comm);
+              return "";
+            });
+}
+
+}  // namespace
+}  // namespace switchyard

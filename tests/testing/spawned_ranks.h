@@ -1,0 +1,108 @@
+// tests/testing/spawned_ranks.h -- ranks that are new processes of this test program. CUDA does not
+// survive a fork, so a child runs the program anew, and in it one test that finds its part here.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "testing/forked_ranks.h"
+
+extern char** environ;
+
+namespace switchyard::testing {
+
+// What a child is told, in its environment.
+inline constexpr const char* kSpawnBody = "SWITCHYARD_TEST_BODY";
+inline constexpr const char* kSpawnMemory = "SWITCHYARD_TEST_MEMORY";
+
+// A T that parent and children share: the child finds it by the number of its file.
+template <class T>
+class SpawnedMemory {
+ public:
+  SpawnedMemory() : fd_(memfd_create("switchyard-test", 0)) {
+    if (ftruncate(fd_, sizeof(T)) == 0) map(fd_);
+    new (data_) T;
+  }
+  // In a child.
+  explicit SpawnedMemory(const char* number) : fd_(std::atoi(number)) { map(fd_); }
+  ~SpawnedMemory() {
+    munmap(data_, sizeof(T));
+    close(fd_);
+  }
+  SpawnedMemory(const SpawnedMemory&) = delete;
+  SpawnedMemory& operator=(const SpawnedMemory&) = delete;
+  T* operator->() const { return data_; }
+  int fd() const { return fd_; }
+
+ private:
+  void map(int fd) {
+    data_ = static_cast<T*>(mmap(nullptr, sizeof(T), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+  }
+  int fd_;
+  T* data_ = nullptr;
+};
+
+// A gather in such memory, once.
+struct SpawnedGather {
+  std::atomic<int> arrived{0};
+  char table[64 * 256] = {};
+
+  GatherCallback of(int rank, int size) {
+    return [this, rank, size](void* all, const void* mine, size_t bytes) {
+      std::memcpy(table + static_cast<size_t>(rank) * bytes, mine, bytes);
+      arrived.fetch_add(1);
+      while (arrived.load() < size) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      std::memcpy(all, table, static_cast<size_t>(size) * bytes);
+    };
+  }
+};
+
+// Processes that run `test` of this program alone, as ranks of one communicator unless `variables`
+// of a process say otherwise.
+class SpawnedRanks : public Children {
+ public:
+  using Variables = std::vector<std::string>;  // NAME=value
+
+  SpawnedRanks(int num_processes, const std::string& test, int memory, const std::string& body,
+               const std::function<Variables(int process)>& variables = {}) {
+    for (int p = 0; p < num_processes; ++p) {
+      Variables all = variables ? variables(p) : Variables{};
+      for (const std::string& standard :
+           {"RANK=" + std::to_string(p), "WORLD_SIZE=" + std::to_string(num_processes),
+            std::string(kSpawnBody) + "=" + body,
+            std::string(kSpawnMemory) + "=" + std::to_string(memory)})
+        if (!is_among(all, standard)) all.push_back(standard);
+      add(start(test, all));
+    }
+  }
+
+ private:
+  // Everything is made before the fork; the child only becomes another program.
+  static pid_t start(const std::string& test, Variables variables) {
+    std::string filter = "--gtest_filter=" + test, program = "/proc/self/exe";
+    for (char** variable = environ; *variable != nullptr; ++variable)
+      if (!is_among(variables, *variable)) variables.emplace_back(*variable);
+    std::vector<char*> arguments = {program.data(), filter.data(), nullptr}, environment;
+    for (auto& variable : variables) environment.push_back(variable.data());
+    environment.push_back(nullptr);
+    const pid_t child = fork();
+    if (child != 0) return child;
+    const int nowhere = open("/dev/null", O_WRONLY);
+    dup2(nowhere, STDOUT_FILENO);  // what a child has to say stands in the shared memory
+    execve(program.data(), arguments.data(), environment.data());
+    _exit(127);
+  }
+  static bool is_among(const Variables& variables, const std::string& other) {
+    const auto name = other.substr(0, other.find('=') + 1);
+    for (const auto& variable : variables)
+      if (variable.starts_with(name)) return true;
+    return false;
+  }
+};
+
+}  // namespace switchyard::testing
