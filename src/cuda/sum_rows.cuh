@@ -28,19 +28,31 @@ struct SumRowsParams {
   int capacity, num_terms, vectors_per_row;
 };
 
-// Every row where it belongs.
+// Every row where it belongs, one after the other.
 struct RowsHere {
+  __device__ int64_t steps(int64_t num_rows) const { return num_rows; }
+  __device__ int64_t row_of_step(int64_t step, int64_t) const { return step; }
   __device__ uint4* row(const SumRowsParams& p, int64_t r) const {
     return p.dst + r * p.vectors_per_row;
   }
   __device__ void finish() const {}
 };
 
-// Each row to the rank it came from: dst is where this rank's block begins in `returned`.
+// Each row to the rank it came from: dst is where this rank's block begins in `returned`. Rows
+// stand by that rank, so a step takes one of each share of them: memory and all links are busy at
+// once.
 struct RowsGoBack {
   WindowView window;
   const int32_t* starts;  // [P]
 
+  __device__ int64_t share(int64_t num_rows) const {
+    return (num_rows + window.num_ranks - 1) / window.num_ranks;
+  }
+  __device__ int64_t steps(int64_t num_rows) const { return share(num_rows) * window.num_ranks; }
+  // num_rows or more: none.
+  __device__ int64_t row_of_step(int64_t step, int64_t num_rows) const {
+    return step % window.num_ranks * share(num_rows) + step / window.num_ranks;
+  }
   __device__ uint4* row(const SumRowsParams& p, int64_t r) const {
     int from = window.num_ranks - 1;
     while (from > 0 && r < __ldg(starts + from)) --from;
@@ -58,7 +70,10 @@ __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
   const int num_rows = p.num_rows ? min(p.num_rows[0], p.capacity) : p.capacity;
   const int v = static_cast<int>(blockIdx.y) * kSumThreads + static_cast<int>(threadIdx.x);
   if (v >= p.vectors_per_row) return;
-  for (int64_t r = blockIdx.x; r < num_rows; r += gridDim.x) {
+  const int64_t num_steps = place.steps(num_rows);
+  for (int64_t step = blockIdx.x; step < num_steps; step += gridDim.x) {
+    const int64_t r = place.row_of_step(step, num_rows);
+    if (r >= num_rows) continue;
     const int32_t* rows = p.rows + r * p.num_terms;
     const float* weights = p.weights ? p.weights + r * p.num_terms : nullptr;
     float sums[8] = {};

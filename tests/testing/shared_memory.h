@@ -43,6 +43,7 @@ class SharedCpuMemory final : public Memory {
   SharedCpuMemory(Memory& cpu, SharedCounts& counts) : cpu_(cpu), counts_(counts) {}
 
   DeviceKind kind() const override { return DeviceKind::Cpu; }
+  std::unique_ptr<StreamEvent> make_event() override { return cpu_.make_event(); }
   std::string reach(int) override { return {}; }
   std::shared_ptr<int32_t> shared_word() override { return cpu_.shared_word(); }
   void read_back(void* dst, ConstTensor src, CUstream_st* stream) override {
