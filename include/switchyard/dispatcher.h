@@ -11,17 +11,12 @@
 
 namespace switchyard {
 
-struct RowReturn;  // of a dispatcher's own: where partial rows go
-
 /// What a rank holds after dispatch. R = num_rows[0] <= capacity; rows past R are not written.
 struct ReceivedRows {
   ConstTensor rows;  // bf16 [capacity, H], one per (token, this rank), by source rank, then token
   ConstTensor ids;   // i32  [capacity, K], LOCAL experts; -1 where another rank owns the slot
   ConstTensor weights;   // f32  [capacity, K]
   ConstTensor num_rows;  // i32  [1], on the device: the host does not wait for it
-  /// Ranks that reach into each other's memory: an executor may write each partial row where its
-  /// token came from, and combine then gets no partial rows. The dispatcher's; null elsewhere.
-  const RowReturn* way_back = nullptr;
 };
 
 /// One call from dispatch to combine. It belongs to the caller, so several calls may be in flight
@@ -94,8 +89,7 @@ class Dispatcher {
   /// out[t, :] = bf16( sum over ranks, in rank order, of partial rows of t, in fp32 + addend ).
   ///
   ///   dst      out  bf16 [T, H], all T tokens (TP slices are gathered)
-  ///   partial  in   bf16 [capacity, H], one row per received row; capacity = max_rows. Absent:
-  ///                 they went the call's way back, on every rank
+  ///   partial  in   bf16 [capacity, H], one row per received row; capacity = max_rows
   ///   addend   in   over the tokens of the slice
   ///
   /// Collective. A token without any expert gives a zero row plus its addend.

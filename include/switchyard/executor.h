@@ -38,8 +38,7 @@ class Executor {
   /// scatter -> GEMM1 with activation -> GEMM2 -> sum over the K slots of weight * row, in slot
   /// order.
   ///
-  ///   dst       out    bf16 [rows.rows.dim(0), H]; the first R rows are written. Absent: they go
-  ///                    rows.way_back
+  ///   dst       out    bf16 [rows.rows.dim(0), H]; the first R rows are written
   ///   rows      in     from a dispatcher: local ids
   ///   max_rows  in     bound of R in this call
   ///   addend    in     joins the sum in fp32 before its rounding

@@ -164,13 +164,12 @@ struct PeerBuffers {
   Tensor control;       // i64 [control_words(P)]; first, so a window begins with it
   Tensor headers;       // i32 [P, W] what every rank said
   Tensor shift;         // i32 [P] index among the rows sent to a rank -> row there
-  Tensor starts;        // i32 [P] the first row that came from each rank
   Tensor num_rows;      // i32 [1]
   Tensor return_row;    // i32 [slice, P] index among the rows sent to each rank
   Tensor ids;           // i32 [R, K] local ids, written by peers
   Tensor weights;       // f32 [R, K] written by peers; absent when nothing moves
   Tensor rows;          // bf16 [R, H] written by peers; absent when nothing moves
-  Tensor partial;       // bf16 [R, H] read by peers, or rows that came back, [P * slice, H]
+  Tensor partial;       // bf16 [R, H] read by peers
   Tensor output_slice;  // tp > 1: bf16 [slice, H] read by peers
 
   static PeerBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c, int64_t max_tokens,
@@ -183,7 +182,6 @@ struct PeerBuffers {
     b.control = arena.take(DType::I64, {control_words(p)});
     b.headers = arena.take(DType::I32, {p, told_width(PeerPhase::Counts, p)});
     b.shift = arena.take(DType::I32, {p});
-    b.starts = arena.take(DType::I32, {p});
     b.num_rows = arena.take(DType::I32, {1});
     b.return_row = arena.take(DType::I32, {slice, p});
     b.ids = arena.take(DType::I32, {max_rows, k});

@@ -94,9 +94,9 @@ class CpuOps final : public Ops {
                    CUstream_st*) override {
     cpu::post_counts(window, return_row, ids, route, num_experts, max_tokens, num_tokens, status);
   }
-  void await_counts(const PeerWindow& window, Tensor shift, Tensor starts, Tensor num_rows,
-                    int tp_size, Tensor status, CUstream_st*) override {
-    cpu::await_counts(window, shift, starts, num_rows, tp_size, status);
+  void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
+                    Tensor status, CUstream_st*) override {
+    cpu::await_counts(window, shift, num_rows, tp_size, status);
   }
   void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
                  ConstTensor weights, ConstTensor return_row, ConstTensor shift,
@@ -106,14 +106,6 @@ class CpuOps final : public Ops {
   void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
                   Tensor status, CUstream_st*) override {
     cpu::meet_peers(window, phase, part, first, num, status);
-  }
-  void sum_returned(Tensor dst, const RowReturn& way, ConstTensor return_row, const Addend& addend,
-                    CUstream_st*) override {
-    cpu::sum_returned(dst, way, return_row, addend);
-  }
-  void return_rows(const RowReturn& way, ConstTensor src, ConstTensor row_of_slot,
-                   ConstTensor weights, ConstTensor num_rows, CUstream_st*) override {
-    cpu::return_rows(way, src, row_of_slot, weights, num_rows);
   }
   void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
                  ConstTensor shift, const Addend& addend, ConstTensor status,

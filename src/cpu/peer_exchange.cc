@@ -11,7 +11,6 @@
 #include "base/checked.h"
 #include "base/status.h"
 #include "cpu/exchange.h"
-#include "cpu/row_ops.h"
 #include "plan/index.h"
 
 namespace switchyard::cpu {
@@ -122,11 +121,9 @@ void post_counts(const PeerWindow& w, Tensor return_row, ConstTensor ids, PeerRo
   tell_all(kHeaderTokens, num_tokens);
 }
 
-void await_counts(const PeerWindow& w, Tensor shift, Tensor starts, Tensor num_rows, int tp_size,
-                  Tensor status) {
+void await_counts(const PeerWindow& w, Tensor shift, Tensor num_rows, int tp_size, Tensor status) {
   const int num_ranks = w.num_ranks;
   std::fill_n(shift.as<int32_t>(), num_ranks, 0);
-  std::fill_n(starts.as<int32_t>(), num_ranks, 0);
   num_rows.as<int32_t>()[0] = 0;
   const uint32_t epoch = epoch_of(w) + 1;
   const bool all_came = await(w, PeerPhase::Counts, epoch, 0, num_ranks, status);
@@ -139,10 +136,7 @@ void await_counts(const PeerWindow& w, Tensor shift, Tensor starts, Tensor num_r
   };
   for (int p = 0; p < num_ranks; ++p)
     for (int s = 0; s < w.rank; ++s) shift.as<int32_t>()[p] += sent(s, p);
-  for (int s = 0; s < num_ranks; ++s) {
-    starts.as<int32_t>()[s] = num_rows.as<int32_t>()[0];
-    num_rows.as<int32_t>()[0] += sent(s, w.rank);
-  }
+  for (int s = 0; s < num_ranks; ++s) num_rows.as<int32_t>()[0] += sent(s, w.rank);
 }
 
 void push_rows(const PeerWindow& w, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
@@ -178,59 +172,25 @@ void meet_peers(const PeerWindow& w, PeerPhase phase, PeerMeet part, int first, 
   if (await(w, phase, epoch, first, num, status)) merge_status(status, unpacked(w, phase, num));
 }
 
-void return_rows(const RowReturn& way, ConstTensor src, ConstTensor row_of_slot,
-                 ConstTensor weights, ConstTensor num_rows) {
-  const PeerWindow& w = way.window;
-  const auto* starts = way.starts.as<int32_t>();
-  for (int s = 0; s < w.num_ranks; ++s) {
-    const int64_t end = s + 1 < w.num_ranks ? starts[s + 1] : num_rows.as<int32_t>()[0];
-    int32_t count = static_cast<int32_t>(end - starts[s]);
-    const Tensor own = way.returned.rows(w.rank * way.stride, way.stride);
-    const Tensor there(at_peer(w, s, own.as<Bf16>()), DType::Bf16, own.shape);
-    gather_rows_plain(there, src, row_of_slot.rows(starts[s], count),
-                      weights.present() ? weights.rows(starts[s], count) : ConstTensor{}, {},
-                      ConstTensor(&count, {1}));
-  }
-}
-
-namespace {
-
-// dst[t] = the sum of term(t, p), bf16 [H] or null, over ranks p ascending, and the addend.
-template <class Term>
-void sum_terms(Tensor dst, int num_ranks, const Addend& addend, Term term) {
+void pull_sums(const PeerWindow& w, Tensor dst, ConstTensor partial, ConstTensor return_row,
+               ConstTensor shift, const Addend& addend, ConstTensor status) {
+  if (!status.as<StatusWords>()->good()) return;
   const int64_t hidden = dst.dim(1);
   for (int64_t t = 0; t < dst.dim(0); ++t)
     for (int64_t h = 0; h < hidden; ++h) {
       float sum = 0;
-      for (int p = 0; p < num_ranks; ++p)
-        if (const Bf16* row = term(t, p)) sum += static_cast<float>(row[h]);
+      for (int p = 0; p < w.num_ranks; ++p) {
+        const int32_t place = return_row.as<int32_t>()[t * w.num_ranks + p];
+        if (place == kNoRow) continue;
+        const int64_t row = place + shift.as<int32_t>()[p];
+        sum += static_cast<float>(at_peer(w, p, partial.as<Bf16>())[row * hidden + h]);
+      }
       if (addend.rows.present()) {
         const float value = addend.rows.as<float>()[t * hidden + h];
         sum += addend.scale.present() ? addend.scale.as<float>()[t] * value : value;
       }
       dst.as<Bf16>()[t * hidden + h] = Bf16(sum);
     }
-}
-
-}  // namespace
-
-void sum_returned(Tensor dst, const RowReturn& way, ConstTensor return_row, const Addend& addend) {
-  const int num_ranks = way.window.num_ranks;
-  sum_terms(dst, num_ranks, addend, [&](int64_t t, int p) -> const Bf16* {
-    const int32_t place = return_row.as<int32_t>()[t * num_ranks + p];
-    if (place == kNoRow) return nullptr;
-    return way.returned.as<Bf16>() + (p * way.stride + place) * dst.dim(1);
-  });
-}
-
-void pull_sums(const PeerWindow& w, Tensor dst, ConstTensor partial, ConstTensor return_row,
-               ConstTensor shift, const Addend& addend, ConstTensor status) {
-  if (!status.as<StatusWords>()->good()) return;
-  sum_terms(dst, w.num_ranks, addend, [&](int64_t t, int p) -> const Bf16* {
-    const int32_t place = return_row.as<int32_t>()[t * w.num_ranks + p];
-    if (place == kNoRow) return nullptr;
-    return at_peer(w, p, partial.as<Bf16>()) + (place + shift.as<int32_t>()[p]) * dst.dim(1);
-  });
 }
 
 void pull_slices(const PeerWindow& w, Tensor dst, ConstTensor slice, int first, int num,

@@ -86,9 +86,9 @@ class CudaOps final : public Ops {
     cuda::post_counts(window, return_row, ids, route, num_experts, max_tokens, num_tokens, status,
                       stream);
   }
-  void await_counts(const PeerWindow& window, Tensor shift, Tensor starts, Tensor num_rows,
-                    int tp_size, Tensor status, CUstream_st* stream) override {
-    cuda::await_counts(window, shift, starts, num_rows, tp_size, status, stream);
+  void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
+                    Tensor status, CUstream_st* stream) override {
+    cuda::await_counts(window, shift, num_rows, tp_size, status, stream);
   }
   void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
                  ConstTensor weights, ConstTensor return_row, ConstTensor shift,
@@ -99,14 +99,6 @@ class CudaOps final : public Ops {
   void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
                   Tensor status, CUstream_st* stream) override {
     cuda::meet_peers(window, phase, part, first, num, status, stream);
-  }
-  void return_rows(const RowReturn& way, ConstTensor src, ConstTensor row_of_slot,
-                   ConstTensor weights, ConstTensor num_rows, CUstream_st* stream) override {
-    cuda::return_rows(way, src, row_of_slot, weights, num_rows, stream);
-  }
-  void sum_returned(Tensor dst, const RowReturn& way, ConstTensor return_row, const Addend& addend,
-                    CUstream_st* stream) override {
-    cuda::sum_returned(dst, way, return_row, addend, stream);
   }
   void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
                  ConstTensor shift, const Addend& addend, ConstTensor status,

@@ -37,8 +37,8 @@ void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTen
 void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids, PeerRoute route,
                  int64_t num_experts, int64_t max_tokens, int64_t num_tokens, Tensor status,
                  cudaStream_t stream);
-void await_counts(const PeerWindow& window, Tensor shift, Tensor starts, Tensor num_rows,
-                  int tp_size, Tensor status, cudaStream_t stream);
+void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
+                  Tensor status, cudaStream_t stream);
 void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
                 Tensor status, cudaStream_t stream);
 // peer_rows.cu
@@ -53,10 +53,6 @@ void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int fi
 void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
                  const Addend& addend, ConstTensor num_rows, cudaStream_t stream);
 void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
-                  cudaStream_t stream);
-void return_rows(const RowReturn& way, ConstTensor src, ConstTensor row_of_slot,
-                 ConstTensor weights, ConstTensor num_rows, cudaStream_t stream);
-void sum_returned(Tensor dst, const RowReturn& way, ConstTensor return_row, const Addend& addend,
                   cudaStream_t stream);
 // conv_decode.cu
 void conv_decode(const ConvDecode& step, Tensor status, cudaStream_t stream);

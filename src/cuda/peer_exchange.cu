@@ -33,10 +33,10 @@ void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids, P
   launch(post_counts_kernel, window.num_ranks, kPostThreads, 0, stream, params);
 }
 
-void await_counts(const PeerWindow& window, Tensor shift, Tensor starts, Tensor num_rows,
-                  int tp_size, Tensor status, cudaStream_t stream) {
-  const AwaitCountsParams params{view_of(window),        shift.as<int32_t>(),  starts.as<int32_t>(),
-                                 num_rows.as<int32_t>(), status.as<int32_t>(), tp_size};
+void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
+                  Tensor status, cudaStream_t stream) {
+  const AwaitCountsParams params{view_of(window), shift.as<int32_t>(), num_rows.as<int32_t>(),
+                                 status.as<int32_t>(), tp_size};
   launch(await_counts_kernel, 1, 32, 0, stream, params);
 }
 

@@ -124,7 +124,6 @@ __global__ __launch_bounds__(kPostThreads) void post_counts_kernel(
 struct AwaitCountsParams {
   WindowView window;
   int32_t* shift;     // [P]
-  int32_t* starts;    // [P]
   int32_t* num_rows;  // [1]
   int32_t* status;
   int tp_size;
@@ -145,11 +144,9 @@ __global__ __launch_bounds__(32) void await_counts_kernel(
   }
   const int32_t* sent = w.headers + kHeaderCounts;  // [P, P] with a stride of width
   for (int d = lane; d < w.num_ranks; d += 32) {
-    int32_t before = 0, start = 0;
+    int32_t before = 0;
     for (int s = 0; good && s < w.rank; ++s) before += sent[s * width + d];
-    for (int s = 0; good && s < d; ++s) start += sent[s * width + w.rank];
     p.shift[d] = before;
-    p.starts[d] = start;
   }
   int32_t received = 0;
   for (int s = lane; good && s < w.num_ranks; s += 32) received += sent[s * width + w.rank];

@@ -117,8 +117,7 @@ __global__ __launch_bounds__(kSumThreads) void pull_sums_kernel(
         if (place[j] != kNoRow) add_scaled(sums, 1.0f, x[j]);
     }
     const int64_t at = t * p.vectors_per_row + v;
-    add_addend(sums, p.addend, p.scale, t, at);
-    p.dst[at] = packed(sums);
+    store_sums(p.dst, at, sums, p.addend, p.scale, t);
   }
 }
 

@@ -27,16 +27,16 @@ __device__ __forceinline__ void add_scaled(float (&sums)[8], float weight, const
   for (int i = 0; i < 8; ++i) sums[i] = __fadd_rn(sums[i], __fmul_rn(weight, x[i]));
 }
 
-// sums += the 8 elements of the addend at vector `at` times the scale of their row, if given.
-__device__ __forceinline__ void add_addend(float (&sums)[8], const float4* addend,
-                                           const float* scales, int64_t row, int64_t at) {
-  if (!addend) return;
-  add_scaled(sums, scales ? scales[row] : 1.0f, addend[2 * at], addend[2 * at + 1]);
-}
-
-__device__ __forceinline__ uint4 packed(const float (&sums)[8]) {
-  return {two_bf16(sums[0], sums[1]), two_bf16(sums[2], sums[3]), two_bf16(sums[4], sums[5]),
-          two_bf16(sums[6], sums[7])};
+// dst[at] = the sums, and the 8 elements of the addend there times the scale of their row, if
+// given.
+__device__ __forceinline__ void store_sums(uint4* dst, int64_t at, float (&sums)[8],
+                                           const float4* addend, const float* scales, int64_t row) {
+  if (addend) {
+    const float scale = scales ? scales[row] : 1.0f;
+    add_scaled(sums, scale, addend[2 * at], addend[2 * at + 1]);
+  }
+  dst[at] = {two_bf16(sums[0], sums[1]), two_bf16(sums[2], sums[3]), two_bf16(sums[4], sums[5]),
+             two_bf16(sums[6], sums[7])};
 }
 
 }  // namespace switchyard::cuda

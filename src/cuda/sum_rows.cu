@@ -12,12 +12,9 @@ namespace {
 // More rows are walked in strides: a capacity that is mostly unused costs few empty blocks.
 constexpr int64_t kMaxBlocksOfRows = 4096;
 
-// dst: where row 0 goes, or its block's place where rows go back.
-template <class Place>
-void sum_rows(const char* op, Tensor dst, ConstTensor src, int64_t term_stride, ConstTensor rows,
-              ConstTensor weights, const Addend& addend, ConstTensor num_rows, const Place& place,
-              cudaStream_t stream) {
-  const int64_t capacity = rows.dim(0), hidden = src.dim(1);
+void sum_rows(const char* op, Tensor dst, ConstTensor src, ConstTensor rows, ConstTensor weights,
+              const Addend& addend, ConstTensor num_rows, cudaStream_t stream) {
+  const int64_t capacity = rows.dim(0), hidden = dst.dim(1);
   SWITCHYARD_REQUIRE(hidden % 8 == 0, Misaligned, op, ": H=", hidden,
                      ", need a multiple of 8 (rows are read as 16-byte vectors of bf16).");
   const SumRowsParams params{dst.as<uint4>(),
@@ -27,38 +24,24 @@ void sum_rows(const char* op, Tensor dst, ConstTensor src, int64_t term_stride, 
                              addend.rows.present() ? addend.rows.as<float4>() : nullptr,
                              addend.scale.present() ? addend.scale.as<float>() : nullptr,
                              num_rows.present() ? num_rows.as<int32_t>() : nullptr,
-                             term_stride,
                              static_cast<int>(capacity),
                              static_cast<int>(rows.dim(1)),
                              static_cast<int>(hidden / 8)};
   const dim3 grid(static_cast<unsigned>(std::min(capacity, kMaxBlocksOfRows)),
                   static_cast<unsigned>(ceil_div(hidden / 8, kSumThreads)));
-  launch(sum_rows_kernel<Place>, grid, kSumThreads, 0, stream, params, place);
+  launch(sum_rows_kernel, grid, kSumThreads, 0, stream, params);
 }
 
 }  // namespace
 
 void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
                  const Addend& addend, ConstTensor num_rows, cudaStream_t stream) {
-  sum_rows("gather_rows", dst, src, 0, row_of_slot, weights, addend, num_rows, RowsHere{}, stream);
+  sum_rows("gather_rows", dst, src, row_of_slot, weights, addend, num_rows, stream);
 }
 
 void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                   cudaStream_t stream) {
-  sum_rows("sum_partials", dst, src, 0, return_row, {}, addend, {}, RowsHere{}, stream);
-}
-
-void return_rows(const RowReturn& way, ConstTensor src, ConstTensor row_of_slot,
-                 ConstTensor weights, ConstTensor num_rows, cudaStream_t stream) {
-  const Tensor block = way.returned.rows(way.window.rank * way.stride, way.stride);
-  sum_rows("return_rows", block, src, 0, row_of_slot, weights, {}, num_rows,
-           RowsGoBack{view_of(way.window), way.starts.as<int32_t>()}, stream);
-}
-
-void sum_returned(Tensor dst, const RowReturn& way, ConstTensor return_row, const Addend& addend,
-                  cudaStream_t stream) {
-  sum_rows("sum_returned", dst, way.returned, way.stride, return_row, {}, addend, {}, RowsHere{},
-           stream);
+  sum_rows("sum_partials", dst, src, return_row, {}, addend, {}, stream);
 }
 
 }  // namespace switchyard::cuda

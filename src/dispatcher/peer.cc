@@ -6,12 +6,9 @@
 //                    the call before: their windows may be written
 //     push_rows      a token row crosses once to each rank that gets it
 //     meet: rows     ... and has arrived
-//     return_rows    the executor writes each partial row into the window of the rank it is for
-//     meet: partials ... and has arrived; statuses travel
-//     sum_returned   fp32, in rank order
-//
-// Partial rows of an executor that writes them into its own rank's window instead are read there
-// by those they are for (pull_sums): the same bits, later.
+//                    the executor writes partial rows into this rank's window
+//     meet: partials statuses travel, partial rows may be read
+//     pull_sums      fp32, in rank order, straight out of the peers' windows
 //
 // Whoever waits for counts of call n + 1 knows that the peer's kernels of call n have run, so that
 // meeting protects everything: the rows that are pushed, the partial rows that were pulled, the
@@ -52,9 +49,6 @@ class PeerDispatcher final : public Dispatcher {
     c.window = c.memory->window();
     c.window.headers = c.buffers.headers;
     c.window.max_blocks = parts_.options.num_link_blocks;
-    c.way_back =
-        std::make_unique<RowReturn>(RowReturn{c.window, c.buffers.partial, c.buffers.starts,
-                                              c.buffers.partial.dim(0) / parts_.num_ranks()});
     connections_.push_back(std::move(c));
   }
 
@@ -73,8 +67,7 @@ class PeerDispatcher final : public Dispatcher {
     ops.post_counts(c.window, return_row, ids, route(), parts_.config.num_experts, max_tokens,
                     hidden.dim(0), status, stream);
     order_by_host(status, stream);
-    ops.await_counts(c.window, b.shift, b.starts, b.num_rows, parts_.options.tp_size, status,
-                     stream);
+    ops.await_counts(c.window, b.shift, b.num_rows, parts_.options.tp_size, status, stream);
     DispatchedCall call{.received = {},
                         .num_tokens = hidden.dim(0),
                         .max_tokens = max_tokens,
@@ -90,8 +83,8 @@ class PeerDispatcher final : public Dispatcher {
     ops.push_rows(c.window, {b.rows, b.ids, b.weights}, hidden.rows(own.begin, own.size), ids,
                   weights, return_row, b.shift, parts_.num_local_experts(), status, stream);
     meet(c, PeerPhase::Rows, 0, parts_.num_ranks(), status, stream);
-    call.received = {b.rows.rows(0, rows), b.ids.rows(0, rows), b.weights.rows(0, rows), b.num_rows,
-                     c.way_back.get()};
+    call.received = {b.rows.rows(0, rows), b.ids.rows(0, rows), b.weights.rows(0, rows),
+                     b.num_rows};
     return call;
   }
 
@@ -101,16 +94,12 @@ class PeerDispatcher final : public Dispatcher {
     const Connection& c = connection(call.workspace, call.max_tokens);
     const PeerBuffers& b = c.buffers;
     Ops& ops = parts_.ops();
-    if (partial.present() && partial.data != b.partial.data)
+    if (partial.data != b.partial.data)
       ops.copy(b.partial.rows(0, partial.dim(0)), partial, stream);
     meet(c, PeerPhase::Partials, 0, parts_.num_ranks(), status, stream);
     const bool sliced = b.output_slice.present();
-    const Tensor sums = sliced ? b.output_slice.rows(0, own.size) : dst;
-    const Tensor return_row = b.return_row.rows(0, own.size);
-    if (partial.present())
-      ops.pull_sums(c.window, sums, b.partial, return_row, b.shift, addend, status, stream);
-    else
-      ops.sum_returned(sums, *c.way_back, return_row, addend, stream);
+    ops.pull_sums(c.window, sliced ? b.output_slice.rows(0, own.size) : dst, b.partial,
+                  b.return_row.rows(0, own.size), b.shift, addend, status, stream);
     if (!sliced) return;
     const int tp_size = parts_.options.tp_size, first = parts_.rank() / tp_size * tp_size;
     meet(c, PeerPhase::Slices, first, tp_size, status, stream);
@@ -124,7 +113,6 @@ class PeerDispatcher final : public Dispatcher {
     PeerBuffers buffers;
     std::unique_ptr<PeerMemory> memory;
     PeerWindow window;
-    std::unique_ptr<RowReturn> way_back;
   };
 
   PeerRoute route() const {

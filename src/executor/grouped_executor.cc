@@ -14,9 +14,8 @@ void GroupedExecutor::check(Tensor dst, const ReceivedRows& rows, int64_t max_ro
   const int64_t hidden = parts_.config.hidden, top_k = parts_.config.top_k;
   SWITCHYARD_REQUIRE(max_rows >= 0, ShapeMismatch, "execute: max_rows=", max_rows,
                      ", must not be negative.");
-  const bool goes_back = rows.way_back != nullptr && !dst.present();
-  SWITCHYARD_REQUIRE(rows.rows.dim(1) == hidden && rows.rows.dtype == DType::Bf16 &&
-                         (goes_back || (dst.dim(1) == hidden && dst.dtype == DType::Bf16)),
+  SWITCHYARD_REQUIRE(rows.rows.dim(1) == hidden && dst.dim(1) == hidden &&
+                         dst.dtype == DType::Bf16 && rows.rows.dtype == DType::Bf16,
                      ShapeMismatch, "execute: rows or dst are not bf16 [R, ", hidden, "].");
   SWITCHYARD_REQUIRE(rows.ids.shape == (Shape{max_rows, top_k}) && rows.ids.dtype == DType::I32,
                      ShapeMismatch, "execute: ids are not i32 [", max_rows, ", ", top_k, "].");
@@ -82,10 +81,7 @@ void GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t max_
     ops.grouped_gemm(gemm, stream);
   }
   const ConstTensor weights = parts_.config.router_weight_on_input ? ConstTensor{} : rows.weights;
-  if (rows.way_back && !dst.present())
-    ops.return_rows(*rows.way_back, b.x, b.row_of_slot, weights, rows.num_rows, stream);
-  else
-    ops.gather_rows(dst, b.x, b.row_of_slot, weights, addend, rows.num_rows, stream);
+  ops.gather_rows(dst, b.x, b.row_of_slot, weights, addend, rows.num_rows, stream);
 }
 
 }  // namespace switchyard

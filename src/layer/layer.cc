@@ -322,12 +322,11 @@ class Layer final : public MoeLayer {
     return shared_->run(args.hidden.rows(slice.begin, slice.size), buffers_.shared, args.stream);
   }
 
-  // The partial rows of what was received; none if they are on their way back.
+  // The partial rows of what was received.
   Tensor run_experts(const DispatchedCall& call, int64_t max_rows, Tensor status,
                      CUstream_st* stream) {
-    const Tensor partial = call.received.way_back   ? Tensor{}
-                           : call.partial.present() ? call.partial
-                                                    : buffers_.partial.rows(0, max_rows);
+    const Tensor partial =
+        call.partial.present() ? call.partial : buffers_.partial.rows(0, max_rows);
     parts_.executor->execute(partial, call.received, max_rows, buffers_.executor, {}, status,
                              stream);
     return partial;

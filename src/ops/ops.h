@@ -103,15 +103,6 @@ struct PeerRows {
   Tensor weights;  // f32 [R, K]
 };
 
-// Where partial rows go: row i of those that came from rank s becomes row rank * stride + i of
-// rank s's `returned`.
-struct RowReturn {
-  PeerWindow window;
-  Tensor returned;     // bf16 [P * stride, H] here; a peer's stands at the same place
-  ConstTensor starts;  // i32 [P] the first of the rows that came from each rank
-  int64_t stride = 0;
-};
-
 // Which ranks get a token.
 enum class PeerRoute : int32_t {
   Owners,  // those that own one of its experts
@@ -213,12 +204,11 @@ class Ops {
                            int64_t num_tokens, Tensor status, CUstream_st* stream) = 0;
   // Begins the call that post_counts told of: waits until every rank has told its counts. status as
   // check_headers leaves it, num_rows what this rank receives, shift i32 [P]: row of rank p where
-  // the rows of this rank begin, starts i32 [P]: row here where those of rank p do. All 0 with a
-  // status. A rank that does not come within the
+  // the rows of this rank begin. Both 0 with a status. A rank that does not come within the
   // deadline, or a peer or host that gave up, is noted as Transport, PeerLost, and ends the window
   // for every rank.
-  virtual void await_counts(const PeerWindow& window, Tensor shift, Tensor starts, Tensor num_rows,
-                            int tp_size, Tensor status, CUstream_st* stream) = 0;
+  virtual void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
+                            Tensor status, CUstream_st* stream) = 0;
   // Token t becomes row return_row[t, p] + shift[p] of rank p's `rows`, with its weights, and its
   // ids local to p (kNoExpert elsewhere). dst: this rank's own buffers. Nothing with a status.
   virtual void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows,
@@ -230,13 +220,6 @@ class Ops {
   // enqueued before is visible to whoever waited. Lost ranks as in await_counts.
   virtual void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first,
                           int num, Tensor status, CUstream_st* stream) = 0;
-  // gather_rows without an addend, each row to where it came from.
-  virtual void return_rows(const RowReturn& way, ConstTensor src, ConstTensor row_of_slot,
-                           ConstTensor weights, ConstTensor num_rows, CUstream_st* stream) = 0;
-  // sum_partials, over rows that came back: rank p's term of token t is row
-  // return_row[t, p] + p * way.stride of way.returned.
-  virtual void sum_returned(Tensor dst, const RowReturn& way, ConstTensor return_row,
-                            const Addend& addend, CUstream_st* stream) = 0;
   // sum_partials, over rows of peers: rank p's term of token t is row return_row[t, p] + shift[p]
   // of its `partial`. Nothing is read with a status.
   virtual void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial,

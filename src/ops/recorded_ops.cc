@@ -245,11 +245,11 @@ void RecordedOps::post_counts(const PeerWindow& window, Tensor return_row, Const
        stream);
 }
 
-void RecordedOps::await_counts(const PeerWindow& window, Tensor shift, Tensor starts,
-                               Tensor num_rows, int tp_size, Tensor status, CUstream_st* stream) {
+void RecordedOps::await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
+                               Tensor status, CUstream_st* stream) {
   note({"await_counts",
         [=, this](CUstream_st* s) {
-          ops_.await_counts(window, shift, starts, num_rows, tp_size, status, s);
+          ops_.await_counts(window, shift, num_rows, tp_size, status, s);
         },
         moves(bytes_of(window.headers))},
        stream);
@@ -278,37 +278,6 @@ void RecordedOps::meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet
   note({"meet_peers",
         [=, this](CUstream_st* s) { ops_.meet_peers(window, phase, part, first, num, status, s); },
         moves(bytes_of(status) * num)},
-       stream);
-}
-
-void RecordedOps::return_rows(const RowReturn& way, ConstTensor src, ConstTensor row_of_slot,
-                              ConstTensor weights, ConstTensor num_rows, CUstream_st* stream) {
-  note(
-      {"return_rows",
-       [=, this](CUstream_st* s) { ops_.return_rows(way, src, row_of_slot, weights, num_rows, s); },
-       [=](const ReadI32& read) {
-         const int64_t rows = rows_in(read, num_rows), own = way.window.rank;
-         const auto starts = read(way.starts);
-         const auto at = static_cast<size_t>(own);
-         const int64_t next = at + 1 < starts.size() ? starts[at + 1] : rows;
-         const double slots = filled_slots(read, row_of_slot, rows);
-         const double others = static_cast<double>(rows - (next - starts[at]));
-         return Work{row_bytes(src, slots) + row_bytes(src, static_cast<double>(rows)),
-                     2 * slots * static_cast<double>(src.dim(1)), 0, row_bytes(src, others)};
-       }},
-      stream);
-}
-
-void RecordedOps::sum_returned(Tensor dst, const RowReturn& way, ConstTensor return_row,
-                               const Addend& addend, CUstream_st* stream) {
-  note({"sum_returned",
-        [=, this](CUstream_st* s) { ops_.sum_returned(dst, way, return_row, addend, s); },
-        [=](const ReadI32& read) {
-          const double partials = filled_slots(read, return_row, dst.dim(0));
-          return Work{row_bytes(dst, partials) + bytes_of(dst) +
-                          addend_bytes(addend, static_cast<double>(dst.dim(0))),
-                      partials * static_cast<double>(dst.dim(1)), 0};
-        }},
        stream);
 }
 

@@ -9,7 +9,6 @@
 #include "base/backend.h"
 #include "base/peer_control.h"
 #include "base/status.h"
-#include "ops/ops.h"
 #include "switchyard/dispatcher.h"
 #include "testing/routing.h"
 
@@ -112,7 +111,6 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
   // Made before anything waits: on one device an allocation may wait for every kernel.
   struct Inputs {
     OnDevice hidden, ids, weights, output, status;
-    OnDevice partial, same_row;  // for rows that go back
   };
   std::vector<Inputs> inputs;
   std::vector<int64_t> bounds;
@@ -125,19 +123,14 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     auto ids = random_ids(t, c.config.num_experts, k, call.skew, seed + 1);
     if (call.bad_id_on == comm.rank() && t > 0) ids[0] = 1000;
     const auto weights = random_f32({t, k}, seed + 2, 0.1f, 1.0f);
-    const int64_t bound = call.max_tokens >= 0
-                              ? call.max_tokens
-                              : *std::max_element(call.tokens.begin(), call.tokens.end());
-    const int64_t rows = dispatcher->max_rows(bound);
-    Buffer<int32_t> same_row({rows, 1});
-    for (int64_t r = 0; r < rows; ++r) same_row[r] = static_cast<int32_t>(r);
     Buffer<int32_t> good({kStatusWords});
     for (int64_t i = 0; i < kStatusWords; ++i) good[i] = 0;
     inputs.push_back({OnDevice(b, x.view()), OnDevice(b, ids.view().rows(slice.begin, slice.size)),
                       OnDevice(b, weights.view().rows(slice.begin, slice.size)),
-                      OnDevice(b, Buffer<Bf16>({t, h}).view()), OnDevice(b, good.view()),
-                      OnDevice(b, DType::Bf16, {rows, h}), OnDevice(b, same_row.view())});
-    bounds.push_back(bound);
+                      OnDevice(b, Buffer<Bf16>({t, h}).view()), OnDevice(b, good.view())});
+    bounds.push_back(call.max_tokens >= 0
+                         ? call.max_tokens
+                         : *std::max_element(call.tokens.begin(), call.tokens.end()));
   }
   int32_t ready = 1;
   std::vector<int32_t> all(static_cast<size_t>(comm.size()));
@@ -159,12 +152,7 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     o.weights = read<float>(b, call.received.weights.rows(0, o.num_rows), stream);
     const int64_t capacity = dispatcher->max_rows(bounds[i]);
     const auto partial = weigh(o, h, k, capacity);
-    if (call.received.way_back && i % 2 == 1) {  // as an executor sends its rows back
-      copy_to_device(b, in.partial.view().rows(0, capacity), partial.data(), stream);
-      b.ops().return_rows(*call.received.way_back, in.partial.view(),
-                          in.same_row.view().rows(0, capacity), {}, call.received.num_rows, stream);
-      dispatcher->combine(in.output.view(), {}, call, {}, status, stream);
-    } else if (call.partial.present()) {
+    if (call.partial.present()) {
       copy_to_device(b, call.partial, partial.data(), stream);
       dispatcher->combine(in.output.view(), call.partial, call, {}, status, stream);
     } else {
