@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, into one results file: builds, runs the GPU tests, compute-sanitizer and benchmarks.
 #
-#   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests sanitize bench; default all
+#   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests sanitize bench ranks; default all but ranks
+#
+# `ranks` times layers over two GPUs beside NCCL's collectives (scripts/bench_nccl.py, needs PyTorch).
 #
 # Sections of steps that are not asked for stay in the file as they are. Needs cmake, nvcc, GoogleTest and python3.
 # CMAKE_ARGS       more arguments of cmake, such as the places of libraries
 # COMMIT           what is built, where there is no git
 # MODELS, TOKENS   of the benchmarks; MODELS may say name:ep-size
+# LAYOUTS          of the benchmarks, contiguous,masked,hybrid
 # RUNS             of every benchmark (3), medians of which are kept; each begins with another layout
+# SWITCHYARD       the program that is timed, if it is not the one that was built here
+# LEFT_OUT         regular expression of GPU tests that are not run, GpuProcessFaults say, which take minutes
 # RANDOM_LAYERS    random shapes that the layer is compared with float64 on (200)
 # RACE_FILTER, MEMCHECK_FILTER   --gtest_filter under compute-sanitizer
 # LIMIT            seconds that one program may take under compute-sanitizer or as a benchmark
@@ -18,14 +23,15 @@ results=bench/results/h100.json
 steps=()
 for argument in "$@"; do
   case $argument in
-    build | tests | sanitize | bench) steps+=("$argument") ;;
+    build | tests | sanitize | bench | ranks) steps+=("$argument") ;;
     *.json) results=$argument ;;
-    *) echo "gpu_check: $argument is no step (build, tests, sanitize, bench) and no .json file" >&2; exit 2 ;;
+    *) echo "gpu_check: $argument is no step (build, tests, sanitize, bench, ranks) and no .json file" >&2; exit 2 ;;
   esac
 done
 [ ${#steps[@]} -gt 0 ] || steps=(build tests sanitize bench)
 
 build=build/cuda
+switchyard=${SWITCHYARD:-$build/switchyard}
 state=$build/gpu_check  # what each step leaves for the results file
 limit=${LIMIT:-240}
 models=${MODELS:-qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b glm-4.5-air olmoe-1b-7b mixtral-8x7b deepseek-v3:8}
@@ -48,10 +54,10 @@ step_build() {
 
 step_tests() {
   rm -rf "$state/tests" && mkdir -p "$state/tests"
-  (cd "$build" && SWITCHYARD_RANDOM_LAYERS=${RANDOM_LAYERS:-200} ctest -R '^cuda\.' -j "${CTEST_JOBS:-8}" --output-on-failure --output-junit gpu_check/tests/junit.xml) \
+  (cd "$build" && SWITCHYARD_RANDOM_LAYERS=${RANDOM_LAYERS:-200} ctest -R '^cuda\.' -E "${LEFT_OUT:-^$}" -j "${CTEST_JOBS:-8}" --output-on-failure --output-junit gpu_check/tests/junit.xml) \
     >"$state/tests/ctest.log" 2>&1 || status=1
   grep -A 60 'The following tests FAILED' "$state/tests/ctest.log" || true
-  "$build/switchyard" check --device cuda >"$state/tests/check.log" 2>&1 || status=1
+  "$switchyard" check --device cuda >"$state/tests/check.log" 2>&1 || status=1
   grep -iE 'fail' "$state/tests/check.log" || true
 }
 
@@ -75,14 +81,14 @@ bench_model() {  # name of the result, further options
   local name=$1
   shift
   # Shared experts are left out: the measured opponents have none.
-  timeout "$limit" "$build/switchyard" bench --device cuda --routed-only --json --commit "$commit" "$@" \
+  timeout "$limit" "$switchyard" bench --device cuda --routed-only --json --commit "$commit" "$@" \
     >"$state/bench/$run/$name.json" 2>"$state/bench/$run/$name.err" ||
-    { status=1; echo "$name: $(tail -n 1 "$state/bench/$name.err")"; }
+    { status=1; echo "$name: $(tail -n 1 "$state/bench/$run/$name.err")"; }
 }
 
 step_bench() {
   rm -rf "$state/bench"
-  local run model name share arguments layouts=contiguous,masked,hybrid
+  local run model name share arguments layouts=${LAYOUTS:-contiguous,masked,hybrid}
   for run in $(seq "${RUNS:-3}"); do
     mkdir -p "$state/bench/$run"
     for model in $models; do
@@ -99,8 +105,31 @@ step_bench() {
     # Large layers are bound by power: what comes last meets a hot card, so the others take turns at it.
     layouts=${layouts#*,},${layouts%%,*}
   done
-  timeout "$limit" "$build/switchyard" bench --linear-attention --device cuda --json --commit "$commit" \
+  timeout "$limit" "$switchyard" bench --linear-attention --device cuda --json --commit "$commit" \
     >"$state/linear_attention.json" || status=1
+}
+
+bench_ranks() {  # name of the result, further options
+  local name=$1
+  shift
+  timeout "$limit" "$switchyard" bench --device cuda --routed-only --json --commit "$commit" "$@" \
+    >"$state/ranks/$run/$name.json" 2>"$state/ranks/$run/$name.err" ||
+    { status=1; echo "$name: $(tail -n 1 "$state/ranks/$run/$name.err")"; }
+}
+
+step_ranks() {
+  rm -rf "$state/ranks"
+  local run
+  for run in $(seq "${RUNS:-3}"); do
+    mkdir -p "$state/ranks/$run"
+    bench_ranks deepseek-v3 --ranks 2 --preset deepseek-v3 --tokens 1,128,1024,4096 --strategy contiguous,all_gather+contiguous
+    bench_ranks qwen3-30b-a3b --ranks 2 --preset qwen3-30b-a3b --tokens 1,128,1024,8192,16384 --strategy contiguous,masked
+    bench_ranks qwen3-30b-a3b-pieces --ranks 2 --preset qwen3-30b-a3b --tokens 8192,16384 --strategy contiguous --pieces 2
+    # The same local work on one GPU.
+    bench_ranks qwen3-30b-a3b-alone --preset qwen3-30b-a3b --ep-size 2 --tokens 1,128,1024,8192,16384 --strategy contiguous
+  done
+  timeout "$limit" python3 scripts/bench_nccl.py --json >"$state/nccl.json" 2>"$state/nccl.err" ||
+    { status=1; echo "nccl: $(tail -n 1 "$state/nccl.err")"; }
 }
 
 for step in "${steps[@]}"; do

@@ -60,7 +60,7 @@ def merged(runs):
     if failed or len(runs) == 1:
         return failed or runs[0]
     result = dict(runs[0], runs=len(runs))
-    for rate in ("copy_gbps", "read_gbps", "gemm_tflops", "sm_clock_mhz"):
+    for rate in [rate for rate in ("copy_gbps", "read_gbps", "gemm_tflops", "sm_clock_mhz") if rate in result]:
         result[rate] = statistics.median(run[rate] for run in runs)
     result["sm_clock_mhz_of_runs"] = [run["sm_clock_mhz"] for run in runs]
 
@@ -76,7 +76,9 @@ def merged(runs):
                            floor_us=statistics.median(r["floor_us"] for r in same),
                            us_of_runs=[r["us"] for r in same])
                       for same in rows.values()]
-    result["checks"] = [check for run in runs for check in run["checks"]]
+    for checks in ("checks", "refusals"):
+        if checks in result:
+            result[checks] = [check for run in runs for check in run[checks]]
     return result
 
 
@@ -88,8 +90,17 @@ def bench(state):
     return {name: merged(of_name) for name, of_name in sorted(runs.items())}
 
 
-def linear_attention(state):
-    path = state / "linear_attention.json"
+def ranks(state):
+    runs = {}
+    for path in sorted((state / "ranks").glob("*/*.json")):
+        runs.setdefault(path.stem, []).append(read_run(path))
+    section = {name: merged(of_name) for name, of_name in sorted(runs.items())}
+    if nccl := read_object(state / "nccl.json"):
+        section["nccl"] = nccl
+    return section
+
+
+def read_object(path):
     text = path.read_text().strip() if path.exists() else ""
     return json.loads(text) if text.startswith("{") else None
 
@@ -142,14 +153,24 @@ def print_linear_attention(run):
         print(f"{r['op']:20} {r['batch']:6} {r['tokens']:6} {r['us']:9.1f} {r['floor_us']:9.1f} {r['us'] / r['floor_us']:8.2f}")
 
 
+def print_ranks(section):
+    print(f"{'model':22} {'tokens':>6} {'strategy':28} {'part':20} {'us':>9} {'floor us':>9} {'x floor':>8}")
+    for model, run in section.items():
+        for r in run.get("rows", []):
+            if "floor_us" in r and (r["floor_us"] > 0):
+                print(f"{model:22} {r['tokens']:6} {r['strategy']:28} {r['op']:20} {r['us']:9.1f} {r['floor_us']:9.1f} {r['us'] / r['floor_us']:8.2f}")
+    for r in section.get("nccl", {}).get("rows", []):
+        print(f"{'nccl':22} {r['rows']:6} {'x ' + str(r['hidden']):28} {r['op']:20} {r['us']:9.1f}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=["tests", "sanitize", "bench"])
+    parser.add_argument("step", choices=["tests", "sanitize", "bench", "ranks"])
     parser.add_argument("state", type=pathlib.Path)
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("commit")
     a = parser.parse_args()
-    section = {"tests": tests, "sanitize": sanitize, "bench": bench}[a.step](a.state)
+    section = {"tests": tests, "sanitize": sanitize, "bench": bench, "ranks": ranks}[a.step](a.state)
 
     results = json.loads(a.results.read_text()) if a.results.exists() else {}
     results.update(gpu())
@@ -159,14 +180,14 @@ def main():
         for run in section.values():
             results.setdefault("gpu", run.get("device"))
             results.setdefault("driver", run.get("driver"))
-        if run := linear_attention(a.state):
+        if run := read_object(a.state / "linear_attention.json"):
             results["linear_attention"] = run
             print_linear_attention(run)
     else:
         results[a.step] = {"commit": a.commit, **section}
     a.results.parent.mkdir(parents=True, exist_ok=True)
     a.results.write_text(json.dumps(results, indent=1) + "\n")
-    {"tests": print_tests, "sanitize": print_sanitize, "bench": print_bench}[a.step](section)
+    {"tests": print_tests, "sanitize": print_sanitize, "bench": print_bench, "ranks": print_ranks}[a.step](section)
 
 
 if __name__ == "__main__":
