@@ -166,8 +166,7 @@ void print_head(const PlanArguments& a) {
   fmt::print(
       "rates    NVLink {:g} GB/s, network {:g} GB/s of each GPU and direction; {:g} TFLOP/s, {:g} "
       "GB/s of memory\n         a meeting {:g} us inside a node, {:g} us + {:g} us per rank beyond "
-      "it; links are nominal or\n         from two GPUs, no layer over several was measured yet "
-      "(docs/planning.md)\n",
+      "it; links are nominal or\n         as two GPUs were seen to reach (docs/planning.md)\n",
       r.nvlink_gbps, r.network_gbps, r.gemm_tflops, r.read_gbps, r.nvlink_meeting_us,
       r.network_meeting_us, r.network_peer_us);
 }

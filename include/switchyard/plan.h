@@ -10,17 +10,19 @@
 namespace switchyard {
 
 /// What a GPU and its ports reach: the one place where a plan is calibrated. A rank is a GPU with a
-/// network card of its own. Every time of several ranks is a prediction: none has been measured.
+/// network card of its own. Of several ranks only two of one host were measured
+/// (docs/performance.md).
 struct ClusterRates {
-  /// Per GPU and direction. Pushed by one kernel with 64 blocks into another H100, 64 MiB, one
-  /// direction at a time, 2026-11; both at once, and more than two GPUs: not measured yet.
+  /// Per GPU and direction. Pushes of 34 to 59 MB between two H100s in both directions at once
+  /// reached 342 to 352, 2026-11; more than two GPUs: not measured yet.
   double nvlink_gbps = 347;
   /// Per GPU and direction. Nominal: a 400 Gb/s card carries 50, its protocols leave about 45. Not
   /// measured yet.
   double network_gbps = 45;
-  /// The ranks of a node tell each other something and wait for all. Not measured yet; NCCL's
-  /// device barrier was published with 6.5 to 7 on 8 GPUs of a GB200.
-  double nvlink_meeting_us = 7;
+  /// The ranks of a node tell each other something and wait for all, launches of kernels included:
+  /// a dispatch of one token between two H100s, two meetings, took 21, 2026-11. More ranks: not
+  /// measured yet.
+  double nvlink_meeting_us = 10;
   /// The same over the network, and what each rank beyond the node adds. Nominal, not measured yet;
   /// together they are the 26 us by which DeepEP's published low-latency dispatch over 256 GPUs
   /// (194 us for 7.6 MB) exceeds its bytes at the rate above.
