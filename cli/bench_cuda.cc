@@ -45,10 +45,8 @@ class CudaBench {
         config_(a.source.config()),
         backend_(make_cuda_backend()),
         rates_(measure_device(*backend_)) {
-    const bool random = a.source.stored_format() == "random";
-    weights_ = random ? random_device_weights(config_, *backend_, 0)
-                      : to_device(a.source.weights(1, 0, {}), config_, 1, *backend_);
-    if (a.routed_only) config_.shared = {}, weights_.shared = {};
+    weights_ = bench_weights(a, *backend_);
+    if (a.routed_only) config_.shared = {};
   }
 
   void run() {
@@ -111,10 +109,7 @@ class CudaBench {
     layer->wait();
     r.rel_error = problem.check.rel_error(problem.output.view(), *backend_);
     if (!(r.rel_error <= kMaxBenchError)) {
-      r.problem = fmt::format(
-          "result: rel_error={:.2e}, need at most {:.0e} against float64. "
-          "Not timed.",
-          r.rel_error, kMaxBenchError);
+      r.problem = wrong_result(r.rel_error);
       r.failed = true;
       return;
     }

@@ -1,9 +1,13 @@
 // cli/bench_problem.cc
 #include "bench_problem.h"
 
+#include <fmt/format.h>
+
 #include <chrono>
 #include <ctime>
 #include <sstream>
+
+#include "switchyard/measure.h"
 
 namespace switchyard::cli {
 
@@ -18,6 +22,21 @@ BenchProblem::BenchProblem(const MoeConfig& config, Backend& backend, const std:
       ids(backend, DeviceKind::Cuda, ConstTensor(routing.ids.data(), {num_tokens, config.top_k})),
       router_weights(backend, DeviceKind::Cuda,
                      ConstTensor(routing.weights.data(), {num_tokens, config.top_k})) {}
+
+LayerWeights bench_weights(const BenchArguments& a, Backend& backend, int num_ranks, int rank) {
+  const MoeConfig config = a.source.config();
+  LayerWeights weights =
+      a.source.stored_format() == "random"
+          ? random_device_weights(config, backend, 0, num_ranks, rank)
+          : to_device(a.source.weights(num_ranks, rank, {}), config, num_ranks, backend);
+  if (a.routed_only) weights.shared = {};
+  return weights;
+}
+
+std::string wrong_result(double rel_error) {
+  return fmt::format("result: rel_error={:.2e}, need at most {:.0e} against float64. Not timed.",
+                     rel_error, kMaxBenchError);
+}
 
 std::vector<std::string> bench_strategies(const std::string& wanted) {
   if (wanted == "all") return {"contiguous", "masked", "hybrid"};

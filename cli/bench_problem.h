@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bench.h"
 #include "device.h"
 #include "routing.h"
 #include "rows.h"
@@ -35,6 +36,13 @@ struct BenchProblem {
   Routing routing;
   DeviceBuffer hidden, output, ids, router_weights;
 };
+
+// Of the layer on its rank, on the backend's device.
+LayerWeights bench_weights(const BenchArguments& arguments, Backend& backend, int num_ranks = 1,
+                           int rank = 0);
+
+// Why a result is not timed.
+std::string wrong_result(double rel_error);
 
 // The strategies of a list "A,B"; of "all" the three layouts.
 std::vector<std::string> bench_strategies(const std::string& wanted);

@@ -55,8 +55,7 @@ class RanksBench {
     const auto progress = progress_on_terminal("measuring");
     run_local_ranks(a_.run.ranks, [&](Communicator& comm) {
       const auto backend = make_backend(a_.run.layer_options(0), comm.size(), comm.rank());
-      LayerWeights weights = weights_of(comm, *backend);
-      if (a_.routed_only) weights.shared = {};
+      const LayerWeights weights = bench_weights(a_, *backend, comm.size(), comm.rank());
       shared_.weights[static_cast<size_t>(comm.rank())] = {&weights, backend.get()};
       meet(comm);
       if (comm.rank() == 0) rates_ = measure_device(*backend);
@@ -77,13 +76,6 @@ class RanksBench {
   }
 
  private:
-  LayerWeights weights_of(Communicator& comm, Backend& backend) const {
-    if (a_.source.stored_format() == "random")
-      return random_device_weights(config_, backend, 0, comm.size(), comm.rank());
-    return to_device(a_.source.weights(comm.size(), comm.rank(), {}), config_, comm.size(),
-                     backend);
-  }
-
   void measure_tokens(Communicator& comm, const std::shared_ptr<Backend>& backend,
                       const LayerWeights& weights, int64_t tokens) {
     const BenchProblem problem(config_, *backend, a_.routing, tokens, comm.rank());
@@ -132,11 +124,7 @@ class RanksBench {
     const double worst = *std::max_element(shared_.errors.begin(), shared_.errors.end());
     if (!(worst <= kMaxBenchError)) {
       if (comm.rank() == 0)
-        refusals_.push_back({problem.tokens, name_of(layer.strategy()),
-                             fmt::format("result: rel_error={:.2e}, need at most {:.0e} against "
-                                         "float64. Not timed.",
-                                         worst, kMaxBenchError),
-                             true});
+        refusals_.push_back({problem.tokens, name_of(layer.strategy()), wrong_result(worst), true});
       return;
     }
     shared_.times[at] = measure_forward(

@@ -77,13 +77,12 @@ step_sanitize() {
   sanitize synccheck "$race_filter"
 }
 
-bench_model() {  # name of the result, further options
-  local name=$1
-  shift
+time_model() {  # folder of the runs, name of the result, further options
+  local file=$state/$1/$run/$2
+  shift 2
   # Shared experts are left out: the measured opponents have none.
   timeout "$limit" "$switchyard" bench --device cuda --routed-only --json --commit "$commit" "$@" \
-    >"$state/bench/$run/$name.json" 2>"$state/bench/$run/$name.err" ||
-    { status=1; echo "$name: $(tail -n 1 "$state/bench/$run/$name.err")"; }
+    >"$file.json" 2>"$file.err" || { status=1; echo "${file##*/}: $(tail -n 1 "$file.err")"; }
 }
 
 step_bench() {
@@ -96,11 +95,11 @@ step_bench() {
       arguments=(--preset "$name")
       [ -z "$share" ] || arguments+=(--ep-size "$share")
       name=$name${share:+-ep$share}
-      bench_model "$name" --strategy "$layouts" --tokens "$tokens" "${arguments[@]}"
+      time_model bench "$name" --strategy "$layouts" --tokens "$tokens" "${arguments[@]}"
       # Skew, at the largest number of tokens.
       arguments+=(--strategy contiguous --tokens "${tokens##*,}")
-      bench_model "$name-zipf" --routing zipf "${arguments[@]}"
-      bench_model "$name-balanced" --routing balanced "${arguments[@]}"
+      time_model bench "$name-zipf" --routing zipf "${arguments[@]}"
+      time_model bench "$name-balanced" --routing balanced "${arguments[@]}"
     done
     # Large layers are bound by power: what comes last meets a hot card, so the others take turns at it.
     layouts=${layouts#*,},${layouts%%,*}
@@ -109,24 +108,16 @@ step_bench() {
     >"$state/linear_attention.json" || status=1
 }
 
-bench_ranks() {  # name of the result, further options
-  local name=$1
-  shift
-  timeout "$limit" "$switchyard" bench --device cuda --routed-only --json --commit "$commit" "$@" \
-    >"$state/ranks/$run/$name.json" 2>"$state/ranks/$run/$name.err" ||
-    { status=1; echo "$name: $(tail -n 1 "$state/ranks/$run/$name.err")"; }
-}
-
 step_ranks() {
   rm -rf "$state/ranks"
   local run
   for run in $(seq "${RUNS:-3}"); do
     mkdir -p "$state/ranks/$run"
-    bench_ranks deepseek-v3 --ranks 2 --preset deepseek-v3 --tokens 1,128,1024,4096 --strategy contiguous,all_gather+contiguous
-    bench_ranks qwen3-30b-a3b --ranks 2 --preset qwen3-30b-a3b --tokens 1,128,1024,8192,16384 --strategy contiguous,masked
-    bench_ranks qwen3-30b-a3b-pieces --ranks 2 --preset qwen3-30b-a3b --tokens 8192,16384 --strategy contiguous --pieces 2
+    time_model ranks deepseek-v3 --ranks 2 --preset deepseek-v3 --tokens 1,128,1024,4096 --strategy contiguous,all_gather+contiguous
+    time_model ranks qwen3-30b-a3b --ranks 2 --preset qwen3-30b-a3b --tokens 1,128,1024,8192,16384 --strategy contiguous,masked
+    time_model ranks qwen3-30b-a3b-pieces --ranks 2 --preset qwen3-30b-a3b --tokens 8192,16384 --strategy contiguous --pieces 2
     # The same local work on one GPU.
-    bench_ranks qwen3-30b-a3b-alone --preset qwen3-30b-a3b --ep-size 2 --tokens 1,128,1024,8192,16384 --strategy contiguous
+    time_model ranks qwen3-30b-a3b-alone --preset qwen3-30b-a3b --ep-size 2 --tokens 1,128,1024,8192,16384 --strategy contiguous
   done
   timeout "$limit" python3 scripts/bench_nccl.py --json >"$state/nccl.json" 2>"$state/nccl.err" ||
     { status=1; echo "nccl: $(tail -n 1 "$state/nccl.err")"; }

@@ -94,6 +94,8 @@ class CudaMeasurement {
   }
 
  private:
+  Cache cache() const { return options_.cold ? Cache::Cold : Cache::Warm; }
+
   // The next call of `op` from `first` on, or the end.
   size_t find_call(size_t first, const char* op) const {
     const auto& calls = calls_.calls();
@@ -132,9 +134,8 @@ class CudaMeasurement {
     const size_t post = find_call(0, "post_counts"), await = find_call(post, "await_counts");
     const size_t plan = find_call(0, "plan_rows"), meet = find_call(plan, "meet_peers");
     const auto time = [&](const std::vector<Enqueue>& parts) {
-      const auto cache = options_.cold ? Cache::Cold : Cache::Warm;
       return watch_->replay_parts(parts, calls_between(post, await + 1), options_.meet,
-                                  options_.repeat, cache);
+                                  options_.repeat, cache());
     };
     std::vector<OpTime> lines;
     const auto add = [&](const char* op, const std::vector<double>& us, const Work& work) {
@@ -167,8 +168,7 @@ class CudaMeasurement {
   }
 
   OpTime timed(const char* op, const Enqueue& enqueue) {
-    const auto cache = options_.cold ? Cache::Cold : Cache::Warm;
-    const Spread us = spread_of(watch_->replay(enqueue, options_.repeat, cache));
+    const Spread us = spread_of(watch_->replay(enqueue, options_.repeat, cache()));
     return {op, us.median, us.min, us.max, 0, 0};
   }
 

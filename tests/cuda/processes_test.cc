@@ -2,10 +2,7 @@
 // every way in which a rank can fail, ten times each, while the others' processes go on. A test
 // starts this program anew for each rank (GpuProcess.IsARankOfAnotherTest) and kills whatever is
 // left of them after a limit.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <map>
@@ -28,7 +25,7 @@ struct Seen {
 };
 
 struct Round {
-  SpawnedGather gather, gather_of_survivors;
+  GatherTable gather, gather_of_survivors;
   std::atomic<int> ready{0};
   Seen seen[kMaxRanks];
 };
@@ -318,18 +315,6 @@ TEST(GpuProcess, IsARankOfAnotherTest) {
 }
 
 constexpr const char* kChild = "GpuProcess.IsARankOfAnotherTest";
-
-// A port P such that P + 1, where rank 0 listens, is free now.
-int free_master_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  socklen_t size = sizeof address;
-  bind(fd, reinterpret_cast<sockaddr*>(&address), size);
-  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
-  close(fd);
-  return ntohs(address.sin_port) - 1;
-}
 
 class GpuProcesses : public ::testing::TestWithParam<Placement> {};
 INSTANTIATE_TEST_SUITE_P(Places, GpuProcesses,

@@ -1,9 +1,6 @@
 // tests/layer/processes_test.cc -- ranks as processes: the same bits as threads, and every way in
 // which a rank can fail, ten times each.
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 
 #include "layer/rank_outputs.h"
 #include "testing/forked_ranks.h"
@@ -13,20 +10,9 @@ namespace {
 
 using testing::Buffer;
 using testing::ForkedRanks;
+using testing::free_master_port;
 using testing::SharedArray;
 using testing::SharedGather;
-
-// A port P such that P + 1, where rank 0 listens, is free now.
-int free_master_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  socklen_t size = sizeof address;
-  bind(fd, reinterpret_cast<sockaddr*>(&address), size);
-  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
-  close(fd);
-  return ntohs(address.sin_port) - 1;
-}
 
 TEST(Processes, GiveTheBitsOfThreads) {
   for (const int ranks : {2, 4}) {

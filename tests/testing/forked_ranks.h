@@ -1,7 +1,10 @@
 // tests/testing/forked_ranks.h -- ranks that are child processes, without a launcher.
 #pragma once
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +19,18 @@
 #include "switchyard/communicator.h"
 
 namespace switchyard::testing {
+
+// A port P such that P + 1, where rank 0 listens, is free now.
+inline int free_master_port() {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  socklen_t size = sizeof address;
+  bind(fd, reinterpret_cast<sockaddr*>(&address), size);
+  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
+  close(fd);
+  return ntohs(address.sin_port) - 1;
+}
 
 // Memory that the parent and its children share.
 template <class T>
@@ -36,22 +51,28 @@ class SharedArray {
   T* data_;
 };
 
-// A gather over shared memory, once: what a host program that knows its peers would provide.
-class SharedGather {
- public:
-  SharedGather() : bytes_(64 * 256), arrived_(1) {}
-  GatherCallback of(int rank, int size) const {
+// A gather, once, in memory that the ranks share: what a host program that knows its peers would
+// provide. All bytes 0 are one that nobody came to.
+struct GatherTable {
+  std::atomic<int> arrived{0};
+  char bytes_of_all[64 * 256] = {};
+
+  GatherCallback of(int rank, int size) {
     return [this, rank, size](void* all, const void* mine, size_t bytes) {
-      std::memcpy(bytes_.data() + static_cast<size_t>(rank) * bytes, mine, bytes);
-      arrived_[0].fetch_add(1);
-      while (arrived_[0].load() < size) std::this_thread::yield();
-      std::memcpy(all, bytes_.data(), static_cast<size_t>(size) * bytes);
+      std::memcpy(bytes_of_all + static_cast<size_t>(rank) * bytes, mine, bytes);
+      arrived.fetch_add(1);
+      while (arrived.load() < size) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      std::memcpy(all, bytes_of_all, static_cast<size_t>(size) * bytes);
     };
   }
+};
+
+class SharedGather {
+ public:
+  GatherCallback of(int rank, int size) const { return table_[0].of(rank, size); }
 
  private:
-  SharedArray<char> bytes_;
-  SharedArray<std::atomic<int>> arrived_;
+  SharedArray<GatherTable> table_{1};
 };
 
 // Child processes 0, 1, ...; the destructor kills what is left.

@@ -47,21 +47,6 @@ class SpawnedMemory {
   T* data_ = nullptr;
 };
 
-// A gather in such memory, once.
-struct SpawnedGather {
-  std::atomic<int> arrived{0};
-  char table[64 * 256] = {};
-
-  GatherCallback of(int rank, int size) {
-    return [this, rank, size](void* all, const void* mine, size_t bytes) {
-      std::memcpy(table + static_cast<size_t>(rank) * bytes, mine, bytes);
-      arrived.fetch_add(1);
-      while (arrived.load() < size) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      std::memcpy(all, table, static_cast<size_t>(size) * bytes);
-    };
-  }
-};
-
 // Processes that run `test` of this program alone, as ranks of one communicator unless `variables`
 // of a process say otherwise.
 class SpawnedRanks : public Children {
