@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "bench.h"
 #include "bench_problem.h"
@@ -84,17 +85,20 @@ class RanksBench {
       LayerOptions options = a_.run.layer_options(tokens);
       options.strategy = name;
       options.backend = backend;
-      const int pieces = measure_layer(comm, weights, options, problem, check);
-      if (pieces == 1) continue;
-      options.token_pieces = 1;  // its parts, one after the other
+      const std::optional<Strategy> chosen = measure_layer(comm, weights, options, problem, check);
+      if (!chosen || (chosen->token_pieces == 1 && !chosen->fetch_rows)) continue;
+      // The same with dispatch and experts apart, one after the other.
+      options.token_pieces = 1;
+      options.push_rows = true;
       measure_layer(comm, weights, options, problem, check);
     }
     meet(comm);
   }
 
-  // The pieces of a call; 1 where there is no such layer.
-  int measure_layer(Communicator& comm, const LayerWeights& weights, const LayerOptions& options,
-                    const BenchProblem& problem, const SpotCheck& check) {
+  // Nothing where there is no such layer.
+  std::optional<Strategy> measure_layer(Communicator& comm, const LayerWeights& weights,
+                                        const LayerOptions& options, const BenchProblem& problem,
+                                        const SpotCheck& check) {
     meet(comm);
     std::unique_ptr<MoeLayer> layer;
     try {
@@ -103,11 +107,11 @@ class RanksBench {
       if (e.code() != Errc::Unsupported) throw;
       if (comm.rank() == 0)
         refusals_.push_back({problem.tokens, options.strategy, e.what(), false});
-      return 1;
+      return {};
     }
     measure(comm, *options.backend, *layer, problem, check);
     meet(comm);  // before the layer's memory goes
-    return layer->strategy().token_pieces;
+    return layer->strategy();
   }
 
   void measure(Communicator& comm, Backend& backend, MoeLayer& layer, const BenchProblem& problem,
@@ -134,7 +138,8 @@ class RanksBench {
   }
 
   static std::string name_of(const Strategy& s) {
-    return s.token_pieces == 1 ? s.name : fmt::format("{}, {} pieces", s.name, s.token_pieces);
+    if (s.token_pieces > 1) return fmt::format("{}, {} pieces", s.name, s.token_pieces);
+    return s.fetch_rows ? s.name + ", rows fetched" : s.name;
   }
 
   void add_rows(int64_t tokens, const std::string& strategy, const std::string& layout) {

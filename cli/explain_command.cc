@@ -32,6 +32,7 @@ StrategyRequest request_of(const ExplainArguments& a) {
   r.use_low_latency = a.low_latency;
   r.host_counts = a.run.host_counts;
   r.token_pieces = a.run.pieces;
+  r.push_rows = a.run.push_rows;
   r.device = describe_device(a.run.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu);
   r.name = a.run.strategy;
   return r;
@@ -62,6 +63,7 @@ nlohmann::json json_of(const Strategy& s) {
           {"workspace_bytes", s.workspace_bytes},
           {"predicted_us", s.predicted_us},
           {"token_pieces", s.token_pieces},
+          {"fetch_rows", s.fetch_rows},
           {"gemms", s.gemms},
           {"conditions", conditions}};
 }
@@ -92,6 +94,7 @@ void print_strategy(const Strategy& s) {
                provider_name(s.provider));
   if (s.token_pieces > 1)
     fmt::print("  tokens in {} pieces: one travels while another is computed\n", s.token_pieces);
+  if (s.fetch_rows) fmt::print("  token rows are fetched from their ranks by the scatter\n");
   if (!s.gemms.empty()) fmt::print("  tiles {}\n", s.gemms);
   for (const auto& c : s.conditions) fmt::print("  {}  {}\n", c.holds ? "ok   " : "FAILS", c.text);
 }

@@ -129,6 +129,9 @@ void RunOptions::add_options(CLI::App& command) {
                   "Several ranks: pieces a call's tokens are cut into, so that one travels while "
                   "another is computed; 0: chosen")
       ->check(CLI::NonNegativeNumber);
+  command.add_flag("--push-rows", push_rows,
+                   "CUDA, several ranks: rows are pushed to their experts' ranks in dispatch, not "
+                   "fetched by the scatter");
   command
       .add_option("--link-blocks", link_blocks,
                   "CUDA: most thread blocks that move rows between ranks; 0: chosen")
@@ -151,6 +154,7 @@ LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
   o.host_counts = host_counts;
   o.num_link_blocks = link_blocks;
   o.token_pieces = pieces;
+  o.push_rows = push_rows;
   return o;
 }
 

@@ -58,6 +58,7 @@ struct RunOptions {
   bool use_all_gather = true;
   bool host_counts = false;
   int link_blocks = 0;
+  bool push_rows = false;
   int pieces = 0;
 
   void add_options(CLI::App& command);

@@ -11,12 +11,21 @@
 
 namespace switchyard {
 
+struct PeerWindow;
+
 /// What a rank holds after dispatch. R = num_rows[0] <= capacity; rows past R are not written.
 struct ReceivedRows {
   ConstTensor rows;  // bf16 [capacity, H], one per (token, this rank), by source rank, then token
   ConstTensor ids;   // i32  [capacity, K], LOCAL experts; -1 where another rank owns the slot
   ConstTensor weights;   // f32  [capacity, K]
   ConstTensor num_rows;  // i32  [1], on the device: the host does not wait for it
+  /// Among the R rows may be gaps, of which all ids are -1: they hold anything, and nobody reads
+  /// their partial rows.
+  bool has_gaps = false;
+  /// Set where rows stay with their source until an executor fetches them, with `rows` bf16
+  /// [block, H] those that this rank offers: received row r is row r % block of rank r / block.
+  const PeerWindow* peers = nullptr;
+  int64_t block = 0;
 };
 
 /// One call from dispatch to combine. It belongs to the caller, so several calls may be in flight
@@ -110,6 +119,9 @@ struct DispatcherOptions {
   // Ranks reach into each other's memory. On CUDA several ranks always do; threads on a CPU may.
   bool peer_memory = false;
   int num_link_blocks = 0;  // CUDA: most thread blocks that move rows between ranks; 0: chosen
+  // Normal over peer memory: rows stay in their rank's memory until the executor's scatter fetches
+  // them, so that links and memory work at the same time. See ReceivedRows::peers.
+  bool fetch_rows = false;
   bool host_ordered =
       false;  // peer memory: the host meets its peers before a kernel waits for them
 };

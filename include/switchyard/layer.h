@@ -38,6 +38,10 @@ struct LayerOptions {
   /// travels while another is computed (CUDA); 0: chosen by the cost model, 1: whole. Changes no
   /// bit.
   int token_pieces = 0;
+  /// CUDA, several ranks: token rows are pushed to the ranks that own their experts before these
+  /// compute. Else, where a call is whole, the normal dispatcher leaves them with their source
+  /// until the executor's scatter fetches them, which is faster. Changes no bit.
+  bool push_rows = false;
   /// CUDA, several ranks: the host waits for its stream and meets its peers before a kernel waits
   /// for them. For tools that run one kernel at a time; slow, and forward cannot be captured.
   bool host_ordered = false;

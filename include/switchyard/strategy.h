@@ -56,7 +56,8 @@ struct StrategyRequest {
   bool cuda_graph = false;                // the caller will capture forward
   bool host_counts = false;               // forward may wait for the stream to read counts
   int num_sms = 0;  // CUDA: multiprocessors the GEMMs may use; 0: all. Chooses tiles, no strategy
-  int token_pieces = 0;  // of a call at the capacity, see Strategy; 0: chosen
+  int token_pieces = 0;    // of a call at the capacity, see Strategy; 0: chosen
+  bool push_rows = false;  // see Strategy::fetch_rows
   DeviceDescription device;
   // The user's word: auto, [dispatcher+]executor[+provider], or a known name.
   std::string name = "auto";
@@ -81,6 +82,9 @@ struct Strategy {
   /// Pieces that the tokens of a call at the capacity are cut into, so that one travels while
   /// another is computed; 1: nothing overlaps. A smaller call has fewer of them, as large.
   int token_pieces = 1;
+  /// Normal over peer memory: rows stay with their source until the executor's scatter fetches them
+  /// over the link. Else they are pushed before, as pieces of a call are, which overlap.
+  bool fetch_rows = false;
   /// Hopper: the compiled tiles of its GEMMs at the capacity, "GEMM1 256x128x64, 4 stages, cluster
   /// of 2; GEMM2 ..." (at most so many rows x weight rows x inner dimension). Hybrid: for either
   /// layout where they differ. Empty for every other provider.

@@ -158,35 +158,42 @@ struct DispatchBuffers {
   }
 };
 
+// How rows come to the ranks that own their experts.
+enum class RowPath {
+  Messages,  // through the communicator
+  Push,      // their source writes them into the window of each rank that gets them
+  Fetch,     // they stand in their source's window until the executor's scatter reads them there
+};
+
 // The same where ranks reach into each other's memory. Cut at the workspace's capacity, not at the
 // call's bound: what peers read or write must not move from one call to the next.
 struct PeerBuffers {
-  Tensor control;       // i64 [control_words(P)]; first, so a window begins with it
-  Tensor headers;       // i32 [P, W] what every rank said
-  Tensor shift;         // i32 [P] index among the rows sent to a rank -> row there
-  Tensor num_rows;      // i32 [1]
-  Tensor return_row;    // i32 [slice, P] index among the rows sent to each rank
-  Tensor ids;           // i32 [R, K] local ids, written by peers
-  Tensor weights;       // f32 [R, K] written by peers; absent when nothing moves
-  Tensor rows;          // bf16 [R, H] written by peers; absent when nothing moves
+  Tensor control;     // i64 [control_words(P)]; first, so a window begins with it
+  Tensor headers;     // i32 [P, W] what every rank said
+  Tensor num_rows;    // i32 [1]
+  Tensor return_row;  // i32 [slice, P] the token's row on each rank that owns one of its experts
+  Tensor ids;         // i32 [R, K] local ids, written by peers
+  Tensor weights;     // f32 [R, K] written by peers; absent when nothing moves
+  // Push: bf16 [R, H] written by peers. Fetch: bf16 [slice, H] read by peers. Absent when nothing
+  // moves
+  Tensor rows;
   Tensor partial;       // bf16 [R, H] read by peers
   Tensor output_slice;  // tp > 1: bf16 [slice, H] read by peers
 
   static PeerBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c, int64_t max_tokens,
-                          int num_ranks, int tp_size) {
+                          int num_ranks, int tp_size, RowPath path) {
     PeerBuffers b;
     const int64_t p = num_ranks, k = c.top_k, h = c.hidden;
     const bool moves = kind != DispatcherKind::Local;
     const int64_t slice = moves ? slice_capacity(max_tokens, tp_size) : max_tokens;
     const int64_t max_rows = received_rows(kind, max_tokens, num_ranks, tp_size);
     b.control = arena.take(DType::I64, {control_words(p)});
-    b.headers = arena.take(DType::I32, {p, told_width(PeerPhase::Counts, p)});
-    b.shift = arena.take(DType::I32, {p});
+    b.headers = arena.take(DType::I32, {p, told_width(PeerPhase::Rows)});
     b.num_rows = arena.take(DType::I32, {1});
     b.return_row = arena.take(DType::I32, {slice, p});
     b.ids = arena.take(DType::I32, {max_rows, k});
     if (moves) b.weights = arena.take(DType::F32, {max_rows, k});
-    if (moves) b.rows = arena.take(DType::Bf16, {max_rows, h});
+    if (moves) b.rows = arena.take(DType::Bf16, {path == RowPath::Fetch ? slice : max_rows, h});
     b.partial = arena.take(DType::Bf16, {max_rows, h});
     if (moves && tp_size > 1) b.output_slice = arena.take(DType::Bf16, {slice, h});
     return b;
@@ -199,13 +206,21 @@ inline bool uses_peer_memory(DeviceKind device, int num_ranks) {
   return device == DeviceKind::Cuda && num_ranks > 1;
 }
 
+// Whole calls are fetched; what overlaps with other work is pushed.
+inline RowPath row_path(DeviceKind device, DispatcherKind kind, int num_ranks, bool push,
+                        int token_pieces) {
+  if (!uses_peer_memory(device, num_ranks)) return RowPath::Messages;
+  const bool fetch = kind == DispatcherKind::Normal && !push && token_pieces <= 1;
+  return fetch ? RowPath::Fetch : RowPath::Push;
+}
+
 inline int64_t dispatcher_bytes(DispatcherKind kind, const MoeConfig& config, int64_t max_tokens,
-                                int num_ranks, int tp_size, bool peer_memory) {
+                                int num_ranks, int tp_size, RowPath path) {
   Arena arena({});
-  if (peer_memory)
-    PeerBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size);
-  else
+  if (path == RowPath::Messages)
     DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size);
+  else
+    PeerBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, path);
   return static_cast<int64_t>(arena.bytes());
 }
 

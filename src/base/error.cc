@@ -56,8 +56,8 @@ std::string peer_lost_message(int32_t why, const std::string& rank) {
   if (why == kGivenUpByHost)
     return cat("forward: the communicator was ended while ", rank,
                " waited for its peers. Make a new communicator and layer.");
-  constexpr std::string_view kWhat[] = {"dispatch: counts of ", "dispatch: rows of ",
-                                        "combine: partial rows of ", "combine: the slice of "};
+  constexpr std::string_view kWhat[] = {"dispatch: rows of ", "combine: partial rows of ",
+                                        "combine: the slice of "};
   if (why < 1 || why > static_cast<int32_t>(std::size(kWhat)))
     return cat("forward: ", rank, " is lost. Make a new communicator and layer.");
   return cat(

@@ -11,35 +11,35 @@ namespace switchyard {
 // Header of a dispatch: what every rank tells every other before rows move.
 inline constexpr int64_t kHeaderMaxTokens = kStatusWords;   // the call's bound
 inline constexpr int64_t kHeaderTokens = kStatusWords + 1;  // T, compared inside a TP group
-inline constexpr int64_t kHeaderCounts = kStatusWords + 2;  // normal: rows to each rank
+inline constexpr int64_t kHeaderCounts = kStatusWords + 2;  // normal by messages: rows to each rank
 
 // What ranks wait for, in the order of a call.
 enum class PeerPhase : int32_t {
-  Counts,    // a header; whoever tells it has also read everything of the call before
-  Rows,      // rows were pushed into this rank's window
-  Partials,  // partial rows may be pulled
+  Rows,      // a header; rows were pushed into this rank's window, or may be fetched
+  Partials,  // partial rows may be pulled, and the rows of this call were read
   Slices,    // output rows of a tensor-parallel slice may be pulled
 };
 
 // Words are i64. Those that peers tell hold the epoch of the call in the upper half and a value in
 // the lower one: each arrives as a whole, so no flag has to follow. Epochs only grow.
-inline constexpr int64_t kControlEpoch = 0;  // of the last call whose counts this rank awaited
+inline constexpr int64_t kControlEpoch = 0;  // of the last call whose rows this rank awaited
 inline constexpr int64_t kControlLost = 1;   // 0, or a lost_word: the window is over
+inline constexpr int64_t kControlBadId = 2;  // 0, or the largest bad_id_word of the call at hand
 inline constexpr int64_t kControlTold = 16;  // from here on
 
-constexpr int64_t told_width(PeerPhase phase, int64_t num_ranks) {
-  return phase == PeerPhase::Counts ? kHeaderCounts + num_ranks : kStatusWords;
+constexpr int64_t told_width(PeerPhase phase) {
+  return phase == PeerPhase::Rows ? kHeaderCounts : kStatusWords;
 }
 
 // The first word that rank `from` tells in a call's phase. Two sets by parity: a rank is never two
 // calls ahead of a peer that it waits for in every call, so what it tells overwrites nothing
 // unread.
 constexpr int64_t told_at(PeerPhase phase, uint32_t epoch, int64_t from, int64_t num_ranks) {
-  const int64_t width = told_width(phase, num_ranks), set = (epoch & 1) * num_ranks + from;
-  if (phase == PeerPhase::Counts) return kControlTold + set * width;
-  const int64_t after_counts = 2 * num_ranks * told_width(PeerPhase::Counts, num_ranks);
+  const int64_t width = told_width(phase), set = (epoch & 1) * num_ranks + from;
+  if (phase == PeerPhase::Rows) return kControlTold + set * width;
+  const int64_t after_rows = 2 * num_ranks * told_width(PeerPhase::Rows);
   const int64_t meeting = static_cast<int64_t>(phase) - 1;
-  return kControlTold + after_counts + (meeting * 2 * num_ranks + set) * width;
+  return kControlTold + after_rows + (meeting * 2 * num_ranks + set) * width;
 }
 
 constexpr int64_t control_words(int64_t num_ranks) {
@@ -58,8 +58,13 @@ constexpr bool has_come(int64_t word, uint32_t epoch) {
          0;
 }
 
+// An id outside [-1, E) at an index of ids: that at the lowest index has the largest word.
+constexpr uint64_t bad_id_word(int64_t index, int32_t id) {
+  return (UINT32_MAX - static_cast<uint64_t>(index)) << 32 | static_cast<uint32_t>(id);
+}
+
 // Why a window is over; its lower half is the value of StatusDetail::PeerLost.
-inline constexpr int32_t kGivenUpByHost = 5;  // else 1 + the phase that a rank did not come to
+inline constexpr int32_t kGivenUpByHost = 4;  // else 1 + the phase that a rank did not come to
 constexpr int64_t lost_word(int32_t why, int32_t rank) {
   return told_word(static_cast<uint32_t>(rank), why);
 }

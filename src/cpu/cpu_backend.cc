@@ -71,9 +71,10 @@ class CpuOps final : public Ops {
     fast_ ? grouped_gemm_fast(gemm, pool_) : grouped_gemm_plain(gemm);
   }
   void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                   const Addend& addend, ConstTensor num_rows, CUstream_st*) override {
-    fast_ ? gather_rows_fast(dst, src, row_of_slot, weights, addend, num_rows, pool_)
-          : gather_rows_plain(dst, src, row_of_slot, weights, addend, num_rows);
+                   const Addend& addend, ConstTensor num_rows, EmptyRows empty,
+                   CUstream_st*) override {
+    fast_ ? gather_rows_fast(dst, src, row_of_slot, weights, addend, num_rows, empty, pool_)
+          : gather_rows_plain(dst, src, row_of_slot, weights, addend, num_rows, empty);
   }
   void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                     CUstream_st*) override {
@@ -89,28 +90,25 @@ class CpuOps final : public Ops {
   void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, CUstream_st*) override {
     cpu::delta_rule_decode(step, status, pool_);
   }
-  void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids, PeerRoute route,
-                   int64_t num_experts, int64_t max_tokens, int64_t num_tokens, Tensor status,
-                   CUstream_st*) override {
-    cpu::post_counts(window, return_row, ids, route, num_experts, max_tokens, num_tokens, status);
+  void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
+                 CUstream_st*) override {
+    cpu::push_rows(window, push, status);
   }
-  void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
-                    Tensor status, CUstream_st*) override {
-    cpu::await_counts(window, shift, num_rows, tp_size, status);
+  void await_rows(const PeerWindow& window, const PeerArrival& arrival, PeerMeet part,
+                  Tensor status, CUstream_st*) override {
+    cpu::await_rows(window, arrival, part, status);
   }
-  void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
-                 ConstTensor weights, ConstTensor return_row, ConstTensor shift,
-                 int64_t experts_per_rank, ConstTensor status, CUstream_st*) override {
-    cpu::push_rows(window, dst, rows, ids, weights, return_row, shift, experts_per_rank, status);
+  void fetch_rows(const PeerWindow& window, Tensor dst, ConstTensor rows, int64_t block,
+                  ConstTensor row_of_slot, ConstTensor num_rows, CUstream_st*) override {
+    cpu::fetch_rows(window, dst, rows, block, row_of_slot, num_rows);
   }
   void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
                   Tensor status, CUstream_st*) override {
     cpu::meet_peers(window, phase, part, first, num, status);
   }
   void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-                 ConstTensor shift, const Addend& addend, ConstTensor status,
-                 CUstream_st*) override {
-    cpu::pull_sums(window, dst, partial, return_row, shift, addend, status);
+                 const Addend& addend, ConstTensor status, CUstream_st*) override {
+    cpu::pull_sums(window, dst, partial, return_row, addend, status);
   }
   void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                    ConstTensor status, CUstream_st*) override {

@@ -54,7 +54,7 @@ void give_up(const PeerWindow& w, int64_t lost, Tensor status) {
 bool await(const PeerWindow& w, PeerPhase phase, uint32_t epoch, int first, int num,
            Tensor status) {
   const auto limit = std::chrono::steady_clock::now() + std::chrono::nanoseconds(w.deadline_ns);
-  const int64_t width = told_width(phase, w.num_ranks);
+  const int64_t width = told_width(phase);
   auto* control = w.control.as<int64_t>();
   const auto lost = [&](int rank) -> int64_t {
     if (const int64_t word = told(control[kControlLost]); word != 0) return word;
@@ -83,82 +83,91 @@ bool await(const PeerWindow& w, PeerPhase phase, uint32_t epoch, int first, int 
 
 Tensor unpacked(const PeerWindow& w, PeerPhase phase, int num) {
   Tensor t = w.headers;
-  t.shape = {num, told_width(phase, w.num_ranks)};
+  t.shape = {num, told_width(phase)};
   return t;
 }
 
 }  // namespace
 
-void post_counts(const PeerWindow& w, Tensor return_row, ConstTensor ids, PeerRoute route,
-                 int64_t num_experts, int64_t max_tokens, int64_t num_tokens, Tensor status) {
-  const int64_t num_ranks = w.num_ranks, per_rank = num_experts / num_ranks, top_k = ids.dim(1);
-  const auto* id = ids.as<int32_t>();
-  for (int64_t s = 0; s < ids.count(); ++s)
-    if (!is_valid_id(id[s], num_experts))
-      note(words_of(status), Errc::BadRouting, StatusDetail::IdOutOfRange, w.rank, id[s]);
-
-  const auto gets = [&](int64_t t, int64_t p) {
-    return route != PeerRoute::Owners ||
-           std::any_of(id + t * top_k, id + (t + 1) * top_k, [&](int32_t e) {
-             return is_expert(e, num_experts) && owner_of(e, per_rank) == p;
-           });
-  };
-  const uint32_t epoch = epoch_of(w) + 1;
-  const int64_t mine = told_at(PeerPhase::Counts, epoch, w.rank, num_ranks);
-  const auto tell_all = [&](int64_t i, int64_t value) {
-    for (int d = 0; d < num_ranks; ++d)
-      tell(control_of(w, d)[mine + i], told_word(epoch, static_cast<int32_t>(value)));
-  };
-  for (int64_t p = 0; p < num_ranks; ++p) {
-    int32_t count = 0;
-    for (int64_t t = 0; t < ids.dim(0); ++t)
-      return_row.as<int32_t>()[t * num_ranks + p] = gets(t, p) ? count++ : kNoRow;
-    const bool sends = words_of(status).good() && route != PeerRoute::Nobody;
-    tell_all(kHeaderCounts + p, sends ? count : 0);
-  }
-  for (int64_t i = 0; i < kStatusWords; ++i) tell_all(i, status.as<int32_t>()[i]);
-  tell_all(kHeaderMaxTokens, max_tokens);
-  tell_all(kHeaderTokens, num_tokens);
-}
-
-void await_counts(const PeerWindow& w, Tensor shift, Tensor num_rows, int tp_size, Tensor status) {
-  const int num_ranks = w.num_ranks;
-  std::fill_n(shift.as<int32_t>(), num_ranks, 0);
-  num_rows.as<int32_t>()[0] = 0;
-  const uint32_t epoch = epoch_of(w) + 1;
-  const bool all_came = await(w, PeerPhase::Counts, epoch, 0, num_ranks, status);
-  w.control.as<int64_t>()[kControlEpoch] = epoch;
-  if (!all_came) return;
-  check_headers(status, w.headers, tp_size);
-  if (!words_of(status).good()) return;
-  const auto sent = [&](int s, int d) {
-    return w.headers.as<int32_t>()[s * w.headers.dim(1) + kHeaderCounts + d];
-  };
-  for (int p = 0; p < num_ranks; ++p)
-    for (int s = 0; s < w.rank; ++s) shift.as<int32_t>()[p] += sent(s, p);
-  for (int s = 0; s < num_ranks; ++s) num_rows.as<int32_t>()[0] += sent(s, w.rank);
-}
-
-void push_rows(const PeerWindow& w, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
-               ConstTensor weights, ConstTensor return_row, ConstTensor shift,
-               int64_t experts_per_rank, ConstTensor status) {
+void push_rows(const PeerWindow& w, const PeerPush& push, ConstTensor status) {
   if (!status.as<StatusWords>()->good()) return;
-  const int64_t hidden = rows.dim(1), top_k = ids.dim(1);
-  for (int64_t t = 0; t < rows.dim(0); ++t)
-    for (int p = 0; p < w.num_ranks; ++p) {
-      const int32_t place = return_row.as<int32_t>()[t * w.num_ranks + p];
-      if (place == kNoRow) continue;
-      const int64_t row = place + shift.as<int32_t>()[p];
-      std::memcpy(at_peer(w, p, dst.rows.as<Bf16>()) + row * hidden, rows.as<Bf16>() + t * hidden,
-                  static_cast<size_t>(hidden) * sizeof(Bf16));
-      std::memcpy(at_peer(w, p, dst.weights.as<float>()) + row * top_k,
-                  weights.as<float>() + t * top_k, static_cast<size_t>(top_k) * sizeof(float));
-      int32_t* local = at_peer(w, p, dst.ids.as<int32_t>()) + row * top_k;
-      for (int64_t k = 0; k < top_k; ++k) {
-        const int64_t id = ids.as<int32_t>()[t * top_k + k] - p * experts_per_rank;
-        local[k] = is_expert(id, experts_per_rank) ? static_cast<int32_t>(id) : kNoExpert;
-      }
+  const int64_t num_ranks = w.num_ranks, per_rank = push.num_experts / num_ranks;
+  const int64_t num_tokens = push.ids.dim(0), top_k = push.ids.dim(1);
+  const bool moves = push.route != PeerRoute::Nobody;
+  const int64_t first = moves ? w.rank * push.block : 0;
+  const auto* id = push.ids.as<int32_t>();
+  auto& bad = w.control.as<uint64_t>()[kControlBadId];
+  for (int64_t s = 0; s < push.ids.count(); ++s)
+    if (!is_valid_id(id[s], push.num_experts)) bad = std::max(bad, bad_id_word(s, id[s]));
+
+  const auto copy = [](auto* dst, const auto* src, int64_t count) {
+    std::memcpy(dst, src, static_cast<size_t>(count) * sizeof(*dst));
+  };
+  for (int p = 0; p < num_ranks; ++p) {
+    const auto local = [&](int32_t e) {
+      const int64_t i = e - p * per_rank;
+      return is_expert(i, per_rank) ? static_cast<int32_t>(i) : kNoExpert;
+    };
+    const auto owns = [&](int64_t t) {
+      return std::any_of(id + t * top_k, id + (t + 1) * top_k,
+                         [&](int32_t e) { return local(e) != kNoExpert; });
+    };
+    for (int64_t t = 0; t < num_tokens; ++t)
+      push.return_row.as<int32_t>()[t * num_ranks + p] =
+          owns(t) ? static_cast<int32_t>(first + t) : kNoRow;
+    if (!moves && p != w.rank) continue;
+    int32_t* ids = at_peer(w, p, push.dst_ids.as<int32_t>()) + first * top_k;
+    std::transform(id, id + push.ids.count(), ids, local);
+    std::fill(ids + push.ids.count(), ids + push.block * top_k, kNoExpert);
+    if (!moves) continue;
+    copy(at_peer(w, p, push.dst_weights.as<float>()) + first * top_k, push.weights.as<float>(),
+         push.weights.count());
+    const int64_t hidden = push.rows.dim(1);
+    if (push.route == PeerRoute::Offered) {
+      if (p == w.rank) copy(push.dst_rows.as<Bf16>(), push.rows.as<Bf16>(), push.rows.count());
+      continue;
     }
+    for (int64_t t = 0; t < num_tokens; ++t)
+      if (push.route == PeerRoute::Everyone || owns(t))
+        copy(at_peer(w, p, push.dst_rows.as<Bf16>()) + (first + t) * hidden,
+             push.rows.as<Bf16>() + t * hidden, hidden);
+  }
+}
+
+void await_rows(const PeerWindow& w, const PeerArrival& arrival, PeerMeet part, Tensor status) {
+  const int num_ranks = w.num_ranks;
+  const uint32_t epoch = epoch_of(w) + 1;
+  if (part != PeerMeet::Wait) {
+    auto& bad = w.control.as<uint64_t>()[kControlBadId];
+    if (bad != 0)
+      note(words_of(status), Errc::BadRouting, StatusDetail::IdOutOfRange, w.rank,
+           static_cast<int32_t>(bad));
+    bad = 0;
+    const int64_t mine = told_at(PeerPhase::Rows, epoch, w.rank, num_ranks);
+    for (int d = 0; d < num_ranks; ++d)
+      for (int64_t i = 0; i < kHeaderCounts; ++i) {
+        const int64_t value = i == kHeaderMaxTokens ? arrival.max_tokens
+                              : i == kHeaderTokens  ? arrival.num_tokens
+                                                    : status.as<int32_t>()[i];
+        tell(control_of(w, d)[mine + i], told_word(epoch, static_cast<int32_t>(value)));
+      }
+  }
+  if (part == PeerMeet::Tell) return;
+  const bool all_came = await(w, PeerPhase::Rows, epoch, 0, num_ranks, status);
+  w.control.as<int64_t>()[kControlEpoch] = epoch;
+  if (all_came) check_headers(status, w.headers, arrival.tp_size);
+  arrival.num_rows.as<int32_t>()[0] =
+      words_of(status).good() ? static_cast<int32_t>(arrival.rows) : 0;
+}
+
+void fetch_rows(const PeerWindow& w, Tensor dst, ConstTensor rows, int64_t block,
+                ConstTensor row_of_slot, ConstTensor num_rows) {
+  const int64_t top_k = row_of_slot.dim(1), hidden = rows.dim(1);
+  for (int64_t s = 0; s < num_rows.as<int32_t>()[0] * top_k; ++s)
+    if (const int64_t row = row_of_slot.as<int32_t>()[s], r = s / top_k; row != kNoRow)
+      std::memcpy(dst.as<Bf16>() + row * hidden,
+                  at_peer(w, static_cast<int>(r / block), rows.as<Bf16>()) + r % block * hidden,
+                  static_cast<size_t>(hidden) * sizeof(Bf16));
 }
 
 void meet_peers(const PeerWindow& w, PeerPhase phase, PeerMeet part, int first, int num,
@@ -173,16 +182,15 @@ void meet_peers(const PeerWindow& w, PeerPhase phase, PeerMeet part, int first, 
 }
 
 void pull_sums(const PeerWindow& w, Tensor dst, ConstTensor partial, ConstTensor return_row,
-               ConstTensor shift, const Addend& addend, ConstTensor status) {
+               const Addend& addend, ConstTensor status) {
   if (!status.as<StatusWords>()->good()) return;
   const int64_t hidden = dst.dim(1);
   for (int64_t t = 0; t < dst.dim(0); ++t)
     for (int64_t h = 0; h < hidden; ++h) {
       float sum = 0;
       for (int p = 0; p < w.num_ranks; ++p) {
-        const int32_t place = return_row.as<int32_t>()[t * w.num_ranks + p];
-        if (place == kNoRow) continue;
-        const int64_t row = place + shift.as<int32_t>()[p];
+        const int64_t row = return_row.as<int32_t>()[t * w.num_ranks + p];
+        if (row == kNoRow) continue;
         sum += static_cast<float>(at_peer(w, p, partial.as<Bf16>())[row * hidden + h]);
       }
       if (addend.rows.present()) {

@@ -38,11 +38,14 @@ void scatter_rows_plain(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
 }
 
 void gather_rows_plain(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                       const Addend& addend, ConstTensor num_rows) {
+                       const Addend& addend, ConstTensor num_rows, EmptyRows empty) {
   const int64_t top_k = row_of_slot.dim(1);
-  for (int64_t r = 0; r < num_rows.as<int32_t>()[0]; ++r)
-    sum_rows(dst, r, src, row_of_slot.as<int32_t>() + r * top_k,
-             weights.present() ? weights.as<float>() + r * top_k : nullptr, top_k, addend);
+  for (int64_t r = 0; r < num_rows.as<int32_t>()[0]; ++r) {
+    const int32_t* places = row_of_slot.as<int32_t>() + r * top_k;
+    if (stays(places, top_k, empty)) continue;
+    sum_rows(dst, r, src, places, weights.present() ? weights.as<float>() + r * top_k : nullptr,
+             top_k, addend);
+  }
 }
 
 void sum_partials_plain(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend) {

@@ -63,8 +63,9 @@ class CudaOps final : public Ops {
                                           : grouped_gemm_hopper(gemm, sms_of(gemm), stream);
   }
   void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                   const Addend& addend, ConstTensor num_rows, CUstream_st* stream) override {
-    cuda::gather_rows(dst, src, row_of_slot, weights, addend, num_rows, stream);
+                   const Addend& addend, ConstTensor num_rows, EmptyRows empty,
+                   CUstream_st* stream) override {
+    cuda::gather_rows(dst, src, row_of_slot, weights, addend, num_rows, empty, stream);
   }
   void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                     CUstream_st* stream) override {
@@ -80,30 +81,25 @@ class CudaOps final : public Ops {
   void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, CUstream_st* stream) override {
     cuda::delta_rule_decode(step, status, stream);
   }
-  void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids, PeerRoute route,
-                   int64_t num_experts, int64_t max_tokens, int64_t num_tokens, Tensor status,
-                   CUstream_st* stream) override {
-    cuda::post_counts(window, return_row, ids, route, num_experts, max_tokens, num_tokens, status,
-                      stream);
+  void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
+                 CUstream_st* stream) override {
+    cuda::push_rows(window, push, status, stream);
   }
-  void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
-                    Tensor status, CUstream_st* stream) override {
-    cuda::await_counts(window, shift, num_rows, tp_size, status, stream);
+  void await_rows(const PeerWindow& window, const PeerArrival& arrival, PeerMeet part,
+                  Tensor status, CUstream_st* stream) override {
+    cuda::await_rows(window, arrival, part, status, stream);
   }
-  void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
-                 ConstTensor weights, ConstTensor return_row, ConstTensor shift,
-                 int64_t experts_per_rank, ConstTensor status, CUstream_st* stream) override {
-    cuda::push_rows(window, dst, rows, ids, weights, return_row, shift, experts_per_rank, status,
-                    stream);
+  void fetch_rows(const PeerWindow& window, Tensor dst, ConstTensor rows, int64_t block,
+                  ConstTensor row_of_slot, ConstTensor num_rows, CUstream_st* stream) override {
+    cuda::fetch_rows(window, dst, rows, block, row_of_slot, num_rows, stream);
   }
   void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
                   Tensor status, CUstream_st* stream) override {
     cuda::meet_peers(window, phase, part, first, num, status, stream);
   }
   void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-                 ConstTensor shift, const Addend& addend, ConstTensor status,
-                 CUstream_st* stream) override {
-    cuda::pull_sums(window, dst, partial, return_row, shift, addend, status, stream);
+                 const Addend& addend, ConstTensor status, CUstream_st* stream) override {
+    cuda::pull_sums(window, dst, partial, return_row, addend, status, stream);
   }
   void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                    ConstTensor status, CUstream_st* stream) override {

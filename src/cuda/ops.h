@@ -33,25 +33,23 @@ void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tenso
 // scatter_rows.cu
 void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
                   cudaStream_t stream);
+void fetch_rows(const PeerWindow& window, Tensor dst, ConstTensor rows, int64_t block,
+                ConstTensor row_of_slot, ConstTensor num_rows, cudaStream_t stream);
 // peer_exchange.cu
-void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids, PeerRoute route,
-                 int64_t num_experts, int64_t max_tokens, int64_t num_tokens, Tensor status,
-                 cudaStream_t stream);
-void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
-                  Tensor status, cudaStream_t stream);
+void await_rows(const PeerWindow& window, const PeerArrival& arrival, PeerMeet part, Tensor status,
+                cudaStream_t stream);
 void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
                 Tensor status, cudaStream_t stream);
 // peer_rows.cu
-void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
-               ConstTensor weights, ConstTensor return_row, ConstTensor shift,
-               int64_t experts_per_rank, ConstTensor status, cudaStream_t stream);
+void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
+               cudaStream_t stream);
 void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-               ConstTensor shift, const Addend& addend, ConstTensor status, cudaStream_t stream);
+               const Addend& addend, ConstTensor status, cudaStream_t stream);
 void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                  ConstTensor status, cudaStream_t stream);
 // sum_rows.cu
 void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                 const Addend& addend, ConstTensor num_rows, cudaStream_t stream);
+                 const Addend& addend, ConstTensor num_rows, EmptyRows empty, cudaStream_t stream);
 void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                   cudaStream_t stream);
 // conv_decode.cu

@@ -34,39 +34,42 @@ int64_t vectors_of(const char* op, ConstTensor rows) {
 
 }  // namespace
 
-void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
-               ConstTensor weights, ConstTensor return_row, ConstTensor shift,
-               int64_t experts_per_rank, ConstTensor status, cudaStream_t stream) {
-  const int64_t vectors = vectors_of("push_rows", rows);
+void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
+               cudaStream_t stream) {
+  const bool moves = push.route != PeerRoute::Nobody;
+  const int64_t vectors = moves ? vectors_of("push_rows", push.rows) : 0;
   const int64_t pieces = ceil_div(vectors, int64_t{kPieceVectors});
   const PushRowsParams params{view_of(window),
-                              dst.rows.as<uint4>(),
-                              dst.ids.as<int32_t>(),
-                              dst.weights.as<float>(),
-                              rows.as<uint4>(),
-                              ids.as<int32_t>(),
-                              weights.as<float>(),
-                              return_row.as<int32_t>(),
-                              shift.as<int32_t>(),
+                              moves ? push.dst_rows.as<uint4>() : nullptr,
+                              push.dst_ids.as<int32_t>(),
+                              moves ? push.dst_weights.as<float>() : nullptr,
+                              push.return_row.as<int32_t>(),
+                              moves ? push.rows.as<uint4>() : nullptr,
+                              push.ids.as<int32_t>(),
+                              moves ? push.weights.as<float>() : nullptr,
                               status.as<int32_t>(),
-                              experts_per_rank,
-                              static_cast<int>(rows.dim(0)),
-                              static_cast<int>(ids.dim(1)),
+                              push.num_experts,
+                              push.num_experts / window.num_ranks,
+                              static_cast<int>(moves ? window.rank * push.block : 0),
+                              static_cast<int>(push.ids.dim(0)),
+                              static_cast<int>(push.ids.dim(1)),
+                              static_cast<int>(push.block),
                               static_cast<int>(vectors),
-                              static_cast<int>(pieces)};
-  const int64_t wanted = ceil_div(rows.dim(0) * pieces, int64_t{kPushThreads / 32});
-  launch(push_rows_kernel, blocks_within(window, wanted, kMaxPushBlocks), kPushThreads, 0, stream,
-         params);
+                              static_cast<int>(pieces),
+                              push.route};
+  const int64_t parts = ceil_div(push.block, int64_t{kSlotRows}) + push.ids.dim(0) * pieces;
+  launch(push_rows_kernel,
+         blocks_within(window, ceil_div(parts, int64_t{kPushThreads / 32}), kMaxPushBlocks),
+         kPushThreads, 0, stream, params);
 }
 
 void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-               ConstTensor shift, const Addend& addend, ConstTensor status, cudaStream_t stream) {
+               const Addend& addend, ConstTensor status, cudaStream_t stream) {
   const int64_t vectors = vectors_of("pull_sums", dst);
   const PullSumsParams params{view_of(window),
                               dst.as<uint4>(),
                               partial.as<uint4>(),
                               return_row.as<int32_t>(),
-                              shift.as<int32_t>(),
                               addend.rows.present() ? addend.rows.as<float4>() : nullptr,
                               addend.scale.present() ? addend.scale.as<float>() : nullptr,
                               status.as<int32_t>(),

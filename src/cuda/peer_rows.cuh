@@ -14,63 +14,113 @@ inline constexpr int kPushThreads = 256;
 inline constexpr int kPushLoads = 8;
 inline constexpr int kPieceVectors = 32 * kPushLoads;
 
+inline constexpr int kSlotRows = 32;  // rows whose ids and weights a warp sends at a time
+
 struct PushRowsParams {
   WindowView window;
-  uint4* dst_rows;            // bf16 [R, H] here; a peer's stand at the same offset
-  int32_t* dst_ids;           // [R, K]
-  float* dst_weights;         // [R, K]
-  const uint4* rows;          // bf16 [T, H]
-  const int32_t* ids;         // [T, K]
-  const float* weights;       // [T, K]
-  const int32_t* return_row;  // [T, P]
-  const int32_t* shift;       // [P]
+  uint4* dst_rows;       // bf16 [P * block, H] here; a peer's stand at the same offset
+  int32_t* dst_ids;      // [P * block, K]
+  float* dst_weights;    // [P * block, K]
+  int32_t* return_row;   // [T, P]
+  const uint4* rows;     // bf16 [T, H]
+  const int32_t* ids;    // [T, K]
+  const float* weights;  // [T, K]
   const int32_t* status;
-  int64_t experts_per_rank;
-  int num_tokens, top_k, vectors_per_row, pieces_per_row;
+  int64_t num_experts, experts_per_rank;
+  int first_row;  // of this rank's block
+  int num_tokens, top_k, block, vectors_per_row, pieces_per_row;
+  PeerRoute route;
 };
 
-// The ids and weights of token t, which a rank gets as its row `row`.
-__device__ __forceinline__ void push_slots(const PushRowsParams& p, int64_t t, int rank,
-                                           int64_t row) {
-  int32_t* dst_ids = p.window.at_peer(rank, p.dst_ids) + row * p.top_k;
-  float* dst_weights = p.window.at_peer(rank, p.dst_weights) + row * p.top_k;
-  for (int k = threadIdx.x % 32; k < p.top_k; k += 32) {
-    const int64_t id = p.ids[t * p.top_k + k] - rank * p.experts_per_rank;
-    dst_ids[k] = is_expert(id, p.experts_per_rank) ? static_cast<int32_t>(id) : kNoExpert;
-    dst_weights[k] = p.weights[t * p.top_k + k];
+__device__ __forceinline__ int32_t local_id(const PushRowsParams& p, int32_t id, int rank) {
+  const int64_t local = id - rank * p.experts_per_rank;
+  return is_expert(local, p.experts_per_rank) ? static_cast<int32_t>(local) : kNoExpert;
+}
+
+// Ids and weights of rows [begin, begin + 32) of this rank's block, and where those tokens' partial
+// rows will be. One warp.
+__device__ __forceinline__ void push_slots(const PushRowsParams& p, int begin) {
+  const WindowView& w = p.window;
+  const int lane = threadIdx.x % 32;
+  const bool moves = p.route != PeerRoute::Nobody;
+  if (const int t = begin + lane; t < p.num_tokens)
+    for (int rank = 0; rank < w.num_ranks; ++rank) {
+      bool owns = false;
+      for (int k = 0; k < p.top_k; ++k)
+        owns |= local_id(p, __ldg(p.ids + int64_t{t} * p.top_k + k), rank) != kNoExpert;
+      p.return_row[int64_t{t} * w.num_ranks + rank] = owns ? p.first_row + t : kNoRow;
+    }
+  const int64_t num_slots = int64_t{p.num_tokens} * p.top_k, first = int64_t{begin} * p.top_k,
+                end = int64_t{min(begin + kSlotRows, p.block)} * p.top_k;
+  for (int64_t s = first + lane; s < end; s += 32) {
+    const bool is_token = s < num_slots;
+    const int32_t id = is_token ? __ldg(p.ids + s) : kNoExpert;
+    if (!is_valid_id(id, p.num_experts))
+      atomicMax(reinterpret_cast<unsigned long long*>(w.control + kControlBadId),
+                static_cast<unsigned long long>(bad_id_word(s, id)));
+    const float weight = is_token && moves ? __ldg(p.weights + s) : 0.0f;
+    const int64_t at = int64_t{p.first_row} * p.top_k + s;
+    for (int q = 1; q <= w.num_ranks; ++q) {
+      const int rank = (w.rank + q) % w.num_ranks;
+      if (!moves && rank != w.rank) continue;
+      w.at_peer(rank, p.dst_ids)[at] = local_id(p, id, rank);
+      if (is_token && moves) w.at_peer(rank, p.dst_weights)[at] = weight;
+    }
   }
 }
 
+// Whether `rank` owns an expert of token t. One warp.
+__device__ __forceinline__ bool is_owner(const PushRowsParams& p, int t, int rank) {
+  bool owns = false;
+  for (int k = threadIdx.x % 32; k < p.top_k; k += 32)
+    owns |= local_id(p, __ldg(p.ids + int64_t{t} * p.top_k + k), rank) != kNoExpert;
+  return __any_sync(~0u, owns);
+}
+
+// A piece of token t's row to where it goes. One warp.
+__device__ __forceinline__ void push_piece(const PushRowsParams& p, int t, int piece) {
+  const WindowView& w = p.window;
+  const int begin = piece * kPieceVectors + static_cast<int>(threadIdx.x) % 32;
+  const uint4* src = p.rows + int64_t{t} * p.vectors_per_row;
+  uint4 x[kPushLoads];
+#pragma unroll
+  for (int j = 0; j < kPushLoads; ++j)
+    if (const int v = begin + j * 32; v < p.vectors_per_row) x[j] = __ldg(src + v);
+  const auto store = [&](uint4* rows, int64_t row) {
+    uint4* dst = rows + row * p.vectors_per_row;
+#pragma unroll
+    for (int j = 0; j < kPushLoads; ++j)
+      if (const int v = begin + j * 32; v < p.vectors_per_row) dst[v] = x[j];
+  };
+  if (p.route == PeerRoute::Offered) return store(p.dst_rows, t);
+  // Other ranks first, each rank beginning with the next one, so that links share the load.
+  for (int q = 1; q <= w.num_ranks; ++q) {
+    const int rank = (w.rank + q) % w.num_ranks;
+    if (p.route == PeerRoute::Everyone || is_owner(p, t, rank))
+      store(w.at_peer(rank, p.dst_rows), p.first_row + t);
+  }
+}
+
+// Warps take the slots of 32 rows, then pieces of rows.
 __global__ __launch_bounds__(kPushThreads) void push_rows_kernel(
     const __grid_constant__ PushRowsParams p) {
   wait_for_predecessor();
   allow_successor();
   if (!is_good(p.status)) return;
-  const WindowView& w = p.window;
-  const int lane = threadIdx.x % 32;
-  const int64_t num_pieces = int64_t{p.num_tokens} * p.pieces_per_row;
+  const int64_t num_slot_parts = (p.block + kSlotRows - 1) / kSlotRows;
+  const int64_t num_parts =
+      num_slot_parts +
+      (p.route == PeerRoute::Nobody ? 0 : int64_t{p.num_tokens} * p.pieces_per_row);
   const int64_t stride = int64_t{gridDim.x} * (kPushThreads / 32);
-  for (int64_t i = int64_t{blockIdx.x} * (kPushThreads / 32) + threadIdx.x / 32; i < num_pieces;
+  for (int64_t i = int64_t{blockIdx.x} * (kPushThreads / 32) + threadIdx.x / 32; i < num_parts;
        i += stride) {
-    const int64_t t = i / p.pieces_per_row;
-    const int piece = static_cast<int>(i - t * p.pieces_per_row), begin = piece * kPieceVectors;
-    const uint4* src = p.rows + t * p.vectors_per_row;
-    uint4 x[kPushLoads];
-#pragma unroll
-    for (int j = 0; j < kPushLoads; ++j)
-      if (const int v = begin + j * 32 + lane; v < p.vectors_per_row) x[j] = __ldg(src + v);
-    // Other ranks first, each rank beginning with the next one, so that links share the load.
-    for (int q = 1; q <= w.num_ranks; ++q) {
-      const int rank = (w.rank + q) % w.num_ranks;
-      const int32_t place = __ldg(p.return_row + t * w.num_ranks + rank);
-      if (place == kNoRow) continue;
-      const int64_t row = place + __ldg(p.shift + rank);
-      uint4* dst = w.at_peer(rank, p.dst_rows) + row * p.vectors_per_row;
-#pragma unroll
-      for (int j = 0; j < kPushLoads; ++j)
-        if (const int v = begin + j * 32 + lane; v < p.vectors_per_row) dst[v] = x[j];
-      if (piece == 0) push_slots(p, t, rank, row);
+    if (i < num_slot_parts) {
+      push_slots(p, static_cast<int>(i) * kSlotRows);
+      continue;
     }
+    const int64_t row_part = i - num_slot_parts;
+    const int t = static_cast<int>(row_part / p.pieces_per_row);
+    push_piece(p, t, static_cast<int>(row_part - int64_t{t} * p.pieces_per_row));
   }
   // A peer that is told of these rows sees them.
   __threadfence_system();
@@ -81,7 +131,6 @@ struct PullSumsParams {
   uint4* dst;                 // bf16 [T, H]
   const uint4* partial;       // bf16 [R, H] here; a peer's stand at the same offset
   const int32_t* return_row;  // [T, P]
-  const int32_t* shift;       // [P]
   const float4* addend;       // f32 [T, H] or null
   const float* scale;         // [T] or null: 1
   const int32_t* status;
@@ -108,10 +157,8 @@ __global__ __launch_bounds__(kSumThreads) void pull_sums_kernel(
         place[j] = r + j < w.num_ranks ? __ldg(places + r + j) : kNoRow;
 #pragma unroll
       for (int j = 0; j < kSumLoads; ++j)
-        if (place[j] != kNoRow) {
-          const int64_t row = place[j] + __ldg(p.shift + r + j);
-          x[j] = __ldcg(w.at_peer(r + j, p.partial) + row * p.vectors_per_row + v);
-        }
+        if (place[j] != kNoRow)
+          x[j] = __ldcg(w.at_peer(r + j, p.partial) + int64_t{place[j]} * p.vectors_per_row + v);
 #pragma unroll
       for (int j = 0; j < kSumLoads; ++j)
         if (place[j] != kNoRow) add_scaled(sums, 1.0f, x[j]);

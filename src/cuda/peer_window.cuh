@@ -79,7 +79,7 @@ __device__ __forceinline__ int64_t lost_now(const WindowView& w, PeerPhase phase
 __device__ __forceinline__ bool await_peers(const WindowView& w, PeerPhase phase, uint32_t epoch,
                                             int first, int num, int32_t* status) {
   const int lane = threadIdx.x;
-  const int64_t width = told_width(phase, w.num_ranks), count = num * width;
+  const int64_t width = told_width(phase), count = num * width;
   // The words of consecutive ranks follow each other.
   const int64_t* words = w.control + told_at(phase, epoch, first, w.num_ranks);
   int64_t lost = lane == 0 ? ptx::load_acquire_sys(w.control + kControlLost) : 0;

@@ -1,14 +1,14 @@
-// src/cuda/scatter_rows.cuh
+// src/cuda/scatter_rows.cuh -- scatter_rows and fetch_rows.
 //
 //     dst[row_of_slot[r, k]] = src[r]   for rows r in [0, num_rows) and every k with a row
 //
 // blockIdx.x walks the rows, blockIdx.y splits a row into pieces of kVectors * 128 vectors of 16
 // bytes: few rows still make many blocks. A thread reads its vectors once, then writes them K
-// times. Memory bound: reads R * H * 2 bytes, writes at most R * K * H * 2.
+// times. Memory bound: reads R * H * 2 bytes, writes at most R * K * H * 2. Rows of peers cross the
+// link once, while others are written: bound by whichever takes longer.
 #pragma once
 
-#include "cuda/launch.h"
-#include "ops/ops.h"
+#include "cuda/peer_window.cuh"
 
 namespace switchyard::cuda {
 
@@ -16,21 +16,64 @@ inline constexpr int kScatterThreads = 128;
 // Slots whose rows a thread knows before it writes.
 inline constexpr int kScatterSlots = 8;
 
-template <int kVectors>
+// All rows stand here, and nearly all have a slot.
+struct RowsHere {
+  const uint4* rows;
+  static constexpr bool kHasGaps = false;
+
+  __device__ __forceinline__ int64_t row(int64_t i) const { return i; }
+  __device__ __forceinline__ const uint4* at(int64_t r, int vectors_per_row) const {
+    return rows + r * vectors_per_row;
+  }
+  static __device__ __forceinline__ uint4 load(const uint4* at) { return *at; }
+};
+
+// Row r is row r % block of rank r / block.
+struct RowsOfPeers {
+  WindowView window;
+  const uint4* rows;  // here; a peer's stand at the same offset
+  int block;
+  static constexpr bool kHasGaps = true;
+
+  // Source ranks in turn, each rank beginning with itself, so that all links work all the time.
+  __device__ __forceinline__ int64_t row(int64_t i) const {
+    const int t = static_cast<int>(i) / window.num_ranks,
+              q = static_cast<int>(i) - t * window.num_ranks;
+    return int64_t{(window.rank + q) % window.num_ranks} * block + t;
+  }
+  __device__ __forceinline__ const uint4* at(int64_t r, int vectors_per_row) const {
+    const int rank = static_cast<int>(r) / block, t = static_cast<int>(r) - rank * block;
+    return window.at_peer(rank, rows) + int64_t{t} * vectors_per_row;
+  }
+  // Peers wrote while earlier kernels ran: through no cache that may not have seen it.
+  static __device__ __forceinline__ uint4 load(const uint4* at) { return __ldcg(at); }
+};
+
+__device__ __forceinline__ bool has_row(const int32_t* row_of_slot, int top_k) {
+  bool any = false;  // without a branch, so that all words are on their way at once
+  for (int k = 0; k < top_k; ++k) any |= __ldg(row_of_slot + k) != kNoRow;
+  return any;
+}
+
+template <int kVectors, class Source>
 __global__ __launch_bounds__(kScatterThreads) void scatter_rows_kernel(
-    uint4* __restrict__ dst, const uint4* __restrict__ src, const int32_t* __restrict__ row_of_slot,
-    const int32_t* __restrict__ num_rows, int capacity, int top_k, int vectors_per_row) {
+    uint4* __restrict__ dst, const __grid_constant__ Source src,
+    const int32_t* __restrict__ row_of_slot, const int32_t* __restrict__ num_rows, int capacity,
+    int top_k, int vectors_per_row) {
   wait_for_predecessor();
   allow_successor();
   const int rows = min(num_rows[0], capacity);
   const int first =
       static_cast<int>(blockIdx.y) * kVectors * kScatterThreads + static_cast<int>(threadIdx.x);
-  for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
+  for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {
+    const int64_t r = src.row(i);
+    if (Source::kHasGaps && !has_row(row_of_slot + r * top_k, top_k)) continue;
+    const uint4* from = src.at(r, vectors_per_row);
     uint4 x[kVectors];
 #pragma unroll
-    for (int i = 0; i < kVectors; ++i)
-      if (const int v = first + i * kScatterThreads; v < vectors_per_row)
-        x[i] = src[r * vectors_per_row + v];
+    for (int n = 0; n < kVectors; ++n)
+      if (const int v = first + n * kScatterThreads; v < vectors_per_row)
+        x[n] = Source::load(from + v);
     for (int k = 0; k < top_k; k += kScatterSlots) {
       int32_t row[kScatterSlots];
 #pragma unroll
@@ -41,8 +84,8 @@ __global__ __launch_bounds__(kScatterThreads) void scatter_rows_kernel(
         if (row[j] == kNoRow) continue;
         uint4* to = dst + int64_t{row[j]} * vectors_per_row;
 #pragma unroll
-        for (int i = 0; i < kVectors; ++i)
-          if (const int v = first + i * kScatterThreads; v < vectors_per_row) to[v] = x[i];
+        for (int n = 0; n < kVectors; ++n)
+          if (const int v = first + n * kScatterThreads; v < vectors_per_row) to[v] = x[n];
       }
     }
   }

@@ -23,6 +23,7 @@ struct SumRowsParams {
   const float* scale;       // [capacity] or null: 1
   const int32_t* num_rows;  // [1] or null: capacity
   int capacity, num_terms, vectors_per_row;
+  EmptyRows empty;
 };
 
 __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
@@ -36,6 +37,7 @@ __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
     const int32_t* rows = p.rows + r * p.num_terms;
     const float* weights = p.weights ? p.weights + r * p.num_terms : nullptr;
     float sums[8] = {};
+    bool has_terms = p.empty == EmptyRows::Zero;
     for (int i = 0; i < p.num_terms; i += kSumLoads) {
       int32_t row[kSumLoads];
       float weight[kSumLoads];
@@ -47,11 +49,15 @@ __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
       }
 #pragma unroll
       for (int j = 0; j < kSumLoads; ++j)
-        if (row[j] != kNoRow) x[j] = __ldg(p.src + int64_t{row[j]} * p.vectors_per_row + v);
+        if (row[j] != kNoRow) {
+          x[j] = __ldg(p.src + int64_t{row[j]} * p.vectors_per_row + v);
+          has_terms = true;
+        }
 #pragma unroll
       for (int j = 0; j < kSumLoads; ++j)
         if (row[j] != kNoRow) add_scaled(sums, weight[j], x[j]);
     }
+    if (!has_terms) continue;
     const int64_t at = r * p.vectors_per_row + v;
     store_sums(p.dst, at, sums, p.addend, p.scale, r);
   }

@@ -27,8 +27,8 @@ int64_t DispatcherParts::max_rows(int64_t max_tokens) const {
 }
 
 size_t DispatcherParts::workspace_bytes(int64_t max_tokens) const {
-  return static_cast<size_t>(
-      dispatcher_bytes(options.kind, config, max_tokens, num_ranks(), options.tp_size, false));
+  return static_cast<size_t>(dispatcher_bytes(options.kind, config, max_tokens, num_ranks(),
+                                              options.tp_size, RowPath::Messages));
 }
 
 DispatchBuffers DispatcherParts::take_buffers(Workspace workspace, int64_t max_tokens) const {

@@ -1,19 +1,20 @@
 // src/dispatcher/peer.cc -- every dispatcher over memory that ranks reach in each other. The host
 // takes no part: kernels write, tell and wait.
 //
-//     post_counts    plan; every rank tells every other its status and how many rows it sends
-//     await_counts   now every rank knows where its rows go, and that its peers are through with
-//                    the call before: their windows may be written
-//     push_rows      a token row crosses once to each rank that gets it
-//     meet: rows     ... and has arrived
+//     push_rows      ids and weights to every rank, a token row once to each rank that gets it (or
+//                    into this rank's own window, if owners fetch it): every source has a block of
+//                    rows of its own, so nobody waits to learn how many others send
+//     await_rows     ... have arrived, and what ranks were asked agrees
 //                    the executor writes partial rows into this rank's window
 //     meet: partials statuses travel, partial rows may be read
 //     pull_sums      fp32, in rank order, straight out of the peers' windows
 //
-// Whoever waits for counts of call n + 1 knows that the peer's kernels of call n have run, so that
-// meeting protects everything: the rows that are pushed, the partial rows that were pulled, the
-// words themselves. Calls with workspaces of their own share nothing.
+// Whoever waited for the partial rows of call n knows that its peers' executors are through with
+// what was pushed to them, or fetched: their rows may be written again. Whoever waited for the rows
+// of call n + 1 knows that its peers have pulled the partial rows of call n, and may compute the
+// next ones. Calls with workspaces of their own share nothing.
 #include <algorithm>
+#include <deque>
 
 #include "base/require.h"
 #include "comm/peer_memory.h"
@@ -29,8 +30,8 @@ class PeerDispatcher final : public Dispatcher {
   DispatcherKind kind() const override { return parts_.options.kind; }
   int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
   size_t workspace_bytes(int64_t max_tokens) const override {
-    return static_cast<size_t>(dispatcher_bytes(kind(), parts_.config, max_tokens,
-                                                parts_.num_ranks(), parts_.options.tp_size, true));
+    return static_cast<size_t>(dispatcher_bytes(
+        kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size, path()));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   bool joins_in_executor() const override { return false; }
@@ -42,7 +43,7 @@ class PeerDispatcher final : public Dispatcher {
     c.max_tokens = max_tokens;
     Arena arena(workspace, parts_.backend->kind());
     c.buffers = PeerBuffers::take(arena, kind(), parts_.config, max_tokens, parts_.num_ranks(),
-                                  parts_.options.tp_size);
+                                  parts_.options.tp_size, path());
     c.memory = std::make_unique<PeerMemory>(parts_.communicator, *parts_.backend,
                                             Workspace{workspace.data, arena.bytes()},
                                             c.buffers.control, owner);
@@ -61,30 +62,43 @@ class PeerDispatcher final : public Dispatcher {
     check_stream(c, stream);
     const PeerBuffers& b = c.buffers;
     const int64_t rows = max_rows(max_tokens);
-    const Tensor return_row = b.return_row.rows(0, own.size);
     Ops& ops = parts_.ops();
-
-    ops.post_counts(c.window, return_row, ids, route(), parts_.config.num_experts, max_tokens,
-                    hidden.dim(0), status, stream);
-    order_by_host(status, stream);
-    ops.await_counts(c.window, b.shift, b.num_rows, parts_.options.tp_size, status, stream);
-    DispatchedCall call{.received = {},
+    const bool moves = kind() != DispatcherKind::Local;
+    const int64_t block = moves ? slice_capacity(max_tokens, parts_.options.tp_size) : max_tokens;
+    ops.push_rows(c.window,
+                  {.rows = hidden.rows(own.begin, own.size),
+                   .ids = ids,
+                   .weights = weights,
+                   .num_experts = parts_.config.num_experts,
+                   .block = block,
+                   .route = route(),
+                   .dst_rows = b.rows,
+                   .dst_ids = b.ids,
+                   .dst_weights = b.weights,
+                   .return_row = b.return_row.rows(0, own.size)},
+                  status, stream);
+    const PeerArrival arrival{.max_tokens = max_tokens,
+                              .num_tokens = hidden.dim(0),
+                              .tp_size = parts_.options.tp_size,
+                              .num_rows = b.num_rows,
+                              .rows = moves ? rows : own.size};
+    await_rows(c, arrival, status, stream);
+    DispatchedCall call{.received = {.rows = hidden,
+                                     .ids = b.ids.rows(0, rows),
+                                     .weights = weights,
+                                     .num_rows = b.num_rows},
                         .num_tokens = hidden.dim(0),
                         .max_tokens = max_tokens,
                         .workspace = workspace,
                         .partial = b.partial.rows(0, rows)};
-    if (kind() == DispatcherKind::Local) {
-      const Tensor local = b.ids.rows(0, own.size);
-      parts_.localize(local, ids, {}, status, stream);
-      ops.fill_i32(b.num_rows, static_cast<int32_t>(own.size), stream);
-      call.received = {hidden, b.ids.rows(0, rows), weights, b.num_rows};
-      return call;
-    }
-    ops.push_rows(c.window, {b.rows, b.ids, b.weights}, hidden.rows(own.begin, own.size), ids,
-                  weights, return_row, b.shift, parts_.num_local_experts(), status, stream);
-    meet(c, PeerPhase::Rows, 0, parts_.num_ranks(), status, stream);
-    call.received = {b.rows.rows(0, rows), b.ids.rows(0, rows), b.weights.rows(0, rows),
-                     b.num_rows};
+    if (!moves) return call;
+    ReceivedRows& received = call.received;
+    received.weights = b.weights.rows(0, rows);
+    received.has_gaps = true;
+    received.block = block;
+    const bool offered = route() == PeerRoute::Offered;
+    received.rows = b.rows.rows(0, offered ? block : rows);
+    if (offered) received.peers = &c.window;
     return call;
   }
 
@@ -99,7 +113,7 @@ class PeerDispatcher final : public Dispatcher {
     meet(c, PeerPhase::Partials, 0, parts_.num_ranks(), status, stream);
     const bool sliced = b.output_slice.present();
     ops.pull_sums(c.window, sliced ? b.output_slice.rows(0, own.size) : dst, b.partial,
-                  b.return_row.rows(0, own.size), b.shift, addend, status, stream);
+                  b.return_row.rows(0, own.size), addend, status, stream);
     if (!sliced) return;
     const int tp_size = parts_.options.tp_size, first = parts_.rank() / tp_size * tp_size;
     meet(c, PeerPhase::Slices, first, tp_size, status, stream);
@@ -122,8 +136,10 @@ class PeerDispatcher final : public Dispatcher {
       case DispatcherKind::Normal:
       case DispatcherKind::LowLatency: break;
     }
-    return PeerRoute::Owners;
+    return parts_.options.fetch_rows ? PeerRoute::Offered : PeerRoute::Owners;
   }
+
+  RowPath path() const { return route() == PeerRoute::Offered ? RowPath::Fetch : RowPath::Push; }
 
   const Connection& connection(Workspace workspace, int64_t max_tokens) const {
     const auto found = std::find_if(connections_.begin(), connections_.end(),
@@ -156,6 +172,16 @@ class PeerDispatcher final : public Dispatcher {
                                    ConstTensor(&word, {1}), nullptr);
   }
 
+  void await_rows(const Connection& c, const PeerArrival& arrival, Tensor status,
+                  CUstream_st* stream) const {
+    Ops& ops = parts_.ops();
+    if (!parts_.options.host_ordered)
+      return ops.await_rows(c.window, arrival, PeerMeet::Both, status, stream);
+    ops.await_rows(c.window, arrival, PeerMeet::Tell, status, stream);
+    order_by_host(status, stream);
+    ops.await_rows(c.window, arrival, PeerMeet::Wait, status, stream);
+  }
+
   void meet(const Connection& c, PeerPhase phase, int first, int num, Tensor status,
             CUstream_st* stream) const {
     Ops& ops = parts_.ops();
@@ -167,7 +193,7 @@ class PeerDispatcher final : public Dispatcher {
   }
 
   DispatcherParts parts_;
-  std::vector<Connection> connections_;
+  std::deque<Connection> connections_;  // calls point at their windows
 };
 
 }  // namespace

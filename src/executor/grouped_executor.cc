@@ -70,7 +70,10 @@ void GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t max_
                .scratch = b.plan_scratch};
   if (parts_.config.router_weight_on_input) plan.slot_of_row = b.slot_of_row;
   ops.plan_rows(plan, rows.ids, rows.num_rows, parts_.rank, status, stream);
-  ops.scatter_rows(b.x, rows.rows, b.row_of_slot, rows.num_rows, stream);
+  if (rows.peers)
+    ops.fetch_rows(*rows.peers, b.x, rows.rows, rows.block, b.row_of_slot, rows.num_rows, stream);
+  else
+    ops.scatter_rows(b.x, rows.rows, b.row_of_slot, rows.num_rows, stream);
   for (GroupedGemm gemm : {gemm1(b, rows), gemm2(b)}) {
     gemm.layout = layout;
     gemm.max_rows = max_slots;
@@ -81,7 +84,8 @@ void GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t max_
     ops.grouped_gemm(gemm, stream);
   }
   const ConstTensor weights = parts_.config.router_weight_on_input ? ConstTensor{} : rows.weights;
-  ops.gather_rows(dst, b.x, b.row_of_slot, weights, addend, rows.num_rows, stream);
+  ops.gather_rows(dst, b.x, b.row_of_slot, weights, addend, rows.num_rows,
+                  rows.has_gaps ? EmptyRows::Stay : EmptyRows::Zero, stream);
 }
 
 }  // namespace switchyard

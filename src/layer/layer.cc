@@ -36,6 +36,7 @@ StrategyRequest request_of(const MoeConfig& config, int num_ranks, const LayerOp
   r.host_counts = options.host_counts;
   r.num_sms = options.num_sms;
   r.token_pieces = options.token_pieces;
+  r.push_rows = options.push_rows;
   r.device = describe_device(options.device);
   r.name = options.strategy;
   return r;
@@ -68,7 +69,7 @@ std::string shared_facts(const StrategyRequest& r, const LayerOptions& options) 
              c.router_weight_on_input, ' ', r.tp_size, ' ', r.max_tokens, ' ', r.masked_max_tokens,
              ' ', r.alignment, ' ', r.allow_repeated_experts, ' ', r.workspace_limit_bytes, ' ',
              r.use_all_gather, ' ', r.host_counts, ' ', options.host_ordered, ' ', r.token_pieces,
-             ' ', device_name(r.device.kind), ' ', r.name);
+             ' ', r.push_rows, ' ', device_name(r.device.kind), ' ', r.name);
 }
 
 bool overlap(ConstTensor a, ConstTensor b) {
@@ -421,6 +422,7 @@ void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank
   parts.dispatcher = {.kind = parts.strategy.dispatcher,
                       .tp_size = r.tp_size,
                       .num_link_blocks = options.num_link_blocks,
+                      .fetch_rows = parts.strategy.fetch_rows,
                       .host_ordered = options.host_ordered};
   validate(parts.weights, r.config, r.num_ranks, options.device);
   const size_t bytes = bytes_of(r, parts.strategy);

@@ -80,7 +80,7 @@ class CudaMeasurement {
   std::vector<OpTime> run() {
     options_.meet();
     record();
-    if (find_call(0, "post_counts") < calls_.calls().size()) return run_over_ranks();
+    if (find_call(0, "await_rows") < calls_.calls().size()) return run_over_ranks();
     OpTime whole = timed(layer_name(args_), [this](CUstream_st*) { layer_.forward(args_); });
     layer_.wait(watch_->stream());
     // The recorded forward left its buffers as its first call found them, or better.
@@ -117,7 +117,7 @@ class CudaMeasurement {
     PartWork w;
     for (const OpCall& call : calls_.calls()) {
       const Work work = call.work([this](ConstTensor t) { return read_i32(t); });
-      (std::string_view(call.op) == "push_rows" ? w.dispatch : w.combine).bytes += work.link_bytes;
+      (std::string_view(call.op) == "pull_sums" ? w.combine : w.dispatch).bytes += work.link_bytes;
       if (std::string_view(call.op) == "router") continue;  // as in measure
       w.layer.bytes += work.weight_bytes;
       if (work.weight_bytes > 0) w.layer.flops += work.flops;
@@ -127,14 +127,14 @@ class CudaMeasurement {
   }
 
   // No call can run without those that peers wait for, so the parts of a forward are timed where
-  // they stand in it. Each part begins by an exchange of counts that leads to nothing: ranks start
+  // they stand in it. Each part begins by waiting for rows that nobody sends: ranks start
   // it together, and no part has to wait for a rank that was late with the one before.
   std::vector<OpTime> run_over_ranks() {
     const size_t end = calls_.calls().size();
-    const size_t post = find_call(0, "post_counts"), await = find_call(post, "await_counts");
+    const size_t await = find_call(0, "await_rows");
     const size_t plan = find_call(0, "plan_rows"), meet = find_call(plan, "meet_peers");
     const auto time = [&](const std::vector<Enqueue>& parts) {
-      return watch_->replay_parts(parts, calls_between(post, await + 1), options_.meet,
+      return watch_->replay_parts(parts, calls_between(await, await + 1), options_.meet,
                                   options_.repeat, cache());
     };
     std::vector<OpTime> lines;
@@ -144,7 +144,7 @@ class CudaMeasurement {
     };
     const PartWork work = part_work();
     // Pieces of a call overlap: there its parts are none.
-    const bool whole = find_call(await, "post_counts") == end;
+    const bool whole = find_call(await + 1, "await_rows") == end;
     if (options_.operations && whole) {
       const auto us =
           time({calls_between(0, plan), calls_between(plan, meet), calls_between(meet, end)});

@@ -89,29 +89,54 @@ struct PeerWindow {
   int num_ranks = 1;
   ConstTensor bases;  // i64 [P], on the device: the address of every rank's window, seen from here
   Tensor control;     // i64 [control_words(P)]: this rank's window begins here
-  Tensor headers;     // i32 [P, told_width(Counts)] what the ranks told last, unpacked
+  Tensor headers;     // i32 [P, told_width(Rows)] what the ranks told last, unpacked
   int32_t* ended = nullptr;    // set once the host gave up; the device reads it
   int64_t deadline_ns = 0;     // of one wait
   int max_blocks = 0;          // CUDA: of the kernels that move rows; 0: chosen
   bool shares_device = false;  // with another rank, whose kernels need room while this one waits
 };
 
-// Where rows from peers land.
-struct PeerRows {
-  Tensor rows;     // bf16 [R, H]
-  Tensor ids;      // i32 [R, K]
-  Tensor weights;  // f32 [R, K]
-};
-
-// Which ranks get a token.
+// Which ranks get the row of a token.
 enum class PeerRoute : int32_t {
   Owners,  // those that own one of its experts
   Everyone,
-  Nobody,  // all have it already
+  Offered,  // nobody yet: it stands in this rank's window, where owners fetch it
+  Nobody,   // all have it already
+};
+
+// Rows on their way to the ranks that own their experts. Every source rank has a block of rows on
+// every rank, token after token, so that nobody has to know how many come from others: row
+// rank * block + t is token t of `rank`. Rows that do not come are gaps, without an expert.
+struct PeerPush {
+  ConstTensor rows;     // bf16 [T, H]; not read with Nobody
+  ConstTensor ids;      // i32 [T, K] global
+  ConstTensor weights;  // f32 [T, K]; not read with Nobody
+  int64_t num_experts = 0;
+  int64_t block = 0;  // at least T of every rank; with Nobody all ranks' tokens are one block
+  PeerRoute route = PeerRoute::Owners;
+
+  // This rank's own buffers, of which peers have their like at the same offsets.
+  Tensor dst_rows;     // bf16 [P * block, H]; Offered: [block, H]
+  Tensor dst_ids;      // i32 [P * block, K] local; Nobody: [block, K]
+  Tensor dst_weights;  // f32 [P * block, K]
+  // i32 [T, P] the row of token t on rank p, kNoRow where p owns none of its experts
+  Tensor return_row;
+};
+
+// What a rank says before its rows are used, and what it learns.
+struct PeerArrival {
+  int64_t max_tokens = 0;  // the call's bound
+  int64_t num_tokens = 0;  // T, equal inside a tensor-parallel group
+  int tp_size = 1;
+  Tensor num_rows;  // i32 [1] <- rows, or 0 with a status
+  int64_t rows = 0;
 };
 
 // The part of a meeting that runs: both, unless the host orders them.
 enum class PeerMeet : int32_t { Both, Tell, Wait };
+
+// What becomes of a row without any term.
+enum class EmptyRows { Zero, Stay };
 
 class Ops {
  public:
@@ -174,10 +199,11 @@ class Ops {
   virtual void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) = 0;
   // dst[r, :] = bf16(sum over k ascending of weights[r, k] * src[row_of_slot[r, k], :]
   //                  + addend.scale[r] * addend.rows[r, :]), fp32; weights absent: 1.
-  // A slot without a row adds nothing, whatever src holds. Rows at or past num_rows stay.
+  // A slot without a row adds nothing, whatever src holds. Rows at or past num_rows stay, and with
+  // Stay those of which no slot has a row.
   virtual void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
                            ConstTensor weights, const Addend& addend, ConstTensor num_rows,
-                           CUstream_st* stream) = 0;
+                           EmptyRows empty, CUstream_st* stream) = 0;
 
   // ---- combine
   // dst[t, :] = bf16(sum over ranks p ascending of src[return_row[t, p], :] + addend), fp32.
@@ -194,37 +220,32 @@ class Ops {
                                  CUstream_st* stream) = 0;
 
   // ---- ranks that reach into each other's memory; dispatcher/peer.cc has the protocol
-  // Tells the counts of the next call: its epoch is that of the last one + 1. return_row i32
-  // [T_slice, P]: the token's place among those that this rank sends to rank p, in order of token;
-  // kNoRow where it sends none. With Nobody it is the token. Ids outside [-1, E) are noted in
-  // status. Tells every peer the status, max_tokens, num_tokens and how many rows go to each rank:
-  // none once a status is set.
-  virtual void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids,
-                           PeerRoute route, int64_t num_experts, int64_t max_tokens,
-                           int64_t num_tokens, Tensor status, CUstream_st* stream) = 0;
-  // Begins the call that post_counts told of: waits until every rank has told its counts. status as
-  // check_headers leaves it, num_rows what this rank receives, shift i32 [P]: row of rank p where
-  // the rows of this rank begin. Both 0 with a status. A rank that does not come within the
-  // deadline, or a peer or host that gave up, is noted as Transport, PeerLost, and ends the window
-  // for every rank.
-  virtual void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
-                            Tensor status, CUstream_st* stream) = 0;
-  // Token t becomes row return_row[t, p] + shift[p] of rank p's `rows`, with its weights, and its
-  // ids local to p (kNoExpert elsewhere). dst: this rank's own buffers. Nothing with a status.
-  virtual void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows,
-                         ConstTensor ids, ConstTensor weights, ConstTensor return_row,
-                         ConstTensor shift, int64_t experts_per_rank, ConstTensor status,
+  // Token t becomes row rank * block + t (Nobody: t) of dst on every rank, as PeerPush says: its
+  // ids there are local (kNoExpert for experts of others, and for the block's rows past T). The row
+  // itself goes where the route says. Ids outside [-1, E) count as no expert, and await_rows notes
+  // the first. Nothing at all with a status.
+  virtual void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
                          CUstream_st* stream) = 0;
+  // Begins the next call, whose epoch is that of the last one + 1: tells every rank status,
+  // max_tokens and num_tokens, and that what was enqueued before has happened; waits for all of
+  // them. status is as check_headers leaves it. A rank that does not come within the deadline, or a
+  // peer or host that gave up, is noted as Transport, PeerLost, and ends the window for every rank.
+  // The part Wait ends what Tell began.
+  virtual void await_rows(const PeerWindow& window, const PeerArrival& arrival, PeerMeet part,
+                          Tensor status, CUstream_st* stream) = 0;
+  // scatter_rows, of rows that were Offered: row r is row r % block of `rows` on rank r / block.
+  virtual void fetch_rows(const PeerWindow& window, Tensor dst, ConstTensor rows, int64_t block,
+                          ConstTensor row_of_slot, ConstTensor num_rows, CUstream_st* stream) = 0;
   // Tells ranks [first, first + num) that this one has come to `phase` of the call, with its
   // status, and waits for all of them; status is then that of the lowest with an error. What was
-  // enqueued before is visible to whoever waited. Lost ranks as in await_counts.
+  // enqueued before is visible to whoever waited. Lost ranks as in await_rows.
   virtual void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first,
                           int num, Tensor status, CUstream_st* stream) = 0;
-  // sum_partials, over rows of peers: rank p's term of token t is row return_row[t, p] + shift[p]
-  // of its `partial`. Nothing is read with a status.
+  // sum_partials, over rows of peers: rank p's term of token t is row return_row[t, p] of its
+  // `partial`. Nothing is read with a status.
   virtual void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial,
-                         ConstTensor return_row, ConstTensor shift, const Addend& addend,
-                         ConstTensor status, CUstream_st* stream) = 0;
+                         ConstTensor return_row, const Addend& addend, ConstTensor status,
+                         CUstream_st* stream) = 0;
   // dst[t, :] = row t % C of `slice` on rank first + t / C, with C = ceil(T / num). Nothing is read
   // with a status.
   virtual void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first,

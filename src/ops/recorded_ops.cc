@@ -44,6 +44,24 @@ std::function<Work(const ReadI32&)> moves(double bytes) {
   return [bytes](const ReadI32&) { return Work{bytes, 0, 0}; };
 }
 
+// Ids and weights go to every rank, and rows where the route says.
+Work push_work(const PeerWindow& window, const PeerPush& push, const ReadI32& read) {
+  if (push.route == PeerRoute::Nobody)
+    return {2 * bytes_of(push.ids) + bytes_of(push.return_row), 0, 0};
+  const double tokens = static_cast<double>(push.rows.dim(0)), peers = window.num_ranks - 1;
+  double sent = 0, crossing = 0;
+  if (push.route == PeerRoute::Everyone)
+    sent = tokens * window.num_ranks, crossing = tokens * peers;
+  if (push.route == PeerRoute::Offered) sent = tokens;
+  if (push.route == PeerRoute::Owners) {
+    sent = filled_slots(read, push.return_row, push.return_row.dim(0));
+    crossing = rows_of_others(read, push.return_row, window.rank);
+  }
+  const double slots = bytes_of(push.ids) + bytes_of(push.weights), row = row_bytes(push.rows, 1);
+  return {bytes_of(push.rows) + sent * row + slots * (1 + window.num_ranks), 0, 0,
+          crossing * row + slots * peers};
+}
+
 Work gemm_work(const GroupedGemm& gemm, const ReadI32& read) {
   const auto counts = read(gemm.groups.counts);
   double rows = 0, active = 0;
@@ -205,10 +223,10 @@ void RecordedOps::grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) {
 
 void RecordedOps::gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
                               ConstTensor weights, const Addend& addend, ConstTensor num_rows,
-                              CUstream_st* stream) {
+                              EmptyRows empty, CUstream_st* stream) {
   note({"gather_rows",
         [=, this](CUstream_st* s) {
-          ops_.gather_rows(dst, src, row_of_slot, weights, addend, num_rows, s);
+          ops_.gather_rows(dst, src, row_of_slot, weights, addend, num_rows, empty, s);
         },
         [=](const ReadI32& read) {
           const int64_t n = rows_in(read, num_rows);
@@ -233,42 +251,39 @@ void RecordedOps::sum_partials(Tensor dst, ConstTensor src, ConstTensor return_r
        stream);
 }
 
-void RecordedOps::post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids,
-                              PeerRoute route, int64_t num_experts, int64_t max_tokens,
-                              int64_t num_tokens, Tensor status, CUstream_st* stream) {
-  note({"post_counts",
-        [=, this](CUstream_st* s) {
-          ops_.post_counts(window, return_row, ids, route, num_experts, max_tokens, num_tokens,
-                           status, s);
-        },
-        moves(bytes_of(ids) + bytes_of(return_row))},
+void RecordedOps::push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
+                            CUstream_st* stream) {
+  note({"push_rows", [=, this](CUstream_st* s) { ops_.push_rows(window, push, status, s); },
+        [=](const ReadI32& read) { return push_work(window, push, read); }},
        stream);
 }
 
-void RecordedOps::await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
-                               Tensor status, CUstream_st* stream) {
-  note({"await_counts",
-        [=, this](CUstream_st* s) {
-          ops_.await_counts(window, shift, num_rows, tp_size, status, s);
-        },
+void RecordedOps::await_rows(const PeerWindow& window, const PeerArrival& arrival, PeerMeet part,
+                             Tensor status, CUstream_st* stream) {
+  note({"await_rows",
+        [=, this](CUstream_st* s) { ops_.await_rows(window, arrival, part, status, s); },
         moves(bytes_of(window.headers))},
        stream);
 }
 
-void RecordedOps::push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows,
-                            ConstTensor ids, ConstTensor weights, ConstTensor return_row,
-                            ConstTensor shift, int64_t experts_per_rank, ConstTensor status,
-                            CUstream_st* stream) {
-  note({"push_rows",
+void RecordedOps::fetch_rows(const PeerWindow& window, Tensor dst, ConstTensor rows, int64_t block,
+                             ConstTensor row_of_slot, ConstTensor num_rows, CUstream_st* stream) {
+  note({"fetch_rows",
         [=, this](CUstream_st* s) {
-          ops_.push_rows(window, dst, rows, ids, weights, return_row, shift, experts_per_rank,
-                         status, s);
+          ops_.fetch_rows(window, dst, rows, block, row_of_slot, num_rows, s);
         },
         [=](const ReadI32& read) {
-          const double sent = filled_slots(read, return_row, return_row.dim(0));
-          const double per_row = row_bytes(rows, 1) + 2 * row_bytes(ids, 1);
-          return Work{bytes_of(rows) + sent * per_row, 0, 0,
-                      rows_of_others(read, return_row, window.rank) * per_row};
+          const auto row = read(row_of_slot.rows(0, rows_in(read, num_rows)));
+          const auto top_k = row_of_slot.dim(1);
+          double here = 0, crossing = 0, slots = 0;
+          for (int64_t r = 0; r * top_k < static_cast<int64_t>(row.size()); ++r) {
+            const auto first = row.begin() + r * top_k;
+            const auto filled = top_k - std::count(first, first + top_k, kNoRow);
+            slots += static_cast<double>(filled);
+            (r / block == window.rank ? here : crossing) += filled > 0;
+          }
+          return Work{row_bytes(rows, here + crossing) + row_bytes(dst, slots), 0, 0,
+                      row_bytes(rows, crossing)};
         }},
        stream);
 }
@@ -282,11 +297,11 @@ void RecordedOps::meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet
 }
 
 void RecordedOps::pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial,
-                            ConstTensor return_row, ConstTensor shift, const Addend& addend,
-                            ConstTensor status, CUstream_st* stream) {
+                            ConstTensor return_row, const Addend& addend, ConstTensor status,
+                            CUstream_st* stream) {
   note({"pull_sums",
         [=, this](CUstream_st* s) {
-          ops_.pull_sums(window, dst, partial, return_row, shift, addend, status, s);
+          ops_.pull_sums(window, dst, partial, return_row, addend, status, s);
         },
         [=](const ReadI32& read) {
           const auto rows = static_cast<double>(dst.dim(0));

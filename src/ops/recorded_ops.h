@@ -53,25 +53,23 @@ class RecordedOps : public Ops {
                     CUstream_st* stream) final;
   void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) final;
   void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                   const Addend& addend, ConstTensor num_rows, CUstream_st* stream) final;
+                   const Addend& addend, ConstTensor num_rows, EmptyRows empty,
+                   CUstream_st* stream) final;
   void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                     CUstream_st* stream) final;
   void conv_decode(const ConvDecode& step, Tensor status, CUstream_st* stream) final;
   void conv_prefill_states(const ConvPrefillStates& step, Tensor status, CUstream_st* stream) final;
   void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, CUstream_st* stream) final;
-  void post_counts(const PeerWindow& window, Tensor return_row, ConstTensor ids, PeerRoute route,
-                   int64_t num_experts, int64_t max_tokens, int64_t num_tokens, Tensor status,
-                   CUstream_st* stream) final;
-  void await_counts(const PeerWindow& window, Tensor shift, Tensor num_rows, int tp_size,
-                    Tensor status, CUstream_st* stream) final;
-  void push_rows(const PeerWindow& window, const PeerRows& dst, ConstTensor rows, ConstTensor ids,
-                 ConstTensor weights, ConstTensor return_row, ConstTensor shift,
-                 int64_t experts_per_rank, ConstTensor status, CUstream_st* stream) final;
+  void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
+                 CUstream_st* stream) final;
+  void await_rows(const PeerWindow& window, const PeerArrival& arrival, PeerMeet part,
+                  Tensor status, CUstream_st* stream) final;
+  void fetch_rows(const PeerWindow& window, Tensor dst, ConstTensor rows, int64_t block,
+                  ConstTensor row_of_slot, ConstTensor num_rows, CUstream_st* stream) final;
   void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
                   Tensor status, CUstream_st* stream) final;
   void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-                 ConstTensor shift, const Addend& addend, ConstTensor status,
-                 CUstream_st* stream) final;
+                 const Addend& addend, ConstTensor status, CUstream_st* stream) final;
   void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                    ConstTensor status, CUstream_st* stream) final;
   void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) final;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/buffers.h"
 #include "base/require.h"
 #include "strategy/conditions.h"
 #include "strategy/cost_model.h"
@@ -45,6 +46,8 @@ Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider
   if (s.workspace_bytes < 0) return s;  // sizes that mean nothing
   const PieceChoice pieces = choose_token_pieces(dispatcher, executor, provider, r);
   s.token_pieces = pieces.count;
+  s.fetch_rows =
+      row_path(r.device.kind, dispatcher, r.num_ranks, r.push_rows, pieces.count) == RowPath::Fetch;
   s.predicted_us = pieces.us;
   if (provider == GemmProvider::Hopper) s.gemms = describe_gemms(dispatcher, executor, r);
   return s;

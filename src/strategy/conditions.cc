@@ -137,8 +137,9 @@ int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executo
     const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
     return checked_add(
         executor_bytes(ExecutorShape::of(r, provider), executor, r.masked_max_tokens, max_rows),
-        dispatcher_bytes(dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size,
-                         uses_peer_memory(r.device.kind, r.num_ranks)),
+        dispatcher_bytes(
+            dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size,
+            row_path(r.device.kind, dispatcher, r.num_ranks, r.push_rows, r.token_pieces)),
         "workspace");
   } catch (const Error&) {
     return -1;  // sizes that do not fit 63 bits: the condition on the workspace says so

@@ -194,7 +194,7 @@ struct CountBytes {
 };
 
 CountBytes count_bytes(const Demand& d) {
-  const auto told = static_cast<double>(told_width(PeerPhase::Counts, d.ranks)) * sizeof(int64_t);
+  const auto told = static_cast<double>(told_width(PeerPhase::Rows)) * sizeof(int64_t);
   return {told * static_cast<double>(d.node_size() - 1),
           told * static_cast<double>(d.ranks - d.node_size())};
 }
@@ -336,9 +336,9 @@ RankPlan plan_ranks(const PlanRequest& request) {
   plan.all_gather =
       plan_of(move_of(all, {row_bytes, {}, gather_us}, rates), slowest_experts(d, request, true),
               move_of(reversed(all), {partial_bytes, {}, gather_us}, rates));
-  plan.window_bytes =
-      dispatcher_bytes(d.ranks > 1 ? DispatcherKind::Normal : DispatcherKind::Local, request.config,
-                       request.tokens, request.num_ranks, 1, d.ranks > 1);
+  plan.window_bytes = dispatcher_bytes(d.ranks > 1 ? DispatcherKind::Normal : DispatcherKind::Local,
+                                       request.config, request.tokens, request.num_ranks, 1,
+                                       d.ranks > 1 ? RowPath::Push : RowPath::Messages);
   return plan;
 }
 

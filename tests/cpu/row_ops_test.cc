@@ -57,7 +57,9 @@ TEST_P(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
   for (const int64_t hidden : {8, 24, 72, 1024})
     for (const int options : {0, 1, 2, 3, 4, 5}) {
       const auto src = testing::random_bf16({150, hidden}, 1);
-      const auto places = random_places(33, 4, 150, 2);
+      auto places = random_places(33, 4, 150, 2);
+      for (int64_t k = 0; k < 4; ++k) places[7 * 4 + k] = kNoRow;
+      const EmptyRows empty = options % 3 == 0 ? EmptyRows::Zero : EmptyRows::Stay;
       const auto weights = testing::random_f32({33, 4}, 3);
       const auto rows = testing::random_f32({33, hidden}, 4);
       const auto scale = testing::random_f32({33, 1}, 5);
@@ -68,11 +70,13 @@ TEST_P(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
       const ConstTensor w = options % 2 ? weights.view() : ConstTensor{};
       Buffer<Bf16> plain({33, hidden}), fast({33, hidden});
       ThreadPool pool(3);
-      gather_rows_plain(plain.view(), src.view(), places.view(), w, addend, count.view());
-      gather_rows_fast(fast.view(), src.view(), places.view(), w, addend, count.view(), pool);
+      gather_rows_plain(plain.view(), src.view(), places.view(), w, addend, count.view(), empty);
+      gather_rows_fast(fast.view(), src.view(), places.view(), w, addend, count.view(), empty,
+                       pool);
       EXPECT_TRUE(testing::same_bits(plain, fast)) << hidden << " " << options;
       EXPECT_TRUE(fast.guards_intact());
       EXPECT_EQ(fast[29 * hidden].bits(), 0x7fc1) << "rows past the count stay";
+      EXPECT_EQ(fast[7 * hidden].bits() == 0x7fc1, empty == EmptyRows::Stay);
     }
 }
 
@@ -87,7 +91,7 @@ TEST_P(GatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   Buffer<Bf16> out({1, 8});
   ThreadPool pool(1);
   gather_rows_fast(out.view(), src.view(), places.view(), weights.view(), {}, number(1).view(),
-                   pool);
+                   EmptyRows::Zero, pool);
   for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(out[h].bits(), src[2 * 8 + h].bits());
 }
 

@@ -456,7 +456,7 @@ TEST_P(PeerCuda, ARankThatNeverComesIsNamedAndTheProcessGoesOn) {
     for (int r = 0; r < missing; ++r) {
       EXPECT_EQ(said.codes[static_cast<size_t>(r)], Errc::Transport) << "rank " << r;
       EXPECT_NE(said.messages[static_cast<size_t>(r)].find(
-                    "counts of rank " + std::to_string(missing) + " did not come"),
+                    "dispatch: rows of rank " + std::to_string(missing) + " did not come"),
                 std::string::npos)
           << said.messages[static_cast<size_t>(r)];
     }

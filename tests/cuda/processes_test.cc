@@ -213,14 +213,14 @@ const Fault kFaults[] = {
        call.forward();
        raise(SIGSTOP);
      },
-     {"counts of rank 1 did not come"}},
+     {"dispatch: rows of rank 1 did not come"}},
     {"NeverEnters",
      [](GpuRank& g) {
        Call call(g);
        call.forward();
        std::this_thread::sleep_for(kLimit);
      },
-     {"counts of rank 1 did not come"}},
+     {"dispatch: rows of rank 1 did not come"}},
     {"AnotherShape", [](GpuRank& g) { Call call(g, 264); }, {"config or options of rank 1 differ"}},
     {"AnotherCapacity",
      [](GpuRank& g) { Call call(g, 256, 65); },
@@ -236,7 +236,7 @@ const Fault kFaults[] = {
        Call call(g);
        g.comm.split(0);
      },
-     {"counts of rank 1 did not come", "split: rank "}},
+     {"dispatch: rows of rank 1 did not come", "split: rank "}},
     {"AnotherOrder",
      [](GpuRank& g) { alternate_until_failure(g, true); },
      {"did not come within the deadline"},

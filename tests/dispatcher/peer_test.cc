@@ -2,6 +2,7 @@
 // CPU: the protocol that kernels follow on a GPU, where the thread sanitizer can see it.
 #include <gtest/gtest.h>
 
+#include <latch>
 #include <thread>
 
 #include "base/peer_control.h"
@@ -135,7 +136,7 @@ TEST(PeerDispatchErrors, ARankThatNeverComesIsNamedByTheOthersWithinTheDeadline)
       EXPECT_EQ(s.code, static_cast<int32_t>(Errc::Transport));
       EXPECT_EQ(s.rank, 1) << status_message(s);
       EXPECT_NE(status_message(s).find(comes_to_dispatch ? "partial rows of rank 1 did not come"
-                                                         : "counts of rank 1 did not come"),
+                                                         : "dispatch: rows of rank 1 did not come"),
                 std::string::npos)
           << status_message(s);
     }
@@ -146,6 +147,7 @@ TEST(PeerDispatchErrors, AnAbortEndsAWaitAtOnceAndTheWindowStaysOver) {
   std::vector<StatusWords> seen(2);
   const auto start = std::chrono::steady_clock::now();
   auto ranks = make_local_ranks(2);
+  std::latch waited(1);
   {
     std::vector<std::jthread> threads;
     for (int r = 0; r < 2; ++r)
@@ -154,8 +156,10 @@ TEST(PeerDispatchErrors, AnAbortEndsAWaitAtOnceAndTheWindowStaysOver) {
         if (r == 1) {
           std::this_thread::sleep_for(std::chrono::milliseconds(50));
           ranks[1]->abort("enough");
+          waited.wait();  // or it would have come before the other looked
         }
         seen[static_cast<size_t>(r)] = rank.dispatch();
+        if (r == 0) waited.count_down();
       });
   }
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));

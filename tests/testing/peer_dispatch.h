@@ -9,6 +9,7 @@
 #include "base/backend.h"
 #include "base/peer_control.h"
 #include "base/status.h"
+#include "ops/ops.h"
 #include "switchyard/dispatcher.h"
 #include "testing/routing.h"
 
@@ -71,11 +72,24 @@ struct DispatchOutcome {
   std::vector<uint16_t> output;
 };
 
-// The local slots' weighted sum, as one partial row.
-inline std::vector<uint16_t> weigh(const DispatchOutcome& in, int64_t hidden, int64_t top_k,
-                                   int64_t capacity) {
+// What arrived, without its gaps, and rows that stayed with their ranks in their places.
+struct Arrived {
+  explicit Arrived(const DispatchOutcome& all) : rows(all) {}
+  DispatchOutcome rows;
+};
+
+// Row r has no local expert.
+inline bool is_gap(const DispatchOutcome& in, int64_t r, int64_t top_k) {
+  const auto first = in.ids.begin() + r * top_k;
+  return std::all_of(first, first + top_k, [](int32_t id) { return id == kNoExpert; });
+}
+
+// The local slots' weighted sum, as one partial row; of gaps NaN, which nobody may read.
+inline std::vector<uint16_t> weigh(const DispatchOutcome& in, bool has_gaps, int64_t hidden,
+                                   int64_t top_k, int64_t capacity) {
   std::vector<uint16_t> partial(static_cast<size_t>(capacity * hidden), 0x7fc1);  // NaN
   for (int64_t r = 0; r < in.num_rows; ++r) {
+    if (has_gaps && is_gap(in, r, top_k)) continue;
     float weight = 0;
     for (int64_t k = 0; k < top_k; ++k)
       if (in.ids[static_cast<size_t>(r * top_k + k)] >= 0)
@@ -87,6 +101,52 @@ inline std::vector<uint16_t> weigh(const DispatchOutcome& in, int64_t hidden, in
   }
   return partial;
 }
+
+inline DispatchOutcome without_gaps(const DispatchOutcome& in, int64_t hidden, int64_t top_k) {
+  DispatchOutcome out = in;
+  out.num_rows = 0, out.rows.clear(), out.ids.clear(), out.weights.clear();
+  const auto add = [](auto& to, const auto& from, int64_t row, int64_t width) {
+    to.insert(to.end(), from.begin() + row * width, from.begin() + (row + 1) * width);
+  };
+  for (int64_t r = 0; r < in.num_rows; ++r) {
+    if (is_gap(in, r, top_k)) continue;
+    ++out.num_rows;
+    add(out.rows, in.rows, r, hidden);
+    add(out.ids, in.ids, r, top_k);
+    add(out.weights, in.weights, r, top_k);
+  }
+  return out;
+}
+
+// Reads what arrived, and fetches what stayed with its rank, each row to its own place.
+class Receiver {
+ public:
+  Receiver(Backend& backend, int64_t max_rows, int64_t hidden)
+      : backend_(backend),
+        rows_(backend, DType::Bf16, {max_rows, hidden}),
+        places_(backend, DType::I32, {max_rows, 1}) {}
+
+  void read_into(DispatchOutcome& o, const ReceivedRows& in, CUstream_st* stream) const {
+    o.num_rows = read<int32_t>(backend_, in.num_rows, stream).front();
+    o.ids = read<int32_t>(backend_, in.ids.rows(0, o.num_rows), stream);
+    o.weights = read<float>(backend_, in.weights.rows(0, o.num_rows), stream);
+    if (!in.peers) {
+      o.rows = read<uint16_t>(backend_, in.rows.rows(0, o.num_rows), stream);
+      return;
+    }
+    std::vector<int32_t> places;
+    for (int64_t r = 0; r < o.num_rows; ++r)
+      places.push_back(is_gap(o, r, in.ids.dim(1)) ? kNoRow : static_cast<int32_t>(r));
+    const Tensor at = places_.view().rows(0, o.num_rows), rows = rows_.view().rows(0, o.num_rows);
+    copy_to_device(backend_, at, places.data(), stream);
+    backend_.ops().fetch_rows(*in.peers, rows, in.rows, in.block, at, in.num_rows, stream);
+    o.rows = read<uint16_t>(backend_, rows, stream);
+  }
+
+ private:
+  Backend& backend_;
+  OnDevice rows_, places_;
+};
 
 // Collective: every call of the case on one dispatcher and one workspace.
 inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communicator& comm,
@@ -112,6 +172,7 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
   struct Inputs {
     OnDevice hidden, ids, weights, output, status;
   };
+  const Receiver receiver(b, dispatcher->max_rows(c.capacity), h);
   std::vector<Inputs> inputs;
   std::vector<int64_t> bounds;
   for (const auto& call : c.calls) {
@@ -146,12 +207,11 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     DispatchOutcome o;
     const auto call = dispatcher->dispatch(workspace, in.hidden.view(), in.ids.view(),
                                            in.weights.view(), bounds[i], status, stream);
-    o.num_rows = read<int32_t>(b, call.received.num_rows, stream).front();
-    o.rows = read<uint16_t>(b, call.received.rows.rows(0, o.num_rows), stream);
-    o.ids = read<int32_t>(b, call.received.ids.rows(0, o.num_rows), stream);
-    o.weights = read<float>(b, call.received.weights.rows(0, o.num_rows), stream);
+    receiver.read_into(o, call.received, stream);
+    const bool has_gaps = call.received.has_gaps;
     const int64_t capacity = dispatcher->max_rows(bounds[i]);
-    const auto partial = weigh(o, h, k, capacity);
+    const auto partial = weigh(o, has_gaps, h, k, capacity);
+    if (has_gaps) o = without_gaps(o, h, k);
     if (call.partial.present()) {
       copy_to_device(b, call.partial, partial.data(), stream);
       dispatcher->combine(in.output.view(), call.partial, call, {}, status, stream);
@@ -218,11 +278,12 @@ inline std::string difference(const DispatchCase& c, const AllOutcomes& expected
 // Every kind over `num_ranks`, with and without tensor-parallel groups; uneven and empty ranks.
 inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
   std::vector<DispatchCase> all;
-  const auto add = [&](DispatcherKind kind, int tp_size, int64_t top_k) {
+  const auto add = [&](DispatcherKind kind, int tp_size, int64_t top_k, bool fetch = false) {
     DispatchCase c;
     c.config = dispatch_config(hidden, 8, top_k);
     c.options.kind = kind;
     c.options.tp_size = tp_size;
+    c.options.fetch_rows = fetch;
     c.num_ranks = num_ranks;
     uint64_t seed = 1;
     const auto tokens = [&](auto of_group) {
@@ -240,9 +301,10 @@ inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
   };
   for (const int64_t top_k : {1, 4}) {
     add(DispatcherKind::Normal, 1, top_k);
+    add(DispatcherKind::Normal, 1, top_k, true);
     add(DispatcherKind::AllGather, 1, top_k);
     if (num_ranks > 1) add(DispatcherKind::Local, num_ranks, top_k);
-    if (num_ranks > 2) add(DispatcherKind::Normal, 2, top_k);
+    if (num_ranks > 2) add(DispatcherKind::Normal, 2, top_k, top_k == 4);
     if (num_ranks > 2) add(DispatcherKind::AllGather, 2, top_k);
   }
   add(DispatcherKind::Normal, num_ranks, 2);
@@ -251,13 +313,15 @@ inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
 
 inline std::string name_of(const DispatchCase& c) {
   return std::string(dispatcher_name(c.options.kind)) + "_P" + std::to_string(c.num_ranks) + "_tp" +
-         std::to_string(c.options.tp_size) + "_K" + std::to_string(c.config.top_k);
+         std::to_string(c.options.tp_size) + "_K" + std::to_string(c.config.top_k) +
+         (c.options.fetch_rows ? "_fetched" : "");
 }
 
 // Random numbers of tokens, bounds and skews in a row, some ranks empty, some ids bad.
 inline DispatchCase random_calls(int num_ranks, int num_calls, int64_t capacity, uint64_t seed) {
   DispatchCase c;
   c.config = dispatch_config(64, 8, 3);
+  c.options.fetch_rows = seed % 2 == 1;
   c.num_ranks = num_ranks;
   c.capacity = capacity;
   std::mt19937_64 rng(seed);
