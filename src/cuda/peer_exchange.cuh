@@ -33,20 +33,22 @@ __global__ __launch_bounds__(32) void await_rows_kernel(const __grid_constant__ 
   const uint32_t epoch = w.epoch() + 1;
   if (p.part != PeerMeet::Wait) {
     note_bad_id(w, p.status);
-    const int64_t mine = told_at(PeerPhase::Rows, epoch, w.rank, w.num_ranks);
-    __threadfence_system();  // and what kernels before this one wrote
-    for (int i = threadIdx.x; i < w.num_ranks * kHeaderCounts; i += 32) {
-      const int d = i / static_cast<int>(kHeaderCounts), word = i % static_cast<int>(kHeaderCounts);
-      const int32_t value = word == kHeaderMaxTokens ? p.max_tokens
-                            : word == kHeaderTokens  ? p.num_tokens
-                                                     : p.status[word];
-      ptx::store_release_sys(w.control_of(d) + mine + word, told_word(epoch, value));
-    }
-    __syncwarp();  // status is told before it is merged
+    tell_peers(w, PeerPhase::Rows, epoch, 0, w.num_ranks, [&](int word) {
+      return word == kHeaderMaxTokens ? p.max_tokens
+             : word == kHeaderTokens  ? p.num_tokens
+                                      : p.status[word];
+    });
   }
   if (p.part == PeerMeet::Tell) return;
-  bool good = await_peers(w, PeerPhase::Rows, epoch, 0, w.num_ranks, p.status);
-  if (good) {
+  const Came came = await_peers(
+      w, PeerPhase::Rows, epoch, 0, w.num_ranks, p.status, [&](int word, int32_t value) {
+        return word == 0                  ? value == 0
+               : word == kHeaderMaxTokens ? value == p.max_tokens
+                                          : p.tp_size == 1 || word != kHeaderTokens ||
+                                                value == p.num_tokens;
+      });
+  bool good = came == Came::AllAgree;
+  if (came == Came::All) {
     check_headers_of_warp(p.status, w.headers, w.num_ranks, static_cast<int>(kHeaderCounts),
                           p.tp_size);
     __syncwarp();
@@ -68,20 +70,12 @@ struct MeetPeersParams {
 __global__ __launch_bounds__(32) void meet_peers_kernel(const __grid_constant__ MeetPeersParams p) {
   const WindowView& w = p.window;
   begin_waiting(w);
-  const int lane = threadIdx.x;
   const uint32_t epoch = w.epoch();
-  if (p.part != PeerMeet::Wait) {
-    const int64_t mine = told_at(p.phase, epoch, w.rank, w.num_ranks);
-    __threadfence_system();  // and what kernels before this one wrote
-    for (int i = lane; i < p.num * kStatusWords; i += 32) {
-      const int d = p.first + i / static_cast<int>(kStatusWords);
-      const int word = i % static_cast<int>(kStatusWords);
-      ptx::store_release_sys(w.control_of(d) + mine + word, told_word(epoch, p.status[word]));
-    }
-    __syncwarp();  // status is told before it is merged
-  }
+  if (p.part != PeerMeet::Wait)
+    tell_peers(w, p.phase, epoch, p.first, p.num, [&](int word) { return p.status[word]; });
   if (p.part == PeerMeet::Tell) return;
-  if (await_peers(w, p.phase, epoch, p.first, p.num, p.status))
+  const auto is_no_error = [](int word, int32_t value) { return word != 0 || value == 0; };
+  if (await_peers(w, p.phase, epoch, p.first, p.num, p.status, is_no_error) == Came::All)
     merge_statuses(p.status, w.headers, p.num, static_cast<int>(kStatusWords));
 }
 

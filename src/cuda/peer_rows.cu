@@ -12,6 +12,8 @@ namespace {
 // 64 KiB on their way per block: two blocks on each of 132 multiprocessors keep a link full.
 // measured: 2x H100, pushes of 64 MiB: 347 GB/s by 64 blocks of 512 threads, 365 by 264.
 constexpr int64_t kMaxPushBlocks = 264;
+// Below as many parts of 8 loads a lane, parts of 2 use more multiprocessors.
+constexpr int64_t kFewPushParts = kMaxPushBlocks * kPushThreads / 32;
 constexpr int64_t kMaxBlocksOfRows = 4096;  // as in sum_rows.cu
 
 int64_t blocks_within(const PeerWindow& window, int64_t wanted, int64_t most) {
@@ -32,13 +34,22 @@ int64_t vectors_of(const char* op, ConstTensor rows) {
   return rows.dim(1) / 8;
 }
 
+template <int kLoads>
+void push_rows_with(const PeerWindow& window, PushRowsParams params, cudaStream_t stream) {
+  params.pieces_per_row = static_cast<int>(ceil_div(params.vectors_per_row, 32 * kLoads));
+  const int64_t parts = ceil_div(int64_t{params.block}, int64_t{kSlotRows}) +
+                        int64_t{params.num_tokens} * params.pieces_per_row;
+  launch(push_rows_kernel<kLoads>,
+         blocks_within(window, ceil_div(parts, int64_t{kPushThreads / 32}), kMaxPushBlocks),
+         kPushThreads, 0, stream, params);
+}
+
 }  // namespace
 
 void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
                cudaStream_t stream) {
   const bool moves = push.route != PeerRoute::Nobody;
   const int64_t vectors = moves ? vectors_of("push_rows", push.rows) : 0;
-  const int64_t pieces = ceil_div(vectors, int64_t{kPieceVectors});
   const PushRowsParams params{view_of(window),
                               moves ? push.dst_rows.as<uint4>() : nullptr,
                               push.dst_ids.as<int32_t>(),
@@ -55,12 +66,12 @@ void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor statu
                               static_cast<int>(push.ids.dim(1)),
                               static_cast<int>(push.block),
                               static_cast<int>(vectors),
-                              static_cast<int>(pieces),
+                              0,
                               push.route};
-  const int64_t parts = ceil_div(push.block, int64_t{kSlotRows}) + push.ids.dim(0) * pieces;
-  launch(push_rows_kernel,
-         blocks_within(window, ceil_div(parts, int64_t{kPushThreads / 32}), kMaxPushBlocks),
-         kPushThreads, 0, stream, params);
+  if (push.ids.dim(0) * ceil_div(vectors, int64_t{256}) < kFewPushParts)
+    push_rows_with<2>(window, params, stream);
+  else
+    push_rows_with<8>(window, params, stream);
 }
 
 void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,

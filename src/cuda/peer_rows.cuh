@@ -1,7 +1,7 @@
 // src/cuda/peer_rows.cuh -- push_rows, pull_sums and pull_slices: rows between windows.
 //
-// Rows move as vectors of 16 bytes. A warp takes pieces of 256 vectors of a row: 8 loads on their
-// way per lane, then a store to each rank that gets the token. None of these kernels waits.
+// Rows move as vectors of 16 bytes. A warp takes a piece of a row: up to 8 loads on their way per
+// lane, then a store to each rank that gets the token. None of these kernels waits.
 // Bound by the link: T * (ranks that get a token, own excluded) * H * 2 bytes each way.
 #pragma once
 
@@ -11,10 +11,8 @@
 namespace switchyard::cuda {
 
 inline constexpr int kPushThreads = 256;
-inline constexpr int kPushLoads = 8;
-inline constexpr int kPieceVectors = 32 * kPushLoads;
 
-inline constexpr int kSlotRows = 32;  // rows whose ids and weights a warp sends at a time
+inline constexpr int kSlotRows = 8;  // rows whose ids and weights a warp sends at a time
 
 struct PushRowsParams {
   WindowView window;
@@ -37,21 +35,24 @@ __device__ __forceinline__ int32_t local_id(const PushRowsParams& p, int32_t id,
   return is_expert(local, p.experts_per_rank) ? static_cast<int32_t>(local) : kNoExpert;
 }
 
-// Ids and weights of rows [begin, begin + 32) of this rank's block, and where those tokens' partial
+// Ids and weights of rows [begin, begin + kSlotRows) of this rank's block, and where those tokens' partial
 // rows will be. One warp.
 __device__ __forceinline__ void push_slots(const PushRowsParams& p, int begin) {
   const WindowView& w = p.window;
   const int lane = threadIdx.x % 32;
   const bool moves = p.route != PeerRoute::Nobody;
-  if (const int t = begin + lane; t < p.num_tokens)
-    for (int rank = 0; rank < w.num_ranks; ++rank) {
-      bool owns = false;
-      for (int k = 0; k < p.top_k; ++k)
-        owns |= local_id(p, __ldg(p.ids + int64_t{t} * p.top_k + k), rank) != kNoExpert;
-      p.return_row[int64_t{t} * w.num_ranks + rank] = owns ? p.first_row + t : kNoRow;
-    }
+  const int num_tokens = min(kSlotRows, p.num_tokens - begin);
+  for (int i = lane; i < num_tokens * w.num_ranks; i += 32) {
+    const int t = begin + i / w.num_ranks, rank = i % w.num_ranks;
+    bool owns = false;
+#pragma unroll 8
+    for (int k = 0; k < p.top_k; ++k)
+      owns |= local_id(p, __ldg(p.ids + int64_t{t} * p.top_k + k), rank) != kNoExpert;
+    p.return_row[int64_t{t} * w.num_ranks + rank] = owns ? p.first_row + t : kNoRow;
+  }
   const int64_t num_slots = int64_t{p.num_tokens} * p.top_k, first = int64_t{begin} * p.top_k,
                 end = int64_t{min(begin + kSlotRows, p.block)} * p.top_k;
+#pragma unroll 2
   for (int64_t s = first + lane; s < end; s += 32) {
     const bool is_token = s < num_slots;
     const int32_t id = is_token ? __ldg(p.ids + s) : kNoExpert;
@@ -77,19 +78,20 @@ __device__ __forceinline__ bool is_owner(const PushRowsParams& p, int t, int ran
   return __any_sync(~0u, owns);
 }
 
-// A piece of token t's row to where it goes. One warp.
+// A piece of token t's row, kLoads vectors a lane, to where it goes. One warp.
+template <int kLoads>
 __device__ __forceinline__ void push_piece(const PushRowsParams& p, int t, int piece) {
   const WindowView& w = p.window;
-  const int begin = piece * kPieceVectors + static_cast<int>(threadIdx.x) % 32;
+  const int begin = piece * kLoads * 32 + static_cast<int>(threadIdx.x) % 32;
   const uint4* src = p.rows + int64_t{t} * p.vectors_per_row;
-  uint4 x[kPushLoads];
+  uint4 x[kLoads];
 #pragma unroll
-  for (int j = 0; j < kPushLoads; ++j)
+  for (int j = 0; j < kLoads; ++j)
     if (const int v = begin + j * 32; v < p.vectors_per_row) x[j] = __ldg(src + v);
   const auto store = [&](uint4* rows, int64_t row) {
     uint4* dst = rows + row * p.vectors_per_row;
 #pragma unroll
-    for (int j = 0; j < kPushLoads; ++j)
+    for (int j = 0; j < kLoads; ++j)
       if (const int v = begin + j * 32; v < p.vectors_per_row) dst[v] = x[j];
   };
   if (p.route == PeerRoute::Offered) return store(p.dst_rows, t);
@@ -101,7 +103,8 @@ __device__ __forceinline__ void push_piece(const PushRowsParams& p, int t, int p
   }
 }
 
-// Warps take the slots of 32 rows, then pieces of rows.
+// Warps take the slots of a few rows, then pieces of rows.
+template <int kLoads>
 __global__ __launch_bounds__(kPushThreads) void push_rows_kernel(
     const __grid_constant__ PushRowsParams p) {
   wait_for_predecessor();
@@ -120,7 +123,7 @@ __global__ __launch_bounds__(kPushThreads) void push_rows_kernel(
     }
     const int64_t row_part = i - num_slot_parts;
     const int t = static_cast<int>(row_part / p.pieces_per_row);
-    push_piece(p, t, static_cast<int>(row_part - int64_t{t} * p.pieces_per_row));
+    push_piece<kLoads>(p, t, static_cast<int>(row_part - int64_t{t} * p.pieces_per_row));
   }
   // A peer that is told of these rows sees them.
   __threadfence_system();

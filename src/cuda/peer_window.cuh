@@ -74,38 +74,63 @@ __device__ __forceinline__ int64_t lost_now(const WindowView& w, PeerPhase phase
   return 0;
 }
 
+enum class Came { NotAll, All, AllAgree };
+
 // Waits for what ranks [first, first + num) tell in `phase` of call `epoch`, and unpacks it into
-// headers i32 [num, width]. False: somebody is lost, status says who. One whole warp.
-__device__ __forceinline__ bool await_peers(const WindowView& w, PeerPhase phase, uint32_t epoch,
-                                            int first, int num, int32_t* status) {
+// headers i32 [num, width]. NotAll: somebody is lost, status says who. AllAgree: agrees(word of a
+// header, value) holds for every word, so nobody has to read headers. One whole warp.
+template <class Agrees>
+__device__ __forceinline__ Came await_peers(const WindowView& w, PeerPhase phase, uint32_t epoch,
+                                            int first, int num, int32_t* status,
+                                            const Agrees& agrees) {
   const int lane = threadIdx.x;
   const int64_t width = told_width(phase), count = num * width;
   // The words of consecutive ranks follow each other.
   const int64_t* words = w.control + told_at(phase, epoch, first, w.num_ranks);
-  int64_t lost = lane == 0 ? ptx::load_acquire_sys(w.control + kControlLost) : 0;
-  lost = __shfl_sync(~0u, lost, 0);
+  // On its way while the words are looked at.
+  int64_t lost = lane == 0 ? ptx::load_relaxed_sys(w.control + kControlLost) : 0;
+  bool agree = true;
   const uint64_t start = ptx::global_ns();
-  for (int64_t begin = 0; begin < count && lost == 0; begin += 32) {
+  for (int64_t begin = 0; begin < count; begin += 32) {
     const int64_t i = begin + lane;
     bool here = i >= count;
     for (unsigned polls = 1;; ++polls) {
       if (!here) {
         const int64_t word = ptx::load_acquire_sys(words + i);
         here = has_come(word, epoch);
-        if (here) w.headers[i] = told_value(word);
+        if (here) {
+          w.headers[i] = told_value(word);
+          agree &= agrees(static_cast<int>(i % width), told_value(word));
+        }
       }
       const unsigned missing = __ballot_sync(~0u, !here);
       if (missing == 0) break;
       if (polls % 64 != 0) continue;  // the host's word is a microsecond away
       const int rank = first + static_cast<int>((begin + __ffs(missing) - 1) / width);
-      lost = lane == 0 ? lost_now(w, phase, rank, start) : 0;
-      lost = __shfl_sync(~0u, lost, 0);
-      if (lost != 0) break;
+      if (lane == 0 && lost == 0) lost = lost_now(w, phase, rank, start);
+      if (__any_sync(~0u, lost != 0)) break;
     }
+    if (__any_sync(~0u, lost != 0)) break;
   }
+  lost = __shfl_sync(~0u, lost, 0);
   if (lost != 0) give_up(w, lost, status);
   __syncwarp();  // headers and status, written by other lanes
-  return lost == 0;
+  if (lost != 0) return Came::NotAll;
+  return __all_sync(~0u, agree) ? Came::AllAgree : Came::All;
+}
+
+// Tells ranks [first, first + num) the header word(i), i in [0, width): kernels before this one
+// have written what it stands for. One warp.
+template <class Word>
+__device__ __forceinline__ void tell_peers(const WindowView& w, PeerPhase phase, uint32_t epoch,
+                                           int first, int num, const Word& word) {
+  const int width = static_cast<int>(told_width(phase));
+  const int64_t mine = told_at(phase, epoch, w.rank, w.num_ranks);
+  __threadfence_system();  // of all that is told of; each word alone may then be relaxed
+  for (int i = threadIdx.x; i < num * width; i += 32)
+    ptx::store_relaxed_sys(w.control_of(first + i / width) + mine + i % width,
+                           told_word(epoch, word(i % width)));
+  __syncwarp();  // status is told before it is merged
 }
 
 }  // namespace switchyard::cuda

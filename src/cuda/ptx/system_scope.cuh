@@ -18,6 +18,11 @@ __device__ __forceinline__ int64_t load_acquire_sys(const int64_t* word) {
   asm volatile("ld.acquire.sys.global.s64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
   return value;
 }
+__device__ __forceinline__ int64_t load_relaxed_sys(const int64_t* word) {
+  int64_t value;
+  asm volatile("ld.relaxed.sys.global.s64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
+  return value;
+}
 __device__ __forceinline__ int32_t load_relaxed_sys(const int32_t* word) {
   int32_t value;
   asm volatile("ld.relaxed.sys.global.s32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
