@@ -42,10 +42,10 @@ __global__ __launch_bounds__(32) void await_rows_kernel(const __grid_constant__ 
   if (p.part == PeerMeet::Tell) return;
   const Came came = await_peers(
       w, PeerPhase::Rows, epoch, 0, w.num_ranks, p.status, [&](int word, int32_t value) {
-        return word == 0                  ? value == 0
-               : word == kHeaderMaxTokens ? value == p.max_tokens
-                                          : p.tp_size == 1 || word != kHeaderTokens ||
-                                                value == p.num_tokens;
+        return word == 0 ? value == 0
+               : word == kHeaderMaxTokens
+                   ? value == p.max_tokens
+                   : p.tp_size == 1 || word != kHeaderTokens || value == p.num_tokens;
       });
   bool good = came == Came::AllAgree;
   if (came == Came::All) {

@@ -35,8 +35,8 @@ __device__ __forceinline__ int32_t local_id(const PushRowsParams& p, int32_t id,
   return is_expert(local, p.experts_per_rank) ? static_cast<int32_t>(local) : kNoExpert;
 }
 
-// Ids and weights of rows [begin, begin + kSlotRows) of this rank's block, and where those tokens' partial
-// rows will be. One warp.
+// Ids and weights of rows [begin, begin + kSlotRows) of this rank's block, and where those tokens'
+// partial rows will be. One warp.
 __device__ __forceinline__ void push_slots(const PushRowsParams& p, int begin) {
   const WindowView& w = p.window;
   const int lane = threadIdx.x % 32;
@@ -105,8 +105,8 @@ __device__ __forceinline__ void push_piece(const PushRowsParams& p, int t, int p
 
 // Warps take the slots of a few rows, then pieces of rows.
 template <int kLoads>
-__global__ __launch_bounds__(kPushThreads) void push_rows_kernel(
-    const __grid_constant__ PushRowsParams p) {
+__global__ __launch_bounds__(kPushThreads,
+                             2) void push_rows_kernel(const __grid_constant__ PushRowsParams p) {
   wait_for_predecessor();
   allow_successor();
   if (!is_good(p.status)) return;

@@ -13,29 +13,38 @@ namespace {
 
 // Rows of slot_of_row and row_expert that one block clears without being noticed.
 constexpr int64_t kRowsClearedByOneBlock = 32 * 1024;
+// Up to here one block is faster than two kernels.
+constexpr int64_t kFewSlots = 2 * kFewSlotsThreads;
+constexpr size_t kMostMaskBytes = 64 * 1024;
+
+int64_t rows_to_clear(const PlanRowsParams& p) {
+  return p.slot_of_row || p.row_expert ? p.num_buffer_rows : 0;
+}
+
+size_t few_slots_bytes(const PlanRowsParams& p) {
+  return few_slots_smem_bytes(mask_words(p.num_slots, p.top_k), p.num_experts);
+}
+
+void plan_few_slots(PlanRowsParams params, cudaStream_t stream) {
+  params.slots_per_block = params.num_slots;
+  const int64_t wanted = ceil_div(std::max(params.num_slots, params.num_experts), 2);
+  const int64_t threads = std::clamp<int64_t>(align_up(wanted, 32), 128, kFewSlotsThreads);
+  allow_smem(plan_few_slots_kernel, few_slots_bytes(params));
+  launch(plan_few_slots_kernel, 1, static_cast<unsigned>(threads), few_slots_bytes(params), stream,
+         params);
+}
 
 template <int kWarps>
 void plan_rows_with(PlanRowsParams params, cudaStream_t stream) {
   constexpr int64_t kThreads = kWarps * 32;
   const size_t smem_bytes = plan_rows_smem_bytes(kWarps, params.num_experts);
-  const int64_t rows_to_clear =
-      params.slot_of_row || params.row_expert ? params.num_buffer_rows : 0;
-
-  if (params.num_slots <= kThreads * kMaxRounds && rows_to_clear <= kRowsClearedByOneBlock) {
-    params.slots_per_block = static_cast<int>(align_up(params.num_slots, 32));
-    const auto kernel = params.num_slots <= kThreads ? plan_rows_kernel<kWarps, 1, true>
-                                                     : plan_rows_kernel<kWarps, kMaxRounds, true>;
-    allow_smem(kernel, smem_bytes);
-    launch(kernel, 1, kThreads, smem_bytes, stream, params);
-    return;
-  }
   const int64_t wanted = std::max(ceil_div(params.num_slots, kThreads),
-                                  ceil_div(rows_to_clear, kRowsClearedByOneBlock));
+                                  ceil_div(rows_to_clear(params), kRowsClearedByOneBlock));
   const int64_t blocks = std::min(wanted, kPlanBlocks);
   params.slots_per_block = static_cast<int>(align_up(ceil_div(params.num_slots, blocks), 32));
   launch(count_slots_kernel<kThreads>, blocks, kThreads,
          static_cast<size_t>(params.num_experts) * sizeof(int32_t), stream, params);
-  const auto kernel = plan_rows_kernel<kWarps, kMaxRounds, false>;
+  const auto kernel = plan_rows_kernel<kWarps>;
   allow_smem(kernel, smem_bytes);
   launch(kernel, blocks, kThreads, smem_bytes, stream, params);
 }
@@ -68,6 +77,9 @@ void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int r
       .rank = rank,
       .expert_bits = static_cast<int>(std::bit_width(static_cast<uint64_t>(num_experts))),
       .slots_per_block = 0};
+  if (params.num_slots <= kFewSlots && rows_to_clear(params) <= kRowsClearedByOneBlock &&
+      few_slots_bytes(params) <= kMostMaskBytes)
+    return plan_few_slots(params, stream);
   // Fewer warps for more experts: their histograms stay within 64 KiB.
   if (num_experts <= 1024)
     plan_rows_with<32>(params, stream);

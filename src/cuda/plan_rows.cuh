@@ -2,13 +2,16 @@
 //
 //     row_of_slot[s] = first_row[e] + (slots before s that have expert e),   e = ids[s]
 //
-// Few slots: one block does all. Else two kernels over the same blocks, each with a consecutive
-// chunk of slots: count_slots writes a chunk's counts per expert to scratch; plan_rows adds them up
-// and places its chunk. A block works in tiles of kRounds * 32 slots per warp, each warp on
-// consecutive ones, with a histogram per warp: lanes with equal experts find each other by votes,
-// so a slot's rank never depends on who runs first. Reads 4 bytes of ids (twice) and writes 4 bytes
-// per slot, 4 * E per block of scratch: bound by latency, a few dependent steps of a microsecond
-// each.
+// Few slots: one block does all. An expert's tokens are bits of a mask, and the slots before a
+// token's are the bits before its own. No more threads than there is work for: each of them costs
+// issue slots at every step.
+//
+// Else two kernels over the same blocks, each with a consecutive chunk of slots: count_slots writes
+// a chunk's counts per expert to scratch; plan_rows adds them up and places its chunk. A block
+// works in tiles of kMaxRounds * 32 slots per warp, each warp on consecutive ones, with a histogram
+// per warp: lanes with equal experts find each other by votes, so a slot's rank never depends on
+// who runs first. Reads 4 bytes of ids (twice) and writes 4 bytes per slot, 4 * E per block of
+// scratch: bound by latency, a few dependent steps of a microsecond each.
 #pragma once
 
 #include "cuda/launch.h"
@@ -118,16 +121,14 @@ __global__ __launch_bounds__(kThreads) void count_slots_kernel(
 }
 
 // A lane's slots of one tile: its expert, and its rank among the warp's slots of that expert.
-template <int kRounds>
 struct LaneSlots {
-  int expert[kRounds];
-  int rank[kRounds];
+  int expert[kMaxRounds];
+  int rank[kMaxRounds];
 };
 
 // The sum of `value` over the threads before this one. For whole blocks.
-template <int kWarps>
 __device__ __forceinline__ int sum_before(int value) {
-  __shared__ int warp_sums[kWarps];
+  __shared__ int warp_sums[32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int inclusive = value;
 #pragma unroll
@@ -141,21 +142,21 @@ __device__ __forceinline__ int sum_before(int value) {
 }
 
 // Counts one tile: fills `slots`, and histogram[w, e] = slots of expert e in warps 0 .. w.
-template <int kWarps, int kRounds>
-__device__ __forceinline__ void count_tile(LaneSlots<kRounds>& slots, uint16_t* histogram,
-                                           int width, const PlanRowsParams& p, int tile_begin,
-                                           int rounds, int used_end) {
+template <int kWarps>
+__device__ __forceinline__ void count_tile(LaneSlots& slots, uint16_t* histogram, int width,
+                                           const PlanRowsParams& p, int tile_begin, int rounds,
+                                           int used_end) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int first = tile_begin + warp * rounds * 32 + lane;
 #pragma unroll
-  for (int i = 0; i < kRounds; ++i)
+  for (int i = 0; i < kMaxRounds; ++i)
     slots.expert[i] = i < rounds ? expert_of(p, first + i * 32, used_end) : kNoExpert;
 
   uint16_t* mine = histogram + warp * width;
   for (int v = lane; v < width / 8; v += 32) reinterpret_cast<uint4*>(mine)[v] = {0, 0, 0, 0};
   __syncwarp();
 #pragma unroll
-  for (int i = 0; i < kRounds; ++i) {
+  for (int i = 0; i < kMaxRounds; ++i) {
     if (i >= rounds) break;
     const int e = slots.expert[i];
     const unsigned same = lanes_with(e, p.expert_bits);
@@ -171,7 +172,7 @@ __device__ __forceinline__ void count_tile(LaneSlots<kRounds>& slots, uint16_t* 
   __syncthreads();
 
   // Two experts per word: a tile has at most 2048 slots, so the halves never carry.
-  static_assert(kWarps * 32 * kRounds < 1 << 16 && kWarps % 8 == 0);
+  static_assert(kWarps * 32 * kMaxRounds < 1 << 16 && kWarps % 8 == 0);
   auto* words = reinterpret_cast<uint32_t*>(histogram);
   for (int c = threadIdx.x; c < width / 2; c += kWarps * 32) {
     uint32_t sum = 0;
@@ -214,10 +215,9 @@ __device__ __forceinline__ void sum_chunks(int32_t* placed, int32_t* totals, int
 
 // Turns totals[e] into the first row of e. Block 0 writes the groups and notes an overflow: the
 // lowest expert's. Ends with a barrier.
-template <int kWarps>
 __device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsParams& p) {
-  constexpr int kThreads = kWarps * 32;
-  const int experts_per_thread = (p.num_experts + kThreads - 1) / kThreads;
+  const int num_threads = static_cast<int>(blockDim.x);
+  const int experts_per_thread = (p.num_experts + num_threads - 1) / num_threads;
   const int begin = static_cast<int>(threadIdx.x) * experts_per_thread;
   const int end = min(begin + experts_per_thread, p.num_experts);
   int64_t next = begin * p.capacity;
@@ -226,7 +226,7 @@ __device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsPara
 #pragma unroll 1
     for (int e = begin; e < end; ++e)
       rows += static_cast<int>(padded_count(totals[e], p.alignment));
-    next = sum_before<kWarps>(rows);
+    next = sum_before(rows);
   }
   int overflowing = INT_MAX, num_overflowing = 0;
 #pragma unroll 1
@@ -258,36 +258,40 @@ __device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsPara
   __syncthreads();
 }
 
+// Gives a slot its row: that of its group with `rank` slots before it.
+__device__ __forceinline__ void place_slot(const PlanRowsParams& p, int slot, int expert,
+                                           int first_row, int rank) {
+  int row = kNoRow;
+  if (!p.masked || rank < p.capacity) {
+    row = first_row + rank;
+    if (p.slot_of_row) p.slot_of_row[row] = slot;
+    if (p.row_expert) p.row_expert[row] = expert;
+  }
+  p.row_of_slot[slot] = row;
+}
+
 // Gives each slot of a counted tile its row.
-template <int kRounds>
-__device__ __forceinline__ void place_tile(const LaneSlots<kRounds>& slots,
-                                           const uint16_t* histogram, const int32_t* placed,
-                                           const int32_t* first_row, int width,
-                                           const PlanRowsParams& p, int tile_begin, int rounds,
-                                           int end) {
+__device__ __forceinline__ void place_tile(const LaneSlots& slots, const uint16_t* histogram,
+                                           const int32_t* placed, const int32_t* first_row,
+                                           int width, const PlanRowsParams& p, int tile_begin,
+                                           int rounds, int end) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int first = tile_begin + warp * rounds * 32 + lane;
-  const int64_t limit = p.masked ? p.capacity : INT_MAX;
 #pragma unroll
-  for (int i = 0; i < kRounds; ++i) {
+  for (int i = 0; i < kMaxRounds; ++i) {
     const int slot = first + i * 32, e = slots.expert[i];
     if (i >= rounds || slot >= end) break;
-    int row = kNoRow;
-    if (e != kNoExpert) {
-      const int earlier_warps = warp == 0 ? 0 : histogram[(warp - 1) * width + e];
-      const int rank = placed[e] + earlier_warps + slots.rank[i];
-      if (rank < limit) {
-        row = first_row[e] + rank;
-        if (p.slot_of_row) p.slot_of_row[row] = slot;
-        if (p.row_expert) p.row_expert[row] = e;
-      }
+    if (e == kNoExpert) {
+      p.row_of_slot[slot] = kNoRow;
+      continue;
     }
-    p.row_of_slot[slot] = row;
+    const int earlier_warps = warp == 0 ? 0 : histogram[(warp - 1) * width + e];
+    place_slot(p, slot, e, first_row[e], placed[e] + earlier_warps + slots.rank[i]);
   }
 }
 
-// Step 2 of 2, or all of it when there is one block and its slots are one tile.
-template <int kWarps, int kRounds, bool kOneBlock>
+// Step 2 of 2.
+template <int kWarps>
 __global__ __launch_bounds__(kWarps *
                              32) void plan_rows_kernel(const __grid_constant__ PlanRowsParams p) {
   constexpr int kThreads = kWarps * 32;
@@ -299,33 +303,102 @@ __global__ __launch_bounds__(kWarps *
   allow_successor();
 
   const SlotRange range(p);
-  const int rounds = min((p.slots_per_block + kThreads - 1) / kThreads, kRounds);
-  LaneSlots<kRounds> slots;
-  if constexpr (kOneBlock) {
-    clear_rows(p);
-    count_tile<kWarps, kRounds>(slots, histogram, width, p, range.begin, rounds, range.used_end);
-#pragma unroll 1
-    for (int e = threadIdx.x; e < width; e += kThreads) {
-      placed[e] = 0;
-      first_row[e] = histogram[(kWarps - 1) * width + e];
+  const int rounds = min((p.slots_per_block + kThreads - 1) / kThreads, kMaxRounds);
+  LaneSlots slots;
+  sum_chunks<kThreads>(placed, first_row, width, p);
+  place_groups(first_row, p);
+  for (int tile = range.begin; tile < range.end; tile += rounds * kThreads) {
+    if (tile != range.begin) {  // what the last tile placed comes before this one
+      __syncthreads();
+      for (int e = threadIdx.x; e < width; e += kThreads)
+        placed[e] += histogram[(kWarps - 1) * width + e];
+      __syncthreads();
     }
-    __syncthreads();
-    place_groups<kWarps>(first_row, p);
-    place_tile(slots, histogram, placed, first_row, width, p, range.begin, rounds, range.end);
-  } else {
-    sum_chunks<kThreads>(placed, first_row, width, p);
-    place_groups<kWarps>(first_row, p);
-    for (int tile = range.begin; tile < range.end; tile += rounds * kThreads) {
-      if (tile != range.begin) {  // what the last tile placed comes before this one
-        __syncthreads();
-        for (int e = threadIdx.x; e < width; e += kThreads)
-          placed[e] += histogram[(kWarps - 1) * width + e];
-        __syncthreads();
-      }
-      count_tile<kWarps, kRounds>(slots, histogram, width, p, tile, rounds, range.used_end);
-      place_tile(slots, histogram, placed, first_row, width, p, tile, rounds, range.end);
-    }
+    count_tile<kWarps>(slots, histogram, width, p, tile, rounds, range.used_end);
+    place_tile(slots, histogram, placed, first_row, width, p, tile, rounds, range.end);
   }
+}
+
+// ---- few slots
+
+// 32-bit words of an expert's mask of tokens.
+constexpr int mask_words(int num_slots, int top_k) {
+  return (num_slots / top_k + 31) / 32;
+}
+// Masks, and a word per expert.
+constexpr size_t few_slots_smem_bytes(int words, int num_experts) {
+  return static_cast<size_t>(num_experts) * static_cast<size_t>(words + 1) * sizeof(uint32_t);
+}
+
+// An expert that a token has twice is two slots and one bit: then the thread of an expert goes
+// through all slots itself, slow, but no gate makes such ids.
+template <class Place>
+__device__ int walk_slots(const PlanRowsParams& p, int expert, int used_end, const Place& place) {
+  int rank = 0;
+#pragma unroll 1
+  for (int s = 0; s < used_end; ++s)
+    if (expert_of(p, s, used_end) == expert) place(s, rank++);
+  return rank;
+}
+
+inline constexpr int kFewSlotsThreads = 1024;  // at most, each with two slots
+
+__global__ __launch_bounds__(kFewSlotsThreads) void plan_few_slots_kernel(
+    const __grid_constant__ PlanRowsParams p) {
+  // [words, E]: slots of a warp are of few tokens and many experts, which are on different banks
+  extern __shared__ __align__(16) uint32_t masks[];
+  const int words = mask_words(p.num_slots, p.top_k), num_threads = static_cast<int>(blockDim.x);
+  const int num_experts = p.num_experts;
+  auto* first_row = reinterpret_cast<int32_t*>(masks + num_experts * words);  // [E]; totals before
+  for (int w = threadIdx.x; w < num_experts * words; w += num_threads) masks[w] = 0;
+  wait_for_predecessor();
+  allow_successor();
+  const SlotRange range(p);
+  int slot[2], expert[2], word[2];
+  uint32_t bit[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    slot[i] = static_cast<int>(threadIdx.x) + i * num_threads;
+    expert[i] = expert_of(p, slot[i], range.used_end);
+    const int token = slot[i] / p.top_k;
+    word[i] = token / 32 * num_experts;
+    bit[i] = 1u << token % 32;
+  }
+  clear_rows(p);
+  __syncthreads();
+
+  bool repeats = false;
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    if (expert[i] != kNoExpert)  // bits commute
+      repeats |= (atomicOr(&masks[word[i] + expert[i]], bit[i]) & bit[i]) != 0;
+  repeats = __syncthreads_or(repeats);
+  int rank[2] = {};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (expert[i] == kNoExpert) continue;
+    rank[i] = __popc(masks[word[i] + expert[i]] & (bit[i] - 1));
+    for (int w = expert[i]; w < word[i]; w += num_experts) rank[i] += __popc(masks[w]);
+  }
+  for (int e = threadIdx.x; e < num_experts; e += num_threads) {
+    int total = 0;
+    for (int w = 0; w < words; ++w) total += __popc(masks[w * num_experts + e]);
+    first_row[e] = repeats ? walk_slots(p, e, range.used_end, [](int, int) {}) : total;
+  }
+  __syncthreads();
+  place_groups(first_row, p);
+
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    if (slot[i] >= p.num_slots) break;
+    if (expert[i] == kNoExpert)
+      p.row_of_slot[slot[i]] = kNoRow;
+    else if (!repeats)
+      place_slot(p, slot[i], expert[i], first_row[expert[i]], rank[i]);
+  }
+  if (!repeats) return;
+  for (int e = threadIdx.x; e < num_experts; e += num_threads)
+    walk_slots(p, e, range.used_end, [&](int s, int r) { place_slot(p, s, e, first_row[e], r); });
 }
 
 }  // namespace switchyard::cuda

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -224,6 +225,10 @@ TEST_P(PeerCudaFamilies, StayWithinFourThousandthsAndStrategiesAgreeToTheBit) {
     for (const std::string strategy : {"normal+masked", "normal+hybrid", "all_gather+contiguous"})
       EXPECT_TRUE(same_bits(joined(p, run_layer(p, place, strategy)), base))
           << c.name << ", " << name_of(place) << ", " << strategy;
+    const auto pushed =
+        run_layer(p, place, "normal+contiguous", [](auto& o) { o.push_rows = true; });
+    EXPECT_TRUE(same_bits(joined(p, pushed), base))
+        << c.name << ", " << name_of(place) << ", pushed";
     const auto tp = problem_of(c, place.num_ranks, place.num_ranks);
     EXPECT_TRUE(same_bits(joined(tp, run_layer(tp, place, "local+contiguous")), base))
         << c.name << ", " << name_of(place) << ", tp = P";
@@ -356,6 +361,141 @@ TEST_P(PeerCuda, CallsOfTwoLayersInFlightDoNotMeet) {
     g.everyone();
   });
   for (const char each : good) EXPECT_TRUE(each);
+}
+
+// ---- any layer, any call
+
+constexpr int64_t kRandomCapacity = 48;
+
+struct RandomLayer {
+  MoeConfig config;
+  std::string strategy;
+  bool push_rows;
+  uint64_t seed;
+
+  RandomLayer(std::mt19937_64& rng, int num_ranks) {
+    const auto one_of = [&](auto... values) {
+      const int64_t all[] = {values...};
+      return all[rng() % sizeof...(values)];
+    };
+    config.hidden = one_of(64, 128, 264, 512);
+    config.intermediate = one_of(32, 64, 104, 256);
+    config.num_experts = num_ranks * one_of(1, 4, 6, 16);
+    config.top_k = 1 + static_cast<int64_t>(
+                           rng() % static_cast<uint64_t>(std::min<int64_t>(config.num_experts, 8)));
+    if (rng() % 2 == 0) config.gate.scoring = Scoring::Sigmoid;
+    const char* const names[] = {"normal+contiguous", "normal+masked", "normal+hybrid",
+                                 "all_gather+contiguous"};
+    strategy = names[rng() % std::size(names)];
+    push_rows = rng() % 2 == 0;
+    seed = rng();
+  }
+};
+
+// Over all calls of a layer together, and of the worst row of any.
+struct RandomErrors {
+  double square_error = 0, square = 0, worst_row = 0;
+  double rel_error() const { return square > 0 ? std::sqrt(square_error / square) : square_error; }
+
+  void add(const Difference& d, const Buffer<double>& expected) {
+    double sum = 0;
+    for (int64_t i = 0; i < expected.count(); ++i) sum += expected[i] * expected[i];
+    square += sum;
+    square_error += d.rel_error * d.rel_error * sum;
+    worst_row = std::isnan(d.rel_error) ? HUGE_VAL : std::max(worst_row, d.max_row_error);
+  }
+};
+
+// `num_calls` calls of one layer on this rank; all ranks draw alike.
+RandomErrors random_calls_of(GpuRank& g, const RandomLayer& drawn, int num_calls) {
+  const MoeConfig& config = drawn.config;
+  const int n = g.comm.size();
+  const auto weights =
+      to_device(random_weights(config, n, g.rank(), drawn.seed), config, n, *g.backend);
+  const auto whole = random_weights(config, 1, 0, drawn.seed);
+  LayerOptions o;
+  o.max_tokens = kRandomCapacity;
+  o.strategy = drawn.strategy;
+  o.push_rows = drawn.push_rows;
+  o.device = DeviceKind::Cuda;
+  o.backend = g.backend;
+  o.masked_max_tokens = 30;
+  const auto layer = MoeLayer::create(config, weights, g.comm, o);
+  const Shape rows{kRandomCapacity, config.hidden}, slots{kRandomCapacity, config.top_k};
+  const OnDevice hidden(*g.backend, DType::Bf16, rows), output(*g.backend, DType::Bf16, rows),
+      ids(*g.backend, DType::I32, slots), router_weights(*g.backend, DType::F32, slots);
+  const size_t gate_bytes = layer->gate().workspace_bytes(kRandomCapacity);
+  const auto scratch = allocate(*g.backend, gate_bytes);
+  g.everyone();  // nobody waits for a peer that still allocates
+
+  std::mt19937_64 rng(drawn.seed);
+  RandomErrors errors;
+  for (int i = 0; i < num_calls; ++i) {
+    std::vector<int64_t> tokens;
+    for (int r = 0; r < n; ++r)
+      tokens.push_back(rng() % 4 == 0 ? 0 : static_cast<int64_t>(rng() % (kRandomCapacity + 1)));
+    const int64_t most = *std::max_element(tokens.begin(), tokens.end());
+    const int64_t bound =
+        most + static_cast<int64_t>(rng() % static_cast<uint64_t>(kRandomCapacity - most + 1));
+    const bool own_gate = rng() % 2 == 0;
+    constexpr Skew kSkews[] = {Skew::Balanced, Skew::Zipf, Skew::OneHot, Skew::FirstHalfOnly,
+                               Skew::SomeMissing};
+    const Skew skew = kSkews[rng() % std::size(kSkews)];
+    const uint64_t seed = rng() + 10 * static_cast<uint64_t>(g.rank());
+
+    const int64_t t = tokens[static_cast<size_t>(g.rank())];
+    const auto x = random_bf16({t, config.hidden}, seed);
+    const Tensor in = hidden.view().rows(0, t), out = output.view().rows(0, t);
+    const Tensor chosen = ids.view().rows(0, t), weight = router_weights.view().rows(0, t);
+    copy_to_device(*g.backend, in, x.data(), g.stream);
+    copy_to_device(*g.backend, out, Buffer<Bf16>(out.shape).data(), g.stream);
+    ForwardArgs args{.output = out, .hidden = in, .max_tokens = bound, .stream = g.stream};
+    if (own_gate) {
+      layer->gate().choose(chosen, weight, in, {scratch.get(), gate_bytes}, g.stream);
+    } else {
+      const auto given = random_ids(t, config.num_experts, config.top_k, skew, seed + 1);
+      const auto given_weights = random_f32({t, config.top_k}, seed + 2, 0.1f, 1.0f);
+      copy_to_device(*g.backend, chosen, given.data(), g.stream);
+      copy_to_device(*g.backend, weight, given_weights.data(), g.stream);
+      args.ids = chosen, args.weights = weight;
+    }
+    layer->forward(args);
+    layer->wait(g.stream);
+    if (t == 0) continue;
+    const auto bits = read<uint16_t>(*g.backend, out, g.stream);
+    const auto seen_ids = read<int32_t>(*g.backend, chosen, g.stream);
+    const auto seen_weights = read<float>(*g.backend, weight, g.stream);
+    Buffer<double> expected(out.shape);
+    oracle_forward(expected.view(), config, whole, x.view(),
+                   ConstTensor(seen_ids.data(), {t, config.top_k}),
+                   ConstTensor(seen_weights.data(), {t, config.top_k}));
+    errors.add(compare(ConstTensor(bits.data(), DType::Bf16, out.shape), expected.view()),
+               expected);
+  }
+  g.everyone();
+  return errors;
+}
+
+TEST_P(PeerCuda, RandomLayersAndCallsMatchFloat64WithTheExpertsThatTheGpuChose) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const bool apart = GetParam().num_ranks == GetParam().num_devices;
+  const int num_layers = small() ? 2 : apart ? 50 : 5, num_calls = small() ? 4 : 20;
+  std::mt19937_64 rng(20261125);
+  for (int i = 0; i < num_layers; ++i) {
+    const RandomLayer drawn(rng, GetParam().num_ranks);
+    std::vector<RandomErrors> errors(static_cast<size_t>(GetParam().num_ranks));
+    run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+      errors[static_cast<size_t>(g.rank())] = random_calls_of(g, drawn, num_calls);
+    });
+    for (size_t r = 0; r < errors.size(); ++r) {
+      SCOPED_TRACE(::testing::Message()
+                   << "layer " << i << ", rank " << r << ", " << drawn.strategy << ", H "
+                   << drawn.config.hidden << ", I " << drawn.config.intermediate << ", E "
+                   << drawn.config.num_experts << ", K " << drawn.config.top_k);
+      ASSERT_LE(errors[r].rel_error(), 4e-3);
+      ASSERT_LE(errors[r].worst_row, 2e-2);
+    }
+  }
 }
 
 // ---- graphs

@@ -15,11 +15,13 @@ using testing::Buffer;
 
 constexpr uint64_t kSeed = 20251;
 
-enum class Routing { Balanced, Zipf, OneExpert, FirstExperts, EvenExperts, Faulty };
-constexpr Routing kRoutings[] = {Routing::Balanced,     Routing::Zipf,        Routing::OneExpert,
-                                 Routing::FirstExperts, Routing::EvenExperts, Routing::Faulty};
+enum class Routing { Distinct, Balanced, Zipf, OneExpert, FirstExperts, EvenExperts, Faulty };
+constexpr Routing kRoutings[] = {Routing::Distinct,  Routing::Balanced,     Routing::Zipf,
+                                 Routing::OneExpert, Routing::FirstExperts, Routing::EvenExperts,
+                                 Routing::Faulty};
 
-// Ids repeat within a token, as no gate has it: a plan must take them all the same.
+// Ids repeat within a token, as no gate has it: a plan must take them all the same. Distinct: they
+// do not, where there are as many experts.
 int32_t random_id(Routing routing, int64_t experts, int64_t k, std::mt19937_64& rng) {
   const auto any = static_cast<int32_t>(rng() % static_cast<uint64_t>(experts));
   switch (routing) {
@@ -31,6 +33,7 @@ int32_t random_id(Routing routing, int64_t experts, int64_t k, std::mt19937_64& 
     case Routing::OneExpert: return static_cast<int32_t>(experts / 2);
     case Routing::FirstExperts: return static_cast<int32_t>(k % experts);
     case Routing::EvenExperts: return any & ~1;
+    case Routing::Distinct:
     case Routing::Faulty: break;
   }
   const int32_t wrong[] = {-1, -1, static_cast<int32_t>(experts), INT32_MIN, INT32_MAX, -2};
@@ -41,6 +44,12 @@ Buffer<int32_t> make_ids(int64_t rows, int64_t experts, int64_t top_k, Routing r
   Buffer<int32_t> ids({rows, top_k});
   std::mt19937_64 rng(kSeed);
   for (int64_t s = 0; s < ids.count(); ++s) ids[s] = random_id(routing, experts, s % top_k, rng);
+  if (routing != Routing::Distinct) return ids;
+  for (int64_t t = 0; t < rows; ++t) {
+    const auto shift = static_cast<int64_t>(rng() % static_cast<uint64_t>(experts));
+    for (int64_t k = 0; k < top_k; ++k)
+      ids[t * top_k + k] = rng() % 16 == 0 ? -1 : static_cast<int32_t>((shift + k) % experts);
+  }
   return ids;
 }
 
@@ -112,7 +121,7 @@ TEST(CudaPlanRows, IsTheCpusForFewRowsAndEveryRouting) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   for (const int64_t experts : {1, 3, 8, 60, 128, 512, 4096})
     for (const int64_t top_k : {1, 2, 8, 10, 16})
-      for (const int64_t rows : {0, 1, 3, 127, 128, 129})
+      for (const int64_t rows : {0, 1, 3, 127, 128, 129, 400})
         for (const Routing routing : kRoutings) {
           expect_same_plans(experts, top_k, rows, routing);
           if (HasFailure()) return;
