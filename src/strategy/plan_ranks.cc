@@ -188,15 +188,19 @@ Spread bytes_of(const Spread& rows, double row_bytes, double fixed) {
   return {rows.max * row_bytes + fixed, rows.mean * row_bytes + fixed};
 }
 
-// What every rank tells every other before rows move.
+// What every rank tells every other beside rows.
 struct CountBytes {
   double nvlink = 0, network = 0;
 };
 
-CountBytes count_bytes(const Demand& d) {
+// Over the network counts. Inside a node the slots of all tokens, since no rank knows how many rows
+// come: those of tokens that send a row are counted with it.
+CountBytes count_bytes(const Demand& d, double slot_bytes) {
   const auto told = static_cast<double>(told_width(PeerPhase::Rows)) * sizeof(int64_t);
-  return {told * static_cast<double>(d.node_size() - 1),
-          told * static_cast<double>(d.ranks - d.node_size())};
+  const auto counts = static_cast<double>(kHeaderCounts + d.ranks) * sizeof(int32_t);
+  const double others = 1 - d.ranks_per_token() / static_cast<double>(d.ranks);
+  return {(told + d.tokens * slot_bytes * others) * static_cast<double>(d.node_size() - 1),
+          counts * static_cast<double>(d.ranks - d.node_size())};
 }
 
 struct Part {
@@ -311,14 +315,17 @@ RankPlan plan_ranks(const PlanRequest& request) {
   const ClusterRates& rates = request.rates;
   const double partial_bytes = static_cast<double>(request.config.hidden) * 2;
   // K local ids and weights of 4 bytes each travel with a row.
-  const double row_bytes = partial_bytes + static_cast<double>(request.config.top_k) * 8;
-  const CountBytes counts = count_bytes(d);
+  const double slot_bytes = static_cast<double>(request.config.top_k) * 8;
+  const double row_bytes = partial_bytes + slot_bytes;
+  const CountBytes counts = count_bytes(d, slot_bytes);
   const ExpertTime experts = slowest_experts(d, request, false);
 
-  // All ranks meet at once, and the network is the longest way. `normal` tells counts, then that
-  // rows are there, then that partial rows are.
+  // All ranks meet at once, and the network is the longest way. `normal` tells that rows are there,
+  // over the network counts before that, then that partial rows are.
   const int64_t far_peers = d.ranks - d.node_size();
   const double meeting_us = std::max(near_us(d, rates), far_us(far_peers, rates));
+  const double counts_us = far_peers > 0 ? meeting_us : 0;
+  const double rows_us = counts_us + meeting_us;
   // Two levels: every hop meets by itself, and the network's has one peer on each other node.
   const double hop_us = far_us(d.nodes - 1, rates), hops_us = hop_us + near_us(d, rates);
   const double gather_us = std::max(near_us(d, rates), hop_us);
@@ -328,17 +335,17 @@ RankPlan plan_ranks(const PlanRequest& request) {
   plan.remote_rows_per_token = d.ranks_per_token() * (1 - 1.0 / static_cast<double>(d.ranks));
   plan.remote_nodes_per_token = d.nodes_per_token() * (1 - 1.0 / static_cast<double>(d.nodes));
   const Traffic normal = normal_rows(d), two_level = two_level_rows(d), all = all_gather_rows(d);
-  plan.normal = plan_of(move_of(normal, {row_bytes, counts, 2 * meeting_us}, rates), experts,
+  plan.normal = plan_of(move_of(normal, {row_bytes, counts, rows_us}, rates), experts,
                         move_of(reversed(normal), {partial_bytes, {}, meeting_us}, rates));
   plan.two_level =
-      plan_of(move_of(two_level, {row_bytes, counts, meeting_us + hops_us}, rates), experts,
+      plan_of(move_of(two_level, {row_bytes, counts, counts_us + hops_us}, rates), experts,
               move_of(reversed(two_level), {partial_bytes, {}, hops_us}, rates));
   plan.all_gather =
       plan_of(move_of(all, {row_bytes, {}, gather_us}, rates), slowest_experts(d, request, true),
               move_of(reversed(all), {partial_bytes, {}, gather_us}, rates));
   plan.window_bytes = dispatcher_bytes(d.ranks > 1 ? DispatcherKind::Normal : DispatcherKind::Local,
                                        request.config, request.tokens, request.num_ranks, 1,
-                                       d.ranks > 1 ? RowPath::Push : RowPath::Messages);
+                                       d.ranks > 1 ? RowPath::Fetch : RowPath::Messages);
   return plan;
 }
 

@@ -342,8 +342,8 @@ TEST(PlanRanks, EqualRequestsGiveEqualBits) {
 TEST(PlanRanks, WindowsHoldAllRowsOfAllRanks) {
   const int64_t window = plan_ranks(request(256, 8, 64, 8)).window_bytes;
   const int64_t rows = int64_t{64} * 4096;
-  EXPECT_GE(window, rows * (2 * 2048 * 2 + 8 * 8));
-  EXPECT_LT(window, rows * (2 * 2048 * 2 + 8 * 8) * 11 / 10);
+  EXPECT_GE(window, rows * (2048 * 2 + 8 * 8));
+  EXPECT_LT(window, rows * (2048 * 2 + 8 * 8) * 11 / 10);
 }
 
 TEST(PlanRanks, SaysWhatIsWrong) {
