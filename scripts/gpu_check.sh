@@ -10,7 +10,7 @@
 # COMMIT           what is built, where there is no git
 # MODELS, TOKENS   of the benchmarks; MODELS may say name:ep-size
 # LAYOUTS          of the benchmarks, contiguous,masked,hybrid
-# RUNS             of every benchmark (3), medians of which are kept; each begins with another layout
+# RUNS             of every benchmark (3), medians of which are kept; each begins with another model and layout
 # SWITCHYARD       the program that is timed, if it is not the one that was built here
 # LEFT_OUT         regular expression of GPU tests that are not run, GpuProcessFaults say, which take minutes
 # RANDOM_LAYERS    random shapes that the layer is compared with float64 on (200)
@@ -87,10 +87,11 @@ time_model() {  # folder of the runs, name of the result, further options
 
 step_bench() {
   rm -rf "$state/bench"
-  local run model name share arguments layouts=${LAYOUTS:-contiguous,masked,hybrid}
+  local run model name share arguments order layouts=${LAYOUTS:-contiguous,masked,hybrid}
+  read -ra order <<<"$models"
   for run in $(seq "${RUNS:-3}"); do
     mkdir -p "$state/bench/$run"
-    for model in $models; do
+    for model in "${order[@]}"; do
       name=${model%%:*} share=${model#"$name"} share=${share#:}
       arguments=(--preset "$name")
       [ -z "$share" ] || arguments+=(--ep-size "$share")
@@ -101,8 +102,9 @@ step_bench() {
       time_model bench "$name-zipf" --routing zipf "${arguments[@]}"
       time_model bench "$name-balanced" --routing balanced "${arguments[@]}"
     done
-    # Large layers are bound by power: what comes last meets a hot card, so the others take turns at it.
+    # Large layers are bound by power: what comes last meets a hot card, so models and layouts take turns at it.
     layouts=${layouts#*,},${layouts%%,*}
+    order=("${order[@]:3}" "${order[@]:0:3}")
   done
   timeout "$limit" "$switchyard" bench --linear-attention --device cuda --json --commit "$commit" \
     >"$state/linear_attention.json" || status=1
