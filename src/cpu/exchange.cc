@@ -1,6 +1,8 @@
 // src/cpu/exchange.cc
 #include "cpu/exchange.h"
 
+#include <atomic>
+
 #include "base/buffers.h"
 #include "base/status.h"
 
@@ -60,6 +62,13 @@ void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor
     received += to[s * num_ranks + rank];
   }
   num_rows.as<int32_t>()[0] = received;
+}
+
+void note_ended(Tensor status, const int32_t* ended, int rank) {
+  if (std::atomic_ref(*const_cast<int32_t*>(ended)).load(std::memory_order_relaxed) == 0) return;
+  auto& words = *status.as<StatusWords>();
+  words = {};
+  note(words, Errc::Transport, StatusDetail::PeerLost, rank, kGivenUpByHost);
 }
 
 }  // namespace switchyard::cpu
