@@ -45,6 +45,9 @@ class LayerSource {
   MoeConfig config_;
 };
 
+inline constexpr const char* kNoPeerMemoryHelp =
+    "CUDA: rows travel between ranks over NCCL, as between hosts, and not through peer memory";
+
 // How it runs.
 struct RunOptions {
   int ranks = 1;
@@ -59,6 +62,7 @@ struct RunOptions {
   bool host_counts = false;
   int link_blocks = 0;
   int pieces = 0;
+  bool no_peer_memory = false;
 
   void add_options(CLI::App& command);
   LayerOptions layer_options(int64_t max_tokens) const;

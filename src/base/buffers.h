@@ -5,6 +5,7 @@
 #include "base/arena.h"
 #include "base/capacity.h"
 #include "base/peer_control.h"
+#include "base/row_carrier.h"
 #include "switchyard/dispatcher.h"
 
 namespace switchyard {
@@ -100,6 +101,19 @@ struct SharedExpertBuffers {
   }
 };
 
+// Rows of every kind that travel together.
+struct RowBlocks {
+  Tensor rows;     // bf16 [N, H]; partial rows on their way back, too
+  Tensor ids;      // i32 [N, K]
+  Tensor weights;  // f32 [N, K]
+
+  static RowBlocks take(Arena& arena, const MoeConfig& c, int64_t num_rows) {
+    return {arena.take(DType::Bf16, {num_rows, c.hidden}),
+            arena.take(DType::I32, {num_rows, c.top_k}),
+            arena.take(DType::F32, {num_rows, c.top_k})};
+  }
+};
+
 // Dispatch and combine together. slice = most tokens a rank dispatches, R = most rows it receives.
 struct DispatchBuffers {
   Tensor ids;            // i32 [R, K] local ids
@@ -120,9 +134,11 @@ struct DispatchBuffers {
   Tensor own_weights;    // all_gather: f32 [slice, K], padded
   Tensor output_slice;   // tp > 1: bf16 [slice, H]
   Tensor output_slices;  // tp > 1: bf16 [tp * slice, H]
+  RowBlocks sent;        // normal, NCCL: [P * slice, W] rows to every rank, on their way there
+  RowBlocks arrived;     // normal, NCCL in blocks: [P * slice, W] as they came
 
   static DispatchBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c,
-                              int64_t max_tokens, int num_ranks, int tp_size) {
+                              int64_t max_tokens, int num_ranks, int tp_size, RowCarrier carrier) {
     DispatchBuffers b;
     const int64_t p = num_ranks, k = c.top_k, h = c.hidden;
     const int64_t slice =
@@ -154,6 +170,9 @@ struct DispatchBuffers {
       b.output_slice = arena.take(DType::Bf16, {slice, h});
       b.output_slices = arena.take(DType::Bf16, {checked_mul(tp_size, slice, "dispatch"), h});
     }
+    if (kind != DispatcherKind::Normal) return b;
+    if (is_nccl(carrier)) b.sent = RowBlocks::take(arena, c, all_slices);
+    if (carrier == RowCarrier::NcclBlocks) b.arrived = RowBlocks::take(arena, c, all_slices);
     return b;
   }
 };
@@ -193,19 +212,13 @@ struct PeerBuffers {
   }
 };
 
-// Whether the ranks of a dispatcher reach into each other's memory: kernels must, threads of a CPU
-// need not.
-inline bool uses_peer_memory(DeviceKind device, int num_ranks) {
-  return device == DeviceKind::Cuda && num_ranks > 1;
-}
-
 inline int64_t dispatcher_bytes(DispatcherKind kind, const MoeConfig& config, int64_t max_tokens,
-                                int num_ranks, int tp_size, bool peer_memory) {
+                                int num_ranks, int tp_size, RowCarrier carrier) {
   Arena arena({});
-  if (peer_memory)
+  if (carrier == RowCarrier::PeerMemory)
     PeerBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size);
   else
-    DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size);
+    DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, carrier);
   return static_cast<int64_t>(arena.bytes());
 }
 

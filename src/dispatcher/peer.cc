@@ -30,7 +30,8 @@ class PeerDispatcher final : public Dispatcher {
   int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
   size_t workspace_bytes(int64_t max_tokens) const override {
     return static_cast<size_t>(dispatcher_bytes(kind(), parts_.config, max_tokens,
-                                                parts_.num_ranks(), parts_.options.tp_size, true));
+                                                parts_.num_ranks(), parts_.options.tp_size,
+                                                RowCarrier::PeerMemory));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   bool joins_in_executor() const override { return false; }

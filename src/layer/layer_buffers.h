@@ -34,13 +34,14 @@ struct LayerBuffers {
     b.weights = arena.take(DType::F32, {slice, r.config.top_k});
     b.gate = arena.take_bytes(static_cast<int64_t>(gate.bytes()));
     b.shared = SharedExpertBuffers::take(arena, r.config, slice, s.provider);
-    const bool peers = uses_peer_memory(r.device.kind, r.num_ranks);
+    const RowCarrier carrier = row_carrier(s.dispatcher, r);
     for (int i = 0; i < s.token_pieces; ++i)
       b.dispatcher.push_back(arena.take_bytes(
-          dispatcher_bytes(s.dispatcher, r.config, tokens, r.num_ranks, r.tp_size, peers)));
+          dispatcher_bytes(s.dispatcher, r.config, tokens, r.num_ranks, r.tp_size, carrier)));
     b.executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
                                                  r.masked_max_tokens, max_rows));
-    if (r.num_ranks > 1 && !peers) b.partial = arena.take(DType::Bf16, {max_rows, r.config.hidden});
+    if (r.num_ranks > 1 && carrier != RowCarrier::PeerMemory)
+      b.partial = arena.take(DType::Bf16, {max_rows, r.config.hidden});
     return b;
   }
 };

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/require.h"
+#include "base/row_carrier.h"
 #include "strategy/conditions.h"
 #include "strategy/cost_model.h"
 #include "strategy/gemms.h"
@@ -23,6 +24,16 @@ void append(std::vector<Condition>& all, std::vector<Condition> more) {
 std::vector<GemmProvider> providers_of(DeviceKind device) {
   if (device == DeviceKind::Cpu) return {GemmProvider::Cpu};
   return {kCudaProviders.begin(), kCudaProviders.end()};
+}
+
+std::string describe_carrier(DispatcherKind dispatcher, const StrategyRequest& r) {
+  switch (row_carrier(dispatcher, r)) {
+    case RowCarrier::Communicator: break;
+    case RowCarrier::PeerMemory: return "kernels, through peer memory";
+    case RowCarrier::NcclBlocks: return "NCCL, in blocks of the call's bound";
+    case RowCarrier::NcclExact: return "NCCL, in exact sizes (host counts)";
+  }
+  return {};
 }
 
 Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
@@ -47,6 +58,7 @@ Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider
   s.token_pieces = pieces.count;
   s.predicted_us = pieces.us;
   if (provider == GemmProvider::Hopper) s.gemms = describe_gemms(dispatcher, executor, r);
+  s.carrier = describe_carrier(dispatcher, r);
   return s;
 }
 
@@ -60,6 +72,7 @@ std::string why_dispatcher(const StrategyRequest& r) {
   if (r.num_ranks == 1) return "one rank, nothing moves";
   if (dispatcher_for(r) == DispatcherKind::Local) return "every rank holds all tokens (tp = P)";
   std::string why = cat(r.num_ranks, " ranks, one row per token and owning rank");
+  if (is_nccl(row_carrier(DispatcherKind::Normal, r))) why += ", over NCCL";
   if (r.use_low_latency) why += ", low latency is not provided yet";
   return why;
 }

@@ -204,6 +204,13 @@ const Toggle kToggles[] = {
     {"sm_100", [](auto& r) { r.device = gpu(10); }},
     {"(transport threads, processes or mpi) (saw P=4, pigeons)",
      [](auto& r) { r.device = gpu(9), r.transport = "pigeons"; }},
+    {"have NCCL (saw this build has none)",
+     [](auto& r) { r.device = gpu(9), r.peer_memory = false; }},
+    {"no graph captures rows of exact sizes over NCCL",
+     [](auto& r) {
+       r.device = gpu(9), r.peer_memory = false;
+       r.has_nccl = r.host_counts = r.cuda_graph = true;
+     }},
     {"one rank over cuBLAS: it loads kernels late, which may wait for a peer (saw P=4)",
      [](auto& r) { r.device = gpu(9); }, "normal+masked+cublas"},
     {"sm_70", [](auto& r) { r.device = gpu(7); }, "normal+masked+cublas"},
