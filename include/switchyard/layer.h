@@ -38,7 +38,7 @@ struct LayerOptions {
   /// travels while another is computed (CUDA); 0: chosen by the cost model, 1: whole. Changes no
   /// bit.
   int token_pieces = 0;
-  /// CUDA, several ranks: the host waits for its stream and meets its peers before a kernel waits
+  /// CUDA, peer memory: the host waits for its stream and meets its peers before a kernel waits
   /// for them. For tools that run one kernel at a time; slow, and forward cannot be captured.
   bool host_ordered = false;
   /// CUDA: contiguous groups over cuBLAS may read counts on the host, and so may the normal

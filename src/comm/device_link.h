@@ -40,7 +40,7 @@ class DeviceLink {
 
 // Collective. `ended` is a word that the device reads too: whoever finds that the link is over sets
 // it, before work that waits for peers ends. The link is over once it is set.
-using MakeDeviceLink =
-    std::function<std::unique_ptr<DeviceLink>(Communicator& host, std::shared_ptr<int32_t> ended)>;
+using MakeDeviceLink = std::function<std::unique_ptr<DeviceLink>(
+    Communicator& host, const std::shared_ptr<int32_t>& ended)>;
 
 }  // namespace switchyard

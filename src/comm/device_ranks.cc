@@ -130,10 +130,13 @@ void DeviceRanks::send_exactly(std::span<const RowTransfer> transfers, ConstTens
 // src: the rows for each rank, one after the other; dst: those of each rank.
 void DeviceRanks::add_rows(Tensor dst, ConstTensor src, CUstream_st* stream) {
   const int64_t row_bytes = src.dim(1) * dtype_bytes(src.dtype);
+  const auto count = [&](int from, int to) -> int64_t {
+    return counts_[static_cast<size_t>(from) * static_cast<size_t>(size()) +
+                   static_cast<size_t>(to)];
+  };
   int64_t sent = 0, received = 0;
   for (int p = 0; p < size(); ++p) {
-    const int64_t num_sent = counts_[static_cast<size_t>(rank() * size() + p)];
-    const int64_t num_received = counts_[static_cast<size_t>(p * size() + rank())];
+    const int64_t num_sent = count(rank(), p), num_received = count(p, rank());
     if (p == rank()) {
       backend_->ops().copy(dst.rows(received, num_received), src.rows(sent, num_sent), stream);
     } else {

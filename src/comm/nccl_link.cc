@@ -64,10 +64,11 @@ void require_usable(const std::vector<Card>& all) {
 
 class NcclLink final : public DeviceLink {
  public:
-  NcclLink(Communicator& host, std::shared_ptr<Backend> backend, std::shared_ptr<int32_t> ended)
+  NcclLink(Communicator& host, const std::shared_ptr<Backend>& backend,
+           const std::shared_ptr<int32_t>& ended)
       : rank_(host.rank()),
         num_ranks_(host.size()),
-        state_(std::make_shared<NcclState>(backend, std::move(ended), host.deadline())),
+        state_(std::make_shared<NcclState>(backend, ended, host.deadline())),
         over_(host.when_over([state = state_] { state->note_over(); })) {
     try {
       introduce(host, *backend);
@@ -196,9 +197,10 @@ bool has_nccl() noexcept {
   return true;
 }
 
-std::unique_ptr<DeviceLink> make_nccl_link(Communicator& host, std::shared_ptr<Backend> backend,
-                                           std::shared_ptr<int32_t> ended) {
-  return std::make_unique<NcclLink>(host, std::move(backend), std::move(ended));
+std::unique_ptr<DeviceLink> make_nccl_link(Communicator& host,
+                                           const std::shared_ptr<Backend>& backend,
+                                           const std::shared_ptr<int32_t>& ended) {
+  return std::make_unique<NcclLink>(host, backend, ended);
 }
 
 }  // namespace switchyard

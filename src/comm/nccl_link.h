@@ -14,7 +14,8 @@ namespace switchyard {
 
 // Collective. Throws Error(Unsupported) on every rank where NCCL cannot be: this build has none,
 // versions differ, two ranks share a GPU; Transport when a rank does not come.
-std::unique_ptr<DeviceLink> make_nccl_link(Communicator& host, std::shared_ptr<Backend> backend,
-                                           std::shared_ptr<int32_t> ended);
+std::unique_ptr<DeviceLink> make_nccl_link(Communicator& host,
+                                           const std::shared_ptr<Backend>& backend,
+                                           const std::shared_ptr<int32_t>& ended);
 
 }  // namespace switchyard

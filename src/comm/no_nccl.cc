@@ -8,8 +8,8 @@ bool has_nccl() noexcept {
   return false;
 }
 
-std::unique_ptr<DeviceLink> make_nccl_link(Communicator&, std::shared_ptr<Backend>,
-                                           std::shared_ptr<int32_t>) {
+std::unique_ptr<DeviceLink> make_nccl_link(Communicator&, const std::shared_ptr<Backend>&,
+                                           const std::shared_ptr<int32_t>&) {
   throw Error(Errc::Unsupported,
               "nccl: this build has no NCCL. Install it and build again with CUDA (docs/"
               "communicators.md), or use ranks that reach each other's memory.");

@@ -25,8 +25,9 @@ struct Card {
 int64_t reach_here(Memory& memory, const Card& peer, int rank,
                    std::vector<std::shared_ptr<void>>& owners) {
   const std::string why = memory.reach(static_cast<int>(peer.ordinal));
-  SWITCHYARD_REQUIRE(why.empty(), Unsupported, "peer memory: rank ", rank, ", ", why,
-                     ". Use devices that are linked.");
+  SWITCHYARD_REQUIRE(
+      why.empty(), Unsupported, "peer memory: rank ", rank, ", ", why,
+      ". Use devices that are linked, or forbid_peer_memory: NCCL then carries rows.");
   owners.push_back(*reinterpret_cast<const std::shared_ptr<void>*>(peer.owner));
   return peer.base;
 }

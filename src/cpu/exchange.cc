@@ -40,7 +40,7 @@ void check_headers(Tensor status, ConstTensor headers, int tp_size) {
   const auto* header = headers.as<int32_t>();
   for (int r = 0; r < headers.dim(0); ++r) {
     const int32_t* mine = header + r * width;
-    const int32_t* group = header + (r / tp_size * tp_size) * width;
+    const int32_t* group = header + int64_t{r / tp_size} * tp_size * width;
     if (mine[kHeaderMaxTokens] != header[kHeaderMaxTokens])
       note(merged, Errc::ShapeMismatch, StatusDetail::MaxTokensDiffer, r, mine[kHeaderMaxTokens]);
     if (mine[kHeaderTokens] != group[kHeaderTokens])

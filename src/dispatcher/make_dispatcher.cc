@@ -10,8 +10,8 @@ namespace {
 DispatcherParts over_nccl(const MoeConfig& config, const DispatcherOptions& options,
                           Communicator& communicator, const std::shared_ptr<Backend>& backend,
                           RowCarrier carrier) {
-  const auto make_link = [backend](Communicator& host, std::shared_ptr<int32_t> ended) {
-    return make_nccl_link(host, backend, std::move(ended));
+  const auto make_link = [backend](Communicator& host, const std::shared_ptr<int32_t>& ended) {
+    return make_nccl_link(host, backend, ended);
   };
   const auto sizes = carrier == RowCarrier::NcclExact ? RowSizes::Exact : RowSizes::Blocks;
   auto ranks = std::make_shared<DeviceRanks>(communicator, backend, sizes, make_link);

@@ -17,8 +17,8 @@ namespace switchyard::testing {
 namespace {
 
 constexpr int kRanks = 2;
-constexpr auto kDeadline = std::chrono::milliseconds(8000);
-constexpr auto kLimit = std::chrono::seconds(150);  // then a child is killed
+constexpr auto kDeadline = std::chrono::milliseconds(12000);  // NCCL has to start within it
+constexpr auto kLimit = std::chrono::seconds(200);            // then a child is killed
 
 struct Seen {
   char message[1000] = {};
@@ -263,7 +263,7 @@ TEST_P(NcclProcessFaults, AreAnErrorOnTheOtherRankAndItsProcessGoesOn) {
   EXPECT_NE(std::string(seen.message).find(fault.message), std::string::npos)
       << "\"" << seen.message << "\", need \"" << fault.message << "\"";
   EXPECT_TRUE(seen.recovered);
-  EXPECT_LT(seen.seconds, 60) << seen.message;
+  EXPECT_LT(seen.seconds, 90) << seen.message;
   RecordProperty("seconds", std::to_string(seen.seconds));
 }
 

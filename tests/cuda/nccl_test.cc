@@ -222,7 +222,7 @@ TEST(NcclConditions, TwoRanksOnOneGpuAreRefusedOnEveryRank) {
   }
 }
 
-constexpr LocalRanksOptions kShort{.deadline = std::chrono::milliseconds(8000)};
+constexpr LocalRanksOptions kShort{.deadline = std::chrono::milliseconds(12000)};
 
 TEST_P(NcclRanks, ARankThatNeverComesIsNamedAndTheProcessGoesOn) {
   SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);

@@ -4,7 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <mutex>
+#include <atomic>
 
 #include "dispatcher/parts.h"
 #include "testing/host_link.h"
@@ -23,8 +23,8 @@ using Seen = std::function<void(HostLink&)>;
 std::unique_ptr<Dispatcher> over_link(const DispatchCase& c, Communicator& comm,
                                       std::shared_ptr<Backend> backend, RowSizes sizes,
                                       const Seen& seen = {}) {
-  const auto make_link = [seen](Communicator& host, std::shared_ptr<int32_t> ended) {
-    auto link = std::make_unique<HostLink>(host, std::move(ended));
+  const auto make_link = [seen](Communicator& host, const std::shared_ptr<int32_t>& ended) {
+    auto link = std::make_unique<HostLink>(host, ended);
     if (seen) seen(*link);
     return link;
   };
@@ -144,9 +144,10 @@ TEST(DeviceRanks, ARankThatFindsItsLinkOverNamesWhoIsMissingAndTellsThePeers) {
                     DispatchCase c;
                     c.config = dispatch_config(64, 9, 2);
                     std::shared_ptr<int32_t> word;
-                    const auto make_link = [&](Communicator& host, std::shared_ptr<int32_t> ended) {
+                    const auto make_link = [&](Communicator& host,
+                                               const std::shared_ptr<int32_t>& ended) {
                       word = ended;
-                      return std::make_unique<HostLink>(host, std::move(ended));
+                      return std::make_unique<HostLink>(host, ended);
                     };
                     DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks, make_link);
                     if (comm.rank() == 2) return;  // leaves its peers
@@ -168,8 +169,8 @@ TEST(DeviceRanks, ARankThatFindsItsLinkOverNamesWhoIsMissingAndTellsThePeers) {
 TEST(DeviceRanks, WhereEveryRankIsThereTheRollSaysThatTheirCallsDiffer) {
   std::vector<std::string> said(2);
   run_local_ranks(2, [&](Communicator& comm) {
-    const auto make_link = [](Communicator& host, std::shared_ptr<int32_t> ended) {
-      return std::make_unique<HostLink>(host, std::move(ended));
+    const auto make_link = [](Communicator& host, const std::shared_ptr<int32_t>& ended) {
+      return std::make_unique<HostLink>(host, ended);
     };
     DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks, make_link);
     said[static_cast<size_t>(comm.rank())] = ranks.call_the_roll();
