@@ -222,6 +222,28 @@ const Toggle kToggles[] = {
     {"hopper on cpu", [](auto&) {}, "normal+masked+hopper"},
 };
 
+TEST(Carrier, FollowsFromWhatRanksReachAndWhetherTheHostMayReadCounts) {
+  auto r = request("normal+masked", 4);
+  EXPECT_EQ(choose_strategy(r).carrier, "") << "ranks on a CPU";
+  r.device = gpu(9);
+  const Strategy peers = choose_strategy(r);
+  EXPECT_EQ(peers.carrier, "kernels, through peer memory");
+  r.peer_memory = false;
+  r.has_nccl = true;
+  const Strategy blocks = choose_strategy(r);
+  EXPECT_EQ(blocks.carrier, "NCCL, in blocks of the call's bound");
+  EXPECT_GT(blocks.workspace_bytes, peers.workspace_bytes);
+  r.host_counts = true;
+  const Strategy exact = choose_strategy(r);
+  EXPECT_EQ(exact.carrier, "NCCL, in exact sizes (host counts)");
+  EXPECT_LT(exact.workspace_bytes, blocks.workspace_bytes);
+  r.name = "auto";
+  EXPECT_NE(choose_strategy(r).reason.find("over NCCL"), std::string::npos);
+  r.name = "all_gather+masked";
+  EXPECT_EQ(choose_strategy(r).carrier, "NCCL, in blocks of the call's bound")
+      << "its sizes do not depend on the routing";
+}
+
 TEST(Conditions, EachOneAloneRefusesANameWithTheValueItSaw) {
   for (const auto& toggle : kToggles) {
     auto r = request(toggle.name, 4);
