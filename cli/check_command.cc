@@ -28,6 +28,7 @@ struct CheckArguments {
   int ranks = 0;
   uint64_t seed = 0;
   bool json = false;
+  bool no_peer_memory = false;
 };
 
 constexpr double kTolerance = 4e-3, kRowTolerance = 2e-2;
@@ -184,9 +185,11 @@ Problem make_problem(const Case& c, uint64_t seed) {
 // each rank of each layer has its own.
 class Device {
  public:
-  explicit Device(const std::string& name) : kind_(device_from(name)) {}
+  explicit Device(const CheckArguments& a)
+      : kind_(device_from(a.device)), forbids_peer_memory_(a.no_peer_memory) {}
 
   DeviceKind kind() const { return kind_; }
+  bool forbids_peer_memory() const { return forbids_peer_memory_; }
   // Of this rank, whose thread it becomes current on.
   std::shared_ptr<Backend> backend(const LayerOptions& options, int num_ranks, int rank) {
     if (kind_ == DeviceKind::Cpu) return make_backend(options, num_ranks, rank);
@@ -199,6 +202,7 @@ class Device {
 
  private:
   DeviceKind kind_;
+  bool forbids_peer_memory_;
   std::mutex mutex_;
   std::map<std::pair<int, int>, std::shared_ptr<Backend>> kept_;
 };
@@ -244,6 +248,7 @@ Rows run_rank(const Case& c, const Problem& p, Device& device, Communicator& com
   options.strategy = strategy;
   options.num_threads = 1;
   options.device = device.kind();
+  options.forbid_peer_memory = device.forbids_peer_memory();
   options.backend = device.backend(options, ranks.num_on_machine(), ranks.local(comm.rank()));
   Backend& backend = *options.backend;
   const auto stream = comm.size() > 1 ? make_stream(backend) : nullptr;
@@ -366,7 +371,7 @@ nlohmann::json line_of(const std::string& name, const Result& r) {
 // Collective. Of several processes the one of rank 0 judges and prints.
 int check_all(const CheckArguments& a, const Ranks* launched, int ranks) {
   const bool speaks = launched == nullptr || launched->speaks();
-  Device device(a.device);
+  Device device(a);
   auto cases = shapes_and_skews();
   for (auto& c : gates_and_activations()) cases.push_back(std::move(c));
   std::erase_if(cases, [&](const Case& c) { return !can_split(c, ranks); });
@@ -427,6 +432,7 @@ Command add_check(CLI::App& app) {
   c.add_option("--transport", a->transport,
                "threads of this process; processes, as torchrun starts them; or mpi, under mpirun")
       ->type_name("NAME");
+  c.add_flag("--no-peer-memory", a->no_peer_memory, kNoPeerMemoryHelp);
   c.add_option("--seed", a->seed, "Of inputs, weights and routing");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer("Example:\n  switchyard check && echo this build computes what it should");

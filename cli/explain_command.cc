@@ -6,6 +6,7 @@
 #include "commands.h"
 #include "console.h"
 #include "layer_options.h"
+#include "switchyard/communicator.h"
 #include "switchyard/strategy.h"
 
 namespace switchyard::cli {
@@ -31,6 +32,8 @@ StrategyRequest request_of(const ExplainArguments& a) {
   r.use_all_gather = a.run.use_all_gather;
   r.use_low_latency = a.low_latency;
   r.host_counts = a.run.host_counts;
+  r.peer_memory = !a.run.no_peer_memory;
+  r.has_nccl = has_nccl();
   r.token_pieces = a.run.pieces;
   r.push_rows = a.run.push_rows;
   r.device = describe_device(a.run.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu);
@@ -65,6 +68,7 @@ nlohmann::json json_of(const Strategy& s) {
           {"token_pieces", s.token_pieces},
           {"fetch_rows", s.fetch_rows},
           {"gemms", s.gemms},
+          {"carrier", s.carrier},
           {"conditions", conditions}};
 }
 
@@ -94,7 +98,7 @@ void print_strategy(const Strategy& s) {
                provider_name(s.provider));
   if (s.token_pieces > 1)
     fmt::print("  tokens in {} pieces: one travels while another is computed\n", s.token_pieces);
-  if (s.fetch_rows) fmt::print("  token rows are fetched from their ranks by the scatter\n");
+  if (!s.carrier.empty()) fmt::print("  rows travel by {}\n", s.carrier);
   if (!s.gemms.empty()) fmt::print("  tiles {}\n", s.gemms);
   for (const auto& c : s.conditions) fmt::print("  {}  {}\n", c.holds ? "ok   " : "FAILS", c.text);
 }

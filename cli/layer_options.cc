@@ -137,7 +137,9 @@ void RunOptions::add_options(CLI::App& command) {
                   "CUDA: most thread blocks that move rows between ranks; 0: chosen")
       ->check(CLI::NonNegativeNumber);
   command.add_flag("--host-counts", host_counts,
-                   "CUDA: contiguous groups over cublas may wait for the stream to read counts");
+                   "CUDA: contiguous groups over cublas, and rows over NCCL, may wait for the "
+                   "stream to read counts");
+  command.add_flag("--no-peer-memory", no_peer_memory, kNoPeerMemoryHelp);
 }
 
 LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
@@ -153,6 +155,7 @@ LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
   o.num_threads = threads;
   o.host_counts = host_counts;
   o.num_link_blocks = link_blocks;
+  o.forbid_peer_memory = no_peer_memory;
   o.token_pieces = pieces;
   o.push_rows = push_rows;
   return o;

@@ -45,6 +45,9 @@ class LayerSource {
   MoeConfig config_;
 };
 
+inline constexpr const char* kNoPeerMemoryHelp =
+    "CUDA: rows travel between ranks over NCCL, as between hosts, and not through peer memory";
+
 // How it runs.
 struct RunOptions {
   int ranks = 1;
@@ -60,6 +63,7 @@ struct RunOptions {
   int link_blocks = 0;
   bool push_rows = false;
   int pieces = 0;
+  bool no_peer_memory = false;
 
   void add_options(CLI::App& command);
   LayerOptions layer_options(int64_t max_tokens) const;

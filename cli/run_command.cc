@@ -255,6 +255,7 @@ void print_json(const RunArguments& a, const RunResult& r, bool compared, const 
       {"layout", layout_name(r.report.layout)},
       {"ranks", a.run.ranks},
       {"transport", a.transport},
+      {"carrier", r.strategy.carrier},
       {"tokens", r.output.num_rows()},
       {"experts", a.source.config().num_experts},
       {"time_us", r.time_us},
@@ -278,8 +279,9 @@ void print_text(const RunArguments& a, const RunResult& r, bool compared, const 
              human_bytes(static_cast<double>(weight_bytes(a.source.config(), 1))));
   fmt::print("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
   fmt::print("layout    {}\n", describe(r.report));
-  fmt::print("ranks     {} on {}, {}\ntokens    {}\n", a.run.ranks, a.run.device, a.transport,
-             r.output.num_rows());
+  fmt::print("ranks     {} on {}, {}\n", a.run.ranks, a.run.device, a.transport);
+  if (!r.strategy.carrier.empty()) fmt::print("rows      by {}\n", r.strategy.carrier);
+  fmt::print("tokens    {}\n", r.output.num_rows());
   fmt::print("experts   {}, tokens per expert:\n{}", a.source.config().num_experts,
              bar_chart(r.expert_counts, "expert", 12));
   fmt::print("time      {:.1f} us (median of {})\n", r.time_us, a.repeat);

@@ -38,7 +38,7 @@ models=${MODELS:-qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b glm-4.5-air ol
 tokens=${TOKENS:-1,8,32,128,512,2048,8192}
 commit=${COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 # Kernels that wait for a peer need both to run at once, which memcheck does not promise: PeerCudaOrdered runs instead.
-memcheck_filter=${MEMCHECK_FILTER:--Measure.*:*PeerCuda.*:*PeerCudaFamilies.*:PeerCudaConditions.*:*OfSeveralRanks*:*GpuProcess*}
+memcheck_filter=${MEMCHECK_FILTER:--Measure.*:*PeerCuda.*:*PeerCudaFamilies.*:PeerCudaConditions.*:*OfSeveralRanks*:*GpuProcess*:*Nccl*}
 race_filter=${RACE_FILTER:-CudaPlanDispatch.*:CudaGroupRows.*:CudaGateTopk.Ties*:CudaPlanRows.Any*:HopperGroupedGemm.GivesFp32*:HopperGroupedGemm.MatchesTheCpuWithEvery*:CudaSmallOps.*:CudaConvDecode.TouchesNothing*:CudaConvPrefill.*:CudaDeltaRule.TouchesNothing*}
 status=0
 

@@ -13,6 +13,8 @@ if git rev-parse -q --verify "$base^{commit}" >/dev/null; then
 else
   files=$(git ls-files 'src/*.cc' 'cli/*.cc')
 fi
+grep -q 'comm/nccl_link\.cc' "build/$preset/compile_commands.json" ||
+  files=$(printf '%s\n' $files | grep -vE '^src/comm/nccl_' || true)
 [ "$preset" = cuda ] || files=$(printf '%s\n' $files | grep -vE '^src/(cuda/|device/cuda_)' || true)
 [ -n "$files" ] || { echo "tidy: nothing changed"; exit 0; }
 # Files that Highway includes once per instruction set read as several programs; the compiler warns there.

@@ -118,4 +118,8 @@ std::unique_ptr<Communicator> make_mpi_rank(
 /// Whether make_mpi_rank can be called at all.
 bool has_mpi() noexcept;
 
+/// Whether ranks on CUDA can exchange rows over NCCL: ranks of several hosts need it (see
+/// LayerOptions::forbid_peer_memory). Their communicator only introduces them to each other.
+bool has_nccl() noexcept;
+
 }  // namespace switchyard

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "switchyard/backend.h"
 #include "switchyard/communicator.h"
@@ -105,6 +106,16 @@ class Dispatcher {
   virtual void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call,
                        const Addend& addend, Tensor status, CUstream_st* stream) = 0;
 
+  /// Throws Error(Unsupported), on every rank that asks alike, where dispatch cannot be enqueued on
+  /// this stream: host counts over NCCL, while a graph captures it. dispatch refuses it, too.
+  virtual void check_stream(CUstream_st* stream) const { (void)stream; }
+  /// The host is about to wait for `stream`. Over NCCL a peer that does not come to what is on it,
+  /// replayed graphs included, then ends that wait after the deadline; elsewhere nothing happens.
+  virtual void before_wait(CUstream_st* stream) { (void)stream; }
+  /// Once a status says that a peer is lost and the communicator does not know why: what is known
+  /// here, or empty. Over NCCL the host calls the roll of the ranks, up to the deadline once more.
+  virtual std::string why_lost() { return {}; }
+
   /// True when nothing has to travel back: the executor then writes the final rows itself, addend
   /// included, and combine is not called. So that one rank rounds once.
   virtual bool joins_in_executor() const = 0;
@@ -116,7 +127,8 @@ inline constexpr int64_t kStatusWords = 4;
 struct DispatcherOptions {
   DispatcherKind kind = DispatcherKind::Normal;
   int tp_size = 1;  // consecutive ranks that hold the same tokens; divides P
-  // Ranks reach into each other's memory. On CUDA several ranks always do; threads on a CPU may.
+  // Ranks reach into each other's memory. On CUDA several ranks do unless it is forbidden; threads
+  // on a CPU may.
   bool peer_memory = false;
   int num_link_blocks = 0;  // CUDA: most thread blocks that move rows between ranks; 0: chosen
   // Normal over peer memory: rows stay in their rank's memory until the executor's scatter fetches
@@ -124,10 +136,15 @@ struct DispatcherOptions {
   bool fetch_rows = false;
   bool host_ordered =
       false;  // peer memory: the host meets its peers before a kernel waits for them
+  // CUDA, several ranks: NCCL carries rows. So it does between hosts, whatever this says.
+  bool forbid_peer_memory = false;
+  // NCCL, normal: the host waits for counts, exactly the rows travel; dispatch cannot be captured.
+  bool host_counts = false;
 };
 
-/// Collective when tp_size > 1 (splits the communicator). Throws Error(ShapeMismatch) when E is not
-/// divisible by P or P by tp_size, Unsupported for a dispatcher that is not provided yet. Borrows
+/// Collective on CUDA and when tp_size > 1 (splits the communicator). Throws Error(ShapeMismatch)
+/// when E is not divisible by P or P by tp_size, Unsupported for a dispatcher that is not provided
+/// yet, or for NCCL where it cannot be (this build has none, two ranks share a GPU). Borrows
 /// `communicator`.
 std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
                                             const DispatcherOptions& options,

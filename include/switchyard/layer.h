@@ -42,12 +42,17 @@ struct LayerOptions {
   /// compute. Else, where a call is whole, the normal dispatcher leaves them with their source
   /// until the executor's scatter fetches them, which is faster. Changes no bit.
   bool push_rows = false;
-  /// CUDA, several ranks: the host waits for its stream and meets its peers before a kernel waits
+  /// CUDA, peer memory: the host waits for its stream and meets its peers before a kernel waits
   /// for them. For tools that run one kernel at a time; slow, and forward cannot be captured.
   bool host_ordered = false;
-  /// CUDA: contiguous groups over cuBLAS may read counts on the host. forward then waits for its
-  /// stream and cannot be captured. No other strategy reads them, whatever this says.
+  /// CUDA: contiguous groups over cuBLAS may read counts on the host, and so may the normal
+  /// dispatcher over NCCL, which then sends exactly the rows that there are. forward then waits for
+  /// its stream and cannot be captured. No other strategy reads them, whatever this says.
   bool host_counts = false;
+  /// CUDA, several ranks: rows travel over NCCL even where ranks could reach each other's memory.
+  /// Ranks of several hosts use NCCL by themselves; workspace_bytes, which knows no hosts, gives
+  /// what they need where this is set. Changes no bit.
+  bool forbid_peer_memory = false;
   /// Of `device`, shared with other layers of this thread; empty: made here. Layers over cuBLAS
   /// that share one run on one stream: its scratch memory is the backend's.
   std::shared_ptr<Backend> backend;

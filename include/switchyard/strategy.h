@@ -55,6 +55,9 @@ struct StrategyRequest {
   bool use_low_latency = false;           // the reference system's deepep_low_latency
   bool cuda_graph = false;                // the caller will capture forward
   bool host_counts = false;               // forward may wait for the stream to read counts
+  // CUDA, several ranks: they can and may reach each other's memory; else rows travel over NCCL.
+  bool peer_memory = true;
+  bool has_nccl = false;  // of this build, see has_nccl() in communicator.h
   int num_sms = 0;  // CUDA: multiprocessors the GEMMs may use; 0: all. Chooses tiles, no strategy
   int token_pieces = 0;    // of a call at the capacity, see Strategy; 0: chosen
   bool push_rows = false;  // see Strategy::fetch_rows
@@ -89,6 +92,9 @@ struct Strategy {
   /// of 2; GEMM2 ..." (at most so many rows x weight rows x inner dimension). Hybrid: for either
   /// layout where they differ. Empty for every other provider.
   std::string gemms;
+  /// CUDA, several ranks: what carries rows between them, "kernels, pushed into ..." or "NCCL,
+  /// in ...". Empty elsewhere.
+  std::string carrier;
   std::string reason;  // one line
   std::vector<Condition> conditions;
   std::vector<std::string> warnings;  // e.g. the name is a deprecated alias

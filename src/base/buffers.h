@@ -5,6 +5,7 @@
 #include "base/arena.h"
 #include "base/capacity.h"
 #include "base/peer_control.h"
+#include "base/row_carrier.h"
 #include "switchyard/dispatcher.h"
 
 namespace switchyard {
@@ -100,6 +101,19 @@ struct SharedExpertBuffers {
   }
 };
 
+// Rows of every kind that travel together.
+struct RowBlocks {
+  Tensor rows;     // bf16 [N, H]; partial rows on their way back, too
+  Tensor ids;      // i32 [N, K]
+  Tensor weights;  // f32 [N, K]
+
+  static RowBlocks take(Arena& arena, const MoeConfig& c, int64_t num_rows) {
+    return {arena.take(DType::Bf16, {num_rows, c.hidden}),
+            arena.take(DType::I32, {num_rows, c.top_k}),
+            arena.take(DType::F32, {num_rows, c.top_k})};
+  }
+};
+
 // Dispatch and combine together. slice = most tokens a rank dispatches, R = most rows it receives.
 struct DispatchBuffers {
   Tensor ids;            // i32 [R, K] local ids
@@ -120,9 +134,11 @@ struct DispatchBuffers {
   Tensor own_weights;    // all_gather: f32 [slice, K], padded
   Tensor output_slice;   // tp > 1: bf16 [slice, H]
   Tensor output_slices;  // tp > 1: bf16 [tp * slice, H]
+  RowBlocks sent;        // normal, NCCL: [P * slice, W] rows to every rank, on their way there
+  RowBlocks arrived;     // normal, NCCL in blocks: [P * slice, W] as they came
 
   static DispatchBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c,
-                              int64_t max_tokens, int num_ranks, int tp_size) {
+                              int64_t max_tokens, int num_ranks, int tp_size, RowCarrier carrier) {
     DispatchBuffers b;
     const int64_t p = num_ranks, k = c.top_k, h = c.hidden;
     const int64_t slice =
@@ -154,15 +170,11 @@ struct DispatchBuffers {
       b.output_slice = arena.take(DType::Bf16, {slice, h});
       b.output_slices = arena.take(DType::Bf16, {checked_mul(tp_size, slice, "dispatch"), h});
     }
+    if (kind != DispatcherKind::Normal) return b;
+    if (is_nccl(carrier)) b.sent = RowBlocks::take(arena, c, all_slices);
+    if (carrier == RowCarrier::NcclBlocks) b.arrived = RowBlocks::take(arena, c, all_slices);
     return b;
   }
-};
-
-// How rows come to the ranks that own their experts.
-enum class RowPath {
-  Messages,  // through the communicator
-  Push,      // their source writes them into the window of each rank that gets them
-  Fetch,     // they stand in their source's window until the executor's scatter reads them there
 };
 
 // The same where ranks reach into each other's memory. Cut at the workspace's capacity, not at the
@@ -174,14 +186,14 @@ struct PeerBuffers {
   Tensor return_row;  // i32 [slice, P] the token's row on each rank that owns one of its experts
   Tensor ids;         // i32 [R, K] local ids, written by peers
   Tensor weights;     // f32 [R, K] written by peers; absent when nothing moves
-  // Push: bf16 [R, H] written by peers. Fetch: bf16 [slice, H] read by peers. Absent when nothing
-  // moves
+  // PeerPush: bf16 [R, H] written by peers. PeerFetch: bf16 [slice, H] read by peers. Absent when
+  // nothing moves
   Tensor rows;
   Tensor partial;       // bf16 [R, H] read by peers
   Tensor output_slice;  // tp > 1: bf16 [slice, H] read by peers
 
   static PeerBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c, int64_t max_tokens,
-                          int num_ranks, int tp_size, RowPath path) {
+                          int num_ranks, int tp_size, RowCarrier carrier) {
     PeerBuffers b;
     const int64_t p = num_ranks, k = c.top_k, h = c.hidden;
     const bool moves = kind != DispatcherKind::Local;
@@ -193,34 +205,21 @@ struct PeerBuffers {
     b.return_row = arena.take(DType::I32, {slice, p});
     b.ids = arena.take(DType::I32, {max_rows, k});
     if (moves) b.weights = arena.take(DType::F32, {max_rows, k});
-    if (moves) b.rows = arena.take(DType::Bf16, {path == RowPath::Fetch ? slice : max_rows, h});
+    if (moves)
+      b.rows = arena.take(DType::Bf16, {carrier == RowCarrier::PeerFetch ? slice : max_rows, h});
     b.partial = arena.take(DType::Bf16, {max_rows, h});
     if (moves && tp_size > 1) b.output_slice = arena.take(DType::Bf16, {slice, h});
     return b;
   }
 };
 
-// Whether the ranks of a dispatcher reach into each other's memory: kernels must, threads of a CPU
-// need not.
-inline bool uses_peer_memory(DeviceKind device, int num_ranks) {
-  return device == DeviceKind::Cuda && num_ranks > 1;
-}
-
-// Whole calls are fetched; what overlaps with other work is pushed.
-inline RowPath row_path(DeviceKind device, DispatcherKind kind, int num_ranks, bool push,
-                        int token_pieces) {
-  if (!uses_peer_memory(device, num_ranks)) return RowPath::Messages;
-  const bool fetch = kind == DispatcherKind::Normal && !push && token_pieces <= 1;
-  return fetch ? RowPath::Fetch : RowPath::Push;
-}
-
 inline int64_t dispatcher_bytes(DispatcherKind kind, const MoeConfig& config, int64_t max_tokens,
-                                int num_ranks, int tp_size, RowPath path) {
+                                int num_ranks, int tp_size, RowCarrier carrier) {
   Arena arena({});
-  if (path == RowPath::Messages)
-    DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size);
+  if (is_peer(carrier))
+    PeerBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, carrier);
   else
-    PeerBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, path);
+    DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, carrier);
   return static_cast<int64_t>(arena.bytes());
 }
 

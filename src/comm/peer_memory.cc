@@ -2,10 +2,9 @@
 #include "comm/peer_memory.h"
 
 #include <atomic>
-#include <optional>
-#include <type_traits>
 
 #include "base/require.h"
+#include "comm/cards.h"
 #include "comm/process_identity.h"
 
 namespace switchyard {
@@ -21,42 +20,14 @@ struct Card {
   Lease::Place lease;
   SharedRange range;
 };
-static_assert(std::is_trivially_copyable_v<Card> && sizeof(Card) % sizeof(int64_t) == 0);
-
-std::vector<Card> show(Communicator& communicator, const Card& mine) {
-  constexpr int64_t kWords = sizeof(Card) / sizeof(int64_t);
-  std::vector<Card> all(static_cast<size_t>(communicator.size()));
-  communicator.all_gather(Tensor(all.data(), DType::I64, {communicator.size(), kWords}),
-                          ConstTensor(&mine, DType::I64, {kWords}), nullptr);
-  return all;
-}
-
-// Runs `part`, which may write on the card, and shows it to the others; if it threw somewhere,
-// every rank throws.
-template <class F>
-std::vector<Card> together(Communicator& communicator, Card& mine, F part) {
-  std::optional<Error> failed;
-  try {
-    part();
-  } catch (const Error& e) {
-    failed.emplace(e);
-    mine.code = static_cast<int64_t>(e.code());
-  }
-  auto all = show(communicator, mine);
-  if (failed) throw *failed;
-  for (size_t r = 0; r < all.size(); ++r)
-    if (const auto code = static_cast<Errc>(all[r].code); all[r].code != 0)
-      throw Error(code, cat("peer memory: rank ", r, " refused (", errc_name(code),
-                            "). See the error thrown there."));
-  return all;
-}
 
 // A window of this process stays where it is for this rank, too.
 int64_t reach_here(Memory& memory, const Card& peer, int rank,
                    std::vector<std::shared_ptr<void>>& owners) {
   const std::string why = memory.reach(static_cast<int>(peer.ordinal));
-  SWITCHYARD_REQUIRE(why.empty(), Unsupported, "peer memory: rank ", rank, ", ", why,
-                     ". Use devices that are linked.");
+  SWITCHYARD_REQUIRE(
+      why.empty(), Unsupported, "peer memory: rank ", rank, ", ", why,
+      ". Use devices that are linked, or forbid_peer_memory: NCCL then carries rows.");
   owners.push_back(*reinterpret_cast<const std::shared_ptr<void>*>(peer.owner));
   return peer.base;
 }
@@ -92,7 +63,7 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
   mine.owner = reinterpret_cast<int64_t>(&owner);
   mine.ordinal = memory.ordinal();
   mine.device = memory.id();
-  const auto all = together(communicator, mine, [&] {
+  const auto all = together("peer memory", communicator, mine, [&] {
     SWITCHYARD_REQUIRE(control.data == window.data, ShapeMismatch,
                        "peer memory: the control words are not at the window's beginning.");
     const std::vector<int64_t> zeros(static_cast<size_t>(control.count()));
@@ -108,7 +79,7 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
   const auto here = [&](size_t r) { return all[r].process == mine.process; };
 
   // Before anybody opens a window, every rank knows whom its own one is lent to.
-  together(communicator, mine, [&] {
+  together("peer memory", communicator, mine, [&] {
     for (size_t r = 0; r < num_ranks; ++r) {
       SWITCHYARD_REQUIRE(all[r].bytes == mine.bytes, ShapeMismatch,
                          "peer memory: bytes=", all[r].bytes, " on rank ", r, ", rank ",
@@ -122,7 +93,7 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
     }
   });
   // Owners and windows of every rank stay where they are until all ranks have come past here.
-  together(communicator, mine, [&] {
+  together("peer memory", communicator, mine, [&] {
     std::vector<int64_t> bases;
     for (size_t r = 0; r < num_ranks; ++r)
       bases.push_back(here(r) ? reach_here(memory, all[r], window_.rank, owners_)

@@ -14,6 +14,7 @@
 #include "cpu/peer_exchange.h"
 #include "cpu/plan_dispatch.h"
 #include "cpu/plan_rows.h"
+#include "cpu/row_blocks.h"
 #include "cpu/row_ops.h"
 #include "cpu/small_ops.h"
 #include "device/cpu_memory.h"
@@ -53,6 +54,17 @@ class CpuOps final : public Ops {
   void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers,
                    int rank, ConstTensor status, CUstream_st*) override {
     cpu::read_counts(counts, counts_back, num_rows, headers, rank, status);
+  }
+  void pack_rows(Tensor dst, ConstTensor src, ConstTensor send_rows, ConstTensor counts, int rank,
+                 int64_t block, CUstream_st*) override {
+    cpu::pack_rows(dst, src, send_rows, counts, rank, block);
+  }
+  void unpack_rows(Tensor dst, ConstTensor blocks, ConstTensor own, ConstTensor counts, int rank,
+                   int64_t block, CUstream_st*) override {
+    cpu::unpack_rows(dst, blocks, own, counts, rank, block);
+  }
+  void note_ended(Tensor status, const int32_t* ended, int rank, CUstream_st*) override {
+    cpu::note_ended(status, ended, rank);
   }
   void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
                  Tensor status, CUstream_st*) override {

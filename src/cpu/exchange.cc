@@ -1,6 +1,8 @@
 // src/cpu/exchange.cc
 #include "cpu/exchange.h"
 
+#include <atomic>
+
 #include "base/buffers.h"
 #include "base/status.h"
 
@@ -38,7 +40,7 @@ void check_headers(Tensor status, ConstTensor headers, int tp_size) {
   const auto* header = headers.as<int32_t>();
   for (int r = 0; r < headers.dim(0); ++r) {
     const int32_t* mine = header + r * width;
-    const int32_t* group = header + (r / tp_size * tp_size) * width;
+    const int32_t* group = header + int64_t{r / tp_size} * tp_size * width;
     if (mine[kHeaderMaxTokens] != header[kHeaderMaxTokens])
       note(merged, Errc::ShapeMismatch, StatusDetail::MaxTokensDiffer, r, mine[kHeaderMaxTokens]);
     if (mine[kHeaderTokens] != group[kHeaderTokens])
@@ -60,6 +62,13 @@ void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor
     received += to[s * num_ranks + rank];
   }
   num_rows.as<int32_t>()[0] = received;
+}
+
+void note_ended(Tensor status, const int32_t* ended, int rank) {
+  if (std::atomic_ref(*const_cast<int32_t*>(ended)).load(std::memory_order_relaxed) == 0) return;
+  auto& words = *status.as<StatusWords>();
+  words = {};
+  note(words, Errc::Transport, StatusDetail::PeerLost, rank, kGivenUpByHost);
 }
 
 }  // namespace switchyard::cpu

@@ -11,5 +11,6 @@ void block_rows(Tensor dst, int64_t stride);
 void check_headers(Tensor status, ConstTensor headers, int tp_size);
 void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers, int rank,
                  ConstTensor status);
+void note_ended(Tensor status, const int32_t* ended, int rank);
 
 }  // namespace switchyard::cpu

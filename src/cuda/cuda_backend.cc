@@ -46,6 +46,17 @@ class CudaOps final : public Ops {
                    int rank, ConstTensor status, CUstream_st* stream) override {
     cuda::read_counts(counts, counts_back, num_rows, headers, rank, status, stream);
   }
+  void pack_rows(Tensor dst, ConstTensor src, ConstTensor send_rows, ConstTensor counts, int rank,
+                 int64_t block, CUstream_st* stream) override {
+    cuda::pack_rows(dst, src, send_rows, counts, rank, block, stream);
+  }
+  void unpack_rows(Tensor dst, ConstTensor blocks, ConstTensor own, ConstTensor counts, int rank,
+                   int64_t block, CUstream_st* stream) override {
+    cuda::unpack_rows(dst, blocks, own, counts, rank, block, stream);
+  }
+  void note_ended(Tensor status, const int32_t* ended, int rank, CUstream_st* stream) override {
+    cuda::note_ended(status, ended, rank, stream);
+  }
   void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
                  Tensor status, CUstream_st* stream) override {
     cuda::plan_rows(plan, ids, num_rows, rank, status, stream);

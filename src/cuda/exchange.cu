@@ -34,4 +34,8 @@ void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor
   launch(read_counts_kernel, 1, kExchangeThreads, 0, stream, params);
 }
 
+void note_ended(Tensor status, const int32_t* ended, int rank, cudaStream_t stream) {
+  launch(note_ended_kernel, 1, 32, 0, stream, status.as<int32_t>(), ended, rank);
+}
+
 }  // namespace switchyard::cuda

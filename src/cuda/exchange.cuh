@@ -6,6 +6,7 @@
 
 #include "cuda/headers.cuh"
 #include "cuda/launch.h"
+#include "cuda/ptx/system_scope.cuh"
 
 namespace switchyard::cuda {
 
@@ -65,6 +66,18 @@ __global__ __launch_bounds__(kExchangeThreads) void read_counts_kernel(
     received += p.headers[s * p.width + kHeaderCounts + p.rank];
   received = __reduce_add_sync(~0u, received);
   if (threadIdx.x == 0) p.num_rows[0] = received;
+}
+
+__global__ __launch_bounds__(32) void note_ended_kernel(int32_t* __restrict__ status,
+                                                        const int32_t* __restrict__ ended,
+                                                        int rank) {
+  wait_for_predecessor();
+  allow_successor();
+  if (threadIdx.x != 0 || ptx::load_relaxed_sys(ended) == 0) return;
+  status[0] = static_cast<int32_t>(Errc::Transport);
+  status[1] = static_cast<int32_t>(StatusDetail::PeerLost);
+  status[2] = rank;
+  status[3] = kGivenUpByHost;
 }
 
 }  // namespace switchyard::cuda

@@ -24,6 +24,12 @@ void block_rows(Tensor dst, int64_t stride, cudaStream_t stream);
 void check_headers(Tensor status, ConstTensor headers, int tp_size, cudaStream_t stream);
 void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers, int rank,
                  ConstTensor status, cudaStream_t stream);
+void note_ended(Tensor status, const int32_t* ended, int rank, cudaStream_t stream);
+// row_blocks.cu
+void pack_rows(Tensor dst, ConstTensor src, ConstTensor send_rows, ConstTensor counts, int rank,
+               int64_t block, cudaStream_t stream);
+void unpack_rows(Tensor dst, ConstTensor blocks, ConstTensor own, ConstTensor counts, int rank,
+                 int64_t block, cudaStream_t stream);
 // plan_rows.cu
 void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank, Tensor status,
                cudaStream_t stream);

@@ -1,8 +1,6 @@
 // src/dispatcher/all_gather.cc -- every rank's slice, padded to the call's bound, to every rank;
 // equal blocks of partial rows back, summed in fp32 in rank order (a reduce-scatter that rounds
 // once). The honest baseline: sizes never depend on the routing.
-#include <array>
-
 #include "dispatcher/parts.h"
 
 namespace switchyard {
@@ -19,6 +17,9 @@ class AllGatherDispatcher final : public Dispatcher {
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   bool joins_in_executor() const override { return false; }
+  void check_stream(CUstream_st* stream) const override { parts_.check_stream(stream); }
+  void before_wait(CUstream_st* stream) override { parts_.before_wait(stream); }
+  std::string why_lost() override { return parts_.why_lost(); }
 
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
@@ -52,15 +53,15 @@ class AllGatherDispatcher final : public Dispatcher {
     const Slice own = slice(call.num_tokens);
     const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
     Ops& ops = parts_.ops();
-    parts_.exchange(b, status, stream).statuses();
+    const Exchange exchange = parts_.exchange(b, status, stream);
+    exchange.statuses();
     const int64_t block = b.own_rows.dim(0);
-    ops.fill_i32(b.counts_back, static_cast<int32_t>(block), stream);
-    const std::array<RowTransfer, 1> transfers{{{b.returned, partial}}};
-    parts_.communicator.all_to_all_rows(transfers, {}, b.counts_back, stream);
+    exchange.equal_blocks(b.returned, partial);
     const Tensor return_row = b.return_row.rows(0, own.size);
     ops.block_rows(return_row, block, stream);
     ops.sum_partials(slices_.target(dst, b, own), b.returned, return_row, addend, stream);
     slices_.gather(dst, b, ops, stream);
+    exchange.note_lost_peers();
   }
 
  private:

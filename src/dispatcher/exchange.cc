@@ -1,6 +1,8 @@
 // src/dispatcher/exchange.cc
 #include "dispatcher/exchange.h"
 
+#include <array>
+
 namespace switchyard {
 
 void Exchange::headers(int64_t max_tokens, int64_t num_tokens, ConstTensor counts,
@@ -16,6 +18,7 @@ void Exchange::headers(int64_t max_tokens, int64_t num_tokens, ConstTensor count
     ops.fill_i32(to_ranks, 0, stream);
   communicator.all_gather(buffers.headers, header, stream);
   ops.check_headers(status, buffers.headers, tp_size, stream);
+  note_lost_peers();  // before anybody takes these counts for true
 }
 
 void Exchange::statuses() const {
@@ -25,6 +28,25 @@ void Exchange::statuses() const {
   ops.copy(mine, status, stream);
   communicator.all_gather(all, mine, stream);
   ops.merge_status(status, all, stream);
+}
+
+void Exchange::rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+                    ConstTensor counts) const {
+  if (device_ranks != nullptr) device_ranks->lend(buffers.sent, buffers.arrived);
+  communicator.all_to_all_rows(transfers, send_rows, counts, stream);
+}
+
+void Exchange::equal_blocks(Tensor dst, ConstTensor src) const {
+  if (device_ranks != nullptr) return device_ranks->swap_blocks(dst, src, stream);
+  const int64_t block = src.dim(0) / communicator.size();
+  ops.fill_i32(buffers.counts_back, static_cast<int32_t>(block), stream);
+  const std::array<RowTransfer, 1> transfers{{{dst, src}}};
+  communicator.all_to_all_rows(transfers, {}, buffers.counts_back, stream);
+}
+
+void Exchange::note_lost_peers() const {
+  if (device_ranks != nullptr)
+    ops.note_ended(status, device_ranks->ended(), communicator.rank(), stream);
 }
 
 }  // namespace switchyard

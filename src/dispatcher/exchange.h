@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/buffers.h"
+#include "comm/device_ranks.h"
 #include "ops/ops.h"
 #include "switchyard/communicator.h"
 
@@ -12,6 +13,7 @@ namespace switchyard {
 struct Exchange {
   Ops& ops;
   Communicator& communicator;
+  DeviceRanks* device_ranks;  // the communicator, where it works on memory of devices; else null
   const DispatchBuffers& buffers;
   Tensor status;
   CUstream_st* stream;
@@ -22,6 +24,15 @@ struct Exchange {
 
   // What went wrong since (an executor's overflow) reaches every rank.
   void statuses() const;
+
+  // Communicator::all_to_all_rows.
+  void rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+            ConstTensor counts) const;
+  // The same for one kind of row, and as many from each rank to each: [P * block, W] both.
+  void equal_blocks(Tensor dst, ConstTensor src) const;
+
+  // After the last exchange: what peers sent means nothing if one was lost meanwhile.
+  void note_lost_peers() const;
 };
 
 }  // namespace switchyard

@@ -17,6 +17,9 @@ class LocalDispatcher final : public Dispatcher {
   }
   Slice slice(int64_t num_tokens) const override { return {0, num_tokens}; }
   bool joins_in_executor() const override { return parts_.num_ranks() == 1; }
+  void check_stream(CUstream_st* stream) const override { parts_.check_stream(stream); }
+  void before_wait(CUstream_st* stream) override { parts_.before_wait(stream); }
+  std::string why_lost() override { return parts_.why_lost(); }
 
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
@@ -39,11 +42,13 @@ class LocalDispatcher final : public Dispatcher {
   void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,
                Tensor status, CUstream_st* stream) override {
     const auto buffers = parts_.take_buffers(call.workspace, call.max_tokens);
-    parts_.exchange(buffers, status, stream).statuses();
+    const Exchange exchange = parts_.exchange(buffers, status, stream);
+    exchange.statuses();
     parts_.communicator.all_gather(buffers.returned, partial.rows(0, call.max_tokens), stream);
     const Tensor return_row = buffers.return_row.rows(0, call.num_tokens);
     parts_.ops().block_rows(return_row, call.max_tokens, stream);
     parts_.ops().sum_partials(dst, buffers.returned, return_row, addend, stream);
+    exchange.note_lost_peers();
   }
 
  private:

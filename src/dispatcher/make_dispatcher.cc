@@ -1,8 +1,35 @@
 // src/dispatcher/make_dispatcher.cc
+#include "comm/nccl_link.h"
+#include "comm/one_host.h"
 #include "dispatcher/parts.h"
 #include "strategy/conditions.h"
 
 namespace switchyard {
+namespace {
+
+DispatcherParts over_nccl(const MoeConfig& config, const DispatcherOptions& options,
+                          Communicator& communicator, const std::shared_ptr<Backend>& backend,
+                          RowCarrier carrier) {
+  const auto make_link = [backend](Communicator& host, const std::shared_ptr<int32_t>& ended) {
+    return make_nccl_link(host, backend, ended);
+  };
+  const auto sizes = carrier == RowCarrier::NcclExact ? RowSizes::Exact : RowSizes::Blocks;
+  auto ranks = std::make_shared<DeviceRanks>(communicator, backend, sizes, make_link);
+  return {config, options, *ranks, backend, carrier, ranks};
+}
+
+// Over the communicator of the parts.
+std::unique_ptr<Dispatcher> make(DispatcherParts parts) {
+  switch (parts.options.kind) {
+    case DispatcherKind::Local: return make_local_dispatcher(std::move(parts));
+    case DispatcherKind::AllGather: return make_all_gather_dispatcher(std::move(parts));
+    case DispatcherKind::Normal:
+    case DispatcherKind::LowLatency: break;  // LowLatency was refused before
+  }
+  return make_normal_dispatcher(std::move(parts));
+}
+
+}  // namespace
 
 std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
                                             const DispatcherOptions& options,
@@ -15,19 +42,19 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
   request.tp_size = options.tp_size;
   request.transport = communicator.transport();
   request.device = describe_device(backend->kind());
+  request.host_counts = options.host_counts;
+  request.push_rows = !options.fetch_rows;
+  request.has_nccl = has_nccl();
+  if (backend->kind() == DeviceKind::Cuda)
+    request.peer_memory = !options.forbid_peer_memory && are_on_one_host(communicator);
   require_all("make_dispatcher", dispatcher_conditions(options.kind, request));
 
-  const bool peers = uses_peer_memory(backend->kind(), communicator.size()) ||
-                     (options.peer_memory && communicator.size() > 1);
+  const RowCarrier carrier = row_carrier(options.kind, request);
+  if (is_nccl(carrier)) return make(over_nccl(config, options, communicator, backend, carrier));
   DispatcherParts parts{config, options, communicator, std::move(backend)};
-  if (peers) return make_peer_dispatcher(std::move(parts));
-  switch (options.kind) {
-    case DispatcherKind::Local: return make_local_dispatcher(std::move(parts));
-    case DispatcherKind::AllGather: return make_all_gather_dispatcher(std::move(parts));
-    case DispatcherKind::Normal:
-    case DispatcherKind::LowLatency: break;  // LowLatency was refused above
-  }
-  return make_normal_dispatcher(std::move(parts));
+  if (is_peer(carrier) || (options.peer_memory && communicator.size() > 1))
+    return make_peer_dispatcher(std::move(parts));
+  return make(std::move(parts));
 }
 
 }  // namespace switchyard

@@ -18,25 +18,29 @@ class NormalDispatcher final : public Dispatcher {
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   bool joins_in_executor() const override { return false; }
+  void check_stream(CUstream_st* stream) const override { parts_.check_stream(stream); }
+  void before_wait(CUstream_st* stream) override { parts_.before_wait(stream); }
+  std::string why_lost() override { return parts_.why_lost(); }
 
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
                           CUstream_st* stream) override {
     const Slice own = slice(hidden.dim(0));
     parts_.check(hidden, ids, weights, max_tokens, own);
+    check_stream(stream);
     const auto b = parts_.take_buffers(workspace, max_tokens);
     Ops& ops = parts_.ops();
 
     const DispatchPlan plan{b.send_rows, b.send_counts, b.return_row.rows(0, own.size)};
     ops.plan_dispatch(plan, ids, parts_.config.num_experts, parts_.num_ranks(), parts_.rank(),
                       status, stream);
-    parts_.exchange(b, status, stream)
-        .headers(max_tokens, hidden.dim(0), b.send_counts, parts_.options.tp_size);
+    const Exchange exchange = parts_.exchange(b, status, stream);
+    exchange.headers(max_tokens, hidden.dim(0), b.send_counts, parts_.options.tp_size);
     ops.read_counts(b.counts, b.counts_back, b.num_rows, b.headers, parts_.rank(), status, stream);
 
     const std::array<RowTransfer, 3> transfers{
         {{b.rows, hidden.rows(own.begin, own.size)}, {b.received_ids, ids}, {b.weights, weights}}};
-    parts_.communicator.all_to_all_rows(transfers, b.send_rows, b.counts, stream);
+    exchange.rows(transfers, b.send_rows, b.counts);
     parts_.localize(b.ids, b.received_ids, b.num_rows, status, stream);
     return {.received = {b.rows, b.ids, b.weights, b.num_rows},
             .num_tokens = hidden.dim(0),
@@ -49,12 +53,14 @@ class NormalDispatcher final : public Dispatcher {
                Tensor status, CUstream_st* stream) override {
     const Slice own = slice(call.num_tokens);
     const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
-    parts_.exchange(b, status, stream).statuses();
+    const Exchange exchange = parts_.exchange(b, status, stream);
+    exchange.statuses();
     const std::array<RowTransfer, 1> transfers{{{b.returned, partial}}};
-    parts_.communicator.all_to_all_rows(transfers, {}, b.counts_back, stream);
+    exchange.rows(transfers, {}, b.counts_back);
     const Tensor target = slices_.target(dst, b, own);
     parts_.ops().sum_partials(target, b.returned, b.return_row.rows(0, own.size), addend, stream);
     slices_.gather(dst, b, parts_.ops(), stream);
+    exchange.note_lost_peers();
   }
 
  private:

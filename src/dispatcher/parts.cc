@@ -27,14 +27,14 @@ int64_t DispatcherParts::max_rows(int64_t max_tokens) const {
 }
 
 size_t DispatcherParts::workspace_bytes(int64_t max_tokens) const {
-  return static_cast<size_t>(dispatcher_bytes(options.kind, config, max_tokens, num_ranks(),
-                                              options.tp_size, RowPath::Messages));
+  return static_cast<size_t>(
+      dispatcher_bytes(options.kind, config, max_tokens, num_ranks(), options.tp_size, carrier));
 }
 
 DispatchBuffers DispatcherParts::take_buffers(Workspace workspace, int64_t max_tokens) const {
   Arena arena(workspace, backend->kind());
   return DispatchBuffers::take(arena, options.kind, config, max_tokens, num_ranks(),
-                               options.tp_size);
+                               options.tp_size, carrier);
 }
 
 void DispatcherParts::check(ConstTensor hidden, ConstTensor ids, ConstTensor weights,

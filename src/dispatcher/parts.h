@@ -13,8 +13,10 @@ namespace switchyard {
 struct DispatcherParts {
   MoeConfig config;
   DispatcherOptions options;
-  Communicator& communicator;
+  Communicator& communicator;  // *device_ranks where there are any
   std::shared_ptr<Backend> backend;
+  RowCarrier carrier = RowCarrier::Communicator;
+  std::shared_ptr<DeviceRanks> device_ranks{};  // NCCL
 
   int num_ranks() const { return communicator.size(); }
   int rank() const { return communicator.rank(); }
@@ -28,8 +30,16 @@ struct DispatcherParts {
   size_t workspace_bytes(int64_t max_tokens) const;
   DispatchBuffers take_buffers(Workspace workspace, int64_t max_tokens) const;
   Exchange exchange(const DispatchBuffers& buffers, Tensor status, CUstream_st* stream) const {
-    return {ops(), communicator, buffers, status, stream};
+    return {ops(), communicator, device_ranks.get(), buffers, status, stream};
   }
+  // As Dispatcher has them.
+  void check_stream(CUstream_st* stream) const {
+    if (device_ranks) device_ranks->check_stream(stream);
+  }
+  void before_wait(CUstream_st* stream) const {
+    if (device_ranks) device_ranks->expect(stream);
+  }
+  std::string why_lost() const { return device_ranks ? device_ranks->call_the_roll() : ""; }
   // Refuses what breaks the contract of dispatch, before anything moves.
   void check(ConstTensor hidden, ConstTensor ids, ConstTensor weights, int64_t max_tokens,
              Dispatcher::Slice slice) const;

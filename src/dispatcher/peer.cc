@@ -31,7 +31,7 @@ class PeerDispatcher final : public Dispatcher {
   int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
   size_t workspace_bytes(int64_t max_tokens) const override {
     return static_cast<size_t>(dispatcher_bytes(
-        kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size, path()));
+        kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size, carrier()));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   bool joins_in_executor() const override { return false; }
@@ -43,7 +43,7 @@ class PeerDispatcher final : public Dispatcher {
     c.max_tokens = max_tokens;
     Arena arena(workspace, parts_.backend->kind());
     c.buffers = PeerBuffers::take(arena, kind(), parts_.config, max_tokens, parts_.num_ranks(),
-                                  parts_.options.tp_size, path());
+                                  parts_.options.tp_size, carrier());
     c.memory = std::make_unique<PeerMemory>(parts_.communicator, *parts_.backend,
                                             Workspace{workspace.data, arena.bytes()},
                                             c.buffers.control, owner);
@@ -139,7 +139,9 @@ class PeerDispatcher final : public Dispatcher {
     return parts_.options.fetch_rows ? PeerRoute::Offered : PeerRoute::Owners;
   }
 
-  RowPath path() const { return route() == PeerRoute::Offered ? RowPath::Fetch : RowPath::Push; }
+  RowCarrier carrier() const {
+    return route() == PeerRoute::Offered ? RowCarrier::PeerFetch : RowCarrier::PeerPush;
+  }
 
   const Connection& connection(Workspace workspace, int64_t max_tokens) const {
     const auto found = std::find_if(connections_.begin(), connections_.end(),

@@ -11,6 +11,7 @@
 #include "base/peer_control.h"
 #include "base/require.h"
 #include "base/status.h"
+#include "comm/one_host.h"
 #include "comm/reason.h"
 #include "device/memory.h"
 #include "layer/agreement.h"
@@ -34,6 +35,8 @@ StrategyRequest request_of(const MoeConfig& config, int num_ranks, const LayerOp
   r.workspace_limit_bytes = options.workspace_limit_bytes;
   r.use_all_gather = options.use_all_gather;
   r.host_counts = options.host_counts;
+  r.peer_memory = !options.forbid_peer_memory;
+  r.has_nccl = has_nccl();
   r.num_sms = options.num_sms;
   r.token_pieces = options.token_pieces;
   r.push_rows = options.push_rows;
@@ -69,7 +72,8 @@ std::string shared_facts(const StrategyRequest& r, const LayerOptions& options) 
              c.router_weight_on_input, ' ', r.tp_size, ' ', r.max_tokens, ' ', r.masked_max_tokens,
              ' ', r.alignment, ' ', r.allow_repeated_experts, ' ', r.workspace_limit_bytes, ' ',
              r.use_all_gather, ' ', r.host_counts, ' ', options.host_ordered, ' ', r.token_pieces,
-             ' ', r.push_rows, ' ', device_name(r.device.kind), ' ', r.name);
+             ' ', r.push_rows, ' ', device_name(r.device.kind), ' ', options.forbid_peer_memory,
+             ' ', r.name);
 }
 
 bool overlap(ConstTensor a, ConstTensor b) {
@@ -144,6 +148,7 @@ class Layer final : public MoeLayer {
 
   ForwardReport forward(const ForwardArgs& args) override {
     throw_what_is_visible();
+    dispatcher_->check_stream(args.stream);
     const bool bound_is_valid =
         args.max_tokens >= -1 && args.max_tokens <= parts_.request.max_tokens;
     const int64_t max_tokens =
@@ -163,6 +168,7 @@ class Layer final : public MoeLayer {
 
   void wait(CUstream_st* stream) override {
     StatusWords status;
+    dispatcher_->before_wait(stream);
     backend().memory().read_back(&status, buffers_.status, stream);
     throw_status(status, stream);
   }
@@ -196,7 +202,8 @@ class Layer final : public MoeLayer {
   [[noreturn]] void throw_lost(const StatusWords& status) {
     // If a host ended the wait, it knows why and tells.
     const std::chrono::milliseconds patience(status.value == kGivenUpByHost ? 1000 : 0);
-    const std::string known = await_reason(communicator(), patience);
+    std::string known = await_reason(communicator(), patience);
+    if (known.empty()) known = dispatcher_->why_lost();
     communicator().abort(known.empty() ? status_message(status) : known);
     const std::string reason = communicator().failure_reason();
     lost_.emplace(Errc::Transport, reason.empty() ? status_message(status) : reason);
@@ -423,7 +430,9 @@ void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank
                       .tp_size = r.tp_size,
                       .num_link_blocks = options.num_link_blocks,
                       .fetch_rows = parts.strategy.fetch_rows,
-                      .host_ordered = options.host_ordered};
+                      .host_ordered = options.host_ordered,
+                      .forbid_peer_memory = !r.peer_memory,
+                      .host_counts = r.host_counts};
   validate(parts.weights, r.config, r.num_ranks, options.device);
   const size_t bytes = bytes_of(r, parts.strategy);
   parts.workspace = options.workspace;
@@ -451,6 +460,7 @@ std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeigh
   Layer::Parts parts;
   parts.request = request_of(config, communicator.size(), options);
   parts.request.transport = communicator.transport();
+  parts.request.peer_memory &= are_on_one_host(communicator);
   parts.backend = make_backend(options, communicator.size());
   parts.weights = weights;
   parts.own_communicator = std::move(own);

@@ -34,14 +34,13 @@ struct LayerBuffers {
     b.weights = arena.take(DType::F32, {slice, r.config.top_k});
     b.gate = arena.take_bytes(static_cast<int64_t>(gate.bytes()));
     b.shared = SharedExpertBuffers::take(arena, r.config, slice, s.provider);
-    const RowPath path =
-        row_path(r.device.kind, s.dispatcher, r.num_ranks, r.push_rows, s.token_pieces);
+    const RowCarrier carrier = row_carrier(s.dispatcher, r, s.token_pieces);
     for (int i = 0; i < s.token_pieces; ++i)
       b.dispatcher.push_back(arena.take_bytes(
-          dispatcher_bytes(s.dispatcher, r.config, tokens, r.num_ranks, r.tp_size, path)));
+          dispatcher_bytes(s.dispatcher, r.config, tokens, r.num_ranks, r.tp_size, carrier)));
     b.executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
                                                  r.masked_max_tokens, max_rows));
-    if (r.num_ranks > 1 && path == RowPath::Messages)
+    if (r.num_ranks > 1 && !is_peer(carrier))
       b.partial = arena.take(DType::Bf16, {max_rows, r.config.hidden});
     return b;
   }

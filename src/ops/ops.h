@@ -176,6 +176,20 @@ class Ops {
   // All 0 once status is set: it is the same on every rank by then, so no rank sends.
   virtual void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers,
                            int rank, ConstTensor status, CUstream_st* stream) = 0;
+  // Rows on their way between ranks that do not share memory. counts i32 [P, P] as in
+  // Communicator::all_to_all_rows; rows are of any dtype and at least 4 bytes.
+  // The i-th row for rank d, the n-th that `rank` sends, is src[send_rows[n], :], or src[n, :]
+  // where send_rows is absent; it becomes dst[d * block + i, :], or dst[n, :] with block 0.
+  // counts[rank, d] <= block unless that is 0. Other rows of dst stay.
+  virtual void pack_rows(Tensor dst, ConstTensor src, ConstTensor send_rows, ConstTensor counts,
+                         int rank, int64_t block, CUstream_st* stream) = 0;
+  // The n-th row that `rank` gets, the i-th from rank s, is blocks[s * block + i, :], but its own
+  // ones stand in `own`, where pack_rows left all that it sends; it becomes dst[n, :].
+  virtual void unpack_rows(Tensor dst, ConstTensor blocks, ConstTensor own, ConstTensor counts,
+                           int rank, int64_t block, CUstream_st* stream) = 0;
+  // Once the host has set the word `ended`, which the device can read, status becomes Transport,
+  // PeerLost, rank `rank`, whatever it was: what came from peers may mean nothing.
+  virtual void note_ended(Tensor status, const int32_t* ended, int rank, CUstream_st* stream) = 0;
 
   // ---- execute
   // Stable counting sort of the slots of the first num_rows[0] rows by local expert. Notes

@@ -3,6 +3,7 @@
 #include "ops/recorded_ops.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/state_slots.h"
 
@@ -179,6 +180,38 @@ void RecordedOps::read_counts(Tensor counts, Tensor counts_back, Tensor num_rows
           ops_.read_counts(counts, counts_back, num_rows, headers, rank, status, s);
         },
         moves(bytes_of(headers) + 2 * bytes_of(counts))},
+       stream);
+}
+
+void RecordedOps::pack_rows(Tensor dst, ConstTensor src, ConstTensor send_rows, ConstTensor counts,
+                            int rank, int64_t block, CUstream_st* stream) {
+  note({"pack_rows",
+        [=, this](CUstream_st* s) { ops_.pack_rows(dst, src, send_rows, counts, rank, block, s); },
+        [=](const ReadI32& read) {
+          const auto row = read(counts.rows(rank, 1));
+          return Work{2 * row_bytes(src, std::accumulate(row.begin(), row.end(), 0.0)), 0, 0};
+        }},
+       stream);
+}
+
+void RecordedOps::unpack_rows(Tensor dst, ConstTensor blocks, ConstTensor own, ConstTensor counts,
+                              int rank, int64_t block, CUstream_st* stream) {
+  note({"unpack_rows",
+        [=, this](CUstream_st* s) { ops_.unpack_rows(dst, blocks, own, counts, rank, block, s); },
+        [=](const ReadI32& read) {
+          const auto all = read(counts);
+          const auto num_ranks = static_cast<size_t>(counts.dim(0));
+          double rows = 0;
+          for (size_t s = 0; s < num_ranks; ++s)
+            rows += all[s * num_ranks + static_cast<size_t>(rank)];
+          return Work{2 * row_bytes(dst, rows), 0, 0};
+        }},
+       stream);
+}
+
+void RecordedOps::note_ended(Tensor status, const int32_t* ended, int rank, CUstream_st* stream) {
+  note({"note_ended", [=, this](CUstream_st* s) { ops_.note_ended(status, ended, rank, s); },
+        moves(0)},
        stream);
 }
 

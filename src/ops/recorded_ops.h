@@ -45,6 +45,11 @@ class RecordedOps : public Ops {
   void check_headers(Tensor status, ConstTensor headers, int tp_size, CUstream_st* stream) final;
   void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers,
                    int rank, ConstTensor status, CUstream_st* stream) final;
+  void pack_rows(Tensor dst, ConstTensor src, ConstTensor send_rows, ConstTensor counts, int rank,
+                 int64_t block, CUstream_st* stream) final;
+  void unpack_rows(Tensor dst, ConstTensor blocks, ConstTensor own, ConstTensor counts, int rank,
+                   int64_t block, CUstream_st* stream) final;
+  void note_ended(Tensor status, const int32_t* ended, int rank, CUstream_st* stream) final;
   void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
                  Tensor status, CUstream_st* stream) final;
   void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tensor status,

@@ -7,6 +7,7 @@
 
 #include "base/buffers.h"
 #include "base/require.h"
+#include "base/row_carrier.h"
 #include "strategy/conditions.h"
 #include "strategy/cost_model.h"
 #include "strategy/gemms.h"
@@ -24,6 +25,17 @@ void append(std::vector<Condition>& all, std::vector<Condition> more) {
 std::vector<GemmProvider> providers_of(DeviceKind device) {
   if (device == DeviceKind::Cpu) return {GemmProvider::Cpu};
   return {kCudaProviders.begin(), kCudaProviders.end()};
+}
+
+std::string describe(RowCarrier carrier) {
+  switch (carrier) {
+    case RowCarrier::Communicator: break;
+    case RowCarrier::PeerPush: return "kernels, pushed into peer memory";
+    case RowCarrier::PeerFetch: return "kernels, fetched from peer memory by the scatter";
+    case RowCarrier::NcclBlocks: return "NCCL, in blocks of the call's bound";
+    case RowCarrier::NcclExact: return "NCCL, in exact sizes (host counts)";
+  }
+  return {};
 }
 
 Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
@@ -46,8 +58,9 @@ Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider
   if (s.workspace_bytes < 0) return s;  // sizes that mean nothing
   const PieceChoice pieces = choose_token_pieces(dispatcher, executor, provider, r);
   s.token_pieces = pieces.count;
-  s.fetch_rows =
-      row_path(r.device.kind, dispatcher, r.num_ranks, r.push_rows, pieces.count) == RowPath::Fetch;
+  const RowCarrier carrier = row_carrier(dispatcher, r, pieces.count);
+  s.fetch_rows = carrier == RowCarrier::PeerFetch;
+  s.carrier = describe(carrier);
   s.predicted_us = pieces.us;
   if (provider == GemmProvider::Hopper) s.gemms = describe_gemms(dispatcher, executor, r);
   return s;
@@ -63,6 +76,7 @@ std::string why_dispatcher(const StrategyRequest& r) {
   if (r.num_ranks == 1) return "one rank, nothing moves";
   if (dispatcher_for(r) == DispatcherKind::Local) return "every rank holds all tokens (tp = P)";
   std::string why = cat(r.num_ranks, " ranks, one row per token and owning rank");
+  if (is_nccl(row_carrier(DispatcherKind::Normal, r))) why += ", over NCCL";
   if (r.use_low_latency) why += ", low latency is not provided yet";
   return why;
 }

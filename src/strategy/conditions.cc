@@ -72,11 +72,20 @@ std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const Strategy
       condition("experts split evenly over the ranks", even, "E=", r.config.num_experts,
                 ", P=", r.num_ranks),
   };
-  if (uses_peer_memory(r.device.kind, r.num_ranks))
+  const RowCarrier carrier = row_carrier(kind, r);
+  if (is_peer(carrier))
     all.push_back(condition(
         "ranks on CUDA are threads, or processes of one host (transport threads, processes or mpi)",
         r.transport == "threads" || r.transport == "processes" || r.transport == "mpi",
         "P=", r.num_ranks, ", ", r.transport));
+  if (is_nccl(carrier))
+    all.push_back(condition("ranks that do not reach each other's memory have NCCL", r.has_nccl,
+                            r.has_nccl ? "this build has it" : "this build has none"));
+  if (carrier == RowCarrier::NcclExact)
+    all.push_back(
+        condition("no graph captures rows of exact sizes over NCCL (host counts): "
+                  "forward waits for the stream to read counts",
+                  !r.cuda_graph, "cuda_graph=", on_or_off(r.cuda_graph)));
   switch (kind) {
     case DispatcherKind::Local:
       all.push_back(condition(
@@ -137,9 +146,8 @@ int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executo
     const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
     return checked_add(
         executor_bytes(ExecutorShape::of(r, provider), executor, r.masked_max_tokens, max_rows),
-        dispatcher_bytes(
-            dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size,
-            row_path(r.device.kind, dispatcher, r.num_ranks, r.push_rows, r.token_pieces)),
+        dispatcher_bytes(dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size,
+                         row_carrier(dispatcher, r)),
         "workspace");
   } catch (const Error&) {
     return -1;  // sizes that do not fit 63 bits: the condition on the workspace says so

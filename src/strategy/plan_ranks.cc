@@ -343,9 +343,9 @@ RankPlan plan_ranks(const PlanRequest& request) {
   plan.all_gather =
       plan_of(move_of(all, {row_bytes, {}, gather_us}, rates), slowest_experts(d, request, true),
               move_of(reversed(all), {partial_bytes, {}, gather_us}, rates));
-  plan.window_bytes = dispatcher_bytes(d.ranks > 1 ? DispatcherKind::Normal : DispatcherKind::Local,
-                                       request.config, request.tokens, request.num_ranks, 1,
-                                       d.ranks > 1 ? RowPath::Fetch : RowPath::Messages);
+  plan.window_bytes = dispatcher_bytes(
+      d.ranks > 1 ? DispatcherKind::Normal : DispatcherKind::Local, request.config, request.tokens,
+      request.num_ranks, 1, d.ranks > 1 ? RowCarrier::PeerFetch : RowCarrier::Communicator);
   return plan;
 }
 

@@ -572,6 +572,17 @@ class OtherCommands(CommandLine):
         e = json.loads(switchyard("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--host-counts", "--json").stdout)
         self.assertTrue(needs(e))
 
+    def test_explain_says_what_carries_rows(self):
+        explain = ("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--ranks", 2)
+        carriers = lambda *flags: {s["name"]: s["carrier"] for s in
+                                   json.loads(switchyard(*explain, *flags, "--json").stdout)["strategies"]}
+        self.assertEqual(carriers()["normal+masked"], "kernels, fetched from peer memory by the scatter")
+        self.assertEqual(carriers("--no-peer-memory")["normal+masked"], "NCCL, in blocks of the call's bound")
+        exact = carriers("--no-peer-memory", "--host-counts")
+        self.assertEqual(exact["normal+masked"], "NCCL, in exact sizes (host counts)")
+        self.assertEqual(exact["all_gather+masked"], "NCCL, in blocks of the call's bound")
+        self.assertIn("rows travel by NCCL", switchyard(*explain, "--no-peer-memory").stdout)
+
     def test_a_provider_of_another_device_is_refused_by_name(self):
         self.refused("run", "--preset", "olmoe-1b-7b", "--strategy", "masked+cublas", says="cublas on cpu")
 

@@ -204,6 +204,13 @@ const Toggle kToggles[] = {
     {"sm_100", [](auto& r) { r.device = gpu(10); }},
     {"(transport threads, processes or mpi) (saw P=4, pigeons)",
      [](auto& r) { r.device = gpu(9), r.transport = "pigeons"; }},
+    {"have NCCL (saw this build has none)",
+     [](auto& r) { r.device = gpu(9), r.peer_memory = false; }},
+    {"no graph captures rows of exact sizes over NCCL",
+     [](auto& r) {
+       r.device = gpu(9), r.peer_memory = false;
+       r.has_nccl = r.host_counts = r.cuda_graph = true;
+     }},
     {"one rank over cuBLAS: it loads kernels late, which may wait for a peer (saw P=4)",
      [](auto& r) { r.device = gpu(9); }, "normal+masked+cublas"},
     {"sm_70", [](auto& r) { r.device = gpu(7); }, "normal+masked+cublas"},
@@ -214,6 +221,28 @@ const Toggle kToggles[] = {
     {"cublas on cpu", [](auto&) {}, "normal+masked+cublas"},
     {"hopper on cpu", [](auto&) {}, "normal+masked+hopper"},
 };
+
+TEST(Carrier, FollowsFromWhatRanksReachAndWhetherTheHostMayReadCounts) {
+  auto r = request("normal+masked", 4);
+  EXPECT_EQ(choose_strategy(r).carrier, "") << "ranks on a CPU";
+  r.device = gpu(9);
+  const Strategy peers = choose_strategy(r);
+  EXPECT_EQ(peers.carrier, "kernels, fetched from peer memory by the scatter");
+  r.peer_memory = false;
+  r.has_nccl = true;
+  const Strategy blocks = choose_strategy(r);
+  EXPECT_EQ(blocks.carrier, "NCCL, in blocks of the call's bound");
+  EXPECT_GT(blocks.workspace_bytes, peers.workspace_bytes);
+  r.host_counts = true;
+  const Strategy exact = choose_strategy(r);
+  EXPECT_EQ(exact.carrier, "NCCL, in exact sizes (host counts)");
+  EXPECT_LT(exact.workspace_bytes, blocks.workspace_bytes);
+  r.name = "auto";
+  EXPECT_NE(choose_strategy(r).reason.find("over NCCL"), std::string::npos);
+  r.name = "all_gather+masked";
+  EXPECT_EQ(choose_strategy(r).carrier, "NCCL, in blocks of the call's bound")
+      << "its sizes do not depend on the routing";
+}
 
 TEST(Conditions, EachOneAloneRefusesANameWithTheValueItSaw) {
   for (const auto& toggle : kToggles) {

@@ -56,6 +56,10 @@ struct DispatchCase {
   };
   std::vector<Call> calls;
   uint32_t first_epoch = 0;  // peer memory: as if so many calls had been
+  // Absent: make_dispatcher does.
+  std::function<std::unique_ptr<Dispatcher>(const DispatchCase&, Communicator&,
+                                            std::shared_ptr<Backend>)>
+      make;
 
   int group(int rank) const {
     return options.kind == DispatcherKind::Local ? 0 : rank / options.tp_size;
@@ -154,7 +158,8 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
                                                  CUstream_st* stream) {
   const int64_t h = c.config.hidden, k = c.config.top_k;
   Backend& b = *backend;
-  auto dispatcher = make_dispatcher(c.config, c.options, comm, backend);
+  auto dispatcher =
+      c.make ? c.make(c, comm, backend) : make_dispatcher(c.config, c.options, comm, backend);
   const size_t bytes = dispatcher->workspace_bytes(c.capacity);
   const auto memory = allocate(b, bytes);
   const Workspace workspace{memory.get(), bytes};
@@ -201,6 +206,7 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
   everyone();
 
   std::vector<DispatchOutcome> outcomes;
+  std::vector<OnDevice> partials;  // to the end: freeing one may wait for kernels that wait
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Inputs& in = inputs[i];
     const Tensor status = in.status.view();
@@ -216,8 +222,8 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
       copy_to_device(b, call.partial, partial.data(), stream);
       dispatcher->combine(in.output.view(), call.partial, call, {}, status, stream);
     } else {
-      const OnDevice given(b, ConstTensor(partial.data(), DType::Bf16, {capacity, h}));
-      dispatcher->combine(in.output.view(), given.view(), call, {}, status, stream);
+      partials.emplace_back(b, ConstTensor(partial.data(), DType::Bf16, {capacity, h}));
+      dispatcher->combine(in.output.view(), partials.back().view(), call, {}, status, stream);
     }
     o.output = read<uint16_t>(b, in.output.view(), stream);
     const auto words = read<int32_t>(b, status, stream);
@@ -234,6 +240,7 @@ using AllOutcomes = std::vector<std::vector<DispatchOutcome>>;  // by rank, then
 inline AllOutcomes expected_outcomes(DispatchCase c) {
   c.options.peer_memory = c.options.host_ordered = false;
   c.first_epoch = 0;
+  c.make = nullptr;
   AllOutcomes all(static_cast<size_t>(c.num_ranks));
   run_local_ranks(c.num_ranks, [&](Communicator& comm) {
     all[static_cast<size_t>(comm.rank())] = run_dispatch(c, comm, make_cpu_backend(1), nullptr);

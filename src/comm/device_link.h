@@ -1,0 +1,46 @@
+// src/comm/device_link.h -- what moves bytes between the memory of ranks' devices, in the order of
+// a stream. NCCL is one (comm/nccl_link.h); tests have their own.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "switchyard/communicator.h"
+
+namespace switchyard {
+
+// Bytes for a rank, or from one; never none, and never this rank's own.
+template <class Void>
+struct Parcel {
+  int peer = 0;
+  Void* data = nullptr;
+  int64_t bytes = 0;
+};
+using OutgoingParcel = Parcel<const void>;
+using IncomingParcel = Parcel<void>;
+
+// Collective calls, enqueued. They throw Error(Transport) once the link is over.
+class DeviceLink {
+ public:
+  virtual ~DeviceLink() = default;
+  // dst[r, ...] = src of rank r; equal bytes on every rank, at least one.
+  virtual void all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;
+  // All parcels at once, of a rank that has none, too. Between two ranks they come in the order in
+  // which both name them, of the same sizes.
+  virtual void exchange(std::span<const OutgoingParcel> out, std::span<const IncomingParcel> in,
+                        CUstream_st* stream) = 0;
+  // From here on what is on the stream counts as late after the deadline. Not collective.
+  virtual void expect(CUstream_st* stream) = 0;
+  virtual bool is_capturing(CUstream_st* stream) = 0;
+  // Throws Error(Transport) with the reason once the link is over.
+  virtual void require_open() = 0;
+};
+
+// Collective. `ended` is a word that the device reads too: whoever finds that the link is over sets
+// it, before work that waits for peers ends. The link is over once it is set.
+using MakeDeviceLink = std::function<std::unique_ptr<DeviceLink>(
+    Communicator& host, const std::shared_ptr<int32_t>& ended)>;
+
+}  // namespace switchyard

@@ -1,0 +1,200 @@
+// src/comm/device_ranks.cc
+#include "comm/device_ranks.h"
+
+#include <algorithm>
+
+#include "base/require.h"
+#include "comm/reason.h"
+#include "device/memory.h"
+
+namespace switchyard {
+namespace {
+
+// What the host is told takes a moment longer than what the device sees.
+constexpr std::chrono::milliseconds kPatience{1000};
+
+}  // namespace
+
+DeviceRanks::DeviceRanks(Communicator& host, std::shared_ptr<Backend> backend, RowSizes sizes,
+                         MakeDeviceLink make_link)
+    : host_(host),
+      backend_(std::move(backend)),
+      sizes_(sizes),
+      make_link_(std::move(make_link)),
+      ended_(backend_->memory().shared_word()),
+      link_(make_link_(host_, ended_)) {
+  reserve();
+}
+
+DeviceRanks::DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRanks& parent)
+    : own_host_(std::move(own_host)),
+      host_(*own_host_),
+      backend_(parent.backend_),
+      sizes_(parent.sizes_),
+      make_link_(parent.make_link_),
+      ended_(parent.ended_),
+      link_(make_link_(host_, ended_)) {
+  reserve();
+}
+
+// No call allocates.
+void DeviceRanks::reserve() {
+  const auto num_ranks = static_cast<size_t>(size());
+  counts_.resize(num_ranks * num_ranks);
+  out_.reserve(sent_.size() * num_ranks);
+  in_.reserve(sent_.size() * num_ranks);
+}
+
+void DeviceRanks::all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  if (src.bytes() == 0) return;
+  while_open([&] { link_->all_gather(dst, src, stream); });
+}
+
+void DeviceRanks::all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+                                  ConstTensor counts, CUstream_st* stream) {
+  SWITCHYARD_REQUIRE(transfers.size() <= sent_.size(), ShapeMismatch,
+                     "all_to_all_rows: transfers=", transfers.size(), ", at most ", sent_.size(),
+                     ".");
+  sizes_ == RowSizes::Exact ? send_exactly(transfers, send_rows, counts, stream)
+                            : swap(transfers, send_rows, counts, stream);
+}
+
+std::unique_ptr<Communicator> DeviceRanks::split(int color) {
+  return std::unique_ptr<Communicator>(new DeviceRanks(host_.split(color), *this));
+}
+
+void DeviceRanks::lend(const RowBlocks& sent, const RowBlocks& arrived) {
+  sent_ = {sent.rows, sent.ids, sent.weights};
+  arrived_ = {arrived.rows, arrived.ids, arrived.weights};
+}
+
+void DeviceRanks::check_stream(CUstream_st* stream) const {
+  SWITCHYARD_REQUIRE(sizes_ == RowSizes::Blocks || !link_->is_capturing(stream), Unsupported,
+                     "dispatch: host_counts=on over NCCL, a graph that captures this stream cannot "
+                     "wait for counts. Create the layer without host_counts.");
+}
+
+// ---- blocks
+
+void DeviceRanks::swap(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+                       ConstTensor counts, CUstream_st* stream) {
+  const int64_t block = sent_[0].dim(0) / size();
+  if (block == 0) return;  // on every rank
+  Ops& ops = backend_->ops();
+  for (size_t i = 0; i < transfers.size(); ++i) {
+    ops.pack_rows(sent_[i], transfers[i].src, send_rows, counts, rank(), block, stream);
+    add_blocks(arrived_[i], sent_[i]);
+  }
+  exchange(stream);
+  for (size_t i = 0; i < transfers.size(); ++i)
+    ops.unpack_rows(transfers[i].dst, arrived_[i], sent_[i], counts, rank(), block, stream);
+}
+
+void DeviceRanks::swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  const int64_t block = src.dim(0) / size();
+  if (block == 0) return;
+  backend_->ops().copy(dst.rows(rank() * block, block), src.rows(rank() * block, block), stream);
+  add_blocks(dst, src);
+  exchange(stream);
+}
+
+// Every rank's block but this one's own.
+void DeviceRanks::add_blocks(Tensor dst, ConstTensor src) {
+  const int64_t block = src.dim(0) / size(), bytes = src.bytes() / size();
+  for (int step = 1; step < size(); ++step) {
+    const int to = (rank() + step) % size(), from = (rank() - step + size()) % size();
+    out_.push_back({to, src.rows(to * block, block).data, bytes});
+    in_.push_back({from, dst.rows(from * block, block).data, bytes});
+  }
+}
+
+// ---- exact sizes
+
+void DeviceRanks::send_exactly(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+                               ConstTensor counts, CUstream_st* stream) {
+  check_stream(stream);
+  Ops& ops = backend_->ops();
+  backend_->memory().read_back(counts_.data(), counts, stream);
+  while_open([&] { link_->require_open(); });  // else the counts mean nothing
+  for (size_t i = 0; i < transfers.size(); ++i) {
+    ConstTensor src = transfers[i].src;
+    if (send_rows.present()) {
+      ops.pack_rows(sent_[i], src, send_rows, counts, rank(), 0, stream);
+      src = sent_[i];
+    }
+    add_rows(transfers[i].dst, src, stream);
+  }
+  exchange(stream);
+}
+
+// src: the rows for each rank, one after the other; dst: those of each rank.
+void DeviceRanks::add_rows(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  const int64_t row_bytes = src.dim(1) * dtype_bytes(src.dtype);
+  const auto count = [&](int from, int to) -> int64_t {
+    return counts_[static_cast<size_t>(from) * static_cast<size_t>(size()) +
+                   static_cast<size_t>(to)];
+  };
+  int64_t sent = 0, received = 0;
+  for (int p = 0; p < size(); ++p) {
+    const int64_t num_sent = count(rank(), p), num_received = count(p, rank());
+    if (p == rank()) {
+      backend_->ops().copy(dst.rows(received, num_received), src.rows(sent, num_sent), stream);
+    } else {
+      if (num_sent > 0) out_.push_back({p, src.rows(sent, num_sent).data, num_sent * row_bytes});
+      if (num_received > 0)
+        in_.push_back({p, dst.rows(received, num_received).data, num_received * row_bytes});
+    }
+    sent += num_sent;
+    received += num_received;
+  }
+}
+
+void DeviceRanks::exchange(CUstream_st* stream) {
+  while_open([&] { link_->exchange(out_, in_, stream); });
+  out_.clear();
+  in_.clear();
+}
+
+// ---- lost peers
+
+template <class F>
+void DeviceRanks::while_open(F enqueue) {
+  try {
+    enqueue();
+  } catch (const Error& e) {
+    out_.clear();
+    in_.clear();
+    if (e.code() != Errc::Transport) throw;
+    give_up(e.what());
+  }
+}
+
+// Every rank throws the reason that was given first.
+void DeviceRanks::give_up(const std::string& seen) {
+  std::string reason = await_reason(host_, kPatience);
+  if (reason.empty()) reason = call_the_roll();
+  host_.abort(reason.empty() ? seen : reason);
+  const std::string first = host_.failure_reason();
+  throw Error(Errc::Transport, first.empty() ? seen : first);
+}
+
+std::string DeviceRanks::call_the_roll() {
+  try {
+    const int32_t here = 1;
+    std::vector<int32_t> all(static_cast<size_t>(size()));
+    host_.all_gather(Tensor(all.data(), {size()}), ConstTensor(&here, {1}), nullptr);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  std::string seen;
+  try {
+    link_->require_open();
+  } catch (const Error& e) {
+    seen = e.what();
+  }
+  return cat("forward: every rank is here, but work over NCCL did not end (", seen,
+             "). Give every rank the same calls, in the same order, with the same max_tokens; then "
+             "make a new communicator and layer.");
+}
+
+}  // namespace switchyard

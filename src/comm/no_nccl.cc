@@ -1,0 +1,18 @@
+// src/comm/no_nccl.cc -- in place of nccl_link.cc and nccl_state.cc where the build has no NCCL.
+#include "base/require.h"
+#include "comm/nccl_link.h"
+
+namespace switchyard {
+
+bool has_nccl() noexcept {
+  return false;
+}
+
+std::unique_ptr<DeviceLink> make_nccl_link(Communicator&, const std::shared_ptr<Backend>&,
+                                           const std::shared_ptr<int32_t>&) {
+  throw Error(Errc::Unsupported,
+              "nccl: this build has no NCCL. Install it and build again with CUDA (docs/"
+              "communicators.md), or use ranks that reach each other's memory.");
+}
+
+}  // namespace switchyard

@@ -1,0 +1,434 @@
+// tests/cuda/nccl_test.cc -- ranks on GPUs of their own that exchange rows over NCCL, as between
+// hosts: dispatchers bit by bit against threads of the CPU, layers against those over peer memory,
+// graphs, exact sizes, and peers that do not come. Ranks are threads; nccl_processes_test.cc has
+// processes.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <mutex>
+#include <thread>
+
+#include "switchyard/oracle.h"
+#include "testing/gpu_layers.h"
+#include "testing/nccl.h"
+
+namespace switchyard::testing {
+namespace {
+
+// ---- dispatchers
+
+class NcclRanks : public ::testing::TestWithParam<Placement> {};
+INSTANTIATE_TEST_SUITE_P(Places, NcclRanks,
+                         ::testing::Values(Placement{2, 2}, Placement{4, 4}, Placement{8, 8}),
+                         [](const auto& info) { return name_of(info.param); });
+
+TEST_P(NcclRanks, DispatchersGiveTheBitsOfTheCpu) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  for (const int64_t hidden : {64, 200, 7168})
+    for (auto c : dispatch_cases(GetParam().num_ranks, hidden)) {
+      const auto expected = expected_outcomes(c);
+      c.options.forbid_peer_memory = true;
+      for (const bool exact : {false, true}) {
+        if (exact && c.options.kind != DispatcherKind::Normal) continue;
+        c.options.host_counts = exact;
+        ASSERT_EQ(difference(c, expected, on_gpus(c, GetParam())), "")
+            << name_of(c) << ", H=" << hidden << (exact ? ", exact sizes" : ", blocks");
+      }
+    }
+}
+
+TEST_P(NcclRanks, ManyCallsOfAnyBoundOnOneWorkspace) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  for (const int64_t capacity : {24, 3000}) {
+    auto c = random_calls(GetParam().num_ranks, capacity > 24 ? 20 : 200, capacity, 17);
+    const auto expected = expected_outcomes(c);
+    c.options.forbid_peer_memory = true;
+    for (const bool exact : {false, true}) {
+      c.options.host_counts = exact;
+      ASSERT_EQ(difference(c, expected, on_gpus(c, GetParam())), "")
+          << capacity << (exact ? ", exact sizes" : ", blocks");
+    }
+  }
+}
+
+// ---- layers
+
+void forbid(LayerOptions& o) {
+  o.forbid_peer_memory = true;
+}
+void forbid_and_count(LayerOptions& o) {
+  o.forbid_peer_memory = o.host_counts = true;
+}
+
+class NcclFamilies : public ::testing::TestWithParam<size_t> {};
+INSTANTIATE_TEST_SUITE_P(All, NcclFamilies,
+                         ::testing::Range<size_t>(0, shared_oracle_cases().size()),
+                         [](const auto& info) { return oracle_test_name(info.param); });
+
+TEST_P(NcclFamilies, GiveTheBitsOfPeerMemory) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(2);
+  const auto& c = shared_oracle_cases()[GetParam()];
+  const Placement place{2, 2};
+  const auto p = problem_of(c, 2, 1);
+  const auto base = run_layer(p, place, "normal+contiguous");
+  const auto d =
+      compare(joined(p, run_layer(p, place, "normal+contiguous", forbid)).view(), c.expected());
+  EXPECT_LE(d.rel_error, 4e-3) << c.name;
+  EXPECT_LE(d.max_row_error, 2e-2) << c.name << ", row " << d.worst_row;
+  for (const std::string strategy :
+       {"normal+contiguous", "normal+masked", "normal+hybrid", "all_gather+contiguous"})
+    EXPECT_EQ(run_layer(p, place, strategy, forbid), base) << c.name << ", " << strategy;
+  EXPECT_EQ(run_layer(p, place, "normal+masked", forbid_and_count), base)
+      << c.name << ", exact sizes";
+  const auto tp = problem_of(c, 2, 2);
+  for (const std::string strategy : {"local+contiguous", "normal+masked"})
+    EXPECT_EQ(run_layer(tp, place, strategy, forbid), run_layer(tp, place, strategy))
+        << c.name << ", " << strategy << ", tp = P";
+}
+
+TEST_P(NcclRanks, EverySkewAndUnevenRanksGiveTheBitsOfPeerMemory) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  for (const auto skew : {Skew::Balanced, Skew::Zipf, Skew::OneHot, Skew::SameExperts,
+                          Skew::FirstHalfOnly, Skew::NoExpert, Skew::SomeMissing})
+    for (const int64_t most : {1, 130}) {
+      const auto p = random_problem(
+          small_config(), GetParam().num_ranks,
+          [&](int r) { return r == 1 ? 0 : std::max<int64_t>(0, most - r * (most / 5)); }, skew,
+          41);
+      const auto base = run_layer(p, GetParam(), "contiguous");
+      EXPECT_EQ(run_layer(p, GetParam(), "contiguous", forbid), base) << skew_name(skew) << most;
+      EXPECT_EQ(run_layer(p, GetParam(), "masked", forbid_and_count), base)
+          << skew_name(skew) << most << ", exact sizes";
+    }
+}
+
+TEST_P(NcclRanks, TheStrategySaysWhatCarriesRows) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const auto p = random_problem(
+      small_config(), GetParam().num_ranks, [](int) { return int64_t{4}; }, Skew::Balanced, 3);
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    auto options = options_of(p, g, "masked");
+    forbid(options);
+    const RankLayer rank(p, g, options);
+    EXPECT_NE(rank.layer->strategy().carrier.find("NCCL"), std::string::npos)
+        << rank.layer->strategy().carrier;
+    g.everyone();
+  });
+}
+
+// ---- graphs
+
+// Replays with other routing, each beside an eager call; the last replay that differed, or -1.
+int replays_that_differ(const LayerProblem& p, GpuRank& g, const LayerOptions& options,
+                        int num_replays) {
+  constexpr Skew kSkews[] = {Skew::Balanced,    Skew::Zipf,          Skew::OneHot,
+                             Skew::SameExperts, Skew::FirstHalfOnly, Skew::SomeMissing,
+                             Skew::NoExpert};
+  const RankLayer rank(p, g, options);
+  const OnDevice replayed(*g.backend, DType::Bf16, rank.output.view().shape);
+  ForwardArgs captured = rank.args();
+  captured.output = replayed.view();
+  g.everyone();
+  rank.run();
+  g.everyone();
+  int differs = -1;
+  {
+    Graph graph(g.stream, [&] { rank.layer->forward(captured); });
+    g.everyone();
+    const int64_t tokens = rank.hidden.view().dim(0);
+    for (int i = 0; i < num_replays; ++i) {
+      const auto ids = random_ids(tokens, p.config.num_experts, p.config.top_k,
+                                  kSkews[static_cast<size_t>(i) % std::size(kSkews)],
+                                  static_cast<uint64_t>(1000 * g.rank() + i));
+      copy_to_device(*g.backend, rank.ids->view(), ids.data());
+      graph.launch(g.stream);
+      rank.layer->forward(rank.args());
+      rank.layer->wait(g.stream);
+      if (read<uint16_t>(*g.backend, replayed.view(), g.stream) != rank.bits()) differs = i;
+    }
+    g.everyone();
+  }
+  g.everyone();
+  return differs;
+}
+
+TEST_P(NcclRanks, AGraphReplaysWithOtherRoutingAndEqualsEager) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const auto p = random_problem(
+      small_config(), GetParam().num_ranks, [](int r) { return r == 1 ? int64_t{0} : int64_t{70}; },
+      Skew::Balanced, 71);
+  for (const std::string strategy : {"contiguous", "masked", "all_gather+hybrid"})
+    for (const int pieces : {1, 3}) {
+      std::vector<int> differs(static_cast<size_t>(GetParam().num_ranks), -2);
+      run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+        auto options = options_of(p, g, strategy);
+        forbid(options);
+        options.token_pieces = pieces;
+        differs[static_cast<size_t>(g.rank())] = replays_that_differ(p, g, options, 50);
+      });
+      for (size_t r = 0; r < differs.size(); ++r)
+        EXPECT_EQ(differs[r], -1) << strategy << ", " << pieces << " pieces: rank " << r
+                                  << ", replay " << differs[r];
+    }
+}
+
+TEST_P(NcclRanks, ExactSizesAreRefusedWhileAGraphIsCapturedAndTheLayerGoesOn) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const int n = GetParam().num_ranks;
+  const auto p = random_problem(
+      small_config(), n, [](int r) { return int64_t{20} + r; }, Skew::Balanced, 73);
+  const auto expected = run_layer(p, GetParam(), "contiguous", forbid);
+  Said said(n);
+  std::vector<char> good(static_cast<size_t>(n));
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    auto options = options_of(p, g, "contiguous");
+    forbid_and_count(options);
+    const RankLayer rank(p, g, options);
+    g.everyone();
+    rank.run();
+    SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(g.stream, cudaStreamCaptureModeThreadLocal));
+    said.listen(g.rank(), [&] { rank.layer->forward(rank.args()); });
+    cudaGraph_t graph = nullptr;
+    SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(g.stream, &graph));
+    SWITCHYARD_CUDA_CHECK(cudaGraphDestroy(graph));
+    good[static_cast<size_t>(g.rank())] = rank.run() == expected[static_cast<size_t>(g.rank())];
+    g.everyone();
+  });
+  for (size_t r = 0; r < good.size(); ++r) {
+    EXPECT_EQ(said.codes[r], Errc::Unsupported) << said.messages[r];
+    EXPECT_NE(said.messages[r].find("host_counts=on over NCCL"), std::string::npos)
+        << said.messages[r];
+    EXPECT_TRUE(good[r]) << "rank " << r;
+  }
+}
+
+// ---- what cannot be, and faults
+
+TEST(NcclConditions, TwoRanksOnOneGpuAreRefusedOnEveryRank) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(1);
+  const auto p = random_problem(
+      small_config(), 2, [](int) { return int64_t{4}; }, Skew::Balanced, 1);
+  Said said(2);
+  run_gpu_ranks({2, 1}, [&](GpuRank& g) {
+    auto options = options_of(p, g, "masked");
+    forbid(options);
+    said.listen(g.rank(), [&] { const RankLayer rank(p, g, options); });
+    g.everyone();
+  });
+  for (size_t r = 0; r < 2; ++r) {
+    EXPECT_EQ(said.codes[r], Errc::Unsupported) << said.messages[r];
+    EXPECT_NE(said.messages[r].find("ranks 0 and 1 are on one GPU"), std::string::npos)
+        << said.messages[r];
+  }
+}
+
+constexpr LocalRanksOptions kShort{.deadline = std::chrono::milliseconds(12000)};
+
+TEST_P(NcclRanks, ARankThatNeverComesIsNamedAndTheProcessGoesOn) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const int n = GetParam().num_ranks, missing = n - 1;
+  const auto p = random_problem(
+      small_config(), n, [](int) { return int64_t{40}; }, Skew::Balanced, 81);
+  const auto expected = run_layer(p, GetParam(), "contiguous", forbid);
+  Said said(n);
+  std::atomic<int> told = 0;
+  std::vector<char> stays(static_cast<size_t>(n)), is_nan(static_cast<size_t>(n));
+  const auto start = std::chrono::steady_clock::now();
+  run_gpu_ranks(
+      GetParam(),
+      [&](GpuRank& g) {
+        auto options = options_of(p, g, "contiguous");
+        forbid(options);
+        const RankLayer rank(p, g, options);
+        const auto at = static_cast<size_t>(g.rank());
+        g.everyone();
+        rank.run();
+        g.everyone();
+        if (g.rank() == missing) {
+          while (told < missing && seconds_since(start) < 90)
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          return;
+        }
+        said.listen(g.rank(), [&] {
+          rank.layer->forward(rank.args());
+          rank.layer->wait(g.stream);
+        });
+        const auto bits = rank.bits();
+        is_nan[at] =
+            std::all_of(bits.begin(), bits.end(), [](uint16_t b) { return (b & 0x7fff) > 0x7f80; });
+        try {
+          rank.layer->forward(rank.args());
+        } catch (const Error& e) {
+          stays[at] = e.code() == Errc::Transport;
+        }
+        ++told;
+      },
+      kShort);
+  EXPECT_LT(seconds_since(start), 90);
+  for (size_t r = 0; r < static_cast<size_t>(missing); ++r) {
+    EXPECT_EQ(said.codes[r], Errc::Transport) << "rank " << r;
+    EXPECT_NE(said.messages[r].find("rank " + std::to_string(missing) + " did not come"),
+              std::string::npos)
+        << said.messages[r];
+    EXPECT_TRUE(is_nan[r]) << "output of rank " << r;
+    EXPECT_TRUE(stays[r]) << "the error stays on rank " << r;
+  }
+  EXPECT_EQ(run_layer(p, GetParam(), "contiguous", forbid), expected) << "a new communicator works";
+}
+
+TEST_P(NcclRanks, AnAbortOfTheHostEndsTheWaitOfEveryRankAtOnce) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const int n = GetParam().num_ranks, missing = n - 1;
+  const auto p = random_problem(
+      small_config(), n, [](int) { return int64_t{40}; }, Skew::Balanced, 91);
+  for (const bool exact : {false, true}) {
+    Said said(n);
+    std::atomic<int> waiting = 0;
+    std::atomic<double> took = 0;
+    run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+      auto options = options_of(p, g, "masked");
+      forbid(options);
+      options.host_counts = exact;
+      const RankLayer rank(p, g, options);
+      g.everyone();
+      rank.run();
+      g.everyone();
+      if (g.rank() == missing) {
+        const auto begin = std::chrono::steady_clock::now();
+        while (waiting < missing && seconds_since(begin) < 20) std::this_thread::yield();
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        return g.comm.abort("this rank has had enough");
+      }
+      ++waiting;
+      const auto begin = std::chrono::steady_clock::now();
+      said.listen(g.rank(), [&] {
+        rank.layer->forward(rank.args());
+        rank.layer->wait(g.stream);
+      });
+      took = std::max(took.load(), seconds_since(begin));
+    });
+    EXPECT_LT(took, 15) << "the deadline is 30 s";
+    for (size_t r = 0; r < static_cast<size_t>(missing); ++r)
+      EXPECT_NE(said.messages[r].find("this rank has had enough"), std::string::npos)
+          << said.messages[r] << (exact ? ", exact sizes" : ", blocks");
+  }
+}
+
+// A graph that replays is watched while the host waits for it.
+TEST_P(NcclRanks, AReplayThatARankDoesNotJoinEndsTheWait) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const int n = GetParam().num_ranks, missing = n - 1;
+  const auto p = random_problem(
+      small_config(), n, [](int) { return int64_t{40}; }, Skew::Balanced, 95);
+  Said said(n);
+  std::atomic<int> told = 0;
+  const auto start = std::chrono::steady_clock::now();
+  run_gpu_ranks(
+      GetParam(),
+      [&](GpuRank& g) {
+        auto options = options_of(p, g, "contiguous");
+        forbid(options);
+        const RankLayer rank(p, g, options);
+        g.everyone();
+        rank.run();
+        g.everyone();
+        Graph graph(g.stream, [&] { rank.layer->forward(rank.args()); });
+        graph.launch(g.stream);
+        rank.layer->wait(g.stream);
+        g.everyone();
+        if (g.rank() == missing) {
+          while (told < missing && seconds_since(start) < 90)
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          return;
+        }
+        said.listen(g.rank(), [&] {
+          graph.launch(g.stream);
+          rank.layer->wait(g.stream);
+        });
+        ++told;
+      },
+      kShort);
+  EXPECT_LT(seconds_since(start), 90);
+  for (size_t r = 0; r < static_cast<size_t>(missing); ++r)
+    EXPECT_NE(said.messages[r].find("rank " + std::to_string(missing) + " did not come"),
+              std::string::npos)
+        << said.messages[r];
+}
+
+TEST_P(NcclRanks, WhatOneRankGetsWrongEveryRankThrowsAndTheLayerGoesOn) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const int n = GetParam().num_ranks;
+  const auto p = random_problem(
+      small_config(), n, [](int r) { return int64_t{20} + r; }, Skew::Balanced, 101);
+  const auto expected = run_layer(p, GetParam(), "contiguous", forbid);
+  for (const bool exact : {false, true}) {
+    Said bad_id(n), bad_argument(n);
+    std::vector<char> good(static_cast<size_t>(n));
+    run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+      auto options = options_of(p, g, "contiguous");
+      forbid(options);
+      options.host_counts = exact;
+      const RankLayer rank(p, g, options);
+      const int32_t outside = 1000;
+      const Tensor first(rank.ids->view().data, DType::I32, {1}, DeviceKind::Cuda);
+      int32_t before = 0;
+      copy_to_host(*g.backend, &before, first, g.stream);
+      g.everyone();
+      if (g.rank() == 1) copy_to_device(*g.backend, first, &outside);
+      bad_id.listen(g.rank(), [&] { (void)rank.run(); });
+      copy_to_device(*g.backend, first, &before);
+      bad_argument.listen(g.rank(), [&] {
+        ForwardArgs args = rank.args();
+        if (g.rank() == 1) args.output.shape = {1, 8};
+        rank.layer->forward(args);
+        rank.layer->wait(g.stream);
+      });
+      good[static_cast<size_t>(g.rank())] = rank.run() == expected[static_cast<size_t>(g.rank())];
+      g.everyone();
+    });
+    for (size_t r = 0; r < good.size(); ++r) {
+      EXPECT_EQ(bad_id.codes[r], Errc::BadRouting) << bad_id.messages[r];
+      EXPECT_EQ(bad_argument.codes[r], Errc::ShapeMismatch) << bad_argument.messages[r];
+      EXPECT_TRUE(good[r]) << "rank " << r;
+    }
+  }
+}
+
+// Blocks are of the bound, so ranks that give others may wait for each other in vain: an error on
+// every rank in any case.
+TEST_P(NcclRanks, BoundsThatDifferAreAnErrorOnEveryRank) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const int n = GetParam().num_ranks;
+  const auto p = random_problem(
+      small_config(), n, [](int) { return int64_t{40}; }, Skew::Balanced, 103);
+  Said said(n);
+  const auto start = std::chrono::steady_clock::now();
+  try {
+    run_gpu_ranks(
+        GetParam(),
+        [&](GpuRank& g) {
+          auto options = options_of(p, g, "contiguous");
+          options.max_tokens = 4000;
+          forbid(options);
+          const RankLayer rank(p, g, options);
+          g.everyone();
+          said.listen(g.rank(), [&] {
+            ForwardArgs args = rank.args();
+            args.max_tokens = g.rank() == 0 ? 4000 : 40;
+            rank.layer->forward(args);
+            rank.layer->wait(g.stream);
+          });
+        },
+        kShort);
+  } catch (const Error& e) {
+    ADD_FAILURE() << e.what();
+  }
+  EXPECT_LT(seconds_since(start), 90);
+  for (size_t r = 0; r < static_cast<size_t>(n); ++r)
+    EXPECT_TRUE(said.codes[r] == Errc::ShapeMismatch || said.codes[r] == Errc::Transport)
+        << "rank " << r << ": " << said.messages[r];
+  RecordProperty("said", said.messages[0]);
+}
+
+}  // namespace
+}  // namespace switchyard::testing

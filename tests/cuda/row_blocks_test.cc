@@ -1,0 +1,136 @@
+// tests/cuda/row_blocks_test.cc -- rows into blocks and out of them: the GPU's bytes are the CPU's,
+// the ones that nobody writes included.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "device/memory.h"
+#include "testing/both.h"
+
+namespace switchyard {
+namespace {
+
+using testing::Both;
+using testing::Buffer;
+using testing::cuda_ops;
+using testing::plain_ops;
+
+// counts[s, d] in [0, block], some of them 0.
+Buffer<int32_t> random_counts(int64_t ranks, int64_t block, uint64_t seed) {
+  Buffer<int32_t> counts({ranks, ranks});
+  std::mt19937_64 rng(seed);
+  for (int64_t i = 0; i < counts.count(); ++i)
+    counts[i] = rng() % 4 == 0 ? 0 : static_cast<int32_t>(rng() % static_cast<uint64_t>(block + 1));
+  return counts;
+}
+
+template <class T>
+Buffer<T> numbered(Shape shape, int first) {
+  Buffer<T> b(shape);
+  for (int64_t i = 0; i < b.count(); ++i)
+    b[i] = static_cast<T>(static_cast<float>(first + i % 999));
+  return b;
+}
+
+template <class T>
+void expect_same(int64_t ranks, int64_t block, int64_t width, uint64_t seed) {
+  SCOPED_TRACE(::testing::Message() << ranks << " ranks, blocks of " << block << " rows of "
+                                    << width << " x " << sizeof(T) << " bytes, seed " << seed);
+  const int rank = static_cast<int>(ranks / 2);
+  const auto given = random_counts(ranks, block, seed);
+  int64_t num_sent = 0;
+  for (int64_t d = 0; d < ranks; ++d) num_sent += given[rank * ranks + d];
+  Both<int32_t> counts(given);
+  Both<T> tokens(numbered<T>({block + 1, width}, 1)),
+      in_order(numbered<T>({ranks * block, width}, 2));
+  Buffer<int32_t> list({ranks * block});
+  std::mt19937_64 rng(seed);
+  for (int64_t i = 0; i < list.count(); ++i)
+    list[i] = static_cast<int32_t>(rng() % static_cast<uint64_t>(block + 1));
+  Both<int32_t> rows(list);
+
+  Both<T> packed({ranks * block, width}), straight({ranks * block, width}),
+      compact({ranks * block, width});
+  plain_ops().pack_rows(packed.cpu(), tokens.cpu(), rows.cpu(), counts.cpu(), rank, block, nullptr);
+  cuda_ops().pack_rows(packed.gpu(), tokens.gpu(), rows.gpu(), counts.gpu(), rank, block, nullptr);
+  EXPECT_TRUE(packed.same()) << "pack_rows of a list";
+  plain_ops().pack_rows(straight.cpu(), in_order.cpu(), {}, counts.cpu(), rank, block, nullptr);
+  cuda_ops().pack_rows(straight.gpu(), in_order.gpu(), {}, counts.gpu(), rank, block, nullptr);
+  EXPECT_TRUE(straight.same()) << "pack_rows in order";
+  plain_ops().pack_rows(compact.cpu(), tokens.cpu(), rows.cpu(), counts.cpu(), rank, 0, nullptr);
+  cuda_ops().pack_rows(compact.gpu(), tokens.gpu(), rows.gpu(), counts.gpu(), rank, 0, nullptr);
+  EXPECT_TRUE(compact.same()) << "pack_rows without gaps, " << num_sent << " rows";
+
+  Both<T> came(numbered<T>({ranks * block, width}, 3)), out({ranks * block, width});
+  plain_ops().unpack_rows(out.cpu(), came.cpu(), packed.cpu(), counts.cpu(), rank, block, nullptr);
+  cuda_ops().unpack_rows(out.gpu(), came.gpu(), packed.gpu(), counts.gpu(), rank, block, nullptr);
+  EXPECT_TRUE(out.same()) << "unpack_rows";
+}
+
+TEST(CudaRowBlocks, GiveTheCpusBytesForEveryNumberOfRanksAndWidth) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  uint64_t seed = 1;
+  for (const int64_t ranks : {1, 2, 3, 8, 31, 32, 33, 70})
+    for (const int64_t block : {1, 7, 64}) {
+      for (const int64_t hidden : {8, 64, 200, 2048, 7168}) {
+        if (ranks > 8 && hidden > 200) continue;
+        expect_same<Bf16>(ranks, block, hidden, seed++);
+      }
+      for (const int64_t top_k : {1, 2, 3, 8, 10})
+        expect_same<int32_t>(ranks, block, top_k, seed++);
+      expect_same<float>(ranks, block, 6, seed++);
+      if (HasFailure()) return;
+    }
+}
+
+TEST(CudaRowBlocks, GiveTheCpusBytesOfManyRows) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  expect_same<Bf16>(8, 4096, 256, 5);
+  expect_same<int32_t>(8, 4096, 8, 6);
+}
+
+// A slice of somebody's ids begins anywhere.
+TEST(CudaRowBlocks, RowsThatBeginBetweenVectorsAreTakenByWords) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  Both<int32_t> counts = Both<int32_t>::of({5, 4, 3, 2}), all(numbered<int32_t>({20 * 4 + 1}, 1)),
+                out({10, 4});
+  const auto shifted = [](Tensor t) {
+    t = t.rows(1, 20 * 4);
+    t.shape = {20, 4};
+    return t;
+  };
+  const auto square = [](Tensor t) {
+    t.shape = {2, 2};
+    return t;
+  };
+  plain_ops().pack_rows(out.cpu(), shifted(all.cpu()), {}, square(counts.cpu()), 0, 5, nullptr);
+  cuda_ops().pack_rows(out.gpu(), shifted(all.gpu()), {}, square(counts.gpu()), 0, 5, nullptr);
+  EXPECT_TRUE(out.same());
+}
+
+TEST(CudaRowBlocks, NoRowsMoveNothing) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  Buffer<int32_t> zeros({2, 2});
+  std::fill_n(zeros.data(), 4, 0);
+  Both<int32_t> none(zeros);
+  Both<Bf16> src({4, 8}), dst({4, 8}), own({4, 8});
+  cuda_ops().pack_rows(dst.gpu(), src.gpu(), {}, none.gpu(), 0, 2, nullptr);
+  cuda_ops().unpack_rows(dst.gpu(), src.gpu(), own.gpu(), none.gpu(), 1, 2, nullptr);
+  EXPECT_TRUE(dst.same());
+}
+
+TEST(CudaNoteEnded, SaysThatAPeerIsLostOnceTheHostSetTheWord) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  const auto word = testing::cuda_backend().memory().shared_word();
+  for (const int32_t ended : {0, 1}) {
+    *word = ended;
+    auto status = Both<int32_t>::of({4, 3, 2, 1});
+    plain_ops().note_ended(status.cpu(), word.get(), 3, nullptr);
+    cuda_ops().note_ended(status.gpu(), word.get(), 3, nullptr);
+    EXPECT_TRUE(status.same()) << ended;
+  }
+}
+
+}  // namespace
+}  // namespace switchyard

@@ -1,0 +1,183 @@
+// tests/dispatcher/device_ranks_test.cc -- dispatchers over a link that only moves bytes, as NCCL
+// does between GPUs; here on threads of the CPU. Bits, sizes, and what happens once it is over.
+#include "comm/device_ranks.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "dispatcher/parts.h"
+#include "testing/host_link.h"
+#include "testing/peer_dispatch.h"
+
+namespace switchyard::testing {
+namespace {
+
+RowCarrier carrier_of(RowSizes sizes) {
+  return sizes == RowSizes::Exact ? RowCarrier::NcclExact : RowCarrier::NcclBlocks;
+}
+
+// What a link of a rank is made of; `seen` is told of each.
+using Seen = std::function<void(HostLink&)>;
+
+std::unique_ptr<Dispatcher> over_link(const DispatchCase& c, Communicator& comm,
+                                      std::shared_ptr<Backend> backend, RowSizes sizes,
+                                      const Seen& seen = {}) {
+  const auto make_link = [seen](Communicator& host, const std::shared_ptr<int32_t>& ended) {
+    auto link = std::make_unique<HostLink>(host, ended);
+    if (seen) seen(*link);
+    return link;
+  };
+  auto ranks = std::make_shared<DeviceRanks>(comm, backend, sizes, make_link);
+  DispatcherParts parts{c.config, c.options, *ranks, backend, carrier_of(sizes), ranks};
+  switch (c.options.kind) {
+    case DispatcherKind::Local: return make_local_dispatcher(std::move(parts));
+    case DispatcherKind::AllGather: return make_all_gather_dispatcher(std::move(parts));
+    default: return make_normal_dispatcher(std::move(parts));
+  }
+}
+
+AllOutcomes on_threads(DispatchCase c, RowSizes sizes) {
+  c.make = [sizes](const DispatchCase& one, Communicator& comm, std::shared_ptr<Backend> backend) {
+    return over_link(one, comm, std::move(backend), sizes);
+  };
+  AllOutcomes all(static_cast<size_t>(c.num_ranks));
+  run_local_ranks(c.num_ranks, [&](Communicator& comm) {
+    all[static_cast<size_t>(comm.rank())] = run_dispatch(c, comm, make_cpu_backend(1), nullptr);
+  });
+  return all;
+}
+
+class DeviceRanksDispatch : public ::testing::TestWithParam<DispatchCase> {};
+std::vector<DispatchCase> cases() {
+  std::vector<DispatchCase> all;
+  for (const int num_ranks : {2, 4, 8}) {
+    const auto some = dispatch_cases(num_ranks, 64);
+    all.insert(all.end(), some.begin(), some.end());
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(All, DeviceRanksDispatch, ::testing::ValuesIn(cases()),
+                         [](const auto& info) { return name_of(info.param); });
+
+TEST_P(DeviceRanksDispatch, GivesTheBitsOfTheCommunicator) {
+  const auto expected = expected_outcomes(GetParam());
+  EXPECT_EQ(difference(GetParam(), expected, on_threads(GetParam(), RowSizes::Blocks)), "");
+  EXPECT_EQ(difference(GetParam(), expected, on_threads(GetParam(), RowSizes::Exact)), "");
+}
+
+TEST(DeviceRanks, ManyCallsOfAnyBoundOnOneWorkspace) {
+  for (const int num_ranks : {2, 4}) {
+    const auto c = random_calls(num_ranks, 200, 24, 7 + static_cast<uint64_t>(num_ranks));
+    const auto expected = expected_outcomes(c);
+    for (const auto sizes : {RowSizes::Blocks, RowSizes::Exact})
+      EXPECT_EQ(difference(c, expected, on_threads(c, sizes)), "") << num_ranks << " ranks";
+  }
+}
+
+// 4-byte words that rank 0 sent in one dispatch and combine.
+int64_t words_sent(RowSizes sizes, int64_t tokens, int64_t max_tokens, Skew skew) {
+  DispatchCase c;
+  c.config = dispatch_config(64, 8, 2);
+  c.calls.push_back({{tokens, tokens}, skew, 1, max_tokens});
+  int64_t words = -1;
+  c.make = [&](const DispatchCase& one, Communicator& comm, std::shared_ptr<Backend> backend) {
+    return over_link(one, comm, std::move(backend), sizes, [&comm, &words](HostLink& link) {
+      // Outlives the dispatcher's last call, which is when it is read.
+      if (comm.rank() == 0) link.words_sent_to = &words;
+    });
+  };
+  run_local_ranks(2,
+                  [&](Communicator& comm) { run_dispatch(c, comm, make_cpu_backend(1), nullptr); });
+  return words;
+}
+
+TEST(DeviceRanks, BlocksAreOfTheBoundOfTheCallAndExactSizesOfTheRouting) {
+  const int64_t row = 64 / 2, slots = 2 * 2;  // words: bf16 [64]; ids and weights of K = 2
+  EXPECT_EQ(words_sent(RowSizes::Blocks, 3, 5, Skew::Balanced), 5 * (row + slots) + 5 * row);
+  EXPECT_EQ(words_sent(RowSizes::Blocks, 3, 40, Skew::NoExpert), 40 * (row + slots) + 40 * row);
+  EXPECT_EQ(words_sent(RowSizes::Exact, 3, 40, Skew::NoExpert), 0);
+  // Rank 0 sends no row to rank 1, whose 3 partial rows it sends back.
+  EXPECT_EQ(words_sent(RowSizes::Exact, 3, 40, Skew::FirstHalfOnly), 3 * row);
+}
+
+TEST(DeviceRanks, ExactSizesAreRefusedWhileAGraphIsCapturedAndTheRanksGoOn) {
+  DispatchCase c;
+  c.config = dispatch_config(64, 8, 2);
+  std::atomic<int> refused = 0;
+  run_local_ranks(2, [&](Communicator& comm) {
+    HostLink* made = nullptr;
+    const auto dispatcher = over_link(c, comm, make_cpu_backend(1), RowSizes::Exact,
+                                      [&](HostLink& link) { made = &link; });
+    made->capturing = true;
+    try {
+      dispatcher->check_stream(nullptr);
+    } catch (const Error& e) {
+      refused += e.code() == Errc::Unsupported;
+    }
+    made->capturing = false;
+    dispatcher->check_stream(nullptr);
+    EXPECT_EQ(comm.failure_reason(), "");
+  });
+  EXPECT_EQ(refused, 2);
+}
+
+// The word that a watcher sets while work is on its way.
+TEST(DeviceRanks, OnceAPeerIsLostTheStatusSaysSoWhateverCame) {
+  Buffer<int32_t> status({kStatusWords});
+  for (int64_t i = 0; i < kStatusWords; ++i) status[i] = static_cast<int32_t>(7 + i);
+  const auto backend = make_cpu_backend(1);
+  int32_t ended = 0;
+  backend->ops().note_ended(status.view(), &ended, 1, nullptr);
+  EXPECT_EQ(status[0], 7);
+  ended = 1;
+  backend->ops().note_ended(status.view(), &ended, 1, nullptr);
+  EXPECT_EQ(status.values(), (std::vector<int32_t>{static_cast<int32_t>(Errc::Transport),
+                                                   static_cast<int32_t>(StatusDetail::PeerLost), 1,
+                                                   kGivenUpByHost}));
+}
+
+TEST(DeviceRanks, ARankThatFindsItsLinkOverNamesWhoIsMissingAndTellsThePeers) {
+  std::vector<std::string> said(3);
+  run_local_ranks(3,
+                  [&](Communicator& comm) {
+                    DispatchCase c;
+                    c.config = dispatch_config(64, 9, 2);
+                    std::shared_ptr<int32_t> word;
+                    const auto make_link = [&](Communicator& host,
+                                               const std::shared_ptr<int32_t>& ended) {
+                      word = ended;
+                      return std::make_unique<HostLink>(host, ended);
+                    };
+                    DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks, make_link);
+                    if (comm.rank() == 2) return;  // leaves its peers
+                    *word = 1;
+                    int32_t mine = 0;
+                    std::vector<int32_t> all(3);
+                    try {
+                      ranks.all_gather(Tensor(all.data(), {3}), ConstTensor(&mine, {1}), nullptr);
+                    } catch (const Error& e) {
+                      said[static_cast<size_t>(comm.rank())] = e.what();
+                    }
+                  },
+                  {.deadline = std::chrono::milliseconds(300)});
+  for (int r = 0; r < 2; ++r)
+    EXPECT_NE(said[static_cast<size_t>(r)].find("rank 2 did not come"), std::string::npos)
+        << said[static_cast<size_t>(r)];
+}
+
+TEST(DeviceRanks, WhereEveryRankIsThereTheRollSaysThatTheirCallsDiffer) {
+  std::vector<std::string> said(2);
+  run_local_ranks(2, [&](Communicator& comm) {
+    const auto make_link = [](Communicator& host, const std::shared_ptr<int32_t>& ended) {
+      return std::make_unique<HostLink>(host, ended);
+    };
+    DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks, make_link);
+    said[static_cast<size_t>(comm.rank())] = ranks.call_the_roll();
+  });
+  for (const auto& text : said)
+    EXPECT_NE(text.find("every rank is here"), std::string::npos) << text;
+}
+
+}  // namespace
+}  // namespace switchyard::testing
