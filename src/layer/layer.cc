@@ -319,7 +319,7 @@ class Layer final : public MoeLayer {
       parts_.executor->execute(args.output, call.received, max_rows, buffers_.executor, addend,
                                buffers_.status, args.stream);
     } else {
-      const Tensor partial = run_experts(call, max_rows, buffers_.status, args.stream);
+      const Tensor partial = run_experts(call, 0, max_rows, buffers_.status, args.stream);
       dispatcher_->combine(args.output, partial, call, addend, buffers_.status, args.stream);
     }
     backend().ops().poison(args.output, buffers_.status, args.stream);
@@ -330,11 +330,14 @@ class Layer final : public MoeLayer {
     return shared_->run(args.hidden.rows(slice.begin, slice.size), buffers_.shared, args.stream);
   }
 
-  // The partial rows of what was received.
-  Tensor run_experts(const DispatchedCall& call, int64_t max_rows, Tensor status,
+  // The partial rows of what was received. Whoever computes piece i + 2 has waited for its
+  // dispatch, which the combine of piece i comes before.
+  Tensor run_experts(const DispatchedCall& call, size_t piece, int64_t max_rows, Tensor status,
                      CUstream_st* stream) {
     const Tensor partial =
-        call.partial.present() ? call.partial : buffers_.partial.rows(0, max_rows);
+        call.partial.present()
+            ? call.partial
+            : buffers_.partial.rows(static_cast<int64_t>(piece % 2) * max_rows, max_rows);
     parts_.executor->execute(partial, call.received, max_rows, buffers_.executor, {}, status,
                              stream);
     return partial;
@@ -375,7 +378,7 @@ class Layer final : public MoeLayer {
     for (size_t i = 0; i < count; ++i) {
       if (i + 1 < count) dispatch(i + 1);
       pipeline.dispatched[i]->wait(args.stream);
-      const Tensor partial = run_experts(calls[i], max_rows, status_of(i), args.stream);
+      const Tensor partial = run_experts(calls[i], i, max_rows, status_of(i), args.stream);
       pipeline.computed->record(args.stream);
       pipeline.computed->wait(link);
       const auto [begin, size] = tokens_of(i);

@@ -1,6 +1,7 @@
 // src/layer/layer_buffers.h -- how a layer cuts its workspace: once, at its capacity.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "base/buffers.h"
@@ -17,7 +18,8 @@ struct LayerBuffers {
   SharedExpertBuffers shared;
   std::vector<Workspace> dispatcher;  // one for each piece
   Workspace executor;
-  // bf16 [R, H]; absent when the executor writes the final rows, or into the dispatcher's workspace
+  // bf16 [R, H], of a call in pieces two of them, since one is on its way back while the next is
+  // computed; absent when the executor writes the final rows, or into the dispatcher's workspace
   Tensor partial;
 
   static LayerBuffers take(Arena& arena, const StrategyRequest& r, const Strategy& s) {
@@ -41,7 +43,8 @@ struct LayerBuffers {
     b.executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
                                                  r.masked_max_tokens, max_rows));
     if (r.num_ranks > 1 && !is_peer(carrier))
-      b.partial = arena.take(DType::Bf16, {max_rows, r.config.hidden});
+      b.partial =
+          arena.take(DType::Bf16, {std::min(s.token_pieces, 2) * max_rows, r.config.hidden});
     return b;
   }
 };
