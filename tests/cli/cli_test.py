@@ -576,7 +576,7 @@ class OtherCommands(CommandLine):
         explain = ("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--ranks", 2)
         carriers = lambda *flags: {s["name"]: s["carrier"] for s in
                                    json.loads(switchyard(*explain, *flags, "--json").stdout)["strategies"]}
-        self.assertEqual(carriers()["normal+masked"], "kernels, fetched from peer memory by the scatter")
+        self.assertIn("peer memory", carriers()["normal+masked"])
         self.assertEqual(carriers("--no-peer-memory")["normal+masked"], "NCCL, in blocks of the call's bound")
         exact = carriers("--no-peer-memory", "--host-counts")
         self.assertEqual(exact["normal+masked"], "NCCL, in exact sizes (host counts)")
