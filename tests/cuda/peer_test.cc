@@ -360,38 +360,14 @@ TEST_P(PeerCuda, RandomLayersAndCallsMatchFloat64WithTheExpertsThatTheGpuChose) 
 
 TEST_P(PeerCuda, AGraphReplaysWithOtherRoutingAndEqualsEager) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
-  const int num_replays = small() ? 3 : 100;
-  constexpr Skew kSkews[] = {Skew::Balanced,    Skew::Zipf,          Skew::OneHot,
-                             Skew::SameExperts, Skew::FirstHalfOnly, Skew::SomeMissing,
-                             Skew::NoExpert};
+  const auto p = random_problem(
+      small_config(), GetParam().num_ranks, [](int r) { return r == 1 ? int64_t{0} : int64_t{70}; },
+      Skew::Balanced, 71);
   for (const std::string strategy : {"contiguous", "masked", "all_gather+hybrid"}) {
-    const auto p = random_problem(
-        small_config(), GetParam().num_ranks,
-        [](int r) { return r == 1 ? int64_t{0} : int64_t{70}; }, Skew::Balanced, 71);
-    std::vector<int> differs(static_cast<size_t>(GetParam().num_ranks), -1);
+    std::vector<int> differs(static_cast<size_t>(GetParam().num_ranks), -2);
     run_gpu_ranks(GetParam(), [&](GpuRank& g) {
-      const RankLayer rank(p, g, options_of(p, g, strategy));
-      const OnDevice replayed(*g.backend, DType::Bf16, rank.output.view().shape);
-      ForwardArgs captured = rank.args();
-      captured.output = replayed.view();
-      g.everyone();
-      rank.run();
-      g.everyone();
-      Graph graph(g.stream, [&] { rank.layer->forward(captured); });
-      g.everyone();
-      const int64_t tokens = rank.hidden.view().dim(0);
-      for (int i = 0; i < num_replays; ++i) {
-        const auto ids = random_ids(tokens, p.config.num_experts, p.config.top_k,
-                                    kSkews[static_cast<size_t>(i) % std::size(kSkews)],
-                                    static_cast<uint64_t>(1000 * g.rank() + i));
-        copy_to_device(*g.backend, rank.ids->view(), ids.data());
-        graph.launch(g.stream);
-        rank.layer->forward(rank.args());
-        rank.layer->wait(g.stream);
-        if (read<uint16_t>(*g.backend, replayed.view(), g.stream) != rank.bits())
-          differs[static_cast<size_t>(g.rank())] = i;
-      }
-      g.everyone();
+      differs[static_cast<size_t>(g.rank())] =
+          replays_that_differ(p, g, options_of(p, g, strategy), small() ? 3 : 100);
     });
     for (size_t r = 0; r < differs.size(); ++r)
       EXPECT_EQ(differs[r], -1) << strategy << ": rank " << r << ", replay " << differs[r];

@@ -155,6 +155,40 @@ inline LayerProblem random_problem(const MoeConfig& config, int num_ranks,
   return p;
 }
 
+// Replays with other routing, each beside an eager call; the last replay that differed, or -1.
+inline int replays_that_differ(const LayerProblem& p, GpuRank& g, const LayerOptions& options,
+                               int num_replays) {
+  constexpr Skew kSkews[] = {Skew::Balanced,    Skew::Zipf,          Skew::OneHot,
+                             Skew::SameExperts, Skew::FirstHalfOnly, Skew::SomeMissing,
+                             Skew::NoExpert};
+  const RankLayer rank(p, g, options);
+  const OnDevice replayed(*g.backend, DType::Bf16, rank.output.view().shape);
+  ForwardArgs captured = rank.args();
+  captured.output = replayed.view();
+  g.everyone();
+  rank.run();
+  g.everyone();
+  int differs = -1;
+  {
+    Graph graph(g.stream, [&] { rank.layer->forward(captured); });
+    g.everyone();
+    const int64_t tokens = rank.hidden.view().dim(0);
+    for (int i = 0; i < num_replays; ++i) {
+      const auto ids = random_ids(tokens, p.config.num_experts, p.config.top_k,
+                                  kSkews[static_cast<size_t>(i) % std::size(kSkews)],
+                                  static_cast<uint64_t>(1000 * g.rank() + i));
+      copy_to_device(*g.backend, rank.ids->view(), ids.data());
+      graph.launch(g.stream);
+      rank.layer->forward(rank.args());
+      rank.layer->wait(g.stream);
+      if (read<uint16_t>(*g.backend, replayed.view(), g.stream) != rank.bits()) differs = i;
+    }
+    g.everyone();
+  }
+  g.everyone();
+  return differs;
+}
+
 // What each rank's wait said; empty: nothing.
 struct Said {
   std::vector<std::string> messages;
