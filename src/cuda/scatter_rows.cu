@@ -14,15 +14,12 @@ constexpr int64_t kMaxBlocksOfRows = 4096;
 // From here on rows alone fill the GPU, and a thread gets more of each.
 constexpr int64_t kManyRows = 1024;
 
-// max_blocks: of all, 0: chosen.
 template <int kVectors, class Source>
 void scatter_with(Tensor dst, const Source& src, ConstTensor row_of_slot, ConstTensor num_rows,
-                  int max_blocks, cudaStream_t stream) {
+                  cudaStream_t stream) {
   const int64_t capacity = row_of_slot.dim(0), vectors = dst.dim(1) / 8;
-  const int64_t pieces = ceil_div(vectors, int64_t{kVectors} * kScatterThreads);
-  const int64_t most =
-      max_blocks > 0 ? std::max<int64_t>(1, max_blocks / pieces) : kMaxBlocksOfRows;
-  const dim3 grid(static_cast<unsigned>(std::min(capacity, most)), static_cast<unsigned>(pieces));
+  const dim3 grid(static_cast<unsigned>(std::min(capacity, kMaxBlocksOfRows)),
+                  static_cast<unsigned>(ceil_div(vectors, kVectors * kScatterThreads)));
   launch(scatter_rows_kernel<kVectors, Source>, grid, kScatterThreads, 0, stream, dst.as<uint4>(),
          src, row_of_slot.as<int32_t>(), num_rows.as<int32_t>(), capacity, row_of_slot.dim(1),
          vectors);
@@ -30,27 +27,27 @@ void scatter_with(Tensor dst, const Source& src, ConstTensor row_of_slot, ConstT
 
 template <class Source>
 void scatter(const char* op, Tensor dst, const Source& src, ConstTensor row_of_slot,
-             ConstTensor num_rows, int max_blocks, cudaStream_t stream) {
+             ConstTensor num_rows, cudaStream_t stream) {
   SWITCHYARD_REQUIRE(dst.dim(1) % 8 == 0, Misaligned, op, ": H=", dst.dim(1),
                      ", need a multiple of 8 (rows are copied as 16-byte vectors of bf16).");
   if (row_of_slot.dim(0) >= kManyRows)
-    scatter_with<4>(dst, src, row_of_slot, num_rows, max_blocks, stream);
+    scatter_with<4>(dst, src, row_of_slot, num_rows, stream);
   else
-    scatter_with<1>(dst, src, row_of_slot, num_rows, max_blocks, stream);
+    scatter_with<1>(dst, src, row_of_slot, num_rows, stream);
 }
 
 }  // namespace
 
 void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
                   cudaStream_t stream) {
-  scatter("scatter_rows", dst, RowsHere{src.as<uint4>()}, row_of_slot, num_rows, 0, stream);
+  scatter("scatter_rows", dst, RowsHere{src.as<uint4>()}, row_of_slot, num_rows, stream);
 }
 
 void fetch_rows(const PeerWindow& window, Tensor dst, ConstTensor rows, int64_t block,
                 ConstTensor row_of_slot, ConstTensor num_rows, cudaStream_t stream) {
   scatter("fetch_rows", dst,
           RowsOfPeers{view_of(window), rows.as<uint4>(), static_cast<int>(block)}, row_of_slot,
-          num_rows, window.max_blocks, stream);
+          num_rows, stream);
 }
 
 }  // namespace switchyard::cuda
