@@ -34,6 +34,16 @@ int64_t told(int64_t& word) {
   return std::atomic_ref(word).load(std::memory_order_acquire);
 }
 
+// Tells ranks [first, first + num) the header word(i) of this rank in a call's phase.
+template <class Word>
+void tell_peers(const PeerWindow& w, PeerPhase phase, uint32_t epoch, int first, int num,
+                const Word& word) {
+  const int64_t mine = told_at(phase, epoch, w.rank, w.num_ranks);
+  for (int d = first; d < first + num; ++d)
+    for (int64_t i = 0; i < told_width(phase); ++i)
+      tell(control_of(w, d)[mine + i], told_word(epoch, static_cast<int32_t>(word(i))));
+}
+
 uint32_t epoch_of(const PeerWindow& w) {
   return static_cast<uint32_t>(w.control.as<int64_t>()[kControlEpoch]);
 }
@@ -143,14 +153,11 @@ void await_rows(const PeerWindow& w, const PeerArrival& arrival, PeerMeet part, 
       note(words_of(status), Errc::BadRouting, StatusDetail::IdOutOfRange, w.rank,
            static_cast<int32_t>(bad));
     bad = 0;
-    const int64_t mine = told_at(PeerPhase::Rows, epoch, w.rank, num_ranks);
-    for (int d = 0; d < num_ranks; ++d)
-      for (int64_t i = 0; i < kHeaderCounts; ++i) {
-        const int64_t value = i == kHeaderMaxTokens ? arrival.max_tokens
-                              : i == kHeaderTokens  ? arrival.num_tokens
-                                                    : status.as<int32_t>()[i];
-        tell(control_of(w, d)[mine + i], told_word(epoch, static_cast<int32_t>(value)));
-      }
+    tell_peers(w, PeerPhase::Rows, epoch, 0, num_ranks, [&](int64_t i) -> int64_t {
+      return i == kHeaderMaxTokens ? arrival.max_tokens
+             : i == kHeaderTokens  ? arrival.num_tokens
+                                   : status.as<int32_t>()[i];
+    });
   }
   if (part == PeerMeet::Tell) return;
   const bool all_came = await(w, PeerPhase::Rows, epoch, 0, num_ranks, status);
@@ -173,10 +180,8 @@ void fetch_rows(const PeerWindow& w, Tensor dst, ConstTensor rows, int64_t block
 void meet_peers(const PeerWindow& w, PeerPhase phase, PeerMeet part, int first, int num,
                 Tensor status) {
   const uint32_t epoch = epoch_of(w);
-  const int64_t mine = told_at(phase, epoch, w.rank, w.num_ranks);
-  for (int d = first; part != PeerMeet::Wait && d < first + num; ++d)
-    for (int64_t i = 0; i < kStatusWords; ++i)
-      tell(control_of(w, d)[mine + i], told_word(epoch, status.as<int32_t>()[i]));
+  if (part != PeerMeet::Wait)
+    tell_peers(w, phase, epoch, first, num, [&](int64_t i) { return status.as<int32_t>()[i]; });
   if (part == PeerMeet::Tell) return;
   if (await(w, phase, epoch, first, num, status)) merge_status(status, unpacked(w, phase, num));
 }
