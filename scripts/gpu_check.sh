@@ -3,7 +3,10 @@
 #
 #   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests sanitize bench ranks; default all but ranks
 #
-# `ranks` times layers over two GPUs beside NCCL's collectives (scripts/bench_nccl.py, needs PyTorch).
+# `ranks` times layers over two GPUs beside NCCL's collectives (scripts/bench_nccl.py, needs PyTorch). With two GPUs, tests of
+# several ranks use both:
+#
+#   FILTER='*PeerCuda*:*SeveralRanks*:*GpuProcess*:*Nccl*' scripts/gpu_check.sh build tests ranks bench/results/h100x2.json
 #
 # Sections of steps that are not asked for stay in the file as they are. Needs cmake, nvcc, GoogleTest and python3.
 # CMAKE_ARGS       more arguments of cmake, such as the places of libraries
@@ -11,8 +14,10 @@
 # MODELS, TOKENS   of the benchmarks; MODELS may say name:ep-size
 # LAYOUTS          of the benchmarks, contiguous,masked,hybrid
 # RUNS             of every benchmark (3), medians of which are kept; each begins with another model and layout
-# SWITCHYARD       the program that is timed, if it is not the one that was built here
-# LEFT_OUT         regular expression of GPU tests that are not run, GpuProcessFaults say, which take minutes
+# BUILD            folder of the programs, build/cuda
+# SWITCHYARD       the program that is timed, if it is not the one in BUILD
+# FILTER           --gtest_filter of the GPU tests, all of them; '-GpuProcessFaults.*' leaves out what takes minutes
+# SHARDS           processes that GPU tests are divided over (4), TEST_LIMIT the seconds that each may take (900)
 # RANDOM_LAYERS    random shapes that the layer is compared with float64 on (200)
 # RACE_FILTER, MEMCHECK_FILTER   --gtest_filter under compute-sanitizer
 # LIMIT            seconds that one program may take under compute-sanitizer or as a benchmark
@@ -30,9 +35,10 @@ for argument in "$@"; do
 done
 [ ${#steps[@]} -gt 0 ] || steps=(build tests sanitize bench)
 
-build=build/cuda
+build=${BUILD:-build/cuda}
+test_cuda=$build/tests/test_cuda
 switchyard=${SWITCHYARD:-$build/switchyard}
-state=$build/gpu_check  # what each step leaves for the results file
+state=build/gpu_check  # what each step leaves for the results file
 limit=${LIMIT:-240}
 models=${MODELS:-qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b glm-4.5-air olmoe-1b-7b mixtral-8x7b deepseek-v3:8}
 tokens=${TOKENS:-1,8,32,128,512,2048,8192}
@@ -52,11 +58,21 @@ step_build() {
     cmake --build "$build" --parallel "$(nproc)" --target switchyard_cli test_cuda
 }
 
+test_shard() {  # number, of how many
+  local code=0 file=$state/tests/$1
+  GTEST_SHARD_INDEX=$1 GTEST_TOTAL_SHARDS=$2 SWITCHYARD_RANDOM_LAYERS=${RANDOM_LAYERS:-200} timeout "${TEST_LIMIT:-900}" \
+    "$test_cuda" --gtest_filter="${FILTER:-*}" --gtest_output="xml:$file.xml" >"$file.log" 2>&1 || code=$?
+  echo "$code" >"$file.end"
+}
+
 step_tests() {
   rm -rf "$state/tests" && mkdir -p "$state/tests"
-  (cd "$build" && SWITCHYARD_RANDOM_LAYERS=${RANDOM_LAYERS:-200} ctest -R '^cuda\.' -E "${LEFT_OUT:-^$}" -j "${CTEST_JOBS:-8}" --output-on-failure --output-junit gpu_check/tests/junit.xml) \
-    >"$state/tests/ctest.log" 2>&1 || status=1
-  grep -A 60 'The following tests FAILED' "$state/tests/ctest.log" || true
+  local i shards=${SHARDS:-4}
+  echo "${FILTER:-*}" >"$state/tests/filter"
+  for ((i = 0; i < shards; ++i)); do test_shard "$i" "$shards" & done
+  wait
+  grep -qvx 0 "$state"/tests/*.end && status=1
+  grep -h ': Failure' -A 12 "$state"/tests/*.log || true
   "$switchyard" check --device cuda >"$state/tests/check.log" 2>&1 || status=1
   grep -iE 'fail' "$state/tests/check.log" || true
 }
@@ -65,7 +81,7 @@ sanitize() {  # tool, filter, further options
   local tool=$1 filter=$2 log=$state/sanitize/$1.log code=0 start=$SECONDS
   shift 2
   SWITCHYARD_SMALL=1 timeout "$limit" "$(sanitizer)" --tool "$tool" --error-exitcode 99 "$@" \
-    "$build/tests/test_cuda" --gtest_filter="$filter" --gtest_brief=1 >"$log" 2>&1 || code=$?
+    "$test_cuda" --gtest_filter="$filter" --gtest_brief=1 >"$log" 2>&1 || code=$?
   printf '%s\n%s\n%s\n' "$code" "$((SECONDS - start))" "$filter" >"$state/sanitize/$tool.end"
   [ "$code" = 0 ] || status=1
 }

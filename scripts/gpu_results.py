@@ -8,7 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
-import xml.etree.ElementTree
+import xml.etree.ElementTree as xml_tree
 
 SUMMARY = re.compile(r"^=+ ((?:ERROR|RACECHECK|LEAK) SUMMARY: .*)$", re.M)
 
@@ -18,17 +18,25 @@ def last_line(path):
     return lines[-1] if lines else ""
 
 
+def outcome(case):
+    if case.find("failure") is not None:
+        return "failed"
+    return "skipped" if case.get("result") == "skipped" else "passed"
+
+
 def tests(state):
-    folder, counts = state / "tests", {}
-    junit = folder / "junit.xml"
-    if junit.exists():
-        cases = xml.etree.ElementTree.parse(junit).getroot().iter("testcase")
-        states = {c.get("name"): c.get("status") for c in cases}
-        # Of CTest: "run" passed, "fail" failed, "notrun" was skipped.
-        counts = {name: sum(s == word for s in states.values())
-                  for name, word in (("passed", "run"), ("failed", "fail"), ("skipped", "notrun"))}
-        counts["failures"] = sorted(name for name, s in states.items() if s == "fail")
-    return {"ctest": counts, "check": last_line(folder / "check.log")}
+    """A shard of the test program each: <number>.xml of GoogleTest, <number>.end with its exit code."""
+    folder, of = state / "tests", {"passed": [], "failed": [], "skipped": []}
+    for xml in folder.glob("*.xml"):
+        for case in xml_tree.parse(xml).getroot().iter("testcase"):
+            if case.get("status") == "run":
+                of[outcome(case)].append(f"{case.get('classname')}.{case.get('name')}")
+    for end in folder.glob("*.end"):  # a program that was killed leaves no report
+        code = end.read_text().strip()
+        if code != "0" and not end.with_suffix(".xml").exists():
+            of["failed"].append(f"shard {end.stem} ended with {code}")
+    return {"filter": (folder / "filter").read_text().strip(), **{word: len(names) for word, names in of.items()},
+            "failures": sorted(of["failed"]), "skips": sorted(of["skipped"]), "check": last_line(folder / "check.log")}
 
 
 def sanitize(state):
@@ -115,8 +123,9 @@ def gpu():
 
 
 def print_tests(section):
-    counts = section["ctest"]
-    print("  ".join(f"{key} {counts.get(key)}" for key in ("passed", "failed", "skipped")), f" check: {section['check']}")
+    print("  ".join(f"{word} {section[word]}" for word in ("passed", "failed", "skipped")), f" check: {section['check']}")
+    for name in section["failures"]:
+        print(f"FAILED {name}")
 
 
 def print_sanitize(section):

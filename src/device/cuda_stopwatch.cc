@@ -1,6 +1,9 @@
 // src/device/cuda_stopwatch.cc
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <chrono>
+#include <thread>
 #include <type_traits>
 
 #include "device/cuda_check.h"
@@ -27,6 +30,24 @@ Event make_event() {
   SWITCHYARD_CUDA_CHECK(cudaEventCreate(&event));
   return Event(event);
 }
+
+// The device idles after a set of runs for four times as long as it worked. Large layers are bound
+// by power: without it, what is measured next would be measured on the card that these runs made
+// hot.
+class Rest {
+ public:
+  Rest() = default;
+  ~Rest() {
+    const auto worked = Clock::now() - begin_;
+    std::this_thread::sleep_for(std::min<Clock::duration>(4 * worked, std::chrono::seconds(1)));
+  }
+  Rest(const Rest&) = delete;
+  Rest& operator=(const Rest&) = delete;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point begin_ = Clock::now();
+};
 
 double us_between(const Event& begin, const Event& end) {
   float ms = 0;
@@ -76,6 +97,7 @@ class CudaStopwatch final : public Stopwatch {
   std::vector<double> repeat(const Enqueue& enqueue, int repeat, Cache cache) override {
     std::vector<Event> begin, end;
     for (int i = 0; i < repeat; ++i) begin.push_back(make_event()), end.push_back(make_event());
+    const Rest rest;
     enqueue(stream_.get());
     for (size_t i = 0; i < begin.size(); ++i) {
       if (cache == Cache::Cold) flush();
@@ -110,6 +132,7 @@ class CudaStopwatch final : public Stopwatch {
         },
         stream_.get());
     ready();
+    const Rest rest;
     std::vector<std::vector<double>> us(parts.size());
     for (int run = -1; run < repeat; ++run) {  // one that warms up
       if (cache == Cache::Cold) flush();

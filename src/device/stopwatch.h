@@ -18,6 +18,7 @@ enum class Cache {
   Cold,  // 256 MB are written before each replay, several times any L2
 };
 
+// After each set of runs the device rests, so that the next one is a burst on a cool card, too.
 class Stopwatch {
  public:
   virtual ~Stopwatch() = default;

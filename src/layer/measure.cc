@@ -109,15 +109,18 @@ class CudaMeasurement {
     };
   }
 
-  // What the parts of a forward over ranks have to do; of dispatch and combine what crosses links.
+  // What the parts of a forward over ranks have to do; of dispatch (the calls before `plan`) and
+  // combine (from `meet` on) what crosses links.
   struct PartWork {
     Work dispatch, combine, layer;
   };
-  PartWork part_work() {
+  PartWork part_work(size_t plan, size_t meet) {
     PartWork w;
-    for (const OpCall& call : calls_.calls()) {
+    for (size_t i = 0; i < calls_.calls().size(); ++i) {
+      const OpCall& call = calls_.calls()[i];
       const Work work = call.work([this](ConstTensor t) { return read_i32(t); });
-      (std::string_view(call.op) == "pull_sums" ? w.combine : w.dispatch).bytes += work.link_bytes;
+      if (i < plan) w.dispatch.bytes += work.link_bytes;
+      if (i >= meet) w.combine.bytes += work.link_bytes;
       if (std::string_view(call.op) == "router") continue;  // as in measure
       w.layer.bytes += work.weight_bytes;
       if (work.weight_bytes > 0) w.layer.flops += work.flops;
@@ -142,7 +145,7 @@ class CudaMeasurement {
       const Spread s = spread_of(us);
       lines.push_back({op, s.median, s.min, s.max, work.bytes, work.flops});
     };
-    const PartWork work = part_work();
+    const PartWork work = part_work(plan, meet);
     // Pieces of a call overlap: there its parts are none.
     const bool whole = find_call(await + 1, "await_rows") == end;
     if (options_.operations && whole) {
