@@ -61,7 +61,7 @@ step_build() {
 test_shard() {  # number, of how many
   local code=0 file=$state/tests/$1
   GTEST_SHARD_INDEX=$1 GTEST_TOTAL_SHARDS=$2 SWITCHYARD_RANDOM_LAYERS=${RANDOM_LAYERS:-200} timeout "${TEST_LIMIT:-900}" \
-    "$test_cuda" --gtest_filter="${FILTER:-*}" --gtest_output="xml:$file.xml" >"$file.log" 2>&1 || code=$?
+    "$test_cuda" --gtest_filter="${FILTER:-*}" >"$file.log" 2>&1 || code=$?
   echo "$code" >"$file.end"
 }
 

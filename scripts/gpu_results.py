@@ -8,8 +8,8 @@ import re
 import statistics
 import subprocess
 import sys
-import xml.etree.ElementTree as xml_tree
 
+TEST_LINE = re.compile(r"^\[ *(RUN|OK|FAILED|SKIPPED) *\] (\S+\.[^\s,]+)", re.M)
 SUMMARY = re.compile(r"^=+ ((?:ERROR|RACECHECK|LEAK) SUMMARY: .*)$", re.M)
 
 
@@ -18,25 +18,20 @@ def last_line(path):
     return lines[-1] if lines else ""
 
 
-def outcome(case):
-    if case.find("failure") is not None:
-        return "failed"
-    return "skipped" if case.get("result") == "skipped" else "passed"
-
-
 def tests(state):
-    """A shard of the test program each: <number>.xml of GoogleTest, <number>.end with its exit code."""
-    folder, of = state / "tests", {"passed": [], "failed": [], "skipped": []}
-    for xml in folder.glob("*.xml"):
-        for case in xml_tree.parse(xml).getroot().iter("testcase"):
-            if case.get("status") == "run":
-                of[outcome(case)].append(f"{case.get('classname')}.{case.get('name')}")
-    for end in folder.glob("*.end"):  # a program that was killed leaves no report
-        code = end.read_text().strip()
-        if code != "0" and not end.with_suffix(".xml").exists():
-            of["failed"].append(f"shard {end.stem} ended with {code}")
-    return {"filter": (folder / "filter").read_text().strip(), **{word: len(names) for word, names in of.items()},
-            "failures": sorted(of["failed"]), "skips": sorted(of["skipped"]), "check": last_line(folder / "check.log")}
+    """A shard of the test program each: <number>.log of GoogleTest, <number>.end with its exit code."""
+    folder, of = state / "tests", {"RUN": set(), "OK": set(), "FAILED": set(), "SKIPPED": set()}
+    for log in sorted(folder.glob("[0-9]*.log")):
+        running = None
+        for word, name in TEST_LINE.findall(log.read_text(errors="replace")):
+            running = name if word == "RUN" else None
+            of[word].add(name)
+        code = log.with_suffix(".end").read_text().strip()
+        if running or code not in ("0", "1"):  # 1 says that a test failed
+            of["FAILED"].add(f"{running or 'shard ' + log.stem}: ended with {code}")
+    return {"filter": (folder / "filter").read_text().strip(),
+            "passed": len(of["OK"]), "failed": len(of["FAILED"]), "skipped": len(of["SKIPPED"]),
+            "failures": sorted(of["FAILED"]), "skips": sorted(of["SKIPPED"]), "check": last_line(folder / "check.log")}
 
 
 def sanitize(state):
