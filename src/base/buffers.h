@@ -15,6 +15,7 @@ struct ExecutorBuffers {
   int64_t capacity = 0;  // masked: rows per expert
   Tensor counts;         // i32 [E_local]
   Tensor first_row;      // i64 [E_local + 1]
+  Tensor next_step;      // i32 [1]
   Tensor row_of_slot;    // i32 [R, K]
   Tensor slot_of_row;    // i32 [C]
   Tensor plan_scratch;   // i32 [kPlanBlocks, E_local]
@@ -29,6 +30,7 @@ struct ExecutorBuffers {
     b.capacity = layout == Layout::Masked ? masked_capacity(s, max_rows) : 0;
     b.counts = arena.take(DType::I32, {s.num_local_experts});
     b.first_row = arena.take(DType::I64, {s.num_local_experts + 1});
+    b.next_step = arena.take(DType::I32, {1});
     b.row_of_slot = arena.take(DType::I32, {max_rows, s.top_k});
     b.slot_of_row = arena.take(DType::I32, {b.rows});
     b.plan_scratch = arena.take(DType::I32, {kPlanBlocks, s.num_local_experts});

@@ -31,6 +31,7 @@ void place_groups(const RowPlan& plan) {
   const auto* counts = plan.groups.counts.as<int32_t>();
   auto* first = plan.groups.first_row.as<int64_t>();
   const int64_t num_experts = plan.groups.counts.count();
+  if (plan.groups.next_step.present()) *plan.groups.next_step.as<int32_t>() = 0;
   first[0] = 0;
   for (int64_t e = 0; e < num_experts; ++e)
     first[e + 1] =

@@ -62,6 +62,7 @@ void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int r
       .num_rows = num_rows.as<int32_t>(),
       .counts = plan.groups.counts.as<int32_t>(),
       .first_row = plan.groups.first_row.as<int64_t>(),
+      .next_step = plan.groups.next_step.as<int32_t>(),
       .row_of_slot = plan.row_of_slot.as<int32_t>(),
       .slot_of_row = plan.slot_of_row.present() ? plan.slot_of_row.as<int32_t>() : nullptr,
       .row_expert = plan.row_expert.present() ? plan.row_expert.as<int32_t>() : nullptr,

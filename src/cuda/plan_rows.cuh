@@ -28,6 +28,7 @@ struct PlanRowsParams {
   const int32_t* num_rows;  // [1]
   int32_t* counts;          // [E]
   int64_t* first_row;       // [E + 1]
+  int32_t* next_step;       // [1] or null
   int32_t* row_of_slot;     // [R_cap, K]
   int32_t* slot_of_row;     // [num_buffer_rows] or null
   int32_t* row_expert;      // [num_buffer_rows] or null
@@ -220,6 +221,7 @@ __device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsPara
   const int experts_per_thread = (p.num_experts + num_threads - 1) / num_threads;
   const int begin = static_cast<int>(threadIdx.x) * experts_per_thread;
   const int end = min(begin + experts_per_thread, p.num_experts);
+  if (p.next_step && blockIdx.x == 0 && threadIdx.x == 0) *p.next_step = 0;
   int64_t next = begin * p.capacity;
   if (!p.masked) {
     int rows = 0;  // row_of_slot has 32 bits, too

@@ -28,7 +28,7 @@ GroupedGemm GroupedExecutor::gemm1(const ExecutorBuffers& b, const ReceivedRows&
   gemm.src = b.x;
   gemm.weights = parts_.weights.w1;
   gemm.bias = parts_.weights.b1;
-  gemm.groups = {b.counts, b.first_row};
+  gemm.groups = {b.counts, b.first_row, b.next_step};
   gemm.activation = &parts_.config.activation;
   gemm.order = parts_.weights.order;
   if (parts_.config.router_weight_on_input) {
@@ -45,7 +45,7 @@ GroupedGemm GroupedExecutor::gemm2(const ExecutorBuffers& b) const {
   gemm.src = b.y;
   gemm.weights = parts_.weights.w2;
   gemm.bias = parts_.weights.b2;
-  gemm.groups = {b.counts, b.first_row};
+  gemm.groups = {b.counts, b.first_row, b.next_step};
   return gemm;
 }
 
@@ -63,7 +63,7 @@ void GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t max_
   RowPlan plan{.layout = layout,
                .alignment = parts_.options.alignment,
                .capacity = b.capacity,
-               .groups = {b.counts, b.first_row},
+               .groups = {b.counts, b.first_row, b.next_step},
                .row_of_slot = b.row_of_slot,
                .slot_of_row = {},
                .row_expert = {},

@@ -26,6 +26,9 @@ struct RowGroups {
   Tensor counts;     // i32 [E_local] valid slots
   Tensor first_row;  // i64 [E_local + 1]; contiguous: prefix sum of aligned counts; masked: e *
                      // capacity
+  // CUDA: i32 [1], 0 between calls; calls of grouped_gemm, one after the other, draw their work
+  // from it. Absent: work is divided beforehand, slower where groups differ.
+  Tensor next_step = {};
 };
 
 // plan_rows: from local ids to places. C rows in the buffer.

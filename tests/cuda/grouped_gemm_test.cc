@@ -32,6 +32,7 @@ struct GemmCase {
   int64_t alignment = 1;  // contiguous
   int64_t max_rows = 0;   // 0: the sum of counts; a larger bound chooses larger tiles
   int num_sms = 0;        // 0: the backend's
+  bool divided = false;   // steps are divided beforehand, not drawn
 
   int64_t sum() const {
     int64_t all = 0;
@@ -111,7 +112,13 @@ std::vector<float> run_on_gpu(const GemmCase& c, Problem& p) {
   CudaBuffer<T> dst({p.rows(), c.width()});
   GroupedGemm g = p.gemm(place);
   g.dst = dst.view();
-  cuda_backend().ops().grouped_gemm(g, nullptr);
+  Buffer<int32_t> zero(Shape{1});
+  zero[0] = 0;
+  CudaBuffer<int32_t> next_step(zero);
+  if (!c.divided) g.groups.next_step = next_step.view();
+  for (int call = 0; call < 2; ++call)  // the second finds the counter as the first left it
+    cuda_backend().ops().grouped_gemm(g, nullptr);
+  EXPECT_EQ(next_step.host()[0], 0);
   const Buffer<T>& out = dst.host();
   EXPECT_TRUE(out.guards_intact());
 
@@ -280,6 +287,22 @@ TEST(HopperGroupedGemm, GivesTheSameBitsOnAnyNumberOfMultiprocessors) {
         EXPECT_EQ(run_on_gpu(c), expected) << num_sms << " SMs, bound " << c.max_rows;
       }
     }
+}
+
+TEST(HopperGroupedGemm, GivesTheSameBitsWhoeverTakesAStep) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t k : {8, 64, 320, 712})  // from one stage per step to more than are in flight
+    for (const int64_t max_rows : {0, 8000, 40'000})
+      for (const int num_sms : {0, 3, 10}) {
+        GemmCase c;
+        c.counts = random_counts(40, 700, static_cast<uint64_t>(k));
+        c.n = 704, c.k = k, c.max_rows = max_rows, c.num_sms = num_sms;
+        c.divided = true;
+        const auto expected = run_on_gpu(c);
+        c.divided = false;
+        EXPECT_EQ(run_on_gpu(c), expected)
+            << "k " << k << ", bound " << max_rows << ", " << num_sms << " SMs";
+      }
 }
 
 // Blocks of the one kernel that a call launches: each holds a multiprocessor to itself.

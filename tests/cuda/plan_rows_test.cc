@@ -81,13 +81,15 @@ void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCa
   Both<int32_t> counts({c.experts}), row_of_slot(ids.view().shape), slot_of_row({rows}),
       row_expert({rows}), scratch({kPlanBlocks, c.experts});
   Both<int64_t> first_row({c.experts + 1});
+  auto next_step = Both<int32_t>::of({7});
   auto status = Both<int32_t>::of({code_before, 0, 0, 0});
 
-  RowPlan plan{c.layout,          c.alignment, c.capacity, {counts.cpu(), first_row.cpu()},
-               row_of_slot.cpu(), {},          {},         scratch.cpu()};
+  RowPlan plan{
+      c.layout,          c.alignment, c.capacity, {counts.cpu(), first_row.cpu(), next_step.cpu()},
+      row_of_slot.cpu(), {},          {},         scratch.cpu()};
   if (c.row_tables) plan.slot_of_row = slot_of_row.cpu(), plan.row_expert = row_expert.cpu();
   testing::plain_ops().plan_rows(plan, given.cpu(), count.cpu(), 3, status.cpu(), nullptr);
-  plan.groups = {counts.gpu(), first_row.gpu()};
+  plan.groups = {counts.gpu(), first_row.gpu(), next_step.gpu()};
   plan.row_of_slot = row_of_slot.gpu();
   plan.scratch = scratch.gpu();
   if (c.row_tables) plan.slot_of_row = slot_of_row.gpu(), plan.row_expert = row_expert.gpu();
@@ -95,6 +97,7 @@ void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCa
 
   EXPECT_TRUE(counts.same()) << "counts";
   EXPECT_TRUE(first_row.same()) << "first_row";
+  EXPECT_TRUE(next_step.same()) << "next_step";
   EXPECT_TRUE(row_of_slot.same()) << "row_of_slot";
   EXPECT_TRUE(slot_of_row.same()) << "slot_of_row";
   EXPECT_TRUE(row_expert.same()) << "row_expert";

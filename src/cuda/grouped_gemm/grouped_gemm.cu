@@ -25,6 +25,7 @@ GemmParams params_of(const GroupedGemm& g, GemmTile tile) {
     p.dst_boxes = map_of_output(g.dst, store_box_rows(gated), store_box_cols(gated));
   p.counts = g.groups.counts.as<int32_t>();
   p.first_row = g.groups.first_row.as<int64_t>();
+  p.next_step = g.groups.next_step.as<int32_t>();
   p.bias = g.bias.as<float>();
   p.row_weights = g.row_weights.as<float>();
   p.slot_of_row = g.slot_of_row.as<int32_t>();

@@ -11,7 +11,8 @@
 // One block per SM takes tiles of kWeights weight rows x one tile of rows until none is left. The
 // last warpgroup loads (one thread), the others multiply: 64 weight rows each, and write what they
 // made. Two blocks of a cluster take neighbouring weights with the same rows, each loading half of
-// the rows for both.
+// the rows for both. Tiles differ, and so do SMs: so that all end together, the last ones go to who
+// comes first, by a counter in memory. Who takes a tile changes no bit of it.
 //
 // A gated tile holds kWeights / 2 gate rows and the up rows that go with them, alternating in
 // eights: the tensor map of W1 [2I, k] has the dimensions (k, 8, 2 halves, I / 8, E), so the copy
@@ -26,6 +27,7 @@
 #include "cuda/launch.h"
 #include "cuda/numbers.cuh"
 #include "cuda/ptx/barrier.cuh"
+#include "cuda/ptx/counter.cuh"
 #include "cuda/ptx/stmatrix.cuh"
 #include "cuda/ptx/wgmma.cuh"
 #include "strategy/tiles.h"
@@ -38,6 +40,7 @@ struct GemmParams {
   void* dst;                   // bf16 or f32 [C, width]
   const int32_t* counts;       // [E]
   const int64_t* first_row;    // [E + 1]
+  int32_t* next_step;          // 0 before the call and after it; null: no step is drawn
   const float* bias;           // [E, n] or null
   const float* row_weights;    // by slot, or null
   const int32_t* slot_of_row;  // [C], with row_weights
@@ -66,7 +69,7 @@ constexpr int math_threads(GemmTile t) {
 // What a block does in a step.
 struct GemmBlock {
   int64_t first_row;  // of src and dst
-  int num_rows;
+  int num_rows;       // 0: no step is left
   int expert;
   int weights;  // tile of weights
 };
@@ -78,6 +81,8 @@ struct GemmShared {
   uint8_t* staging;
   GemmBlock* blocks;       // [stages] of the step that begins with the stage, if one does
   uint64_t *full, *empty;  // [stages]
+  uint64_t* told;          // [kToldSteps] the other block of a cluster has told a step
+  int32_t* told_steps;     // [kToldSteps]
   int32_t* warp_sums;      // [32]
   int32_t* first_step;     // [E + 1] steps of the experts before e
 
@@ -87,7 +92,9 @@ struct GemmShared {
         blocks(reinterpret_cast<GemmBlock*>(staging + staging_bytes(kTile))),
         full(reinterpret_cast<uint64_t*>(blocks + kTile.stages)),
         empty(full + kTile.stages),
-        warp_sums(reinterpret_cast<int32_t*>(empty + kTile.stages)),
+        told(empty + kTile.stages),
+        told_steps(reinterpret_cast<int32_t*>(told + kToldSteps)),
+        warp_sums(told_steps + kToldSteps),
         first_step(warp_sums + 32) {}
 
   __device__ uint8_t* weights(int stage) const {
@@ -182,6 +189,61 @@ __device__ void count_steps(const Schedule& schedule, int32_t* first_step, int32
 
 // ---- the thread that loads
 
+// Which steps a cluster takes. The first ones are divided beforehand, every num_clusters-th for
+// each: clusters then stay side by side, and those with the same weights or rows share what L2
+// sends. The others are drawn. Every cluster draws after its last divided step and after every
+// drawn one: then the counter is 0 again. One block of a cluster draws and tells the other.
+template <GemmTile kTile>
+class StepDraw {
+ public:
+  __device__ StepDraw(const GemmParams& params, const GemmShared<kTile>& shared_memory,
+                      int cluster_rank, int number_of_steps)
+      : p(params), shared(shared_memory), rank(cluster_rank), num_steps(number_of_steps) {
+    // Weights that are read once leave nothing to share.
+    const int waves = p.stream_weights ? 1 : max(num_steps / num_clusters() - kDrawnWaves, 1);
+    first_drawn = waves * num_clusters();
+  }
+
+  __device__ int first() const { return blockIdx.x / kTile.cluster; }
+
+  // For the step after `step`, which begins: the answer takes as long as a short step.
+  __device__ void ask(int step) {
+    draws = p.next_step && step + num_clusters() >= first_drawn;
+    drawn = step + num_clusters() - first_drawn;
+    ptx::count_on(draws && rank == 0, drawn, p.next_step,
+                  num_steps - first_drawn + num_clusters() - 1);
+  }
+  // Once it may be here.
+  __device__ void tell() {
+    if (!kPair || !draws || rank > 0) return;
+    const int slot = num_told++ % kToldSteps;
+    ptx::store_to(1, &shared.told_steps[slot], drawn, &shared.told[slot]);
+  }
+  __device__ int next() { return first_drawn + (kPair && draws && rank > 0 ? hear() : drawn); }
+
+ private:
+  static constexpr bool kPair = kTile.cluster > 1;
+  static_assert(kTile.cluster <= 2);
+  static constexpr int kDrawnWaves = 8;  // more than clusters drift apart
+
+  static __device__ int num_clusters() { return gridDim.x / kTile.cluster; }
+
+  __device__ int hear() {
+    const int slot = num_told % kToldSteps, parity = num_told++ / kToldSteps % 2;
+    ptx::barrier_arrive_expect(&shared.told[slot], sizeof(int32_t));
+    ptx::barrier_wait(&shared.told[slot], parity);
+    return *static_cast<volatile int32_t*>(&shared.told_steps[slot]);
+  }
+
+  const GemmParams& p;
+  const GemmShared<kTile>& shared;
+  const int rank, num_steps;
+  int first_drawn;
+  bool draws = false;
+  int drawn = 0;  // from first_drawn on
+  uint32_t num_told = 0;
+};
+
 template <GemmTile kTile>
 class Loader {
  public:
@@ -194,9 +256,10 @@ class Loader {
 
   __device__ void run(const GemmSchedule<kTile>& schedule) {
     const int num_k = (p.k + kTileInner - 1) / kTileInner, num_steps = schedule.num_steps();
-    for (int step = blockIdx.x / kTile.cluster; step < num_steps;
-         step += gridDim.x / kTile.cluster) {
+    StepDraw<kTile> draw(p, shared, rank, num_steps);
+    for (int step = draw.first(); step < num_steps; step = draw.next()) {
       const GemmBlock block = schedule.block(step, rank);
+      draw.ask(step);
       const int num_boxes = (block.num_rows + kBoxRows - 1) / kBoxRows;
       const int row = static_cast<int>(block.first_row);
       for (int kb = 0; kb < num_k; ++kb, at.advance()) {
@@ -205,8 +268,12 @@ class Loader {
         ptx::barrier_arrive_expect(&shared.full[at.stage], num_boxes * kBoxBytes + kWeightBytes);
         load_weights(block, kb * kTileInner);
         load_rows(kb * kTileInner, row, num_boxes);
+        if (kb == num_k / 2) draw.tell();
       }
     }
+    ptx::barrier_wait(&shared.empty[at.stage], at.parity ^ 1);
+    shared.blocks[at.stage] = {};
+    ptx::barrier_arrive(&shared.full[at.stage]);
   }
 
  private:
@@ -461,7 +528,7 @@ class Multiplier {
   __device__ Multiplier(const GemmShared<kTile>& shared_memory, int inner)
       : shared(shared_memory), num_k((inner + kTileInner - 1) / kTileInner) {}
 
-  // The step that comes next: its first stage has arrived then.
+  // The step that comes next: its first stage has arrived then. Without rows: there is none.
   __device__ GemmBlock next() const {
     ptx::barrier_wait(&shared.full[at.stage], at.parity);
     return shared.blocks[at.stage];
@@ -517,17 +584,17 @@ class Multiplier {
 };
 
 template <GemmTile kTile>
-__device__ void multiply_tiles(const GemmParams& p, const GemmShared<kTile>& shared,
-                               int num_steps) {
+__device__ void multiply_tiles(const GemmParams& p, const GemmShared<kTile>& shared) {
   const int group = threadIdx.x / 128;
   const Place place{static_cast<int>(threadIdx.x % 32), static_cast<int>(threadIdx.x / 32 % 4)};
   Multiplier<kTile> multiplier(shared, p.k);
   RowWriter writer(p, shared.staging + group * 2 * kStagingBytes, place, group + 1);
-  for (int step = blockIdx.x / kTile.cluster; step < num_steps; step += gridDim.x / kTile.cluster) {
+  for (;;) {
     // Defined anew, or the compiler defines what a narrow product leaves alone in the midst of the
     // products, and to do so serialises them (C7515).
     float acc[kTile.rows / 2] = {};
     const GemmBlock block = multiplier.next();
+    if (block.num_rows == 0) break;
     const int weight_row = block.weights * kTile.weights + group * 64;
     const GroupTile tile{block.first_row, block.num_rows, block.expert,
                          p.gated ? weight_row / 2 : weight_row};
@@ -550,6 +617,7 @@ __global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
       ptx::barrier_init(&shared.full[s], 1);
       ptx::barrier_init(&shared.empty[s], kMathThreads / 32 * kTile.cluster);
     }
+    for (int s = 0; s < kToldSteps; ++s) ptx::barrier_init(&shared.told[s], 1);
     ptx::fence_barrier_init();
     ptx::prefetch_map(&p.src);
     ptx::prefetch_map(&p.weights);
@@ -572,7 +640,7 @@ __global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
     }
   } else {
     if constexpr (kMoveRegisters) ptx::grow_registers<224>();
-    multiply_tiles(p, shared, schedule.num_steps());
+    multiply_tiles(p, shared);
     // The other block may still fill this one's stages, and tell it of its own.
     if constexpr (kTile.cluster > 1) ptx::cluster_sync();
   }
