@@ -71,7 +71,7 @@ step_tests() {
   echo "${FILTER:-*}" >"$state/tests/filter"
   for ((i = 0; i < shards; ++i)); do test_shard "$i" "$shards" & done
   wait
-  grep -qvx 0 "$state"/tests/*.end && status=1
+  cat "$state"/tests/*.end | grep -qvx 0 && status=1
   grep -h ': Failure' -A 12 "$state"/tests/*.log || true
   "$switchyard" check --device cuda >"$state/tests/check.log" 2>&1 || status=1
   grep -iE 'fail' "$state/tests/check.log" || true
@@ -83,14 +83,16 @@ sanitize() {  # tool, filter, further options
   SWITCHYARD_SMALL=1 timeout "$limit" "$(sanitizer)" --tool "$tool" --error-exitcode 99 "$@" \
     "$test_cuda" --gtest_filter="$filter" --gtest_brief=1 >"$log" 2>&1 || code=$?
   printf '%s\n%s\n%s\n' "$code" "$((SECONDS - start))" "$filter" >"$state/sanitize/$tool.end"
-  [ "$code" = 0 ] || status=1
 }
 
 step_sanitize() {
   rm -rf "$state/sanitize" && mkdir -p "$state/sanitize"
-  sanitize memcheck "$memcheck_filter"
-  sanitize racecheck "$race_filter"
-  sanitize synccheck "$race_filter"
+  sanitize memcheck "$memcheck_filter" &
+  sanitize racecheck "$race_filter" &
+  sanitize synccheck "$race_filter" &
+  wait
+  head -qn 1 "$state"/sanitize/*.end | grep -qvx 0 && status=1
+  return 0
 }
 
 time_model() {  # folder of the runs, name of the result, further options
