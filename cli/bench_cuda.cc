@@ -119,9 +119,10 @@ class CudaBench {
   }
 
   // The same layer with its own gate: what that adds, and the whole.
-  void add_gate(MoeLayer& layer, const Problem& problem, const MeasureOptions& how, Result& r) {
-    for (const auto& time : measure_forward(layer, problem.args(), *backend_, how))
-      if (time.op == "router" || time.op == "gate_topk" || time.is_layer()) r.times.push_back(time);
+  void add_gate(MoeLayer& layer, const Problem& problem, MeasureOptions how, Result& r) {
+    how.wants = [](const std::string& op) { return op == "router" || op == "gate_topk"; };
+    for (auto& time : measure_forward(layer, problem.args(), *backend_, how))
+      r.times.push_back(std::move(time));
   }
 
   void print_json() const {

@@ -13,7 +13,7 @@
 # COMMIT           what is built, where there is no git
 # MODELS, TOKENS   of the benchmarks; MODELS may say name:ep-size
 # LAYOUTS          of the benchmarks, contiguous,masked,hybrid
-# RUNS             of every benchmark (3), medians of which are kept; each begins with another model and layout
+# RUNS             of every benchmark but those of skew (3), medians of which are kept; each begins with another model and layout
 # BUILD            folder of the programs, build/cuda
 # SWITCHYARD       the program that is timed, if it is not the one in BUILD
 # FILTER           --gtest_filter of the GPU tests, all of them; '-GpuProcessFaults.*' leaves out what takes minutes
@@ -115,6 +115,7 @@ step_bench() {
       [ -z "$share" ] || arguments+=(--ep-size "$share")
       name=$name${share:+-ep$share}
       time_model bench "$name" --strategy "$layouts" --tokens "$tokens" "${arguments[@]}"
+      [ "$run" = 1 ] || continue
       # Skew, at the largest number of tokens.
       arguments+=(--strategy contiguous --tokens "${tokens##*,}")
       time_model bench "$name-zipf" --routing zipf "${arguments[@]}"

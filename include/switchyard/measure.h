@@ -44,9 +44,10 @@ struct OpTime {
 double floor_us(const OpTime& time, const DeviceRates& rates);
 
 struct MeasureOptions {
-  int repeat = 20;         // runs whose median is taken
-  bool cold = true;        // CUDA: nothing of the operands is in L2 when a run begins
-  bool operations = true;  // each operation, too; else the layer alone
+  int repeat = 20;   // runs whose median is taken
+  bool cold = true;  // CUDA: nothing of the operands is in L2 when a run begins
+  /// Which operations of a forward are measured, each by itself; the layer always is. On one rank.
+  std::function<bool(const std::string& op)> wants = [](const std::string&) { return true; };
   /// Several ranks on CUDA: called between what allocates memory and what peers wait for, on every
   /// rank as often. Ranks that share a device must meet there (all_gather, say).
   std::function<void()> meet = [] {};

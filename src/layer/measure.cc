@@ -37,6 +37,10 @@ OpTime& line_of(std::vector<OpTime>& lines, const char* op) {
   return lines.back();
 }
 
+void keep_wanted(std::vector<OpTime>& lines, const MeasureOptions& options) {
+  std::erase_if(lines, [&](const OpTime& line) { return !options.wants(line.op); });
+}
+
 // ---- CUDA
 
 // The calls of one forward, run as they come.
@@ -86,9 +90,9 @@ class CudaMeasurement {
     // The recorded forward left its buffers as its first call found them, or better.
     std::vector<OpTime> lines;
     for (const OpCall& call : calls_.calls()) measure(call, lines, whole);
+    keep_wanted(lines, options_);
     whole.bytes += static_cast<double>(args_.hidden.bytes() + args_.output.bytes());
     layer_.wait(watch_->stream());
-    if (!options_.operations) lines.clear();
     lines.push_back(whole);
     return lines;
   }
@@ -148,7 +152,7 @@ class CudaMeasurement {
     const PartWork work = part_work(plan, meet);
     // Pieces of a call overlap: there its parts are none.
     const bool whole = find_call(await + 1, "await_rows") == end;
-    if (options_.operations && whole) {
+    if (whole) {
       const auto us =
           time({calls_between(0, plan), calls_between(plan, meet), calls_between(meet, end)});
       add("dispatch", us[0], work.dispatch);
@@ -178,7 +182,7 @@ class CudaMeasurement {
   // Called in the order of the forward: each call finds what those before it wrote, and GEMM2 may
   // overwrite what GEMM1 read.
   void measure(const OpCall& call, std::vector<OpTime>& lines, OpTime& whole) {
-    if (options_.operations) {
+    if (options_.wants(call.op)) {
       const OpTime time = timed(call.op, call.run);
       OpTime& line = line_of(lines, call.op);
       line.us += time.us, line.min_us += time.min_us, line.max_us += time.max_us;
@@ -275,7 +279,7 @@ std::vector<OpTime> measure_on_host(MoeLayer& layer, const ForwardArgs& args, Ba
   for (const auto& line : lines) whole.flops += line.flops;
   for (const auto& line : lines)
     if (counts_for_layer(line)) whole.bytes += line.bytes;
-  if (!options.operations) lines.clear();
+  keep_wanted(lines, options);
   lines.push_back(whole);
   return lines;
 }

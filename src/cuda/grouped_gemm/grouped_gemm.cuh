@@ -82,7 +82,7 @@ struct GemmShared {
   GemmBlock* blocks;       // [stages] of the step that begins with the stage, if one does
   uint64_t *full, *empty;  // [stages]
   uint64_t* told;          // [kToldSteps] the other block of a cluster has told a step
-  int32_t* told_steps;     // [kToldSteps]
+  int32_t* told_steps;     // [kToldSteps] 0 but where one is told; touched by atomics alone
   int32_t* warp_sums;      // [32]
   int32_t* first_step;     // [E + 1] steps of the experts before e
 
@@ -217,7 +217,7 @@ class StepDraw {
   __device__ void tell() {
     if (!kPair || !draws || rank > 0) return;
     const int slot = num_told++ % kToldSteps;
-    ptx::store_to(1, &shared.told_steps[slot], drawn, &shared.told[slot]);
+    ptx::add_to(1, &shared.told_steps[slot], drawn, &shared.told[slot]);
   }
   __device__ int next() { return first_drawn + (kPair && draws && rank > 0 ? hear() : drawn); }
 
@@ -232,7 +232,7 @@ class StepDraw {
     const int slot = num_told % kToldSteps, parity = num_told++ / kToldSteps % 2;
     ptx::barrier_arrive_expect(&shared.told[slot], sizeof(int32_t));
     ptx::barrier_wait(&shared.told[slot], parity);
-    return *static_cast<volatile int32_t*>(&shared.told_steps[slot]);
+    return atomicExch(&shared.told_steps[slot], 0);  // for the next one to be added to
   }
 
   const GemmParams& p;
@@ -617,7 +617,10 @@ __global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
       ptx::barrier_init(&shared.full[s], 1);
       ptx::barrier_init(&shared.empty[s], kMathThreads / 32 * kTile.cluster);
     }
-    for (int s = 0; s < kToldSteps; ++s) ptx::barrier_init(&shared.told[s], 1);
+    for (int s = 0; kTile.cluster > 1 && s < kToldSteps; ++s) {
+      ptx::barrier_init(&shared.told[s], 1);
+      atomicExch(&shared.told_steps[s], 0);
+    }
     ptx::fence_barrier_init();
     ptx::prefetch_map(&p.src);
     ptx::prefetch_map(&p.weights);
