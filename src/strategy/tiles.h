@@ -48,10 +48,14 @@ GemmTile choose_tile(const GemmShape& shape);
 // "256x128x64, 4 stages, cluster of 2": rows, weights, inner dimension.
 std::string describe(const GemmTile& tile);
 
-// Shared memory: the stages, two buffers of output per warpgroup (64 weight rows), barriers, steps
-// that blocks tell each other, and the steps before each expert.
+// Shared memory: the stages, two buffers of output per warpgroup (64 weight rows), rings of
+// barriers and steps, and the steps before each expert.
 constexpr int kStagingBytes = 8192;
 constexpr int64_t kStepBytes = 24;  // GemmBlock of grouped_gemm.cuh
+// Steps that are loaded, one to a stage if the inner dimension is short, and the one multiplied.
+constexpr int step_slots(GemmTile t) {
+  return t.stages + 1;
+}
 // Steps that one block of a cluster may have told the other before that one has come to them: it is
 // at most all stages ahead, a step each if the inner dimension is short, and one more is drawn.
 constexpr int kToldSteps = 8;
@@ -63,10 +67,10 @@ constexpr int64_t stage_bytes(GemmTile t) {
 }
 constexpr int64_t shared_bytes(GemmTile t, int64_t num_experts) {
   constexpr int64_t kBytesOfSums = 32 * int64_t{sizeof(int32_t)};  // one per warp
-  // Of each stage: two barriers, and what the step that begins with it is.
-  const int64_t barriers = t.stages * (2 * int64_t{sizeof(uint64_t)} + kStepBytes);
   constexpr int64_t kBytesTold = kToldSteps * int64_t{sizeof(uint64_t) + sizeof(int32_t)};
-  return t.stages * stage_bytes(t) + staging_bytes(t) + barriers + kBytesTold + kBytesOfSums +
+  const int64_t rings =
+      t.stages * 2 * int64_t{sizeof(uint64_t)} + step_slots(t) * kStepBytes + kBytesTold;
+  return t.stages * stage_bytes(t) + staging_bytes(t) + rings + kBytesOfSums +
          (num_experts + 1) * int64_t{sizeof(int32_t)};
 }
 constexpr int64_t kSharedBytesPerBlock = int64_t{227} * 1024;  // sm_90; CUDA programming guide

@@ -340,9 +340,9 @@ TEST_P(NcclRanks, WhatOneRankGetsWrongEveryRankThrowsAndTheLayerGoesOn) {
       int32_t before = 0;
       copy_to_host(*g.backend, &before, first, g.stream);
       g.everyone();
-      if (g.rank() == 1) copy_to_device(*g.backend, first, &outside);
+      if (g.rank() == 1) copy_to_device(*g.backend, first, &outside, g.stream);
       bad_id.listen(g.rank(), [&] { (void)rank.run(); });
-      copy_to_device(*g.backend, first, &before);
+      copy_to_device(*g.backend, first, &before, g.stream);
       bad_argument.listen(g.rank(), [&] {
         ForwardArgs args = rank.args();
         if (g.rank() == 1) args.output.shape = {1, 8};

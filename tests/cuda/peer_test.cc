@@ -466,9 +466,9 @@ TEST_P(PeerCuda, WhatOneRankGetsWrongEveryRankThrowsAndTheLayerGoesOn) {
       });
     };
     g.everyone();
-    if (g.rank() == 1) copy_to_device(*g.backend, first, &outside);
+    if (g.rank() == 1) copy_to_device(*g.backend, first, &outside, g.stream);
     forward(bad_id, rank.args());
-    copy_to_device(*g.backend, first, &before);
+    copy_to_device(*g.backend, first, &before, g.stream);
 
     ForwardArgs args = rank.args();
     args.max_tokens = p.max_tokens() - (g.rank() == 0);

@@ -67,7 +67,8 @@ struct RankLayer {
   }
   void poison() const {
     const Buffer<Bf16> nan(output.view().shape);
-    copy_to_device(*gpu.backend, output.view(), nan.data());
+    // Not on the default stream: it may wait for a peer's kernel that waits for this rank.
+    copy_to_device(*gpu.backend, output.view(), nan.data(), gpu.stream);
   }
   std::vector<uint16_t> bits() const {
     return read<uint16_t>(*gpu.backend, output.view(), gpu.stream);
@@ -177,7 +178,7 @@ inline int replays_that_differ(const LayerProblem& p, GpuRank& g, const LayerOpt
       const auto ids = random_ids(tokens, p.config.num_experts, p.config.top_k,
                                   kSkews[static_cast<size_t>(i) % std::size(kSkews)],
                                   static_cast<uint64_t>(1000 * g.rank() + i));
-      copy_to_device(*g.backend, rank.ids->view(), ids.data());
+      copy_to_device(*g.backend, rank.ids->view(), ids.data(), g.stream);
       graph.launch(g.stream);
       rank.layer->forward(rank.args());
       rank.layer->wait(g.stream);

@@ -79,7 +79,7 @@ template <GemmTile kTile>
 struct GemmShared {
   uint8_t* stages;
   uint8_t* staging;
-  GemmBlock* blocks;       // [stages] of the step that begins with the stage, if one does
+  GemmBlock* blocks;       // [step_slots] of steps that are loaded and not yet multiplied
   uint64_t *full, *empty;  // [stages]
   uint64_t* told;          // [kToldSteps] the other block of a cluster has told a step
   int32_t* told_steps;     // [kToldSteps] 0 but where one is told; touched by atomics alone
@@ -90,7 +90,7 @@ struct GemmShared {
       : stages(base),
         staging(stages + kTile.stages * stage_bytes(kTile)),
         blocks(reinterpret_cast<GemmBlock*>(staging + staging_bytes(kTile))),
-        full(reinterpret_cast<uint64_t*>(blocks + kTile.stages)),
+        full(reinterpret_cast<uint64_t*>(blocks + step_slots(kTile))),
         empty(full + kTile.stages),
         told(empty + kTile.stages),
         told_steps(reinterpret_cast<int32_t*>(told + kToldSteps)),
@@ -105,7 +105,8 @@ struct GemmShared {
   }
 };
 
-// Where the pipeline stands: the same sequence for the thread that loads and those that multiply.
+// Where a ring of stages or steps stands: the same sequence for the thread that loads and those
+// that multiply.
 template <int kStages>
 struct PipelinePosition {
   int stage = 0;
@@ -264,7 +265,7 @@ class Loader {
       const int row = static_cast<int>(block.first_row);
       for (int kb = 0; kb < num_k; ++kb, at.advance()) {
         ptx::barrier_wait(&shared.empty[at.stage], at.parity ^ 1);
-        if (kb == 0) shared.blocks[at.stage] = block;
+        if (kb == 0) shared.blocks[slot.stage] = block, slot.advance();
         ptx::barrier_arrive_expect(&shared.full[at.stage], num_boxes * kBoxBytes + kWeightBytes);
         load_weights(block, kb * kTileInner);
         load_rows(kb * kTileInner, row, num_boxes);
@@ -272,7 +273,7 @@ class Loader {
       }
     }
     ptx::barrier_wait(&shared.empty[at.stage], at.parity ^ 1);
-    shared.blocks[at.stage] = {};
+    shared.blocks[slot.stage] = {};
     ptx::barrier_arrive(&shared.full[at.stage]);
   }
 
@@ -305,6 +306,7 @@ class Loader {
   const int rank;
   const ptx::L2Keep keep_weights;
   PipelinePosition<kTile.stages> at;
+  PipelinePosition<step_slots(kTile)> slot;
 };
 
 // ---- the warpgroups that multiply
@@ -529,9 +531,11 @@ class Multiplier {
       : shared(shared_memory), num_k((inner + kTileInner - 1) / kTileInner) {}
 
   // The step that comes next: its first stage has arrived then. Without rows: there is none.
-  __device__ GemmBlock next() const {
+  __device__ GemmBlock next() {
     ptx::barrier_wait(&shared.full[at.stage], at.parity);
-    return shared.blocks[at.stage];
+    const GemmBlock block = shared.blocks[slot.stage];
+    slot.advance();
+    return block;
   }
 
   // acc = 64 weight rows x `rows` over the whole inner dimension, in products of 16 i columns with
@@ -581,6 +585,7 @@ class Multiplier {
   const GemmShared<kTile>& shared;
   const int num_k;
   PipelinePosition<kTile.stages> at;
+  PipelinePosition<step_slots(kTile)> slot;
 };
 
 template <GemmTile kTile>
