@@ -122,7 +122,7 @@ step_bench() {
       time_model bench "$name-balanced" --routing balanced "${arguments[@]}"
     done
     # Large layers are bound by power: what comes last meets a hot card, so models and layouts take turns at it.
-    layouts=${layouts#*,},${layouts%%,*}
+    [ "${layouts/,/}" = "$layouts" ] || layouts=${layouts#*,},${layouts%%,*}
     order=("${order[@]:3}" "${order[@]:0:3}")
   done
   timeout "$limit" "$switchyard" bench --linear-attention --device cuda --json --commit "$commit" \
