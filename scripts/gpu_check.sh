@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, into one results file: builds, runs the GPU tests, compute-sanitizer and benchmarks.
 #
-#   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests sanitize bench ranks; default all but ranks
+#   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests peers sanitize bench ranks; default all but ranks
 #
-# `ranks` times layers over two GPUs beside NCCL's collectives (scripts/bench_nccl.py, needs PyTorch). With two GPUs, tests of
-# several ranks use both:
+# `peers` tests several ranks, on two GPUs where there are two. `ranks` times layers over two GPUs beside NCCL's collectives
+# (scripts/bench_nccl.py, needs PyTorch):
 #
-#   FILTER='*PeerCuda*:*SeveralRanks*:*GpuProcess*:*Nccl*' scripts/gpu_check.sh build tests ranks bench/results/h100x2.json
+#   scripts/gpu_check.sh build peers ranks bench/results/h100x2.json
 #
 # Sections of steps that are not asked for stay in the file as they are. Needs cmake, nvcc, GoogleTest and python3.
 # CMAKE_ARGS       more arguments of cmake, such as the places of libraries
@@ -16,8 +16,10 @@
 # RUNS             of every benchmark but those of skew (3), medians of which are kept; each begins with another model and layout
 # BUILD            folder of the programs, build/cuda
 # SWITCHYARD       the program that is timed, if it is not the one in BUILD
-# FILTER           --gtest_filter of the GPU tests, all of them; '-GpuProcessFaults.*' leaves out what takes minutes
-# SHARDS           processes that GPU tests are divided over (4), TEST_LIMIT the seconds that each may take (900)
+# FILTER           --gtest_filter of `tests` or `peers`, in place of all that the step has
+# SHARDS           processes that `tests` are divided over (4). PEER_SHARDS of `peers`: 1, as kernels that wait for each other, with
+#                  deadlines of seconds, want GPUs for themselves
+# TEST_LIMIT       seconds that each of these processes may take (1800)
 # RANDOM_LAYERS    random shapes that the layer is compared with float64 on (200)
 # RACE_FILTER, MEMCHECK_FILTER   --gtest_filter under compute-sanitizer
 # LIMIT            seconds that one program may take under compute-sanitizer or as a benchmark
@@ -28,12 +30,12 @@ results=bench/results/h100.json
 steps=()
 for argument in "$@"; do
   case $argument in
-    build | tests | sanitize | bench | ranks) steps+=("$argument") ;;
+    build | tests | peers | sanitize | bench | ranks) steps+=("$argument") ;;
     *.json) results=$argument ;;
-    *) echo "gpu_check: $argument is no step (build, tests, sanitize, bench, ranks) and no .json file" >&2; exit 2 ;;
+    *) echo "gpu_check: $argument is no step (build, tests, peers, sanitize, bench, ranks) and no .json file" >&2; exit 2 ;;
   esac
 done
-[ ${#steps[@]} -gt 0 ] || steps=(build tests sanitize bench)
+[ ${#steps[@]} -gt 0 ] || steps=(build tests peers sanitize bench)
 
 build=${BUILD:-build/cuda}
 test_cuda=$build/tests/test_cuda
@@ -43,8 +45,9 @@ limit=${LIMIT:-240}
 models=${MODELS:-qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b glm-4.5-air olmoe-1b-7b mixtral-8x7b deepseek-v3:8}
 tokens=${TOKENS:-1,8,32,128,512,2048,8192}
 commit=${COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
+peer_tests='*PeerCuda.*:*PeerCudaFamilies.*:PeerCudaConditions.*:*OfSeveralRanks*:*GpuProcess*:*Nccl*'
 # Kernels that wait for a peer need both to run at once, which memcheck does not promise: PeerCudaOrdered runs instead.
-memcheck_filter=${MEMCHECK_FILTER:--Measure.*:*PeerCuda.*:*PeerCudaFamilies.*:PeerCudaConditions.*:*OfSeveralRanks*:*GpuProcess*:*Nccl*}
+memcheck_filter=${MEMCHECK_FILTER:--Measure.*:$peer_tests}
 race_filter=${RACE_FILTER:-CudaPlanDispatch.*:CudaGroupRows.*:CudaGateTopk.Ties*:CudaPlanRows.Any*:HopperGroupedGemm.GivesFp32*:HopperGroupedGemm.MatchesTheCpuWithEvery*:CudaSmallOps.*:CudaConvDecode.TouchesNothing*:CudaConvPrefill.*:CudaDeltaRule.TouchesNothing*}
 status=0
 
@@ -58,23 +61,31 @@ step_build() {
     cmake --build "$build" --parallel "$(nproc)" --target switchyard_cli test_cuda
 }
 
-test_shard() {  # number, of how many
-  local code=0 file=$state/tests/$1
-  GTEST_SHARD_INDEX=$1 GTEST_TOTAL_SHARDS=$2 SWITCHYARD_RANDOM_LAYERS=${RANDOM_LAYERS:-200} timeout "${TEST_LIMIT:-900}" \
-    "$test_cuda" --gtest_filter="${FILTER:-*}" >"$file.log" 2>&1 || code=$?
+test_shard() {  # step, filter, number, of how many
+  local code=0 file=$state/$1/$3
+  GTEST_SHARD_INDEX=$3 GTEST_TOTAL_SHARDS=$4 SWITCHYARD_RANDOM_LAYERS=${RANDOM_LAYERS:-200} timeout "${TEST_LIMIT:-1800}" \
+    "$test_cuda" --gtest_filter="$2" >"$file.log" 2>&1 || code=$?
   echo "$code" >"$file.end"
 }
 
-step_tests() {
-  rm -rf "$state/tests" && mkdir -p "$state/tests"
-  local i shards=${SHARDS:-4}
-  echo "${FILTER:-*}" >"$state/tests/filter"
-  for ((i = 0; i < shards; ++i)); do test_shard "$i" "$shards" & done
+run_tests() {  # step, filter, number of processes
+  rm -rf "${state:?}/$1" && mkdir -p "$state/$1"
+  local i
+  echo "$2" >"$state/$1/filter"
+  for ((i = 0; i < $3; ++i)); do test_shard "$1" "$2" "$i" "$3" & done
   wait
-  cat "$state"/tests/*.end | grep -qvx 0 && status=1
-  grep -h ': Failure' -A 12 "$state"/tests/*.log || true
+  cat "$state/$1"/*.end | grep -qvx 0 && status=1
+  grep -h ': Failure' -A 12 "$state/$1"/*.log || true
+}
+
+step_tests() {
+  run_tests tests "${FILTER:--$peer_tests}" "${SHARDS:-4}"
   "$switchyard" check --device cuda >"$state/tests/check.log" 2>&1 || status=1
   grep -iE 'fail' "$state/tests/check.log" || true
+}
+
+step_peers() {
+  run_tests peers "${FILTER:-$peer_tests}" "${PEER_SHARDS:-1}"
 }
 
 sanitize() {  # tool, filter, further options

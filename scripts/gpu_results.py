@@ -18,9 +18,9 @@ def last_line(path):
     return lines[-1] if lines else ""
 
 
-def tests(state):
+def of_tests(folder):
     """A shard of the test program each: <number>.log of GoogleTest, <number>.end with its exit code."""
-    folder, of = state / "tests", {"RUN": set(), "OK": set(), "FAILED": set(), "SKIPPED": set()}
+    of = {"RUN": set(), "OK": set(), "FAILED": set(), "SKIPPED": set()}
     for log in sorted(folder.glob("[0-9]*.log")):
         running = None
         for word, name in TEST_LINE.findall(log.read_text(errors="replace")):
@@ -31,7 +31,15 @@ def tests(state):
             of["FAILED"].add(f"{running or 'shard ' + log.stem}: ended with {code}")
     return {"filter": (folder / "filter").read_text().strip(),
             "passed": len(of["OK"]), "failed": len(of["FAILED"]), "skipped": len(of["SKIPPED"]),
-            "failures": sorted(of["FAILED"]), "skips": sorted(of["SKIPPED"]), "check": last_line(folder / "check.log")}
+            "failures": sorted(of["FAILED"]), "skips": sorted(of["SKIPPED"])}
+
+
+def tests(state):
+    return {**of_tests(state / "tests"), "check": last_line(state / "tests" / "check.log")}
+
+
+def peers(state):
+    return of_tests(state / "peers")
 
 
 def sanitize(state):
@@ -118,7 +126,9 @@ def gpu():
 
 
 def print_tests(section):
-    print("  ".join(f"{word} {section[word]}" for word in ("passed", "failed", "skipped")), f" check: {section['check']}")
+    print("  ".join(f"{word} {section[word]}" for word in ("passed", "failed", "skipped")))
+    if "check" in section:
+        print(f"check: {section['check']}")
     for name in section["failures"]:
         print(f"FAILED {name}")
 
@@ -169,12 +179,12 @@ def print_ranks(section):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=["tests", "sanitize", "bench", "ranks"])
+    parser.add_argument("step", choices=["tests", "peers", "sanitize", "bench", "ranks"])
     parser.add_argument("state", type=pathlib.Path)
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("commit")
     a = parser.parse_args()
-    section = {"tests": tests, "sanitize": sanitize, "bench": bench, "ranks": ranks}[a.step](a.state)
+    section = {"tests": tests, "peers": peers, "sanitize": sanitize, "bench": bench, "ranks": ranks}[a.step](a.state)
 
     results = json.loads(a.results.read_text()) if a.results.exists() else {}
     results.update(gpu())
@@ -191,7 +201,7 @@ def main():
         results[a.step] = {"commit": a.commit, **section}
     a.results.parent.mkdir(parents=True, exist_ok=True)
     a.results.write_text(json.dumps(results, indent=1) + "\n")
-    {"tests": print_tests, "sanitize": print_sanitize, "bench": print_bench, "ranks": print_ranks}[a.step](section)
+    {"tests": print_tests, "peers": print_tests, "sanitize": print_sanitize, "bench": print_bench, "ranks": print_ranks}[a.step](section)
 
 
 if __name__ == "__main__":
