@@ -135,42 +135,19 @@ class CudaBench {
                         {"problem", r.problem}});
       for (const auto& t : r.times) rows.push_back(row_of(r, t));
     }
-    const nlohmann::json json = {{"layer", a_.source.name()},
-                                 {"config",
-                                  {{"hidden", config_.hidden},
-                                   {"intermediate", config_.intermediate},
-                                   {"experts", config_.num_experts},
-                                   {"top_k", config_.top_k},
-                                   {"shared_intermediate", config_.shared.intermediate}}},
-                                 {"device", rates_.name},
-                                 {"driver", rates_.driver},
-                                 {"copy_gbps", rates_.copy_gbps},
-                                 {"read_gbps", rates_.read_gbps},
-                                 {"gemm_tflops", rates_.gemm_tflops},
-                                 {"sm_clock_mhz", rates_.sm_clock_mhz},
-                                 {"date", utc_now()},
-                                 {"commit", a_.commit},
-                                 {"version", SWITCHYARD_VERSION},
-                                 {"routing", a_.routing},
-                                 {"repeat", a_.repeat},
-                                 {"l2", "cold"},
-                                 {"rows", rows},
-                                 {"checks", checks}};
+    nlohmann::json json = result_head(a_, config_, rates_);
+    json.update({{"rows", rows}, {"checks", checks}});
     fmt::print("{}\n", json.dump());
   }
 
   nlohmann::json row_of(const Result& r, const OpTime& t) const {
-    return {{"tokens", r.tokens},
-            {"active_experts", active_experts_.at(r.tokens)},
-            {"strategy", r.strategy},
-            {"layout", r.layout},
-            {"op", t.op},
-            {"us", t.us},
-            {"us_min", t.min_us},
-            {"us_max", t.max_us},
-            {"floor_us", floor_us(t, rates_)},
-            {"bytes", t.bytes},
-            {"flops", t.flops}};
+    nlohmann::json row = to_json(t);
+    row.update({{"tokens", r.tokens},
+                {"active_experts", active_experts_.at(r.tokens)},
+                {"strategy", r.strategy},
+                {"layout", r.layout},
+                {"floor_us", floor_us(t, rates_)}});
+    return row;
   }
 
   void print_table() const {

@@ -7,9 +7,20 @@
 #include <ctime>
 #include <sstream>
 
-#include "switchyard/measure.h"
-
 namespace switchyard::cli {
+namespace {
+
+// "2026-11-25T09:30:00Z"
+std::string utc_now() {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  char text[32];
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text;
+}
+
+}  // namespace
 
 BenchProblem::BenchProblem(const MoeConfig& config, Backend& backend, const std::string& kind,
                            int64_t num_tokens, int rank)
@@ -46,13 +57,32 @@ std::vector<std::string> bench_strategies(const std::string& wanted) {
   return names;
 }
 
-std::string utc_now() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  char text[32];
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
+nlohmann::json result_head(const BenchArguments& a, const MoeConfig& config,
+                           const DeviceRates& rates) {
+  return {{"layer", a.source.name()},
+          {"config",
+           {{"hidden", config.hidden},
+            {"intermediate", config.intermediate},
+            {"experts", config.num_experts},
+            {"top_k", config.top_k},
+            {"shared_intermediate", config.shared.intermediate}}},
+          {"device", rates.name},
+          {"driver", rates.driver},
+          {"copy_gbps", rates.copy_gbps},
+          {"read_gbps", rates.read_gbps},
+          {"gemm_tflops", rates.gemm_tflops},
+          {"sm_clock_mhz", rates.sm_clock_mhz},
+          {"date", utc_now()},
+          {"commit", a.commit},
+          {"version", SWITCHYARD_VERSION},
+          {"routing", a.routing},
+          {"repeat", a.repeat},
+          {"l2", "cold"}};
+}
+
+nlohmann::json to_json(const OpTime& time) {
+  return {{"op", time.op},         {"us", time.us},       {"us_min", time.min_us},
+          {"us_max", time.max_us}, {"bytes", time.bytes}, {"flops", time.flops}};
 }
 
 }  // namespace switchyard::cli

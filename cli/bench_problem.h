@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "routing.h"
 #include "rows.h"
 #include "switchyard/layer.h"
+#include "switchyard/measure.h"
 
 namespace switchyard::cli {
 
@@ -47,7 +49,10 @@ std::string wrong_result(double rel_error);
 // The strategies of a list "A,B"; of "all" the three layouts.
 std::vector<std::string> bench_strategies(const std::string& wanted);
 
-// "2026-11-25T09:30:00Z"
-std::string utc_now();
+// What the JSON of every benchmark of layers on GPUs begins with: layer, device, rates, run.
+nlohmann::json result_head(const BenchArguments& arguments, const MoeConfig& config,
+                           const DeviceRates& rates);
+// op, us, us_min, us_max, bytes, flops
+nlohmann::json to_json(const OpTime& time);
 
 }  // namespace switchyard::cli

@@ -175,44 +175,24 @@ class RanksBench {
 
   void print_json() const {
     nlohmann::json rows = nlohmann::json::array(), refusals = nlohmann::json::array();
-    for (const auto& r : rows_)
-      rows.push_back({{"tokens", r.tokens},
-                      {"strategy", r.strategy},
-                      {"layout", r.layout},
-                      {"op", r.time.op},
-                      {"us", r.time.us},
-                      {"us_min", r.time.min_us},
-                      {"us_max", r.time.max_us},
-                      {"floor_us", r.floor_us},
-                      {"link_gbps", r.link_gbps},
-                      {"bytes", r.time.bytes},
-                      {"flops", r.time.flops}});
+    for (const auto& r : rows_) {
+      rows.push_back(to_json(r.time));
+      rows.back().update({{"tokens", r.tokens},
+                          {"strategy", r.strategy},
+                          {"layout", r.layout},
+                          {"floor_us", r.floor_us},
+                          {"link_gbps", r.link_gbps}});
+    }
     for (const auto& r : refusals_)
       refusals.push_back({{"tokens", r.tokens},
                           {"strategy", r.strategy},
                           {"problem", r.problem},
                           {"failed", r.failed}});
-    const nlohmann::json json = {{"layer", a_.source.name()},
-                                 {"config",
-                                  {{"hidden", config_.hidden},
-                                   {"intermediate", config_.intermediate},
-                                   {"experts", config_.num_experts},
-                                   {"top_k", config_.top_k}}},
-                                 {"ranks", a_.run.ranks},
-                                 {"devices", num_devices()},
-                                 {"device", rates_.name},
-                                 {"driver", rates_.driver},
-                                 {"read_gbps", rates_.read_gbps},
-                                 {"gemm_tflops", rates_.gemm_tflops},
-                                 {"sm_clock_mhz", rates_.sm_clock_mhz},
-                                 {"date", utc_now()},
-                                 {"commit", a_.commit},
-                                 {"version", SWITCHYARD_VERSION},
-                                 {"routing", a_.routing},
-                                 {"repeat", a_.repeat},
-                                 {"l2", "cold"},
-                                 {"rows", rows},
-                                 {"refusals", refusals}};
+    nlohmann::json json = result_head(a_, config_, rates_);
+    json.update({{"ranks", a_.run.ranks},
+                 {"devices", num_devices()},
+                 {"rows", rows},
+                 {"refusals", refusals}});
     fmt::print("{}\n", json.dump());
   }
 

@@ -6,20 +6,12 @@
 namespace switchyard {
 namespace {
 
-class AllGatherDispatcher final : public Dispatcher {
+class AllGatherDispatcher final : public CommunicatorDispatcher {
  public:
-  explicit AllGatherDispatcher(DispatcherParts parts) : parts_(std::move(parts)), slices_(parts_) {}
+  explicit AllGatherDispatcher(DispatcherParts parts)
+      : CommunicatorDispatcher(std::move(parts)), slices_(parts_) {}
 
   DispatcherKind kind() const override { return DispatcherKind::AllGather; }
-  int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
-  size_t workspace_bytes(int64_t max_tokens) const override {
-    return parts_.workspace_bytes(max_tokens);
-  }
-  Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
-  bool joins_in_executor() const override { return false; }
-  void check_stream(CUstream_st* stream) const override { parts_.check_stream(stream); }
-  void before_wait(CUstream_st* stream) override { parts_.before_wait(stream); }
-  std::string why_lost() override { return parts_.why_lost(); }
 
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
@@ -65,7 +57,6 @@ class AllGatherDispatcher final : public Dispatcher {
   }
 
  private:
-  DispatcherParts parts_;
   SliceGather slices_;
 };
 

@@ -6,20 +6,14 @@
 namespace switchyard {
 namespace {
 
-class LocalDispatcher final : public Dispatcher {
+class LocalDispatcher final : public CommunicatorDispatcher {
  public:
-  explicit LocalDispatcher(DispatcherParts parts) : parts_(std::move(parts)) {}
+  using CommunicatorDispatcher::CommunicatorDispatcher;
 
   DispatcherKind kind() const override { return DispatcherKind::Local; }
   int64_t max_rows(int64_t max_tokens) const override { return max_tokens; }
-  size_t workspace_bytes(int64_t max_tokens) const override {
-    return parts_.workspace_bytes(max_tokens);
-  }
   Slice slice(int64_t num_tokens) const override { return {0, num_tokens}; }
   bool joins_in_executor() const override { return parts_.num_ranks() == 1; }
-  void check_stream(CUstream_st* stream) const override { parts_.check_stream(stream); }
-  void before_wait(CUstream_st* stream) override { parts_.before_wait(stream); }
-  std::string why_lost() override { return parts_.why_lost(); }
 
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
@@ -50,9 +44,6 @@ class LocalDispatcher final : public Dispatcher {
     parts_.ops().sum_partials(dst, buffers.returned, return_row, addend, stream);
     exchange.note_lost_peers();
   }
-
- private:
-  DispatcherParts parts_;
 };
 
 }  // namespace

@@ -7,20 +7,12 @@
 namespace switchyard {
 namespace {
 
-class NormalDispatcher final : public Dispatcher {
+class NormalDispatcher final : public CommunicatorDispatcher {
  public:
-  explicit NormalDispatcher(DispatcherParts parts) : parts_(std::move(parts)), slices_(parts_) {}
+  explicit NormalDispatcher(DispatcherParts parts)
+      : CommunicatorDispatcher(std::move(parts)), slices_(parts_) {}
 
   DispatcherKind kind() const override { return DispatcherKind::Normal; }
-  int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
-  size_t workspace_bytes(int64_t max_tokens) const override {
-    return parts_.workspace_bytes(max_tokens);
-  }
-  Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
-  bool joins_in_executor() const override { return false; }
-  void check_stream(CUstream_st* stream) const override { parts_.check_stream(stream); }
-  void before_wait(CUstream_st* stream) override { parts_.before_wait(stream); }
-  std::string why_lost() override { return parts_.why_lost(); }
 
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
@@ -64,7 +56,6 @@ class NormalDispatcher final : public Dispatcher {
   }
 
  private:
-  DispatcherParts parts_;
   SliceGather slices_;
 };
 

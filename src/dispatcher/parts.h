@@ -32,20 +32,37 @@ struct DispatcherParts {
   Exchange exchange(const DispatchBuffers& buffers, Tensor status, CUstream_st* stream) const {
     return {ops(), communicator, device_ranks.get(), buffers, status, stream};
   }
-  // As Dispatcher has them.
-  void check_stream(CUstream_st* stream) const {
-    if (device_ranks) device_ranks->check_stream(stream);
-  }
-  void before_wait(CUstream_st* stream) const {
-    if (device_ranks) device_ranks->expect(stream);
-  }
-  std::string why_lost() const { return device_ranks ? device_ranks->call_the_roll() : ""; }
   // Refuses what breaks the contract of dispatch, before anything moves.
   void check(ConstTensor hidden, ConstTensor ids, ConstTensor weights, int64_t max_tokens,
              Dispatcher::Slice slice) const;
   // Global ids of the received rows -> dst. num_rows absent: all rows of `src`.
   void localize(Tensor dst, ConstTensor src, ConstTensor num_rows, Tensor status,
                 CUstream_st* stream) const;
+};
+
+// What the dispatchers over a communicator have in common.
+class CommunicatorDispatcher : public Dispatcher {
+ public:
+  explicit CommunicatorDispatcher(DispatcherParts parts) : parts_(std::move(parts)) {}
+
+  int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
+  size_t workspace_bytes(int64_t max_tokens) const override {
+    return parts_.workspace_bytes(max_tokens);
+  }
+  Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
+  bool joins_in_executor() const override { return false; }
+  void check_stream(CUstream_st* stream) const override {
+    if (parts_.device_ranks) parts_.device_ranks->check_stream(stream);
+  }
+  void before_wait(CUstream_st* stream) override {
+    if (parts_.device_ranks) parts_.device_ranks->expect(stream);
+  }
+  std::string why_lost() override {
+    return parts_.device_ranks ? parts_.device_ranks->call_the_roll() : "";
+  }
+
+ protected:
+  DispatcherParts parts_;
 };
 
 // A slice's output rows -> all T rows on every rank of the tensor-parallel group.

@@ -20,13 +20,6 @@ constexpr int kRanks = 2;
 constexpr auto kDeadline = std::chrono::milliseconds(12000);  // NCCL has to start within it
 constexpr auto kLimit = std::chrono::seconds(200);            // then a child is killed
 
-struct Seen {
-  char message[1000] = {};
-  uint64_t bits = 0;  // a hash
-  double seconds = 0;
-  bool recovered = false;
-};
-
 // What parent and children share.
 struct Board {
   int num_devices = kRanks;
@@ -34,10 +27,6 @@ struct Board {
   std::atomic<int> ready{0};
   Seen seen[kRanks];
 };
-
-void say(Seen& seen, const std::exception& e) {
-  std::strncpy(seen.message, e.what(), sizeof seen.message - 1);
-}
 
 LayerProblem problem(int tp_size = 1) {
   auto p = random_problem(
@@ -162,7 +151,7 @@ void run_fault(Board& board, int rank, const Fault& fault) {
       rank == 1 ? fault.rank1(g) : fault.rank0(g);
     });
   } catch (const Error& e) {
-    say(seen, e);
+    seen.say(e);
   }
   seen.seconds = seconds_since(start);  // with the end of the layer
   seen.recovered = works_alone();
@@ -183,7 +172,7 @@ TEST(NcclProcess, IsARankOfAnotherTest) {
     run_gpu_rank({kRanks, board->num_devices}, *comm,
                  [&](GpuRank& g) { board->seen[rank].bits = outputs(g); });
   } catch (const std::exception& e) {
-    say(board->seen[rank], e);
+    board->seen[rank].say(e);
     FAIL() << e.what();
   }
 }
@@ -260,7 +249,7 @@ TEST_P(NcclProcessFaults, AreAnErrorOnTheOtherRankAndItsProcessGoesOn) {
   }
   EXPECT_TRUE(children.finished(0, kLimit)) << "rank 0";
   const Seen& seen = board->seen[0];
-  EXPECT_NE(std::string(seen.message).find(fault.message), std::string::npos)
+  EXPECT_TRUE(seen.says(fault.message))
       << "\"" << seen.message << "\", need \"" << fault.message << "\"";
   EXPECT_TRUE(seen.recovered);
   EXPECT_LT(seen.seconds, 90) << seen.message;

@@ -17,13 +17,6 @@ constexpr int kMaxRanks = 4, kRounds = 10;
 constexpr auto kDeadline = std::chrono::milliseconds(3000);
 constexpr auto kLimit = std::chrono::seconds(200);  // then a child is killed
 
-struct Seen {
-  char message[1000] = {};
-  uint64_t bits = 0;  // a hash
-  double seconds = 0;
-  bool recovered = false;
-};
-
 struct Round {
   GatherTable gather, gather_of_survivors;
   std::atomic<int> ready{0};
@@ -50,10 +43,6 @@ struct Child {
     return make_process_rank(rank, num_ranks, round.gather.of(rank, num_ranks), options);
   }
 };
-
-void say(Seen& seen, const std::exception& e) {
-  std::strncpy(seen.message, e.what(), sizeof seen.message - 1);
-}
 
 uint64_t hash(const std::vector<uint16_t>& bits) {
   uint64_t h = 0xcbf29ce484222325u + bits.size();
@@ -274,7 +263,7 @@ void run_round(const Child& child, const Fault& fault, Round& round) {
       child.rank == 1 ? fault.rank1(g) : fault.others(g);
     });
   } catch (const Error& e) {
-    say(seen, e);
+    seen.say(e);
   }
   seen.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -309,7 +298,7 @@ TEST(GpuProcess, IsARankOfAnotherTest) {
     else
       body_fault(child, fault_named(name), std::getenv(kRound));
   } catch (const std::exception& e) {
-    say(board->rounds[0].seen[child.rank], e);
+    board->rounds[0].seen[child.rank].say(e);
     FAIL() << e.what();
   }
 }
@@ -407,7 +396,7 @@ void expect_seen(const Fault& fault, const Seen& seen) {
   EXPECT_TRUE(seen.recovered) << seen.message;
   EXPECT_LT(seen.seconds, 60.0);
   EXPECT_TRUE(std::any_of(fault.message.begin(), fault.message.end(), [&](const char* part) {
-    return std::string(seen.message).find(part) != std::string::npos;
+    return seen.says(part);
   })) << seen.message;
 }
 

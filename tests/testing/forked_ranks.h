@@ -11,7 +11,9 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdint>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -31,6 +33,17 @@ inline int free_master_port() {
   close(fd);
   return ntohs(address.sin_port) - 1;
 }
+
+// What a child saw, in memory that its parent reads. All zero at first.
+struct Seen {
+  char message[1000] = {};
+  uint64_t bits = 0;  // a hash
+  double seconds = 0;
+  bool recovered = false;
+
+  void say(const std::exception& e) { std::strncpy(message, e.what(), sizeof message - 1); }
+  bool says(const char* part) const { return std::strstr(message, part) != nullptr; }
+};
 
 // Memory that the parent and its children share.
 template <class T>
