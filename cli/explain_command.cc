@@ -125,8 +125,9 @@ int explain(ExplainArguments& a) {
     return code;
   }
   fmt::print(
-      "layer   {}\n        {}\ndevice  {} ({})\nranks   {}, tp {}, at most {} tokens a rank\n",
-      a.source.name(), describe(a.source.config()), a.run.device, request.device.name, a.run.ranks,
+      "layer   {}\n        {}\ndevice  {} ({}){}\nranks   {}, tp {}, at most {} tokens a rank\n",
+      a.source.name(), describe(a.source.config()), a.run.device, request.device.name,
+      request.device.available ? "" : ", not here: times are predicted for an H100", a.run.ranks,
       a.run.tp_size, a.tokens);
   if (choice.error.empty())
     fmt::print("chosen  {}: {}\n", choice.strategy.name, choice.strategy.reason);

@@ -15,12 +15,7 @@ namespace {
 }  // namespace
 
 DeviceDescription describe_cuda() {
-  DeviceDescription d;
-  d.kind = DeviceKind::Cuda;
-  d.name = "CUDA";
-  d.available = false;
-  d.unavailable_reason = "this build has no CUDA kernels (configure with SWITCHYARD_CUDA=ON)";
-  return d;
+  return no_cuda_device("this build has no CUDA kernels (configure with SWITCHYARD_CUDA=ON)");
 }
 
 std::shared_ptr<Backend> make_cuda_backend(const CudaOptions&) {

@@ -566,6 +566,9 @@ class OtherCommands(CommandLine):
         self.assertEqual(tiles["local+contiguous+cublas"], "")
         text = switchyard("explain", "--preset", "olmoe-1b-7b", "--device", "cuda").stdout
         self.assertIn("tiles " + tiles["local+contiguous"], text)
+        if "not here: times are predicted for an H100" in text:
+            us = {s["name"]: s["predicted_us"] for s in e["strategies"]}
+            self.assertTrue(100 < us["local+contiguous"] < 1000, us)
         needs = lambda e: [c for s in e["strategies"] if s["name"] == "local+contiguous+cublas"
                            for c in s["conditions"] if "host counts" in c["text"]][0]["holds"]
         self.assertFalse(needs(e))
