@@ -82,7 +82,7 @@ struct GemmShared {
   GemmBlock* blocks;       // [step_slots] of steps that are loaded and not yet multiplied
   uint64_t *full, *empty;  // [stages]
   uint64_t* told;          // [kToldSteps] the other block of a cluster has told a step
-  int32_t* told_steps;     // [kToldSteps] 0 but where one is told; touched by atomics alone
+  int32_t* told_steps;     // [kToldSteps]
   int32_t* warp_sums;      // [32]
   int32_t* first_step;     // [E + 1] steps of the experts before e
 
@@ -218,7 +218,7 @@ class StepDraw {
   __device__ void tell() {
     if (!kPair || !draws || rank > 0) return;
     const int slot = num_told++ % kToldSteps;
-    ptx::add_to(1, &shared.told_steps[slot], drawn, &shared.told[slot]);
+    ptx::store_to(1, &shared.told_steps[slot], drawn, &shared.told[slot]);
   }
   __device__ int next() { return first_drawn + (kPair && draws && rank > 0 ? hear() : drawn); }
 
@@ -233,7 +233,7 @@ class StepDraw {
     const int slot = num_told % kToldSteps, parity = num_told++ / kToldSteps % 2;
     ptx::barrier_arrive_expect(&shared.told[slot], sizeof(int32_t));
     ptx::barrier_wait(&shared.told[slot], parity);
-    return atomicExch(&shared.told_steps[slot], 0);  // for the next one to be added to
+    return *static_cast<volatile int32_t*>(&shared.told_steps[slot]);
   }
 
   const GemmParams& p;
@@ -622,10 +622,7 @@ __global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
       ptx::barrier_init(&shared.full[s], 1);
       ptx::barrier_init(&shared.empty[s], kMathThreads / 32 * kTile.cluster);
     }
-    for (int s = 0; kTile.cluster > 1 && s < kToldSteps; ++s) {
-      ptx::barrier_init(&shared.told[s], 1);
-      atomicExch(&shared.told_steps[s], 0);
-    }
+    for (int s = 0; kTile.cluster > 1 && s < kToldSteps; ++s) ptx::barrier_init(&shared.told[s], 1);
     ptx::fence_barrier_init();
     ptx::prefetch_map(&p.src);
     ptx::prefetch_map(&p.weights);

@@ -59,16 +59,15 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, uint32_t parity)
       : "memory");
 }
 
-// Adds to the word at the same place of block `rank` of the cluster, whose barrier counts the
-// bytes.
-__device__ __forceinline__ void add_to(int rank, int32_t* word, int32_t value, uint64_t* barrier) {
+// Stores a word to the same place of block `rank` of the cluster, whose barrier counts the bytes.
+__device__ __forceinline__ void store_to(int rank, int32_t* word, int32_t value,
+                                         uint64_t* barrier) {
   asm volatile(
       "{\n"
       ".reg .b32 word, barrier;\n"
       "mapa.shared::cluster.u32 word, %0, %3;\n"
       "mapa.shared::cluster.u32 barrier, %1, %3;\n"
-      "red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [word], %2, "
-      "[barrier];\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [word], %2, [barrier];\n"
       "}\n" ::"r"(shared_address(word)),
       "r"(shared_address(barrier)), "r"(value), "r"(rank)
       : "memory");
