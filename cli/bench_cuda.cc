@@ -157,7 +157,7 @@ class CudaBench {
                SWITCHYARD_VERSION);
     fmt::print(
         "measured  copy {:.0f} GB/s, read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
-        "          cold L2, CUDA graphs, medians of {}, {} routing\n\n",
+        "          cold L2, CUDA graphs, medians of {} on a rested card, {} routing\n\n",
         rates_.copy_gbps, rates_.read_gbps, rates_.gemm_tflops, rates_.sm_clock_mhz, a_.repeat,
         a_.routing);
     Table table(

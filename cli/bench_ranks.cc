@@ -206,7 +206,8 @@ class RanksBench {
                rates_.name, rates_.driver, SWITCHYARD_VERSION);
     fmt::print(
         "measured  read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
-        "          cold L2, one CUDA graph per rank, medians of {}, the slowest rank, {} routing\n"
+        "          cold L2, one CUDA graph per rank, medians of {} on rested cards, the slowest "
+        "rank, {} routing\n"
         "          floor of dispatch and combine: the driver's copy of the bytes that leave a "
         "rank\n"
         "\n",

@@ -115,7 +115,7 @@ time_model() {  # folder of the runs, name of the result, further options
 }
 
 step_bench() {
-  rm -rf "$state/bench"
+  rm -rf "$state/bench" "$state/linear_attention.json"
   local run model name share arguments order layouts=${LAYOUTS:-contiguous,masked,hybrid}
   read -ra order <<<"$models"
   for run in $(seq "${RUNS:-3}"); do
@@ -135,6 +135,7 @@ step_bench() {
     # Large layers are bound by power: what comes last meets a hot card, so models and layouts take turns at it.
     [ "${layouts/,/}" = "$layouts" ] || layouts=${layouts#*,},${layouts%%,*}
     order=("${order[@]:3}" "${order[@]:0:3}")
+    python3 scripts/gpu_results.py bench "$state" "$results" "$commit" >/dev/null  # should the next one be cut off
   done
   timeout "$limit" "$switchyard" bench --linear-attention --device cuda --json --commit "$commit" \
     >"$state/linear_attention.json" || status=1
