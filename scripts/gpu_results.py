@@ -177,14 +177,24 @@ def print_ranks(section):
         print(f"{'nccl':22} {r['rows']:6} {'x ' + str(r['hidden']):28} {r['op']:20} {r['us']:9.1f}")
 
 
+STEPS = {  # what a step left -> a section of the file, and how that is printed
+    "tests": (tests, print_tests),
+    "peers": (peers, print_tests),
+    "sanitize": (sanitize, print_sanitize),
+    "bench": (bench, print_bench),
+    "ranks": (ranks, print_ranks),
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=["tests", "peers", "sanitize", "bench", "ranks"])
+    parser.add_argument("step", choices=STEPS)
     parser.add_argument("state", type=pathlib.Path)
     parser.add_argument("results", type=pathlib.Path)
     parser.add_argument("commit")
     a = parser.parse_args()
-    section = {"tests": tests, "peers": peers, "sanitize": sanitize, "bench": bench, "ranks": ranks}[a.step](a.state)
+    read, print_section = STEPS[a.step]
+    section = read(a.state)
 
     results = json.loads(a.results.read_text()) if a.results.exists() else {}
     results.update(gpu())
@@ -201,7 +211,7 @@ def main():
         results[a.step] = {"commit": a.commit, **section}
     a.results.parent.mkdir(parents=True, exist_ok=True)
     a.results.write_text(json.dumps(results, indent=1) + "\n")
-    {"tests": print_tests, "peers": print_tests, "sanitize": print_sanitize, "bench": print_bench, "ranks": print_ranks}[a.step](section)
+    print_section(section)
 
 
 if __name__ == "__main__":
