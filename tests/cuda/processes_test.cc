@@ -25,7 +25,8 @@ struct Round {
 
 // What parent and children share.
 struct Board {
-  int num_devices = 1;
+  int num_devices = 1, num_processes = 0;
+  std::atomic<int> num_warm{0};
   Round rounds[kRounds];
 };
 
@@ -35,8 +36,17 @@ struct Child {
   int rank, num_ranks;
 
   Placement place(int ranks) const { return {ranks, board.num_devices}; }
-  // Starts CUDA, which may take longer than the deadline where many do.
-  void warm_up() const { make_cuda_backend({.device = rank % board.num_devices})->load_kernels(); }
+  // Starts CUDA on every GPU, since ranks reach into each other's memory. A driver starts one
+  // process after the other, and holds up those that are there for longer than a deadline: so
+  // nobody begins before all have come.
+  void warm_up() const {
+    for (int i = 1; i <= board.num_devices; ++i)  // its own comes last, and stays current
+      make_cuda_backend({.device = (rank + i) % board.num_devices})->load_kernels();
+    ++board.num_warm;
+    const auto end = std::chrono::steady_clock::now() + kLimit;
+    while (board.num_warm < board.num_processes && std::chrono::steady_clock::now() < end)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   std::unique_ptr<Communicator> connect(Round& round) const {
     ProcessRankOptions options;
     options.deadline = kDeadline;
@@ -318,6 +328,7 @@ TEST_P(GpuProcesses, GiveTheBitsOfThreads) {
   for (const std::string body : {"bits", "torchrun"}) {
     const SpawnedMemory<Board> board;
     board->num_devices = GetParam().num_devices;
+    board->num_processes = GetParam().num_ranks;
     SpawnedRanks children(GetParam().num_ranks, kChild, board.fd(), body, [&](int) {
       return SpawnedRanks::Variables{"MASTER_ADDR=127.0.0.1", "MASTER_PORT=" + port};
     });
@@ -343,7 +354,7 @@ TEST(GpuProcessesApart, WorkOrAreRefusedOnEveryRank) {
   }
   const auto expected = thread_outputs({2, 2});
   const SpawnedMemory<Board> board;
-  board->num_devices = 1;
+  board->num_processes = 2;
   SpawnedRanks children(2, kChild, board.fd(), "bits", [&](int rank) {
     return SpawnedRanks::Variables{"CUDA_VISIBLE_DEVICES=" + visible[static_cast<size_t>(rank)]};
   });
@@ -407,6 +418,7 @@ TEST_P(GpuProcessFaults, AreSeenByEveryOtherRankTenTimesInARow) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(num_devices);
   SpawnedMemory<Board> board;
   board->num_devices = num_devices;
+  board->num_processes = kSurvivors + kRounds;
   SpawnedRanks children(kSurvivors + kRounds, kChild, board.fd(), fault.name, part_of);
   if (std::string(fault.name) == "KilledDuring") kill_during_each_round(board, children);
   for (int survivor = 0; survivor < kSurvivors; ++survivor) {
