@@ -57,12 +57,11 @@ class SpawnedRanks : public Children {
                const std::function<Variables(int process)>& variables = {}) {
     for (int p = 0; p < num_processes; ++p) {
       Variables all = variables ? variables(p) : Variables{};
-      all.insert(
-          all.end(),
-          {"GTEST_TOTAL_SHARDS=1", "GTEST_SHARD_INDEX=0",  // its test is in none
-                                                           // One rank shares no queue; CUDA starts
-                                                           // slower with many (environment.cc).
-           "CUDA_DEVICE_MAX_CONNECTIONS=8", "CUDA_DEVICE_MAX_COPY_CONNECTIONS=8"});
+      // Its test is in no shard. One rank shares no queue, and CUDA starts slower with many
+      // (environment.cc).
+      all.insert(all.end(),
+                 {"GTEST_TOTAL_SHARDS=1", "GTEST_SHARD_INDEX=0", "CUDA_DEVICE_MAX_CONNECTIONS=8",
+                  "CUDA_DEVICE_MAX_COPY_CONNECTIONS=8"});
       for (const std::string& standard :
            {"RANK=" + std::to_string(p), "WORLD_SIZE=" + std::to_string(num_processes),
             std::string(kSpawnBody) + "=" + body,
