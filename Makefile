@@ -1,6 +1,7 @@
 # Everyday commands; each installs what it lacks (SKIP_DEPS=1: it does not). CMake does the work.
 BUILD := build/cpu
 IO := data/tiny-code-moe/moe_io.safetensors
+THREADED := device comm dispatcher executor linear_attention layer cpu  # tests: folders of tests/
 
 .PHONY: help build run test bench asan tsan cuda fuzz arm style tidy format clean
 help:  ## show this list
@@ -33,8 +34,8 @@ asan:  ## all tests with address and undefined behaviour sanitizers
 
 tsan:  ## thread ranks and thread pools under the thread sanitizer
 	@scripts/install_deps.sh build test
-	@cmake --preset tsan >/dev/null && cmake --build --preset tsan
-	ctest --preset tsan -j2 -R '^(device|comm|dispatcher|executor|linear_attention|layer|cpu)\.'
+	@cmake --preset tsan >/dev/null && cmake --build --preset tsan --target $(THREADED:%=test_%)
+	ctest --preset tsan -j2 -R "^($$(echo $(THREADED) | tr ' ' '|'))\."
 
 cuda:  ## build the CUDA kernels and their tests, which skip without a GPU (with one: scripts/gpu_check.sh)
 	@scripts/install_deps.sh build test
