@@ -18,11 +18,9 @@ namespace {
 
 constexpr int kRanks = 2;
 constexpr auto kDeadline = std::chrono::milliseconds(12000);  // NCCL has to start within it
-constexpr auto kLimit = std::chrono::seconds(200);            // then a child is killed
 
 // What parent and children share.
-struct Board {
-  int num_devices = kRanks;
+struct Board : SpawnedBoard {
   GatherTable gather;
   std::atomic<int> ready{0};
   Seen seen[kRanks];
@@ -109,13 +107,13 @@ struct Fault {
 
 const Fault kFaults[] = {
     {"KilledBeforeItsLayer", [](GpuRank&) { raise(SIGKILL); }, "rank 1 left"},
-    {"NeverMakesALayer", [](GpuRank&) { std::this_thread::sleep_for(kLimit); },
+    {"NeverMakesALayer", [](GpuRank&) { std::this_thread::sleep_for(kSpawnLimit); },
      "rank 1 did not come"},
     {"KilledBetweenCalls", then([] { raise(SIGKILL); }), "rank 1 left"},
     {"KilledDuringCalls", forward_until_failure, "rank 1 left", true},
     {"KilledWhileGraphsReplay", replay_until_failure, "rank 1 left", true, replay_until_failure},
     {"Stopped", then([] { raise(SIGSTOP); }), "rank 1 did not come"},
-    {"NeverEnters", then([] { std::this_thread::sleep_for(kLimit); }), "rank 1 did not come"},
+    {"NeverEnters", then([] { std::this_thread::sleep_for(kSpawnLimit); }), "rank 1 did not come"},
 };
 
 const Fault& fault_named(const std::string& name) {
@@ -165,8 +163,7 @@ TEST(NcclProcess, IsARankOfAnotherTest) {
   const SpawnedMemory<Board> board(std::getenv(kSpawnMemory));
   const int rank = std::atoi(std::getenv("RANK"));
   try {
-    // Starts CUDA, which may take longer than the deadline.
-    make_cuda_backend({.device = rank % board->num_devices})->load_kernels();
+    start_cuda_with_the_others(*board.operator->(), rank);
     if (std::string(body) != "bits") return run_fault(*board.operator->(), rank, fault_named(body));
     const auto comm = make_process_rank(rank, kRanks, board->gather.of(rank, kRanks));
     run_gpu_rank({kRanks, board->num_devices}, *comm,
@@ -197,10 +194,10 @@ TEST_P(NcclProcesses, GiveTheBitsOfThreads) {
   uint64_t expected[kRanks] = {};
   run_gpu_ranks({kRanks, kRanks}, [&](GpuRank& g) { expected[g.rank()] = outputs(g); });
   const SpawnedMemory<Board> board;
-  SpawnedRanks children(kRanks, kChild, board.fd(), "bits",
-                        [&](int) { return GetParam().variables; });
+  board->num_devices = kRanks;
+  SpawnedRanks children(kRanks, kChild, board, "bits", [&](int) { return GetParam().variables; });
   for (int r = 0; r < kRanks; ++r) {
-    EXPECT_TRUE(children.finished(r, kLimit)) << "rank " << r;
+    EXPECT_TRUE(children.finished(r, kSpawnLimit)) << "rank " << r;
     EXPECT_STREQ(board->seen[r].message, "") << "rank " << r;
     EXPECT_EQ(board->seen[r].bits, expected[r]) << "rank " << r;
   }
@@ -212,19 +209,9 @@ TEST(NcclProcessesApart, GiveTheBitsOfThreads) {
   uint64_t expected[kRanks] = {};
   run_gpu_ranks({kRanks, kRanks}, [&](GpuRank& g) { expected[g.rank()] = outputs(g); });
   const SpawnedMemory<Board> board;
-  board->num_devices = 1;
-  std::vector<std::string> visible = {"0", "1"};
-  if (const char* given = std::getenv("CUDA_VISIBLE_DEVICES")) {
-    const std::string text = given;
-    const size_t comma = text.find(',');
-    visible = {text.substr(0, comma),
-               text.substr(comma + 1, text.find(',', comma + 1) - comma - 1)};
-  }
-  SpawnedRanks children(kRanks, kChild, board.fd(), "bits", [&](int rank) {
-    return SpawnedRanks::Variables{"CUDA_VISIBLE_DEVICES=" + visible[static_cast<size_t>(rank)]};
-  });
+  SpawnedRanks children(kRanks, kChild, board, "bits", SpawnedRanks::with_its_own_gpu);
   for (int r = 0; r < kRanks; ++r) {
-    EXPECT_TRUE(children.finished(r, kLimit)) << "rank " << r;
+    EXPECT_TRUE(children.finished(r, kSpawnLimit)) << "rank " << r;
     EXPECT_STREQ(board->seen[r].message, "") << "rank " << r;
     EXPECT_EQ(board->seen[r].bits, expected[r]) << "rank " << r;
   }
@@ -239,7 +226,8 @@ TEST_P(NcclProcessFaults, AreAnErrorOnTheOtherRankAndItsProcessGoesOn) {
   SWITCHYARD_SKIP_WITHOUT_NCCL(kRanks);
   const Fault& fault = kFaults[GetParam()];
   const SpawnedMemory<Board> board;
-  SpawnedRanks children(kRanks, kChild, board.fd(), fault.name);
+  board->num_devices = kRanks;
+  SpawnedRanks children(kRanks, kChild, board, fault.name);
   if (fault.killed_by_parent) {
     const auto start = std::chrono::steady_clock::now();
     while (board->ready < kRanks && seconds_since(start) < 60)
@@ -247,7 +235,7 @@ TEST_P(NcclProcessFaults, AreAnErrorOnTheOtherRankAndItsProcessGoesOn) {
     std::this_thread::sleep_for(std::chrono::seconds(6));  // NCCL connects first
     children.kill_rank(1);
   }
-  EXPECT_TRUE(children.finished(0, kLimit)) << "rank 0";
+  EXPECT_TRUE(children.finished(0, kSpawnLimit)) << "rank 0";
   const Seen& seen = board->seen[0];
   EXPECT_TRUE(seen.says(fault.message))
       << "\"" << seen.message << "\", need \"" << fault.message << "\"";

@@ -15,7 +15,6 @@ namespace {
 
 constexpr int kMaxRanks = 4, kRounds = 10;
 constexpr auto kDeadline = std::chrono::milliseconds(3000);
-constexpr auto kLimit = std::chrono::seconds(200);  // then a child is killed
 
 struct Round {
   GatherTable gather, gather_of_survivors;
@@ -24,9 +23,7 @@ struct Round {
 };
 
 // What parent and children share.
-struct Board {
-  int num_devices = 1, num_processes = 0;
-  std::atomic<int> num_warm{0};
+struct Board : SpawnedBoard {
   Round rounds[kRounds];
 };
 
@@ -36,17 +33,6 @@ struct Child {
   int rank, num_ranks;
 
   Placement place(int ranks) const { return {ranks, board.num_devices}; }
-  // Starts CUDA on every GPU, since ranks reach into each other's memory. A driver starts one
-  // process after the other, and holds up those that are there for longer than a deadline: so
-  // nobody begins before all have come.
-  void warm_up() const {
-    for (int i = 1; i <= board.num_devices; ++i)  // its own comes last, and stays current
-      make_cuda_backend({.device = (rank + i) % board.num_devices})->load_kernels();
-    ++board.num_warm;
-    const auto end = std::chrono::steady_clock::now() + kLimit;
-    while (board.num_warm < board.num_processes && std::chrono::steady_clock::now() < end)
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
   std::unique_ptr<Communicator> connect(Round& round) const {
     ProcessRankOptions options;
     options.deadline = kDeadline;
@@ -217,7 +203,7 @@ const Fault kFaults[] = {
      [](GpuRank& g) {
        Call call(g);
        call.forward();
-       std::this_thread::sleep_for(kLimit);
+       std::this_thread::sleep_for(kSpawnLimit);
      },
      {"dispatch: rows of rank 1 did not come"}},
     {"AnotherShape", [](GpuRank& g) { Call call(g, 264); }, {"config or options of rank 1 differ"}},
@@ -300,7 +286,7 @@ TEST(GpuProcess, IsARankOfAnotherTest) {
                     std::atoi(std::getenv("WORLD_SIZE"))};
   const std::string name = body;
   try {
-    child.warm_up();
+    start_cuda_with_the_others(child.board, child.rank);
     if (name == "bits")
       body_bits(child, child.connect(board->rounds[0]));
     else if (name == "torchrun")
@@ -328,12 +314,11 @@ TEST_P(GpuProcesses, GiveTheBitsOfThreads) {
   for (const std::string body : {"bits", "torchrun"}) {
     const SpawnedMemory<Board> board;
     board->num_devices = GetParam().num_devices;
-    board->num_processes = GetParam().num_ranks;
-    SpawnedRanks children(GetParam().num_ranks, kChild, board.fd(), body, [&](int) {
+    SpawnedRanks children(GetParam().num_ranks, kChild, board, body, [&](int) {
       return SpawnedRanks::Variables{"MASTER_ADDR=127.0.0.1", "MASTER_PORT=" + port};
     });
     for (int r = 0; r < GetParam().num_ranks; ++r) {
-      EXPECT_TRUE(children.finished(r, kLimit)) << body << ", rank " << r;
+      EXPECT_TRUE(children.finished(r, kSpawnLimit)) << body << ", rank " << r;
       EXPECT_STREQ(board->rounds[0].seen[r].message, "") << body << ", rank " << r;
       EXPECT_EQ(board->rounds[0].seen[r].bits, expected[static_cast<size_t>(r)])
           << body << ", rank " << r;
@@ -345,22 +330,12 @@ TEST_P(GpuProcesses, GiveTheBitsOfThreads) {
 // rank must find the same.
 TEST(GpuProcessesApart, WorkOrAreRefusedOnEveryRank) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(2);
-  std::vector<std::string> visible = {"0", "1"};
-  if (const char* given = std::getenv("CUDA_VISIBLE_DEVICES")) {
-    const std::string text = given;
-    const size_t comma = text.find(',');
-    visible = {text.substr(0, comma),
-               text.substr(comma + 1, text.find(',', comma + 1) - comma - 1)};
-  }
   const auto expected = thread_outputs({2, 2});
   const SpawnedMemory<Board> board;
-  board->num_processes = 2;
-  SpawnedRanks children(2, kChild, board.fd(), "bits", [&](int rank) {
-    return SpawnedRanks::Variables{"CUDA_VISIBLE_DEVICES=" + visible[static_cast<size_t>(rank)]};
-  });
+  SpawnedRanks children(2, kChild, board, "bits", SpawnedRanks::with_its_own_gpu);
   int num_good = 0;
   for (int r = 0; r < 2; ++r) {
-    num_good += children.finished(r, kLimit) ? 1 : 0;
+    num_good += children.finished(r, kSpawnLimit) ? 1 : 0;
     const std::string message = board->rounds[0].seen[r].message;
     if (message.empty())
       EXPECT_EQ(board->rounds[0].seen[r].bits, expected[static_cast<size_t>(r)]) << "rank " << r;
@@ -394,7 +369,7 @@ SpawnedRanks::Variables part_of(int process) {
 }
 
 void kill_during_each_round(SpawnedMemory<Board>& board, SpawnedRanks& children) {
-  const auto end = std::chrono::steady_clock::now() + kLimit;
+  const auto end = std::chrono::steady_clock::now() + kSpawnLimit;
   for (int round = 0; round < kRounds; ++round) {
     while (board->rounds[round].ready < kRanks && std::chrono::steady_clock::now() < end)
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -418,11 +393,10 @@ TEST_P(GpuProcessFaults, AreSeenByEveryOtherRankTenTimesInARow) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(num_devices);
   SpawnedMemory<Board> board;
   board->num_devices = num_devices;
-  board->num_processes = kSurvivors + kRounds;
-  SpawnedRanks children(kSurvivors + kRounds, kChild, board.fd(), fault.name, part_of);
+  SpawnedRanks children(kSurvivors + kRounds, kChild, board, fault.name, part_of);
   if (std::string(fault.name) == "KilledDuring") kill_during_each_round(board, children);
   for (int survivor = 0; survivor < kSurvivors; ++survivor) {
-    EXPECT_TRUE(children.finished(survivor, kLimit)) << "rank " << 2 * survivor;
+    EXPECT_TRUE(children.finished(survivor, kSpawnLimit)) << "rank " << 2 * survivor;
     for (int round = 0; round < kRounds; ++round) {
       SCOPED_TRACE("rank " + std::to_string(2 * survivor) + ", round " + std::to_string(round));
       expect_seen(fault, board->rounds[round].seen[2 * survivor]);

@@ -6,10 +6,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "switchyard/backend.h"
 #include "testing/forked_ranks.h"
 
 extern char** environ;
@@ -19,6 +23,14 @@ namespace switchyard::testing {
 // What a child is told, in its environment.
 inline constexpr const char* kSpawnBody = "SWITCHYARD_TEST_BODY";
 inline constexpr const char* kSpawnMemory = "SWITCHYARD_TEST_MEMORY";
+
+inline constexpr auto kSpawnLimit = std::chrono::seconds(200);  // then a child is killed
+
+// What every test shares with its children; a test's own board adds to it.
+struct SpawnedBoard {
+  int num_devices = 1, num_processes = 0;
+  std::atomic<int> num_started{0};
+};
 
 // A T that parent and children share: the child finds it by the number of its file.
 template <class T>
@@ -47,14 +59,29 @@ class SpawnedMemory {
   T* data_ = nullptr;
 };
 
+// In a child: starts CUDA on every GPU, since ranks reach into each other's memory. A driver starts
+// one process after the other, and holds up those that are there for longer than a deadline: so
+// nobody begins before all have come.
+inline void start_cuda_with_the_others(SpawnedBoard& board, int rank) {
+  for (int i = 1; i <= board.num_devices; ++i)  // its own comes last, and stays current
+    make_cuda_backend({.device = (rank + i) % board.num_devices})->load_kernels();
+  ++board.num_started;
+  const auto end = std::chrono::steady_clock::now() + kSpawnLimit;
+  while (board.num_started < board.num_processes && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
 // Processes that run `test` of this program alone, as ranks of one communicator unless `variables`
 // of a process say otherwise.
 class SpawnedRanks : public Children {
  public:
   using Variables = std::vector<std::string>;  // NAME=value
 
-  SpawnedRanks(int num_processes, const std::string& test, int memory, const std::string& body,
+  template <class Board>
+  SpawnedRanks(int num_processes, const std::string& test, const SpawnedMemory<Board>& board,
+               const std::string& body,
                const std::function<Variables(int process)>& variables = {}) {
+    board->num_processes = num_processes;
     for (int p = 0; p < num_processes; ++p) {
       Variables all = variables ? variables(p) : Variables{};
       // Its test is in no shard. One rank shares no queue, and CUDA starts slower with many
@@ -65,10 +92,18 @@ class SpawnedRanks : public Children {
       for (const std::string& standard :
            {"RANK=" + std::to_string(p), "WORLD_SIZE=" + std::to_string(num_processes),
             std::string(kSpawnBody) + "=" + body,
-            std::string(kSpawnMemory) + "=" + std::to_string(memory)})
+            std::string(kSpawnMemory) + "=" + std::to_string(board.fd())})
         if (!is_among(all, standard)) all.push_back(standard);
       add(start(test, all));
     }
+  }
+
+  // A process that sees one of two GPUs alone, of those that this one may see.
+  static Variables with_its_own_gpu(int process) {
+    const char* given = std::getenv("CUDA_VISIBLE_DEVICES");
+    std::string visible = given != nullptr ? given : "0,1";
+    for (int p = 0; p < process; ++p) visible.erase(0, visible.find(',') + 1);
+    return {"CUDA_VISIBLE_DEVICES=" + visible.substr(0, visible.find(','))};
   }
 
  private:
