@@ -179,37 +179,31 @@ constexpr const char* kChild = "NcclProcess.IsARankOfAnotherTest";
 // How NCCL goes from process to process.
 struct Way {
   const char* name;
-  std::vector<std::string> variables;
+  std::function<SpawnedRanks::Variables(int process)> variables;
+  int num_devices = kRanks;  // that a process sees
 };
-class NcclProcesses : public ::testing::TestWithParam<Way> {};
-INSTANTIATE_TEST_SUITE_P(Ways, NcclProcesses,
-                         ::testing::Values(Way{"AsNcclChooses", {}},
-                                           Way{"OverSockets",
-                                               {"NCCL_P2P_DISABLE=1", "NCCL_SHM_DISABLE=1",
-                                                "NCCL_NET=Socket"}}),
-                         [](const auto& info) { return std::string(info.param.name); });
+const Way kWays[] = {
+    {"AsNcclChooses", [](int) { return SpawnedRanks::Variables{}; }},
+    {"OverSockets",
+     [](int) {
+       return SpawnedRanks::Variables{"NCCL_P2P_DISABLE=1", "NCCL_SHM_DISABLE=1",
+                                      "NCCL_NET=Socket"};
+     }},
+    // As a launcher has it that gives each process its own: no memory of the other can be opened.
+    {"EachSeesItsOwnGpu", SpawnedRanks::with_its_own_gpu, 1},
+};
+class NcclProcesses : public ::testing::TestWithParam<size_t> {};
+INSTANTIATE_TEST_SUITE_P(Ways, NcclProcesses, ::testing::Range(size_t{0}, std::size(kWays)),
+                         [](const auto& info) { return std::string(kWays[info.param].name); });
 
 TEST_P(NcclProcesses, GiveTheBitsOfThreads) {
   SWITCHYARD_SKIP_WITHOUT_NCCL(kRanks);
+  const Way& way = kWays[GetParam()];
   uint64_t expected[kRanks] = {};
   run_gpu_ranks({kRanks, kRanks}, [&](GpuRank& g) { expected[g.rank()] = outputs(g); });
   const SpawnedMemory<Board> board;
-  board->num_devices = kRanks;
-  SpawnedRanks children(kRanks, kChild, board, "bits", [&](int) { return GetParam().variables; });
-  for (int r = 0; r < kRanks; ++r) {
-    EXPECT_TRUE(children.finished(r, kSpawnLimit)) << "rank " << r;
-    EXPECT_STREQ(board->seen[r].message, "") << "rank " << r;
-    EXPECT_EQ(board->seen[r].bits, expected[r]) << "rank " << r;
-  }
-}
-
-// As a launcher has it that gives each process its own GPU: no memory of the other can be opened.
-TEST(NcclProcessesApart, GiveTheBitsOfThreads) {
-  SWITCHYARD_SKIP_WITHOUT_NCCL(kRanks);
-  uint64_t expected[kRanks] = {};
-  run_gpu_ranks({kRanks, kRanks}, [&](GpuRank& g) { expected[g.rank()] = outputs(g); });
-  const SpawnedMemory<Board> board;
-  SpawnedRanks children(kRanks, kChild, board, "bits", SpawnedRanks::with_its_own_gpu);
+  board->num_devices = way.num_devices;
+  SpawnedRanks children(kRanks, kChild, board, "bits", way.variables);
   for (int r = 0; r < kRanks; ++r) {
     EXPECT_TRUE(children.finished(r, kSpawnLimit)) << "rank " << r;
     EXPECT_STREQ(board->seen[r].message, "") << "rank " << r;
