@@ -15,11 +15,8 @@ using testing::SharedGather;
 constexpr auto kLongEnough = std::chrono::seconds(20);
 
 // Whether `word` was set in time, by another thread.
-bool comes(const std::atomic<int>& word) {
-  const auto end = std::chrono::steady_clock::now() + kLongEnough;
-  while (word == 0 && std::chrono::steady_clock::now() < end)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  return word != 0;
+bool is_set(const std::atomic<int>& word) {
+  return testing::comes([&] { return word != 0; }, kLongEnough);
 }
 
 std::shared_ptr<void> watch(Communicator& comm, std::atomic<int>& word) {
@@ -61,7 +58,7 @@ TEST(Watch, IsToldAtOnceThatAPeerWasKilled) {
         std::atomic<int> over{0};
         const auto watching = watch(comm, over);
         everyone(comm);
-        if (!comes(over)) return "not told";
+        if (!is_set(over)) return "not told";
         const auto reason = comm.failure_reason();
         comm.abort(reason);  // as a layer does: else the last rank might hear first that we left
         return reason.starts_with("forward: rank 1 left") ? "" : reason;
@@ -77,7 +74,7 @@ TEST(Watch, IsToldWhyAPeerGaveUp) {
       [](Communicator& comm) -> std::string {
         std::atomic<int> over{0};
         const auto watching = watch(comm, over);
-        if (!comes(over)) return "not told";
+        if (!is_set(over)) return "not told";
         return comm.failure_reason() == "enough" ? "" : comm.failure_reason();
       });
 }
@@ -115,7 +112,7 @@ TEST(Watch, HearsNothingOfStrangers) {
               const auto pair = comm.split(0);
               std::atomic<int> over{0}, all_over{0};
               const auto watching = watch(*pair, over), watching_all = watch(comm, all_over);
-              if (!comes(all_over)) return "rank 1 left, and nobody was told";
+              if (!is_set(all_over)) return "rank 1 left, and nobody was told";
               everyone(*pair);
               const bool told = over != 0;
               const auto reason = pair->failure_reason();

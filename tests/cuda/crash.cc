@@ -17,7 +17,8 @@ namespace switchyard::testing {
 namespace {
 
 // Nothing here allocates: what crashed may be the heap, and hold its lock.
-std::atomic<bool> g_crashed{false}, g_answered{false};
+std::atomic<pid_t> g_crashed{0};  // the first thread that did
+std::atomic<bool> g_answered{false};
 
 void say(std::string_view text) {
   [[maybe_unused]] const auto written = write(STDERR_FILENO, text.data(), text.size());
@@ -59,9 +60,13 @@ void ask_the_others() {
 }
 
 void say_where(int signal) {
-  if (g_crashed.exchange(true)) pause();  // the first one speaks, and ends the process
-  say_where_i_am();
-  ask_the_others();
+  pid_t first = 0;
+  if (g_crashed.compare_exchange_strong(first, gettid())) {
+    say_where_i_am();
+    ask_the_others();
+  }
+  // It ends the process, also when it crashes while it speaks; the others wait to be asked.
+  while (first != 0 && first != gettid()) pause();
   std::signal(signal, SIG_DFL);
   std::raise(signal);
 }

@@ -163,8 +163,8 @@ TEST(NcclProcess, IsARankOfAnotherTest) {
   const SpawnedMemory<Board> board(std::getenv(kSpawnMemory));
   const int rank = std::atoi(std::getenv("RANK"));
   try {
-    start_cuda_with_the_others(*board.operator->(), rank);
-    if (std::string(body) != "bits") return run_fault(*board.operator->(), rank, fault_named(body));
+    start_cuda_with_the_others(*board, rank);
+    if (std::string(body) != "bits") return run_fault(*board, rank, fault_named(body));
     const auto comm = make_process_rank(rank, kRanks, board->gather.of(rank, kRanks));
     run_gpu_rank({kRanks, board->num_devices}, *comm,
                  [&](GpuRank& g) { board->seen[rank].bits = outputs(g); });
@@ -183,7 +183,7 @@ struct Way {
   int num_devices = kRanks;  // that a process sees
 };
 const Way kWays[] = {
-    {"AsNcclChooses", [](int) { return SpawnedRanks::Variables{}; }},
+    {"AsNcclChooses", {}},
     {"OverSockets",
      [](int) {
        return SpawnedRanks::Variables{"NCCL_P2P_DISABLE=1", "NCCL_SHM_DISABLE=1",
@@ -223,9 +223,7 @@ TEST_P(NcclProcessFaults, AreAnErrorOnTheOtherRankAndItsProcessGoesOn) {
   board->num_devices = kRanks;
   SpawnedRanks children(kRanks, kChild, board, fault.name);
   if (fault.killed_by_parent) {
-    const auto start = std::chrono::steady_clock::now();
-    while (board->ready < kRanks && seconds_since(start) < 60)
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    comes([&] { return board->ready >= kRanks; }, std::chrono::seconds(60));
     std::this_thread::sleep_for(std::chrono::seconds(6));  // NCCL connects first
     children.kill_rank(1);
   }

@@ -282,8 +282,7 @@ TEST(GpuProcess, IsARankOfAnotherTest) {
   const char* body = std::getenv(kSpawnBody);
   if (body == nullptr) GTEST_SKIP() << "other tests start it";
   const SpawnedMemory<Board> board(std::getenv(kSpawnMemory));
-  const Child child{*board.operator->(), std::atoi(std::getenv("RANK")),
-                    std::atoi(std::getenv("WORLD_SIZE"))};
+  const Child child{*board, std::atoi(std::getenv("RANK")), std::atoi(std::getenv("WORLD_SIZE"))};
   const std::string name = body;
   try {
     start_cuda_with_the_others(child.board, child.rank);

@@ -34,6 +34,15 @@ inline int free_master_port() {
   return ntohs(address.sin_port) - 1;
 }
 
+// Whether `condition` holds within the limit, of what another thread or process does.
+template <class Condition>
+bool comes(const Condition& condition, std::chrono::seconds limit) {
+  const auto end = std::chrono::steady_clock::now() + limit;
+  while (!condition() && std::chrono::steady_clock::now() < end)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return condition();
+}
+
 // What a child saw, in memory that its parent reads. All zero at first.
 struct Seen {
   char message[1000] = {};

@@ -10,7 +10,6 @@
 #include <chrono>
 #include <cstdlib>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "switchyard/backend.h"
@@ -49,6 +48,7 @@ class SpawnedMemory {
   SpawnedMemory(const SpawnedMemory&) = delete;
   SpawnedMemory& operator=(const SpawnedMemory&) = delete;
   T* operator->() const { return data_; }
+  T& operator*() const { return *data_; }
   int fd() const { return fd_; }
 
  private:
@@ -66,9 +66,7 @@ inline void start_cuda_with_the_others(SpawnedBoard& board, int rank) {
   for (int i = 1; i <= board.num_devices; ++i)  // its own comes last, and stays current
     make_cuda_backend({.device = (rank + i) % board.num_devices})->load_kernels();
   ++board.num_started;
-  const auto end = std::chrono::steady_clock::now() + kSpawnLimit;
-  while (board.num_started < board.num_processes && std::chrono::steady_clock::now() < end)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  comes([&] { return board.num_started >= board.num_processes; }, kSpawnLimit);
 }
 
 // Processes that run `test` of this program alone, as ranks of one communicator unless `variables`
