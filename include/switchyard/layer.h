@@ -49,9 +49,9 @@ struct LayerOptions {
   /// dispatcher over NCCL, which then sends exactly the rows that there are. forward then waits for
   /// its stream and cannot be captured. No other strategy reads them, whatever this says.
   bool host_counts = false;
-  /// CUDA, several ranks: rows travel over NCCL even where ranks could reach each other's memory.
-  /// Ranks of several hosts use NCCL by themselves; workspace_bytes, which knows no hosts, gives
-  /// what they need where this is set. Changes no bit.
+  /// CUDA, several ranks: rows travel over NCCL even where ranks could reach each other's memory,
+  /// as ranks of several hosts do by themselves; workspace_bytes then gives what those need.
+  /// Changes no bit. Ranks that are threads of one process: docs/communicators.md, "A known crash".
   bool forbid_peer_memory = false;
   /// Of `device`, shared with other layers of this thread; empty: made here. Layers over cuBLAS
   /// that share one run on one stream: its scratch memory is the backend's.
