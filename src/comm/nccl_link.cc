@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <system_error>
 #include <thread>
@@ -60,6 +61,10 @@ void require_usable(const std::vector<Card>& all) {
           " are on one GPU, NCCL needs one for each rank. Use as many GPUs as ranks, or let ranks "
           "of one host reach each other's memory.");
   }
+}
+
+bool has_siblings(const std::vector<Card>& all, const ProcessIdentity& process) {
+  return std::ranges::count(all, process, &Card::process) > 1;
 }
 
 class NcclLink final : public DeviceLink {
@@ -129,6 +134,7 @@ class NcclLink final : public DeviceLink {
       ncclUniqueId id;
       std::memcpy(&id, all[0].id.data(), sizeof id);
       state_->connect(id, num_ranks_, rank_);
+      if (has_siblings(all, mine.process)) state_->note_siblings();
       warm_up(backend.memory());
     });
   }

@@ -22,6 +22,8 @@ constexpr size_t kMarks = 64;
 constexpr milliseconds kCallPatience{2000};
 // Beside the deadline, for what NCCL does when it ends.
 constexpr milliseconds kClosePatience{5000};
+// How long the driver has to answer promptly until NCCL's service threads have surely ended.
+constexpr milliseconds kQuiet{250}, kPrompt{50};
 
 constexpr const char* kOver =
     "nccl: the communicator is over, or one of its ranks left. Make a new communicator and layer.";
@@ -68,6 +70,11 @@ void NcclState::connect(const ncclUniqueId& id, int num_ranks, int rank) {
     take_answer_locked("ncclCommInitRankConfig", answer);
   }
   await("ncclCommInitRankConfig");
+}
+
+void NcclState::note_siblings() {
+  const std::lock_guard lock(mutex_);
+  has_siblings_ = true;
 }
 
 void NcclState::require_open() {
@@ -255,8 +262,25 @@ void NcclState::finish() {
     std::this_thread::sleep_for(milliseconds(1));
     answer = answer_locked();
   }
+  if (answer == ncclSuccess && has_siblings_) let_service_threads_end();
   ncclComm_t comm = std::exchange(comm_, nullptr);
   (void)(answer == ncclSuccess ? ncclCommDestroy(comm) : ncclCommAbort(comm));
+}
+
+// NCCL maps buffers of a rank a second time for other ranks of its process. Finalize tells the
+// rank's service thread to unmap the first mappings, and nobody can wait for that thread; the last
+// sibling that destroys unmaps the second ones. A driver that unmaps both at once breaks the heap
+// (docs/communicators.md, "Threads over NCCL"), so every sibling lets a while pass between the two.
+// Another process that starts CUDA holds up the driver: such times do not count.
+void NcclState::let_service_threads_end() const {
+  const auto end_at = Clock::now() + kClosePatience / 2;
+  for (auto quiet_since = Clock::now(); Clock::now() < std::min(quiet_since + kQuiet, end_at);) {
+    const auto asked_at = Clock::now();
+    size_t free = 0, total = 0;
+    if (cudaMemGetInfo(&free, &total) != cudaSuccess) (void)cudaGetLastError();
+    if (Clock::now() - asked_at > kPrompt) quiet_since = Clock::now();
+    std::this_thread::sleep_for(milliseconds(10));
+  }
 }
 
 }  // namespace switchyard

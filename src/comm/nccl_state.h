@@ -28,6 +28,8 @@ class NcclState {
   // ---- of the rank's own thread
   // Collective: until every rank is connected, or the deadline.
   void connect(const ncclUniqueId& id, int num_ranks, int rank);
+  // Other ranks of the communicator live in this process, too: it ends with more care.
+  void note_siblings();
   // Runs `enqueue`, which gets the communicator and gives back NCCL's answer; returns once NCCL has
   // taken the work. Throws Error(Transport) with the reason once the communicator is over.
   template <class F>
@@ -64,6 +66,7 @@ class NcclState {
   void look();
   void abort();
   void finish();
+  void let_service_threads_end() const;
   // With mutex_ held.
   std::string fault_locked();
   ncclResult_t answer_locked() const;
@@ -78,6 +81,7 @@ class NcclState {
   std::mutex mutex_;           // of all that follows, and of every call of NCCL but its abort
   ncclComm_t comm_ = nullptr;  // null before it is connected, and once it was ended
   std::string why_;            // it is over
+  bool has_siblings_ = false;
   std::vector<cudaEvent_t> marks_;
   Progress progress_;
 

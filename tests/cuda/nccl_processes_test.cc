@@ -163,7 +163,7 @@ TEST(NcclProcess, IsARankOfAnotherTest) {
   const SpawnedMemory<Board> board(std::getenv(kSpawnMemory));
   const int rank = std::atoi(std::getenv("RANK"));
   try {
-    start_cuda_with_the_others(*board, rank);
+    start_cuda_with_the_others(*board, {rank % board->num_devices});
     if (std::string(body) != "bits") return run_fault(*board, rank, fault_named(body));
     const auto comm = make_process_rank(rank, kRanks, board->gather.of(rank, kRanks));
     run_gpu_rank({kRanks, board->num_devices}, *comm,

@@ -59,12 +59,11 @@ class SpawnedMemory {
   T* data_ = nullptr;
 };
 
-// In a child: starts CUDA on every GPU, since ranks reach into each other's memory. A driver starts
-// one process after the other, and holds up those that are there for longer than a deadline: so
-// nobody begins before all have come.
-inline void start_cuda_with_the_others(SpawnedBoard& board, int rank) {
-  for (int i = 1; i <= board.num_devices; ++i)  // its own comes last, and stays current
-    make_cuda_backend({.device = (rank + i) % board.num_devices})->load_kernels();
+// In a child: starts CUDA on these GPUs, the last of which stays current. A driver starts one
+// process after the other, and holds up those that are there for longer than a deadline: so nobody
+// begins before all have come.
+inline void start_cuda_with_the_others(SpawnedBoard& board, const std::vector<int>& devices) {
+  for (const int device : devices) make_cuda_backend({.device = device})->load_kernels();
   ++board.num_started;
   comes([&] { return board.num_started >= board.num_processes; }, kSpawnLimit);
 }
