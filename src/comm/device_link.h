@@ -33,14 +33,19 @@ class DeviceLink {
                         CUstream_st* stream) = 0;
   // From here on what is on the stream counts as late after the deadline. Not collective.
   virtual void expect(CUstream_st* stream) = 0;
+  // Waits until everything that is expected has ended, or the link is over, which ends it.
+  virtual void finish_work() noexcept = 0;
   virtual bool is_capturing(CUstream_st* stream) = 0;
   // Throws Error(Transport) with the reason once the link is over.
   virtual void require_open() = 0;
+  // Not 0 once the link is over; the device reads it too. Whoever finds that it is over sets the
+  // word, before work that waits for peers ends.
+  virtual std::shared_ptr<int32_t> ended() const = 0;
 };
 
-// Collective. `ended` is a word that the device reads too: whoever finds that the link is over sets
-// it, before work that waits for peers ends. The link is over once it is set.
-using MakeDeviceLink = std::function<std::unique_ptr<DeviceLink>(
+// Collective. `ended`: the word of another link, with which this one is over, too; null: none. Who
+// asks for none may get a link that others have already.
+using MakeDeviceLink = std::function<std::shared_ptr<DeviceLink>(
     Communicator& host, const std::shared_ptr<int32_t>& ended)>;
 
 }  // namespace switchyard

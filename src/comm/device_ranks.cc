@@ -21,8 +21,8 @@ DeviceRanks::DeviceRanks(Communicator& host, std::shared_ptr<Backend> backend, R
       backend_(std::move(backend)),
       sizes_(sizes),
       make_link_(std::move(make_link)),
-      ended_(backend_->memory().shared_word()),
-      link_(make_link_(host_, ended_)) {
+      link_(make_link_(host_, nullptr)),
+      ended_(link_->ended()) {
   reserve();
 }
 
@@ -32,8 +32,8 @@ DeviceRanks::DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRan
       backend_(parent.backend_),
       sizes_(parent.sizes_),
       make_link_(parent.make_link_),
-      ended_(parent.ended_),
-      link_(make_link_(host_, ended_)) {
+      link_(make_link_(host_, parent.ended_)),
+      ended_(parent.ended_) {
   reserve();
 }
 

@@ -24,6 +24,8 @@ class DeviceRanks final : public Communicator {
   // Collective; borrows `host`, which introduces the ranks and says why they are lost.
   DeviceRanks(Communicator& host, std::shared_ptr<Backend> backend, RowSizes sizes,
               MakeDeviceLink make_link);
+  // Buffers that were lent may go then: no work over the link is left, also where others keep it.
+  ~DeviceRanks() override { link_->finish_work(); }
 
   int rank() const override { return host_.rank(); }
   int size() const override { return host_.size(); }
@@ -79,8 +81,8 @@ class DeviceRanks final : public Communicator {
   std::shared_ptr<Backend> backend_;
   RowSizes sizes_;
   MakeDeviceLink make_link_;
+  std::shared_ptr<DeviceLink> link_;
   std::shared_ptr<int32_t> ended_;  // one for all that were split off
-  std::unique_ptr<DeviceLink> link_;
   std::array<Tensor, 3> sent_, arrived_;
   std::vector<int32_t> counts_;  // exact: [P, P]
   std::vector<OutgoingParcel> out_;

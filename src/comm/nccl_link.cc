@@ -12,6 +12,7 @@
 #include "comm/cards.h"
 #include "comm/nccl_state.h"
 #include "comm/process_identity.h"
+#include "comm/shared_by_ranks.h"
 #include "device/memory.h"
 
 namespace switchyard {
@@ -69,10 +70,12 @@ bool has_siblings(const std::vector<Card>& all, const ProcessIdentity& process) 
 
 class NcclLink final : public DeviceLink {
  public:
+  // Collective.
   NcclLink(Communicator& host, const std::shared_ptr<Backend>& backend,
            const std::shared_ptr<int32_t>& ended)
       : rank_(host.rank()),
         num_ranks_(host.size()),
+        ended_(ended),
         state_(std::make_shared<NcclState>(backend, ended, host.deadline())),
         over_(host.when_over([state = state_] { state->note_over(); })) {
     try {
@@ -104,7 +107,15 @@ class NcclLink final : public DeviceLink {
   }
 
   void expect(CUstream_st* stream) override { state_->set_mark(stream); }
+  void finish_work() noexcept override {
+    try {
+      state_->drain();
+    } catch (...) {  // it is over, and has a reason for whoever calls it next
+    }
+  }
   void require_open() override { state_->require_open(); }
+  bool is_open() { return state_->is_open(); }
+  std::shared_ptr<int32_t> ended() const override { return ended_; }
 
   bool is_capturing(CUstream_st* stream) override {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
@@ -134,9 +145,9 @@ class NcclLink final : public DeviceLink {
       ncclUniqueId id;
       std::memcpy(&id, all[0].id.data(), sizeof id);
       state_->connect(id, num_ranks_, rank_);
-      if (has_siblings(all, mine.process)) state_->note_siblings();
       warm_up(backend.memory());
     });
+    state_->note_introduced(has_siblings(all, mine.process));
   }
 
   // Ranks connect to each other at their first messages, small and large ones in ways of their own.
@@ -192,10 +203,16 @@ class NcclLink final : public DeviceLink {
   }
 
   const int rank_, num_ranks_;
+  const std::shared_ptr<int32_t> ended_;
   std::shared_ptr<NcclState> state_;
   std::thread watcher_;
   std::shared_ptr<void> over_;  // of the host's communicator; first to go
 };
+
+SharedByRanks<NcclLink>& shared_links() {
+  static SharedByRanks<NcclLink> links;
+  return links;
+}
 
 }  // namespace
 
@@ -203,10 +220,14 @@ bool has_nccl() noexcept {
   return true;
 }
 
-std::unique_ptr<DeviceLink> make_nccl_link(Communicator& host,
+std::shared_ptr<DeviceLink> make_nccl_link(Communicator& host,
                                            const std::shared_ptr<Backend>& backend,
                                            const std::shared_ptr<int32_t>& ended) {
-  return std::make_unique<NcclLink>(host, backend, ended);
+  if (ended) return std::make_shared<NcclLink>(host, backend, ended);
+  Memory& memory = backend->memory();
+  return shared_links().get(host, memory.ordinal(), [&] {
+    return std::make_shared<NcclLink>(host, backend, memory.shared_word());
+  });
 }
 
 }  // namespace switchyard

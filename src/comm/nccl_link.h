@@ -1,5 +1,5 @@
-// src/comm/nccl_link.h -- NCCL between the ranks of a communicator. A build without NCCL has its
-// own form (no_nccl.cc).
+// src/comm/nccl_link.h -- NCCL between the ranks of a communicator: one communicator of NCCL for
+// all layers of it and a device. A build without NCCL has its own form (no_nccl.cc).
 //
 // NCCL's own calls never wait here for long: its communicator is a non-blocking one. A thread
 // beside the rank's own looks whether work that was enqueued ends, and whether the host's
@@ -14,7 +14,8 @@ namespace switchyard {
 
 // Collective. Throws Error(Unsupported) on every rank where NCCL cannot be: this build has none,
 // versions differ, two ranks share a GPU; Transport when a rank does not come.
-std::unique_ptr<DeviceLink> make_nccl_link(Communicator& host,
+// With `ended`, the word of another link, it is a link of its own.
+std::shared_ptr<DeviceLink> make_nccl_link(Communicator& host,
                                            const std::shared_ptr<Backend>& backend,
                                            const std::shared_ptr<int32_t>& ended);
 

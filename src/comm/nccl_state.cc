@@ -72,14 +72,23 @@ void NcclState::connect(const ncclUniqueId& id, int num_ranks, int rank) {
   await("ncclCommInitRankConfig");
 }
 
-void NcclState::note_siblings() {
-  const std::lock_guard lock(mutex_);
-  has_siblings_ = true;
+void NcclState::note_introduced(bool has_siblings) {
+  {
+    const std::lock_guard lock(mutex_);
+    has_siblings_ = has_siblings;
+  }
+  is_introduced_ = true;
 }
 
 void NcclState::require_open() {
   const std::lock_guard lock(mutex_);
   require_open_locked();
+}
+
+bool NcclState::is_open() {
+  if (is_over()) return false;
+  const std::lock_guard lock(mutex_);
+  return why_.empty();
 }
 
 void NcclState::require_open_locked() const {
@@ -171,7 +180,7 @@ std::unique_lock<std::mutex> NcclState::lock_soon() {
 
 void NcclState::end(const std::string& why) {
   // First: kernels that end because of the abort are followed by one that looks at this.
-  std::atomic_ref(*ended_).store(1);
+  if (is_introduced_) std::atomic_ref(*ended_).store(1);
   {
     const auto lock = lock_soon();
     if (why_.empty()) why_ = why;

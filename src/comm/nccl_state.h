@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -28,8 +29,9 @@ class NcclState {
   // ---- of the rank's own thread
   // Collective: until every rank is connected, or the deadline.
   void connect(const ncclUniqueId& id, int num_ranks, int rank);
-  // Other ranks of the communicator live in this process, too: it ends with more care.
-  void note_siblings();
+  // Every rank is connected, from here on kernels may look at `ended`. With siblings, other ranks
+  // that live in this process, it ends with more care.
+  void note_introduced(bool has_siblings);
   // Runs `enqueue`, which gets the communicator and gives back NCCL's answer; returns once NCCL has
   // taken the work. Throws Error(Transport) with the reason once the communicator is over.
   template <class F>
@@ -46,6 +48,7 @@ class NcclState {
   // Until everything that is expected has ended.
   void drain();
   void require_open();
+  bool is_open();
   // The thread that watches ends the communicator and returns. False: it did not within a while.
   bool close();
 
@@ -84,6 +87,8 @@ class NcclState {
   bool has_siblings_ = false;
   std::vector<cudaEvent_t> marks_;
   Progress progress_;
+
+  std::atomic<bool> is_introduced_{false};  // until then `ended` is left to other links
 
   std::mutex wake_mutex_;  // of these; nothing is called while it is held
   std::condition_variable wake_;

@@ -8,7 +8,7 @@ bool has_nccl() noexcept {
   return false;
 }
 
-std::unique_ptr<DeviceLink> make_nccl_link(Communicator&, const std::shared_ptr<Backend>&,
+std::shared_ptr<DeviceLink> make_nccl_link(Communicator&, const std::shared_ptr<Backend>&,
                                            const std::shared_ptr<int32_t>&) {
   throw Error(Errc::Unsupported,
               "nccl: this build has no NCCL. Install it and build again with CUDA (docs/"

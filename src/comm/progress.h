@@ -17,7 +17,7 @@ class Progress {
   explicit Progress(size_t num_marks) : set_at_(num_marks) {}
 
   // The mark to set behind the work now: a free one, or else the newest anew, so that the newest
-  // stands behind everything.
+  // stands behind everything of one stream, and of several behind what came last.
   size_t set(Clock::time_point now) {
     if (num_pending_ == set_at_.size()) return (oldest_ + num_pending_ - 1) % set_at_.size();
     const size_t mark = (oldest_ + num_pending_++) % set_at_.size();

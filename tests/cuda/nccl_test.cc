@@ -5,10 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <filesystem>
+#include <iterator>
 #include <mutex>
 #include <thread>
 
 #include "switchyard/oracle.h"
+#include "testing/comes.h"
 #include "testing/gpu_layers.h"
 #include "testing/nccl.h"
 
@@ -166,6 +169,118 @@ TEST_P(NcclRanks, ExactSizesAreRefusedWhileAGraphIsCapturedAndTheLayerGoesOn) {
         << said.messages[r];
     EXPECT_TRUE(good[r]) << "rank " << r;
   }
+}
+
+// ---- layers of one communicator
+
+// Two layers with the same weights, in blocks and in exact sizes.
+struct TwoLayers {
+  TwoLayers(const LayerProblem& p, GpuRank& g) : problem(p), gpu(g) {}
+  LayerOptions in_blocks() const {
+    auto options = options_of(problem, gpu, "contiguous");
+    forbid(options);
+    return options;
+  }
+  LayerOptions exactly() const {
+    auto options = options_of(problem, gpu, "masked");
+    forbid_and_count(options);
+    return options;
+  }
+  void make_first() { first.emplace(problem, gpu, in_blocks()); }
+  void make_second() { second.emplace(problem, gpu, exactly()); }
+
+  const LayerProblem& problem;
+  GpuRank& gpu;
+  std::optional<RankLayer> first, second;
+};
+
+LayerProblem problem_of_layers(int num_ranks) {
+  return random_problem(
+      small_config(), num_ranks, [](int r) { return int64_t{50} + r; }, Skew::Zipf, 51);
+}
+
+int64_t num_threads() {
+  namespace fs = std::filesystem;
+  return std::distance(fs::directory_iterator("/proc/self/task"), {});
+}
+
+// NCCL has threads for each of its communicators, and so has the library.
+TEST_P(NcclRanks, ASecondLayerTakesTheConnectionOfTheFirst) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const auto p = problem_of_layers(GetParam().num_ranks);
+  const auto expected = run_layer(p, GetParam(), "contiguous");
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    const auto& mine = expected[static_cast<size_t>(g.rank())];
+    TwoLayers layers(p, g);
+    layers.make_first();
+    EXPECT_EQ(layers.first->run(), mine);
+    g.everyone();
+    const int64_t threads = num_threads();
+    g.everyone();
+    layers.make_second();
+    EXPECT_EQ(layers.second->run(), mine);
+    g.everyone();
+    EXPECT_TRUE(comes([&] { return num_threads() <= threads; }, std::chrono::seconds(5)))
+        << num_threads() << " threads, " << threads << " before";
+    {
+      Graph graph(g.stream, [&] { layers.first->layer->forward(layers.first->args()); });
+      for (int i = 0; i < 5; ++i) {
+        layers.first->poison(), layers.second->poison();
+        layers.second->layer->forward(layers.second->args());  // both in flight
+        graph.launch(g.stream);
+        layers.second->layer->wait(g.stream);
+        EXPECT_EQ(layers.first->bits(), mine) << i;
+        EXPECT_EQ(layers.second->bits(), mine) << i;
+      }
+    }
+    layers.first.reset();
+    EXPECT_EQ(layers.second->run(), mine) << "without the first";
+    g.everyone();
+  });
+}
+
+TEST_P(NcclRanks, LayersThatRanksMakeAndDestroyInOtherOrdersWork) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const auto p = problem_of_layers(GetParam().num_ranks);
+  const auto expected = run_layer(p, GetParam(), "contiguous");
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    const auto& mine = expected[static_cast<size_t>(g.rank())];
+    TwoLayers layers(p, g);
+    layers.make_first();
+    EXPECT_EQ(layers.first->run(), mine);
+    if (g.rank() == 0) layers.first.reset();
+    layers.make_second();  // not all have the connection of the first any more
+    EXPECT_EQ(layers.second->run(), mine);
+    layers.first.reset();
+    EXPECT_EQ(layers.second->run(), mine);
+    layers.make_first();
+    if (g.rank() == 0) layers.second.reset();
+    EXPECT_EQ(layers.first->run(), mine);
+    g.everyone();
+  });
+}
+
+TEST_P(NcclRanks, AFaultIsOneOfEveryLayerOfTheCommunicator) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const int n = GetParam().num_ranks, last = n - 1;
+  const auto p = problem_of_layers(n);
+  Said first(n), second(n);
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    TwoLayers layers(p, g);
+    layers.make_first(), layers.make_second();
+    layers.first->run(), layers.second->run();
+    g.everyone();
+    if (g.rank() == last) return g.comm.abort("this rank has had enough");
+    first.listen(g.rank(), [&] { layers.first->run(); });
+    second.listen(g.rank(), [&] { layers.second->run(); });
+  });
+  for (size_t r = 0; r < static_cast<size_t>(last); ++r)
+    for (const Said* said : {&first, &second}) {
+      EXPECT_EQ(said->codes[r], Errc::Transport);
+      EXPECT_NE(said->messages[r].find("had enough"), std::string::npos) << said->messages[r];
+    }
+  EXPECT_EQ(run_layer(p, GetParam(), "contiguous", forbid), run_layer(p, GetParam(), "contiguous"))
+      << "a new communicator works";
 }
 
 // ---- what cannot be, and faults

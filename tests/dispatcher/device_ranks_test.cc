@@ -24,7 +24,7 @@ std::unique_ptr<Dispatcher> over_link(const DispatchCase& c, Communicator& comm,
                                       std::shared_ptr<Backend> backend, RowSizes sizes,
                                       const Seen& seen = {}) {
   const auto make_link = [seen](Communicator& host, const std::shared_ptr<int32_t>& ended) {
-    auto link = std::make_unique<HostLink>(host, ended);
+    auto link = std::make_shared<HostLink>(host, ended);
     if (seen) seen(*link);
     return link;
   };
@@ -146,8 +146,9 @@ TEST(DeviceRanks, ARankThatFindsItsLinkOverNamesWhoIsMissingAndTellsThePeers) {
                     std::shared_ptr<int32_t> word;
                     const auto make_link = [&](Communicator& host,
                                                const std::shared_ptr<int32_t>& ended) {
-                      word = ended;
-                      return std::make_unique<HostLink>(host, ended);
+                      auto link = std::make_shared<HostLink>(host, ended);
+                      word = link->ended();
+                      return link;
                     };
                     DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks, make_link);
                     if (comm.rank() == 2) return;  // leaves its peers
@@ -170,7 +171,7 @@ TEST(DeviceRanks, WhereEveryRankIsThereTheRollSaysThatTheirCallsDiffer) {
   std::vector<std::string> said(2);
   run_local_ranks(2, [&](Communicator& comm) {
     const auto make_link = [](Communicator& host, const std::shared_ptr<int32_t>& ended) {
-      return std::make_unique<HostLink>(host, ended);
+      return std::make_shared<HostLink>(host, ended);
     };
     DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks, make_link);
     said[static_cast<size_t>(comm.rank())] = ranks.call_the_roll();

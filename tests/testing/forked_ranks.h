@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "switchyard/communicator.h"
+#include "testing/comes.h"
 
 namespace switchyard::testing {
 
@@ -32,15 +33,6 @@ inline int free_master_port() {
   getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
   close(fd);
   return ntohs(address.sin_port) - 1;
-}
-
-// Whether `condition` holds within the limit, of what another thread or process does.
-template <class Condition>
-bool comes(const Condition& condition, std::chrono::seconds limit) {
-  const auto end = std::chrono::steady_clock::now() + limit;
-  while (!condition() && std::chrono::steady_clock::now() < end)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  return condition();
 }
 
 // What a child saw, in memory that its parent reads. All zero at first.

@@ -12,8 +12,8 @@ namespace switchyard::testing {
 
 class HostLink final : public DeviceLink {
  public:
-  HostLink(Communicator& host, std::shared_ptr<int32_t> ended)
-      : host_(host), ended_(std::move(ended)) {}
+  HostLink(Communicator& host, const std::shared_ptr<int32_t>& ended)
+      : host_(host), ended_(ended ? ended : std::make_shared<int32_t>(0)) {}
 
   void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
     require_open();
@@ -60,7 +60,9 @@ class HostLink final : public DeviceLink {
   }
 
   void expect(CUstream_st*) override {}
+  void finish_work() noexcept override {}
   bool is_capturing(CUstream_st*) override { return capturing; }
+  std::shared_ptr<int32_t> ended() const override { return ended_; }
   void require_open() override { SWITCHYARD_REQUIRE(*ended_ == 0, Transport, "the link is over."); }
 
   bool capturing = false;

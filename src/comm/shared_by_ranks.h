@@ -1,0 +1,78 @@
+// src/comm/shared_by_ranks.h -- what the ranks of a communicator made together, such as a connection
+// of their devices: one for all who need it, while any of them does.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "comm/cards.h"
+#include "switchyard/communicator.h"
+
+namespace switchyard {
+
+// T says with is_open() whether it can be used any more.
+template <class T>
+class SharedByRanks {
+ public:
+  // Collective. What every rank has for `host` and its device, if it is the same thing everywhere
+  // and open; else what `make`, collective too, gives. `host` must outlive it.
+  template <class F>
+  std::shared_ptr<T> get(Communicator& host, int device, F make) {
+    const Key key{&host, device};
+    const Made mine = find(key);
+    const auto all = show_cards(host, Card{mine.number, newest()});
+    const bool is_the_same =
+        std::ranges::all_of(all, [&](const Card& c) { return c.number == all[0].number; });
+    if (is_the_same && mine.number != 0) return mine.shared;
+    const int64_t number = std::ranges::max(all, {}, &Card::newest).newest + 1;
+    std::shared_ptr<T> shared = make();
+    keep(key, number, shared);
+    return shared;
+  }
+
+ private:
+  // Numbers of one communicator only grow, on every rank alike, so that one that is new here is not
+  // taken for an older one elsewhere: a rank may be done with that, and another one not yet.
+  struct Card {
+    int64_t number = 0;  // of what this rank has; 0: nothing
+    int64_t newest = 0;  // of all that this process ever had
+  };
+  struct Made {
+    int64_t number = 0;
+    std::shared_ptr<T> shared;
+  };
+  struct Entry {
+    int64_t number = 0;
+    std::weak_ptr<T> shared;
+  };
+  using Key = std::pair<const Communicator*, int>;  // and device
+
+  Made find(const Key& key) {
+    const std::lock_guard lock(mutex_);
+    const auto found = entries_.find(key);
+    if (found == entries_.end()) return {};
+    auto shared = found->second.shared.lock();
+    if (!shared || !shared->is_open()) return {};
+    return {found->second.number, std::move(shared)};
+  }
+  int64_t newest() {
+    const std::lock_guard lock(mutex_);
+    return newest_;
+  }
+  void keep(const Key& key, int64_t number, const std::shared_ptr<T>& shared) {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(entries_, [](const auto& e) { return e.second.shared.expired(); });
+    newest_ = std::max(newest_, number);
+    entries_[key] = {number, shared};
+  }
+
+  std::mutex mutex_;
+  std::map<Key, Entry> entries_;
+  int64_t newest_ = 0;
+};
+
+}  // namespace switchyard
