@@ -1,5 +1,5 @@
-// src/comm/shared_by_ranks.h -- what the ranks of a communicator made together, such as a connection
-// of their devices: one for all who need it, while any of them does.
+// src/comm/shared_by_ranks.h -- what the ranks of a communicator made together, such as a
+// connection of their devices: one for all who need it, while any of them does.
 #pragma once
 
 #include <algorithm>

@@ -251,7 +251,9 @@ TEST_P(NcclRanks, LayersThatRanksMakeAndDestroyInOtherOrdersWork) {
     if (g.rank() == 0) layers.first.reset();
     layers.make_second();  // not all have the connection of the first any more
     EXPECT_EQ(layers.second->run(), mine);
+    g.everyone();  // the last thread that lets go of a connection frees what all had, on every GPU
     layers.first.reset();
+    g.everyone();
     EXPECT_EQ(layers.second->run(), mine);
     layers.make_first();
     if (g.rank() == 0) layers.second.reset();
@@ -265,12 +267,18 @@ TEST_P(NcclRanks, AFaultIsOneOfEveryLayerOfTheCommunicator) {
   const int n = GetParam().num_ranks, last = n - 1;
   const auto p = problem_of_layers(n);
   Said first(n), second(n);
+  std::atomic<int> waiting = 0;
   run_gpu_ranks(GetParam(), [&](GpuRank& g) {
     TwoLayers layers(p, g);
     layers.make_first(), layers.make_second();
     layers.first->run(), layers.second->run();
     g.everyone();
-    if (g.rank() == last) return g.comm.abort("this rank has had enough");
+    if (g.rank() == last) {
+      comes([&] { return waiting == last; }, std::chrono::seconds(20));
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      return g.comm.abort("this rank has had enough");
+    }
+    ++waiting;
     first.listen(g.rank(), [&] { layers.first->run(); });
     second.listen(g.rank(), [&] { layers.second->run(); });
   });
