@@ -176,18 +176,14 @@ TEST_P(NcclRanks, ExactSizesAreRefusedWhileAGraphIsCapturedAndTheLayerGoesOn) {
 // Two layers with the same weights, in blocks and in exact sizes.
 struct TwoLayers {
   TwoLayers(const LayerProblem& p, GpuRank& g) : problem(p), gpu(g) {}
-  LayerOptions in_blocks() const {
-    auto options = options_of(problem, gpu, "contiguous");
-    forbid(options);
-    return options;
+  void make_first() { make(first, "contiguous", forbid); }
+  void make_second() { make(second, "masked", forbid_and_count); }
+  void make(std::optional<RankLayer>& layer, const std::string& strategy,
+            void (*change)(LayerOptions&)) const {
+    auto options = options_of(problem, gpu, strategy);
+    change(options);
+    layer.emplace(problem, gpu, options);
   }
-  LayerOptions exactly() const {
-    auto options = options_of(problem, gpu, "masked");
-    forbid_and_count(options);
-    return options;
-  }
-  void make_first() { first.emplace(problem, gpu, in_blocks()); }
-  void make_second() { second.emplace(problem, gpu, exactly()); }
 
   const LayerProblem& problem;
   GpuRank& gpu;
@@ -199,6 +195,19 @@ LayerProblem problem_of_layers(int num_ranks) {
       small_config(), num_ranks, [](int r) { return int64_t{50} + r; }, Skew::Zipf, 51);
 }
 
+// On every rank, with the bits that its layers should give.
+void with_two_layers(
+    const Placement& place,
+    const std::function<void(TwoLayers&, const std::vector<uint16_t>& expected)>& body) {
+  const auto p = problem_of_layers(place.num_ranks);
+  const auto expected = run_layer(p, place, "contiguous");
+  run_gpu_ranks(place, [&](GpuRank& g) {
+    TwoLayers layers(p, g);
+    body(layers, expected[static_cast<size_t>(g.rank())]);
+    g.everyone();
+  });
+}
+
 int64_t num_threads() {
   namespace fs = std::filesystem;
   return std::distance(fs::directory_iterator("/proc/self/task"), {});
@@ -207,18 +216,15 @@ int64_t num_threads() {
 // NCCL has threads for each of its communicators, and so has the library.
 TEST_P(NcclRanks, ASecondLayerTakesTheConnectionOfTheFirst) {
   SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
-  const auto p = problem_of_layers(GetParam().num_ranks);
-  const auto expected = run_layer(p, GetParam(), "contiguous");
-  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
-    const auto& mine = expected[static_cast<size_t>(g.rank())];
-    TwoLayers layers(p, g);
+  with_two_layers(GetParam(), [](TwoLayers& layers, const std::vector<uint16_t>& expected) {
+    GpuRank& g = layers.gpu;
     layers.make_first();
-    EXPECT_EQ(layers.first->run(), mine);
+    EXPECT_EQ(layers.first->run(), expected);
     g.everyone();
     const int64_t threads = num_threads();
     g.everyone();
     layers.make_second();
-    EXPECT_EQ(layers.second->run(), mine);
+    EXPECT_EQ(layers.second->run(), expected);
     g.everyone();
     EXPECT_TRUE(comes([&] { return num_threads() <= threads; }, std::chrono::seconds(5)))
         << num_threads() << " threads, " << threads << " before";
@@ -229,36 +235,31 @@ TEST_P(NcclRanks, ASecondLayerTakesTheConnectionOfTheFirst) {
         layers.second->layer->forward(layers.second->args());  // both in flight
         graph.launch(g.stream);
         layers.second->layer->wait(g.stream);
-        EXPECT_EQ(layers.first->bits(), mine) << i;
-        EXPECT_EQ(layers.second->bits(), mine) << i;
+        EXPECT_EQ(layers.first->bits(), expected) << i;
+        EXPECT_EQ(layers.second->bits(), expected) << i;
       }
     }
     layers.first.reset();
-    EXPECT_EQ(layers.second->run(), mine) << "without the first";
-    g.everyone();
+    EXPECT_EQ(layers.second->run(), expected) << "without the first";
   });
 }
 
 TEST_P(NcclRanks, LayersThatRanksMakeAndDestroyInOtherOrdersWork) {
   SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
-  const auto p = problem_of_layers(GetParam().num_ranks);
-  const auto expected = run_layer(p, GetParam(), "contiguous");
-  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
-    const auto& mine = expected[static_cast<size_t>(g.rank())];
-    TwoLayers layers(p, g);
+  with_two_layers(GetParam(), [](TwoLayers& layers, const std::vector<uint16_t>& expected) {
+    GpuRank& g = layers.gpu;
     layers.make_first();
-    EXPECT_EQ(layers.first->run(), mine);
+    EXPECT_EQ(layers.first->run(), expected);
     if (g.rank() == 0) layers.first.reset();
     layers.make_second();  // not all have the connection of the first any more
-    EXPECT_EQ(layers.second->run(), mine);
+    EXPECT_EQ(layers.second->run(), expected);
     g.everyone();  // the last thread that lets go of a connection frees what all had, on every GPU
     layers.first.reset();
     g.everyone();
-    EXPECT_EQ(layers.second->run(), mine);
+    EXPECT_EQ(layers.second->run(), expected);
     layers.make_first();
     if (g.rank() == 0) layers.second.reset();
-    EXPECT_EQ(layers.first->run(), mine);
-    g.everyone();
+    EXPECT_EQ(layers.first->run(), expected);
   });
 }
 
