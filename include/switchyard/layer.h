@@ -84,8 +84,9 @@ struct ForwardArgs {
 /// The expert part of one MoE layer: gate, dispatch, experts, combine, shared experts.
 ///
 /// Thread safety: one layer is used by one thread at a time; layers with different communicators
-/// are independent. Ownership: the layer borrows communicator and weights (unless weights.owner is
-/// set) and owns its workspace unless one is lent. Nothing is allocated in forward.
+/// are independent, every rank calls those of one in the same order. Ownership: the layer borrows
+/// communicator and weights (unless weights.owner is set) and owns its workspace unless one is
+/// lent. Nothing is allocated in forward.
 ///
 /// Errors, on every rank or on none: forward checks its arguments first and throws at once. When a
 /// single rank's arguments are wrong it still takes part, without rows, so no peer waits for it;
