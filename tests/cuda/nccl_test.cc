@@ -63,6 +63,13 @@ void forbid_and_count(LayerOptions& o) {
   o.forbid_peer_memory = o.host_counts = true;
 }
 
+// `others` ranks count themselves before they wait for this one, which gives up.
+void abort_once_they_wait(GpuRank& g, const std::atomic<int>& waiting, int others) {
+  comes([&] { return waiting >= others; }, std::chrono::seconds(20));
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  g.comm.abort("this rank has had enough");
+}
+
 class NcclFamilies : public ::testing::TestWithParam<size_t> {};
 INSTANTIATE_TEST_SUITE_P(All, NcclFamilies,
                          ::testing::Range<size_t>(0, shared_oracle_cases().size()),
@@ -274,11 +281,7 @@ TEST_P(NcclRanks, AFaultIsOneOfEveryLayerOfTheCommunicator) {
     layers.make_first(), layers.make_second();
     layers.first->run(), layers.second->run();
     g.everyone();
-    if (g.rank() == last) {
-      comes([&] { return waiting == last; }, std::chrono::seconds(20));
-      std::this_thread::sleep_for(std::chrono::milliseconds(200));
-      return g.comm.abort("this rank has had enough");
-    }
+    if (g.rank() == last) return abort_once_they_wait(g, waiting, last);
     ++waiting;
     first.listen(g.rank(), [&] { layers.first->run(); });
     second.listen(g.rank(), [&] { layers.second->run(); });
@@ -383,12 +386,7 @@ TEST_P(NcclRanks, AnAbortOfTheHostEndsTheWaitOfEveryRankAtOnce) {
       g.everyone();
       rank.run();
       g.everyone();
-      if (g.rank() == missing) {
-        const auto begin = std::chrono::steady_clock::now();
-        while (waiting < missing && seconds_since(begin) < 20) std::this_thread::yield();
-        std::this_thread::sleep_for(std::chrono::milliseconds(200));
-        return g.comm.abort("this rank has had enough");
-      }
+      if (g.rank() == missing) return abort_once_they_wait(g, waiting, missing);
       ++waiting;
       const auto begin = std::chrono::steady_clock::now();
       said.listen(g.rank(), [&] {
