@@ -75,7 +75,6 @@ class NcclLink final : public DeviceLink {
            const std::shared_ptr<int32_t>& ended)
       : rank_(host.rank()),
         num_ranks_(host.size()),
-        ended_(ended),
         state_(std::make_shared<NcclState>(backend, ended, host.deadline())),
         over_(host.when_over([state = state_] { state->note_over(); })) {
     try {
@@ -115,7 +114,7 @@ class NcclLink final : public DeviceLink {
   }
   void require_open() override { state_->require_open(); }
   bool is_open() { return state_->is_open(); }
-  std::shared_ptr<int32_t> ended() const override { return ended_; }
+  std::shared_ptr<int32_t> ended() const override { return state_->ended(); }
 
   bool is_capturing(CUstream_st* stream) override {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
@@ -203,7 +202,6 @@ class NcclLink final : public DeviceLink {
   }
 
   const int rank_, num_ranks_;
-  const std::shared_ptr<int32_t> ended_;
   std::shared_ptr<NcclState> state_;
   std::thread watcher_;
   std::shared_ptr<void> over_;  // of the host's communicator; first to go

@@ -53,6 +53,7 @@ class NcclState {
   bool close();
 
   // ---- of any thread
+  const std::shared_ptr<int32_t>& ended() const { return ended_; }
   // The host's communicator is over, or a rank of it left. Only notes it.
   void note_over();
   // No call works any more, and the thread that watches aborts the communicator. The first reason

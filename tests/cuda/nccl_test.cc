@@ -338,8 +338,7 @@ TEST_P(NcclRanks, ARankThatNeverComesIsNamedAndTheProcessGoesOn) {
         rank.run();
         g.everyone();
         if (g.rank() == missing) {
-          while (told < missing && seconds_since(start) < 90)
-            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          comes([&] { return told >= missing; }, std::chrono::seconds(90));
           return;
         }
         said.listen(g.rank(), [&] {
@@ -425,8 +424,7 @@ TEST_P(NcclRanks, AReplayThatARankDoesNotJoinEndsTheWait) {
         rank.layer->wait(g.stream);
         g.everyone();
         if (g.rank() == missing) {
-          while (told < missing && seconds_since(start) < 90)
-            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          comes([&] { return told >= missing; }, std::chrono::seconds(90));
           return;
         }
         said.listen(g.rank(), [&] {

@@ -13,7 +13,7 @@
 namespace switchyard::testing {
 namespace {
 
-constexpr int kMaxRanks = 4, kRounds = 10;
+constexpr int kMaxRanks = 8, kRounds = 10;
 constexpr auto kDeadline = std::chrono::milliseconds(3000);
 
 struct Round {
@@ -309,7 +309,7 @@ constexpr const char* kChild = "GpuProcess.IsARankOfAnotherTest";
 class GpuProcesses : public ::testing::TestWithParam<Placement> {};
 INSTANTIATE_TEST_SUITE_P(Places, GpuProcesses,
                          ::testing::Values(Placement{2, 1}, Placement{4, 1}, Placement{2, 2},
-                                           Placement{4, 2}),
+                                           Placement{4, 2}, Placement{4, 4}, Placement{8, 8}),
                          [](const auto& info) { return name_of(info.param); });
 
 TEST_P(GpuProcesses, GiveTheBitsOfThreads) {
