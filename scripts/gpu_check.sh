@@ -3,7 +3,7 @@
 #
 #   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests peers sanitize bench ranks; default all but ranks
 #
-# `peers` tests several ranks, on two GPUs where there are two. `ranks` times layers over two GPUs beside NCCL's collectives
+# `peers` tests several ranks, on as many GPUs as there are. `ranks` times layers over two GPUs beside NCCL's collectives
 # (scripts/bench_nccl.py, needs PyTorch):
 #
 #   scripts/gpu_check.sh build peers ranks bench/results/h100x2.json
@@ -11,6 +11,7 @@
 # Sections of steps that are not asked for stay in the file as they are. Needs cmake, nvcc, GoogleTest and python3.
 # CMAKE_ARGS       more arguments of cmake, such as the places of libraries
 # COMMIT           what is built, where there is no git
+# RANKS            GPUs that `ranks` times layers over (2)
 # MODELS, TOKENS   of the benchmarks; MODELS may say name:ep-size
 # LAYOUTS          of the benchmarks, contiguous,masked,hybrid
 # RUNS             of every benchmark but those of skew (3), medians of which are kept; each begins with another model and layout
@@ -146,16 +147,16 @@ step_bench() {
 
 step_ranks() {
   rm -rf "$state/ranks"
-  local run
+  local run ranks=${RANKS:-2}
   for run in $(seq "${RUNS:-3}"); do
     mkdir -p "$state/ranks/$run"
-    time_model ranks deepseek-v3 --ranks 2 --preset deepseek-v3 --tokens 1,128,1024,4096 --strategy contiguous,all_gather+contiguous
-    time_model ranks qwen3-30b-a3b --ranks 2 --preset qwen3-30b-a3b --tokens 1,128,1024,8192,16384 --strategy contiguous,masked
-    time_model ranks qwen3-30b-a3b-pieces --ranks 2 --preset qwen3-30b-a3b --tokens 8192,16384 --strategy contiguous --pieces 2
+    time_model ranks deepseek-v3 --ranks "$ranks" --preset deepseek-v3 --tokens 1,128,1024,4096 --strategy contiguous,all_gather+contiguous
+    time_model ranks qwen3-30b-a3b --ranks "$ranks" --preset qwen3-30b-a3b --tokens 1,128,1024,8192,16384 --strategy contiguous,masked
+    time_model ranks qwen3-30b-a3b-pieces --ranks "$ranks" --preset qwen3-30b-a3b --tokens 8192,16384 --strategy contiguous --pieces 2
     # The same local work on one GPU.
-    time_model ranks qwen3-30b-a3b-alone --preset qwen3-30b-a3b --ep-size 2 --tokens 1,128,1024,8192,16384 --strategy contiguous
+    time_model ranks qwen3-30b-a3b-alone --preset qwen3-30b-a3b --ep-size "$ranks" --tokens 1,128,1024,8192,16384 --strategy contiguous
   done
-  timeout "$limit" python3 scripts/bench_nccl.py --json >"$state/nccl.json" 2>"$state/nccl.err" ||
+  timeout "$limit" python3 scripts/bench_nccl.py --ranks "$ranks" --json >"$state/nccl.json" 2>"$state/nccl.err" ||
     { status=1; echo "nccl: $(tail -n 1 "$state/nccl.err")"; }
 }
 
