@@ -10,18 +10,18 @@
 namespace switchyard {
 
 /// What a GPU and its ports reach: the one place where a plan is calibrated. A rank is a GPU with a
-/// network card of its own. Of several ranks only two of one host were measured
+/// network card of its own. Of several ranks two and four of one host were measured
 /// (docs/performance.md).
 struct ClusterRates {
   /// Per GPU and direction. Pushes of 34 to 59 MB between two H100s in both directions at once
-  /// reached 342 to 352, 2026-11; more than two GPUs: not measured yet.
+  /// reached 342 to 352, 2026-11, of 93 to 186 MB among four H200s 355.
   double nvlink_gbps = 347;
   /// Per GPU and direction. Nominal: a 400 Gb/s card carries 50, its protocols leave about 45. Not
   /// measured yet.
   double network_gbps = 45;
   /// The ranks of a node tell each other something and wait for all, launches of kernels included:
-  /// a dispatch of one token between two H100s took 14, a combine 13, 2026-11. More ranks: not
-  /// measured yet.
+  /// a dispatch of one token between two H100s took 14, a combine 13, 2026-11; among four H200s both
+  /// took 12. More ranks: not measured yet.
   double nvlink_meeting_us = 13;
   /// The same over the network, and what each rank beyond the node adds. Nominal, not measured yet;
   /// together they are the 26 us by which DeepEP's published low-latency dispatch over 256 GPUs
