@@ -136,6 +136,9 @@ void RunOptions::add_options(CLI::App& command) {
       .add_option("--link-blocks", link_blocks,
                   "CUDA: most thread blocks that move rows between ranks; 0: chosen")
       ->check(CLI::NonNegativeNumber);
+  command
+      .add_option("--num-sms", num_sms, "CUDA: multiprocessors that GEMMs may use; 0: all")
+      ->check(CLI::NonNegativeNumber);
   command.add_flag("--host-counts", host_counts,
                    "CUDA: contiguous groups over cublas, and rows over NCCL, may wait for the "
                    "stream to read counts");
@@ -154,6 +157,7 @@ LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
   o.use_all_gather = use_all_gather;
   o.num_threads = threads;
   o.host_counts = host_counts;
+  o.num_sms = num_sms;
   o.num_link_blocks = link_blocks;
   o.forbid_peer_memory = no_peer_memory;
   o.token_pieces = pieces;

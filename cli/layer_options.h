@@ -60,6 +60,7 @@ struct RunOptions {
   bool allow_repeated_experts = false;
   bool use_all_gather = true;
   bool host_counts = false;
+  int num_sms = 0;
   int link_blocks = 0;
   bool push_rows = false;
   int pieces = 0;
