@@ -105,6 +105,7 @@ class CudaBench {
     options.backend = backend_;
     const auto layer = MoeLayer::create(config_, weights_, options);
     r.strategy = layer->strategy().name;
+    problem.poison_output(*backend_);
     r.layout = layout_name(layer->forward(problem.args_given_routing()).layout);
     layer->wait();
     r.rel_error = problem.check.rel_error(problem.output.view(), *backend_);

@@ -33,6 +33,9 @@ struct BenchProblem {
     return a;
   }
 
+  // NaN, so that no result of another strategy is taken for this one's.
+  void poison_output(Backend& backend, CUstream_st* stream = nullptr) const;
+
   int64_t tokens;
   Rows host_hidden;
   Routing routing;

@@ -109,17 +109,34 @@ class RanksBench {
         refusals_.push_back({problem.tokens, options.strategy, e.what(), false});
       return {};
     }
-    measure(comm, *options.backend, *layer, problem, check);
+    const std::string name = name_of(layer->strategy());
+    const auto measure_rows = [&](ConstTensor hidden, const std::string& of) {
+      measure(comm, *options.backend, *layer, problem, check, {hidden, of});
+    };
+    measure_rows(problem.hidden.view(), name);
+    if (const Tensor place = layer->input_rows(); place.present()) {
+      const Tensor rows = place.rows(0, problem.tokens);
+      copy_to_device(*options.backend, rows, problem.host_hidden.view().data);
+      measure_rows(rows, name + " in place");
+    }
     meet(comm);  // before the layer's memory goes
     return layer->strategy();
   }
 
+  // What is measured of one layer, and what that is called.
+  struct Variant {
+    ConstTensor hidden;
+    std::string name;
+  };
+
   void measure(Communicator& comm, Backend& backend, MoeLayer& layer, const BenchProblem& problem,
-               const SpotCheck& check) {
+               const SpotCheck& check, const Variant& variant) {
     const auto at = static_cast<size_t>(comm.rank());
     const auto stream = make_stream(backend);
     ForwardArgs args = problem.args_given_routing();
+    args.hidden = variant.hidden;
     args.stream = stream.get();
+    problem.poison_output(backend, stream.get());
     meet(comm);
     const std::string layout = layout_name(layer.forward(args).layout);
     layer.wait(stream.get());
@@ -128,13 +145,13 @@ class RanksBench {
     const double worst = *std::max_element(shared_.errors.begin(), shared_.errors.end());
     if (!(worst <= kMaxBenchError)) {
       if (comm.rank() == 0)
-        refusals_.push_back({problem.tokens, name_of(layer.strategy()), wrong_result(worst), true});
+        refusals_.push_back({problem.tokens, variant.name, wrong_result(worst), true});
       return;
     }
     shared_.times[at] = measure_forward(
         layer, args, backend, {.repeat = a_.repeat, .meet = [&comm] { cli::meet(comm); }});
     meet(comm);
-    if (comm.rank() == 0) add_rows(problem.tokens, name_of(layer.strategy()), layout);
+    if (comm.rank() == 0) add_rows(problem.tokens, variant.name, layout);
   }
 
   static std::string name_of(const Strategy& s) {

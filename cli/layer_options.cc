@@ -136,8 +136,7 @@ void RunOptions::add_options(CLI::App& command) {
       .add_option("--link-blocks", link_blocks,
                   "CUDA: most thread blocks that move rows between ranks; 0: chosen")
       ->check(CLI::NonNegativeNumber);
-  command
-      .add_option("--num-sms", num_sms, "CUDA: multiprocessors that GEMMs may use; 0: all")
+  command.add_option("--num-sms", num_sms, "CUDA: multiprocessors that GEMMs may use; 0: all")
       ->check(CLI::NonNegativeNumber);
   command.add_flag("--host-counts", host_counts,
                    "CUDA: contiguous groups over cublas, and rows over NCCL, may wait for the "

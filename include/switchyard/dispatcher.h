@@ -79,10 +79,20 @@ class Dispatcher {
     (void)workspace, (void)max_tokens, (void)owner;
   }
 
+  /// bf16 [max_tokens, H] of a connected workspace: hidden states that stand in its first T rows
+  /// are dispatched from there, others are copied there first. They belong to the caller from the
+  /// end of a call's combine, in the order of its stream, until the next dispatch. Absent where no
+  /// place is better than another.
+  virtual Tensor input_rows(Workspace workspace) const {
+    (void)workspace;
+    return {};
+  }
+
   /// Sends each token row once to every rank that owns one of its top-k experts.
   ///
   ///   workspace   in     workspace_bytes(max_tokens); the call's until combine has run
-  ///   hidden      in     bf16 [T, H]; T may be 0 and may differ by rank. Replicated over TP ranks
+  ///   hidden      in     bf16 [T, H]; T may be 0 and may differ by rank. Replicated over TP ranks.
+  ///                      May begin where input_rows does, else must not overlap it
   ///   ids         in     i32 [T_slice, K] global experts of the slice's tokens; -1 means "no
   ///   expert" weights     in     f32 [T_slice, K] max_tokens  in     bound of T on every rank,
   ///   equal on every rank status      inout  i32 [kStatusWords]; ids outside [-1, E) and what

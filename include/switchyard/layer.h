@@ -71,8 +71,9 @@ std::string describe(const ForwardReport& report);
 
 /// Arguments of one forward. Views; they stay alive and unchanged until the work is done (`wait`).
 struct ForwardArgs {
-  Tensor output{};       // out  bf16 [T, H]; must not overlap hidden
-  ConstTensor hidden{};  // in   bf16 [T, H]; T may be 0 and may differ by rank
+  Tensor output{};  // out  bf16 [T, H]; must not overlap hidden
+  /// in   bf16 [T, H]; T may be 0 and may differ by rank. See MoeLayer::input_rows
+  ConstTensor hidden{};
   ConstTensor
       ids{};  // in   i32 or i64 [T, K] global experts, -1 "no expert"; absent: the gate runs
   ConstTensor weights{};  // in   f32 [T, K]; present exactly if ids is
@@ -117,6 +118,14 @@ class MoeLayer {
   /// router.
   virtual Gate& gate() = 0;
   virtual size_t workspace_bytes() const = 0;
+
+  /// Where hidden states are best written: bf16 [max_tokens, H] of the workspace on the layer's
+  /// device. A forward whose `hidden` begins here copies no row; it may be any other memory, too,
+  /// but none that overlaps this and begins elsewhere. Absent where no place is better than
+  /// another: where ranks do not fetch rows from each other's memory (Strategy::fetch_rows), and in
+  /// tensor-parallel groups. forward does not change the rows; they may be written again, in the
+  /// order of its stream, once it is done. No other rank has to agree.
+  virtual Tensor input_rows() const = 0;
 
   /// output = experts of each token, weighted and summed, plus shared experts. Collective, also
   /// with T = 0. Enqueues and returns: no host synchronisation (see LayerOptions::host_counts for

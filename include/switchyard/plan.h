@@ -20,8 +20,8 @@ struct ClusterRates {
   /// measured yet.
   double network_gbps = 45;
   /// The ranks of a node tell each other something and wait for all, launches of kernels included:
-  /// a dispatch of one token between two H100s took 14, a combine 13, 2026-11; among four H200s both
-  /// took 12. More ranks: not measured yet.
+  /// a dispatch of one token between two H100s took 14, a combine 13, 2026-11; among four H200s
+  /// both took 12. More ranks: not measured yet.
   double nvlink_meeting_us = 13;
   /// The same over the network, and what each rank beyond the node adds. Nominal, not measured yet;
   /// together they are the 26 us by which DeepEP's published low-latency dispatch over 256 GPUs

@@ -134,7 +134,8 @@ void push_rows(const PeerWindow& w, const PeerPush& push, ConstTensor status) {
          push.weights.count());
     const int64_t hidden = push.rows.dim(1);
     if (push.route == PeerRoute::Offered) {
-      if (p == w.rank) copy(push.dst_rows.as<Bf16>(), push.rows.as<Bf16>(), push.rows.count());
+      if (p == w.rank && !push.stand_there())
+        copy(push.dst_rows.as<Bf16>(), push.rows.as<Bf16>(), push.rows.count());
       continue;
     }
     for (int64_t t = 0; t < num_tokens; ++t)

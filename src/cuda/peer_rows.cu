@@ -36,7 +36,9 @@ int64_t vectors_of(const char* op, ConstTensor rows) {
 
 template <int kLoads>
 void push_rows_with(const PeerWindow& window, PushRowsParams params, cudaStream_t stream) {
-  params.pieces_per_row = static_cast<int>(ceil_div(params.vectors_per_row, 32 * kLoads));
+  const bool stand_there = params.rows == params.dst_rows;
+  params.pieces_per_row =
+      stand_there ? 0 : static_cast<int>(ceil_div(params.vectors_per_row, 32 * kLoads));
   const int64_t parts = ceil_div(int64_t{params.block}, int64_t{kSlotRows}) +
                         int64_t{params.num_tokens} * params.pieces_per_row;
   launch(push_rows_kernel<kLoads>,

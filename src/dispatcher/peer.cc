@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "base/overlap.h"
 #include "base/require.h"
 #include "comm/peer_memory.h"
 #include "dispatcher/parts.h"
@@ -53,11 +54,18 @@ class PeerDispatcher final : public Dispatcher {
     connections_.push_back(std::move(c));
   }
 
+  // A group's ranks each offer their slice of the group's tokens.
+  Tensor input_rows(Workspace workspace) const override {
+    if (route() != PeerRoute::Offered || parts_.options.tp_size > 1) return {};
+    return connection(workspace, 0).buffers.rows;
+  }
+
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
                           CUstream_st* stream) override {
     const Slice own = slice(hidden.dim(0));
     parts_.check(hidden, ids, weights, max_tokens, own);
+    check_place("dispatch", hidden, input_rows(workspace));
     const Connection& c = connection(workspace, max_tokens);
     check_stream(c, stream);
     const PeerBuffers& b = c.buffers;

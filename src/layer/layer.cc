@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/backend.h"
+#include "base/overlap.h"
 #include "base/peer_control.h"
 #include "base/require.h"
 #include "base/status.h"
@@ -76,13 +77,6 @@ std::string shared_facts(const StrategyRequest& r, const LayerOptions& options) 
              ' ', r.name);
 }
 
-bool overlap(ConstTensor a, ConstTensor b) {
-  const auto* first_a = static_cast<const std::byte*>(a.data);
-  const auto* first_b = static_cast<const std::byte*>(b.data);
-  return a.bytes() > 0 && b.bytes() > 0 && first_a < first_b + b.bytes() &&
-         first_b < first_a + a.bytes();
-}
-
 void check_device(const char* name, ConstTensor t, DeviceKind device) {
   SWITCHYARD_REQUIRE(t.device == device, ShapeMismatch, "forward: ", name, " is on ",
                      device_name(t.device), ", the layer runs on ", device_name(device),
@@ -144,6 +138,11 @@ class Layer final : public MoeLayer {
     SWITCHYARD_REQUIRE(parts_.gate, Unsupported,
                        "gate: the layer has no router weights. Pass ids and weights to forward.");
     return *parts_.gate;
+  }
+
+  Tensor input_rows() const override {
+    if (parts_.strategy.token_pieces > 1) return {};  // each has a workspace of its own
+    return dispatcher_->input_rows(buffers_.dispatcher.front());
   }
 
   ForwardReport forward(const ForwardArgs& args) override {
@@ -230,6 +229,7 @@ class Layer final : public MoeLayer {
                        ". Split the batch or raise max_tokens on every rank.");
     SWITCHYARD_REQUIRE(!overlap(args.hidden, args.output), ShapeMismatch,
                        "forward: output overlaps hidden. Give it memory of its own.");
+    check_place("forward", args.hidden, input_rows());
     check_routing(args, num_tokens);
   }
 

@@ -111,7 +111,7 @@ enum class PeerRoute : int32_t {
 // every rank, token after token, so that nobody has to know how many come from others: row
 // rank * block + t is token t of `rank`. Rows that do not come are gaps, without an expert.
 struct PeerPush {
-  ConstTensor rows;     // bf16 [T, H]; not read with Nobody
+  ConstTensor rows;     // bf16 [T, H]; not read with Nobody. Offered: may stand in dst_rows
   ConstTensor ids;      // i32 [T, K] global
   ConstTensor weights;  // f32 [T, K]; not read with Nobody
   int64_t num_experts = 0;
@@ -124,6 +124,8 @@ struct PeerPush {
   Tensor dst_weights;  // f32 [P * block, K]
   // i32 [T, P] the row of token t on rank p, kNoRow where p owns none of its experts
   Tensor return_row;
+
+  bool stand_there() const { return rows.data == dst_rows.data; }
 };
 
 // What a rank says before its rows are used, and what it learns.

@@ -53,13 +53,14 @@ Work push_work(const PeerWindow& window, const PeerPush& push, const ReadI32& re
   double sent = 0, crossing = 0;
   if (push.route == PeerRoute::Everyone)
     sent = tokens * window.num_ranks, crossing = tokens * peers;
-  if (push.route == PeerRoute::Offered) sent = tokens;
+  if (push.route == PeerRoute::Offered) sent = push.stand_there() ? 0 : tokens;
   if (push.route == PeerRoute::Owners) {
     sent = filled_slots(read, push.return_row, push.return_row.dim(0));
     crossing = rows_of_others(read, push.return_row, window.rank);
   }
   const double slots = bytes_of(push.ids) + bytes_of(push.weights), row = row_bytes(push.rows, 1);
-  return {bytes_of(push.rows) + sent * row + slots * (1 + window.num_ranks), 0, 0,
+  const double read_bytes = push.stand_there() ? 0 : bytes_of(push.rows);
+  return {read_bytes + sent * row + slots * (1 + window.num_ranks), 0, 0,
           crossing * row + slots * peers};
 }
 

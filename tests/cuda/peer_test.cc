@@ -63,6 +63,13 @@ TEST_P(PeerCuda, ManyCallsOfAnyBoundOnOneWorkspace) {
   }
 }
 
+TEST_P(PeerCuda, ManyCallsOnRowsThatStandInTheWindow) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  auto c = random_calls(GetParam().num_ranks, small() ? 5 : 100, 300, 19);
+  c.options.fetch_rows = c.in_place = true;
+  ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "");
+}
+
 TEST_P(PeerCuda, TheNumberOfBlocksChangesNoBit) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
   auto c = random_calls(GetParam().num_ranks, 10, 300, 23);
@@ -357,6 +364,78 @@ TEST_P(PeerCuda, RandomLayersAndCallsMatchFloat64WithTheExpertsThatTheGpuChose) 
       ASSERT_LE(errors[r].rel_error(), 4e-3);
       ASSERT_LE(errors[r].worst_row, 2e-2);
     }
+  }
+}
+
+// ---- hidden states that stand where peers read them
+
+TEST_P(PeerCuda, HiddenStatesInInputRowsGiveTheSameBitsAlsoInAGraph) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const auto p = random_problem(
+      small_config(), GetParam().num_ranks, [](int r) { return r == 1 ? int64_t{0} : int64_t{70}; },
+      Skew::Zipf, 75);
+  for (const std::string strategy : {"contiguous", "masked"}) {
+    std::vector<int> differs(static_cast<size_t>(GetParam().num_ranks), -2);
+    run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+      const RankLayer rank(p, g, options_of(p, g, strategy));
+      const int64_t tokens = rank.hidden.view().dim(0);
+      ForwardArgs in_place = rank.args();
+      const Tensor place = rank.layer->input_rows().rows(0, tokens);
+      ASSERT_NE(place.data, nullptr);
+      in_place.hidden = place;
+      const auto outcome = [&](const auto& enqueue) {
+        rank.poison();
+        enqueue();
+        rank.layer->wait(g.stream);
+        return rank.bits();
+      };
+      g.everyone();
+      rank.run();
+      g.everyone();
+      {
+        Graph graph(g.stream, [&] { rank.layer->forward(in_place); });
+        g.everyone();
+        differs[static_cast<size_t>(g.rank())] = -1;
+        for (int i = 0; i < (small() ? 2 : 20); ++i) {
+          const auto x = random_bf16({tokens, p.config.hidden}, static_cast<uint64_t>(1000 + i));
+          copy_to_device(*g.backend, rank.hidden.view(), x.data(), g.stream);
+          const auto expected = outcome([&] { rank.layer->forward(rank.args()); });
+          const auto fill = [&] { g.backend->ops().copy(place, rank.hidden.view(), g.stream); };
+          const auto eager = outcome([&] { fill(), rank.layer->forward(in_place); });
+          const auto replayed = outcome([&] { fill(), graph.launch(g.stream); });
+          if (eager != expected || replayed != expected) differs[static_cast<size_t>(g.rank())] = i;
+        }
+        g.everyone();
+      }
+    });
+    for (size_t r = 0; r < differs.size(); ++r)
+      EXPECT_EQ(differs[r], -1) << strategy << ": rank " << r << ", call " << differs[r];
+  }
+}
+
+TEST_P(PeerCuda, HiddenStatesThatOverlapInputRowsAreRefusedOnEveryRankAndTheLayerGoesOn) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const int n = GetParam().num_ranks;
+  const auto p = random_problem(
+      small_config(), n, [](int r) { return int64_t{20} + r; }, Skew::Balanced, 103);
+  const auto expected = run_layer(p, GetParam(), "contiguous");
+  Said said(n);
+  std::vector<char> good(static_cast<size_t>(n));
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    const RankLayer rank(p, g, options_of(p, g, "contiguous"));
+    ForwardArgs args = rank.args();
+    if (g.rank() == 0) args.hidden = rank.layer->input_rows().rows(1, args.hidden.dim(0));
+    g.everyone();
+    said.listen(g.rank(), [&] {
+      rank.layer->forward(args);
+      rank.layer->wait(g.stream);
+    });
+    good[static_cast<size_t>(g.rank())] = rank.run() == expected[static_cast<size_t>(g.rank())];
+    g.everyone();
+  });
+  for (size_t r = 0; r < good.size(); ++r) {
+    EXPECT_EQ(said.codes[r], Errc::ShapeMismatch) << said.messages[r];
+    EXPECT_TRUE(good[r]) << "rank " << r;
   }
 }
 

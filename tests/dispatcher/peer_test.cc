@@ -55,6 +55,15 @@ TEST(PeerDispatchStress, ManyCallsOfAnyBoundOnOneWorkspace) {
   }
 }
 
+// The owner of the rows writes the next ones while its peers are still at the last call.
+TEST(PeerDispatchStress, ManyCallsOnRowsThatStandInTheWindow) {
+  for (const int num_ranks : {2, 4}) {
+    auto c = random_calls(num_ranks, 200, 24, 51 + static_cast<uint64_t>(num_ranks));
+    c.options.fetch_rows = c.in_place = true;
+    EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << num_ranks << " ranks";
+  }
+}
+
 TEST(PeerDispatchStress, EpochsCrossTheEndOfTheirRange) {
   auto c = random_calls(3, 12, 24, 29);
   c.config.num_experts = 9;
@@ -80,6 +89,46 @@ TEST(PeerDispatchErrors, BoundsThatDifferAreNotedOnEveryRank) {
     EXPECT_EQ(s.rank, 1);
     EXPECT_EQ(s.value, 9);
   }
+}
+
+TEST(PeerDispatchErrors, HiddenStatesThatOverlapTheirPlaceAreRefusedBeforeAnythingMoves) {
+  const auto config = dispatch_config(64, 8, 2);
+  run_local_ranks(2, [&](Communicator& comm) {
+    const auto backend = make_cpu_backend(1);
+    const auto dispatcher =
+        make_dispatcher(config, {.peer_memory = true, .fetch_rows = true}, comm, backend);
+    const size_t bytes = dispatcher->workspace_bytes(8);
+    const auto memory = allocate(*backend, bytes);
+    dispatcher->connect({memory.get(), bytes}, 8, memory);
+    const Tensor place = dispatcher->input_rows({memory.get(), bytes});
+    ASSERT_EQ(place.shape, (Shape{8, 64}));
+    const auto ids = random_ids(4, 8, 2, Skew::Balanced, 2);
+    const auto weights = random_f32({4, 2}, 3);
+    int32_t words[kStatusWords] = {};
+    try {
+      dispatcher->dispatch({memory.get(), bytes}, place.rows(1, 4), ids.view(), weights.view(), 8,
+                           Tensor(words, {kStatusWords}), nullptr);
+      ADD_FAILURE() << "not refused";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), Errc::ShapeMismatch) << e.what();
+    }
+  });
+}
+
+TEST(PeerDispatchErrors, OnlyWhoFetchesRowsHasAPlaceForThem) {
+  run_local_ranks(2, [&](Communicator& comm) {
+    for (const bool fetch : {false, true})
+      for (const int tp_size : {1, 2}) {
+        const auto backend = make_cpu_backend(1);
+        const auto dispatcher = make_dispatcher(
+            dispatch_config(64, 8, 2),
+            {.tp_size = tp_size, .peer_memory = true, .fetch_rows = fetch}, comm, backend);
+        const size_t bytes = dispatcher->workspace_bytes(8);
+        const auto memory = allocate(*backend, bytes);
+        dispatcher->connect({memory.get(), bytes}, 8, memory);
+        EXPECT_EQ(dispatcher->input_rows({memory.get(), bytes}).present(), fetch && tp_size == 1);
+      }
+  });
 }
 
 // One rank's side, taken apart so that a rank can stop between the two halves.

@@ -56,6 +56,8 @@ struct DispatchCase {
   };
   std::vector<Call> calls;
   uint32_t first_epoch = 0;  // peer memory: as if so many calls had been
+  // Where the dispatcher has a place for hidden states, those of two in three calls stand there.
+  bool in_place = false;
   // Absent: make_dispatcher does.
   std::function<std::unique_ptr<Dispatcher>(const DispatchCase&, Communicator&,
                                             std::shared_ptr<Backend>)>
@@ -178,6 +180,7 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     OnDevice hidden, ids, weights, output, status;
   };
   const Receiver receiver(b, dispatcher->max_rows(c.capacity), h);
+  const Tensor place = c.in_place ? dispatcher->input_rows(workspace) : Tensor{};
   std::vector<Inputs> inputs;
   std::vector<int64_t> bounds;
   for (const auto& call : c.calls) {
@@ -211,8 +214,14 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     const Inputs& in = inputs[i];
     const Tensor status = in.status.view();
     DispatchOutcome o;
-    const auto call = dispatcher->dispatch(workspace, in.hidden.view(), in.ids.view(),
-                                           in.weights.view(), bounds[i], status, stream);
+    ConstTensor hidden = in.hidden.view();
+    if (place.present() && i % 3 != 2) {
+      const Tensor rows = place.rows(0, hidden.dim(0));
+      b.ops().copy(rows, hidden, stream);
+      hidden = rows;
+    }
+    const auto call = dispatcher->dispatch(workspace, hidden, in.ids.view(), in.weights.view(),
+                                           bounds[i], status, stream);
     receiver.read_into(o, call.received, stream);
     const bool has_gaps = call.received.has_gaps;
     const int64_t capacity = dispatcher->max_rows(bounds[i]);
@@ -238,7 +247,7 @@ using AllOutcomes = std::vector<std::vector<DispatchOutcome>>;  // by rank, then
 
 // The same on threads of the CPU that exchange through their communicator: what is right.
 inline AllOutcomes expected_outcomes(DispatchCase c) {
-  c.options.peer_memory = c.options.host_ordered = false;
+  c.options.peer_memory = c.options.host_ordered = c.in_place = false;
   c.first_epoch = 0;
   c.make = nullptr;
   AllOutcomes all(static_cast<size_t>(c.num_ranks));
@@ -285,8 +294,10 @@ inline std::string difference(const DispatchCase& c, const AllOutcomes& expected
 // Every kind over `num_ranks`, with and without tensor-parallel groups; uneven and empty ranks.
 inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
   std::vector<DispatchCase> all;
-  const auto add = [&](DispatcherKind kind, int tp_size, int64_t top_k, bool fetch = false) {
+  const auto add = [&](DispatcherKind kind, int tp_size, int64_t top_k, bool fetch = false,
+                       bool in_place = false) {
     DispatchCase c;
+    c.in_place = in_place;
     c.config = dispatch_config(hidden, 8, top_k);
     c.options.kind = kind;
     c.options.tp_size = tp_size;
@@ -309,6 +320,7 @@ inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
   for (const int64_t top_k : {1, 4}) {
     add(DispatcherKind::Normal, 1, top_k);
     add(DispatcherKind::Normal, 1, top_k, true);
+    add(DispatcherKind::Normal, 1, top_k, true, true);
     add(DispatcherKind::AllGather, 1, top_k);
     if (num_ranks > 1) add(DispatcherKind::Local, num_ranks, top_k);
     if (num_ranks > 2) add(DispatcherKind::Normal, 2, top_k, top_k == 4);
@@ -321,7 +333,7 @@ inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
 inline std::string name_of(const DispatchCase& c) {
   return std::string(dispatcher_name(c.options.kind)) + "_P" + std::to_string(c.num_ranks) + "_tp" +
          std::to_string(c.options.tp_size) + "_K" + std::to_string(c.config.top_k) +
-         (c.options.fetch_rows ? "_fetched" : "");
+         (c.options.fetch_rows ? "_fetched" : "") + (c.in_place ? "_in_place" : "");
 }
 
 // Random numbers of tokens, bounds and skews in a row, some ranks empty, some ids bad.
