@@ -28,6 +28,12 @@ dim3 grid_of_rows(const PeerWindow& window, int64_t num_rows, int64_t vectors_pe
   return dim3(static_cast<unsigned>(std::min(num_rows, most)), static_cast<unsigned>(pieces));
 }
 
+// A warp for each piece of a row, within window.max_blocks.
+int64_t blocks_of_pieces(const PeerWindow& window, int64_t num_rows, int64_t vectors_per_row) {
+  const int64_t pieces = num_rows * ceil_div(vectors_per_row, int64_t{32 * kPieceVectors});
+  return blocks_within(window, ceil_div(pieces, int64_t{kPushThreads / 32}), kMaxPushBlocks);
+}
+
 int64_t vectors_of(const char* op, ConstTensor rows) {
   SWITCHYARD_REQUIRE(rows.dim(1) % 8 == 0, Misaligned, op, ": H=", rows.dim(1),
                      ", need a multiple of 8 (rows move as 16-byte vectors of bf16).");
@@ -88,8 +94,12 @@ void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstT
                               status.as<int32_t>(),
                               static_cast<int>(dst.dim(0)),
                               static_cast<int>(vectors)};
-  launch(pull_sums_kernel, grid_of_rows(window, dst.dim(0), vectors), kSumThreads, 0, stream,
-         params);
+  if (window.max_blocks > 0)
+    launch(pull_sums_in_pieces_kernel, blocks_of_pieces(window, dst.dim(0), vectors), kPushThreads,
+           0, stream, params);
+  else
+    launch(pull_sums_kernel, grid_of_rows(window, dst.dim(0), vectors), kSumThreads, 0, stream,
+           params);
 }
 
 void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,

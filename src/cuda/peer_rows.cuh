@@ -171,6 +171,54 @@ __global__ __launch_bounds__(kSumThreads) void pull_sums_kernel(
   }
 }
 
+inline constexpr int kPieceVectors = 8;  // a lane's, of a piece of a row
+inline constexpr int kPieceRanks = 2;    // whose rows are on their way at once
+
+// The same bits by few blocks, which keep the link busy if each has much on its way: a warp takes a
+// piece of a row.
+__global__ __launch_bounds__(kPushThreads) void pull_sums_in_pieces_kernel(
+    const __grid_constant__ PullSumsParams p) {
+  wait_for_predecessor();
+  allow_successor();
+  if (!is_good(p.status)) return;
+  const WindowView& w = p.window;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int pieces_per_row = (p.vectors_per_row + 32 * kPieceVectors - 1) / (32 * kPieceVectors);
+  const int64_t num_pieces = int64_t{p.num_tokens} * pieces_per_row;
+  const int64_t stride = int64_t{gridDim.x} * (kPushThreads / 32);
+  for (int64_t i = int64_t{blockIdx.x} * (kPushThreads / 32) + threadIdx.x / 32; i < num_pieces;
+       i += stride) {
+    const int64_t t = i / pieces_per_row;
+    const int begin = static_cast<int>(i - t * pieces_per_row) * 32 * kPieceVectors + lane;
+    const int32_t* places = p.return_row + t * w.num_ranks;
+    float sums[kPieceVectors][8] = {};
+    for (int r = 0; r < w.num_ranks; r += kPieceRanks) {
+      int32_t place[kPieceRanks];
+      uint4 x[kPieceRanks][kPieceVectors];
+#pragma unroll
+      for (int q = 0; q < kPieceRanks; ++q) {
+        place[q] = r + q < w.num_ranks ? __ldg(places + r + q) : kNoRow;
+        if (place[q] == kNoRow) continue;
+        const uint4* row = w.at_peer(r + q, p.partial) + int64_t{place[q]} * p.vectors_per_row;
+#pragma unroll
+        for (int j = 0; j < kPieceVectors; ++j)
+          if (const int v = begin + j * 32; v < p.vectors_per_row) x[q][j] = __ldcg(row + v);
+      }
+#pragma unroll
+      for (int q = 0; q < kPieceRanks; ++q) {
+        if (place[q] == kNoRow) continue;
+#pragma unroll
+        for (int j = 0; j < kPieceVectors; ++j)
+          if (begin + j * 32 < p.vectors_per_row) add_scaled(sums[j], 1.0f, x[q][j]);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kPieceVectors; ++j)
+      if (const int v = begin + j * 32; v < p.vectors_per_row)
+        store_sums(p.dst, t * p.vectors_per_row + v, sums[j], p.addend, p.scale, t);
+  }
+}
+
 struct PullSlicesParams {
   WindowView window;
   uint4* dst;          // bf16 [T, H]

@@ -72,12 +72,30 @@ TEST_P(PeerCuda, ManyCallsOnRowsThatStandInTheWindow) {
 
 TEST_P(PeerCuda, TheNumberOfBlocksChangesNoBit) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
-  auto c = random_calls(GetParam().num_ranks, 10, 300, 23);
-  const auto expected = expected_outcomes(c);
-  for (const int blocks : {1, 3, 50}) {
-    c.options.num_link_blocks = blocks;
-    ASSERT_EQ(difference(c, expected, on_gpus(c, GetParam())), "") << blocks << " blocks";
+  for (const int64_t hidden : {64, 200, 7168}) {
+    if (small() && hidden == 7168) continue;
+    auto c = random_calls(GetParam().num_ranks, 10, 300, 23);
+    c.config.hidden = hidden;
+    const auto expected = expected_outcomes(c);
+    for (const int blocks : {1, 3, 50}) {
+      c.options.num_link_blocks = blocks;
+      ASSERT_EQ(difference(c, expected, on_gpus(c, GetParam())), "")
+          << blocks << " blocks, H=" << hidden;
+    }
   }
+}
+
+// With what shared experts add.
+TEST_P(PeerCuda, TheNumberOfBlocksChangesNoBitOfALayer) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const auto p = random_problem(
+      small_config(), GetParam().num_ranks, [](int r) { return r == 1 ? int64_t{0} : int64_t{70}; },
+      Skew::Zipf, 47);
+  const auto expected = run_layer(p, GetParam(), "contiguous");
+  for (const int blocks : {1, 5})
+    EXPECT_EQ(run_layer(p, GetParam(), "contiguous", [&](auto& o) { o.num_link_blocks = blocks; }),
+              expected)
+        << blocks << " blocks";
 }
 
 TEST_P(PeerCuda, EpochsCrossTheEndOfTheirRange) {
