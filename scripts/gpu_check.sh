@@ -3,7 +3,7 @@
 #
 #   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests peers sanitize bench ranks; default all but ranks
 #
-# `peers` tests several ranks, on as many GPUs as there are. `ranks` times layers over two GPUs beside NCCL's collectives
+# `peers` tests several ranks, on as many GPUs as there are. `ranks` times layers over several beside NCCL's collectives
 # (scripts/bench_nccl.py, needs PyTorch):
 #
 #   scripts/gpu_check.sh build peers ranks bench/results/h100x2.json

@@ -42,9 +42,7 @@ int64_t vectors_of(const char* op, ConstTensor rows) {
 
 template <int kLoads>
 void push_rows_with(const PeerWindow& window, PushRowsParams params, cudaStream_t stream) {
-  const bool stand_there = params.rows == params.dst_rows;
-  params.pieces_per_row =
-      stand_there ? 0 : static_cast<int>(ceil_div(params.vectors_per_row, 32 * kLoads));
+  params.pieces_per_row = static_cast<int>(ceil_div(params.vectors_per_row, 32 * kLoads));
   const int64_t parts = ceil_div(int64_t{params.block}, int64_t{kSlotRows}) +
                         int64_t{params.num_tokens} * params.pieces_per_row;
   launch(push_rows_kernel<kLoads>,
@@ -57,7 +55,8 @@ void push_rows_with(const PeerWindow& window, PushRowsParams params, cudaStream_
 void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
                cudaStream_t stream) {
   const bool moves = push.route != PeerRoute::Nobody;
-  const int64_t vectors = moves ? vectors_of("push_rows", push.rows) : 0;
+  // 0: no row is copied.
+  const int64_t vectors = moves && !push.stand_there() ? vectors_of("push_rows", push.rows) : 0;
   const PushRowsParams params{view_of(window),
                               moves ? push.dst_rows.as<uint4>() : nullptr,
                               push.dst_ids.as<int32_t>(),

@@ -125,7 +125,7 @@ struct PeerPush {
   // i32 [T, P] the row of token t on rank p, kNoRow where p owns none of its experts
   Tensor return_row;
 
-  bool stand_there() const { return rows.data == dst_rows.data; }
+  bool stand_there() const { return route == PeerRoute::Offered && rows.data == dst_rows.data; }
 };
 
 // What a rank says before its rows are used, and what it learns.

@@ -49,7 +49,11 @@ TEST_P(PeerCudaOrdered, DispatchersGiveTheBitsOfTheCpu) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
   for (auto c : dispatch_cases(GetParam().num_ranks, 64)) {
     c.options.host_ordered = true;
-    ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "") << name_of(c);
+    for (const int blocks : {0, 3}) {
+      c.options.num_link_blocks = blocks;
+      ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "")
+          << name_of(c) << ", link blocks " << blocks;
+    }
   }
 }
 

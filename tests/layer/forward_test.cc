@@ -118,6 +118,16 @@ TEST(Forward, RunsInLentMemoryOfExactlyWorkspaceBytes) {
   }
 }
 
+TEST(Forward, NoPlaceForHiddenStatesIsBetterWhereNobodyFetchesThem) {
+  const auto weights = random_weights(config(), 1, 0, 3);
+  EXPECT_FALSE(MoeLayer::create(config(), weights, options("hybrid"))->input_rows().present());
+  run_local_ranks(2, [](Communicator& comm) {
+    const auto layer = MoeLayer::create(config(), random_weights(config(), 2, comm.rank(), 3), comm,
+                                        options("normal+contiguous"));
+    EXPECT_FALSE(layer->input_rows().present());
+  });
+}
+
 TEST(Forward, TakesIdsOfBothWidths) {
   auto layer = MoeLayer::create(config(), random_weights(config(), 1, 0, 3), options("auto"));
   Call narrow(20), wide(20);
