@@ -20,12 +20,10 @@ int64_t blocks_within(const PeerWindow& window, int64_t wanted, int64_t most) {
   return std::min(wanted, window.max_blocks > 0 ? window.max_blocks : most);
 }
 
-// Blocks along x for rows, along y for pieces of a row; window.max_blocks counts all of them.
-dim3 grid_of_rows(const PeerWindow& window, int64_t num_rows, int64_t vectors_per_row) {
-  const int64_t pieces = ceil_div(vectors_per_row, int64_t{kSumThreads});
-  const int64_t most =
-      window.max_blocks > 0 ? std::max<int64_t>(1, window.max_blocks / pieces) : kMaxBlocksOfRows;
-  return dim3(static_cast<unsigned>(std::min(num_rows, most)), static_cast<unsigned>(pieces));
+// Blocks along x for rows, along y for pieces of a row.
+dim3 grid_of_rows(int64_t num_rows, int64_t vectors_per_row) {
+  return dim3(static_cast<unsigned>(std::min(num_rows, kMaxBlocksOfRows)),
+              static_cast<unsigned>(ceil_div(vectors_per_row, int64_t{kSumThreads})));
 }
 
 // A warp for each piece of a row, within window.max_blocks.
@@ -97,8 +95,7 @@ void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstT
     launch(pull_sums_in_pieces_kernel, blocks_of_pieces(window, dst.dim(0), vectors), kPushThreads,
            0, stream, params);
   else
-    launch(pull_sums_kernel, grid_of_rows(window, dst.dim(0), vectors), kSumThreads, 0, stream,
-           params);
+    launch(pull_sums_kernel, grid_of_rows(dst.dim(0), vectors), kSumThreads, 0, stream, params);
 }
 
 void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
@@ -112,7 +109,7 @@ void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int fi
                                 static_cast<int>(dst.dim(0)),
                                 static_cast<int>(ceil_div(dst.dim(0), int64_t{num})),
                                 static_cast<int>(vectors)};
-  launch(pull_slices_kernel, grid_of_rows(window, dst.dim(0), vectors), kSumThreads, 0, stream,
+  launch(pull_slices_kernel, blocks_of_pieces(window, dst.dim(0), vectors), kPushThreads, 0, stream,
          params);
 }
 

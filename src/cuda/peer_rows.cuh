@@ -171,26 +171,48 @@ __global__ __launch_bounds__(kSumThreads) void pull_sums_kernel(
   }
 }
 
-inline constexpr int kPieceVectors = 8;  // a lane's, of a piece of a row
-inline constexpr int kPieceRanks = 2;    // whose rows are on their way at once
+// A warp with all of a piece's loads on their way keeps a link busy with few blocks.
+inline constexpr int kPieceVectors = 8;  // a lane's
+inline constexpr int kPieceRanks = 2;    // whose pieces are on their way at once
 
-// The same bits by few blocks, which keep the link busy if each has much on its way: a warp takes a
-// piece of a row.
+struct RowPiece {
+  int64_t row;
+  int begin;  // this lane's first vector; the others follow 32 apart
+};
+
+// Warps of the grid take the pieces of all rows in turn: take(piece).
+template <class Take>
+__device__ __forceinline__ void for_each_piece(int num_rows, int vectors_per_row,
+                                               const Take& take) {
+  constexpr int kWidth = 32 * kPieceVectors;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int pieces_per_row = (vectors_per_row + kWidth - 1) / kWidth;
+  const int64_t num_pieces = int64_t{num_rows} * pieces_per_row;
+  const int64_t stride = int64_t{gridDim.x} * (kPushThreads / 32);
+  for (int64_t i = int64_t{blockIdx.x} * (kPushThreads / 32) + threadIdx.x / 32; i < num_pieces;
+       i += stride) {
+    const int64_t row = i / pieces_per_row;
+    take(RowPiece{row, static_cast<int>(i - row * pieces_per_row) * kWidth + lane});
+  }
+}
+
+__device__ __forceinline__ void load_piece(uint4 (&x)[kPieceVectors], const uint4* row, int begin,
+                                           int vectors_per_row) {
+#pragma unroll
+  for (int j = 0; j < kPieceVectors; ++j)
+    if (const int v = begin + j * 32; v < vectors_per_row) x[j] = __ldcg(row + v);
+}
+
+// The bits of pull_sums_kernel by few blocks.
 __global__ __launch_bounds__(kPushThreads) void pull_sums_in_pieces_kernel(
     const __grid_constant__ PullSumsParams p) {
   wait_for_predecessor();
   allow_successor();
   if (!is_good(p.status)) return;
   const WindowView& w = p.window;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int pieces_per_row = (p.vectors_per_row + 32 * kPieceVectors - 1) / (32 * kPieceVectors);
-  const int64_t num_pieces = int64_t{p.num_tokens} * pieces_per_row;
-  const int64_t stride = int64_t{gridDim.x} * (kPushThreads / 32);
-  for (int64_t i = int64_t{blockIdx.x} * (kPushThreads / 32) + threadIdx.x / 32; i < num_pieces;
-       i += stride) {
-    const int64_t t = i / pieces_per_row;
-    const int begin = static_cast<int>(i - t * pieces_per_row) * 32 * kPieceVectors + lane;
-    const int32_t* places = p.return_row + t * w.num_ranks;
+  const int vectors = p.vectors_per_row;
+  for_each_piece(p.num_tokens, vectors, [&](const RowPiece& piece) {
+    const int32_t* places = p.return_row + piece.row * w.num_ranks;
     float sums[kPieceVectors][8] = {};
     for (int r = 0; r < w.num_ranks; r += kPieceRanks) {
       int32_t place[kPieceRanks];
@@ -198,25 +220,22 @@ __global__ __launch_bounds__(kPushThreads) void pull_sums_in_pieces_kernel(
 #pragma unroll
       for (int q = 0; q < kPieceRanks; ++q) {
         place[q] = r + q < w.num_ranks ? __ldg(places + r + q) : kNoRow;
-        if (place[q] == kNoRow) continue;
-        const uint4* row = w.at_peer(r + q, p.partial) + int64_t{place[q]} * p.vectors_per_row;
-#pragma unroll
-        for (int j = 0; j < kPieceVectors; ++j)
-          if (const int v = begin + j * 32; v < p.vectors_per_row) x[q][j] = __ldcg(row + v);
+        if (place[q] != kNoRow)
+          load_piece(x[q], w.at_peer(r + q, p.partial) + int64_t{place[q]} * vectors, piece.begin,
+                     vectors);
       }
 #pragma unroll
-      for (int q = 0; q < kPieceRanks; ++q) {
-        if (place[q] == kNoRow) continue;
+      for (int q = 0; q < kPieceRanks; ++q)
 #pragma unroll
         for (int j = 0; j < kPieceVectors; ++j)
-          if (begin + j * 32 < p.vectors_per_row) add_scaled(sums[j], 1.0f, x[q][j]);
-      }
+          if (place[q] != kNoRow && piece.begin + j * 32 < vectors)
+            add_scaled(sums[j], 1.0f, x[q][j]);
     }
 #pragma unroll
     for (int j = 0; j < kPieceVectors; ++j)
-      if (const int v = begin + j * 32; v < p.vectors_per_row)
-        store_sums(p.dst, t * p.vectors_per_row + v, sums[j], p.addend, p.scale, t);
-  }
+      if (const int v = piece.begin + j * 32; v < vectors)
+        store_sums(p.dst, piece.row * vectors + v, sums[j], p.addend, p.scale, piece.row);
+  });
 }
 
 struct PullSlicesParams {
@@ -227,17 +246,21 @@ struct PullSlicesParams {
   int first, num_tokens, chunk, vectors_per_row;
 };
 
-__global__ __launch_bounds__(kSumThreads) void pull_slices_kernel(
+__global__ __launch_bounds__(kPushThreads) void pull_slices_kernel(
     const __grid_constant__ PullSlicesParams p) {
   wait_for_predecessor();
   allow_successor();
-  const int v = static_cast<int>(blockIdx.y) * kSumThreads + static_cast<int>(threadIdx.x);
-  if (v >= p.vectors_per_row || !is_good(p.status)) return;
-  for (int t = blockIdx.x; t < p.num_tokens; t += gridDim.x) {
+  if (!is_good(p.status)) return;
+  const int vectors = p.vectors_per_row;
+  for_each_piece(p.num_tokens, vectors, [&](const RowPiece& piece) {
+    const int t = static_cast<int>(piece.row);
     const uint4* slice = p.window.at_peer(p.first + t / p.chunk, p.slice);
-    p.dst[int64_t{t} * p.vectors_per_row + v] =
-        __ldcg(slice + int64_t{t % p.chunk} * p.vectors_per_row + v);
-  }
+    uint4 x[kPieceVectors];
+    load_piece(x, slice + int64_t{t % p.chunk} * vectors, piece.begin, vectors);
+#pragma unroll
+    for (int j = 0; j < kPieceVectors; ++j)
+      if (const int v = piece.begin + j * 32; v < vectors) p.dst[piece.row * vectors + v] = x[j];
+  });
 }
 
 }  // namespace switchyard::cuda
