@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 TEST_LINE = re.compile(r"^\[ *(RUN|OK|FAILED|SKIPPED) *\] (\S+\.[^\s,]+)", re.M)
+FAILURE_LINE = re.compile(r"^\S+:\d+: Failure$", re.M)
 SUMMARY = re.compile(r"^=+ ((?:ERROR|RACECHECK|LEAK) SUMMARY: .*)$", re.M)
 
 
@@ -22,13 +23,15 @@ def of_tests(folder):
     """A shard of the test program each: <number>.log of GoogleTest, <number>.end with its exit code."""
     of = {"RUN": set(), "OK": set(), "FAILED": set(), "SKIPPED": set()}
     for log in sorted(folder.glob("[0-9]*.log")):
-        running = None
-        for word, name in TEST_LINE.findall(log.read_text(errors="replace")):
+        running, text = None, log.read_text(errors="replace")
+        for line in TEST_LINE.finditer(text):
+            word, name = line.groups()
             running = name if word == "RUN" else None
             of[word].add(name)
         code = log.with_suffix(".end").read_text().strip()
         if running or code not in ("0", "1"):  # 1 says that a test failed
-            of["FAILED"].add(f"{running or 'shard ' + log.stem}: ended with {code}")
+            had_failed = running and FAILURE_LINE.search(text, line.end())
+            of["FAILED"].add(f"{running or 'shard ' + log.stem}: {'failed, and ' if had_failed else ''}ended with {code}")
     return {"filter": (folder / "filter").read_text().strip(),
             "passed": len(of["OK"]), "failed": len(of["FAILED"]), "skipped": len(of["SKIPPED"]),
             "failures": sorted(of["FAILED"]), "skips": sorted(of["SKIPPED"])}
