@@ -91,63 +91,29 @@ TEST(PeerDispatchErrors, BoundsThatDifferAreNotedOnEveryRank) {
   }
 }
 
-TEST(PeerDispatchErrors, HiddenStatesThatOverlapTheirPlaceAreRefusedBeforeAnythingMoves) {
-  const auto config = dispatch_config(64, 8, 2);
-  run_local_ranks(2, [&](Communicator& comm) {
-    const auto backend = make_cpu_backend(1);
-    const auto dispatcher =
-        make_dispatcher(config, {.peer_memory = true, .fetch_rows = true}, comm, backend);
-    const size_t bytes = dispatcher->workspace_bytes(8);
-    const auto memory = allocate(*backend, bytes);
-    dispatcher->connect({memory.get(), bytes}, 8, memory);
-    const Tensor place = dispatcher->input_rows({memory.get(), bytes});
-    ASSERT_EQ(place.shape, (Shape{8, 64}));
-    const auto ids = random_ids(4, 8, 2, Skew::Balanced, 2);
-    const auto weights = random_f32({4, 2}, 3);
-    int32_t words[kStatusWords] = {};
-    try {
-      dispatcher->dispatch({memory.get(), bytes}, place.rows(1, 4), ids.view(), weights.view(), 8,
-                           Tensor(words, {kStatusWords}), nullptr);
-      ADD_FAILURE() << "not refused";
-    } catch (const Error& e) {
-      EXPECT_EQ(e.code(), Errc::ShapeMismatch) << e.what();
-    }
-  });
-}
-
-TEST(PeerDispatchErrors, OnlyWhoFetchesRowsHasAPlaceForThem) {
-  run_local_ranks(2, [&](Communicator& comm) {
-    for (const bool fetch : {false, true})
-      for (const int tp_size : {1, 2}) {
-        const auto backend = make_cpu_backend(1);
-        const auto dispatcher = make_dispatcher(
-            dispatch_config(64, 8, 2),
-            {.tp_size = tp_size, .peer_memory = true, .fetch_rows = fetch}, comm, backend);
-        const size_t bytes = dispatcher->workspace_bytes(8);
-        const auto memory = allocate(*backend, bytes);
-        dispatcher->connect({memory.get(), bytes}, 8, memory);
-        EXPECT_EQ(dispatcher->input_rows({memory.get(), bytes}).present(), fetch && tp_size == 1);
-      }
-  });
-}
-
 // One rank's side, taken apart so that a rank can stop between the two halves.
 struct Rank {
-  explicit Rank(Communicator& comm)
+  explicit Rank(Communicator& comm, bool fetch_rows = false, int tp_size = 1)
       : backend(make_cpu_backend(1)),
-        dispatcher(make_dispatcher(
-            dispatch_config(64, 24, 2),
-            {.kind = DispatcherKind::Normal, .tp_size = 1, .peer_memory = true}, comm, backend)),
+        dispatcher(make_dispatcher(dispatch_config(64, 24, 2),
+                                   {.kind = DispatcherKind::Normal,
+                                    .tp_size = tp_size,
+                                    .peer_memory = true,
+                                    .fetch_rows = fetch_rows},
+                                   comm, backend)),
         bytes(dispatcher->workspace_bytes(8)),
         memory(allocate(*backend, bytes)),
         x(random_bf16({8, 64}, 1)),
         ids(random_ids(8, 24, 2, Skew::Balanced, 2)),
         weights(random_f32({8, 2}, 3)),
         out({8, 64}) {
-    dispatcher->connect({memory.get(), bytes}, 8, memory);
+    dispatcher->connect(workspace(), 8, memory);
   }
-  StatusWords dispatch() {
-    call = dispatcher->dispatch({memory.get(), bytes}, x.view(), ids.view(), weights.view(), 8,
+  Workspace workspace() const { return {memory.get(), bytes}; }
+  Tensor place() const { return dispatcher->input_rows(workspace()); }
+  StatusWords dispatch() { return dispatch(x.view()); }
+  StatusWords dispatch(ConstTensor hidden) {
+    call = dispatcher->dispatch(workspace(), hidden, ids.view(), weights.view(), 8,
                                 Tensor(words, {kStatusWords}), nullptr);
     return status();
   }
@@ -168,6 +134,30 @@ struct Rank {
   DispatchedCall call;
   int32_t words[kStatusWords] = {};
 };
+
+TEST(PeerDispatchErrors, HiddenStatesThatOverlapTheirPlaceAreRefusedBeforeAnythingMoves) {
+  run_local_ranks(2, [](Communicator& comm) {
+    Rank rank(comm, true);
+    ASSERT_EQ(rank.place().shape, (Shape{8, 64}));
+    try {
+      rank.dispatch(rank.place().rows(1, 8));
+      ADD_FAILURE() << "not refused";
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), Errc::ShapeMismatch) << e.what();
+      EXPECT_NE(std::string(e.what()).find("overlaps input_rows"), std::string::npos) << e.what();
+    }
+    EXPECT_TRUE(rank.dispatch().good()) << "the next call is good";
+    EXPECT_TRUE(rank.combine().good());
+  });
+}
+
+TEST(PeerDispatchErrors, OnlyWhoFetchesRowsHasAPlaceForThem) {
+  run_local_ranks(2, [](Communicator& comm) {
+    for (const bool fetch : {false, true})
+      for (const int tp_size : {1, 2})
+        EXPECT_EQ(Rank(comm, fetch, tp_size).place().present(), fetch && tp_size == 1);
+  });
+}
 
 TEST(PeerDispatchErrors, ARankThatNeverComesIsNamedByTheOthersWithinTheDeadline) {
   for (const bool comes_to_dispatch : {false, true}) {
