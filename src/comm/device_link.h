@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <span>
 
@@ -40,12 +39,7 @@ class DeviceLink {
   virtual void require_open() = 0;
   // Not 0 once the link is over; the device reads it too. Whoever finds that it is over sets the
   // word, before work that waits for peers ends.
-  virtual std::shared_ptr<int32_t> ended() const = 0;
+  virtual const int32_t* ended() const = 0;
 };
-
-// Collective. `ended`: the word of another link, with which this one is over, too; null: none. Who
-// asks for none may get a link that others have already.
-using MakeDeviceLink = std::function<std::shared_ptr<DeviceLink>(
-    Communicator& host, const std::shared_ptr<int32_t>& ended)>;
 
 }  // namespace switchyard

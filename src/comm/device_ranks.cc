@@ -2,6 +2,7 @@
 #include "comm/device_ranks.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/require.h"
 #include "comm/reason.h"
@@ -16,14 +17,14 @@ constexpr std::chrono::milliseconds kPatience{1000};
 }  // namespace
 
 DeviceRanks::DeviceRanks(Communicator& host, std::shared_ptr<Backend> backend, RowSizes sizes,
-                         MakeDeviceLink make_link)
+                         std::shared_ptr<DeviceLink> link)
     : host_(host),
       backend_(std::move(backend)),
       sizes_(sizes),
-      make_link_(std::move(make_link)),
-      link_(make_link_(host_, nullptr)),
-      ended_(link_->ended()) {
+      link_(std::move(link)),
+      members_(static_cast<size_t>(size())) {
   reserve();
+  std::iota(members_.begin(), members_.end(), 0);
 }
 
 DeviceRanks::DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRanks& parent)
@@ -31,10 +32,11 @@ DeviceRanks::DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRan
       host_(*own_host_),
       backend_(parent.backend_),
       sizes_(parent.sizes_),
-      make_link_(parent.make_link_),
-      link_(make_link_(host_, parent.ended_)),
-      ended_(parent.ended_) {
+      link_(parent.link_),
+      members_(static_cast<size_t>(size())) {
   reserve();
+  const int32_t mine = parent.members_[static_cast<size_t>(parent.rank())];
+  host_.all_gather(Tensor(members_.data(), {size()}), ConstTensor(&mine, {1}), nullptr);
 }
 
 // No call allocates.
@@ -47,7 +49,16 @@ void DeviceRanks::reserve() {
 
 void DeviceRanks::all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) {
   if (src.bytes() == 0) return;
-  while_open([&] { link_->all_gather(dst, src, stream); });
+  if (!own_host_) return while_open([&] { link_->all_gather(dst, src, stream); });
+  // The link gathers from all its ranks; these are some of them.
+  const auto part = [&](int r) { return static_cast<std::byte*>(dst.data) + r * src.bytes(); };
+  backend_->ops().copy(Tensor(part(rank()), src.dtype, src.shape, dst.device), src, stream);
+  for (int step = 1; step < size(); ++step) {
+    const int from = (rank() - step + size()) % size();
+    send((rank() + step) % size(), src.data, src.bytes());
+    receive(from, part(from), src.bytes());
+  }
+  exchange(stream);
 }
 
 void DeviceRanks::all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
@@ -98,13 +109,21 @@ void DeviceRanks::swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream) 
   exchange(stream);
 }
 
+void DeviceRanks::send(int to, const void* data, int64_t bytes) {
+  out_.push_back({members_[static_cast<size_t>(to)], data, bytes});
+}
+
+void DeviceRanks::receive(int from, void* data, int64_t bytes) {
+  in_.push_back({members_[static_cast<size_t>(from)], data, bytes});
+}
+
 // Every rank's block but this one's own.
 void DeviceRanks::add_blocks(Tensor dst, ConstTensor src) {
   const int64_t block = src.dim(0) / size(), bytes = src.bytes() / size();
   for (int step = 1; step < size(); ++step) {
     const int to = (rank() + step) % size(), from = (rank() - step + size()) % size();
-    out_.push_back({to, src.rows(to * block, block).data, bytes});
-    in_.push_back({from, dst.rows(from * block, block).data, bytes});
+    send(to, src.rows(to * block, block).data, bytes);
+    receive(from, dst.rows(from * block, block).data, bytes);
   }
 }
 
@@ -140,9 +159,9 @@ void DeviceRanks::add_rows(Tensor dst, ConstTensor src, CUstream_st* stream) {
     if (p == rank()) {
       backend_->ops().copy(dst.rows(received, num_received), src.rows(sent, num_sent), stream);
     } else {
-      if (num_sent > 0) out_.push_back({p, src.rows(sent, num_sent).data, num_sent * row_bytes});
+      if (num_sent > 0) send(p, src.rows(sent, num_sent).data, num_sent * row_bytes);
       if (num_received > 0)
-        in_.push_back({p, dst.rows(received, num_received).data, num_received * row_bytes});
+        receive(p, dst.rows(received, num_received).data, num_received * row_bytes);
     }
     sent += num_sent;
     received += num_received;

@@ -21,9 +21,10 @@ enum class RowSizes { Blocks, Exact };
 
 class DeviceRanks final : public Communicator {
  public:
-  // Collective; borrows `host`, which introduces the ranks and says why they are lost.
+  // Of the ranks that `link` connects; others may have it, too. Borrows `host`, which introduced
+  // them and says why they are lost.
   DeviceRanks(Communicator& host, std::shared_ptr<Backend> backend, RowSizes sizes,
-              MakeDeviceLink make_link);
+              std::shared_ptr<DeviceLink> link);
   // Buffers that were lent may go then: no work over the link is left, also where others keep it.
   ~DeviceRanks() override { link_->finish_work(); }
 
@@ -35,7 +36,7 @@ class DeviceRanks final : public Communicator {
   // device. Throws Unsupported with Exact on a stream that is being captured.
   void all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
                        ConstTensor counts, CUstream_st* stream) override;
-  // Over a link of its own.
+  // Over the same link.
   std::unique_ptr<Communicator> split(int color) override;
   bool shares_process() const override { return host_.shares_process(); }
   std::chrono::milliseconds deadline() const override { return host_.deadline(); }
@@ -53,7 +54,7 @@ class DeviceRanks final : public Communicator {
   void swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream);
 
   // Not 0 once a peer is lost; the device reads it.
-  const int32_t* ended() const { return ended_.get(); }
+  const int32_t* ended() const { return link_->ended(); }
   void expect(CUstream_st* stream) { link_->expect(stream); }
   // Throws Unsupported where sizes that the host reads cannot be had.
   void check_stream(CUstream_st* stream) const;
@@ -72,6 +73,8 @@ class DeviceRanks final : public Communicator {
             CUstream_st* stream);
   void send_exactly(std::span<const RowTransfer> transfers, ConstTensor send_rows,
                     ConstTensor counts, CUstream_st* stream);
+  void send(int to, const void* data, int64_t bytes);
+  void receive(int from, void* data, int64_t bytes);
   void add_blocks(Tensor dst, ConstTensor src);
   void add_rows(Tensor dst, ConstTensor src, CUstream_st* stream);
   void exchange(CUstream_st* stream);
@@ -80,9 +83,8 @@ class DeviceRanks final : public Communicator {
   Communicator& host_;
   std::shared_ptr<Backend> backend_;
   RowSizes sizes_;
-  MakeDeviceLink make_link_;
   std::shared_ptr<DeviceLink> link_;
-  std::shared_ptr<int32_t> ended_;  // one for all that were split off
+  std::vector<int32_t> members_;  // this communicator's ranks, as the link counts them
   std::array<Tensor, 3> sent_, arrived_;
   std::vector<int32_t> counts_;  // exact: [P, P]
   std::vector<OutgoingParcel> out_;

@@ -71,11 +71,10 @@ bool has_siblings(const std::vector<Card>& all, const ProcessIdentity& process) 
 class NcclLink final : public DeviceLink {
  public:
   // Collective.
-  NcclLink(Communicator& host, const std::shared_ptr<Backend>& backend,
-           const std::shared_ptr<int32_t>& ended)
+  NcclLink(Communicator& host, const std::shared_ptr<Backend>& backend)
       : rank_(host.rank()),
         num_ranks_(host.size()),
-        state_(std::make_shared<NcclState>(backend, ended, host.deadline())),
+        state_(std::make_shared<NcclState>(backend, host.deadline())),
         over_(host.when_over([state = state_] { state->note_over(); })) {
     try {
       introduce(host, *backend);
@@ -114,7 +113,7 @@ class NcclLink final : public DeviceLink {
   }
   void require_open() override { state_->require_open(); }
   bool is_open() { return state_->is_open(); }
-  std::shared_ptr<int32_t> ended() const override { return state_->ended(); }
+  const int32_t* ended() const override { return state_->ended(); }
 
   bool is_capturing(CUstream_st* stream) override {
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
@@ -146,7 +145,7 @@ class NcclLink final : public DeviceLink {
       state_->connect(id, num_ranks_, rank_);
       warm_up(backend.memory());
     });
-    state_->note_introduced(has_siblings(all, mine.process));
+    if (has_siblings(all, mine.process)) state_->note_siblings();
   }
 
   // Ranks connect to each other at their first messages, small and large ones in ways of their own.
@@ -219,13 +218,9 @@ bool has_nccl() noexcept {
 }
 
 std::shared_ptr<DeviceLink> make_nccl_link(Communicator& host,
-                                           const std::shared_ptr<Backend>& backend,
-                                           const std::shared_ptr<int32_t>& ended) {
-  if (ended) return std::make_shared<NcclLink>(host, backend, ended);
-  Memory& memory = backend->memory();
-  return shared_links().get(host, memory.ordinal(), [&] {
-    return std::make_shared<NcclLink>(host, backend, memory.shared_word());
-  });
+                                           const std::shared_ptr<Backend>& backend) {
+  return shared_links().get(host, backend->memory().ordinal(),
+                            [&] { return std::make_shared<NcclLink>(host, backend); });
 }
 
 }  // namespace switchyard

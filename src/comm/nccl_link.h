@@ -14,9 +14,7 @@ namespace switchyard {
 
 // Collective. Throws Error(Unsupported) on every rank where NCCL cannot be: this build has none,
 // versions differ, two ranks share a GPU; Transport when a rank does not come.
-// With `ended`, the word of another link, it is a link of its own.
 std::shared_ptr<DeviceLink> make_nccl_link(Communicator& host,
-                                           const std::shared_ptr<Backend>& backend,
-                                           const std::shared_ptr<int32_t>& ended);
+                                           const std::shared_ptr<Backend>& backend);
 
 }  // namespace switchyard

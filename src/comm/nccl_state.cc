@@ -42,10 +42,9 @@ bool is_good(ncclResult_t answer) {
 
 }  // namespace
 
-NcclState::NcclState(std::shared_ptr<Backend> backend, std::shared_ptr<int32_t> ended,
-                     milliseconds deadline)
+NcclState::NcclState(std::shared_ptr<Backend> backend, milliseconds deadline)
     : backend_(std::move(backend)),
-      ended_(std::move(ended)),
+      ended_(backend_->memory().shared_word()),
       deadline_(deadline),
       progress_(kMarks) {
   for (size_t i = 0; i < kMarks; ++i) {
@@ -72,12 +71,9 @@ void NcclState::connect(const ncclUniqueId& id, int num_ranks, int rank) {
   await("ncclCommInitRankConfig");
 }
 
-void NcclState::note_introduced(bool has_siblings) {
-  {
-    const std::lock_guard lock(mutex_);
-    has_siblings_ = has_siblings;
-  }
-  is_introduced_ = true;
+void NcclState::note_siblings() {
+  const std::lock_guard lock(mutex_);
+  has_siblings_ = true;
 }
 
 void NcclState::require_open() {
@@ -180,7 +176,7 @@ std::unique_lock<std::mutex> NcclState::lock_soon() {
 
 void NcclState::end(const std::string& why) {
   // First: kernels that end because of the abort are followed by one that looks at this.
-  if (is_introduced_) std::atomic_ref(*ended_).store(1);
+  std::atomic_ref(*ended_).store(1);
   {
     const auto lock = lock_soon();
     if (why_.empty()) why_ = why;

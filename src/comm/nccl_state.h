@@ -5,7 +5,6 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
-#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -20,8 +19,7 @@ namespace switchyard {
 
 class NcclState {
  public:
-  NcclState(std::shared_ptr<Backend> backend, std::shared_ptr<int32_t> ended,
-            std::chrono::milliseconds deadline);
+  NcclState(std::shared_ptr<Backend> backend, std::chrono::milliseconds deadline);
   ~NcclState();
   NcclState(const NcclState&) = delete;
   NcclState& operator=(const NcclState&) = delete;
@@ -29,9 +27,8 @@ class NcclState {
   // ---- of the rank's own thread
   // Collective: until every rank is connected, or the deadline.
   void connect(const ncclUniqueId& id, int num_ranks, int rank);
-  // Every rank is connected, from here on kernels may look at `ended`. With siblings, other ranks
-  // that live in this process, it ends with more care.
-  void note_introduced(bool has_siblings);
+  // Other ranks live in this process: it ends with more care.
+  void note_siblings();
   // Runs `enqueue`, which gets the communicator and gives back NCCL's answer; returns once NCCL has
   // taken the work. Throws Error(Transport) with the reason once the communicator is over.
   template <class F>
@@ -53,7 +50,7 @@ class NcclState {
   bool close();
 
   // ---- of any thread
-  const std::shared_ptr<int32_t>& ended() const { return ended_; }
+  const int32_t* ended() const { return ended_.get(); }
   // The host's communicator is over, or a rank of it left. Only notes it.
   void note_over();
   // No call works any more, and the thread that watches aborts the communicator. The first reason
@@ -88,8 +85,6 @@ class NcclState {
   bool has_siblings_ = false;
   std::vector<cudaEvent_t> marks_;
   Progress progress_;
-
-  std::atomic<bool> is_introduced_{false};  // until then `ended` is left to other links
 
   std::mutex wake_mutex_;  // of these; nothing is called while it is held
   std::condition_variable wake_;

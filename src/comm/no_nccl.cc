@@ -8,8 +8,7 @@ bool has_nccl() noexcept {
   return false;
 }
 
-std::shared_ptr<DeviceLink> make_nccl_link(Communicator&, const std::shared_ptr<Backend>&,
-                                           const std::shared_ptr<int32_t>&) {
+std::shared_ptr<DeviceLink> make_nccl_link(Communicator&, const std::shared_ptr<Backend>&) {
   throw Error(Errc::Unsupported,
               "nccl: this build has no NCCL. Install it and build again with CUDA (docs/"
               "communicators.md), or use ranks that reach each other's memory.");

@@ -10,11 +10,9 @@ namespace {
 DispatcherParts over_nccl(const MoeConfig& config, const DispatcherOptions& options,
                           Communicator& communicator, const std::shared_ptr<Backend>& backend,
                           RowCarrier carrier) {
-  const auto make_link = [backend](Communicator& host, const std::shared_ptr<int32_t>& ended) {
-    return make_nccl_link(host, backend, ended);
-  };
   const auto sizes = carrier == RowCarrier::NcclExact ? RowSizes::Exact : RowSizes::Blocks;
-  auto ranks = std::make_shared<DeviceRanks>(communicator, backend, sizes, make_link);
+  auto ranks = std::make_shared<DeviceRanks>(communicator, backend, sizes,
+                                             make_nccl_link(communicator, backend));
   return {config, options, *ranks, backend, carrier, ranks};
 }
 

@@ -54,10 +54,8 @@ class PeerDispatcher final : public Dispatcher {
     connections_.push_back(std::move(c));
   }
 
-  // A group's ranks each offer their slice of the group's tokens.
   Tensor input_rows(Workspace workspace) const override {
-    if (route() != PeerRoute::Offered || parts_.options.tp_size > 1) return {};
-    return connection(workspace, 0).buffers.rows;
+    return input_rows_of(connection(workspace, 0));
   }
 
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
@@ -65,8 +63,8 @@ class PeerDispatcher final : public Dispatcher {
                           CUstream_st* stream) override {
     const Slice own = slice(hidden.dim(0));
     parts_.check(hidden, ids, weights, max_tokens, own);
-    check_place("dispatch", hidden, input_rows(workspace));
     const Connection& c = connection(workspace, max_tokens);
+    check_place("dispatch", hidden, input_rows_of(c));
     check_stream(c, stream);
     const PeerBuffers& b = c.buffers;
     const int64_t rows = max_rows(max_tokens);
@@ -145,6 +143,12 @@ class PeerDispatcher final : public Dispatcher {
       case DispatcherKind::LowLatency: break;
     }
     return parts_.options.fetch_rows ? PeerRoute::Offered : PeerRoute::Owners;
+  }
+
+  // A group's ranks each offer their slice of the group's tokens.
+  Tensor input_rows_of(const Connection& c) const {
+    if (route() != PeerRoute::Offered || parts_.options.tp_size > 1) return {};
+    return c.buffers.rows;
   }
 
   RowCarrier carrier() const {

@@ -50,16 +50,17 @@ Work push_work(const PeerWindow& window, const PeerPush& push, const ReadI32& re
   if (push.route == PeerRoute::Nobody)
     return {2 * bytes_of(push.ids) + bytes_of(push.return_row), 0, 0};
   const double tokens = static_cast<double>(push.rows.dim(0)), peers = window.num_ranks - 1;
+  const bool stand_there = push.stand_there();
   double sent = 0, crossing = 0;
   if (push.route == PeerRoute::Everyone)
     sent = tokens * window.num_ranks, crossing = tokens * peers;
-  if (push.route == PeerRoute::Offered) sent = push.stand_there() ? 0 : tokens;
+  if (push.route == PeerRoute::Offered) sent = stand_there ? 0 : tokens;
   if (push.route == PeerRoute::Owners) {
     sent = filled_slots(read, push.return_row, push.return_row.dim(0));
     crossing = rows_of_others(read, push.return_row, window.rank);
   }
   const double slots = bytes_of(push.ids) + bytes_of(push.weights), row = row_bytes(push.rows, 1);
-  const double read_bytes = push.stand_there() ? 0 : bytes_of(push.rows);
+  const double read_bytes = stand_there ? 0 : bytes_of(push.rows);
   return {read_bytes + sent * row + slots * (1 + window.num_ranks), 0, 0,
           crossing * row + slots * peers};
 }

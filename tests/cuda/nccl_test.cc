@@ -251,6 +251,34 @@ TEST_P(NcclRanks, ASecondLayerTakesTheConnectionOfTheFirst) {
   });
 }
 
+TEST_P(NcclRanks, ATensorParallelGroupTakesTheConnectionOfAll) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const auto alone = problem_of_layers(GetParam().num_ranks);
+  auto shared = alone;
+  shared.tp_size = 2;
+  for (size_t r = 1; r < shared.hidden.size(); r += 2) {
+    shared.hidden[r] = shared.hidden[r - 1];
+    shared.ids[r] = shared.ids[r - 1];
+    shared.router_weights[r] = shared.router_weights[r - 1];
+  }
+  const auto expected = run_layer(shared, GetParam(), "normal+contiguous");
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    auto options = options_of(alone, g, "normal+contiguous");
+    forbid(options);
+    const RankLayer first(alone, g, options);
+    g.everyone();
+    const int64_t threads = num_threads();
+    g.everyone();
+    options.tp_size = 2;
+    const RankLayer second(shared, g, options);
+    EXPECT_EQ(second.run(), expected[static_cast<size_t>(g.rank())]);
+    EXPECT_TRUE(comes([&] { return num_threads() <= threads; }, std::chrono::seconds(5)))
+        << num_threads() << " threads, " << threads << " before";
+    first.run();
+    g.everyone();
+  });
+}
+
 TEST_P(NcclRanks, LayersThatRanksMakeAndDestroyInOtherOrdersWork) {
   SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
   with_two_layers(GetParam(), [](TwoLayers& layers, const std::vector<uint16_t>& expected) {
@@ -341,10 +369,7 @@ TEST_P(NcclRanks, ARankThatNeverComesIsNamedAndTheProcessGoesOn) {
           comes([&] { return told >= missing; }, std::chrono::seconds(90));
           return;
         }
-        said.listen(g.rank(), [&] {
-          rank.layer->forward(rank.args());
-          rank.layer->wait(g.stream);
-        });
+        said.listen(g.rank(), [&] { rank.call(rank.args()); });
         const auto bits = rank.bits();
         is_nan[at] =
             std::all_of(bits.begin(), bits.end(), [](uint16_t b) { return (b & 0x7fff) > 0x7f80; });
@@ -388,10 +413,7 @@ TEST_P(NcclRanks, AnAbortOfTheHostEndsTheWaitOfEveryRankAtOnce) {
       if (g.rank() == missing) return abort_once_they_wait(g, waiting, missing);
       ++waiting;
       const auto begin = std::chrono::steady_clock::now();
-      said.listen(g.rank(), [&] {
-        rank.layer->forward(rank.args());
-        rank.layer->wait(g.stream);
-      });
+      said.listen(g.rank(), [&] { rank.call(rank.args()); });
       took = std::max(took.load(), seconds_since(begin));
     });
     EXPECT_LT(took, 15) << "the deadline is 30 s";
@@ -466,8 +488,7 @@ TEST_P(NcclRanks, WhatOneRankGetsWrongEveryRankThrowsAndTheLayerGoesOn) {
       bad_argument.listen(g.rank(), [&] {
         ForwardArgs args = rank.args();
         if (g.rank() == 1) args.output.shape = {1, 8};
-        rank.layer->forward(args);
-        rank.layer->wait(g.stream);
+        rank.call(args);
       });
       good[static_cast<size_t>(g.rank())] = rank.run() == expected[static_cast<size_t>(g.rank())];
       g.everyone();
@@ -501,8 +522,7 @@ TEST_P(NcclRanks, BoundsThatDifferAreAnErrorOnEveryRank) {
           said.listen(g.rank(), [&] {
             ForwardArgs args = rank.args();
             args.max_tokens = g.rank() == 0 ? 4000 : 40;
-            rank.layer->forward(args);
-            rank.layer->wait(g.stream);
+            rank.call(args);
           });
         },
         kShort);

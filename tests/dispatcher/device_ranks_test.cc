@@ -17,18 +17,15 @@ RowCarrier carrier_of(RowSizes sizes) {
   return sizes == RowSizes::Exact ? RowCarrier::NcclExact : RowCarrier::NcclBlocks;
 }
 
-// What a link of a rank is made of; `seen` is told of each.
+// Shown each rank's link.
 using Seen = std::function<void(HostLink&)>;
 
 std::unique_ptr<Dispatcher> over_link(const DispatchCase& c, Communicator& comm,
                                       std::shared_ptr<Backend> backend, RowSizes sizes,
                                       const Seen& seen = {}) {
-  const auto make_link = [seen](Communicator& host, const std::shared_ptr<int32_t>& ended) {
-    auto link = std::make_shared<HostLink>(host, ended);
-    if (seen) seen(*link);
-    return link;
-  };
-  auto ranks = std::make_shared<DeviceRanks>(comm, backend, sizes, make_link);
+  auto link = std::make_shared<HostLink>(comm);
+  if (seen) seen(*link);
+  auto ranks = std::make_shared<DeviceRanks>(comm, backend, sizes, std::move(link));
   DispatcherParts parts{c.config, c.options, *ranks, backend, carrier_of(sizes), ranks};
   switch (c.options.kind) {
     case DispatcherKind::Local: return make_local_dispatcher(std::move(parts));
@@ -72,6 +69,34 @@ TEST(DeviceRanks, ManyCallsOfAnyBoundOnOneWorkspace) {
     const auto expected = expected_outcomes(c);
     for (const auto sizes : {RowSizes::Blocks, RowSizes::Exact})
       EXPECT_EQ(difference(c, expected, on_threads(c, sizes)), "") << num_ranks << " ranks";
+  }
+}
+
+// Ranks 0 to 3 and 4 to 7, then the even and the odd ones of each: groups of groups.
+TEST(DeviceRanks, GroupsTakeTheLinkOfAll) {
+  constexpr int kRanks = 8;
+  std::vector<std::vector<int32_t>> gathered(kRanks), swapped(kRanks);
+  run_local_ranks(kRanks, [&](Communicator& comm) {
+    DeviceRanks all(comm, make_cpu_backend(1), RowSizes::Exact, std::make_shared<HostLink>(comm));
+    const auto half = all.split(comm.rank() / 4);
+    const auto pair = half->split(comm.rank() % 2);
+    ASSERT_EQ(pair->size(), 2);
+    const auto at = static_cast<size_t>(comm.rank());
+    const int32_t mine[] = {comm.rank(), 100 + comm.rank()};
+    gathered[at].resize(4);
+    pair->all_gather(Tensor(gathered[at].data(), {2, 2}), ConstTensor(mine, {2}), nullptr);
+    // A row to each: its first word to rank 0 of the pair, the other to rank 1.
+    swapped[at].resize(2);
+    const int32_t counts[] = {1, 1, 1, 1};
+    const RowTransfer transfer{Tensor(swapped[at].data(), {2, 1}), ConstTensor(mine, {2, 1})};
+    pair->all_to_all_rows({&transfer, 1}, {}, ConstTensor(counts, {2, 2}), nullptr);
+  });
+  for (int r = 0; r < kRanks; ++r) {
+    const int32_t first = r / 4 * 4 + r % 2, second = first + 2;
+    const int32_t sent = r == first ? 0 : 100;
+    EXPECT_EQ(gathered[static_cast<size_t>(r)],
+              (std::vector<int32_t>{first, 100 + first, second, 100 + second}));
+    EXPECT_EQ(swapped[static_cast<size_t>(r)], (std::vector<int32_t>{sent + first, sent + second}));
   }
 }
 
@@ -141,18 +166,10 @@ TEST(DeviceRanks, ARankThatFindsItsLinkOverNamesWhoIsMissingAndTellsThePeers) {
   std::vector<std::string> said(3);
   run_local_ranks(3,
                   [&](Communicator& comm) {
-                    DispatchCase c;
-                    c.config = dispatch_config(64, 9, 2);
-                    std::shared_ptr<int32_t> word;
-                    const auto make_link = [&](Communicator& host,
-                                               const std::shared_ptr<int32_t>& ended) {
-                      auto link = std::make_shared<HostLink>(host, ended);
-                      word = link->ended();
-                      return link;
-                    };
-                    DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks, make_link);
+                    const auto link = std::make_shared<HostLink>(comm);
+                    DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks, link);
                     if (comm.rank() == 2) return;  // leaves its peers
-                    *word = 1;
+                    link->is_over = 1;
                     int32_t mine = 0;
                     std::vector<int32_t> all(3);
                     try {
@@ -170,10 +187,8 @@ TEST(DeviceRanks, ARankThatFindsItsLinkOverNamesWhoIsMissingAndTellsThePeers) {
 TEST(DeviceRanks, WhereEveryRankIsThereTheRollSaysThatTheirCallsDiffer) {
   std::vector<std::string> said(2);
   run_local_ranks(2, [&](Communicator& comm) {
-    const auto make_link = [](Communicator& host, const std::shared_ptr<int32_t>& ended) {
-      return std::make_shared<HostLink>(host, ended);
-    };
-    DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks, make_link);
+    DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks,
+                      std::make_shared<HostLink>(comm));
     said[static_cast<size_t>(comm.rank())] = ranks.call_the_roll();
   });
   for (const auto& text : said)

@@ -73,12 +73,16 @@ struct RankLayer {
   std::vector<uint16_t> bits() const {
     return read<uint16_t>(*gpu.backend, output.view(), gpu.stream);
   }
-  std::vector<uint16_t> run() const {
-    poison();
-    layer->forward(args());
+  void call(const ForwardArgs& a) const {
+    layer->forward(a);
     layer->wait(gpu.stream);
+  }
+  std::vector<uint16_t> run(const ForwardArgs& a) const {
+    poison();
+    call(a);
     return bits();
   }
+  std::vector<uint16_t> run() const { return run(args()); }
 
   GpuRank& gpu;
   LayerWeights weights;

@@ -12,8 +12,7 @@ namespace switchyard::testing {
 
 class HostLink final : public DeviceLink {
  public:
-  HostLink(Communicator& host, const std::shared_ptr<int32_t>& ended)
-      : host_(host), ended_(ended ? ended : std::make_shared<int32_t>(0)) {}
+  explicit HostLink(Communicator& host) : host_(host) {}
 
   void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
     require_open();
@@ -62,15 +61,15 @@ class HostLink final : public DeviceLink {
   void expect(CUstream_st*) override {}
   void finish_work() noexcept override {}
   bool is_capturing(CUstream_st*) override { return capturing; }
-  std::shared_ptr<int32_t> ended() const override { return ended_; }
-  void require_open() override { SWITCHYARD_REQUIRE(*ended_ == 0, Transport, "the link is over."); }
+  const int32_t* ended() const override { return &is_over; }
+  void require_open() override { SWITCHYARD_REQUIRE(is_over == 0, Transport, "the link is over."); }
 
   bool capturing = false;
+  int32_t is_over = 0;
   int64_t* words_sent_to = nullptr;  // if anybody wants to know: in all exchanges
 
  private:
   Communicator& host_;
-  std::shared_ptr<int32_t> ended_;
   int64_t words_sent_ = 0;
 };
 
