@@ -28,8 +28,8 @@ struct Row {
 };
 
 std::vector<OpTime> measure(const BenchArguments& a, MoeLayer& layer, Backend& backend,
-                            int64_t tokens, int rank) {
-  const Rows hidden = random_rows(tokens, layer.config().hidden, 7 + static_cast<uint64_t>(rank));
+                            int64_t tokens, int group) {
+  const Rows hidden = random_rows(tokens, layer.config().hidden, 7 + static_cast<uint64_t>(group));
   Rows output(tokens, layer.config().hidden);
   const ForwardArgs args{.output = output.view(), .hidden = hidden.view(), .max_tokens = tokens};
   return measure_forward(layer, args, backend, {.repeat = a.repeat});
@@ -51,7 +51,8 @@ std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
                                   comm, options);
     if (comm.rank() == 0) strategy = layer->strategy().name;
     for (size_t i = 0; i < a.tokens.size(); ++i) {
-      const auto times = measure(a, *layer, *options.backend, a.tokens[i], comm.rank());
+      const auto times =
+          measure(a, *layer, *options.backend, a.tokens[i], a.run.group_of(comm.rank()));
       if (comm.rank() != 0) continue;
       for (const auto& time : times) all.push_back({a.tokens[i], time});
       if (progress) progress(static_cast<int64_t>(i + 1), static_cast<int64_t>(a.tokens.size()));
@@ -64,6 +65,7 @@ int bench(BenchArguments& a) {
   const DeviceKind device = device_from(a.run.device);
   const bool cuda = device == DeviceKind::Cuda;
   if (a.run.ranks < 1 || a.repeat < 1) throw UsageError("--ranks and --repeat need at least 1");
+  a.run.require_even_groups();
   if (cuda && a.repeat < 20) throw UsageError("--device cuda needs --repeat of at least 20");
   if (a.linear_attention) {
     if (a.run.ranks != 1) throw UsageError("--linear-attention needs --ranks 1");

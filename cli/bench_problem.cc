@@ -23,11 +23,11 @@ std::string utc_now() {
 }  // namespace
 
 BenchProblem::BenchProblem(const MoeConfig& config, Backend& backend, const std::string& kind,
-                           int64_t num_tokens, int rank)
+                           int64_t num_tokens, int group)
     : tokens(num_tokens),
-      host_hidden(random_rows(num_tokens, config.hidden, 7 + 100 * static_cast<uint64_t>(rank))),
+      host_hidden(random_rows(num_tokens, config.hidden, 7 + 100 * static_cast<uint64_t>(group))),
       routing(make_routing(kind, num_tokens, config.num_experts, config.top_k,
-                           11 + 100 * static_cast<uint64_t>(rank))),
+                           11 + 100 * static_cast<uint64_t>(group))),
       hidden(backend, DeviceKind::Cuda, ConstTensor(host_hidden.view())),
       output(backend, DeviceKind::Cuda, DType::Bf16, {num_tokens, config.hidden}),
       ids(backend, DeviceKind::Cuda, ConstTensor(routing.ids.data(), {num_tokens, config.top_k})),

@@ -20,9 +20,9 @@ namespace switchyard::cli {
 inline constexpr double kMaxBenchError = 4e-3;
 
 struct BenchProblem {
-  // Random rows and routing of the kind that make_routing knows, other ones for every rank.
+  // Random rows and routing of the kind that make_routing knows, other ones for every group.
   BenchProblem(const MoeConfig& config, Backend& backend, const std::string& kind,
-               int64_t num_tokens, int rank = 0);
+               int64_t num_tokens, int group = 0);
 
   ForwardArgs args() const {
     return {.output = output.view(), .hidden = hidden.view(), .max_tokens = tokens};

@@ -79,7 +79,7 @@ class RanksBench {
  private:
   void measure_tokens(Communicator& comm, const std::shared_ptr<Backend>& backend,
                       const LayerWeights& weights, int64_t tokens) {
-    const BenchProblem problem(config_, *backend, a_.routing, tokens, comm.rank());
+    const BenchProblem problem(config_, *backend, a_.routing, tokens, a_.run.group_of(comm.rank()));
     const SpotCheck check(config_, shared_.weights, problem.host_hidden, problem.routing);
     for (const auto& name : bench_strategies(a_.run.strategy)) {
       LayerOptions options = a_.run.layer_options(tokens);

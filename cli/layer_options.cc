@@ -144,6 +144,11 @@ void RunOptions::add_options(CLI::App& command) {
   command.add_flag("--no-peer-memory", no_peer_memory, kNoPeerMemoryHelp);
 }
 
+void RunOptions::require_even_groups() const {
+  if (tp_size < 1 || ranks % tp_size != 0)
+    throw UsageError(fmt::format("--tp-size={}, must divide --ranks={}", tp_size, ranks));
+}
+
 LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
   LayerOptions o;
   o.max_tokens = max_tokens;

@@ -67,6 +67,9 @@ struct RunOptions {
   bool no_peer_memory = false;
 
   void add_options(CLI::App& command);
+  void require_even_groups() const;  // throws UsageError
+  // Ranks of a group hold the same tokens.
+  int group_of(int rank) const { return rank / tp_size; }
   LayerOptions layer_options(int64_t max_tokens) const;
 };
 

@@ -45,9 +45,7 @@ struct RunResult {
 };
 
 void check_usage(const RunArguments& a) {
-  if (a.run.tp_size < 1 || a.run.ranks % a.run.tp_size != 0)
-    throw UsageError(
-        fmt::format("--tp-size={}, must divide --ranks={}", a.run.tp_size, a.run.ranks));
+  a.run.require_even_groups();
   if (a.tokens < 0 || a.tokens > INT32_MAX)
     throw UsageError(fmt::format("--tokens={}, need 0 to 2147483647", a.tokens));
   if (a.repeat < 1) throw UsageError(fmt::format("--repeat={}, need at least 1", a.repeat));

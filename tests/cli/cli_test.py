@@ -597,6 +597,12 @@ class OtherCommands(CommandLine):
             self.assertGreaterEqual(row["floor_us"], 0)
         self.assertTrue(any(row["floor_us"] > 0 for row in b["rows"]))
 
+    def test_bench_takes_tensor_parallel_groups(self):
+        bench = ["bench", "--model", MODEL, "--layer", 1, "--tokens", 9, "--repeat", 1, "--ranks", 4]
+        self.assertIn("layer", {row["op"] for row in self.run_json(*bench, "--tp-size", 2)["rows"]})
+        for size in 0, 3:
+            self.refused(*bench, "--tp-size", size, says=f"--tp-size={size}, must divide --ranks=4")
+
     def test_bench_of_linear_attention_has_a_row_per_step(self):
         b = self.run_json("bench", "--linear-attention", "--batch", "1,2", "--tokens", "1,4", "--repeat", 1)
         steps = {(row["op"], row["batch"], row["tokens"]) for row in b["rows"]}
