@@ -153,6 +153,9 @@ step_ranks() {
     time_model ranks deepseek-v3 --ranks "$ranks" --preset deepseek-v3 --tokens 1,128,1024,4096 --strategy contiguous,all_gather+contiguous
     time_model ranks qwen3-30b-a3b --ranks "$ranks" --preset qwen3-30b-a3b --tokens 1,128,1024,8192,16384 --strategy contiguous,masked
     time_model ranks qwen3-30b-a3b-pieces --ranks "$ranks" --preset qwen3-30b-a3b --tokens 8192,16384 --strategy contiguous --pieces 2
+    # Tensor-parallel groups of all ranks, and the way between hosts.
+    time_model ranks qwen3-30b-a3b-tp --ranks "$ranks" --tp-size "$ranks" --preset qwen3-30b-a3b --tokens 128,8192 --strategy local+contiguous,normal+contiguous
+    time_model ranks qwen3-30b-a3b-over-nccl --ranks "$ranks" --no-peer-memory --preset qwen3-30b-a3b --tokens 128,8192 --strategy contiguous,all_gather+contiguous
     # The same local work on one GPU.
     time_model ranks qwen3-30b-a3b-alone --preset qwen3-30b-a3b --ep-size "$ranks" --tokens 1,128,1024,8192,16384 --strategy contiguous
   done

@@ -171,13 +171,13 @@ def print_linear_attention(run):
 
 
 def print_ranks(section):
-    print(f"{'model':22} {'tokens':>6} {'strategy':28} {'part':20} {'us':>9} {'floor us':>9} {'x floor':>8}")
+    print(f"{'model':24} {'tokens':>6} {'strategy':28} {'part':20} {'us':>9} {'floor us':>9} {'x floor':>8}")
     for model, run in section.items():
         for r in run.get("rows", []):
-            if "floor_us" in r and (r["floor_us"] > 0):
-                print(f"{model:22} {r['tokens']:6} {r['strategy']:28} {r['op']:20} {r['us']:9.1f} {r['floor_us']:9.1f} {r['us'] / r['floor_us']:8.2f}")
+            floor = f"{r['floor_us']:9.1f} {r['us'] / r['floor_us']:8.2f}" if r["floor_us"] > 0 else f"{'-':>9} {'-':>8}"
+            print(f"{model:24} {r['tokens']:6} {r['strategy']:28} {r['op']:20} {r['us']:9.1f} {floor}")
     for r in section.get("nccl", {}).get("rows", []):
-        print(f"{'nccl':22} {r['rows']:6} {'x ' + str(r['hidden']):28} {r['op']:20} {r['us']:9.1f}")
+        print(f"{'nccl':24} {r['rows']:6} {'x ' + str(r['hidden']):28} {r['op']:20} {r['us']:9.1f}")
 
 
 STEPS = {  # what a step left -> a section of the file, and how that is printed

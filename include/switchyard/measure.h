@@ -60,7 +60,8 @@ struct MeasureOptions {
 /// on what the calls before it left; `args.stream` is ignored. Over several ranks its parts
 /// instead, "dispatch", "experts" and "combine", as they follow each other in one graph whose runs
 /// all ranks begin together; bytes of dispatch and combine are those that cross links, own rows
-/// left out. CPU: by the host's clock, operations observed.
+/// left out; 0 over NCCL, where ranks wait for each other within a part. CPU: by the host's clock,
+/// operations observed.
 ///
 /// Throws what forward and wait throw.
 std::vector<OpTime> measure_forward(MoeLayer& layer, const ForwardArgs& args, Backend& backend,

@@ -100,7 +100,7 @@ class CudaStopwatch final : public Stopwatch {
     const Rest rest;
     enqueue(stream_.get());
     for (size_t i = 0; i < begin.size(); ++i) {
-      if (cache == Cache::Cold) flush();
+      if (cache == Cache::Cold) flush(stream_.get());
       SWITCHYARD_CUDA_CHECK(cudaEventRecord(begin[i].get(), stream_.get()));
       enqueue(stream_.get());
       SWITCHYARD_CUDA_CHECK(cudaEventRecord(end[i].get(), stream_.get()));
@@ -111,44 +111,36 @@ class CudaStopwatch final : public Stopwatch {
     return us;
   }
 
-  std::vector<std::vector<double>> replay_parts(std::span<const Enqueue> parts,
-                                                const Enqueue& lead_in,
+  std::vector<std::vector<double>> replay_parts(int num_parts, const EnqueueParts& enqueue,
                                                 const std::function<void()>& ready, int repeat,
                                                 Cache cache) override {
+    const auto num = static_cast<size_t>(num_parts);
     std::vector<Event> begin, end;
-    for (size_t i = 0; i < parts.size(); ++i)
-      begin.push_back(make_event()), end.push_back(make_event());
-    const auto record = [](const Event& event, cudaStream_t stream) {  // anew by each replay
-      SWITCHYARD_CUDA_CHECK(cudaEventRecordWithFlags(event.get(), stream, cudaEventRecordExternal));
+    for (size_t i = 0; i < num; ++i) begin.push_back(make_event()), end.push_back(make_event());
+    const Mark mark = [&](int part, Edge edge) {  // anew by each replay
+      const Event& event = (edge == Edge::Begin ? begin : end)[static_cast<size_t>(part)];
+      SWITCHYARD_CUDA_CHECK(
+          cudaEventRecordWithFlags(event.get(), stream_.get(), cudaEventRecordExternal));
     };
-    const GraphExec graph = capture(
-        [&](cudaStream_t stream) {
-          for (size_t i = 0; i < parts.size(); ++i) {
-            lead_in(stream);
-            record(begin[i], stream);
-            parts[i](stream);
-            record(end[i], stream);
-          }
-        },
-        stream_.get());
+    const GraphExec graph =
+        capture([&](cudaStream_t stream) { enqueue(stream, mark); }, stream_.get());
     ready();
     const Rest rest;
-    std::vector<std::vector<double>> us(parts.size());
+    std::vector<std::vector<double>> us(num);
     for (int run = -1; run < repeat; ++run) {  // one that warms up
-      if (cache == Cache::Cold) flush();
+      if (cache == Cache::Cold) flush(stream_.get());
       SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(graph.get(), stream_.get()));
       SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
-      for (size_t i = 0; run >= 0 && i < parts.size(); ++i)
-        us[i].push_back(us_between(begin[i], end[i]));
+      for (size_t i = 0; run >= 0 && i < num; ++i) us[i].push_back(us_between(begin[i], end[i]));
     }
     return us;
   }
 
- private:
-  void flush() {
-    SWITCHYARD_CUDA_CHECK(cudaMemsetAsync(flushed_.get(), 0, kFlushBytes, stream_.get()));
+  void flush(CUstream_st* stream) override {
+    SWITCHYARD_CUDA_CHECK(cudaMemsetAsync(flushed_.get(), 0, kFlushBytes, stream));
   }
 
+ private:
   std::shared_ptr<void> flushed_;
   Stream stream_;
 };

@@ -4,7 +4,6 @@
 
 #include <functional>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "switchyard/backend.h"
@@ -12,6 +11,9 @@
 namespace switchyard {
 
 using Enqueue = std::function<void(CUstream_st*)>;
+enum class Edge { Begin, End };
+using Mark = std::function<void(int part, Edge edge)>;
+using EnqueueParts = std::function<void(CUstream_st*, const Mark& mark)>;
 
 enum class Cache {
   Warm,  // what the last replay left
@@ -28,12 +30,14 @@ class Stopwatch {
   virtual std::vector<double> replay(const Enqueue& enqueue, int repeat, Cache cache) = 0;
   // The same for what cannot be captured.
   virtual std::vector<double> repeat(const Enqueue& enqueue, int repeat, Cache cache) = 0;
-  // One graph of all parts in turn, `lead_in` before each: microseconds of each part, without that,
-  // in each of `repeat` runs. The host waits after each run. `ready` is called before the first.
-  virtual std::vector<std::vector<double>> replay_parts(std::span<const Enqueue> parts,
-                                                        const Enqueue& lead_in,
+  // One graph of what `enqueue` does, which marks where each of `num_parts` parts begins and ends:
+  // microseconds of each part in each of `repeat` runs. The host waits after each run. `ready` is
+  // called before the first.
+  virtual std::vector<std::vector<double>> replay_parts(int num_parts, const EnqueueParts& enqueue,
                                                         const std::function<void()>& ready,
                                                         int repeat, Cache cache) = 0;
+  // Nothing that a cache holds is used by what is enqueued next.
+  virtual void flush(CUstream_st* stream) = 0;
 };
 
 // Waits for all earlier work of the device. Throws Error(Unsupported) in a build without CUDA.

@@ -57,6 +57,21 @@ class CallList final : public RecordedOps {
   std::vector<OpCall> calls_;
 };
 
+// The calls of another forward, which says before each how many went before it.
+class CountedCalls final : public RecordedOps {
+ public:
+  CountedCalls(Ops& ops, std::function<void(size_t)> before)
+      : RecordedOps(ops), before_(std::move(before)) {}
+
+ private:
+  void note(const OpCall& call, CUstream_st* stream) override {
+    before_(count_++);
+    call.run(stream);
+  }
+  std::function<void(size_t)> before_;
+  size_t count_ = 0;
+};
+
 class Diversion {
  public:
   Diversion(Backend& backend, Ops& ops) : backend_(backend) { backend_.divert(&ops); }
@@ -84,7 +99,8 @@ class CudaMeasurement {
   std::vector<OpTime> run() {
     options_.meet();
     record();
-    if (find_call(0, "await_rows") < calls_.calls().size()) return run_over_ranks();
+    if (has_call("await_rows")) return run_over_peers();
+    if (has_call("note_ended")) return run_over_link();
     OpTime whole = timed(layer_name(args_), [this](CUstream_st*) { layer_.forward(args_); });
     layer_.wait(watch_->stream());
     // The recorded forward left its buffers as its first call found them, or better.
@@ -106,6 +122,8 @@ class CudaMeasurement {
     while (first < calls.size() && std::string_view(calls[first].op) != op) ++first;
     return first;
   }
+
+  bool has_call(const char* op) const { return find_call(0, op) < calls_.calls().size(); }
 
   Enqueue calls_between(size_t begin, size_t end) const {
     return [this, begin, end](CUstream_st* stream) {
@@ -133,34 +151,80 @@ class CudaMeasurement {
     return w;
   }
 
+  static void add(std::vector<OpTime>& lines, const char* op, const std::vector<double>& us,
+                  const Work& work) {
+    const Spread s = spread_of(us);
+    lines.push_back({op, s.median, s.min, s.max, work.bytes, work.flops});
+  }
+
+  static void add_parts(std::vector<OpTime>& lines, const std::vector<std::vector<double>>& us,
+                        const PartWork& work) {
+    add(lines, "dispatch", us[0], work.dispatch);
+    add(lines, "experts", us[1], work.layer);
+    add(lines, "combine", us[2], work.combine);
+  }
+
   // No call can run without those that peers wait for, so the parts of a forward are timed where
   // they stand in it. Each part begins by waiting for rows that nobody sends: ranks start
   // it together, and no part has to wait for a rank that was late with the one before.
-  std::vector<OpTime> run_over_ranks() {
+  std::vector<OpTime> run_over_peers() {
     const size_t end = calls_.calls().size();
     const size_t await = find_call(0, "await_rows");
     const size_t plan = find_call(0, "plan_rows"), meet = find_call(plan, "meet_peers");
+    const Enqueue lead_in = calls_between(await, await + 1);
     const auto time = [&](const std::vector<Enqueue>& parts) {
-      return watch_->replay_parts(parts, calls_between(await, await + 1), options_.meet,
-                                  options_.repeat, cache());
+      const auto num = static_cast<int>(parts.size());
+      const auto enqueue = [&](CUstream_st* stream, const Mark& mark) {
+        for (int i = 0; i < num; ++i) {
+          lead_in(stream);
+          mark(i, Edge::Begin);
+          parts[static_cast<size_t>(i)](stream);
+          mark(i, Edge::End);
+        }
+      };
+      return watch_->replay_parts(num, enqueue, options_.meet, options_.repeat, cache());
     };
     std::vector<OpTime> lines;
-    const auto add = [&](const char* op, const std::vector<double>& us, const Work& work) {
-      const Spread s = spread_of(us);
-      lines.push_back({op, s.median, s.min, s.max, work.bytes, work.flops});
-    };
     const PartWork work = part_work(plan, meet);
     // Pieces of a call overlap: there its parts are none.
     const bool whole = find_call(await + 1, "await_rows") == end;
-    if (whole) {
-      const auto us =
-          time({calls_between(0, plan), calls_between(plan, meet), calls_between(meet, end)});
-      add("dispatch", us[0], work.dispatch);
-      add("experts", us[1], work.layer);
-      add("combine", us[2], work.combine);
-    }
+    if (whole)
+      add_parts(lines,
+                time({calls_between(0, plan), calls_between(plan, meet), calls_between(meet, end)}),
+                work);
     const Enqueue forward = [this](CUstream_st*) { layer_.forward(args_); };
-    add(layer_name(args_), time({forward})[0], work.layer);
+    add(lines, layer_name(args_), time({forward})[0], work.layer);
+    layer_.wait(watch_->stream());
+    return lines;
+  }
+
+  // What travels over a link is no call of an operation, so parts are timed within a forward. One
+  // that is not timed goes before it: ranks end that together.
+  std::vector<OpTime> run_over_link() {
+    const size_t plan = find_call(0, "plan_rows"), gather = find_call(plan, "gather_rows");
+    const PartWork work = part_work(plan, gather + 1);
+    std::vector<OpTime> lines;
+    const bool whole = find_call(gather + 1, "gather_rows") == calls_.calls().size();
+    if (whole) {
+      const auto enqueue = [&](CUstream_st* stream, const Mark& mark) {
+        const auto next = [&](int part) { mark(part - 1, Edge::End), mark(part, Edge::Begin); };
+        CountedCalls calls(backend_.ops(), [&](size_t i) {
+          if (i == plan) next(1);
+          if (i == gather + 1) next(2);
+        });
+        layer_.forward(args_);
+        if (options_.cold) watch_->flush(stream);
+        mark(0, Edge::Begin);
+        const Diversion diversion(backend_, calls);
+        layer_.forward(args_);
+        mark(2, Edge::End);
+      };
+      const auto us = watch_->replay_parts(3, enqueue, options_.meet, options_.repeat, Cache::Warm);
+      add_parts(lines, us, work);
+    }
+    OpTime layer = timed(layer_name(args_), [this](CUstream_st*) { layer_.forward(args_); });
+    layer.bytes = work.layer.bytes, layer.flops = work.layer.flops;
+    lines.push_back(layer);
     layer_.wait(watch_->stream());
     return lines;
   }

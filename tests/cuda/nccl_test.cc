@@ -7,9 +7,11 @@
 #include <atomic>
 #include <filesystem>
 #include <iterator>
+#include <map>
 #include <mutex>
 #include <thread>
 
+#include "switchyard/measure.h"
 #include "switchyard/oracle.h"
 #include "testing/comes.h"
 #include "testing/gpu_layers.h"
@@ -175,6 +177,53 @@ TEST_P(NcclRanks, ExactSizesAreRefusedWhileAGraphIsCapturedAndTheLayerGoesOn) {
     EXPECT_NE(said.messages[r].find("host_counts=on over NCCL"), std::string::npos)
         << said.messages[r];
     EXPECT_TRUE(good[r]) << "rank " << r;
+  }
+}
+
+// ---- measuring
+
+// By names of parts, on rank 0; the outputs of what was measured are those of a forward.
+std::map<std::string, OpTime> measured(const LayerProblem& p, const Placement& place,
+                                       const std::string& strategy, bool over_nccl,
+                                       const RankBits& expected) {
+  std::map<std::string, OpTime> lines;
+  std::vector<char> good(static_cast<size_t>(place.num_ranks));
+  run_gpu_ranks(place, [&](GpuRank& g) {
+    auto options = options_of(p, g, strategy);
+    options.forbid_peer_memory = over_nccl;
+    const RankLayer rank(p, g, options);
+    rank.poison();
+    g.everyone();
+    const auto times = measure_forward(*rank.layer, rank.args(), *g.backend,
+                                       {.repeat = 3, .meet = [&g] { g.everyone(); }});
+    const auto at = static_cast<size_t>(g.rank());
+    good[at] = rank.bits() == expected[at];
+    for (const auto& time : times)
+      if (g.rank() == 0) lines[time.op] = time;
+    g.everyone();
+  });
+  for (const char each : good) EXPECT_TRUE(each) << strategy;
+  return lines;
+}
+
+TEST_P(NcclRanks, PartsOfAForwardAreMeasuredAsOverPeerMemory) {
+  SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
+  const auto p = random_problem(
+      small_config(), GetParam().num_ranks, [](int r) { return int64_t{40} + r; }, Skew::Zipf, 77);
+  for (const std::string strategy : {"normal+contiguous", "all_gather+masked"}) {
+    const auto expected = run_layer(p, GetParam(), strategy);
+    const auto peers = measured(p, GetParam(), strategy, false, expected);
+    const auto nccl = measured(p, GetParam(), strategy, true, expected);
+    ASSERT_EQ(nccl.size(), 4u);
+    for (const auto& [op, time] : nccl) {
+      ASSERT_TRUE(peers.contains(op)) << op;
+      EXPECT_GT(time.us, 0) << op;
+      EXPECT_EQ(time.flops, peers.at(op).flops) << strategy << ", " << op;
+    }
+    for (const char* op : {"experts", "layer_given_routing"}) {
+      EXPECT_GT(nccl.at(op).flops, 0) << op;
+      EXPECT_EQ(nccl.at(op).bytes, peers.at(op).bytes) << strategy << ", " << op;
+    }
   }
 }
 
