@@ -174,6 +174,8 @@ def print_ranks(section):
     print(f"{'model':24} {'tokens':>6} {'strategy':28} {'part':20} {'us':>9} {'floor us':>9} {'x floor':>8}")
     for model, run in section.items():
         for r in run.get("rows", []):
+            if "floor_us" not in r:  # a collective of NCCL
+                continue
             floor = f"{r['floor_us']:9.1f} {r['us'] / r['floor_us']:8.2f}" if r["floor_us"] > 0 else f"{'-':>9} {'-':>8}"
             print(f"{model:24} {r['tokens']:6} {r['strategy']:28} {r['op']:20} {r['us']:9.1f} {floor}")
     for r in section.get("nccl", {}).get("rows", []):

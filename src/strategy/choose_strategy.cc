@@ -72,10 +72,22 @@ DispatcherKind dispatcher_for(const StrategyRequest& r) {
   return replicated ? DispatcherKind::Local : DispatcherKind::Normal;
 }
 
-std::string why_dispatcher(const StrategyRequest& r) {
+// All that `auto` compares. Where blocks of the bound travel either way, all rows to all ranks may
+// cost less than to pack them.
+std::vector<DispatcherKind> dispatchers_for(const StrategyRequest& r) {
+  const DispatcherKind kind = dispatcher_for(r);
+  if (kind == DispatcherKind::Normal && row_carrier(kind, r) == RowCarrier::NcclBlocks)
+    return {kind, DispatcherKind::AllGather};
+  return {kind};
+}
+
+std::string why_dispatcher(const StrategyRequest& r, DispatcherKind kind) {
   if (r.num_ranks == 1) return "one rank, nothing moves";
-  if (dispatcher_for(r) == DispatcherKind::Local) return "every rank holds all tokens (tp = P)";
-  std::string why = cat(r.num_ranks, " ranks, one row per token and owning rank");
+  if (kind == DispatcherKind::Local) return "every rank holds all tokens (tp = P)";
+  std::string why = cat(r.num_ranks, " ranks, ",
+                        kind == DispatcherKind::AllGather
+                            ? "all rows to all ranks, as blocks of the bound would be"
+                            : "one row per token and owning rank");
   if (is_nccl(row_carrier(DispatcherKind::Normal, r))) why += ", over NCCL";
   if (r.use_low_latency) why += ", low latency is not provided yet";
   return why;
@@ -86,18 +98,18 @@ std::string microseconds(double us) {
 }
 
 Strategy choose_automatically(const StrategyRequest& r) {
-  const DispatcherKind dispatcher = dispatcher_for(r);
   std::vector<Strategy> good;
   std::string failed;  // of the first one of each provider
   for (const auto provider : providers_of(r.device.kind)) {
     bool first = true;
-    for (const auto executor : kExecutors) {
-      Strategy s = evaluate(dispatcher, executor, provider, r);
-      if (s.opt_in) continue;
-      if (!s.holds() && std::exchange(first, false))
-        failed += cat(failed.empty() ? "" : cat("; for ", s.name, ": "), failures(s.conditions));
-      if (s.holds()) good.push_back(std::move(s));
-    }
+    for (const auto dispatcher : dispatchers_for(r))
+      for (const auto executor : kExecutors) {
+        Strategy s = evaluate(dispatcher, executor, provider, r);
+        if (s.opt_in) continue;
+        if (!s.holds() && std::exchange(first, false))
+          failed += cat(failed.empty() ? "" : cat("; for ", s.name, ": "), failures(s.conditions));
+        if (s.holds()) good.push_back(std::move(s));
+      }
   }
   SWITCHYARD_REQUIRE(!good.empty(), Unsupported,
                      "strategy: auto, no strategy meets its conditions: ", failed,
@@ -106,10 +118,10 @@ Strategy choose_automatically(const StrategyRequest& r) {
   auto best = *std::min_element(good.begin(), good.end(), [](const auto& a, const auto& b) {
     return a.predicted_us < b.predicted_us;
   });
-  best.reason = cat("auto: ", why_dispatcher(r), "; ", executor_name(best.executor),
-                    best.provider == GemmProvider::Cublas ? " over cublas" : "",
-                    " is the cheapest that holds (", microseconds(best.predicted_us),
-                    " predicted at ", r.max_tokens, " tokens a rank)");
+  best.reason = cat(
+      "auto: ", why_dispatcher(r, best.dispatcher), "; ", executor_name(best.executor),
+      best.provider == GemmProvider::Cublas ? " over cublas" : "", " is the cheapest that holds (",
+      microseconds(best.predicted_us), " predicted at ", r.max_tokens, " tokens a rank)");
   return best;
 }
 
@@ -125,7 +137,7 @@ Strategy choose_named(const StrategyRequest& r) {
                      "), condition failed: ", failures(s.conditions),
                      ". Change what it saw, or say auto.");
   s.reason = cat("asked for by name: ", r.name);
-  if (!choice.dispatcher) s.reason += cat("; ", why_dispatcher(r));
+  if (!choice.dispatcher) s.reason += cat("; ", why_dispatcher(r, dispatcher));
   if (!choice.warning.empty()) s.warnings.push_back(choice.warning);
   return s;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/capacity.h"
+#include "base/row_carrier.h"
 
 namespace switchyard {
 namespace {
@@ -40,6 +41,36 @@ double cublas_extra_us(double slots, bool masked, double buffer, const StrategyR
           2 * rows * columns * 4 / r.device.read_gbps) *
              1e-3 +
          (masked ? 0 : kReadCountsUs);
+}
+
+// How rows get to other ranks and back.
+struct Travel {
+  double crossing = 0;  // rows over links
+  double copied = 0;    // rows copied beside that, into blocks and out of them
+  double link_share = 1;
+  double meetings_us = 0;
+};
+
+// NCCL was seen to reach 210 to 260 of 390 GB/s and to take 70 to 100 us of a layer with few rows:
+// 2 and 4 H200, docs/performance.md.
+Travel over_nccl(double crossing, double copied) {
+  return {.crossing = crossing, .copied = copied, .link_share = 0.55, .meetings_us = 75};
+}
+
+Travel travel_of(DispatcherKind dispatcher, double rows, const StrategyRequest& r) {
+  if (r.num_ranks == 1) return {};
+  const double p = r.num_ranks, others = (p - 1) / p;
+  const bool normal = dispatcher == DispatcherKind::Normal;
+  const RowCarrier carrier = row_carrier(dispatcher, r);
+  if (dispatcher == DispatcherKind::Local)
+    return is_nccl(carrier) ? over_nccl(rows * (p - 1), 0) : Travel{.crossing = rows * (p - 1)};
+  if (carrier == RowCarrier::NcclExact)
+    return over_nccl(rows * others * 2, rows * others + rows / p * 2);
+  if (carrier != RowCarrier::NcclBlocks) return {.crossing = rows * others * 2};
+  // Blocks of the bound, whatever the routing.
+  const auto bound = static_cast<double>(
+      received_rows(DispatcherKind::AllGather, r.max_tokens, r.num_ranks, r.tp_size));
+  return over_nccl(bound * others * 2, normal ? (rows * others + rows) * 2 : rows / p * 2);
 }
 
 // Shares of the device's rates that a layer reaches, and what it takes beside them.
@@ -85,7 +116,6 @@ LocalTime predict_local(const LocalWork& work, const MoeConfig& config, GemmProv
 
 Prediction predict(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
                    const StrategyRequest& r) {
-  const auto h = static_cast<double>(r.config.hidden);
   const auto k = static_cast<double>(r.config.top_k), e = static_cast<double>(r.config.num_experts);
   const double p = r.num_ranks, local_experts = e / p;
   const double tokens =
@@ -103,13 +133,15 @@ Prediction predict(DispatcherKind dispatcher, ExecutorKind executor, GemmProvide
   const auto buffer = static_cast<double>(buffer_rows(
       ExecutorShape::of(r, provider), masked ? Layout::Masked : Layout::Contiguous, max_rows));
   const double plan_us = buffer * 8 / r.device.read_gbps * 1e-3;
-  // Rows that cross the link, there and back.
-  const double crossing =
-      dispatcher == DispatcherKind::Local ? (p > 1 ? rows * (p - 1) : 0) : rows * (p - 1) / p * 2;
-  const double link_us = crossing * h * 2 / r.device.link_gbps * 1e-3;
+  const Travel travel = travel_of(dispatcher, rows, r);
+  const double row_bytes = static_cast<double>(r.config.hidden) * 2;
+  const double link_us =
+      travel.crossing * row_bytes / (r.device.link_gbps * travel.link_share) * 1e-3;
+  const double copy_us =
+      2 * travel.copied * row_bytes / (r.device.read_gbps * reached_by(provider).row_moves) * 1e-3;
   const double extra_us =
       provider == GemmProvider::Cublas ? cublas_extra_us(slots, masked, buffer, r) : 0;
-  return {local.us() + plan_us + extra_us, link_us};
+  return {local.us() + plan_us + copy_us + extra_us, travel.meetings_us, link_us};
 }
 
 }  // namespace switchyard

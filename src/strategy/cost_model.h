@@ -31,8 +31,9 @@ LocalTime predict_local(const LocalWork& work, const MoeConfig& config, GemmProv
 // Microseconds of one call whose tokens stay in one piece.
 struct Prediction {
   double compute_us = 0;
-  double link_us = 0;  // rows there and back
-  double us() const { return compute_us + link_us; }
+  double meetings_us = 0;  // what ranks tell each other, beyond kernels of their own
+  double link_us = 0;      // rows there and back
+  double us() const { return compute_us + meetings_us + link_us; }
 };
 
 // At the request's capacity, an even gate assumed. Pure.

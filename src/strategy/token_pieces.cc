@@ -23,7 +23,7 @@ double us_of_pieces(int count, DispatcherKind dispatcher, ExecutorKind executor,
   const Prediction p = predict(dispatcher, executor, provider, piece);
   // The first piece's way there and the last one's way back are not hidden.
   const double beside_us = (count - 1) * p.link_us * r.device.link_gbps / kBesideExpertsGbps;
-  return count * p.compute_us + (count - 1) * kPieceUs + p.link_us + beside_us;
+  return count * (p.compute_us + p.meetings_us) + (count - 1) * kPieceUs + p.link_us + beside_us;
 }
 
 }  // namespace

@@ -160,6 +160,26 @@ TEST(Auto, NeverTakesAnOptInStrategyAndTakesTheCheapest) {
   }
 }
 
+// Bench results over NCCL, docs/performance.md: blocks of `normal` travel as far and are packed.
+TEST(Auto, TakesAllRowsToAllRanksWhereNcclMovesBlocksOfTheBound) {
+  for (const int num_ranks : {2, 4, 8})
+    for (const int64_t tokens : {128, 8192}) {
+      auto r = request("auto", num_ranks);
+      r.device = gpu(9);
+      r.device.link_gbps = 390;  // as describe_device says of every GPU
+      r.max_tokens = tokens;
+      EXPECT_EQ(choose_strategy(r).dispatcher, DispatcherKind::Normal) << "over peer memory";
+      r.peer_memory = false;
+      r.has_nccl = true;
+      const Strategy blocks = choose_strategy(r);
+      EXPECT_EQ(blocks.dispatcher, DispatcherKind::AllGather) << num_ranks << ", " << tokens;
+      EXPECT_EQ(blocks.token_pieces, 1) << "beside NCCL's kernels they were slower";
+      EXPECT_NE(blocks.reason.find("all rows to all ranks"), std::string::npos) << blocks.reason;
+      r.host_counts = true;
+      EXPECT_EQ(choose_strategy(r).dispatcher, DispatcherKind::Normal) << "in exact sizes";
+    }
+}
+
 TEST(Choice, IsPure) {
   for (const char* name : {"auto", "normal+masked", "hybrid"}) {
     const auto first = choose_strategy(request(name, 4));
