@@ -20,16 +20,20 @@ struct Parcel {
 using OutgoingParcel = Parcel<const void>;
 using IncomingParcel = Parcel<void>;
 
+// dst[r, ...] = src of rank r; equal bytes on every rank, at least one.
+struct Gather {
+  Tensor dst;
+  ConstTensor src;
+};
+
 // Collective calls, enqueued. They throw Error(Transport) once the link is over.
 class DeviceLink {
  public:
   virtual ~DeviceLink() = default;
-  // dst[r, ...] = src of rank r; equal bytes on every rank, at least one.
-  virtual void all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;
-  // All parcels at once, of a rank that has none, too. Between two ranks they come in the order in
-  // which both name them, of the same sizes.
-  virtual void exchange(std::span<const OutgoingParcel> out, std::span<const IncomingParcel> in,
-                        CUstream_st* stream) = 0;
+  // All at once, of a rank that has no parcel, too. Gathers are the same on every rank; between two
+  // ranks parcels come in the order in which both name them, of the same sizes.
+  virtual void exchange(std::span<const Gather> gathers, std::span<const OutgoingParcel> out,
+                        std::span<const IncomingParcel> in, CUstream_st* stream) = 0;
   // From here on what is on the stream counts as late after the deadline. Not collective.
   virtual void expect(CUstream_st* stream) = 0;
   // Waits until everything that is expected has ended, or the link is over, which ends it.

@@ -43,13 +43,19 @@ DeviceRanks::DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRan
 void DeviceRanks::reserve() {
   const auto num_ranks = static_cast<size_t>(size());
   counts_.resize(num_ranks * num_ranks);
+  gathers_.reserve(4);  // headers, rows, ids and weights
   out_.reserve(sent_.size() * num_ranks);
   in_.reserve(sent_.size() * num_ranks);
 }
 
 void DeviceRanks::all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  gather_along(dst, src, stream);
+  exchange(stream);
+}
+
+void DeviceRanks::gather_along(Tensor dst, ConstTensor src, CUstream_st* stream) {
   if (src.bytes() == 0) return;
-  if (!own_host_) return while_open([&] { link_->all_gather(dst, src, stream); });
+  if (!own_host_) return gathers_.push_back({dst, src});
   // The link gathers from all its ranks; these are some of them.
   const auto part = [&](int r) { return static_cast<std::byte*>(dst.data) + r * src.bytes(); };
   backend_->ops().copy(Tensor(part(rank()), src.dtype, src.shape, dst.device), src, stream);
@@ -58,7 +64,6 @@ void DeviceRanks::all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) {
     send((rank() + step) % size(), src.data, src.bytes());
     receive(from, part(from), src.bytes());
   }
-  exchange(stream);
 }
 
 void DeviceRanks::all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
@@ -90,7 +95,7 @@ void DeviceRanks::check_stream(CUstream_st* stream) const {
 void DeviceRanks::swap(std::span<const RowTransfer> transfers, ConstTensor send_rows,
                        ConstTensor counts, CUstream_st* stream) {
   const int64_t block = sent_[0].dim(0) / size();
-  if (block == 0) return;  // on every rank
+  if (block == 0) return exchange(stream);  // on every rank
   Ops& ops = backend_->ops();
   for (size_t i = 0; i < transfers.size(); ++i) {
     ops.pack_rows(sent_[i], transfers[i].src, send_rows, counts, rank(), block, stream);
@@ -103,7 +108,7 @@ void DeviceRanks::swap(std::span<const RowTransfer> transfers, ConstTensor send_
 
 void DeviceRanks::swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream) {
   const int64_t block = src.dim(0) / size();
-  if (block == 0) return;
+  if (block == 0) return exchange(stream);
   backend_->ops().copy(dst.rows(rank() * block, block), src.rows(rank() * block, block), stream);
   add_blocks(dst, src);
   exchange(stream);
@@ -169,7 +174,12 @@ void DeviceRanks::add_rows(Tensor dst, ConstTensor src, CUstream_st* stream) {
 }
 
 void DeviceRanks::exchange(CUstream_st* stream) {
-  while_open([&] { link_->exchange(out_, in_, stream); });
+  while_open([&] { link_->exchange(gathers_, out_, in_, stream); });
+  forget();
+}
+
+void DeviceRanks::forget() {
+  gathers_.clear();
   out_.clear();
   in_.clear();
 }
@@ -181,8 +191,7 @@ void DeviceRanks::while_open(F enqueue) {
   try {
     enqueue();
   } catch (const Error& e) {
-    out_.clear();
-    in_.clear();
+    forget();
     if (e.code() != Errc::Transport) throw;
     give_up(e.what());
   }

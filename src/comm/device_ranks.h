@@ -46,6 +46,10 @@ class DeviceRanks final : public Communicator {
   }
   void abort(const std::string& reason) noexcept override { host_.abort(reason); }
 
+  // all_gather together with the next call that moves anything, as one piece of work of the link.
+  void gather_along(Tensor dst, ConstTensor src, CUstream_st* stream);
+  // Such a call that moves nothing else.
+  void exchange(CUstream_st* stream);
   // For the all_to_all_rows that follow: [P * block, W] each, with the call's bound as the block.
   // Exact needs no `arrived`.
   void lend(const RowBlocks& sent, const RowBlocks& arrived);
@@ -77,7 +81,7 @@ class DeviceRanks final : public Communicator {
   void receive(int from, void* data, int64_t bytes);
   void add_blocks(Tensor dst, ConstTensor src);
   void add_rows(Tensor dst, ConstTensor src, CUstream_st* stream);
-  void exchange(CUstream_st* stream);
+  void forget();
 
   std::unique_ptr<Communicator> own_host_;  // of a split
   Communicator& host_;
@@ -87,6 +91,7 @@ class DeviceRanks final : public Communicator {
   std::vector<int32_t> members_;  // this communicator's ranks, as the link counts them
   std::array<Tensor, 3> sent_, arrived_;
   std::vector<int32_t> counts_;  // exact: [P, P]
+  std::vector<Gather> gathers_;  // not enqueued yet, as the parcels
   std::vector<OutgoingParcel> out_;
   std::vector<IncomingParcel> in_;
 };

@@ -88,19 +88,12 @@ class NcclLink final : public DeviceLink {
   NcclLink(const NcclLink&) = delete;
   NcclLink& operator=(const NcclLink&) = delete;
 
-  void all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) override {
-    state_->call("ncclAllGather", [&](ncclComm_t comm) {
-      return ncclAllGather(src.data, dst.data, static_cast<size_t>(src.bytes()), ncclUint8, comm,
-                           stream);
-    });
-    state_->set_mark(stream);
-  }
-
-  void exchange(std::span<const OutgoingParcel> out, std::span<const IncomingParcel> in,
-                CUstream_st* stream) override {
-    if (out.empty() && in.empty()) return state_->require_open();
-    state_->call("ncclSend, ncclRecv",
-                 [&](ncclComm_t comm) { return exchange_in_group(out, in, comm, stream); });
+  void exchange(std::span<const Gather> gathers, std::span<const OutgoingParcel> out,
+                std::span<const IncomingParcel> in, CUstream_st* stream) override {
+    if (gathers.empty() && out.empty() && in.empty()) return state_->require_open();
+    const char* name = gathers.empty() ? "ncclSend, ncclRecv" : "ncclAllGather";
+    state_->call(
+        name, [&](ncclComm_t comm) { return exchange_in_group(gathers, out, in, comm, stream); });
     state_->set_mark(stream);
   }
 
@@ -160,8 +153,9 @@ class NcclLink final : public DeviceLink {
       const auto at = [&](const std::shared_ptr<void>& memory_of, int rank) {
         return static_cast<std::byte*>(memory_of.get()) + rank * bytes;
       };
-      all_gather(Tensor(to.get(), DType::I64, {num_ranks_ * bytes / 8}, DeviceKind::Cuda),
-                 ConstTensor(from.get(), DType::I64, {bytes / 8}, DeviceKind::Cuda), stream.get());
+      const Gather gather{Tensor(to.get(), DType::I64, {num_ranks_ * bytes / 8}, DeviceKind::Cuda),
+                          ConstTensor(from.get(), DType::I64, {bytes / 8}, DeviceKind::Cuda)};
+      exchange({&gather, 1}, {}, {}, stream.get());
       std::vector<OutgoingParcel> out;
       std::vector<IncomingParcel> in;
       for (int r = 0; r < num_ranks_; ++r) {
@@ -169,12 +163,14 @@ class NcclLink final : public DeviceLink {
         out.push_back({r, at(from, r), bytes});
         in.push_back({r, at(to, r), bytes});
       }
-      exchange(out, in, stream.get());
+      exchange({}, out, in, stream.get());
     }
     state_->drain();
   }
 
-  static ncclResult_t exchange_in_group(std::span<const OutgoingParcel> out,
+  // NCCL makes one kernel of a group.
+  static ncclResult_t exchange_in_group(std::span<const Gather> gathers,
+                                        std::span<const OutgoingParcel> out,
                                         std::span<const IncomingParcel> in, ncclComm_t comm,
                                         CUstream_st* stream) {
     ncclResult_t first = ncclSuccess;
@@ -182,6 +178,9 @@ class NcclLink final : public DeviceLink {
       if (first == ncclSuccess && answer != ncclInProgress) first = answer;
     };
     keep(ncclGroupStart());
+    for (const auto& [dst, src] : gathers)
+      keep(ncclAllGather(src.data, dst.data, static_cast<size_t>(src.bytes()), ncclUint8, comm,
+                         stream));
     for (const auto& parcel : out)
       keep(ncclSend(parcel.data, static_cast<size_t>(parcel.bytes), ncclUint8, parcel.peer, comm,
                     stream));

@@ -20,17 +20,21 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     parts_.check(hidden, ids, weights, max_tokens, own);
     const auto b = parts_.take_buffers(workspace, max_tokens);
     Ops& ops = parts_.ops();
-    parts_.exchange(b, status, stream)
-        .headers(max_tokens, hidden.dim(0), {}, parts_.options.tp_size);
+    const Exchange exchange = parts_.exchange(b, status, stream);
+    exchange.tell_header(max_tokens, hidden.dim(0), {});
 
     // Rows that pad a slice are sent as they are and never read: their ids are -1.
-    ops.fill_i32(b.own_ids, kNoExpert, stream);
-    ops.copy(b.own_ids.rows(0, own.size), ids, stream);
-    ops.copy(b.own_rows.rows(0, own.size), hidden.rows(own.begin, own.size), stream);
-    ops.copy(b.own_weights.rows(0, own.size), weights, stream);
-    parts_.communicator.all_gather(b.received_ids, b.own_ids, stream);
-    parts_.communicator.all_gather(b.rows, b.own_rows, stream);
-    parts_.communicator.all_gather(b.weights, b.own_weights, stream);
+    const auto padded = [&](Tensor block, ConstTensor rows) -> ConstTensor {
+      if (rows.dim(0) == block.dim(0)) return rows;
+      ops.copy(block.rows(0, rows.dim(0)), rows, stream);
+      return block;
+    };
+    if (own.size < b.own_ids.dim(0)) ops.fill_i32(b.own_ids, kNoExpert, stream);
+    exchange.gather(b.received_ids, padded(b.own_ids, ids));
+    exchange.gather(b.rows, padded(b.own_rows, hidden.rows(own.begin, own.size)));
+    exchange.gather(b.weights, padded(b.own_weights, weights));
+    exchange.send();
+    exchange.hear_headers(parts_.options.tp_size);
     ops.fill_i32(b.num_rows, static_cast<int32_t>(b.rows.dim(0)), stream);
     parts_.localize(b.ids, b.received_ids, b.num_rows, status, stream);
     return {.received = {b.rows, b.ids, b.weights, b.num_rows},
@@ -46,9 +50,10 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
     Ops& ops = parts_.ops();
     const Exchange exchange = parts_.exchange(b, status, stream);
-    exchange.statuses();
+    exchange.tell_status();
     const int64_t block = b.own_rows.dim(0);
     exchange.equal_blocks(b.returned, partial);
+    exchange.hear_statuses();
     const Tensor return_row = b.return_row.rows(0, own.size);
     ops.block_rows(return_row, block, stream);
     ops.sum_partials(slices_.target(dst, b, own), b.returned, return_row, addend, stream);

@@ -5,8 +5,7 @@
 
 namespace switchyard {
 
-void Exchange::headers(int64_t max_tokens, int64_t num_tokens, ConstTensor counts,
-                       int tp_size) const {
+void Exchange::tell_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const {
   const Tensor& header = buffers.header;
   ops.copy(header.rows(0, kStatusWords), status, stream);
   ops.fill_i32(header.rows(kHeaderMaxTokens, 1), static_cast<int32_t>(max_tokens), stream);
@@ -16,18 +15,38 @@ void Exchange::headers(int64_t max_tokens, int64_t num_tokens, ConstTensor count
     ops.copy(to_ranks, counts, stream);
   else
     ops.fill_i32(to_ranks, 0, stream);
-  communicator.all_gather(buffers.headers, header, stream);
-  ops.check_headers(status, buffers.headers, tp_size, stream);
-  note_lost_peers();  // before anybody takes these counts for true
+  gather(buffers.headers, header);
 }
 
-void Exchange::statuses() const {
+void Exchange::hear_headers(int tp_size) const {
+  ops.check_headers(status, buffers.headers, tp_size, stream);
+}
+
+void Exchange::tell_status() const {
   const Tensor mine = buffers.header.rows(0, kStatusWords);
+  ops.copy(mine, status, stream);
+  gather(status_headers(), mine);
+}
+
+void Exchange::hear_statuses() const {
+  ops.merge_status(status, status_headers(), stream);
+}
+
+Tensor Exchange::status_headers() const {
   Tensor all = buffers.headers;
   all.shape = {communicator.size(), kStatusWords};
-  ops.copy(mine, status, stream);
-  communicator.all_gather(all, mine, stream);
-  ops.merge_status(status, all, stream);
+  return all;
+}
+
+void Exchange::gather(Tensor dst, ConstTensor src) const {
+  if (device_ranks != nullptr)
+    device_ranks->gather_along(dst, src, stream);
+  else
+    communicator.all_gather(dst, src, stream);
+}
+
+void Exchange::send() const {
+  if (device_ranks != nullptr) device_ranks->exchange(stream);
 }
 
 void Exchange::rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,

@@ -18,12 +18,19 @@ struct Exchange {
   Tensor status;
   CUstream_st* stream;
 
-  // Status, max_tokens, T, and `counts` (rows to each rank, may be absent) of every rank reach
-  // every rank; status then holds the same words everywhere.
-  void headers(int64_t max_tokens, int64_t num_tokens, ConstTensor counts, int tp_size) const;
+  // Status, max_tokens, T, and `counts` (rows to each rank, may be absent) reach every rank with
+  // the next exchange, at once with `send`. Once heard, status holds the same words everywhere.
+  void tell_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const;
+  void hear_headers(int tp_size) const;
 
-  // What went wrong since (an executor's overflow) reaches every rank.
-  void statuses() const;
+  // The same for what went wrong since (an executor's overflow).
+  void tell_status() const;
+  void hear_statuses() const;
+
+  // Communicator::all_gather, of which several are one piece of work for a link: with the next
+  // exchange.
+  void gather(Tensor dst, ConstTensor src) const;
+  void send() const;
 
   // Communicator::all_to_all_rows.
   void rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
@@ -31,8 +38,12 @@ struct Exchange {
   // The same for one kind of row, and as many from each rank to each: [P * block, W] both.
   void equal_blocks(Tensor dst, ConstTensor src) const;
 
-  // After the last exchange: what peers sent means nothing if one was lost meanwhile.
+  // After the last exchange, and before counts are taken for true: what peers sent means nothing if
+  // one was lost meanwhile.
   void note_lost_peers() const;
+
+ private:
+  Tensor status_headers() const;  // i32 [P, kStatusWords]
 };
 
 }  // namespace switchyard

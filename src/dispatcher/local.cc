@@ -23,9 +23,12 @@ class LocalDispatcher final : public CommunicatorDispatcher {
     const auto buffers = parts_.take_buffers(workspace, max_tokens);
     parts_.ops().fill_i32(buffers.num_rows, static_cast<int32_t>(num_tokens), stream);
     parts_.localize(buffers.ids, ids, {}, status, stream);
-    if (!joins_in_executor())
-      parts_.exchange(buffers, status, stream)
-          .headers(max_tokens, num_tokens, {}, parts_.num_ranks());
+    if (!joins_in_executor()) {
+      const Exchange exchange = parts_.exchange(buffers, status, stream);
+      exchange.tell_header(max_tokens, num_tokens, {});
+      exchange.send();
+      exchange.hear_headers(parts_.num_ranks());
+    }
     return {.received = {hidden, buffers.ids, weights, buffers.num_rows},
             .num_tokens = num_tokens,
             .max_tokens = max_tokens,
@@ -37,8 +40,10 @@ class LocalDispatcher final : public CommunicatorDispatcher {
                Tensor status, CUstream_st* stream) override {
     const auto buffers = parts_.take_buffers(call.workspace, call.max_tokens);
     const Exchange exchange = parts_.exchange(buffers, status, stream);
-    exchange.statuses();
-    parts_.communicator.all_gather(buffers.returned, partial.rows(0, call.max_tokens), stream);
+    exchange.tell_status();
+    exchange.gather(buffers.returned, partial.rows(0, call.max_tokens));
+    exchange.send();
+    exchange.hear_statuses();
     const Tensor return_row = buffers.return_row.rows(0, call.num_tokens);
     parts_.ops().block_rows(return_row, call.max_tokens, stream);
     parts_.ops().sum_partials(dst, buffers.returned, return_row, addend, stream);

@@ -27,7 +27,10 @@ class NormalDispatcher final : public CommunicatorDispatcher {
     ops.plan_dispatch(plan, ids, parts_.config.num_experts, parts_.num_ranks(), parts_.rank(),
                       status, stream);
     const Exchange exchange = parts_.exchange(b, status, stream);
-    exchange.headers(max_tokens, hidden.dim(0), b.send_counts, parts_.options.tp_size);
+    exchange.tell_header(max_tokens, hidden.dim(0), b.send_counts);
+    exchange.send();
+    exchange.hear_headers(parts_.options.tp_size);
+    exchange.note_lost_peers();
     ops.read_counts(b.counts, b.counts_back, b.num_rows, b.headers, parts_.rank(), status, stream);
 
     const std::array<RowTransfer, 3> transfers{
@@ -46,9 +49,10 @@ class NormalDispatcher final : public CommunicatorDispatcher {
     const Slice own = slice(call.num_tokens);
     const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
     const Exchange exchange = parts_.exchange(b, status, stream);
-    exchange.statuses();
+    exchange.tell_status();
     const std::array<RowTransfer, 1> transfers{{{b.returned, partial}}};
     exchange.rows(transfers, {}, b.counts_back);
+    exchange.hear_statuses();
     const Tensor target = slices_.target(dst, b, own);
     parts_.ops().sum_partials(target, b.returned, b.return_row.rows(0, own.size), addend, stream);
     slices_.gather(dst, b, parts_.ops(), stream);

@@ -126,6 +126,34 @@ TEST(DeviceRanks, BlocksAreOfTheBoundOfTheCallAndExactSizesOfTheRouting) {
   EXPECT_EQ(words_sent(RowSizes::Exact, 3, 40, Skew::FirstHalfOnly), 3 * row);
 }
 
+// Of rank 0 in one dispatch and combine.
+int64_t exchanges(DispatcherKind kind, int tp_size) {
+  DispatchCase c;
+  c.config = dispatch_config(64, 8, 2);
+  c.num_ranks = 4;
+  c.options.kind = kind;
+  c.options.tp_size = tp_size;
+  c.calls.push_back({{3, 3, 3, 3}, Skew::Balanced, 1, 5});
+  int64_t count = 0;
+  c.make = [&](const DispatchCase& one, Communicator& comm, std::shared_ptr<Backend> backend) {
+    return over_link(one, comm, std::move(backend), RowSizes::Blocks,
+                     [&comm, &count](HostLink& link) {
+                       if (comm.rank() == 0) link.exchanges_to = &count;
+                     });
+  };
+  run_local_ranks(4,
+                  [&](Communicator& comm) { run_dispatch(c, comm, make_cpu_backend(1), nullptr); });
+  return count;
+}
+
+// Each is a kernel of NCCL, some 15 us of a call with few tokens.
+TEST(DeviceRanks, WhatDoesNotWaitForEachOtherTravelsTogether) {
+  EXPECT_EQ(exchanges(DispatcherKind::AllGather, 1), 2) << "there and back";
+  EXPECT_EQ(exchanges(DispatcherKind::Local, 4), 2) << "headers, and partial rows with statuses";
+  EXPECT_EQ(exchanges(DispatcherKind::Normal, 1), 3) << "counts come before rows";
+  EXPECT_EQ(exchanges(DispatcherKind::Normal, 2), 4) << "slices of a group after the sums";
+}
+
 TEST(DeviceRanks, ExactSizesAreRefusedWhileAGraphIsCapturedAndTheRanksGoOn) {
   DispatchCase c;
   c.config = dispatch_config(64, 8, 2);

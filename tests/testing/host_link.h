@@ -14,15 +14,11 @@ class HostLink final : public DeviceLink {
  public:
   explicit HostLink(Communicator& host) : host_(host) {}
 
-  void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
-    require_open();
-    host_.all_gather(dst, src, nullptr);
-  }
-
   // Refuses parcels of which the two ranks name different sizes.
-  void exchange(std::span<const OutgoingParcel> out, std::span<const IncomingParcel> in,
-                CUstream_st*) override {
+  void exchange(std::span<const Gather> gathers, std::span<const OutgoingParcel> out,
+                std::span<const IncomingParcel> in, CUstream_st*) override {
     require_open();
+    for (const auto& [dst, src] : gathers) host_.all_gather(dst, src, nullptr);
     const auto n = static_cast<size_t>(host_.size()), me = static_cast<size_t>(host_.rank());
     std::vector<int32_t> mine(n), counts(n * n), sent, received;
     for (size_t p = 0; p < n; ++p)
@@ -54,6 +50,7 @@ class HostLink final : public DeviceLink {
                          " sends more than is expected.");
       from += words;
     }
+    if (exchanges_to != nullptr) ++*exchanges_to;
     words_sent_ += std::accumulate(mine.begin(), mine.end(), int64_t{0});
     if (words_sent_to != nullptr) *words_sent_to = words_sent_;
   }
@@ -66,6 +63,7 @@ class HostLink final : public DeviceLink {
 
   bool capturing = false;
   int32_t is_over = 0;
+  int64_t* exchanges_to = nullptr;   // if anybody wants to know: how many there were
   int64_t* words_sent_to = nullptr;  // if anybody wants to know: in all exchanges
 
  private:
