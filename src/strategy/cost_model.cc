@@ -51,26 +51,30 @@ struct Travel {
   double meetings_us = 0;
 };
 
-// NCCL was seen to reach 210 to 260 of 390 GB/s and to take 70 to 100 us of a layer with few rows:
-// 2 and 4 H200, docs/performance.md.
-Travel over_nccl(double crossing, double copied) {
-  return {.crossing = crossing, .copied = copied, .link_share = 0.55, .meetings_us = 75};
+// NCCL was seen to reach 210 to 260 of 390 GB/s, and to take 50 to 60 us of a layer with few rows,
+// 30 more where counts come before rows: 2 and 4 H200, docs/performance.md.
+Travel over_nccl(double crossing, double copied, double meetings_us) {
+  return {.crossing = crossing, .copied = copied, .link_share = 0.55, .meetings_us = meetings_us};
 }
 
 Travel travel_of(DispatcherKind dispatcher, double rows, const StrategyRequest& r) {
+  constexpr double kMeetingsUs = 55, kWithCountsUs = 85;
   if (r.num_ranks == 1) return {};
   const double p = r.num_ranks, others = (p - 1) / p;
-  const bool normal = dispatcher == DispatcherKind::Normal;
   const RowCarrier carrier = row_carrier(dispatcher, r);
   if (dispatcher == DispatcherKind::Local)
-    return is_nccl(carrier) ? over_nccl(rows * (p - 1), 0) : Travel{.crossing = rows * (p - 1)};
+    return is_nccl(carrier) ? over_nccl(rows * (p - 1), 0, kMeetingsUs)
+                            : Travel{.crossing = rows * (p - 1)};
   if (carrier == RowCarrier::NcclExact)
-    return over_nccl(rows * others * 2, rows * others + rows / p * 2);
+    return over_nccl(rows * others * 2, rows * others + rows / p * 2, kWithCountsUs);
   if (carrier != RowCarrier::NcclBlocks) return {.crossing = rows * others * 2};
   // Blocks of the bound, whatever the routing.
   const auto bound = static_cast<double>(
       received_rows(DispatcherKind::AllGather, r.max_tokens, r.num_ranks, r.tp_size));
-  return over_nccl(bound * others * 2, normal ? (rows * others + rows) * 2 : rows / p * 2);
+  const double crossing = bound * others * 2;
+  return dispatcher == DispatcherKind::Normal
+             ? over_nccl(crossing, (rows * others + rows) * 2, kWithCountsUs)
+             : over_nccl(crossing, rows / p, kMeetingsUs);
 }
 
 // Shares of the device's rates that a layer reaches, and what it takes beside them.
