@@ -87,7 +87,8 @@ nlohmann::json result_head(const BenchArguments& a, const MoeConfig& config,
 
 nlohmann::json to_json(const OpTime& time) {
   return {{"op", time.op},         {"us", time.us},       {"us_min", time.min_us},
-          {"us_max", time.max_us}, {"bytes", time.bytes}, {"flops", time.flops}};
+          {"us_max", time.max_us}, {"bytes", time.bytes}, {"flops", time.flops},
+          {"eager", time.eager}};
 }
 
 }  // namespace switchyard::cli

@@ -55,7 +55,7 @@ std::vector<std::string> bench_strategies(const std::string& wanted);
 // What the JSON of every benchmark of layers on GPUs begins with: layer, device, rates, run.
 nlohmann::json result_head(const BenchArguments& arguments, const MoeConfig& config,
                            const DeviceRates& rates);
-// op, us, us_min, us_max, bytes, flops
+// op, us, us_min, us_max, bytes, flops, eager
 nlohmann::json to_json(const OpTime& time);
 
 }  // namespace switchyard::cli

@@ -232,8 +232,9 @@ class RanksBench {
     Table table({"<tokens  strategy", "<part", "us", "floor us", "x floor", "MB", "GB/s"});
     for (const auto& r : rows_) {
       const double floor = r.floor_us;
-      table.add({fmt::format("{:>6}  {}", r.tokens, r.strategy), r.time.op,
-                 fmt::format("{:.1f}", r.time.us), fmt::format("{:.1f}", floor),
+      table.add({fmt::format("{:>6}  {}", r.tokens, r.strategy),
+                 r.time.eager ? r.time.op + ", eager" : r.time.op, fmt::format("{:.1f}", r.time.us),
+                 fmt::format("{:.1f}", floor),
                  floor > 0 ? fmt::format("{:.2f}", r.time.us / floor) : "-",
                  fmt::format("{:.2f}", r.time.bytes * 1e-6),
                  fmt::format("{:.0f}", r.time.bytes / r.time.us * 1e-3)});

@@ -156,6 +156,7 @@ step_ranks() {
     # Tensor-parallel groups of all ranks, and the way between hosts.
     time_model ranks qwen3-30b-a3b-tp --ranks "$ranks" --tp-size "$ranks" --preset qwen3-30b-a3b --tokens 128,8192 --strategy local+contiguous,normal+contiguous
     time_model ranks qwen3-30b-a3b-over-nccl --ranks "$ranks" --no-peer-memory --preset qwen3-30b-a3b --tokens 128,8192 --strategy contiguous,all_gather+contiguous
+    time_model ranks qwen3-30b-a3b-exact-sizes --ranks "$ranks" --no-peer-memory --host-counts --preset qwen3-30b-a3b --tokens 128,8192 --strategy contiguous
     # The same local work on one GPU.
     time_model ranks qwen3-30b-a3b-alone --preset qwen3-30b-a3b --ep-size "$ranks" --tokens 1,128,1024,8192,16384 --strategy contiguous
   done

@@ -34,6 +34,8 @@ struct OpTime {
   /// in caches.
   double bytes = 0;
   double flops = 0;
+  /// CUDA: of a forward that no graph can hold, since the host waits in it; that time counts.
+  bool eager = false;
 
   bool is_layer() const { return op.rfind("layer", 0) == 0; }
 };
@@ -60,8 +62,8 @@ struct MeasureOptions {
 /// on what the calls before it left; `args.stream` is ignored. Over several ranks its parts
 /// instead, "dispatch", "experts" and "combine", as they follow each other in one graph whose runs
 /// all ranks begin together; bytes of dispatch and combine are those that cross links, own rows
-/// left out; 0 over NCCL, where ranks wait for each other within a part. CPU: by the host's clock,
-/// operations observed.
+/// left out; 0 over NCCL, where ranks wait for each other within a part. Exact sizes over NCCL,
+/// which the host reads: the layer alone, `eager`. CPU: by the host's clock, operations observed.
 ///
 /// Throws what forward and wait throw.
 std::vector<OpTime> measure_forward(MoeLayer& layer, const ForwardArgs& args, Backend& backend,

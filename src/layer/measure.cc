@@ -203,9 +203,19 @@ class CudaMeasurement {
   std::vector<OpTime> run_over_link() {
     const size_t plan = find_call(0, "plan_rows"), gather = find_call(plan, "gather_rows");
     const PartWork work = part_work(plan, gather + 1);
+    const Enqueue forward = [this](CUstream_st*) { layer_.forward(args_); };
     std::vector<OpTime> lines;
+    std::vector<double> us_of_layer;
+    bool eager = false;
+    try {
+      us_of_layer = watch_->replay(forward, options_.repeat, cache());
+    } catch (const Error& e) {  // on every rank, before anything is enqueued
+      if (e.code() != Errc::Unsupported) throw;
+      eager = true;
+      us_of_layer = watch_->repeat(forward, options_.repeat, cache());
+    }
     const bool whole = find_call(gather + 1, "gather_rows") == calls_.calls().size();
-    if (whole) {
+    if (whole && !eager) {
       const auto enqueue = [&](CUstream_st* stream, const Mark& mark) {
         const auto next = [&](int part) { mark(part - 1, Edge::End), mark(part, Edge::Begin); };
         CountedCalls calls(backend_.ops(), [&](size_t i) {
@@ -222,9 +232,8 @@ class CudaMeasurement {
       const auto us = watch_->replay_parts(3, enqueue, options_.meet, options_.repeat, Cache::Warm);
       add_parts(lines, us, work);
     }
-    OpTime layer = timed(layer_name(args_), [this](CUstream_st*) { layer_.forward(args_); });
-    layer.bytes = work.layer.bytes, layer.flops = work.layer.flops;
-    lines.push_back(layer);
+    add(lines, layer_name(args_), us_of_layer, work.layer);
+    lines.back().eager = eager;
     layer_.wait(watch_->stream());
     return lines;
   }

@@ -184,13 +184,13 @@ TEST_P(NcclRanks, ExactSizesAreRefusedWhileAGraphIsCapturedAndTheLayerGoesOn) {
 
 // By names of parts, on rank 0; the outputs of what was measured are those of a forward.
 std::map<std::string, OpTime> measured(const LayerProblem& p, const Placement& place,
-                                       const std::string& strategy, bool over_nccl,
-                                       const RankBits& expected) {
+                                       const std::string& strategy, const RankBits& expected,
+                                       const std::function<void(LayerOptions&)>& change = {}) {
   std::map<std::string, OpTime> lines;
   std::vector<char> good(static_cast<size_t>(place.num_ranks));
   run_gpu_ranks(place, [&](GpuRank& g) {
     auto options = options_of(p, g, strategy);
-    options.forbid_peer_memory = over_nccl;
+    if (change) change(options);
     const RankLayer rank(p, g, options);
     rank.poison();
     g.everyone();
@@ -212,8 +212,8 @@ TEST_P(NcclRanks, PartsOfAForwardAreMeasuredAsOverPeerMemory) {
       small_config(), GetParam().num_ranks, [](int r) { return int64_t{40} + r; }, Skew::Zipf, 77);
   for (const std::string strategy : {"normal+contiguous", "all_gather+masked"}) {
     const auto expected = run_layer(p, GetParam(), strategy);
-    const auto peers = measured(p, GetParam(), strategy, false, expected);
-    const auto nccl = measured(p, GetParam(), strategy, true, expected);
+    const auto peers = measured(p, GetParam(), strategy, expected);
+    const auto nccl = measured(p, GetParam(), strategy, expected, forbid);
     ASSERT_EQ(nccl.size(), 4u);
     for (const auto& [op, time] : nccl) {
       ASSERT_TRUE(peers.contains(op)) << op;
@@ -224,6 +224,12 @@ TEST_P(NcclRanks, PartsOfAForwardAreMeasuredAsOverPeerMemory) {
       EXPECT_GT(nccl.at(op).flops, 0) << op;
       EXPECT_EQ(nccl.at(op).bytes, peers.at(op).bytes) << strategy << ", " << op;
     }
+    EXPECT_FALSE(nccl.at("layer_given_routing").eager);
+    if (strategy == "all_gather+masked") continue;  // its sizes need no counts
+    const auto exact = measured(p, GetParam(), strategy, expected, forbid_and_count);
+    ASSERT_EQ(exact.size(), 1u);
+    EXPECT_TRUE(exact.at("layer_given_routing").eager);
+    EXPECT_EQ(exact.at("layer_given_routing").bytes, peers.at("layer_given_routing").bytes);
   }
 }
 
