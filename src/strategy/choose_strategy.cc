@@ -72,11 +72,11 @@ DispatcherKind dispatcher_for(const StrategyRequest& r) {
   return replicated ? DispatcherKind::Local : DispatcherKind::Normal;
 }
 
-// All that `auto` compares. Where blocks of the bound travel either way, all rows to all ranks may
-// cost less than to pack them.
+// All that `auto` compares. Over NCCL all rows to all ranks may cost less than to pack blocks of
+// the bound, which are as large, or than to let the host wait for exact sizes.
 std::vector<DispatcherKind> dispatchers_for(const StrategyRequest& r) {
   const DispatcherKind kind = dispatcher_for(r);
-  if (kind == DispatcherKind::Normal && row_carrier(kind, r) == RowCarrier::NcclBlocks)
+  if (kind == DispatcherKind::Normal && is_nccl(row_carrier(kind, r)))
     return {kind, DispatcherKind::AllGather};
   return {kind};
 }
@@ -85,9 +85,8 @@ std::string why_dispatcher(const StrategyRequest& r, DispatcherKind kind) {
   if (r.num_ranks == 1) return "one rank, nothing moves";
   if (kind == DispatcherKind::Local) return "every rank holds all tokens (tp = P)";
   std::string why = cat(r.num_ranks, " ranks, ",
-                        kind == DispatcherKind::AllGather
-                            ? "all rows to all ranks, as blocks of the bound would be"
-                            : "one row per token and owning rank");
+                        kind == DispatcherKind::AllGather ? "all rows to all ranks cost least"
+                                                          : "one row per token and owning rank");
   if (is_nccl(row_carrier(DispatcherKind::Normal, r))) why += ", over NCCL";
   if (r.use_low_latency) why += ", low latency is not provided yet";
   return why;

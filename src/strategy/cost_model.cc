@@ -58,7 +58,8 @@ Travel over_nccl(double crossing, double copied, double meetings_us) {
 }
 
 Travel travel_of(DispatcherKind dispatcher, double rows, const StrategyRequest& r) {
-  constexpr double kMeetingsUs = 55, kWithCountsUs = 85;
+  // The last: the host waits for counts, and NCCL's calls are not captured.
+  constexpr double kMeetingsUs = 55, kWithCountsUs = 85, kByHostUs = 400;
   if (r.num_ranks == 1) return {};
   const double p = r.num_ranks, others = (p - 1) / p;
   const RowCarrier carrier = row_carrier(dispatcher, r);
@@ -66,7 +67,7 @@ Travel travel_of(DispatcherKind dispatcher, double rows, const StrategyRequest& 
     return is_nccl(carrier) ? over_nccl(rows * (p - 1), 0, kMeetingsUs)
                             : Travel{.crossing = rows * (p - 1)};
   if (carrier == RowCarrier::NcclExact)
-    return over_nccl(rows * others * 2, rows * others + rows / p * 2, kWithCountsUs);
+    return over_nccl(rows * others * 2, rows * others + rows / p * 2, kByHostUs);
   if (carrier != RowCarrier::NcclBlocks) return {.crossing = rows * others * 2};
   // Blocks of the bound, whatever the routing.
   const auto bound = static_cast<double>(
