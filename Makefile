@@ -40,7 +40,7 @@ tsan:  ## thread ranks and thread pools under the thread sanitizer
 cuda:  ## build the CUDA kernels and their tests, which skip without a GPU (with one: scripts/gpu_check.sh)
 	@scripts/install_deps.sh build test
 	@cmake --preset cuda -DSWITCHYARD_DEVELOPER=ON >/dev/null
-	@cmake --build --preset cuda --target switchyard_cli test_cuda
+	@cmake --build --preset cuda --target switchyard_cli test_cuda bench_waits_on_one_gpu
 	ctest --preset cuda -j2 -R '^cuda\.'
 
 fuzz:  ## every parser of files under a fuzzer, a minute each (FUZZ_SECONDS=60)

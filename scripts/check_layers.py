@@ -13,7 +13,7 @@ LEVEL = {"base": 0, "plan": 1, "ops": 1, "strategy": 1, "device": 1, "cpu": 2, "
          "gate": 3, "dispatcher": 3, "executor": 3, "linear_attention": 3, "layer": 4}
 # Header prefix -> folders that may include it.
 HOMES = {"nlohmann/": {"src/weights", "cli", "bench", "tests"}, "hwy/": {"src/cpu"}, "fmt/": {"cli", "bench"},
-         "CLI/": {"cli", "bench"}, "cuda_": {"src/device", "src/cuda", "src/comm", "tests"}, "cuda.h": {"src/device", "src/cuda", "src/comm"},
+         "CLI/": {"cli", "bench"}, "cuda_": {"src/device", "src/cuda", "src/comm", "bench", "tests"}, "cuda.h": {"src/device", "src/cuda", "src/comm"},
          "cudaTypedefs.h": {"src/cuda"}, "cublas": {"src/cuda", "src/device"},
          "mpi.h": {"src/comm"}, "nccl.h": {"src/comm"}}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')

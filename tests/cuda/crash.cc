@@ -1,5 +1,5 @@
-// tests/cuda/crash.cc -- a test program that crashes says where, in every thread; addr2line reads
-// the places.
+// tests/cuda/crash.cc -- a test program that crashes, or is overdue, says where, in
+// every thread; addr2line reads the places.
 #include <dirent.h>
 #include <execinfo.h>
 #include <fcntl.h>
@@ -12,6 +12,8 @@
 #include <ctime>
 #include <initializer_list>
 #include <string_view>
+
+#include "testing/overdue.h"
 
 namespace switchyard::testing {
 namespace {
@@ -61,10 +63,7 @@ void ask_the_others() {
 
 void say_where(int signal) {
   pid_t first = 0;
-  if (g_crashed.compare_exchange_strong(first, gettid())) {
-    say_where_i_am();
-    ask_the_others();
-  }
+  if (g_crashed.compare_exchange_strong(first, gettid())) say_where_all_are();
   // It ends the process, also when it crashes while it speaks; the others wait to be asked.
   while (first != 0 && first != gettid()) pause();
   std::signal(signal, SIG_DFL);
@@ -80,4 +79,10 @@ void say_where(int signal) {
 }();
 
 }  // namespace
+
+void say_where_all_are() {
+  say_where_i_am();
+  ask_the_others();
+}
+
 }  // namespace switchyard::testing

@@ -10,6 +10,7 @@
 #include "device/cuda_check.h"
 #include "testing/cuda_graph.h"
 #include "testing/cuda_layer.h"
+#include "testing/overdue.h"
 #include "testing/peer_dispatch.h"
 
 namespace switchyard::testing {
@@ -58,6 +59,7 @@ inline void run_gpu_rank(const Placement& p, Communicator& comm,
 
 inline void run_gpu_ranks(const Placement& p, const std::function<void(GpuRank&)>& body,
                           LocalRanksOptions options = {}) {
+  const Overdue overdue(std::chrono::seconds(25));  // a little less than waits for peers may take
   run_local_ranks(
       p.num_ranks, [&](Communicator& comm) { run_gpu_rank(p, comm, body); }, options);
 }
