@@ -159,11 +159,11 @@ class Set {
   // As a host that looks at what arrived, and gives it back.
   void copy() {
     const size_t bytes = kCopied * sizeof(int32_t);
-    SWITCHYARD_CUDA_CHECK(cudaMemcpyAsync(host_.get(), memory_.get(), bytes,
-                                          cudaMemcpyDeviceToHost, main_.get()));
+    SWITCHYARD_CUDA_CHECK(
+        cudaMemcpyAsync(host_.get(), memory_.get(), bytes, cudaMemcpyDeviceToHost, main_.get()));
     if (!options_.graphs) main_.synchronize();
-    SWITCHYARD_CUDA_CHECK(cudaMemcpyAsync(memory_.get(), host_.get(), bytes,
-                                          cudaMemcpyHostToDevice, main_.get()));
+    SWITCHYARD_CUDA_CHECK(
+        cudaMemcpyAsync(memory_.get(), host_.get(), bytes, cudaMemcpyHostToDevice, main_.get()));
     if (!options_.graphs) main_.synchronize();
   }
 
@@ -262,7 +262,9 @@ int main(int argc, char** argv) {
       "Exits with 1 if a rank was late. CUDA_DEVICE_MAX_CONNECTIONS changes the queues."};
   switchyard::bench::Options o;
   bool json = false;
-  app.add_option("--ranks", o.num_ranks, "Threads")->check(CLI::Range(2, 32))->capture_default_str();
+  app.add_option("--ranks", o.num_ranks, "Threads")
+      ->check(CLI::Range(2, 32))
+      ->capture_default_str();
   app.add_option("--calls", o.calls_per_set, "With the same streams, then all make new ones")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -7,7 +7,7 @@
 
 namespace switchyard::bench {
 
-constexpr int kMeetings = 2;                          // of a call, as dispatch and combine
+constexpr int kMeetings = 2;                         // of a call, as dispatch and combine
 constexpr int kWorkBlocks = 32, kWorkThreads = 256;  // `memory` has an i32 for each
 
 // Who was not there when a wait gave up; written by the device, read by the host.

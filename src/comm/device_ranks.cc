@@ -48,6 +48,13 @@ void DeviceRanks::reserve() {
   in_.reserve(sent_.size() * num_ranks);
 }
 
+// A rank to send to and one to receive from at a time, so that no rank gets all at once.
+template <class F>
+void DeviceRanks::for_others(F f) const {
+  for (int step = 1; step < size(); ++step)
+    f((rank() + step) % size(), (rank() - step + size()) % size());
+}
+
 void DeviceRanks::all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) {
   gather_along(dst, src, stream);
   exchange(stream);
@@ -59,11 +66,10 @@ void DeviceRanks::gather_along(Tensor dst, ConstTensor src, CUstream_st* stream)
   // The link gathers from all its ranks; these are some of them.
   const auto part = [&](int r) { return static_cast<std::byte*>(dst.data) + r * src.bytes(); };
   backend_->ops().copy(Tensor(part(rank()), src.dtype, src.shape, dst.device), src, stream);
-  for (int step = 1; step < size(); ++step) {
-    const int from = (rank() - step + size()) % size();
-    send((rank() + step) % size(), src.data, src.bytes());
+  for_others([&](int to, int from) {
+    send(to, src.data, src.bytes());
     receive(from, part(from), src.bytes());
-  }
+  });
 }
 
 void DeviceRanks::all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
@@ -125,11 +131,10 @@ void DeviceRanks::receive(int from, void* data, int64_t bytes) {
 // Every rank's block but this one's own.
 void DeviceRanks::add_blocks(Tensor dst, ConstTensor src) {
   const int64_t block = src.dim(0) / size(), bytes = src.bytes() / size();
-  for (int step = 1; step < size(); ++step) {
-    const int to = (rank() + step) % size(), from = (rank() - step + size()) % size();
+  for_others([&](int to, int from) {
     send(to, src.rows(to * block, block).data, bytes);
     receive(from, dst.rows(from * block, block).data, bytes);
-  }
+  });
 }
 
 // ---- exact sizes

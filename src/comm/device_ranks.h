@@ -72,6 +72,8 @@ class DeviceRanks final : public Communicator {
   void reserve();
   template <class F>
   void while_open(F enqueue);
+  template <class F>
+  void for_others(F f) const;
   [[noreturn]] void give_up(const std::string& seen);
   void swap(std::span<const RowTransfer> transfers, ConstTensor send_rows, ConstTensor counts,
             CUstream_st* stream);

@@ -14,8 +14,7 @@ using std::chrono::seconds;
 // In a process of its own, where this test can read what is said.
 [[noreturn]] void outlive(std::chrono::seconds limit) {
   std::promise<void> never;
-  const auto waits =
-      std::async(std::launch::async, [over = never.get_future()] { over.wait(); });
+  const auto waits = std::async(std::launch::async, [over = never.get_future()] { over.wait(); });
   {
     const Overdue overdue(limit);
     std::this_thread::sleep_for(seconds(1));
