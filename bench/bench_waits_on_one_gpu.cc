@@ -38,6 +38,8 @@ struct Options {
   bool graphs = false;
   bool in_order = false;  // no rank enqueues a wait before all have enqueued what it waits for
   bool in_turn = false;   // one rank at a time enqueues
+  bool warm = false;      // streams have worked, and waited for each other, before ranks meet
+  bool poll = false;      // the host asks all its streams again and again, in place of waiting
 };
 
 class Stream {
@@ -111,10 +113,14 @@ class Set {
         memory_(device_memory<int32_t>(kCopied)),
         host_(mapped_memory<int32_t>(kCopied)) {
     if (options.link_stream) link_.emplace(options.urgent);
+    if (options.warm) {
+      enqueue(false);
+      main_.synchronize();
+    }
     if (!options.graphs) return;
     cudaGraph_t graph = nullptr;
     SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(main_.get(), cudaStreamCaptureModeThreadLocal));
-    enqueue();
+    enqueue(true);
     SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(main_.get(), &graph));
     SWITCHYARD_CUDA_CHECK(cudaGraphInstantiate(&exec_, graph, 0));
     SWITCHYARD_CUDA_CHECK(cudaGraphDestroy(graph));
@@ -134,26 +140,39 @@ class Set {
     if (exec_ != nullptr)
       SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(exec_, main_.get()));
     else
-      enqueue();
+      enqueue(true);
     if (options_.in_turn) lock.unlock();
+    while (options_.poll && !is_done(main_))
+      if (link_) (void)is_done(*link_);
     main_.synchronize();
   }
 
  private:
   static constexpr int kCopied = kWorkBlocks * kWorkThreads;
 
-  void enqueue() {
+  static bool is_done(const Stream& stream) {
+    const cudaError_t code = cudaStreamQuery(stream.get());
+    if (code != cudaErrorNotReady) SWITCHYARD_CUDA_CHECK(code);
+    return code == cudaSuccess;
+  }
+
+  // With `meetings`, or with work in place of them.
+  void enqueue(bool meetings) {
     const cudaStream_t link = link_ ? link_->get() : main_.get();
     for (int meeting = 0; meeting < kMeetings; ++meeting) {
       enqueue_work(memory_.get(), 300, main_.get());
       there_[meeting].join(main_.get(), link);
-      enqueue_tell(board_, meeting, link);
-      if (options_.in_order) meet(comm_);
-      enqueue_await(board_, meeting, int64_t{options_.limit_ms} * 1'000'000, late_, link);
+      meetings ? enqueue_meeting(meeting, link) : enqueue_work(memory_.get(), 10, link);
       back_[meeting].join(link, main_.get());
       if (options_.copies) copy();
     }
     enqueue_work(memory_.get(), 10, main_.get());
+  }
+
+  void enqueue_meeting(int meeting, cudaStream_t stream) {
+    enqueue_tell(board_, meeting, stream);
+    if (options_.in_order) meet(comm_);
+    enqueue_await(board_, meeting, int64_t{options_.limit_ms} * 1'000'000, late_, stream);
   }
 
   // As a host that looks at what arrived, and gives it back.
@@ -248,6 +267,8 @@ nlohmann::json to_json(const Options& o, const Outcome& outcome) {
           {"graphs", o.graphs},
           {"in_order", o.in_order},
           {"in_turn", o.in_turn},
+          {"warm", o.warm},
+          {"poll", o.poll},
           {"calls", outcome.calls},
           {"late", late}};
 }
@@ -283,6 +304,8 @@ int main(int argc, char** argv) {
   app.add_flag("--in-turn", o.in_turn, "One rank at a time enqueues a call")
       ->excludes(in_order)
       ->excludes(copies);
+  app.add_flag("--warm", o.warm, "Streams work and wait for each other before ranks meet on them");
+  app.add_flag("--poll", o.poll, "Ask all streams again and again, in place of waiting");
   app.add_flag("--json", json, "Print one JSON object");
   CLI11_PARSE(app, argc, argv);
   setenv("CUDA_MODULE_LOADING", "EAGER", 0);  // loading one would wait for kernels that wait
