@@ -13,6 +13,7 @@ cmake -S "$source/examples/embed" -B "$scratch/embed" -DCMAKE_PREFIX_PATH="$scra
 cmake --build "$scratch/embed" >/dev/null
 "$scratch/embed/embed"
 "$scratch/embed/linear_attention"
+"$scratch/embed/device"
 "$scratch/embed/ranks" threads
 RANK=0 WORLD_SIZE=1 MASTER_ADDR=127.0.0.1 MASTER_PORT=29511 "$scratch/embed/ranks" processes
 if [ -n "$mpirun" ]; then
