@@ -85,6 +85,7 @@ Owned<T> device_memory(size_t count) {
   void* p = nullptr;
   SWITCHYARD_CUDA_CHECK(cudaMalloc(&p, count * sizeof(T)));
   SWITCHYARD_CUDA_CHECK(cudaMemset(p, 0, count * sizeof(T)));
+  SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(nullptr));  // no other stream would wait for it
   return {static_cast<T*>(p), [](T* t) { (void)cudaFree(t); }};
 }
 

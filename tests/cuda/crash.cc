@@ -1,5 +1,5 @@
-// tests/cuda/crash.cc -- a test program that crashes, or is overdue, says where, in
-// every thread; addr2line reads the places.
+// tests/cuda/crash.cc -- a test program that crashes, or is overdue, says where, in every thread;
+// addr2line reads the places.
 #include <dirent.h>
 #include <execinfo.h>
 #include <fcntl.h>

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <future>
 
 namespace switchyard::testing {
@@ -12,7 +11,7 @@ namespace {
 using std::chrono::seconds;
 
 // In a process of its own, where this test can read what is said.
-[[noreturn]] void outlive(std::chrono::seconds limit) {
+[[noreturn]] void outlive(seconds limit) {
   std::promise<void> never;
   const auto waits = std::async(std::launch::async, [over = never.get_future()] { over.wait(); });
   {
