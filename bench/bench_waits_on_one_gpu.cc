@@ -18,8 +18,10 @@
 #include <vector>
 
 #include "device/cuda_check.h"
+#include "device/cuda_memory.h"
 #include "switchyard/backend.h"
 #include "switchyard/communicator.h"
+#include "testing/cuda_graph.h"
 #include "waiting_kernels.h"
 
 namespace switchyard::bench {
@@ -42,64 +44,53 @@ struct Options {
   bool poll = false;      // the host asks all its streams again and again, in place of waiting
 };
 
-class Stream {
- public:
-  explicit Stream(bool urgent) {
-    int least = 0, greatest = 0;
-    SWITCHYARD_CUDA_CHECK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
-    SWITCHYARD_CUDA_CHECK(
-        cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, urgent ? greatest : least));
-  }
-  ~Stream() { (void)cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t get() const { return stream_; }
-  void synchronize() const { SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream_)); }
+using Stream = std::shared_ptr<CUstream_st>;
 
- private:
-  cudaStream_t stream_ = nullptr;
-};
+void synchronize(const Stream& stream) {
+  SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
+}
 
-class Event {
- public:
-  Event() { SWITCHYARD_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
-  ~Event() { (void)cudaEventDestroy(event_); }
-  Event(const Event&) = delete;
-  Event& operator=(const Event&) = delete;
-  // What comes on `to` waits for what is on `from`.
-  void join(cudaStream_t from, cudaStream_t to) const {
-    if (from == to) return;
-    SWITCHYARD_CUDA_CHECK(cudaEventRecord(event_, from));
-    SWITCHYARD_CUDA_CHECK(cudaStreamWaitEvent(to, event_, 0));
-  }
+bool is_done(const Stream& stream) {
+  const cudaError_t code = cudaStreamQuery(stream.get());
+  if (code != cudaErrorNotReady) SWITCHYARD_CUDA_CHECK(code);
+  return code == cudaSuccess;
+}
 
- private:
-  cudaEvent_t event_ = nullptr;
-};
+// What comes on `to` waits for what is on `from`.
+void join(StreamEvent& event, const Stream& from, const Stream& to) {
+  if (from == to) return;
+  event.record(from.get());
+  event.wait(to.get());
+}
 
-template <class T>
-using Owned = std::unique_ptr<T, void (*)(T*)>;
-
-template <class T>
-Owned<T> device_memory(size_t count) {
-  void* p = nullptr;
-  SWITCHYARD_CUDA_CHECK(cudaMalloc(&p, count * sizeof(T)));
-  SWITCHYARD_CUDA_CHECK(cudaMemset(p, 0, count * sizeof(T)));
+std::shared_ptr<int32_t> zeroed(Memory& memory, int count) {
+  const size_t bytes = static_cast<size_t>(count) * sizeof(int32_t);
+  auto owner = memory.allocate(bytes);
+  SWITCHYARD_CUDA_CHECK(cudaMemset(owner.get(), 0, bytes));
   SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(nullptr));  // no other stream would wait for it
-  return {static_cast<T*>(p), [](T* t) { (void)cudaFree(t); }};
+  return std::static_pointer_cast<int32_t>(owner);
 }
 
 template <class T>
-Owned<T> mapped_memory(size_t count) {
+using Mapped = std::unique_ptr<T, void (*)(T*)>;
+
+template <class T>
+Mapped<T> mapped_memory(size_t count) {
   void* p = nullptr;
   SWITCHYARD_CUDA_CHECK(cudaHostAlloc(&p, count * sizeof(T), cudaHostAllocMapped));
   return {new (p) T[count](), [](T* t) { (void)cudaFreeHost(t); }};
 }
 
-void meet(Communicator& comm) {
-  int32_t mine = 1;
+// As rank 0 says.
+bool agree(Communicator& comm, bool mine) {
+  const int32_t word = mine ? 1 : 0;
   std::vector<int32_t> all(static_cast<size_t>(comm.size()));
-  comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&mine, {1}), nullptr);
+  comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&word, {1}), nullptr);
+  return all[0] == 1;
+}
+
+void meet(Communicator& comm) {
+  (void)agree(comm, true);
 }
 
 // The streams of one rank, and a call on them.
@@ -110,70 +101,48 @@ class Set {
         board_(board),
         late_(late),
         comm_(comm),
-        main_(false),
-        memory_(device_memory<int32_t>(kCopied)),
+        main_(cuda_.make_stream(false)),
+        link_(options.link_stream ? cuda_.make_stream(options.urgent) : main_),
+        memory_(zeroed(cuda_, kCopied)),
         host_(mapped_memory<int32_t>(kCopied)) {
-    if (options.link_stream) link_.emplace(options.urgent);
+    for (int meeting = 0; meeting < kMeetings; ++meeting)
+      there_[meeting] = cuda_.make_event(), back_[meeting] = cuda_.make_event();
     if (options.warm) {
       enqueue(false);
-      main_.synchronize();
+      synchronize(main_);
     }
-    if (!options.graphs) return;
-    cudaGraph_t graph = nullptr;
-    SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(main_.get(), cudaStreamCaptureModeThreadLocal));
-    enqueue(true);
-    SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(main_.get(), &graph));
-    SWITCHYARD_CUDA_CHECK(cudaGraphInstantiate(&exec_, graph, 0));
-    SWITCHYARD_CUDA_CHECK(cudaGraphDestroy(graph));
-    SWITCHYARD_CUDA_CHECK(cudaGraphUpload(exec_, main_.get()));
-    main_.synchronize();
+    if (options.graphs) graph_.emplace(main_.get(), [&] { enqueue(true); });
   }
-  ~Set() {
-    if (exec_ != nullptr) (void)cudaGraphExecDestroy(exec_);
-  }
-  Set(const Set&) = delete;
-  Set& operator=(const Set&) = delete;
 
   void call() {
     static std::mutex turn;
     std::unique_lock lock(turn, std::defer_lock);
     if (options_.in_turn) lock.lock();
-    if (exec_ != nullptr)
-      SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(exec_, main_.get()));
-    else
-      enqueue(true);
+    graph_ ? graph_->launch(main_.get()) : enqueue(true);
     if (options_.in_turn) lock.unlock();
-    while (options_.poll && !is_done(main_))
-      if (link_) (void)is_done(*link_);
-    main_.synchronize();
+    while (options_.poll && !is_done(main_)) (void)is_done(link_);
+    synchronize(main_);
   }
 
  private:
   static constexpr int kCopied = kWorkBlocks * kWorkThreads;
 
-  static bool is_done(const Stream& stream) {
-    const cudaError_t code = cudaStreamQuery(stream.get());
-    if (code != cudaErrorNotReady) SWITCHYARD_CUDA_CHECK(code);
-    return code == cudaSuccess;
-  }
-
   // With `meetings`, or with work in place of them.
   void enqueue(bool meetings) {
-    const cudaStream_t link = link_ ? link_->get() : main_.get();
     for (int meeting = 0; meeting < kMeetings; ++meeting) {
       enqueue_work(memory_.get(), 300, main_.get());
-      there_[meeting].join(main_.get(), link);
-      meetings ? enqueue_meeting(meeting, link) : enqueue_work(memory_.get(), 10, link);
-      back_[meeting].join(link, main_.get());
+      join(*there_[meeting], main_, link_);
+      meetings ? enqueue_meeting(meeting) : enqueue_work(memory_.get(), 10, link_.get());
+      join(*back_[meeting], link_, main_);
       if (options_.copies) copy();
     }
     enqueue_work(memory_.get(), 10, main_.get());
   }
 
-  void enqueue_meeting(int meeting, cudaStream_t stream) {
-    enqueue_tell(board_, meeting, stream);
+  void enqueue_meeting(int meeting) {
+    enqueue_tell(board_, meeting, link_.get());
     if (options_.in_order) meet(comm_);
-    enqueue_await(board_, meeting, int64_t{options_.limit_ms} * 1'000'000, late_, stream);
+    enqueue_await(board_, meeting, int64_t{options_.limit_ms} * 1'000'000, late_, link_.get());
   }
 
   // As a host that looks at what arrived, and gives it back.
@@ -181,21 +150,22 @@ class Set {
     const size_t bytes = kCopied * sizeof(int32_t);
     SWITCHYARD_CUDA_CHECK(
         cudaMemcpyAsync(host_.get(), memory_.get(), bytes, cudaMemcpyDeviceToHost, main_.get()));
-    if (!options_.graphs) main_.synchronize();
+    if (!options_.graphs) synchronize(main_);
     SWITCHYARD_CUDA_CHECK(
         cudaMemcpyAsync(memory_.get(), host_.get(), bytes, cudaMemcpyHostToDevice, main_.get()));
-    if (!options_.graphs) main_.synchronize();
+    if (!options_.graphs) synchronize(main_);
   }
 
   const Options& options_;
   Board board_;
   Late* late_;
   Communicator& comm_;
-  Stream main_;
-  std::optional<Stream> link_;
-  Event there_[kMeetings], back_[kMeetings];
-  Owned<int32_t> memory_, host_;
-  cudaGraphExec_t exec_ = nullptr;
+  CudaMemory cuda_;
+  Stream main_, link_;  // the same without --link-stream
+  std::unique_ptr<StreamEvent> there_[kMeetings], back_[kMeetings];
+  std::shared_ptr<int32_t> memory_;
+  Mapped<int32_t> host_;
+  std::optional<testing::Graph> graph_;
 };
 
 // By call: the first meeting in which somebody was late.
@@ -210,13 +180,8 @@ void run_rank(const Options& options, Communicator& comm, int32_t* told, Outcome
   static std::mutex mutex;
   const auto late = mapped_memory<Late>(1);
   const auto begin = Clock::now();
-  const auto all_go_on = [&] {  // as rank 0 says
-    int32_t mine = Clock::now() - begin < std::chrono::duration<double>(options.seconds) ? 1 : 0;
-    std::vector<int32_t> all(static_cast<size_t>(comm.size()));
-    comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&mine, {1}), nullptr);
-    return all[0] == 1;
-  };
-  while (all_go_on()) {
+  const std::chrono::duration<double> length(options.seconds);
+  while (agree(comm, Clock::now() - begin < length)) {
     Set set(options, {told, comm.size(), comm.rank()}, late.get(), comm);
     meet(comm);  // memory is there: no allocation waits for kernels that wait
     for (int i = 0; i < options.calls_per_set; ++i) {
@@ -237,10 +202,16 @@ Outcome run(const Options& options) {
   SWITCHYARD_REQUIRE(gpu.available, Unsupported, "bench_waits_on_one_gpu: device=cuda, ",
                      gpu.unavailable_reason, ". Run it where a GPU is.");
   Outcome outcome;
-  const auto told = device_memory<int32_t>(static_cast<size_t>(kMeetings * options.num_ranks));
+  CudaMemory cuda;
+  const auto told = zeroed(cuda, kMeetings * options.num_ranks);
   run_local_ranks(options.num_ranks,
                   [&](Communicator& comm) { run_rank(options, comm, told.get(), outcome); });
   return outcome;
+}
+
+// From 1: how many calls its streams had, this one included.
+int call_of_streams(const Options& options, int call) {
+  return (call - 1) % options.calls_per_set + 1;
 }
 
 void print(const Options& options, const Outcome& outcome) {
@@ -248,14 +219,14 @@ void print(const Options& options, const Outcome& outcome) {
              outcome.calls, options.num_ranks, options.calls_per_set, outcome.late.size());
   for (const auto& [call, late] : outcome.late)
     fmt::print("  call {} ({} of its streams), meeting {}: rank {} did not tell\n", call,
-               (call - 1) % options.calls_per_set + 1, late.meeting + 1, late.missing);
+               call_of_streams(options, call), late.meeting + 1, late.missing);
 }
 
 nlohmann::json to_json(const Options& o, const Outcome& outcome) {
   auto late = nlohmann::json::array();
   for (const auto& [call, l] : outcome.late)
     late.push_back({{"call", call},
-                    {"call_of_streams", (call - 1) % o.calls_per_set + 1},
+                    {"call_of_streams", call_of_streams(o, call)},
                     {"meeting", l.meeting + 1},
                     {"missing", l.missing}});
   return {{"gpu", describe_device(DeviceKind::Cuda).name},

@@ -1,5 +1,6 @@
 #include "waiting_kernels.h"
 
+#include "cuda/ptx/system_scope.cuh"
 #include "device/cuda_check.h"
 
 namespace switchyard::bench {
@@ -16,20 +17,14 @@ __global__ void tell_kernel(Board board, int meeting) {
   *mine = *mine + 1;
 }
 
-__device__ int64_t now_ns() {
-  int64_t ns;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns)::"memory");
-  return ns;
-}
-
 __global__ void await_kernel(Board board, int meeting, int64_t limit_ns, Late* late) {
   const int rank = threadIdx.x;
   if (rank >= board.num_ranks) return;
   const volatile int32_t* told = board.told + meeting * board.num_ranks;
   const int32_t call = told[board.rank];
-  const int64_t end = now_ns() + limit_ns;
+  const uint64_t end = cuda::ptx::global_ns() + static_cast<uint64_t>(limit_ns);
   while (told[rank] < call)
-    if (now_ns() > end) {
+    if (cuda::ptx::global_ns() > end) {
       *late = {call, meeting, rank};
       return;
     }
