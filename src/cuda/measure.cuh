@@ -5,6 +5,7 @@
 
 #include "base/random.h"
 #include "cuda/launch.h"
+#include "cuda/ptx/system_scope.cuh"
 
 namespace switchyard::cuda {
 
@@ -42,9 +43,7 @@ __global__ void __launch_bounds__(512) copy_kernel(uint4* dst, const uint4* src,
 }
 
 __device__ __forceinline__ int64_t nanoseconds() {
-  int64_t ns;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns)::"memory");
-  return ns;
+  return static_cast<int64_t>(ptx::global_ns());
 }
 
 // Begins and ends at a tick of the global timer, which may be a microsecond.
