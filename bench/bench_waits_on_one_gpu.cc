@@ -31,17 +31,19 @@ using Clock = std::chrono::steady_clock;
 
 struct Options {
   int num_ranks = 4;
-  int calls_per_set = 20;  // with the same streams; then all ranks make new ones
+  int calls_per_set = 20;  // then all ranks make new streams and new memory
   double seconds = 10;
   int limit_ms = 3000;
   bool link_stream = false;  // meetings on a second stream, joined by events
   bool urgent = false;       // ... of the highest priority
   bool copies = false;       // between the meetings, each way
   bool graphs = false;
-  bool in_order = false;  // no rank enqueues a wait before all have enqueued what it waits for
-  bool in_turn = false;   // one rank at a time enqueues
-  bool warm = false;      // streams have worked, and waited for each other, before ranks meet
-  bool poll = false;      // the host asks all its streams again and again, in place of waiting
+  bool in_order = false;      // no rank enqueues a wait before all have enqueued what it waits for
+  bool in_turn = false;       // one rank at a time enqueues
+  bool first_kernel = false;  // alone on each new stream, before its first call
+  bool same_streams = false;  // not new ones for each set
+  bool same_memory = false;
+  bool poll = false;  // the host asks all its streams again and again, in place of waiting
 };
 
 using Stream = std::shared_ptr<CUstream_st>;
@@ -93,50 +95,70 @@ void meet(Communicator& comm) {
   (void)agree(comm, true);
 }
 
-// The streams of one rank, and a call on them.
-class Set {
+constexpr int kCopied = kWorkBlocks * kWorkThreads;
+
+struct RankStreams {
+  RankStreams(CudaMemory& cuda, const Options& options)
+      : main(cuda.make_stream(false)),
+        link(options.link_stream ? cuda.make_stream(options.urgent) : main) {}
+  Stream main, link;  // the same without --link-stream
+  bool worked = false;
+};
+
+struct RankMemory {
+  explicit RankMemory(CudaMemory& cuda)
+      : device(zeroed(cuda, kCopied)), host(mapped_memory<int32_t>(kCopied)) {}
+  std::shared_ptr<int32_t> device;
+  Mapped<int32_t> host;
+};
+
+// Calls of one rank, on the same streams.
+class Calls {
  public:
-  Set(const Options& options, const Board& board, Late* late, Communicator& comm)
+  Calls(const Options& options, const Board& board, Late* late, Communicator& comm,
+        RankStreams& streams, RankMemory& memory)
       : options_(options),
         board_(board),
         late_(late),
         comm_(comm),
-        main_(cuda_.make_stream(false)),
-        link_(options.link_stream ? cuda_.make_stream(options.urgent) : main_),
-        memory_(zeroed(cuda_, kCopied)),
-        host_(mapped_memory<int32_t>(kCopied)) {
+        streams_(streams),
+        memory_(memory),
+        main_(streams.main),
+        link_(streams.link) {
     for (int meeting = 0; meeting < kMeetings; ++meeting)
       there_[meeting] = cuda_.make_event(), back_[meeting] = cuda_.make_event();
-    if (options.warm) {
-      enqueue(false);
-      synchronize(main_);
-    }
-    if (options.graphs) graph_.emplace(main_.get(), [&] { enqueue(true); });
+    if (options.graphs) graph_.emplace(main_.get(), [&] { enqueue(); });
   }
 
   void call() {
     static std::mutex turn;
+    if (options_.first_kernel && !streams_.worked) run_first_kernels();
     std::unique_lock lock(turn, std::defer_lock);
     if (options_.in_turn) lock.lock();
-    graph_ ? graph_->launch(main_.get()) : enqueue(true);
+    graph_ ? graph_->launch(main_.get()) : enqueue();
     if (options_.in_turn) lock.unlock();
     while (options_.poll && !is_done(main_)) (void)is_done(link_);
     synchronize(main_);
   }
 
  private:
-  static constexpr int kCopied = kWorkBlocks * kWorkThreads;
+  void run_first_kernels() {
+    for (const Stream& stream : {main_, link_}) {
+      enqueue_work(memory_.device.get(), 1, stream.get());
+      synchronize(stream);
+    }
+    streams_.worked = true;
+  }
 
-  // With `meetings`, or with work in place of them.
-  void enqueue(bool meetings) {
+  void enqueue() {
     for (int meeting = 0; meeting < kMeetings; ++meeting) {
-      enqueue_work(memory_.get(), 300, main_.get());
+      enqueue_work(memory_.device.get(), 300, main_.get());
       join(*there_[meeting], main_, link_);
-      meetings ? enqueue_meeting(meeting) : enqueue_work(memory_.get(), 10, link_.get());
+      enqueue_meeting(meeting);
       join(*back_[meeting], link_, main_);
       if (options_.copies) copy();
     }
-    enqueue_work(memory_.get(), 10, main_.get());
+    enqueue_work(memory_.device.get(), 10, main_.get());
   }
 
   void enqueue_meeting(int meeting) {
@@ -148,11 +170,12 @@ class Set {
   // As a host that looks at what arrived, and gives it back.
   void copy() {
     const size_t bytes = kCopied * sizeof(int32_t);
+    int32_t *device = memory_.device.get(), *host = memory_.host.get();
     SWITCHYARD_CUDA_CHECK(
-        cudaMemcpyAsync(host_.get(), memory_.get(), bytes, cudaMemcpyDeviceToHost, main_.get()));
+        cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, main_.get()));
     if (!options_.graphs) synchronize(main_);
     SWITCHYARD_CUDA_CHECK(
-        cudaMemcpyAsync(memory_.get(), host_.get(), bytes, cudaMemcpyHostToDevice, main_.get()));
+        cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, main_.get()));
     if (!options_.graphs) synchronize(main_);
   }
 
@@ -161,10 +184,10 @@ class Set {
   Late* late_;
   Communicator& comm_;
   CudaMemory cuda_;
-  Stream main_, link_;  // the same without --link-stream
+  RankStreams& streams_;
+  RankMemory& memory_;
+  const Stream &main_, &link_;
   std::unique_ptr<StreamEvent> there_[kMeetings], back_[kMeetings];
-  std::shared_ptr<int32_t> memory_;
-  Mapped<int32_t> host_;
   std::optional<testing::Graph> graph_;
 };
 
@@ -181,11 +204,16 @@ void run_rank(const Options& options, Communicator& comm, int32_t* told, Outcome
   const auto late = mapped_memory<Late>(1);
   const auto begin = Clock::now();
   const std::chrono::duration<double> length(options.seconds);
+  CudaMemory cuda;
+  std::optional<RankStreams> streams;
+  std::optional<RankMemory> memory;
   while (agree(comm, Clock::now() - begin < length)) {
-    Set set(options, {told, comm.size(), comm.rank()}, late.get(), comm);
+    if (!streams || !options.same_streams) streams.emplace(cuda, options);
+    if (!memory || !options.same_memory) memory.emplace(cuda);
+    Calls calls(options, {told, comm.size(), comm.rank()}, late.get(), comm, *streams, *memory);
     meet(comm);  // memory is there: no allocation waits for kernels that wait
     for (int i = 0; i < options.calls_per_set; ++i) {
-      set.call();
+      calls.call();
       const std::lock_guard lock(mutex);
       if (comm.rank() == 0) ++outcome.calls;
       if (late->call == 0) continue;
@@ -209,24 +237,24 @@ Outcome run(const Options& options) {
   return outcome;
 }
 
-// From 1: how many calls its streams had, this one included.
-int call_of_streams(const Options& options, int call) {
+// From 1: how many calls its set had, this one included.
+int call_of_set(const Options& options, int call) {
   return (call - 1) % options.calls_per_set + 1;
 }
 
 void print(const Options& options, const Outcome& outcome) {
-  fmt::print("{} calls of {} ranks on one GPU, new streams every {}: in {} a rank was late\n",
-             outcome.calls, options.num_ranks, options.calls_per_set, outcome.late.size());
+  fmt::print("{} calls of {} ranks on one GPU, sets of {}: in {} a rank was late\n", outcome.calls,
+             options.num_ranks, options.calls_per_set, outcome.late.size());
   for (const auto& [call, late] : outcome.late)
-    fmt::print("  call {} ({} of its streams), meeting {}: rank {} did not tell\n", call,
-               call_of_streams(options, call), late.meeting + 1, late.missing);
+    fmt::print("  call {} ({} of its set), meeting {}: rank {} did not tell\n", call,
+               call_of_set(options, call), late.meeting + 1, late.missing);
 }
 
 nlohmann::json to_json(const Options& o, const Outcome& outcome) {
   auto late = nlohmann::json::array();
   for (const auto& [call, l] : outcome.late)
     late.push_back({{"call", call},
-                    {"call_of_streams", call_of_streams(o, call)},
+                    {"call_of_set", call_of_set(o, call)},
                     {"meeting", l.meeting + 1},
                     {"missing", l.missing}});
   return {{"gpu", describe_device(DeviceKind::Cuda).name},
@@ -239,7 +267,9 @@ nlohmann::json to_json(const Options& o, const Outcome& outcome) {
           {"graphs", o.graphs},
           {"in_order", o.in_order},
           {"in_turn", o.in_turn},
-          {"warm", o.warm},
+          {"first_kernel", o.first_kernel},
+          {"same_streams", o.same_streams},
+          {"same_memory", o.same_memory},
           {"poll", o.poll},
           {"calls", outcome.calls},
           {"late", late}};
@@ -251,14 +281,15 @@ nlohmann::json to_json(const Options& o, const Outcome& outcome) {
 int main(int argc, char** argv) {
   CLI::App app{
       "Do kernels that wait for each other, on streams of one GPU, all get to run?\n\n"
-      "  bench_waits_on_one_gpu --link-stream --seconds 30\n\n"
+      "  bench_waits_on_one_gpu\n"
+      "  bench_waits_on_one_gpu --first-kernel\n\n"
       "Exits with 1 if a rank was late. CUDA_DEVICE_MAX_CONNECTIONS changes the queues."};
   switchyard::bench::Options o;
   bool json = false;
   app.add_option("--ranks", o.num_ranks, "Threads")
       ->check(CLI::Range(2, 32))
       ->capture_default_str();
-  app.add_option("--calls", o.calls_per_set, "With the same streams, then all make new ones")
+  app.add_option("--calls", o.calls_per_set, "Of a set; then all make new streams and memory")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--seconds", o.seconds, "To go on for")->capture_default_str();
@@ -276,7 +307,10 @@ int main(int argc, char** argv) {
   app.add_flag("--in-turn", o.in_turn, "One rank at a time enqueues a call")
       ->excludes(in_order)
       ->excludes(copies);
-  app.add_flag("--warm", o.warm, "Streams work and wait for each other before ranks meet on them");
+  app.add_flag("--first-kernel", o.first_kernel,
+               "The host waits for a kernel on each new stream before its first call");
+  app.add_flag("--same-streams", o.same_streams, "All sets are on the same streams");
+  app.add_flag("--same-memory", o.same_memory, "All sets have the same memory");
   app.add_flag("--poll", o.poll, "Ask all streams again and again, in place of waiting");
   app.add_flag("--json", json, "Print one JSON object");
   CLI11_PARSE(app, argc, argv);

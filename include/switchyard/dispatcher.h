@@ -119,6 +119,11 @@ class Dispatcher {
   /// Throws Error(Unsupported), on every rank that asks alike, where dispatch cannot be enqueued on
   /// this stream: host counts over NCCL, while a graph captures it. dispatch refuses it, too.
   virtual void check_stream(CUstream_st* stream) const { (void)stream; }
+  /// Whether ranks of this process share a device on which their kernels wait for each other: the
+  /// driver may put what two threads enqueue at once into one queue, one rank's wait before what it
+  /// waits for. So one rank at a time had better enqueue a call.
+  /// Source: docs/communicators.md, bench/bench_waits_on_one_gpu.cc.
+  virtual bool enqueues_in_turn() const { return false; }
   /// The host is about to wait for `stream`. Over NCCL a peer that does not come to what is on it,
   /// replayed graphs included, then ends that wait after the deadline; elsewhere nothing happens.
   virtual void before_wait(CUstream_st* stream) { (void)stream; }

@@ -18,6 +18,7 @@
 
 #include "base/overlap.h"
 #include "base/require.h"
+#include "base/turn.h"
 #include "comm/peer_memory.h"
 #include "dispatcher/parts.h"
 
@@ -36,6 +37,10 @@ class PeerDispatcher final : public Dispatcher {
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   bool joins_in_executor() const override { return false; }
+  bool enqueues_in_turn() const override {
+    return parts_.backend->kind() == DeviceKind::Cuda && !parts_.options.host_ordered &&
+           !connections_.empty() && connections_.front().window.shares_device;
+  }
 
   void connect(Workspace workspace, int64_t max_tokens,
                const std::shared_ptr<void>& owner) override {
@@ -61,6 +66,7 @@ class PeerDispatcher final : public Dispatcher {
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
                           CUstream_st* stream) override {
+    const Turn turn(enqueues_in_turn());
     const Slice own = slice(hidden.dim(0));
     parts_.check(hidden, ids, weights, max_tokens, own);
     const Connection& c = connection(workspace, max_tokens);
@@ -110,6 +116,7 @@ class PeerDispatcher final : public Dispatcher {
 
   void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,
                Tensor status, CUstream_st* stream) override {
+    const Turn turn(enqueues_in_turn());
     const Slice own = slice(call.num_tokens);
     const Connection& c = connection(call.workspace, call.max_tokens);
     const PeerBuffers& b = c.buffers;

@@ -12,6 +12,7 @@
 #include "base/peer_control.h"
 #include "base/require.h"
 #include "base/status.h"
+#include "base/turn.h"
 #include "comm/one_host.h"
 #include "comm/reason.h"
 #include "device/memory.h"
@@ -152,6 +153,7 @@ class Layer final : public MoeLayer {
         args.max_tokens >= -1 && args.max_tokens <= parts_.request.max_tokens;
     const int64_t max_tokens =
         args.max_tokens >= 0 && bound_is_valid ? args.max_tokens : parts_.request.max_tokens;
+    const Turn turn(dispatcher_->enqueues_in_turn());
     try {
       check(args, bound_is_valid, max_tokens);
     } catch (const Error& e) {

@@ -228,6 +228,55 @@ TEST_P(PeerCudaOrdered, LayersMatchFloat64AndGiveTheBitsOfLayersThatAreNot) {
   }
 }
 
+// Where threads share a GPU, the driver may put the first kernels of one's new stream behind the
+// other's wait. Four programs at a time show it best.
+TEST_P(PeerCuda, CallsMayComeOnNewStreams) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const auto p = random_problem(
+      small_config(), GetParam().num_ranks, [](int) { return int64_t{40}; }, Skew::Balanced, 71);
+  const auto expected = run_layer(p, GetParam(), "contiguous");
+  std::vector<char> same(expected.size(), 1);
+  run_gpu_ranks(GetParam(),
+                [&](GpuRank& g) {
+                  const RankLayer rank(p, g, options_of(p, g, "contiguous"));
+                  const auto at = static_cast<size_t>(g.rank());
+                  for (int i = 0; i < (small() ? 2 : 20); ++i) {
+                    rank.poison();
+                    const Stream stream;
+                    ForwardArgs args = rank.args();
+                    args.stream = stream.get();
+                    g.everyone();
+                    rank.layer->forward(args);
+                    rank.layer->wait(args.stream);
+                    same[at] &= rank.bits() == expected[at] ? 1 : 0;
+                    g.everyone();
+                  }
+                },
+                {.deadline = std::chrono::milliseconds(5000)});
+  for (const char each : same) EXPECT_TRUE(each);
+}
+
+// More launches than a queue holds, while nobody waits.
+TEST_P(PeerCuda, ManyCallsMayBeEnqueuedAhead) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const auto p = random_problem(
+      small_config(), GetParam().num_ranks, [](int r) { return 30 - int64_t{r}; }, Skew::Balanced,
+      73);
+  const auto expected = run_layer(p, GetParam(), "contiguous");
+  std::vector<char> same(expected.size());
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    const RankLayer rank(p, g, options_of(p, g, "contiguous"));
+    rank.poison();
+    g.everyone();
+    for (int i = 0; i < (small() ? 3 : 300); ++i) rank.layer->forward(rank.args());
+    rank.layer->wait(g.stream);
+    const auto at = static_cast<size_t>(g.rank());
+    same[at] = rank.bits() == expected[at];
+    g.everyone();
+  });
+  for (const char each : same) EXPECT_TRUE(each);
+}
+
 TEST_P(PeerCuda, CallsOfTwoLayersInFlightDoNotMeet) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
   const auto tokens = [](int r) { return int64_t{60} - 20 * (r % 2); };

@@ -1,0 +1,27 @@
+// src/base/turn.h -- one thread at a time enqueues a call, where ranks that share a device should.
+#pragma once
+
+#include <chrono>
+#include <mutex>
+
+namespace switchyard {
+
+// Held while a call is enqueued, by a layer and again by its dispatcher. Not waited for without
+// end: a launch into a queue that is full waits for kernels, and those perhaps for what another
+// thread is about to enqueue.
+class Turn {
+ public:
+  explicit Turn(bool wanted) : lock_(mutex(), std::defer_lock) {
+    if (wanted) (void)lock_.try_lock_for(std::chrono::milliseconds(100));
+  }
+
+ private:
+  static std::recursive_timed_mutex& mutex() {
+    static std::recursive_timed_mutex mutex;
+    return mutex;
+  }
+
+  std::unique_lock<std::recursive_timed_mutex> lock_;
+};
+
+}  // namespace switchyard
