@@ -14,6 +14,19 @@ namespace switchyard {
 
 struct PeerWindow;
 
+struct RowRange {
+  int64_t begin = 0;
+  int64_t size = 0;
+};
+
+/// Rows that are sums: row r is the sum over k ascending of weights[r, k] * rows[row_of_slot[r, k],
+/// :], in fp32. A slot without a row (-1) adds nothing, whatever `rows` and `weights` hold.
+struct SlotSums {
+  ConstTensor rows;         // bf16 [*, H]; absent: no sums
+  ConstTensor row_of_slot;  // i32 [R, K]
+  ConstTensor weights;      // f32 [R, K]; absent: 1
+};
+
 /// What a rank holds after dispatch. R = num_rows[0] <= capacity; rows past R are not written.
 struct ReceivedRows {
   ConstTensor rows;  // bf16 [capacity, H], one per (token, this rank), by source rank, then token
@@ -27,6 +40,8 @@ struct ReceivedRows {
   /// [block, H] those that this rank offers: received row r is row r % block of rank r / block.
   const PeerWindow* peers = nullptr;
   int64_t block = 0;
+  /// Rows whose partial rows an executor does not write: combine gets them as SlotSums.
+  RowRange left_out{};
 };
 
 /// One call from dispatch to combine. It belongs to the caller, so several calls may be in flight
@@ -39,6 +54,11 @@ struct DispatchedCall {
   // bf16 [capacity, H] where peers read partial rows: the executor writes them there, or combine
   // has to copy them. Absent where combine takes them from anywhere.
   Tensor partial;
+  // Received rows of this rank's own tokens, where combine can make their sums itself: an executor
+  // may leave them out, if combine gets in `sums` what the executor returned. Empty elsewhere.
+  RowRange own{};
+  ConstTensor own_weights{};  // f32 [own.size, K]: dispatch's argument
+  SlotSums sums{};
 };
 
 /// Rows in fp32 that join a sum before its rounding: out += scale[t] * rows[t, :].
@@ -59,10 +79,7 @@ class Dispatcher {
 
   /// The tokens of `num_tokens` that this rank dispatches itself: all, or its slice over the
   /// tensor-parallel ranks (chunk = ceil(T / tp), fewer or none at the end).
-  struct Slice {
-    int64_t begin = 0;
-    int64_t size = 0;
-  };
+  using Slice = RowRange;
   virtual Slice slice(int64_t num_tokens) const = 0;
 
   /// Makes a workspace known to the peers: collective, once for each, before its first dispatch.
@@ -109,7 +126,8 @@ class Dispatcher {
   /// out[t, :] = bf16( sum over ranks, in rank order, of partial rows of t, in fp32 + addend ).
   ///
   ///   dst      out  bf16 [T, H], all T tokens (TP slices are gathered)
-  ///   partial  in   bf16 [capacity, H], one row per received row; capacity = max_rows
+  ///   partial  in   bf16 [capacity, H], one row per received row; capacity = max_rows. With
+  ///                 call.sums the rows of call.own are those sums, rounded to bf16
   ///   addend   in   over the tokens of the slice
   ///
   /// Collective. A token without any expert gives a zero row plus its addend.

@@ -38,16 +38,19 @@ class Executor {
   /// scatter -> GEMM1 with activation -> GEMM2 -> sum over the K slots of weight * row, in slot
   /// order.
   ///
-  ///   dst       out    bf16 [rows.rows.dim(0), H]; the first R rows are written
+  ///   dst       out    bf16 [rows.rows.dim(0), H]; the first R rows are written, but for
+  ///                    rows.left_out
   ///   rows      in     from a dispatcher: local ids
   ///   max_rows  in     bound of R in this call
   ///   addend    in     joins the sum in fp32 before its rounding
   ///   status    inout  i32 [kStatusWords]; too small a masked capacity is noted here, and nothing
   ///                    is written outside the buffers
   ///
-  /// Not collective. Throws Error(ShapeMismatch).
-  virtual void execute(Tensor dst, const ReceivedRows& rows, int64_t max_rows, Workspace workspace,
-                       const Addend& addend, Tensor status, CUstream_st* stream) = 0;
+  /// Returns what the first R rows of dst are sums of, without the addend: views of `workspace`, as
+  /// long as no other call uses it, and of `rows`. Not collective. Throws Error(ShapeMismatch).
+  virtual SlotSums execute(Tensor dst, const ReceivedRows& rows, int64_t max_rows,
+                           Workspace workspace, const Addend& addend, Tensor status,
+                           CUstream_st* stream) = 0;
 };
 
 /// Borrows the weights, which are memory of the backend's device. `rank` of `num_ranks` is used for

@@ -82,11 +82,10 @@ class CpuOps final : public Ops {
   void grouped_gemm(const GroupedGemm& gemm, CUstream_st*) override {
     fast_ ? grouped_gemm_fast(gemm, pool_) : grouped_gemm_plain(gemm);
   }
-  void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                   const Addend& addend, ConstTensor num_rows, EmptyRows empty,
-                   CUstream_st*) override {
-    fast_ ? gather_rows_fast(dst, src, row_of_slot, weights, addend, num_rows, empty, pool_)
-          : gather_rows_plain(dst, src, row_of_slot, weights, addend, num_rows, empty);
+  void gather_rows(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
+                   const KeptRows& kept, CUstream_st*) override {
+    fast_ ? gather_rows_fast(dst, sums, addend, num_rows, kept, pool_)
+          : gather_rows_plain(dst, sums, addend, num_rows, kept);
   }
   void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                     CUstream_st*) override {
@@ -119,8 +118,9 @@ class CpuOps final : public Ops {
     cpu::meet_peers(window, phase, part, first, num, status);
   }
   void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-                 const Addend& addend, ConstTensor status, CUstream_st*) override {
-    cpu::pull_sums(window, dst, partial, return_row, addend, status);
+                 const SlotSums& own, const Addend& addend, ConstTensor status,
+                 CUstream_st*) override {
+    cpu::pull_sums(window, dst, partial, return_row, own, addend, status);
   }
   void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                    ConstTensor status, CUstream_st*) override {

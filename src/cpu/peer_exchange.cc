@@ -11,6 +11,7 @@
 #include "base/checked.h"
 #include "base/status.h"
 #include "cpu/exchange.h"
+#include "cpu/row_ops.h"
 #include "plan/index.h"
 
 namespace switchyard::cpu {
@@ -188,16 +189,20 @@ void meet_peers(const PeerWindow& w, PeerPhase phase, PeerMeet part, int first, 
 }
 
 void pull_sums(const PeerWindow& w, Tensor dst, ConstTensor partial, ConstTensor return_row,
-               const Addend& addend, ConstTensor status) {
+               const SlotSums& own, const Addend& addend, ConstTensor status) {
   if (!status.as<StatusWords>()->good()) return;
   const int64_t hidden = dst.dim(1);
+  const auto term = [&](int p, int64_t t, int64_t row, int64_t h) {
+    if (p == w.rank && own.rows.present()) return Bf16(sum_of(own, t, h));
+    return at_peer(w, p, partial.as<Bf16>())[row * hidden + h];
+  };
   for (int64_t t = 0; t < dst.dim(0); ++t)
     for (int64_t h = 0; h < hidden; ++h) {
       float sum = 0;
       for (int p = 0; p < w.num_ranks; ++p) {
         const int64_t row = return_row.as<int32_t>()[t * w.num_ranks + p];
         if (row == kNoRow) continue;
-        sum += static_cast<float>(at_peer(w, p, partial.as<Bf16>())[row * hidden + h]);
+        sum += static_cast<float>(term(p, t, row, h));
       }
       if (addend.rows.present()) {
         const float value = addend.rows.as<float>()[t * hidden + h];

@@ -13,7 +13,7 @@ void fetch_rows(const PeerWindow& window, Tensor dst, ConstTensor rows, int64_t 
 void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
                 Tensor status);
 void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-               const Addend& addend, ConstTensor status);
+               const SlotSums& own, const Addend& addend, ConstTensor status);
 void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                  ConstTensor status);
 

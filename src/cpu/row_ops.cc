@@ -6,23 +6,16 @@
 namespace switchyard::cpu {
 namespace {
 
-// One row of dst: the rows of src named by `rows`, times `weights` (absent: 1), in that order, then
-// the addend; fp32, one rounding.
-void sum_rows(Tensor dst, int64_t dst_row, ConstTensor src, const int32_t* rows,
-              const float* weights, int64_t num_rows, const Addend& addend) {
+// One row of dst, with the addend; fp32, one rounding.
+void sum_row(Tensor dst, int64_t row, const SlotSums& sums, const Addend& addend) {
   const int64_t hidden = dst.dim(1);
   for (int64_t h = 0; h < hidden; ++h) {
-    float sum = 0;
-    for (int64_t i = 0; i < num_rows; ++i) {
-      if (rows[i] == kNoRow) continue;  // whatever the weight and src hold
-      const float value = static_cast<float>(src.as<Bf16>()[rows[i] * hidden + h]);
-      sum += weights ? weights[i] * value : value;
-    }
+    float sum = sum_of(sums, row, h);
     if (addend.rows.present()) {
-      const float value = addend.rows.as<float>()[dst_row * hidden + h];
-      sum += addend.scale.present() ? addend.scale.as<float>()[dst_row] * value : value;
+      const float value = addend.rows.as<float>()[row * hidden + h];
+      sum += addend.scale.present() ? addend.scale.as<float>()[row] * value : value;
     }
-    dst.as<Bf16>()[dst_row * hidden + h] = Bf16(sum);
+    dst.as<Bf16>()[row * hidden + h] = Bf16(sum);
   }
 }
 
@@ -37,21 +30,28 @@ void scatter_rows_plain(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
                   static_cast<size_t>(hidden) * sizeof(Bf16));
 }
 
-void gather_rows_plain(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                       const Addend& addend, ConstTensor num_rows, EmptyRows empty) {
-  const int64_t top_k = row_of_slot.dim(1);
-  for (int64_t r = 0; r < num_rows.as<int32_t>()[0]; ++r) {
-    const int32_t* places = row_of_slot.as<int32_t>() + r * top_k;
-    if (stays(places, top_k, empty)) continue;
-    sum_rows(dst, r, src, places, weights.present() ? weights.as<float>() + r * top_k : nullptr,
-             top_k, addend);
+float sum_of(const SlotSums& sums, int64_t r, int64_t h) {
+  const int64_t top_k = sums.row_of_slot.dim(1), hidden = sums.rows.dim(1);
+  float sum = 0;
+  for (int64_t s = r * top_k; s < (r + 1) * top_k; ++s) {
+    const int64_t row = sums.row_of_slot.as<int32_t>()[s];
+    if (row == kNoRow) continue;
+    const float value = static_cast<float>(sums.rows.as<Bf16>()[row * hidden + h]);
+    sum += sums.weights.present() ? sums.weights.as<float>()[s] * value : value;
   }
+  return sum;
+}
+
+void gather_rows_plain(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
+                       const KeptRows& kept) {
+  const int64_t top_k = sums.row_of_slot.dim(1);
+  for (int64_t r = 0; r < num_rows.as<int32_t>()[0]; ++r)
+    if (!stays(sums.row_of_slot.as<int32_t>() + r * top_k, r, top_k, kept))
+      sum_row(dst, r, sums, addend);
 }
 
 void sum_partials_plain(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend) {
-  const int64_t num_ranks = return_row.dim(1);
-  for (int64_t t = 0; t < dst.dim(0); ++t)
-    sum_rows(dst, t, src, return_row.as<int32_t>() + t * num_ranks, nullptr, num_ranks, addend);
+  for (int64_t t = 0; t < dst.dim(0); ++t) sum_row(dst, t, {src, return_row, {}}, addend);
 }
 
 }  // namespace switchyard::cpu

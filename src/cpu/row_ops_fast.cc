@@ -117,18 +117,17 @@ void scatter_rows_fast(Tensor dst, ConstTensor src, ConstTensor row_of_slot, Con
   });
 }
 
-void gather_rows_fast(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                      const Addend& addend, ConstTensor num_rows, EmptyRows empty,
-                      ThreadPool& pool) {
-  const int64_t top_k = row_of_slot.dim(1), hidden = dst.dim(1);
+void gather_rows_fast(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
+                      const KeptRows& kept, ThreadPool& pool) {
+  const int64_t top_k = sums.row_of_slot.dim(1), hidden = dst.dim(1);
   const auto sum = HWY_DYNAMIC_DISPATCH(sum_row);
   for_each_row(num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
-    const int32_t* places = row_of_slot.as<int32_t>() + r * top_k;
-    if (stays(places, top_k, empty)) return;
+    const int32_t* places = sums.row_of_slot.as<int32_t>() + r * top_k;
+    if (stays(places, r, top_k, kept)) return;
     RowSum row{dst.as<Bf16>() + r * hidden,
-               src.as<Bf16>(),
+               sums.rows.as<Bf16>(),
                places,
-               weights.present() ? weights.as<float>() + r * top_k : nullptr,
+               sums.weights.present() ? sums.weights.as<float>() + r * top_k : nullptr,
                top_k,
                nullptr,
                1.0f,

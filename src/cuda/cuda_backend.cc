@@ -73,10 +73,9 @@ class CudaOps final : public Ops {
     gemm.provider == GemmProvider::Cublas ? cublas_.grouped_gemm(gemm, stream)
                                           : grouped_gemm_hopper(gemm, sms_of(gemm), stream);
   }
-  void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                   const Addend& addend, ConstTensor num_rows, EmptyRows empty,
-                   CUstream_st* stream) override {
-    cuda::gather_rows(dst, src, row_of_slot, weights, addend, num_rows, empty, stream);
+  void gather_rows(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
+                   const KeptRows& kept, CUstream_st* stream) override {
+    cuda::gather_rows(dst, sums, addend, num_rows, kept, stream);
   }
   void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                     CUstream_st* stream) override {
@@ -109,8 +108,9 @@ class CudaOps final : public Ops {
     cuda::meet_peers(window, phase, part, first, num, status, stream);
   }
   void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-                 const Addend& addend, ConstTensor status, CUstream_st* stream) override {
-    cuda::pull_sums(window, dst, partial, return_row, addend, status, stream);
+                 const SlotSums& own, const Addend& addend, ConstTensor status,
+                 CUstream_st* stream) override {
+    cuda::pull_sums(window, dst, partial, return_row, own, addend, status, stream);
   }
   void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                    ConstTensor status, CUstream_st* stream) override {

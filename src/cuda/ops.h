@@ -50,12 +50,12 @@ void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int fi
 void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
                cudaStream_t stream);
 void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-               const Addend& addend, ConstTensor status, cudaStream_t stream);
+               const SlotSums& own, const Addend& addend, ConstTensor status, cudaStream_t stream);
 void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                  ConstTensor status, cudaStream_t stream);
 // sum_rows.cu
-void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                 const Addend& addend, ConstTensor num_rows, EmptyRows empty, cudaStream_t stream);
+void gather_rows(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
+                 const KeptRows& kept, cudaStream_t stream);
 void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                   cudaStream_t stream);
 // conv_decode.cu

@@ -80,7 +80,7 @@ void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor statu
 }
 
 void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-               const Addend& addend, ConstTensor status, cudaStream_t stream) {
+               const SlotSums& own, const Addend& addend, ConstTensor status, cudaStream_t stream) {
   const int64_t vectors = vectors_of("pull_sums", dst);
   const PullSumsParams params{view_of(window),
                               dst.as<uint4>(),
@@ -90,12 +90,17 @@ void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstT
                               addend.scale.present() ? addend.scale.as<float>() : nullptr,
                               status.as<int32_t>(),
                               static_cast<int>(dst.dim(0)),
-                              static_cast<int>(vectors)};
-  if (window.max_blocks > 0)
+                              static_cast<int>(vectors),
+                              view_of(own)};
+  const dim3 grid = grid_of_rows(dst.dim(0), vectors);
+  if (own.rows.present())
+    launch(window.num_ranks == 2 ? pull_and_sum_kernel<2> : pull_and_sum_kernel<kSumLoads>, grid,
+           kSumThreads, 0, stream, params);
+  else if (window.max_blocks > 0)
     launch(pull_sums_in_pieces_kernel, blocks_of_pieces(window, dst.dim(0), vectors), kPushThreads,
            0, stream, params);
   else
-    launch(pull_sums_kernel, grid_of_rows(dst.dim(0), vectors), kSumThreads, 0, stream, params);
+    launch(pull_sums_kernel, grid, kSumThreads, 0, stream, params);
 }
 
 void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,

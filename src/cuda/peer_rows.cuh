@@ -138,6 +138,7 @@ struct PullSumsParams {
   const float* scale;         // [T] or null: 1
   const int32_t* status;
   int num_tokens, vectors_per_row;
+  SlotSumsView own;  // of token t; rows null: this rank's terms are in `partial`, too
 };
 
 // As sum_rows_kernel, with a base per term. Peers wrote while earlier kernels ran: no load goes
@@ -168,6 +169,42 @@ __global__ __launch_bounds__(kSumThreads) void pull_sums_kernel(
     }
     const int64_t at = t * p.vectors_per_row + v;
     store_sums(p.dst, at, sums, p.addend, p.scale, t);
+  }
+}
+
+// pull_sums_kernel, and this rank's terms from the rows that they are sums of: what comes over the
+// link is on its way first, so that memory works meanwhile. kRanks: whose rows are at once.
+template <int kRanks>
+__global__ __launch_bounds__(kSumThreads) void pull_and_sum_kernel(
+    const __grid_constant__ PullSumsParams p) {
+  wait_for_predecessor();
+  allow_successor();
+  const int v = static_cast<int>(blockIdx.y) * kSumThreads + static_cast<int>(threadIdx.x);
+  if (v >= p.vectors_per_row || !is_good(p.status)) return;
+  const WindowView& w = p.window;
+  for (int64_t t = blockIdx.x; t < p.num_tokens; t += gridDim.x) {
+    const int32_t* places = p.return_row + t * w.num_ranks;
+    float sums[8] = {};
+    for (int r = 0; r < w.num_ranks; r += kRanks) {
+      int32_t place[kRanks];
+      uint4 x[kRanks], own{};
+#pragma unroll
+      for (int j = 0; j < kRanks; ++j)
+        place[j] = r + j < w.num_ranks ? __ldg(places + r + j) : kNoRow;
+#pragma unroll
+      for (int j = 0; j < kRanks; ++j)
+        if (place[j] != kNoRow && r + j != w.rank)
+          x[j] = __ldcg(w.at_peer(r + j, p.partial) + int64_t{place[j]} * p.vectors_per_row + v);
+      if (r <= w.rank && w.rank < r + kRanks && __ldg(places + w.rank) != kNoRow) {
+        float own_sums[8] = {};
+        (void)add_row(own_sums, p.own, t, p.vectors_per_row, v);
+        own = rounded(own_sums);
+      }
+#pragma unroll
+      for (int j = 0; j < kRanks; ++j)
+        if (place[j] != kNoRow) add_scaled(sums, 1.0f, r + j == w.rank ? own : x[j]);
+    }
+    store_sums(p.dst, t * p.vectors_per_row + v, sums, p.addend, p.scale, t);
   }
 }
 

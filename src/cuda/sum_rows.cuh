@@ -15,15 +15,14 @@
 namespace switchyard::cuda {
 
 struct SumRowsParams {
-  uint4* dst;               // bf16 [capacity, H]
-  const uint4* src;         // bf16 [*, H]
-  const int32_t* rows;      // [capacity, num_terms], kNoRow adds nothing
-  const float* weights;     // [capacity, num_terms] or null: 1
+  uint4* dst;  // bf16 [capacity, H]
+  SlotSumsView terms;
   const float4* addend;     // f32 [capacity, H] or null
   const float* scale;       // [capacity] or null: 1
   const int32_t* num_rows;  // [1] or null: capacity
-  int capacity, num_terms, vectors_per_row;
-  EmptyRows empty;
+  int capacity, vectors_per_row;
+  int kept_begin, kept_size;  // rows that stay
+  bool keeps_empty;
 };
 
 __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
@@ -33,33 +32,13 @@ __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
   const int num_rows = p.num_rows ? min(p.num_rows[0], p.capacity) : p.capacity;
   const int v = static_cast<int>(blockIdx.y) * kSumThreads + static_cast<int>(threadIdx.x);
   if (v >= p.vectors_per_row) return;
-  for (int64_t r = blockIdx.x; r < num_rows; r += gridDim.x) {
-    const int32_t* rows = p.rows + r * p.num_terms;
-    const float* weights = p.weights ? p.weights + r * p.num_terms : nullptr;
+  for (int64_t i = blockIdx.x; i < num_rows; i += gridDim.x) {
+    const int64_t r = i < p.kept_begin ? i : i + p.kept_size;
+    if (r >= num_rows) break;
     float sums[8] = {};
-    bool has_terms = p.empty == EmptyRows::Zero;
-    for (int i = 0; i < p.num_terms; i += kSumLoads) {
-      int32_t row[kSumLoads];
-      float weight[kSumLoads];
-      uint4 x[kSumLoads];
-#pragma unroll
-      for (int j = 0; j < kSumLoads; ++j) {
-        row[j] = i + j < p.num_terms ? __ldg(rows + i + j) : kNoRow;
-        weight[j] = weights && i + j < p.num_terms ? __ldg(weights + i + j) : 1.0f;
-      }
-#pragma unroll
-      for (int j = 0; j < kSumLoads; ++j)
-        if (row[j] != kNoRow) {
-          x[j] = __ldg(p.src + int64_t{row[j]} * p.vectors_per_row + v);
-          has_terms = true;
-        }
-#pragma unroll
-      for (int j = 0; j < kSumLoads; ++j)
-        if (row[j] != kNoRow) add_scaled(sums, weight[j], x[j]);
-    }
-    if (!has_terms) continue;
-    const int64_t at = r * p.vectors_per_row + v;
-    store_sums(p.dst, at, sums, p.addend, p.scale, r);
+    const bool has_terms = add_row(sums, p.terms, r, p.vectors_per_row, v);
+    if (p.keeps_empty && !has_terms) continue;
+    store_sums(p.dst, r * p.vectors_per_row + v, sums, p.addend, p.scale, r);
   }
 }
 

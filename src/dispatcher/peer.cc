@@ -110,7 +110,13 @@ class PeerDispatcher final : public Dispatcher {
     received.block = block;
     const bool offered = route() == PeerRoute::Offered;
     received.rows = b.rows.rows(0, offered ? block : rows);
-    if (offered) received.peers = &c.window;
+    if (!offered) return call;
+    received.peers = &c.window;
+    // By few blocks, link and memory would have to share them.
+    if (c.window.max_blocks == 0) {
+      call.own = {parts_.rank() * block, own.size};
+      call.own_weights = weights;
+    }
     return call;
   }
 
@@ -126,7 +132,7 @@ class PeerDispatcher final : public Dispatcher {
     meet(c, PeerPhase::Partials, 0, parts_.num_ranks(), status, stream);
     const bool sliced = b.output_slice.present();
     ops.pull_sums(c.window, sliced ? b.output_slice.rows(0, own.size) : dst, b.partial,
-                  b.return_row.rows(0, own.size), addend, status, stream);
+                  b.return_row.rows(0, own.size), own_sums(call), addend, status, stream);
     if (!sliced) return;
     const int tp_size = parts_.options.tp_size, first = parts_.rank() / tp_size * tp_size;
     meet(c, PeerPhase::Slices, first, tp_size, status, stream);
@@ -141,6 +147,14 @@ class PeerDispatcher final : public Dispatcher {
     std::unique_ptr<PeerMemory> memory;
     PeerWindow window;
   };
+
+  // Of this rank's tokens. Weights that arrived are no use by now: a peer may be at the next call.
+  static SlotSums own_sums(const DispatchedCall& call) {
+    const SlotSums& all = call.sums;
+    if (!all.rows.present()) return {};
+    return {all.rows, all.row_of_slot.rows(call.own.begin, call.own.size),
+            all.weights.present() ? call.own_weights : ConstTensor{}};
+  }
 
   PeerRoute route() const {
     switch (kind()) {

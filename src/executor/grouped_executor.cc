@@ -49,11 +49,11 @@ GroupedGemm GroupedExecutor::gemm2(const ExecutorBuffers& b) const {
   return gemm;
 }
 
-void GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t max_rows,
-                              Workspace workspace, const Addend& addend, Tensor status,
-                              CUstream_st* stream) {
+SlotSums GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t max_rows,
+                                  Workspace workspace, const Addend& addend, Tensor status,
+                                  CUstream_st* stream) {
   check(dst, rows, max_rows);
-  if (max_rows == 0) return;  // no row can exist, so nothing is launched
+  if (max_rows == 0) return {};  // no row can exist, so nothing is launched
   const Layout layout = layout_for(max_rows);
   Arena arena(workspace, parts_.backend->kind());
   const auto b = ExecutorBuffers::take(arena, parts_.shape(), layout, max_rows);
@@ -84,8 +84,9 @@ void GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t max_
     ops.grouped_gemm(gemm, stream);
   }
   const ConstTensor weights = parts_.config.router_weight_on_input ? ConstTensor{} : rows.weights;
-  ops.gather_rows(dst, b.x, b.row_of_slot, weights, addend, rows.num_rows,
-                  rows.has_gaps ? EmptyRows::Stay : EmptyRows::Zero, stream);
+  const SlotSums sums{b.x, b.row_of_slot, weights};
+  ops.gather_rows(dst, sums, addend, rows.num_rows, {rows.has_gaps, rows.left_out}, stream);
+  return sums;
 }
 
 }  // namespace switchyard

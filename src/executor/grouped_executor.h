@@ -37,8 +37,8 @@ class GroupedExecutor : public Executor {
 
   ExecutorKind kind() const override { return parts_.options.kind; }
   size_t workspace_bytes(int64_t max_rows) const override;
-  void execute(Tensor dst, const ReceivedRows& rows, int64_t max_rows, Workspace workspace,
-               const Addend& addend, Tensor status, CUstream_st* stream) override;
+  SlotSums execute(Tensor dst, const ReceivedRows& rows, int64_t max_rows, Workspace workspace,
+                   const Addend& addend, Tensor status, CUstream_st* stream) override;
 
  protected:
   const ExecutorOptions& options() const { return parts_.options; }

@@ -313,9 +313,8 @@ class Layer final : public MoeLayer {
     const auto slice = dispatcher_->slice(args.hidden.dim(0));
     const int64_t max_rows = dispatcher_->max_rows(max_tokens);
     const Routing routing = route(args, slice);
-    const auto call =
-        dispatcher_->dispatch(buffers_.dispatcher.front(), args.hidden, routing.ids,
-                              routing.weights, max_tokens, buffers_.status, args.stream);
+    auto call = dispatcher_->dispatch(buffers_.dispatcher.front(), args.hidden, routing.ids,
+                                      routing.weights, max_tokens, buffers_.status, args.stream);
     const Addend addend = run_shared(args, slice);
     if (dispatcher_->joins_in_executor()) {
       parts_.executor->execute(args.output, call.received, max_rows, buffers_.executor, addend,
@@ -334,14 +333,16 @@ class Layer final : public MoeLayer {
 
   // The partial rows of what was received. Whoever computes piece i + 2 has waited for its
   // dispatch, which the combine of piece i comes before.
-  Tensor run_experts(const DispatchedCall& call, size_t piece, int64_t max_rows, Tensor status,
+  Tensor run_experts(DispatchedCall& call, size_t piece, int64_t max_rows, Tensor status,
                      CUstream_st* stream) {
     const Tensor partial =
         call.partial.present()
             ? call.partial
             : buffers_.partial.rows(static_cast<int64_t>(piece % 2) * max_rows, max_rows);
-    parts_.executor->execute(partial, call.received, max_rows, buffers_.executor, {}, status,
-                             stream);
+    call.received.left_out = call.own;
+    const SlotSums sums = parts_.executor->execute(partial, call.received, max_rows,
+                                                   buffers_.executor, {}, status, stream);
+    if (call.own.size > 0) call.sums = sums;
     return partial;
   }
 

@@ -140,8 +140,11 @@ struct PeerArrival {
 // The part of a meeting that runs: both, unless the host orders them.
 enum class PeerMeet : int32_t { Both, Tell, Wait };
 
-// What becomes of a row without any term.
-enum class EmptyRows { Zero, Stay };
+// Rows that stay as they are.
+struct KeptRows {
+  bool empty = false;  // those without any term, which are zero otherwise
+  RowRange range;
+};
 
 class Ops {
  public:
@@ -216,13 +219,10 @@ class Ops {
   // Throws Unsupported for contiguous groups of several experts by Cublas without host_counts, or
   // on a stream that is being captured.
   virtual void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) = 0;
-  // dst[r, :] = bf16(sum over k ascending of weights[r, k] * src[row_of_slot[r, k], :]
-  //                  + addend.scale[r] * addend.rows[r, :]), fp32; weights absent: 1.
-  // A slot without a row adds nothing, whatever src holds. Rows at or past num_rows stay, and with
-  // Stay those of which no slot has a row.
-  virtual void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
-                           ConstTensor weights, const Addend& addend, ConstTensor num_rows,
-                           EmptyRows empty, CUstream_st* stream) = 0;
+  // dst[r, :] = bf16(row r of the sums + addend.scale[r] * addend.rows[r, :]). Rows at or past
+  // num_rows stay, too.
+  virtual void gather_rows(Tensor dst, const SlotSums& sums, const Addend& addend,
+                           ConstTensor num_rows, const KeptRows& kept, CUstream_st* stream) = 0;
 
   // ---- combine
   // dst[t, :] = bf16(sum over ranks p ascending of src[return_row[t, p], :] + addend), fp32.
@@ -261,10 +261,11 @@ class Ops {
   virtual void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first,
                           int num, Tensor status, CUstream_st* stream) = 0;
   // sum_partials, over rows of peers: rank p's term of token t is row return_row[t, p] of its
-  // `partial`. Nothing is read with a status.
+  // `partial`; this rank's, if `own` has rows, row t of `own`, rounded to bf16. Nothing is read
+  // with a status.
   virtual void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial,
-                         ConstTensor return_row, const Addend& addend, ConstTensor status,
-                         CUstream_st* stream) = 0;
+                         ConstTensor return_row, const SlotSums& own, const Addend& addend,
+                         ConstTensor status, CUstream_st* stream) = 0;
   // dst[t, :] = row t % C of `slice` on rank first + t / C, with C = ceil(T / num). Nothing is read
   // with a status.
   virtual void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first,

@@ -17,8 +17,8 @@ double row_bytes(ConstTensor t, double rows) {
   return rows * static_cast<double>(t.dim(1) * dtype_bytes(t.dtype));
 }
 
-double filled_slots(const ReadI32& read, ConstTensor row_of_slot, int64_t num_rows) {
-  const auto row = read(row_of_slot.rows(0, num_rows));
+double filled_slots(const ReadI32& read, ConstTensor row_of_slot, const RowRange& rows) {
+  const auto row = read(row_of_slot.rows(rows.begin, rows.size));
   return static_cast<double>(static_cast<int64_t>(row.size()) -
                              std::count(row.begin(), row.end(), kNoRow));
 }
@@ -56,7 +56,7 @@ Work push_work(const PeerWindow& window, const PeerPush& push, const ReadI32& re
     sent = tokens * window.num_ranks, crossing = tokens * peers;
   if (push.route == PeerRoute::Offered) sent = stand_there ? 0 : tokens;
   if (push.route == PeerRoute::Owners) {
-    sent = filled_slots(read, push.return_row, push.return_row.dim(0));
+    sent = filled_slots(read, push.return_row, {0, push.return_row.dim(0)});
     crossing = rows_of_others(read, push.return_row, window.rank);
   }
   const double slots = bytes_of(push.ids) + bytes_of(push.weights), row = row_bytes(push.rows, 1);
@@ -244,7 +244,7 @@ void RecordedOps::scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_s
         [=](const ReadI32& read) {
           const int64_t rows = rows_in(read, num_rows);
           return Work{row_bytes(src, static_cast<double>(rows)) +
-                          row_bytes(dst, filled_slots(read, row_of_slot, rows)),
+                          row_bytes(dst, filled_slots(read, row_of_slot, {0, rows})),
                       0, 0};
         }},
        stream);
@@ -256,19 +256,19 @@ void RecordedOps::grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) {
        stream);
 }
 
-void RecordedOps::gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
-                              ConstTensor weights, const Addend& addend, ConstTensor num_rows,
-                              EmptyRows empty, CUstream_st* stream) {
+void RecordedOps::gather_rows(Tensor dst, const SlotSums& sums, const Addend& addend,
+                              ConstTensor num_rows, const KeptRows& kept, CUstream_st* stream) {
   note({"gather_rows",
-        [=, this](CUstream_st* s) {
-          ops_.gather_rows(dst, src, row_of_slot, weights, addend, num_rows, empty, s);
-        },
+        [=, this](CUstream_st* s) { ops_.gather_rows(dst, sums, addend, num_rows, kept, s); },
         [=](const ReadI32& read) {
           const int64_t n = rows_in(read, num_rows);
-          const auto rows = static_cast<double>(n);
-          const double slots = filled_slots(read, row_of_slot, n);
-          return Work{row_bytes(src, slots) + row_bytes(dst, rows) + addend_bytes(addend, rows),
-                      2 * slots * static_cast<double>(dst.dim(1)), 0};
+          const RowRange left_out = n > 0 ? kept.range : RowRange{};
+          const auto rows = static_cast<double>(n - left_out.size);
+          const double slots = filled_slots(read, sums.row_of_slot, {0, n}) -
+                               filled_slots(read, sums.row_of_slot, left_out);
+          return Work{
+              row_bytes(sums.rows, slots) + row_bytes(dst, rows) + addend_bytes(addend, rows),
+              2 * slots * static_cast<double>(dst.dim(1)), 0};
         }},
        stream);
 }
@@ -279,7 +279,7 @@ void RecordedOps::sum_partials(Tensor dst, ConstTensor src, ConstTensor return_r
         [=, this](CUstream_st* s) { ops_.sum_partials(dst, src, return_row, addend, s); },
         [=](const ReadI32& read) {
           const auto rows = static_cast<double>(dst.dim(0));
-          const double partials = filled_slots(read, return_row, dst.dim(0));
+          const double partials = filled_slots(read, return_row, {0, dst.dim(0)});
           return Work{row_bytes(src, partials) + bytes_of(dst) + addend_bytes(addend, rows),
                       partials * static_cast<double>(dst.dim(1)), 0};
         }},
@@ -332,18 +332,20 @@ void RecordedOps::meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet
 }
 
 void RecordedOps::pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial,
-                            ConstTensor return_row, const Addend& addend, ConstTensor status,
-                            CUstream_st* stream) {
+                            ConstTensor return_row, const SlotSums& own, const Addend& addend,
+                            ConstTensor status, CUstream_st* stream) {
   note({"pull_sums",
         [=, this](CUstream_st* s) {
-          ops_.pull_sums(window, dst, partial, return_row, addend, status, s);
+          ops_.pull_sums(window, dst, partial, return_row, own, addend, status, s);
         },
         [=](const ReadI32& read) {
           const auto rows = static_cast<double>(dst.dim(0));
-          const double partials = filled_slots(read, return_row, dst.dim(0));
-          return Work{row_bytes(partial, partials) + bytes_of(dst) + addend_bytes(addend, rows),
-                      partials * static_cast<double>(dst.dim(1)), 0,
-                      rows_of_others(read, return_row, window.rank) * row_bytes(partial, 1)};
+          const double others = rows_of_others(read, return_row, window.rank);
+          const double terms = own.rows.present()
+                                   ? others + filled_slots(read, own.row_of_slot, {0, dst.dim(0)})
+                                   : filled_slots(read, return_row, {0, dst.dim(0)});
+          return Work{row_bytes(partial, terms) + bytes_of(dst) + addend_bytes(addend, rows),
+                      terms * static_cast<double>(dst.dim(1)), 0, others * row_bytes(partial, 1)};
         }},
        stream);
 }

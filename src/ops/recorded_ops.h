@@ -57,9 +57,8 @@ class RecordedOps : public Ops {
   void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
                     CUstream_st* stream) final;
   void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) final;
-  void gather_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor weights,
-                   const Addend& addend, ConstTensor num_rows, EmptyRows empty,
-                   CUstream_st* stream) final;
+  void gather_rows(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
+                   const KeptRows& kept, CUstream_st* stream) final;
   void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
                     CUstream_st* stream) final;
   void conv_decode(const ConvDecode& step, Tensor status, CUstream_st* stream) final;
@@ -74,7 +73,8 @@ class RecordedOps : public Ops {
   void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
                   Tensor status, CUstream_st* stream) final;
   void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-                 const Addend& addend, ConstTensor status, CUstream_st* stream) final;
+                 const SlotSums& own, const Addend& addend, ConstTensor status,
+                 CUstream_st* stream) final;
   void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                    ConstTensor status, CUstream_st* stream) final;
   void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) final;

@@ -59,7 +59,7 @@ TEST_P(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
       const auto src = testing::random_bf16({150, hidden}, 1);
       auto places = random_places(33, 4, 150, 2);
       for (int64_t k = 0; k < 4; ++k) places[7 * 4 + k] = kNoRow;
-      const EmptyRows empty = options % 3 == 0 ? EmptyRows::Zero : EmptyRows::Stay;
+      const KeptRows kept{options % 3 != 0, {11, 5}};
       const auto weights = testing::random_f32({33, 4}, 3);
       const auto rows = testing::random_f32({33, hidden}, 4);
       const auto scale = testing::random_f32({33, 1}, 5);
@@ -70,13 +70,15 @@ TEST_P(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
       const ConstTensor w = options % 2 ? weights.view() : ConstTensor{};
       Buffer<Bf16> plain({33, hidden}), fast({33, hidden});
       ThreadPool pool(3);
-      gather_rows_plain(plain.view(), src.view(), places.view(), w, addend, count.view(), empty);
-      gather_rows_fast(fast.view(), src.view(), places.view(), w, addend, count.view(), empty,
-                       pool);
+      const SlotSums sums{src.view(), places.view(), w};
+      gather_rows_plain(plain.view(), sums, addend, count.view(), kept);
+      gather_rows_fast(fast.view(), sums, addend, count.view(), kept, pool);
       EXPECT_TRUE(testing::same_bits(plain, fast)) << hidden << " " << options;
       EXPECT_TRUE(fast.guards_intact());
       EXPECT_EQ(fast[29 * hidden].bits(), 0x7fc1) << "rows past the count stay";
-      EXPECT_EQ(fast[7 * hidden].bits() == 0x7fc1, empty == EmptyRows::Stay);
+      EXPECT_EQ(fast[7 * hidden].bits() == 0x7fc1, kept.empty);
+      for (const int64_t r : {10, 11, 15, 16})
+        EXPECT_EQ(fast[r * hidden].bits() == 0x7fc1, r == 11 || r == 15) << "row " << r;
     }
 }
 
@@ -90,8 +92,8 @@ TEST_P(GatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   weights[1] = std::nanf("");
   Buffer<Bf16> out({1, 8});
   ThreadPool pool(1);
-  gather_rows_fast(out.view(), src.view(), places.view(), weights.view(), {}, number(1).view(),
-                   EmptyRows::Zero, pool);
+  gather_rows_fast(out.view(), {src.view(), places.view(), weights.view()}, {}, number(1).view(),
+                   {}, pool);
   for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(out[h].bits(), src[2 * 8 + h].bits());
 }
 

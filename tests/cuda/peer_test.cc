@@ -71,7 +71,7 @@ TEST_P(PeerCuda, ManyCallsOfAnyBoundOnOneWorkspace) {
 TEST_P(PeerCuda, ManyCallsOnRowsThatStandInTheWindow) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
   auto c = random_calls(GetParam().num_ranks, small() ? 5 : 100, 300, 19);
-  c.options.fetch_rows = c.in_place = true;
+  c.options.fetch_rows = c.in_place = c.own_sums = true;
   ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "");
 }
 

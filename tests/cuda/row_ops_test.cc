@@ -75,7 +75,8 @@ TEST(CudaGatherRows, GivesTheCpusBitsWithAndWithoutWeightsAndAddend) {
   int options = 0;
   for (const RowsCase& c : rows_cases())
     for (int repeat = 0; repeat < 2; ++repeat, ++options) {
-      const EmptyRows empty = options / 2 % 2 == 0 ? EmptyRows::Zero : EmptyRows::Stay;
+      const KeptRows kept{options / 2 % 2 == 1,
+                          options % 5 < 3 ? RowRange{} : RowRange{c.num_rows / 3, c.num_rows / 2}};
       const bool weighted = options % 2 == 0, added = options % 3 > 0, scaled = options % 3 == 2;
       SCOPED_TRACE(::testing::Message() << c << ", weights " << weighted << ", addend " << added
                                         << ", scale " << scaled);
@@ -89,12 +90,12 @@ TEST(CudaGatherRows, GivesTheCpusBitsWithAndWithoutWeightsAndAddend) {
       const auto addend = [&](ConstTensor r, ConstTensor s) {
         return Addend{added ? r : ConstTensor{}, scaled ? s : ConstTensor{}};
       };
-      plain_ops().gather_rows(dst.cpu(), src.cpu(), places.cpu(),
-                              weighted ? weights.cpu() : Tensor{}, addend(rows.cpu(), scale.cpu()),
-                              count.cpu(), empty, nullptr);
-      cuda_ops().gather_rows(dst.gpu(), src.gpu(), places.gpu(),
-                             weighted ? weights.gpu() : Tensor{}, addend(rows.gpu(), scale.gpu()),
-                             count.gpu(), empty, nullptr);
+      plain_ops().gather_rows(dst.cpu(),
+                              {src.cpu(), places.cpu(), weighted ? weights.cpu() : Tensor{}},
+                              addend(rows.cpu(), scale.cpu()), count.cpu(), kept, nullptr);
+      cuda_ops().gather_rows(dst.gpu(),
+                             {src.gpu(), places.gpu(), weighted ? weights.gpu() : Tensor{}},
+                             addend(rows.gpu(), scale.gpu()), count.gpu(), kept, nullptr);
       ASSERT_TRUE(dst.same());
     }
 }
@@ -110,8 +111,7 @@ TEST(CudaGatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   Both<int32_t> at(places), count = Both<int32_t>::of({1});
   Both<float> w(weights);
   Both<Bf16> dst({1, 8});
-  cuda_ops().gather_rows(dst.gpu(), src.gpu(), at.gpu(), w.gpu(), {}, count.gpu(), EmptyRows::Zero,
-                         nullptr);
+  cuda_ops().gather_rows(dst.gpu(), {src.gpu(), at.gpu(), w.gpu()}, {}, count.gpu(), {}, nullptr);
   for (int64_t h = 0; h < 8; ++h)
     EXPECT_EQ(dst.computed()[h].bits(), src.expected()[2 * 8 + h].bits());
 }

@@ -58,6 +58,8 @@ struct DispatchCase {
   uint32_t first_epoch = 0;  // peer memory: as if so many calls had been
   // Where the dispatcher has a place for hidden states, those of two in three calls stand there.
   bool in_place = false;
+  // Where combine sums this rank's own rows itself, it has to: their partial rows are NaN.
+  bool own_sums = false;
   // Absent: make_dispatcher does.
   std::function<std::unique_ptr<Dispatcher>(const DispatchCase&, Communicator&,
                                             std::shared_ptr<Backend>)>
@@ -90,19 +92,20 @@ inline bool is_gap(const DispatchOutcome& in, int64_t r, int64_t top_k) {
   return std::all_of(first, first + top_k, [](int32_t id) { return id == kNoExpert; });
 }
 
+constexpr uint16_t kNanBits = 0x7fc1;  // of bf16
+
 // The local slots' weighted sum, as one partial row; of gaps NaN, which nobody may read.
 inline std::vector<uint16_t> weigh(const DispatchOutcome& in, bool has_gaps, int64_t hidden,
                                    int64_t top_k, int64_t capacity) {
-  std::vector<uint16_t> partial(static_cast<size_t>(capacity * hidden), 0x7fc1);  // NaN
+  std::vector<uint16_t> partial(static_cast<size_t>(capacity * hidden), kNanBits);
   for (int64_t r = 0; r < in.num_rows; ++r) {
     if (has_gaps && is_gap(in, r, top_k)) continue;
-    float weight = 0;
-    for (int64_t k = 0; k < top_k; ++k)
-      if (in.ids[static_cast<size_t>(r * top_k + k)] >= 0)
-        weight += in.weights[static_cast<size_t>(r * top_k + k)];
     for (int64_t h = 0; h < hidden; ++h) {
       const auto at = static_cast<size_t>(r * hidden + h);
-      partial[at] = Bf16(weight * static_cast<float>(Bf16::from_bits(in.rows[at]))).bits();
+      float sum = 0;
+      for (auto s = static_cast<size_t>(r * top_k); s < static_cast<size_t>((r + 1) * top_k); ++s)
+        if (in.ids[s] >= 0) sum += in.weights[s] * static_cast<float>(Bf16::from_bits(in.rows[at]));
+      partial[at] = Bf16(sum).bits();
     }
   }
   return partial;
@@ -127,10 +130,11 @@ inline DispatchOutcome without_gaps(const DispatchOutcome& in, int64_t hidden, i
 // Reads what arrived, and fetches what stayed with its rank, each row to its own place.
 class Receiver {
  public:
-  Receiver(Backend& backend, int64_t max_rows, int64_t hidden)
+  Receiver(Backend& backend, int64_t max_rows, int64_t hidden, int64_t top_k)
       : backend_(backend),
         rows_(backend, DType::Bf16, {max_rows, hidden}),
-        places_(backend, DType::I32, {max_rows, 1}) {}
+        places_(backend, DType::I32, {max_rows, 1}),
+        slots_(backend, DType::I32, {max_rows, top_k}) {}
 
   void read_into(DispatchOutcome& o, const ReceivedRows& in, CUstream_st* stream) const {
     o.num_rows = read<int32_t>(backend_, in.num_rows, stream).front();
@@ -149,9 +153,20 @@ class Receiver {
     o.rows = read<uint16_t>(backend_, rows, stream);
   }
 
+  // What `weigh` sums, of rows that were fetched.
+  SlotSums sums(const DispatchOutcome& o, const ReceivedRows& in, CUstream_st* stream) const {
+    const int64_t top_k = in.ids.dim(1);
+    std::vector<int32_t> slots(o.ids.size(), kNoRow);
+    for (size_t s = 0; s < slots.size(); ++s)
+      if (o.ids[s] >= 0) slots[s] = static_cast<int32_t>(s) / static_cast<int32_t>(top_k);
+    const Tensor at = slots_.view().rows(0, o.num_rows);
+    copy_to_device(backend_, at, slots.data(), stream);
+    return {rows_.view(), at, in.weights};
+  }
+
  private:
   Backend& backend_;
-  OnDevice rows_, places_;
+  OnDevice rows_, places_, slots_;
 };
 
 // Collective: every call of the case on one dispatcher and one workspace.
@@ -179,7 +194,7 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
   struct Inputs {
     OnDevice hidden, ids, weights, output, status;
   };
-  const Receiver receiver(b, dispatcher->max_rows(c.capacity), h);
+  const Receiver receiver(b, dispatcher->max_rows(c.capacity), h, k);
   const Tensor place = c.in_place ? dispatcher->input_rows(workspace) : Tensor{};
   std::vector<Inputs> inputs;
   std::vector<int64_t> bounds;
@@ -220,12 +235,16 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
       b.ops().copy(rows, hidden, stream);
       hidden = rows;
     }
-    const auto call = dispatcher->dispatch(workspace, hidden, in.ids.view(), in.weights.view(),
-                                           bounds[i], status, stream);
+    auto call = dispatcher->dispatch(workspace, hidden, in.ids.view(), in.weights.view(), bounds[i],
+                                     status, stream);
     receiver.read_into(o, call.received, stream);
     const bool has_gaps = call.received.has_gaps;
     const int64_t capacity = dispatcher->max_rows(bounds[i]);
-    const auto partial = weigh(o, has_gaps, h, k, capacity);
+    auto partial = weigh(o, has_gaps, h, k, capacity);
+    if (c.own_sums && call.own.size > 0) {
+      call.sums = receiver.sums(o, call.received, stream);
+      std::fill_n(partial.begin() + call.own.begin * h, call.own.size * h, kNanBits);
+    }
     if (has_gaps) o = without_gaps(o, h, k);
     if (call.partial.present()) {
       copy_to_device(b, call.partial, partial.data(), stream);
@@ -247,7 +266,7 @@ using AllOutcomes = std::vector<std::vector<DispatchOutcome>>;  // by rank, then
 
 // The same on threads of the CPU that exchange through their communicator: what is right.
 inline AllOutcomes expected_outcomes(DispatchCase c) {
-  c.options.peer_memory = c.options.host_ordered = c.in_place = false;
+  c.options.peer_memory = c.options.host_ordered = c.in_place = c.own_sums = false;
   c.first_epoch = 0;
   c.make = nullptr;
   AllOutcomes all(static_cast<size_t>(c.num_ranks));
@@ -298,6 +317,7 @@ inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
                        bool in_place = false) {
     DispatchCase c;
     c.in_place = in_place;
+    c.own_sums = in_place || (fetch && tp_size > 1);
     c.config = dispatch_config(hidden, 8, top_k);
     c.options.kind = kind;
     c.options.tp_size = tp_size;
@@ -333,7 +353,8 @@ inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
 inline std::string name_of(const DispatchCase& c) {
   return std::string(dispatcher_name(c.options.kind)) + "_P" + std::to_string(c.num_ranks) + "_tp" +
          std::to_string(c.options.tp_size) + "_K" + std::to_string(c.config.top_k) +
-         (c.options.fetch_rows ? "_fetched" : "") + (c.in_place ? "_in_place" : "");
+         (c.options.fetch_rows ? "_fetched" : "") + (c.in_place ? "_in_place" : "") +
+         (c.own_sums ? "_own_sums" : "");
 }
 
 // Random numbers of tokens, bounds and skews in a row, some ranks empty, some ids bad.
