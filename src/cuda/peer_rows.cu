@@ -94,8 +94,7 @@ void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstT
                               view_of(own)};
   const dim3 grid = grid_of_rows(dst.dim(0), vectors);
   if (own.rows.present())
-    launch(window.num_ranks == 2 ? pull_and_sum_kernel<2> : pull_and_sum_kernel<kSumLoads>, grid,
-           kSumThreads, 0, stream, params);
+    launch(pull_and_sum_kernel, grid, kSumThreads, 0, stream, params);
   else if (window.max_blocks > 0)
     launch(pull_sums_in_pieces_kernel, blocks_of_pieces(window, dst.dim(0), vectors), kPushThreads,
            0, stream, params);

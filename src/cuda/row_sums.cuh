@@ -42,29 +42,30 @@ inline SlotSumsView view_of(const SlotSums& sums) {
           static_cast<int>(sums.row_of_slot.dim(1))};
 }
 
-// sums += vector v of row r; whether that has any term. Up to kSumLoads loads are on their way.
+// sums += vector v of row r; whether that has any term. Up to kLoads loads are on their way.
+template <int kLoads = kSumLoads>
 __device__ __forceinline__ bool add_row(float (&sums)[8], const SlotSumsView& s, int64_t r,
                                         int vectors_per_row, int v) {
   const int32_t* rows = s.row_of_slot + r * s.num_terms;
   const float* weights = s.weights ? s.weights + r * s.num_terms : nullptr;
   bool has_terms = false;
-  for (int i = 0; i < s.num_terms; i += kSumLoads) {
-    int32_t row[kSumLoads];
-    float weight[kSumLoads];
-    uint4 x[kSumLoads];
+  for (int i = 0; i < s.num_terms; i += kLoads) {
+    int32_t row[kLoads];
+    float weight[kLoads];
+    uint4 x[kLoads];
 #pragma unroll
-    for (int j = 0; j < kSumLoads; ++j) {
+    for (int j = 0; j < kLoads; ++j) {
       row[j] = i + j < s.num_terms ? __ldg(rows + i + j) : kNoRow;
       weight[j] = weights && i + j < s.num_terms ? __ldg(weights + i + j) : 1.0f;
     }
 #pragma unroll
-    for (int j = 0; j < kSumLoads; ++j)
+    for (int j = 0; j < kLoads; ++j)
       if (row[j] != kNoRow) {
         x[j] = __ldg(s.rows + int64_t{row[j]} * vectors_per_row + v);
         has_terms = true;
       }
 #pragma unroll
-    for (int j = 0; j < kSumLoads; ++j)
+    for (int j = 0; j < kLoads; ++j)
       if (row[j] != kNoRow) add_scaled(sums, weight[j], x[j]);
   }
   return has_terms;

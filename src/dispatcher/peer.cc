@@ -112,8 +112,8 @@ class PeerDispatcher final : public Dispatcher {
     received.rows = b.rows.rows(0, offered ? block : rows);
     if (!offered) return call;
     received.peers = &c.window;
-    // By few blocks, link and memory would have to share them.
-    if (c.window.max_blocks == 0) {
+    // By few blocks, link and memory would have to share them; of more ranks less is own.
+    if (c.window.max_blocks == 0 && parts_.num_ranks() == 2) {
       call.own = {parts_.rank() * block, own.size};
       call.own_weights = weights;
     }
