@@ -167,6 +167,9 @@ struct DispatcherOptions {
   // Normal over peer memory: rows stay in their rank's memory until the executor's scatter fetches
   // them, so that links and memory work at the same time. See ReceivedRows::peers.
   bool fetch_rows = false;
+  // Two ranks, fetch_rows: from so many tokens of a rank on, combine can sum its own rows itself.
+  // See DispatchedCall::own.
+  int64_t own_sums_from = 256;
   bool host_ordered =
       false;  // peer memory: the host meets its peers before a kernel waits for them
   // CUDA, several ranks: NCCL carries rows. So it does between hosts, whatever this says.

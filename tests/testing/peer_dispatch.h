@@ -60,6 +60,7 @@ struct DispatchCase {
   bool in_place = false;
   // Where combine sums this rank's own rows itself, it has to: their partial rows are NaN.
   bool own_sums = false;
+  void leave_out_own_rows() { own_sums = true, options.own_sums_from = 1; }
   // Absent: make_dispatcher does.
   std::function<std::unique_ptr<Dispatcher>(const DispatchCase&, Communicator&,
                                             std::shared_ptr<Backend>)>
@@ -317,7 +318,7 @@ inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
                        bool in_place = false) {
     DispatchCase c;
     c.in_place = in_place;
-    c.own_sums = in_place || (fetch && tp_size > 1);
+    if (in_place || (fetch && tp_size > 1)) c.leave_out_own_rows();
     c.config = dispatch_config(hidden, 8, top_k);
     c.options.kind = kind;
     c.options.tp_size = tp_size;
