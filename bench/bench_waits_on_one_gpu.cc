@@ -91,10 +91,6 @@ bool agree(Communicator& comm, bool mine) {
   return all[0] == 1;
 }
 
-void meet(Communicator& comm) {
-  (void)agree(comm, true);
-}
-
 constexpr int kCopied = kWorkBlocks * kWorkThreads;
 
 struct RankStreams {

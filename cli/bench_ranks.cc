@@ -149,7 +149,7 @@ class RanksBench {
       return;
     }
     shared_.times[at] = measure_forward(
-        layer, args, backend, {.repeat = a_.repeat, .meet = [&comm] { cli::meet(comm); }});
+        layer, args, backend, {.repeat = a_.repeat, .meet = [&comm] { switchyard::meet(comm); }});
     meet(comm);
     if (comm.rank() == 0) add_rows(problem.tokens, variant.name, layout);
   }

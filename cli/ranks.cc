@@ -28,12 +28,6 @@ int number_from(const char* torchrun, const char* open_mpi, int low, int high, i
 
 }  // namespace
 
-void meet(Communicator& comm) {
-  const int32_t mine = 1;
-  std::vector<int32_t> all(static_cast<size_t>(comm.size()));
-  comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&mine, {1}), nullptr);
-}
-
 Ranks::Ranks(const std::string& transport, int num_threads)
     : size_(num_threads), num_on_machine_(num_threads), comm_(connect(transport)) {
   if (!comm_) return;

@@ -9,10 +9,6 @@
 
 namespace switchyard::cli {
 
-// Collective: returns once every rank has come. Around whatever allocates or frees memory of a
-// device that ranks share.
-void meet(Communicator& comm);
-
 class Ranks {
  public:
   // "threads": num_threads of them. "processes", "mpi": connects this process to the others that

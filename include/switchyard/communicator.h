@@ -72,6 +72,11 @@ class Communicator {
   virtual void abort(const std::string& reason) noexcept = 0;
 };
 
+/// Collective: returns once every rank has come, whatever is enqueued on devices. Around what
+/// allocates or frees memory of a device that ranks share, and before memory goes that peers may
+/// still reach. Throws Error(Transport) if a peer is lost.
+void meet(Communicator& communicator);
+
 /// How long a rank waits for its peers in one operation before it gives up.
 struct LocalRanksOptions {
   /// 30 s: longer than any layer takes on a loaded machine, short enough for a person to wait.

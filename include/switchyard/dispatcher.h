@@ -19,8 +19,8 @@ struct RowRange {
   int64_t size = 0;
 };
 
-/// Rows that are sums: row r is the sum over k ascending of weights[r, k] * rows[row_of_slot[r, k],
-/// :], in fp32. A slot without a row (-1) adds nothing, whatever `rows` and `weights` hold.
+/// Rows that are sums: row r is the sum over k ascending, in fp32, of weights[r, k] times row
+/// row_of_slot[r, k] of `rows`. A slot without a row (-1) adds nothing, whatever both hold.
 struct SlotSums {
   ConstTensor rows;         // bf16 [*, H]; absent: no sums
   ConstTensor row_of_slot;  // i32 [R, K]

@@ -203,9 +203,7 @@ class PeerDispatcher final : public Dispatcher {
     if (!parts_.options.host_ordered) return;
     int32_t word = 0;
     parts_.backend->memory().read_back(&word, status.rows(0, 1), stream);
-    std::vector<int32_t> all(static_cast<size_t>(parts_.num_ranks()));
-    parts_.communicator.all_gather(Tensor(all.data(), {parts_.num_ranks()}),
-                                   ConstTensor(&word, {1}), nullptr);
+    switchyard::meet(parts_.communicator);
   }
 
   void await_rows(const Connection& c, const PeerArrival& arrival, Tensor status,

@@ -43,7 +43,7 @@ struct RowPlan {
   Tensor slot_of_row;
   // i32 [C] ("m_indices"); kNoExpert on the same rows. Absent: not wanted
   Tensor row_expert;
-  Tensor scratch;  // i32 [kPlanBlocks, E_local]; what it holds afterwards means nothing
+  Tensor scratch{};  // i32 [kPlanBlocks, E_local]; what it holds afterwards means nothing
 };
 
 // plan_dispatch: from global ids to what travels.

@@ -23,12 +23,6 @@ std::shared_ptr<void> watch(Communicator& comm, std::atomic<int>& word) {
   return comm.when_over([&word] { word = 1; });
 }
 
-void everyone(Communicator& comm) {
-  const int32_t mine = 1;
-  std::vector<int32_t> all(static_cast<size_t>(comm.size()));
-  comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&mine, {1}), nullptr);
-}
-
 // Ranks 0 and 2 of three run `survivor`, which returns what it has against it; rank 1 `fault`.
 void run_three(const std::function<void(Communicator&)>& fault,
                const std::function<std::string(Communicator&)>& survivor) {
@@ -51,13 +45,13 @@ void run_three(const std::function<void(Communicator&)>& fault,
 TEST(Watch, IsToldAtOnceThatAPeerWasKilled) {
   run_three(
       [](Communicator& comm) {
-        everyone(comm);
+        meet(comm);
         raise(SIGKILL);
       },
       [](Communicator& comm) -> std::string {
         std::atomic<int> over{0};
         const auto watching = watch(comm, over);
-        everyone(comm);
+        meet(comm);
         if (!is_set(over)) return "not told";
         const auto reason = comm.failure_reason();
         comm.abort(reason);  // as a layer does: else the last rank might hear first that we left
@@ -83,7 +77,7 @@ TEST(Watch, ThatComesLateIsToldAtOnce) {
   run_three([](Communicator& comm) { comm.abort("enough"); },
             [](Communicator& comm) -> std::string {
               try {
-                everyone(comm);
+                meet(comm);
                 return "no error";
               } catch (const Error&) {
               }
@@ -95,12 +89,12 @@ TEST(Watch, ThatComesLateIsToldAtOnce) {
 
 // What a peer sent before it left is still received, though somebody has heard that it left.
 TEST(Watch, OfAPeerThatLeftInOrderIsNoFailureOfWhatWasSent) {
-  run_three([](Communicator& comm) { everyone(comm); },
+  run_three([](Communicator& comm) { meet(comm); },
             [](Communicator& comm) -> std::string {
               std::atomic<int> over{0};
               const auto watching = watch(comm, over);
               std::this_thread::sleep_for(std::chrono::milliseconds(50 * comm.rank()));
-              everyone(comm);
+              meet(comm);
               return "";
             });
 }
@@ -113,23 +107,23 @@ TEST(Watch, HearsNothingOfStrangers) {
               std::atomic<int> over{0}, all_over{0};
               const auto watching = watch(*pair, over), watching_all = watch(comm, all_over);
               if (!is_set(all_over)) return "rank 1 left, and nobody was told";
-              everyone(*pair);
+              meet(*pair);
               const bool told = over != 0;
               const auto reason = pair->failure_reason();
-              everyone(*pair);  // before that nobody of the pair leaves
+              meet(*pair);  // before that nobody of the pair leaves
               return told ? "told that a stranger left" : reason;
             });
 }
 
 TEST(Watch, BeginsAndEndsManyTimes) {
-  run_three([](Communicator& comm) { everyone(comm); },
+  run_three([](Communicator& comm) { meet(comm); },
             [](Communicator& comm) -> std::string {
               std::atomic<int> over{0};
               for (int i = 0; i < 200; ++i) {
                 const auto one = watch(comm, over);
                 const auto two = watch(comm, over);
               }
-              everyone(comm);
+              meet(comm);
               return "";
             });
 }

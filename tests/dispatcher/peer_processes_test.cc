@@ -48,12 +48,6 @@ class PeerProcesses : public ::testing::Test {
   SharedArray<SharedCounts> counts_{1};
 };
 
-void everyone(Communicator& comm) {
-  const int32_t mine = 1;
-  std::vector<int32_t> all(static_cast<size_t>(comm.size()));
-  comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&mine, {1}), nullptr);
-}
-
 TEST_F(PeerProcesses, GiveTheBitsOfThreads) {
   for (const int num_ranks : {2, 4})
     for (auto c : dispatch_cases(num_ranks, 64)) {
@@ -113,9 +107,9 @@ TEST_F(PeerProcesses, OpenAnAllocationOnceForAllWindowsInIt) {
     Rank a(comm, backend, memory);
     Rank b(comm, backend, memory, kOffset);
     if (!a.call().good() || !b.call().good()) return "a call failed";
-    everyone(comm);
+    meet(comm);
     if (counts().calls_of_open != 2) return "opened " + std::to_string(counts().calls_of_open);
-    everyone(comm);
+    meet(comm);
     a.dispatcher.reset();
     return b.call().good() ? "" : "b went with a";
   });
@@ -128,17 +122,17 @@ TEST_F(PeerProcesses, OneWhoLeavesEarlyDoesNotWaitAndItsWindowStays) {
     std::optional<Rank> rank(std::in_place, comm, backend);
     if (!rank->call().good()) return "a call failed";
     if (comm.rank() == 1) {
-      everyone(comm);  // rank 0's is gone by now
+      meet(comm);  // rank 0's is gone by now
       if (counts().allocated < 2) return "the window of rank 0 is gone";
       rank.reset();
-      everyone(comm);
+      meet(comm);
       return "";
     }
     const auto start = std::chrono::steady_clock::now();
     rank.reset();
     if (std::chrono::steady_clock::now() - start > kLong) return "it waited";
-    everyone(comm);
-    everyone(comm);
+    meet(comm);
+    meet(comm);
     const int before = counts().allocated;
     allocate(*backend, 1);  // an allocation first frees what peers are done with
     return counts().allocated < before ? "" : "its window stays for ever";

@@ -38,11 +38,7 @@ struct GpuRank {
   int rank() const { return comm.rank(); }
   // Before memory is freed or allocated: either may wait for every kernel of the device, a peer's
   // that waits for this rank's next one included.
-  void everyone() {
-    int32_t mine = 1;
-    std::vector<int32_t> all(static_cast<size_t>(comm.size()));
-    comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&mine, {1}), nullptr);
-  }
+  void everyone() { meet(comm); }
 };
 
 // Ranks on one device share its multiprocessors; two are left to the kernels that wait.

@@ -217,12 +217,7 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
                          ? call.max_tokens
                          : *std::max_element(call.tokens.begin(), call.tokens.end()));
   }
-  int32_t ready = 1;
-  std::vector<int32_t> all(static_cast<size_t>(comm.size()));
-  const auto everyone = [&] {
-    comm.all_gather(Tensor(all.data(), {comm.size()}), ConstTensor(&ready, {1}), nullptr);
-  };
-  everyone();
+  meet(comm);
 
   std::vector<DispatchOutcome> outcomes;
   std::vector<OnDevice> partials;  // to the end: freeing one may wait for kernels that wait
@@ -259,7 +254,7 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     o.status = {words[0], words[1], words[2], words[3]};
     outcomes.push_back(std::move(o));
   }
-  everyone();
+  meet(comm);
   return outcomes;
 }
 
