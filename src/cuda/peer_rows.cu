@@ -94,12 +94,12 @@ void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstT
                               view_of(own)};
   const dim3 grid = grid_of_rows(dst.dim(0), vectors);
   if (own.rows.present())
-    launch(pull_and_sum_kernel, grid, kSumThreads, 0, stream, params);
+    launch(pull_sums_kernel<2, true>, grid, kSumThreads, 0, stream, params);
   else if (window.max_blocks > 0)
     launch(pull_sums_in_pieces_kernel, blocks_of_pieces(window, dst.dim(0), vectors), kPushThreads,
            0, stream, params);
   else
-    launch(pull_sums_kernel, grid, kSumThreads, 0, stream, params);
+    launch(pull_sums_kernel<kSumLoads, false>, grid, kSumThreads, 0, stream, params);
 }
 
 void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,

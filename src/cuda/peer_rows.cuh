@@ -141,49 +141,23 @@ struct PullSumsParams {
   SlotSumsView own;  // of token t; rows null: this rank's terms are in `partial`, too
 };
 
-// As sum_rows_kernel, with a base per term. Peers wrote while earlier kernels ran: no load goes
-// through a cache that may not have seen it.
-__global__ __launch_bounds__(kSumThreads) void pull_sums_kernel(
+// As sum_rows_kernel, with a base per term, of which kRanks are on their way at once. Peers wrote
+// while earlier kernels ran: no load goes through a cache that may not have seen it.
+//
+// kOwnSums: this rank's terms come from the rows that they are sums of, after what comes over the
+// link, so that memory works meanwhile. Few registers (0 blocks: as many as it likes), so that many
+// loads are on their way.
+// measured: 2x H200, combine of 4096 x 7168: with 8 loads of own rows and 102 registers 228 us,
+// with 4 and 78 198, with 4 and 63 191; without own sums 190.
+template <int kRanks, bool kOwnSums>
+__global__ __launch_bounds__(kSumThreads, kOwnSums ? 8 : 0) void pull_sums_kernel(
     const __grid_constant__ PullSumsParams p) {
   wait_for_predecessor();
   allow_successor();
   const int v = static_cast<int>(blockIdx.y) * kSumThreads + static_cast<int>(threadIdx.x);
   if (v >= p.vectors_per_row || !is_good(p.status)) return;
   const WindowView& w = p.window;
-  for (int64_t t = blockIdx.x; t < p.num_tokens; t += gridDim.x) {
-    const int32_t* places = p.return_row + t * w.num_ranks;
-    float sums[8] = {};
-    for (int r = 0; r < w.num_ranks; r += kSumLoads) {
-      int32_t place[kSumLoads];
-      uint4 x[kSumLoads];
-#pragma unroll
-      for (int j = 0; j < kSumLoads; ++j)
-        place[j] = r + j < w.num_ranks ? __ldg(places + r + j) : kNoRow;
-#pragma unroll
-      for (int j = 0; j < kSumLoads; ++j)
-        if (place[j] != kNoRow)
-          x[j] = __ldcg(w.at_peer(r + j, p.partial) + int64_t{place[j]} * p.vectors_per_row + v);
-#pragma unroll
-      for (int j = 0; j < kSumLoads; ++j)
-        if (place[j] != kNoRow) add_scaled(sums, 1.0f, x[j]);
-    }
-    const int64_t at = t * p.vectors_per_row + v;
-    store_sums(p.dst, at, sums, p.addend, p.scale, t);
-  }
-}
-
-// pull_sums_kernel, and this rank's terms from the rows that they are sums of: what comes over the
-// link is on its way first, so that memory works meanwhile. Of few ranks, and few loads of a
-// thread, so that more of them fit. measured: 2x H200, combine of 4096 x 7168: with 8 own loads and
-// 102 registers 228 us, with 4 and 78 198, with 4 and 63 191; without own sums 190.
-__global__ __launch_bounds__(kSumThreads,
-                             8) void pull_and_sum_kernel(const __grid_constant__ PullSumsParams p) {
-  wait_for_predecessor();
-  allow_successor();
-  const int v = static_cast<int>(blockIdx.y) * kSumThreads + static_cast<int>(threadIdx.x);
-  if (v >= p.vectors_per_row || !is_good(p.status)) return;
-  constexpr int kRanks = 2, kOwnLoads = 4;
-  const WindowView& w = p.window;
+  const auto is_own = [&](int rank) { return kOwnSums && rank == w.rank; };
   for (int64_t t = blockIdx.x; t < p.num_tokens; t += gridDim.x) {
     const int32_t* places = p.return_row + t * w.num_ranks;
     float sums[8] = {};
@@ -195,16 +169,17 @@ __global__ __launch_bounds__(kSumThreads,
         place[j] = r + j < w.num_ranks ? __ldg(places + r + j) : kNoRow;
 #pragma unroll
       for (int j = 0; j < kRanks; ++j)
-        if (place[j] != kNoRow && r + j != w.rank)
+        if (place[j] != kNoRow && !is_own(r + j))
           x[j] = __ldcg(w.at_peer(r + j, p.partial) + int64_t{place[j]} * p.vectors_per_row + v);
-      if (r <= w.rank && w.rank < r + kRanks && __ldg(places + w.rank) != kNoRow) {
-        float own_sums[8] = {};
-        (void)add_row<kOwnLoads>(own_sums, p.own, t, p.vectors_per_row, v);
-        own = rounded(own_sums);
-      }
+      if constexpr (kOwnSums)
+        if (r <= w.rank && w.rank < r + kRanks && __ldg(places + w.rank) != kNoRow) {
+          float own_sums[8] = {};
+          (void)add_row<4>(own_sums, p.own, t, p.vectors_per_row, v);
+          own = rounded(own_sums);
+        }
 #pragma unroll
       for (int j = 0; j < kRanks; ++j)
-        if (place[j] != kNoRow) add_scaled(sums, 1.0f, r + j == w.rank ? own : x[j]);
+        if (place[j] != kNoRow) add_scaled(sums, 1.0f, is_own(r + j) ? own : x[j]);
     }
     store_sums(p.dst, t * p.vectors_per_row + v, sums, p.addend, p.scale, t);
   }
