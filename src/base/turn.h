@@ -15,6 +15,8 @@ class Turn {
     if (wanted) (void)lock_.try_lock_for(std::chrono::milliseconds(100));
   }
 
+  bool is_held() const { return lock_.owns_lock(); }
+
  private:
   static std::recursive_timed_mutex& mutex() {
     static std::recursive_timed_mutex mutex;
