@@ -7,7 +7,8 @@
 //     await_rows     ... have arrived, and what ranks were asked agrees
 //                    the executor writes partial rows into this rank's window
 //     meet: partials statuses travel, partial rows may be read
-//     pull_sums      fp32, in rank order, straight out of the peers' windows
+//     pull_sums      fp32, in rank order, straight out of the peers' windows; this rank's own terms
+//                    perhaps from its experts' rows, where the executor left them out
 //
 // Whoever waited for the partial rows of call n knows that its peers' executors are through with
 // what was pushed to them, or fetched: their rows may be written again. Whoever waited for the rows
