@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -15,12 +16,15 @@ enum class ActivationKind {
   ClampedSwiglu,  // gpt-oss: (clamp(up, -limit, limit) + 1) * g / (1 + exp(-alpha g)), g =
                   // min(gate, limit)
   Relu2,          // max(x, 0)^2, without a gate: W1 has I rows instead of 2I
+  SiluOfClamped,  // DeepSeek-V4: clamp(up, -limit, limit) * silu(min(gate, limit))
+  ClampedSilu,    // Step-3.5: clamp(up, -limit, limit) * min(silu(gate), limit)
+  Situ,           // Kimi-K3: alpha tanh(gate / alpha) sigmoid(gate) * limit tanh(up / limit)
 };
 
 struct Activation {
   ActivationKind kind = ActivationKind::SiluGated;
-  float alpha = 1.702f;  // ClampedSwiglu only
-  float limit = 7.0f;    // ClampedSwiglu only; > 0
+  float alpha = 1.702f;  // ClampedSwiglu; Situ: > 0
+  float limit = 7.0f;    // ClampedSwiglu, SiluOfClamped, ClampedSilu, Situ; > 0
 
   bool gated() const { return kind != ActivationKind::Relu2; }
   bool operator==(const Activation&) const = default;
@@ -28,7 +32,8 @@ struct Activation {
 
 /// Throws Error(Unsupported) that lists the accepted names.
 Activation activation_from_name(std::string_view name);
-/// The canonical name: silu, gelu, gelu_tanh, clamped_swiglu, relu2.
+/// The canonical name: silu, gelu, gelu_tanh, clamped_swiglu, relu2, silu_of_clamped, clamped_silu,
+/// situ.
 const char* activation_name(ActivationKind kind) noexcept;
 
 /// How router logits become scores.
@@ -37,6 +42,7 @@ enum class Scoring {
   SoftmaxOfTopK,  // over the K chosen logits
   Sigmoid,        // of each logit alone
   SparseMixer,    // phimoe: K = 2 masked softmaxes, each over logits close to the maximum
+  SqrtSoftplus,   // DeepSeek-V4: sqrt(log(1 + exp(logit))) of each logit alone
 };
 
 /// How a group of experts is scored when the choice is limited to a few groups.
@@ -46,7 +52,8 @@ enum class GroupScore {
 };
 
 /// The gate: logits f32 [T, E] -> the K best experts of each token and their weights.
-/// Ties go to the lowest expert id. Ids come in descending order of the score that chose them.
+/// Ties go to the lowest expert id. Ids come in descending order of the score that chose them; of a
+/// choice by token id, in the order of its table.
 struct GateConfig {
   Scoring scoring = Scoring::Softmax;
   bool renormalize = false;         // divide the K weights by their sum
@@ -58,7 +65,16 @@ struct GateConfig {
   int64_t num_groups_kept = 1;      // the choice is made inside the best of them
   GroupScore group_score = GroupScore::Top2Sum;
   float jitter_epsilon =
-      0.01f;  // SparseMixer only: logits further than 2 eps (relative) are masked
+      0.01f;                // SparseMixer only: logits further than 2 eps (relative) are masked
+  float logit_softcap = 0;  // c > 0: logits become c tanh(logit / c) first (laguna)
+  /// V > 0: a token's id in [0, V) chooses its experts, by a table; scores only weigh them
+  /// (DeepSeek-V4's first layers). Such a layer needs ForwardArgs::token_ids.
+  int64_t vocabulary = 0;
+  /// Z more experts, ids E to E + Z - 1, that return their input (longcat_flash). They have scores
+  /// and weights, but neither tensors nor owners.
+  int64_t num_zero_experts = 0;
+  bool expert_scale = false;   // f32 [E], the very last factor of the weights (gemma4, inkling)
+  bool rms_of_hidden = false;  // logits are of hidden / rms(hidden), without a weight (gemma4)
 
   bool operator==(const GateConfig&) const = default;
 };
@@ -67,12 +83,29 @@ struct GateConfig {
 struct SharedExpertConfig {
   int64_t intermediate = 0;    // 0: none. Several shared experts are one wider expert
   bool sigmoid_gated = false;  // scaled by sigmoid(hidden . shared_gate) (qwen2_moe, qwen3_next)
+  std::optional<Activation> activation = {};  // absent: that of the routed experts
+  /// S > 0: the intermediate size is that of S experts side by side, and the gate weighs each: the
+  /// router has S rows more, and renormalising counts their scores, too (inkling).
+  int64_t num_scored = 0;
 
   bool operator==(const SharedExpertConfig&) const = default;
 };
 
 /// Ten times the experts of any model known: a limit that lets a token's scores stand on the stack.
 inline constexpr int64_t kMaxExperts = 4096;
+
+/// What stands around the routed experts and is not seen by router and shared experts:
+/// rows = down(norm(hidden)) go to the experts, up(norm(their sum)) comes back. Each part may be
+/// absent.
+struct RoutedPathConfig {
+  bool input_norm = false;     // RMS norm with a weight [H] (gemma4)
+  int64_t latent = 0;          // L > 0: experts work on rows of L, a multiple of 8 (nemotron_h)
+  bool output_norm = false;    // RMS norm of the sum, [L] or [H] (kimi_k3, gemma4)
+  float norm_epsilon = 1e-6f;  // also of GateConfig::rms_of_hidden
+
+  bool present() const { return input_norm || latent > 0 || output_norm; }
+  bool operator==(const RoutedPathConfig&) const = default;
+};
 
 /// One MoE layer. Letters as everywhere: H, I, E, K.
 struct MoeConfig {
@@ -86,12 +119,24 @@ struct MoeConfig {
   bool expert_bias =
       false;  // b1 [E, 2I] joins the sums before the activation, b2 [E, H] before GEMM2's rounding
   bool router_bias = false;  // f32 [E], added to the logits
+  bool router_f32 = false;   // the router's weight is f32, not bf16; its products are then of f32
+  RoutedPathConfig path;
   /// Llama-4: the fp32 router weight scales GEMM1's fp32 sums before the activation, and the
   /// weighted gather then adds without weights. Only for Scoring::Sigmoid with K = 1.
   bool router_weight_on_input = false;
 
   /// Rows of W1: 2I for a gated activation, else I.
   int64_t w1_rows() const { return activation.gated() ? 2 * intermediate : intermediate; }
+  /// Width of the rows that routed experts see: L of a latent path, else H.
+  int64_t routed_hidden() const { return path.latent > 0 ? path.latent : hidden; }
+  /// Ids that the gate chooses from: E and the zero experts.
+  int64_t num_choices() const { return num_experts + gate.num_zero_experts; }
+  /// Rows of the router: a logit for each choice and each scored shared expert.
+  int64_t router_rows() const { return num_choices() + shared.num_scored; }
+  Activation shared_activation() const { return shared.activation.value_or(activation); }
+  int64_t shared_w1_rows() const {
+    return shared_activation().gated() ? 2 * shared.intermediate : shared.intermediate;
+  }
   bool operator==(const MoeConfig&) const = default;
 };
 

@@ -25,6 +25,7 @@ enum class GateUpOrder {
 /// The routed experts that this rank owns: global ids [first, first + E_local).
 struct ExpertWeights {
   GateUpOrder order = GateUpOrder::Unset;
+  // H here is MoeConfig::routed_hidden().
   ConstTensor w1;  // bf16 [E_local, 2I, H]; [E_local, I, H] when the activation has no gate
   ConstTensor w2;  // bf16 [E_local, H, I]
   ConstTensor b1;  // f32 [E_local, 2I], in the order of w1; absent without expert_bias
@@ -32,13 +33,26 @@ struct ExpertWeights {
 };
 
 struct RouterWeights {
-  ConstTensor weight;           // bf16 [E, H]; absent if the caller always brings ids and weights
-  ConstTensor bias;             // f32 [E]; absent without router_bias
-  ConstTensor correction_bias;  // f32 [E]; absent without gate.correction_bias
+  // [MoeConfig::router_rows(), H], bf16, or f32 with router_f32; absent if the caller always brings
+  // ids and weights
+  ConstTensor weight;
+  ConstTensor bias;             // f32 [router_rows()]; absent without router_bias
+  ConstTensor correction_bias;  // f32 [num_choices()]; absent without gate.correction_bias
+  ConstTensor expert_scale;     // f32 [router_rows()]; absent without gate.expert_scale
+  ConstTensor token_experts;    // i32 [V, K] global ids; absent without gate.vocabulary
+};
+
+/// What MoeConfig::path says; absent where it has no such part.
+struct RoutedPathWeights {
+  ConstTensor input_norm;   // f32 [H]
+  ConstTensor down;         // bf16 [L, H]
+  ConstTensor output_norm;  // f32 [L], or [H] without a latent path
+  ConstTensor up;           // bf16 [H, L]
 };
 
 struct SharedExpertWeights {
   GateUpOrder order = GateUpOrder::Unset;
+  // S experts that the gate weighs stand one after the other: [S, 2 Is / S, H], [S, H, Is / S].
   ConstTensor w1;    // bf16 [2 Is, H]
   ConstTensor w2;    // bf16 [H, Is]
   ConstTensor gate;  // bf16 [1, H]; absent unless sigmoid_gated
@@ -51,6 +65,7 @@ struct LayerWeights {
   ExpertWeights experts;
   RouterWeights router;
   SharedExpertWeights shared;
+  RoutedPathWeights path;
   std::shared_ptr<const void> owner;
 };
 

@@ -10,6 +10,11 @@ namespace switchyard {
 LayerWeights random_device_weights(const MoeConfig& config, Backend& backend, uint64_t seed,
                                    int num_ranks, int rank) {
   if (backend.kind() == DeviceKind::Cpu) return random_weights(config, num_ranks, rank, seed);
+  // Tables and values around another middle are few: they are made on the host.
+  const bool special = config.gate.vocabulary > 0 || config.gate.expert_scale ||
+                       config.path.input_norm || config.path.output_norm;
+  if (special)
+    return to_device(random_weights(config, num_ranks, rank, seed), config, num_ranks, backend);
   const auto bytes = static_cast<size_t>(weight_bytes(config, num_ranks));
   auto memory = backend.memory().allocate(bytes);
   Arena arena({memory.get(), bytes}, backend.kind());

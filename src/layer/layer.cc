@@ -61,18 +61,32 @@ std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks
                                                   : std::max(1, cores / num_ranks));
 }
 
-// Everything that must be equal on every rank, as one text.
-std::string shared_facts(const StrategyRequest& r, const LayerOptions& options) {
-  const MoeConfig& c = r.config;
-  const GateConfig& g = c.gate;
-  return cat(c.hidden, ' ', c.intermediate, ' ', c.num_experts, ' ', c.top_k, ' ',
-             activation_name(c.activation.kind), ' ', c.activation.alpha, ' ', c.activation.limit,
-             ' ', static_cast<int>(g.scoring), g.renormalize, ' ', g.renormalize_epsilon,
+std::string facts_of(const Activation& a) {
+  return cat(activation_name(a.kind), ' ', a.alpha, ' ', a.limit, ' ');
+}
+
+std::string facts_of(const GateConfig& g) {
+  return cat(static_cast<int>(g.scoring), g.renormalize, ' ', g.renormalize_epsilon,
              g.clamp_renormalizer, ' ', g.scale, g.correction_bias, ' ', g.num_groups, ' ',
              g.num_groups_kept, ' ', static_cast<int>(g.group_score), ' ', g.jitter_epsilon, ' ',
-             c.shared.intermediate, c.shared.sigmoid_gated, c.expert_bias, c.router_bias,
-             c.router_weight_on_input, ' ', r.tp_size, ' ', r.max_tokens, ' ', r.masked_max_tokens,
-             ' ', r.alignment, ' ', r.allow_repeated_experts, ' ', r.workspace_limit_bytes, ' ',
+             g.logit_softcap, ' ', g.vocabulary, ' ', g.num_zero_experts, ' ', g.expert_scale,
+             g.rms_of_hidden, ' ');
+}
+
+std::string facts_of(const MoeConfig& c) {
+  return cat(c.hidden, ' ', c.intermediate, ' ', c.num_experts, ' ', c.top_k, ' ',
+             facts_of(c.activation), facts_of(c.gate), c.shared.intermediate,
+             c.shared.sigmoid_gated, ' ', c.shared.num_scored, ' ', facts_of(c.shared_activation()),
+             c.expert_bias, c.router_bias, c.router_f32, c.router_weight_on_input,
+             c.path.input_norm, c.path.output_norm, ' ', c.path.latent, ' ', c.path.norm_epsilon,
+             ' ');
+}
+
+// Everything that must be equal on every rank, as one text.
+std::string shared_facts(const MoeConfig& config, const StrategyRequest& r,
+                         const LayerOptions& options) {
+  return cat(facts_of(config), r.tp_size, ' ', r.max_tokens, ' ', r.masked_max_tokens, ' ',
+             r.alignment, ' ', r.allow_repeated_experts, ' ', r.workspace_limit_bytes, ' ',
              r.use_all_gather, ' ', r.host_counts, ' ', options.host_ordered, ' ', r.token_pieces,
              ' ', r.push_rows, ' ', device_name(r.device.kind), ' ', options.forbid_peer_memory,
              ' ', r.name);
@@ -478,7 +492,7 @@ std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeigh
   } catch (const Error& e) {
     mine.emplace(e);
   }
-  agree_or_throw(mine, shared_facts(parts.request, options), communicator);
+  agree_or_throw(mine, shared_facts(parts.request.config, parts.request, options), communicator);
   return std::make_unique<Layer>(std::move(parts));
 }
 

@@ -26,9 +26,15 @@ std::vector<Copy> copies(const WeightBlock& b, const LayerWeights& w) {
       {b.router, w.router.weight},
       {b.router_bias, w.router.bias},
       {b.correction_bias, w.router.correction_bias},
+      {b.expert_scale, w.router.expert_scale},
+      {b.token_experts, w.router.token_experts},
       {b.shared_w1, w.shared.w1},
       {b.shared_w2, w.shared.w2},
       {b.shared_gate, w.shared.gate},
+      {b.input_norm, w.path.input_norm},
+      {b.down, w.path.down},
+      {b.output_norm, w.path.output_norm},
+      {b.up, w.path.up},
   };
   std::erase_if(all, [](const Copy& c) { return !c.src.present(); });
   return all;

@@ -9,7 +9,10 @@ namespace switchyard {
 // Mutable views of what LayerWeights shows as constant ones. Absent where the config has no such
 // part.
 struct WeightBlock {
-  Tensor w1, w2, b1, b2, router, router_bias, correction_bias, shared_w1, shared_w2, shared_gate;
+  Tensor w1, w2, b1, b2;
+  Tensor router, router_bias, correction_bias, expert_scale, token_experts;
+  Tensor shared_w1, shared_w2, shared_gate;
+  Tensor input_norm, down, output_norm, up;  // RoutedPathWeights
   std::shared_ptr<void> memory;
 
   // Sizes only, over an empty workspace.
