@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "switchyard/safetensors.h"
 #include "switchyard/tensor.h"
@@ -38,5 +39,11 @@ class Rows {
 Rows random_rows(int64_t num_rows, int64_t hidden, uint64_t seed);
 // A copy of tensor `name`, rounded to bf16. Throws UsageError unless it is bf16 or f32 [T, hidden].
 Rows read_rows(const TensorFile& file, const std::string& name, int64_t hidden);
+
+// Uniform in [0, vocabulary).
+std::vector<int64_t> random_token_ids(int64_t num_tokens, int64_t vocabulary, uint64_t seed);
+// A copy of tensor `name`. Throws UsageError unless it is i32 or i64 [num_tokens].
+std::vector<int64_t> read_token_ids(const TensorFile& file, const std::string& name,
+                                    int64_t num_tokens);
 
 }  // namespace switchyard::cli

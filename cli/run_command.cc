@@ -27,13 +27,20 @@ struct RunArguments {
   LayerSource source;
   RunOptions run;
   std::string transport = "threads";
-  std::string input, input_tensor, expect, expect_tensor, output, output_dtype = "bf16";
+  std::string input, input_tensor, token_ids_tensor, expect, expect_tensor, output,
+      output_dtype = "bf16";
   int64_t tokens = 64;
   uint64_t seed = 0;
   int64_t max_tokens = -1;
   int repeat = 3;
   double tolerance = 4e-3;
   bool json = false;
+};
+
+// What goes into the layer.
+struct Input {
+  Rows rows;
+  std::vector<int64_t> token_ids;  // of a layer that chooses by them; empty for others
 };
 
 struct RunResult {
@@ -76,11 +83,25 @@ std::string tensor_name(const std::string& given, const LayerSource& source, con
   return source.module_path() + suffix;
 }
 
-Rows read_input(const RunArguments& a) {
-  if (a.input.empty()) return random_rows(a.tokens, a.source.config().hidden, a.seed);
+Input read_input(const RunArguments& a) {
+  const MoeConfig& config = a.source.config();
+  const int64_t vocabulary = config.gate.vocabulary;
+  if (!a.token_ids_tensor.empty() && vocabulary == 0)
+    throw UsageError("--token-ids-tensor: this layer chooses by scores");
+  if (a.input.empty()) {
+    const int64_t num_ids = vocabulary > 0 ? a.tokens : 0;
+    return {random_rows(a.tokens, config.hidden, a.seed),
+            random_token_ids(num_ids, vocabulary, a.seed)};
+  }
   const auto file = TensorFile::open(a.input);
-  return read_rows(*file, tensor_name(a.input_tensor, a.source, ".input", "--input-tensor"),
-                   a.source.config().hidden);
+  Input input{read_rows(*file, tensor_name(a.input_tensor, a.source, ".input", "--input-tensor"),
+                        config.hidden),
+              {}};
+  if (vocabulary > 0)
+    input.token_ids = read_token_ids(
+        *file, tensor_name(a.token_ids_tensor, a.source, ".input_ids", "--token-ids-tensor"),
+        input.rows.num_rows());
+  return input;
 }
 
 struct Expected {
@@ -102,18 +123,25 @@ Expected read_expected(const RunArguments& a, int64_t num_tokens) {
   return e;
 }
 
-// Of this rank's tokens.
-std::vector<int64_t> count_experts(MoeLayer& layer, ConstTensor hidden, Backend& backend) {
+// Of this rank's tokens. Zero experts have no tokens of their own.
+std::vector<int64_t> count_experts(MoeLayer& layer, ConstTensor hidden, ConstTensor token_ids,
+                                   Backend& backend) {
   const Shape slots{hidden.dim(0), layer.config().top_k};
   const DeviceBuffer chosen(backend, hidden.device, DType::I32, slots);
   const DeviceBuffer weights(backend, hidden.device, DType::F32, slots);
+  const int64_t num_scored = layer.config().shared.num_scored;
+  const DeviceBuffer shared(backend, hidden.device, DType::F32, {hidden.dim(0), num_scored});
   const DeviceWorkspace workspace(backend, layer.gate().workspace_bytes(hidden.dim(0)));
-  layer.gate().choose(chosen.view(), weights.view(), hidden, workspace.workspace(), nullptr);
+  layer.gate().choose({.ids = chosen.view(),
+                       .weights = weights.view(),
+                       .shared_weights = num_scored > 0 ? shared.view() : Tensor(),
+                       .token_ids = token_ids},
+                      hidden, workspace.workspace(), nullptr);
   std::vector<int32_t> ids(static_cast<size_t>(slots.count()));
   chosen.copy_to(ids.data());
   std::vector<int64_t> counts(static_cast<size_t>(layer.config().num_experts));
   for (const int32_t id : ids)
-    if (id >= 0) ++counts[static_cast<size_t>(id)];
+    if (id >= 0 && id < layer.config().num_experts) ++counts[static_cast<size_t>(id)];
   return counts;
 }
 
@@ -177,9 +205,16 @@ LayerWeights load_weights(const RunArguments& a, int num_ranks, int rank,
                        progress("copying to the device"));
 }
 
+// This rank's share; none where there are none.
+ConstTensor token_ids_of(const Input& input, const Shares& shares, int rank) {
+  const auto all = static_cast<int64_t>(input.token_ids.size());
+  const ConstTensor ids(input.token_ids.data(), {all});
+  return all == 0 ? ids : ids.rows(shares.begin(rank), shares.size(rank));
+}
+
 // Collective. Runs this rank's share; every rank knows the whole result.
 RunResult run_rank(const RunArguments& a, Communicator& comm, const Ranks& ranks,
-                   const Shares& shares, const Rows& input, int64_t max_tokens) {
+                   const Shares& shares, const Input& input, int64_t max_tokens) {
   const int rank = comm.rank();
   LayerOptions options = a.run.layer_options(max_tokens);
   options.backend = make_backend(options, ranks.num_on_machine(), ranks.local(rank));
@@ -188,30 +223,34 @@ RunResult run_rank(const RunArguments& a, Communicator& comm, const Ranks& ranks
   const auto layer = MoeLayer::create(a.source.config(),
                                       load_weights(a, comm.size(), rank, options), comm, options);
   const DeviceBuffer hidden(backend, options.device,
-                            input.view().rows(shares.begin(rank), shares.size(rank)));
+                            input.rows.view().rows(shares.begin(rank), shares.size(rank)));
+  const DeviceBuffer token_ids(backend, options.device, token_ids_of(input, shares, rank));
   const DeviceBuffer written(backend, options.device, DType::Bf16, hidden.view().shape);
-  const auto counts = count_experts(*layer, hidden.view(), backend);
+  const ConstTensor given = input.token_ids.empty() ? ConstTensor() : token_ids.view();
+  const auto counts = count_experts(*layer, hidden.view(), given, backend);
   meet(comm);
   ForwardReport report;
   std::vector<double> us;
   for (int i = 0; i <= a.repeat; ++i) {  // the first one warms up
     const auto start = std::chrono::steady_clock::now();
-    report =
-        layer->forward({.output = written.view(), .hidden = hidden.view(), .stream = stream.get()});
+    report = layer->forward({.output = written.view(),
+                             .hidden = hidden.view(),
+                             .token_ids = given,
+                             .stream = stream.get()});
     layer->wait(stream.get());
     us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
                      .count());
   }
   us.erase(us.begin());
-  Rows output(shares.largest(), input.hidden());
+  Rows output(shares.largest(), input.rows.hidden());
   written.copy_to(output.view().data);
-  return {gather_output(comm, shares, output, input.num_rows()), layer->strategy(), report,
+  return {gather_output(comm, shares, output, input.rows.num_rows()), layer->strategy(), report,
           gather_counts(comm, shares, counts), median(us)};
 }
 
 // The whole result, where rank 0 lives.
-std::optional<RunResult> execute(const RunArguments& a, const Ranks& ranks, const Rows& input) {
-  const Shares shares(input.num_rows(), ranks.size(), a.run.tp_size);
+std::optional<RunResult> execute(const RunArguments& a, const Ranks& ranks, const Input& input) {
+  const Shares shares(input.rows.num_rows(), ranks.size(), a.run.tp_size);
   const int64_t max_tokens = a.max_tokens >= 0 ? a.max_tokens : shares.largest();
   if (max_tokens < shares.largest())
     throw UsageError(
@@ -297,8 +336,8 @@ int run_on(RunArguments& a, const Ranks& ranks) {
   check_usage(a);
   device_from(a.run.device);
   a.source.open();
-  const Rows input = read_input(a);
-  const Expected expected = ranks.speaks() ? read_expected(a, input.num_rows()) : Expected{};
+  const Input input = read_input(a);
+  const Expected expected = ranks.speaks() ? read_expected(a, input.rows.num_rows()) : Expected{};
   const auto result = execute(a, ranks, input);
   if (!result) return kGood;
   for (const auto& warning : result->strategy.warnings)
@@ -340,6 +379,10 @@ Command add_run(CLI::App& app) {
       ->type_name("FILE");
   c.add_option("--input-tensor", a->input_tensor,
                "bf16 or f32 (then rounded) [T, H]; default: <module path>.input")
+      ->type_name("NAME");
+  c.add_option("--token-ids-tensor", a->token_ids_tensor,
+               "i32 or i64 [T] in --input, of layers that choose by token id; default: <module "
+               "path>.input_ids")
       ->type_name("NAME");
   c.add_option("--expect", a->expect, "safetensors file with the expected output")
       ->type_name("FILE");

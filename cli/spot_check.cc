@@ -15,7 +15,8 @@ constexpr int64_t kMaxTokens = 8;
 
 // As many as the bytes allow, spread evenly from the first to the last.
 std::vector<int64_t> pick_tokens(const MoeConfig& c, int64_t num_tokens) {
-  const auto bytes = static_cast<double>(c.top_k * (c.w1_rows() + c.intermediate) * c.hidden * 2);
+  const auto bytes =
+      static_cast<double>(c.top_k * (c.w1_rows() + c.intermediate) * c.routed_hidden() * 2);
   const int64_t count = std::min(
       num_tokens, std::clamp<int64_t>(static_cast<int64_t>(kMaxBytes / bytes), 1, kMaxTokens));
   std::vector<int64_t> tokens;
@@ -34,6 +35,8 @@ class HostExperts {
                        take(&ExpertWeights::b1), take(&ExpertWeights::b2)};
     weights.shared = {first.shared.order, take(first.shared.w1), take(first.shared.w2),
                       take(first.shared.gate)};
+    weights.path = {take(first.path.input_norm), take(first.path.down),
+                    take(first.path.output_norm), take(first.path.up)};
   }
   LayerWeights weights;  // views of what this owns; no router
 
@@ -78,8 +81,9 @@ class HostExperts {
 MoeConfig config_of(const MoeConfig& whole, int64_t num_experts) {
   MoeConfig c = whole;
   c.num_experts = num_experts;
-  c.gate.num_groups = c.gate.num_groups_kept = 1;
-  c.gate.correction_bias = c.router_bias = false;
+  c.gate = {};
+  c.gate.scoring = whole.gate.scoring;  // what puts the weight on the input asks for it
+  c.router_bias = c.router_f32 = false;
   return c;
 }
 

@@ -93,6 +93,8 @@ struct SharedExpertConfig {
 
 /// Ten times the experts of any model known: a limit that lets a token's scores stand on the stack.
 inline constexpr int64_t kMaxExperts = 4096;
+/// Most shared experts that a gate weighs.
+inline constexpr int64_t kMaxScoredShared = 16;
 
 /// What stands around the routed experts and is not seen by router and shared experts:
 /// rows = down(norm(hidden)) go to the experts, up(norm(their sum)) comes back. Each part may be
@@ -120,6 +122,9 @@ struct MoeConfig {
       false;  // b1 [E, 2I] joins the sums before the activation, b2 [E, H] before GEMM2's rounding
   bool router_bias = false;  // f32 [E], added to the logits
   bool router_f32 = false;   // the router's weight is f32, not bf16; its products are then of f32
+  /// The rows of routed experts and their sum over experts stay in f32, partial rows of a rank
+  /// aside: the layer's output is f32 [T, H]. For sums that another product or norm follows.
+  bool f32_sums = false;
   RoutedPathConfig path;
   /// Llama-4: the fp32 router weight scales GEMM1's fp32 sums before the activation, and the
   /// weighted gather then adds without weights. Only for Scoring::Sigmoid with K = 1.

@@ -22,7 +22,7 @@ struct RowRange {
 /// Rows that are sums: row r is the sum over k ascending, in fp32, of weights[r, k] times row
 /// row_of_slot[r, k] of `rows`. A slot without a row (-1) adds nothing, whatever both hold.
 struct SlotSums {
-  ConstTensor rows;         // bf16 [*, H]; absent: no sums
+  ConstTensor rows;         // bf16 or f32 [*, H]; absent: no sums
   ConstTensor row_of_slot;  // i32 [R, K]
   ConstTensor weights;      // f32 [R, K]; absent: 1
 };

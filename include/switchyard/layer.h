@@ -71,12 +71,16 @@ std::string describe(const ForwardReport& report);
 
 /// Arguments of one forward. Views; they stay alive and unchanged until the work is done (`wait`).
 struct ForwardArgs {
-  Tensor output{};  // out  bf16 [T, H]; must not overlap hidden
+  Tensor output{};  // out  bf16, or with f32_sums f32 [T, H]; must not overlap hidden
   /// in   bf16 [T, H]; T may be 0 and may differ by rank. See MoeLayer::input_rows
   ConstTensor hidden{};
-  ConstTensor
-      ids{};  // in   i32 or i64 [T, K] global experts, -1 "no expert"; absent: the gate runs
+  /// in   i32 or i64 [T, K] global experts, zero experts from E on, -1 "no expert"; absent: the
+  /// gate runs. A layer whose gate weighs shared experts needs its gate
+  ConstTensor ids{};
   ConstTensor weights{};  // in   f32 [T, K]; present exactly if ids is
+  /// in   i32 or i64 [T]; needed by layers that choose by token id (GateConfig::vocabulary) where
+  /// no ids are given, absent else
+  ConstTensor token_ids{};
   int64_t max_tokens =
       -1;  // bound of T on every rank in THIS call, equal on every rank; -1: the capacity
   CUstream_st* stream = nullptr;  // CUDA: work is enqueued here. CPU: ignored, work runs at once

@@ -14,14 +14,16 @@ namespace switchyard {
 ///   hidden   in   bf16 [T, H]
 ///   ids      in   i32 [T, K], or absent: the gate is evaluated in float64, too
 ///   weights  in   f32 [T, K]
+///   token_ids in  i32 or i64 [T] in [0, V), where they choose the experts and no ids are given
 ///
-/// Throws Error(ShapeMismatch).
+/// Throws Error(ShapeMismatch), BadRouting for a token id that is none.
 void oracle_forward(Tensor dst, const MoeConfig& config, const LayerWeights& weights,
-                    ConstTensor hidden, ConstTensor ids = {}, ConstTensor router_weights = {});
+                    ConstTensor hidden, ConstTensor ids = {}, ConstTensor router_weights = {},
+                    ConstTensor token_ids = {});
 
-/// The gate alone in float64. ids i32 [T, K], weights f64 [T, K].
+/// The gate alone in float64. ids i32 [T, K], weights f64 [T, K]. Throws as oracle_forward.
 void oracle_gate(Tensor ids, Tensor weights, const MoeConfig& config, const RouterWeights& router,
-                 ConstTensor hidden);
+                 ConstTensor hidden, ConstTensor token_ids = {});
 
 /// How far `actual` (bf16 or f32 [T, H]) is from `expected` (f64 [T, H]).
 struct Difference {

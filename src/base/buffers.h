@@ -10,8 +10,13 @@
 
 namespace switchyard {
 
+// Of a layer's output rows.
+inline DType output_dtype(const MoeConfig& config) {
+  return config.f32_sums ? DType::F32 : DType::Bf16;
+}
+
 struct ExecutorBuffers {
-  int64_t rows = 0;      // C
+  int64_t num_rows = 0;  // C
   int64_t capacity = 0;  // masked: rows per expert
   Tensor counts;         // i32 [E_local]
   Tensor first_row;      // i64 [E_local + 1]
@@ -19,24 +24,26 @@ struct ExecutorBuffers {
   Tensor row_of_slot;    // i32 [R, K]
   Tensor slot_of_row;    // i32 [C]
   Tensor plan_scratch;   // i32 [kPlanBlocks, E_local]
-  Tensor x;              // bf16 [C, H]; GEMM2 writes its rows here once GEMM1 has read it
+  Tensor x;              // bf16 [C, H]
+  Tensor rows;           // of GEMM2: bf16 [C, H], which is x once GEMM1 has read it, or f32 [C, H]
   Tensor y;              // bf16 [C, I]
   Tensor sums;           // f32 [C, sums_columns]; absent unless the provider needs it
 
   static ExecutorBuffers take(Arena& arena, const ExecutorShape& s, Layout layout,
                               int64_t max_rows) {
     ExecutorBuffers b;
-    b.rows = buffer_rows(s, layout, max_rows);
+    b.num_rows = buffer_rows(s, layout, max_rows);
     b.capacity = layout == Layout::Masked ? masked_capacity(s, max_rows) : 0;
     b.counts = arena.take(DType::I32, {s.num_local_experts});
     b.first_row = arena.take(DType::I64, {s.num_local_experts + 1});
     b.next_step = arena.take(DType::I32, {1});
     b.row_of_slot = arena.take(DType::I32, {max_rows, s.top_k});
-    b.slot_of_row = arena.take(DType::I32, {b.rows});
+    b.slot_of_row = arena.take(DType::I32, {b.num_rows});
     b.plan_scratch = arena.take(DType::I32, {kPlanBlocks, s.num_local_experts});
-    b.x = arena.take(DType::Bf16, {b.rows, s.hidden});
-    b.y = arena.take(DType::Bf16, {b.rows, s.intermediate});
-    if (s.sums_columns > 0) b.sums = arena.take(DType::F32, {b.rows, s.sums_columns});
+    b.x = arena.take(DType::Bf16, {b.num_rows, s.hidden});
+    b.rows = s.f32_rows ? arena.take(DType::F32, {b.num_rows, s.hidden}) : b.x;
+    b.y = arena.take(DType::Bf16, {b.num_rows, s.intermediate});
+    if (s.sums_columns > 0) b.sums = arena.take(DType::F32, {b.num_rows, s.sums_columns});
     return b;
   }
 };
@@ -72,20 +79,32 @@ struct SingleGroupBuffers {
   }
 };
 
+// bf16 numbers that one number of a router in f32 is the sum of.
+inline constexpr int kRouterParts = 3;
+inline int64_t router_parts(const MoeConfig& config) {
+  return config.router_f32 ? kRouterParts : 1;
+}
+
 struct GateBuffers {
   SingleGroupBuffers group;
-  Tensor logits;  // f32 [T, E]
+  Tensor logits;       // f32 [T, parts * rows of the router]
+  Tensor inverse_rms;  // f32 [T]; absent unless logits are of normed rows
 
   static GateBuffers take(Arena& arena, const MoeConfig& config, int64_t num_tokens) {
-    return {SingleGroupBuffers::take(arena),
-            arena.take(DType::F32, {num_tokens, config.num_experts})};
+    GateBuffers b;
+    b.group = SingleGroupBuffers::take(arena);
+    b.logits = arena.take(DType::F32, {num_tokens, router_parts(config) * config.router_rows()});
+    if (config.gate.rms_of_hidden) b.inverse_rms = arena.take(DType::F32, {num_tokens});
+    return b;
   }
 };
 
 struct SharedExpertBuffers {
   SingleGroupBuffers group;
-  Tensor activated;  // bf16 [T, Is]
+  Tensor activated;  // bf16 [T, Is], or [T, Is / S] of S scored ones, one after the other
   Tensor rows;       // f32 [T, H]
+  Tensor each;       // f32 [S, T, H] of scored ones; absent for none
+  Tensor weights;    // f32 [T, S] that the gate gave them
   Tensor gate;       // f32 [T, 1]; absent without a sigmoid gate
   Tensor sums;       // f32 [T, rows of W1]; cuBLAS only
 
@@ -93,12 +112,40 @@ struct SharedExpertBuffers {
                                   GemmProvider provider) {
     SharedExpertBuffers b;
     if (config.shared.intermediate == 0) return b;
+    const int64_t scored = config.shared.num_scored, parts = std::max<int64_t>(1, scored);
     b.group = SingleGroupBuffers::take(arena);
-    b.activated = arena.take(DType::Bf16, {num_tokens, config.shared.intermediate});
+    b.activated = arena.take(DType::Bf16, {num_tokens, config.shared.intermediate / parts});
     b.rows = arena.take(DType::F32, {num_tokens, config.hidden});
+    if (scored > 0) b.each = arena.take(DType::F32, {scored, num_tokens, config.hidden});
+    if (scored > 0) b.weights = arena.take(DType::F32, {num_tokens, scored});
     if (config.shared.sigmoid_gated) b.gate = arena.take(DType::F32, {num_tokens, 1});
-    const int64_t w1_rows = (config.activation.gated() ? 2 : 1) * config.shared.intermediate;
-    if (provider == GemmProvider::Cublas) b.sums = arena.take(DType::F32, {num_tokens, w1_rows});
+    if (provider == GemmProvider::Cublas)
+      b.sums = arena.take(DType::F32, {num_tokens, config.shared_w1_rows() / parts});
+    return b;
+  }
+};
+
+// What stands around the routed experts, and the identity of zero experts.
+struct PathBuffers {
+  SingleGroupBuffers group;
+  Tensor rows;      // bf16 [T, L] or [T, H] what the experts get; absent without a path
+  Tensor sums;      // [T, L] or [T, H] what they give: f32 before a norm, else bf16
+  Tensor up;        // f32 [T, H] of a latent path
+  Tensor hidden;    // f32 [T, H] with zero experts
+  Tensor identity;  // f32 [T] with zero experts: the weight of the token's own row
+
+  static PathBuffers take(Arena& arena, const MoeConfig& config, int64_t num_tokens) {
+    PathBuffers b;
+    if (config.path.present()) {
+      b.group = SingleGroupBuffers::take(arena);
+      b.rows = arena.take(DType::Bf16, {num_tokens, config.routed_hidden()});
+      b.sums = arena.take(config.path.output_norm ? DType::F32 : DType::Bf16,
+                          {num_tokens, config.routed_hidden()});
+      if (config.path.latent > 0) b.up = arena.take(DType::F32, {num_tokens, config.hidden});
+    }
+    if (config.gate.num_zero_experts == 0) return b;
+    b.hidden = arena.take(DType::F32, {num_tokens, config.hidden});
+    b.identity = arena.take(DType::F32, {num_tokens});
     return b;
   }
 };
@@ -134,8 +181,8 @@ struct DispatchBuffers {
   Tensor own_rows;       // all_gather: bf16 [slice, H], padded
   Tensor own_ids;        // all_gather: i32 [slice, K], padded with -1
   Tensor own_weights;    // all_gather: f32 [slice, K], padded
-  Tensor output_slice;   // tp > 1: bf16 [slice, H]
-  Tensor output_slices;  // tp > 1: bf16 [tp * slice, H]
+  Tensor output_slice;   // tp > 1: bf16 or, with f32_sums, f32 [slice, H]
+  Tensor output_slices;  // tp > 1: the same [tp * slice, H]
   RowBlocks sent;        // normal, NCCL: [P * slice, W] rows to every rank, on their way there
   RowBlocks arrived;     // normal, NCCL in blocks: [P * slice, W] as they came
 
@@ -169,8 +216,8 @@ struct DispatchBuffers {
       b.send_rows = arena.take(DType::I32, {all_slices});
     }
     if (tp_size > 1) {
-      b.output_slice = arena.take(DType::Bf16, {slice, h});
-      b.output_slices = arena.take(DType::Bf16, {checked_mul(tp_size, slice, "dispatch"), h});
+      b.output_slice = arena.take(output_dtype(c), {slice, h});
+      b.output_slices = arena.take(output_dtype(c), {checked_mul(tp_size, slice, "dispatch"), h});
     }
     if (kind != DispatcherKind::Normal) return b;
     if (is_nccl(carrier)) b.sent = RowBlocks::take(arena, c, all_slices);
@@ -192,7 +239,7 @@ struct PeerBuffers {
   // nothing moves
   Tensor rows;
   Tensor partial;       // bf16 [R, H] read by peers
-  Tensor output_slice;  // tp > 1: bf16 [slice, H] read by peers
+  Tensor output_slice;  // tp > 1: bf16 or, with f32_sums, f32 [slice, H] read by peers
 
   static PeerBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c, int64_t max_tokens,
                           int num_ranks, int tp_size, RowCarrier carrier) {
@@ -210,7 +257,7 @@ struct PeerBuffers {
     if (moves)
       b.rows = arena.take(DType::Bf16, {carrier == RowCarrier::PeerFetch ? slice : max_rows, h});
     b.partial = arena.take(DType::Bf16, {max_rows, h});
-    if (moves && tp_size > 1) b.output_slice = arena.take(DType::Bf16, {slice, h});
+    if (moves && tp_size > 1) b.output_slice = arena.take(output_dtype(c), {slice, h});
     return b;
   }
 };

@@ -22,6 +22,7 @@ struct ExecutorShape {
   int64_t alignment = 1;
   bool allow_repeated_experts = false;
   int64_t sums_columns = 0;  // of the scratch that holds fp32 sums; 0: none
+  bool f32_rows = false;     // GEMM2's rows stay in f32
 
   static ExecutorShape of(const StrategyRequest& r, GemmProvider provider);
 };
@@ -40,7 +41,8 @@ inline ExecutorShape ExecutorShape::of(const StrategyRequest& r, GemmProvider pr
           r.config.top_k,
           r.alignment,
           r.allow_repeated_experts,
-          switchyard::sums_columns(r.config, provider)};
+          switchyard::sums_columns(r.config, provider),
+          r.config.f32_sums};
 }
 
 // Rows per expert of the masked layout: distinct ids fill at most one slot per row and expert.

@@ -63,10 +63,10 @@ void check_groups(const MoeConfig& c) {
                      " experts. Keep more groups.");
   const bool scores_before_choice =
       g.scoring != Scoring::SoftmaxOfTopK && g.scoring != Scoring::SparseMixer;
-  SWITCHYARD_REQUIRE((g.num_groups == 1 && !g.correction_bias) || scores_before_choice, Unsupported,
-                     "config: groups and correction_bias need scores of all experts before the "
-                     "choice. Use softmax,"
-                     " sigmoid or sqrt_softplus.");
+  SWITCHYARD_REQUIRE(
+      (g.num_groups == 1 && !g.correction_bias) || scores_before_choice, Unsupported,
+      "config: groups and correction_bias need softmax, sigmoid or sqrt_softplus scores over all "
+      "experts.");
 }
 
 // What a choice by token id, zero experts and scored shared experts go together with.
@@ -89,15 +89,17 @@ void check_choice(const MoeConfig& c) {
       ", they go with neither shared experts, a path around the experts, weights on the input nor "
       "expert scales. Leave them off.");
   const int64_t scored = c.shared.num_scored;
-  SWITCHYARD_REQUIRE(scored >= 0 && scored <= 16 && (scored == 0 || c.shared.intermediate > 0) &&
-                         c.shared.intermediate % std::max<int64_t>(1, 8 * scored) == 0,
-                     ShapeMismatch, "config: num_scored=", scored,
-                     ", shared intermediate=", c.shared.intermediate,
-                     ", need 0 to 16 experts whose sizes are equal multiples of 8.");
-  SWITCHYARD_REQUIRE(scored == 0 || (g.scoring == Scoring::Sigmoid && g.renormalize &&
-                                     g.vocabulary == 0 && !c.shared.sigmoid_gated),
-                     Unsupported, "config: num_scored=", scored,
-                     ", the gate weighs shared experts with renormalised sigmoid scores only.");
+  SWITCHYARD_REQUIRE(
+      scored >= 0 && scored <= kMaxScoredShared && (scored == 0 || c.shared.intermediate > 0) &&
+          c.shared.intermediate % std::max<int64_t>(1, 8 * scored) == 0,
+      ShapeMismatch, "config: num_scored=", scored, ", shared intermediate=", c.shared.intermediate,
+      ", need 0 to ", kMaxScoredShared, " experts whose sizes are equal multiples of 8.");
+  SWITCHYARD_REQUIRE(
+      scored == 0 || (g.scoring == Scoring::Sigmoid && g.renormalize && g.vocabulary == 0 &&
+                      !c.shared.sigmoid_gated && !c.path.present()),
+      Unsupported, "config: num_scored=", scored,
+      ", the gate weighs shared experts with renormalised sigmoid scores only, and "
+      "without a path around the routed ones.");
 }
 
 void check_path(const MoeConfig& c) {
@@ -105,6 +107,9 @@ void check_path(const MoeConfig& c) {
   if (p.latent != 0) check_width("latent", p.latent);
   SWITCHYARD_REQUIRE(std::isfinite(p.norm_epsilon) && p.norm_epsilon >= 0, ShapeMismatch,
                      "config: norm_epsilon=", p.norm_epsilon, ", must be finite and not negative.");
+  SWITCHYARD_REQUIRE(!p.present() || !c.f32_sums, Unsupported,
+                     "config: f32_sums with a path around the experts, which rounds its own output "
+                     "to bf16. Leave it off.");
   SWITCHYARD_REQUIRE(!p.input_norm || p.latent == 0, Unsupported, "config: latent=", p.latent,
                      ", a norm before the experts goes with rows of H only. Leave one off.");
   SWITCHYARD_REQUIRE(p.latent > 0 || !p.present() || c.shared.intermediate == 0, Unsupported,
@@ -233,6 +238,7 @@ std::string describe(const MoeConfig& c) {
                          c.top_k, ", ", activation_text(c.activation), ", ", gate);
   if (c.router_f32) text += ", router in f32";
   if (c.expert_bias) text += ", expert biases";
+  if (c.f32_sums) text += ", f32 output";
   return text + shared_text(c) + path_text(c.path);
 }
 

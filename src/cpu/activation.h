@@ -27,6 +27,18 @@ inline float activate(const Activation& a, float gate, float up) {
       const float x = std::max(gate, 0.0f);
       return x * x;
     }
+    case ActivationKind::SiluOfClamped: {
+      const float g = std::min(gate, a.limit), u = std::clamp(up, -a.limit, a.limit);
+      return u * g / (1.0f + std::exp(-g));
+    }
+    case ActivationKind::ClampedSilu: {
+      const float silu = gate / (1.0f + std::exp(-gate));
+      return std::clamp(up, -a.limit, a.limit) * std::min(silu, a.limit);
+    }
+    case ActivationKind::Situ: {
+      const float g = a.alpha * std::tanh(gate / a.alpha) / (1.0f + std::exp(-gate));
+      return g * a.limit * std::tanh(up / a.limit);
+    }
   }
   return 0;
 }

@@ -11,6 +11,7 @@
 #include "cpu/gate_topk.h"
 #include "cpu/group_rows.h"
 #include "cpu/grouped_gemm.h"
+#include "cpu/path_ops.h"
 #include "cpu/peer_exchange.h"
 #include "cpu/plan_dispatch.h"
 #include "cpu/plan_rows.h"
@@ -28,9 +29,11 @@ class CpuOps final : public Ops {
  public:
   CpuOps(int num_threads, CpuForm form) : pool_(num_threads), fast_(form == CpuForm::Fast) {}
 
-  void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
-                 const GateConfig& gate, CUstream_st*) override {
-    cpu::gate_topk(ids, weights, logits, correction_bias, gate, pool_);
+  void gate_topk(const GateTopk& gate, CUstream_st*) override { cpu::gate_topk(gate, pool_); }
+  void split_f32(Tensor dst, ConstTensor src, CUstream_st*) override { cpu::split_f32(dst, src); }
+  void split_zero_experts(Tensor dst_ids, Tensor identity, ConstTensor ids, ConstTensor weights,
+                          int64_t num_experts, int64_t num_ids, CUstream_st*) override {
+    cpu::split_zero_experts(dst_ids, identity, ids, weights, num_experts, num_ids);
   }
   void narrow_ids(Tensor dst, ConstTensor src, CUstream_st*) override { cpu::narrow_ids(dst, src); }
   void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
@@ -126,6 +129,14 @@ class CpuOps final : public Ops {
                    ConstTensor status, CUstream_st*) override {
     cpu::pull_slices(window, dst, slice, first, num, status);
   }
+  void norm_rows(const NormRows& norm, CUstream_st*) override { cpu::norm_rows(norm, pool_); }
+  void weigh_shared(Tensor dst, ConstTensor src, ConstTensor weights, CUstream_st*) override {
+    cpu::weigh_shared(dst, src, weights, pool_);
+  }
+  void add_rows(Tensor dst, ConstTensor src, const Addend& addend, CUstream_st*) override {
+    cpu::add_rows(dst, src, addend, pool_);
+  }
+  void widen(Tensor dst, ConstTensor src, CUstream_st*) override { cpu::widen(dst, src); }
   void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st*) override {
     cpu::single_group(groups, num_rows);
   }

@@ -17,6 +17,10 @@ bool better(float a, int64_t id_a, float b, int64_t id_b) {
   return a > b || (a == b && id_a < id_b);
 }
 
+float softplus(float x) {  // log(1 + exp(x)), without overflow
+  return std::max(x, 0.0f) + std::log1p(std::exp(-std::abs(x)));
+}
+
 // One token's scores, computed once; 20 KiB of stack, so nothing is allocated.
 class Token {
  public:
@@ -27,7 +31,9 @@ class Token {
       for (int64_t e = 0; e < num_experts; ++e) sum_ += std::exp(logits[e] - max_);
     }
     // A sigmoid saturates: where nothing is added to it, its logit orders experts alike and better.
-    const bool by_logit = gate.scoring == Scoring::Sigmoid && !bias && gate.num_groups == 1;
+    const bool by_logit =
+        (gate.scoring == Scoring::Sigmoid || gate.scoring == Scoring::SqrtSoftplus) && !bias &&
+        gate.num_groups == 1;
     for (int64_t e = 0; e < num_experts; ++e)
       choice_[e] = by_logit ? logits[e] : bias ? score(e) + bias[e] : score(e);
     if (gate.num_groups > gate.num_groups_kept)
@@ -41,6 +47,7 @@ class Token {
     switch (gate_.scoring) {
       case Scoring::Softmax: return std::exp(logits_[e] - max_) / sum_;
       case Scoring::Sigmoid: return 1.0f / (1.0f + std::exp(-logits_[e]));
+      case Scoring::SqrtSoftplus: return std::sqrt(softplus(logits_[e]));
       case Scoring::SoftmaxOfTopK:
       case Scoring::SparseMixer: break;
     }
@@ -130,30 +137,99 @@ void scale_weights(float* weights, int64_t top_k, const GateConfig& gate) {
   for (int64_t k = 0; k < top_k; ++k) weights[k] *= gate.scale;
 }
 
-void route_token(int32_t* ids, float* weights, const float* logits, const float* bias,
-                 int64_t num_experts, int64_t top_k, const GateConfig& gate) {
-  if (gate.scoring == Scoring::SparseMixer) {
-    sparse_mixer(ids, weights, logits, num_experts, gate.jitter_epsilon);
-  } else {
-    Token token(logits, bias, num_experts, gate);
-    token.choose(ids, top_k);
-    if (gate.scoring == Scoring::SoftmaxOfTopK)
-      softmax_of_chosen(weights, logits, ids, top_k);
-    else
-      for (int64_t k = 0; k < top_k; ++k) weights[k] = token.score(ids[k]);
+// Renormalised sigmoids of the chosen and of every scored shared expert, all of which may be too
+// small for a float: a softmax over log(sigmoid).
+void weigh_with_shared(float* weights, float* shared, const float* logits, const int32_t* ids,
+                       int64_t top_k, int64_t num_choices, int64_t num_shared, float scale) {
+  const auto log_sigmoid = [](float x) { return -softplus(-x); };
+  float max = kNever, sum = 0;
+  for (int64_t k = 0; k < top_k; ++k) max = std::max(max, weights[k] = log_sigmoid(logits[ids[k]]));
+  for (int64_t s = 0; s < num_shared; ++s)
+    max = std::max(max, shared[s] = log_sigmoid(logits[num_choices + s]));
+  for (int64_t k = 0; k < top_k; ++k) sum += weights[k] = std::exp(weights[k] - max);
+  for (int64_t s = 0; s < num_shared; ++s) sum += shared[s] = std::exp(shared[s] - max);
+  for (int64_t k = 0; k < top_k; ++k) weights[k] = weights[k] / sum * scale;
+  for (int64_t s = 0; s < num_shared; ++s) shared[s] = shared[s] / sum * scale;
+}
+
+// A token's logits as the rule sees them, into `dst` unless they stand there as they are.
+const float* logits_of(float* dst, const GateTopk& g, int64_t t, int64_t num_logits) {
+  const float* src = g.logits.as<float>() + t * g.logit_parts * num_logits;
+  const bool as_they_are = g.logit_parts == 1 && !g.row_scale.present() && !g.bias.present() &&
+                           g.gate.logit_softcap == 0;
+  if (as_they_are) return src;
+  const float scale = g.row_scale.present() ? g.row_scale.as<float>()[t] : 1.0f;
+  const float cap = g.gate.logit_softcap;
+  for (int64_t e = 0; e < num_logits; ++e) {
+    float logit = 0;
+    for (int part = g.logit_parts - 1; part >= 0; --part) logit += src[part * num_logits + e];
+    logit *= scale;
+    if (g.bias.present()) logit += g.bias.as<float>()[e];
+    dst[e] = cap > 0 ? cap * std::tanh(logit / cap) : logit;
   }
-  scale_weights(weights, top_k, gate);
+  return dst;
+}
+
+// From the table; a token that is not there has no expert that any layer accepts.
+void choose_by_token(int32_t* ids, const GateTopk& g, int64_t t, int64_t top_k) {
+  const int64_t token =
+      g.token_ids.dtype == DType::I64 ? g.token_ids.as<int64_t>()[t] : g.token_ids.as<int32_t>()[t];
+  if (token < 0 || token >= g.token_experts.dim(0))
+    std::fill_n(ids, top_k, INT32_MIN);
+  else
+    std::copy_n(g.token_experts.as<int32_t>() + token * top_k, top_k, ids);
+}
+
+void route_token(const GateTopk& g, int64_t t, const float* logits, int64_t num_choices) {
+  const int64_t top_k = g.ids.dim(1);
+  const int64_t num_shared = g.shared_weights.present() ? g.shared_weights.dim(1) : 0;
+  int32_t* ids = g.ids.as<int32_t>() + t * top_k;
+  float* weights = g.weights.as<float>() + t * top_k;
+  float* shared = g.shared_weights.as<float>() + t * num_shared;
+  const float* bias = g.correction_bias.present() ? g.correction_bias.as<float>() : nullptr;
+  if (g.gate.scoring == Scoring::SparseMixer) {
+    sparse_mixer(ids, weights, logits, num_choices, g.gate.jitter_epsilon);
+    return scale_weights(weights, top_k, g.gate);
+  }
+  Token token(logits, bias, num_choices, g.gate);
+  if (g.token_experts.present())
+    choose_by_token(ids, g, t, top_k);
+  else
+    token.choose(ids, top_k);
+  if (g.token_experts.present() && ids[0] == INT32_MIN)
+    std::fill_n(weights, top_k, 0.0f);
+  else if (num_shared > 0)
+    weigh_with_shared(weights, shared, logits, ids, top_k, num_choices, num_shared, g.gate.scale);
+  else if (g.gate.scoring == Scoring::SoftmaxOfTopK)
+    softmax_of_chosen(weights, logits, ids, top_k);
+  else
+    for (int64_t k = 0; k < top_k; ++k) weights[k] = token.score(ids[k]);
+  if (num_shared == 0) scale_weights(weights, top_k, g.gate);
+}
+
+// The last factor.
+void scale_by_expert(const GateTopk& g, int64_t t, int64_t num_choices) {
+  const int64_t top_k = g.ids.dim(1);
+  const float* scale = g.expert_scale.as<float>();
+  for (int64_t at = t * top_k; at < (t + 1) * top_k; ++at)
+    if (const int32_t id = g.ids.as<int32_t>()[at]; id >= 0) g.weights.as<float>()[at] *= scale[id];
+  if (!g.shared_weights.present()) return;
+  const int64_t num_shared = g.shared_weights.dim(1);
+  for (int64_t s = 0; s < num_shared; ++s)
+    g.shared_weights.as<float>()[t * num_shared + s] *= scale[num_choices + s];
 }
 
 }  // namespace
 
-void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
-               const GateConfig& gate, ThreadPool& pool) {
-  const int64_t num_experts = logits.dim(1), top_k = ids.dim(1);
-  const float* bias = correction_bias.present() ? correction_bias.as<float>() : nullptr;
-  pool.parallel_for(logits.dim(0), [&](int64_t t) {
-    route_token(ids.as<int32_t>() + t * top_k, weights.as<float>() + t * top_k,
-                logits.as<float>() + t * num_experts, bias, num_experts, top_k, gate);
+void gate_topk(const GateTopk& gate, ThreadPool& pool) {
+  const int64_t num_logits = gate.logits.dim(1) / gate.logit_parts;
+  const int64_t num_choices =
+      num_logits - (gate.shared_weights.present() ? gate.shared_weights.dim(1) : 0);
+  pool.parallel_for(gate.ids.dim(0), [&](int64_t t) {
+    float own[kMaxExperts + kMaxScoredShared];
+    const float* logits = logits_of(own, gate, t, num_logits);
+    route_token(gate, t, logits, num_choices);
+    if (gate.expert_scale.present()) scale_by_expert(gate, t, num_choices);
   });
 }
 

@@ -6,7 +6,6 @@
 
 namespace switchyard::cpu {
 
-void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
-               const GateConfig& gate, ThreadPool& pool);
+void gate_topk(const GateTopk& gate, ThreadPool& pool);
 
 }  // namespace switchyard::cpu

@@ -200,26 +200,33 @@ HWY_INLINE VF sigmoid_times(VF x, VF factor) {  // x / (1 + exp(-factor x))
   return hn::Div(x, hn::Add(hn::Set(df, 1.0f), e));
 }
 
+// The activations that are an exponential and clamps.
+HWY_INLINE VF activate_by_exp(const Activation& a, VF gate, VF up) {
+  const DF df;
+  const VF one = hn::Set(df, 1.0f), limit = hn::Set(df, a.limit);
+  if (a.kind == ActivationKind::SiluGated) return hn::Mul(up, sigmoid_times(gate, one));
+  const VF u = hn::Max(hn::Min(up, limit), hn::Neg(limit));
+  switch (a.kind) {
+    case ActivationKind::ClampedSwiglu:
+      return hn::Mul(hn::Add(u, one), sigmoid_times(hn::Min(gate, limit), hn::Set(df, a.alpha)));
+    case ActivationKind::ClampedSilu: return hn::Mul(u, hn::Min(sigmoid_times(gate, one), limit));
+    default: return hn::Mul(u, sigmoid_times(hn::Min(gate, limit), one));  // SiluOfClamped
+  }
+}
+
 // gate[i] becomes the activated value; `count` is rounded up to whole vectors, which the buffers
 // hold.
 void activate_row(const Activation& a, float* gate, const float* up, int64_t count) {
   const DF df;
   const bool by_exp =
-      a.kind == ActivationKind::SiluGated || a.kind == ActivationKind::ClampedSwiglu;
+      a.kind == ActivationKind::SiluGated || a.kind == ActivationKind::ClampedSwiglu ||
+      a.kind == ActivationKind::SiluOfClamped || a.kind == ActivationKind::ClampedSilu;
   if (!by_exp) {
     for (int64_t i = 0; i < count; ++i) gate[i] = activate(a, gate[i], up[i]);
     return;
   }
-  for (int64_t i = 0; i < count; i += static_cast<int64_t>(kLanes)) {
-    VF g = hn::Load(df, gate + i), u = hn::Load(df, up + i), factor = hn::Set(df, 1.0f);
-    if (a.kind == ActivationKind::ClampedSwiglu) {
-      const VF limit = hn::Set(df, a.limit);
-      g = hn::Min(g, limit);
-      u = hn::Add(hn::Max(hn::Min(u, limit), hn::Neg(limit)), hn::Set(df, 1.0f));
-      factor = hn::Set(df, a.alpha);
-    }
-    hn::Store(hn::Mul(u, sigmoid_times(g, factor)), df, gate + i);
-  }
+  for (int64_t i = 0; i < count; i += static_cast<int64_t>(kLanes))
+    hn::Store(activate_by_exp(a, hn::Load(df, gate + i), hn::Load(df, up + i)), df, gate + i);
 }
 
 // The sums of up to kMaxRows rows and one block of weights, by column: gate half and up half.

@@ -208,19 +208,20 @@ void pull_sums(const PeerWindow& w, Tensor dst, ConstTensor partial, ConstTensor
         const float value = addend.rows.as<float>()[t * hidden + h];
         sum += addend.scale.present() ? addend.scale.as<float>()[t] * value : value;
       }
-      dst.as<Bf16>()[t * hidden + h] = Bf16(sum);
+      store_at(dst, t * hidden + h, sum);
     }
 }
 
 void pull_slices(const PeerWindow& w, Tensor dst, ConstTensor slice, int first, int num,
                  ConstTensor status) {
   if (!status.as<StatusWords>()->good()) return;
-  const int64_t chunk = ceil_div(dst.dim(0), num), hidden = dst.dim(1);
+  const int64_t chunk = ceil_div(dst.dim(0), num);
+  const int64_t row_bytes = dst.dim(1) * dtype_bytes(dst.dtype);
   for (int64_t t = 0; t < dst.dim(0); ++t)
-    std::memcpy(
-        dst.as<Bf16>() + t * hidden,
-        at_peer(w, first + static_cast<int>(t / chunk), slice.as<Bf16>()) + t % chunk * hidden,
-        static_cast<size_t>(hidden) * sizeof(Bf16));
+    std::memcpy(dst.as<std::byte>() + t * row_bytes,
+                at_peer(w, first + static_cast<int>(t / chunk), slice.as<std::byte>()) +
+                    t % chunk * row_bytes,
+                static_cast<size_t>(row_bytes));
 }
 
 }  // namespace switchyard::cpu

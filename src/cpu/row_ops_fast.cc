@@ -20,8 +20,8 @@ namespace switchyard::cpu {
 
 // One output row and what it is the sum of.
 struct RowSum {
-  Bf16* dst;
-  const Bf16* src;       // all rows
+  Tensor dst;            // bf16 or f32 [hidden]
+  ConstTensor src;       // bf16 or f32, all rows
   const int32_t* rows;   // [num_rows], kNoRow adds nothing
   const float* weights;  // [num_rows] or null: 1
   int64_t num_rows;
@@ -51,6 +51,22 @@ HWY_INLINE VF load_bf16(const Bf16* p) {
   return hn::BitCast(DF(), hn::ShiftLeft<16>(hn::PromoteTo(DU32(), bits)));
 }
 
+HWY_INLINE VF load(const Bf16* p) {
+  return load_bf16(p);
+}
+HWY_INLINE VF load(const float* p) {
+  return hn::LoadU(DF(), p);
+}
+
+// sums += weight * row
+template <class Number>
+HWY_INLINE void add_row(float* HWY_RESTRICT sums, const Number* row, float weight, int64_t width) {
+  const DF df;
+  const VF factor = hn::Set(df, weight);
+  for (int64_t h = 0; h < width; h += static_cast<int64_t>(hn::Lanes(df)))
+    hn::Store(hn::Add(hn::Load(df, sums + h), hn::Mul(factor, load(row + h))), df, sums + h);
+}
+
 void sum_row(const RowSum& s) {
   const DF df;
   const auto lanes = static_cast<int64_t>(hn::Lanes(df));
@@ -60,21 +76,20 @@ void sum_row(const RowSum& s) {
     std::fill_n(sums, width, 0.0f);
     for (int64_t i = 0; i < s.num_rows; ++i) {
       if (s.rows[i] == kNoRow) continue;
-      const Bf16* src = s.src + s.rows[i] * s.hidden + first;
-      const VF weight = hn::Set(df, s.weights ? s.weights[i] : 1.0f);
-      for (int64_t h = 0; h < width; h += lanes)
-        hn::Store(hn::Add(hn::Load(df, sums + h), hn::Mul(weight, load_bf16(src + h))), df,
-                  sums + h);
+      const int64_t at = s.rows[i] * s.hidden + first;
+      const float weight = s.weights ? s.weights[i] : 1.0f;
+      if (s.src.dtype == DType::F32)
+        add_row(sums, s.src.as<float>() + at, weight, width);
+      else
+        add_row(sums, s.src.as<Bf16>() + at, weight, width);
     }
-    if (s.addend) {
-      const VF scale = hn::Set(df, s.addend_scale);
-      for (int64_t h = 0; h < width; h += lanes)
-        hn::Store(
-            hn::Add(hn::Load(df, sums + h), hn::Mul(scale, hn::LoadU(df, s.addend + first + h))),
-            df, sums + h);
+    if (s.addend) add_row(sums, s.addend + first, s.addend_scale, width);
+    if (s.dst.dtype == DType::F32) {
+      std::copy_n(sums, width, s.dst.as<float>() + first);
+      continue;
     }
     for (int64_t h = 0; h < width; h += lanes)
-      store_bf16(df, hn::Load(df, sums + h), s.dst + first + h);
+      store_bf16(df, hn::Load(df, sums + h), s.dst.as<Bf16>() + first + h);
   }
 }
 
@@ -124,14 +139,11 @@ void gather_rows_fast(Tensor dst, const SlotSums& sums, const Addend& addend, Co
   for_each_row(num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
     const int32_t* places = sums.row_of_slot.as<int32_t>() + r * top_k;
     if (stays(places, r, top_k, kept)) return;
-    RowSum row{dst.as<Bf16>() + r * hidden,
-               sums.rows.as<Bf16>(),
-               places,
-               sums.weights.present() ? sums.weights.as<float>() + r * top_k : nullptr,
-               top_k,
-               nullptr,
-               1.0f,
-               hidden};
+    RowSum row{
+        dst.rows(r, 1), sums.rows,
+        places,         sums.weights.present() ? sums.weights.as<float>() + r * top_k : nullptr,
+        top_k,          nullptr,
+        1.0f,           hidden};
     add_addend(row, addend, r);
     sum(row);
   });
@@ -142,14 +154,9 @@ void sum_partials_fast(Tensor dst, ConstTensor src, ConstTensor return_row, cons
   const int64_t num_ranks = return_row.dim(1), hidden = dst.dim(1);
   const auto sum = HWY_DYNAMIC_DISPATCH(sum_row);
   for_each_row(dst.dim(0), pool, [&](int64_t t) {
-    RowSum row{dst.as<Bf16>() + t * hidden,
-               src.as<Bf16>(),
-               return_row.as<int32_t>() + t * num_ranks,
-               nullptr,
-               num_ranks,
-               nullptr,
-               1.0f,
-               hidden};
+    RowSum row{dst.rows(t, 1), src,       return_row.as<int32_t>() + t * num_ranks,
+               nullptr,        num_ranks, nullptr,
+               1.0f,           hidden};
     add_addend(row, addend, t);
     sum(row);
   });

@@ -20,6 +20,11 @@ void sigmoid(Tensor dst, ConstTensor src) {
     dst.as<float>()[i] = 1.0f / (1.0f + std::exp(-src.as<float>()[i]));
 }
 
+void widen(Tensor dst, ConstTensor src) {
+  for (int64_t i = 0; i < src.count(); ++i)
+    dst.as<float>()[i] = static_cast<float>(src.as<Bf16>()[i]);
+}
+
 void fill_i32(Tensor dst, int32_t value) {
   std::fill_n(dst.as<int32_t>(), dst.count(), value);
 }
@@ -30,7 +35,8 @@ void copy(Tensor dst, ConstTensor src) {
 
 void poison(Tensor dst, ConstTensor status) {
   if (status.as<StatusWords>()->good()) return;
-  std::fill_n(dst.as<Bf16>(), dst.count(), Bf16::from_bits(0x7fc0));  // the canonical quiet NaN
+  // The canonical quiet NaN; two of them are one of f32.
+  std::fill_n(dst.as<Bf16>(), dst.bytes() / 2, Bf16::from_bits(0x7fc0));
 }
 
 }  // namespace switchyard::cpu

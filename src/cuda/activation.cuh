@@ -22,6 +22,10 @@ __device__ __forceinline__ float at_most(float x, float limit) {
   return x > limit ? limit : x;
 }
 
+__device__ __forceinline__ float within(float x, float limit) {
+  return x < -limit ? -limit : at_most(x, limit);
+}
+
 template <ActivationKind kKind>
 __device__ __forceinline__ float activate(float gate, float up, float alpha, float limit) {
   if constexpr (kKind == ActivationKind::SiluGated) {
@@ -33,8 +37,15 @@ __device__ __forceinline__ float activate(float gate, float up, float alpha, flo
     // (1 + tanh y) / 2 = sigmoid(2 y)
     return up * gate * sigmoid(2.0f * kSqrt2OverPi * (gate + 0.044715f * gate * gate * gate));
   } else if constexpr (kKind == ActivationKind::ClampedSwiglu) {
-    const float g = at_most(gate, limit), u = up < -limit ? -limit : at_most(up, limit);
-    return (u + 1.0f) * g * sigmoid(alpha * g);
+    const float g = at_most(gate, limit);
+    return (within(up, limit) + 1.0f) * g * sigmoid(alpha * g);
+  } else if constexpr (kKind == ActivationKind::SiluOfClamped) {
+    const float g = at_most(gate, limit);
+    return within(up, limit) * g * sigmoid(g);
+  } else if constexpr (kKind == ActivationKind::ClampedSilu) {
+    return within(up, limit) * at_most(gate * sigmoid(gate), limit);
+  } else if constexpr (kKind == ActivationKind::Situ) {
+    return alpha * tanhf(gate / alpha) * sigmoid(gate) * limit * tanhf(up / limit);
   } else {
     const float x = gate < 0.0f ? 0.0f : gate;
     return x * x;

@@ -16,9 +16,15 @@ class CudaOps final : public Ops {
  public:
   explicit CudaOps(int num_sms) : num_sms_(num_sms) {}
 
-  void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
-                 const GateConfig& gate, CUstream_st* stream) override {
-    cuda::gate_topk(ids, weights, logits, correction_bias, gate, stream);
+  void gate_topk(const GateTopk& gate, CUstream_st* stream) override {
+    cuda::gate_topk(gate, stream);
+  }
+  void split_f32(Tensor dst, ConstTensor src, CUstream_st* stream) override {
+    cuda::split_f32(dst, src, stream);
+  }
+  void split_zero_experts(Tensor dst_ids, Tensor identity, ConstTensor ids, ConstTensor weights,
+                          int64_t num_experts, int64_t num_ids, CUstream_st* stream) override {
+    cuda::split_zero_experts(dst_ids, identity, ids, weights, num_experts, num_ids, stream);
   }
   void narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) override {
     cuda::narrow_ids(dst, src, stream);
@@ -115,6 +121,19 @@ class CudaOps final : public Ops {
   void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                    ConstTensor status, CUstream_st* stream) override {
     cuda::pull_slices(window, dst, slice, first, num, status, stream);
+  }
+  void norm_rows(const NormRows& norm, CUstream_st* stream) override {
+    cuda::norm_rows(norm, stream);
+  }
+  void weigh_shared(Tensor dst, ConstTensor src, ConstTensor weights,
+                    CUstream_st* stream) override {
+    cuda::weigh_shared(dst, src, weights, stream);
+  }
+  void add_rows(Tensor dst, ConstTensor src, const Addend& addend, CUstream_st* stream) override {
+    cuda::add_rows(dst, src, addend, stream);
+  }
+  void widen(Tensor dst, ConstTensor src, CUstream_st* stream) override {
+    cuda::widen(dst, src, stream);
   }
   void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) override {
     cuda::single_group(groups, num_rows, stream);

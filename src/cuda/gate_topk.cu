@@ -6,30 +6,59 @@
 #include "cuda/shared_memory.h"
 
 namespace switchyard::cuda {
+namespace {
 
-void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
-               const GateConfig& gate, cudaStream_t stream) {
-  const int64_t num_tokens = logits.dim(0), num_experts = logits.dim(1), top_k = ids.dim(1);
-  const bool drops_groups = gate.num_groups > gate.num_groups_kept;
-  const int64_t words = gate_words(num_experts, top_k, drops_groups ? gate.num_groups : 0);
+template <class T>
+const T* data_of(ConstTensor t) {
+  return t.present() ? t.as<T>() : nullptr;
+}
+
+GateExtras extras_of(const GateTopk& g) {
+  return {.shared_weights = g.shared_weights.present() ? g.shared_weights.as<float>() : nullptr,
+          .row_scale = data_of<float>(g.row_scale),
+          .logit_bias = data_of<float>(g.bias),
+          .expert_scale = data_of<float>(g.expert_scale),
+          .token_ids = g.token_ids.data,
+          .token_experts = data_of<int32_t>(g.token_experts),
+          .num_token_ids = g.token_experts.present() ? g.token_experts.dim(0) : 0,
+          .num_shared = g.shared_weights.present() ? static_cast<int>(g.shared_weights.dim(1)) : 0,
+          .num_parts = g.logit_parts,
+          .wide_token_ids = g.token_ids.dtype == DType::I64};
+}
+
+bool is_plain(const GateTopk& g) {
+  return g.logit_parts == 1 && g.gate.logit_softcap == 0 && !g.shared_weights.present() &&
+         !g.row_scale.present() && !g.bias.present() && !g.expert_scale.present() &&
+         !g.token_experts.present();
+}
+
+}  // namespace
+
+void gate_topk(const GateTopk& g, cudaStream_t stream) {
+  const GateExtras extras = extras_of(g);
+  const int64_t num_tokens = g.ids.dim(0), top_k = g.ids.dim(1);
+  const int64_t num_experts = g.logits.dim(1) / g.logit_parts - extras.num_shared;
+  const bool drops_groups = g.gate.num_groups > g.gate.num_groups_kept;
+  const int64_t words = gate_words(num_experts, top_k, drops_groups ? g.gate.num_groups : 0);
   const size_t token_bytes = static_cast<size_t>(words) * sizeof(uint32_t);
-  const GateTopkParams params{
-      .ids = ids.as<int32_t>(),
-      .weights = weights.as<float>(),
-      .logits = logits.as<float>(),
-      .bias = correction_bias.present() ? correction_bias.as<float>() : nullptr,
-      .num_tokens = num_tokens,
-      .num_experts = static_cast<int>(num_experts),
-      .top_k = static_cast<int>(top_k),
-      .num_groups = static_cast<int>(gate.num_groups),
-      .num_groups_kept = static_cast<int>(gate.num_groups_kept),
-      .words_per_token = static_cast<int>(words),
-      .gate = gate};
+  const GateTopkParams params{.ids = g.ids.as<int32_t>(),
+                              .weights = g.weights.as<float>(),
+                              .logits = g.logits.as<float>(),
+                              .bias = data_of<float>(g.correction_bias),
+                              .num_tokens = num_tokens,
+                              .num_experts = static_cast<int>(num_experts),
+                              .top_k = static_cast<int>(top_k),
+                              .num_groups = static_cast<int>(g.gate.num_groups),
+                              .num_groups_kept = static_cast<int>(g.gate.num_groups_kept),
+                              .words_per_token = static_cast<int>(words),
+                              .gate = g.gate,
+                              .extras = extras};
   // The largest gates take a block per token.
   const int warps = kGateMaxWarps * token_bytes <= kDefaultSmemBytes ? kGateMaxWarps : 1;
   const size_t smem_bytes = static_cast<size_t>(warps) * token_bytes;
-  allow_smem(gate_topk_kernel, smem_bytes);
-  launch(gate_topk_kernel, ceil_div(num_tokens, warps), warps * 32, smem_bytes, stream, params);
+  const auto kernel = is_plain(g) ? gate_topk_kernel<false> : gate_topk_kernel<true>;
+  allow_smem(kernel, smem_bytes);
+  launch(kernel, ceil_div(num_tokens, warps), warps * 32, smem_bytes, stream, params);
 }
 
 }  // namespace switchyard::cuda

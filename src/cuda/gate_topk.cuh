@@ -14,16 +14,30 @@
 
 namespace switchyard::cuda {
 
+// What few gates have. Null or 0: absent.
+struct GateExtras {
+  float* shared_weights;         // [T, num_shared]
+  const float* row_scale;        // [T]
+  const float* logit_bias;       // [N]
+  const float* expert_scale;     // [N]
+  const void* token_ids;         // [T]
+  const int32_t* token_experts;  // [num_token_ids, K]
+  int64_t num_token_ids;
+  int num_shared, num_parts;
+  bool wide_token_ids;  // i64, not i32
+};
+
 struct GateTopkParams {
   int32_t* ids;         // [T, K]
   float* weights;       // [T, K]
-  const float* logits;  // [T, E]
+  const float* logits;  // [T, num_parts * (E + num_shared)]; E counts zero experts
   const float* bias;    // [E] or null
   int64_t num_tokens;
   int num_experts, top_k;
   int num_groups, num_groups_kept;
   int words_per_token;  // of shared memory
   GateConfig gate;
+  GateExtras extras;
 };
 
 inline constexpr int kGateMaxWarps = 4;
@@ -58,6 +72,36 @@ __device__ __forceinline__ float warp_max(float x) {
   return x;
 }
 
+__device__ __forceinline__ float softplus(float x) {  // log(1 + exp(x)), without overflow
+  return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
+}
+
+// A token's logits. Without extras they are what stands there.
+template <bool kExtras>
+struct Logits {
+  const float* at;
+  const GateTopkParams& p;
+  float scale;
+
+  __device__ Logits(const GateTopkParams& params, int64_t token) : p(params), scale(1) {
+    const GateExtras& x = p.extras;
+    at =
+        p.logits + token * (kExtras ? x.num_parts * (p.num_experts + x.num_shared) : p.num_experts);
+    if (kExtras && x.row_scale != nullptr) scale = x.row_scale[token];
+  }
+  __device__ float operator[](int e) const {
+    if constexpr (!kExtras) return at[e];
+    const GateExtras& x = p.extras;
+    float logit = 0;
+    for (int part = x.num_parts - 1; part >= 0; --part)
+      logit += at[part * (p.num_experts + x.num_shared) + e];
+    logit *= scale;
+    if (x.logit_bias != nullptr) logit += x.logit_bias[e];
+    const float cap = p.gate.logit_softcap;
+    return cap > 0 ? cap * tanhf(logit / cap) : logit;
+  }
+};
+
 // What turns one logit into a score; max and sum are those of a softmax over all experts.
 struct Scorer {
   Scoring scoring;
@@ -66,12 +110,14 @@ struct Scorer {
   __device__ float operator()(float logit) const {
     if (scoring == Scoring::Softmax) return expf(logit - max) / sum;
     if (scoring == Scoring::Sigmoid) return 1.0f / (1.0f + expf(-logit));
+    if (scoring == Scoring::SqrtSoftplus) return sqrtf(softplus(logit));
     return logit;
   }
 };
 
 // keys[e] = what decides the choice of e. Lanes touch their own experts only.
-__device__ __forceinline__ Scorer score_experts(uint32_t* keys, const float* logits,
+template <class Logits>
+__device__ __forceinline__ Scorer score_experts(uint32_t* keys, const Logits& logits,
                                                 const GateTopkParams& p, int lane) {
   Scorer score{p.gate.scoring};
   float max = -INFINITY;
@@ -89,7 +135,9 @@ __device__ __forceinline__ Scorer score_experts(uint32_t* keys, const float* log
     score.sum = warp_sum(sum);
   }
   // A sigmoid saturates: where nothing is added to it, its logit orders experts alike and better.
-  const bool by_logit = score.scoring == Scoring::Sigmoid && !p.bias && p.num_groups == 1;
+  const bool by_logit =
+      (score.scoring == Scoring::Sigmoid || score.scoring == Scoring::SqrtSoftplus) && !p.bias &&
+      p.num_groups == 1;
   for (int e = lane; e < p.num_experts; e += 32) {
     const float logit = __uint_as_float(keys[e]);
     const float own = by_logit ? logit : score(logit);
@@ -163,7 +211,8 @@ __device__ __forceinline__ void choose(int32_t* ids, uint32_t* keys, const GateT
 }
 
 // weights[k] = the score of the chosen alone, without the bias that only the choice sees.
-__device__ __forceinline__ void weigh(float* weights, const int32_t* ids, const float* logits,
+template <class Logits>
+__device__ __forceinline__ void weigh(float* weights, const int32_t* ids, const Logits& logits,
                                       const Scorer& score, const GateTopkParams& p, int lane) {
   if (score.scoring != Scoring::SoftmaxOfTopK) {
     for (int k = lane; k < p.top_k; k += 32) weights[k] = score(logits[ids[k]]);
@@ -179,8 +228,9 @@ __device__ __forceinline__ void weigh(float* weights, const int32_t* ids, const 
 
 // phimoe: each of two experts is weighted by a softmax over the logits that are close to it, among
 // those left.
+template <class Logits>
 __device__ __forceinline__ void weigh_sparse_mixer(float* weights, const int32_t* ids,
-                                                   const float* logits, const GateTopkParams& p,
+                                                   const Logits& logits, const GateTopkParams& p,
                                                    int lane) {
   for (int k = 0; k < 2; ++k) {
     const float max = logits[ids[k]];
@@ -197,6 +247,55 @@ __device__ __forceinline__ void weigh_sparse_mixer(float* weights, const int32_t
   __syncwarp();
 }
 
+// ids[k] from the table; false where there is no such token: its ids are ones that no layer
+// accepts.
+__device__ __forceinline__ bool choose_by_token(int32_t* ids, const GateTopkParams& p,
+                                                int64_t token, int lane) {
+  const GateExtras& x = p.extras;
+  const int64_t id = x.wide_token_ids ? static_cast<const int64_t*>(x.token_ids)[token]
+                                      : static_cast<const int32_t*>(x.token_ids)[token];
+  const bool known = id >= 0 && id < x.num_token_ids;
+  for (int k = lane; k < p.top_k; k += 32)
+    ids[k] = known ? x.token_experts[id * p.top_k + k] : INT_MIN;
+  __syncwarp();
+  return known;
+}
+
+// Renormalised sigmoids of the chosen and of every scored shared expert, all of which may be too
+// small for a float: a softmax over log(sigmoid). There are at most 32 shared ones.
+template <class Logits>
+__device__ __forceinline__ void weigh_with_shared(float* weights, const int32_t* ids,
+                                                  const Logits& logits, const GateTopkParams& p,
+                                                  int64_t token, int lane) {
+  const GateExtras& x = p.extras;
+  const bool has_shared = lane < x.num_shared;
+  float shared = has_shared ? -softplus(-logits[p.num_experts + lane]) : -INFINITY, max = shared;
+  for (int k = lane; k < p.top_k; k += 32)
+    max = fmaxf(max, weights[k] = -softplus(-logits[ids[k]]));
+  max = warp_max(max);
+  shared = has_shared ? expf(shared - max) : 0.0f;
+  float sum = shared;
+  for (int k = lane; k < p.top_k; k += 32) sum += weights[k] = expf(weights[k] - max);
+  sum = warp_sum(sum);
+  const float last =
+      x.expert_scale != nullptr && has_shared ? x.expert_scale[p.num_experts + lane] : 1.0f;
+  if (has_shared)
+    x.shared_weights[token * x.num_shared + lane] = shared / sum * p.gate.scale * last;
+  for (int k = lane; k < p.top_k; k += 32) weights[k] = weights[k] / sum;
+}
+
+// The sum that the weights are divided by.
+__device__ __forceinline__ float divisor_of(const float* weights, const GateTopkParams& p,
+                                            int lane) {
+  if (!p.gate.renormalize || p.extras.num_shared > 0) return 1;
+  float sum = 0;
+  for (int k = lane; k < p.top_k; k += 32) sum += weights[k];
+  sum = warp_sum(sum);
+  const float epsilon = p.gate.renormalize_epsilon;
+  return !p.gate.clamp_renormalizer ? sum + epsilon : sum < epsilon ? epsilon : sum;
+}
+
+template <bool kExtras>
 __global__ __launch_bounds__(kGateMaxWarps *
                              32) void gate_topk_kernel(const __grid_constant__ GateTopkParams p) {
   extern __shared__ __align__(16) uint32_t words[];
@@ -209,27 +308,31 @@ __global__ __launch_bounds__(kGateMaxWarps *
   auto* ids = reinterpret_cast<int32_t*>(keys + p.num_experts);
   auto* weights = reinterpret_cast<float*>(ids + p.top_k);
   auto* group_keys = reinterpret_cast<uint32_t*>(weights + p.top_k);
-  const float* logits = p.logits + token * p.num_experts;
+  const Logits<kExtras> logits(p, token);
 
   const Scorer score = score_experts(keys, logits, p, lane);
-  if (p.num_groups > p.num_groups_kept) drop_groups(keys, group_keys, p, lane);
-  choose(ids, keys, p, lane);
-  if (score.scoring == Scoring::SparseMixer)
+  bool known = true;
+  if (kExtras && p.extras.token_experts != nullptr) {
+    known = choose_by_token(ids, p, token, lane);
+  } else {
+    if (p.num_groups > p.num_groups_kept) drop_groups(keys, group_keys, p, lane);
+    choose(ids, keys, p, lane);
+  }
+  if (!known)
+    for (int k = lane; k < p.top_k; k += 32) weights[k] = 0;
+  else if (kExtras && p.extras.num_shared > 0)
+    weigh_with_shared(weights, ids, logits, p, token, lane);
+  else if (score.scoring == Scoring::SparseMixer)
     weigh_sparse_mixer(weights, ids, logits, p, lane);
   else
     weigh(weights, ids, logits, score, p, lane);
 
-  float divisor = 1;
-  if (p.gate.renormalize) {
-    float sum = 0;
-    for (int k = lane; k < p.top_k; k += 32) sum += weights[k];
-    sum = warp_sum(sum);
-    const float epsilon = p.gate.renormalize_epsilon;
-    divisor = !p.gate.clamp_renormalizer ? sum + epsilon : sum < epsilon ? epsilon : sum;
-  }
+  const float divisor = known ? divisor_of(weights, p, lane) : 1;
   for (int k = lane; k < p.top_k; k += 32) {
+    const float last =
+        kExtras && known && p.extras.expert_scale != nullptr ? p.extras.expert_scale[ids[k]] : 1.0f;
     p.ids[token * p.top_k + k] = ids[k];
-    p.weights[token * p.top_k + k] = weights[k] / divisor * p.gate.scale;
+    p.weights[token * p.top_k + k] = weights[k] / divisor * p.gate.scale * last;
   }
 }
 

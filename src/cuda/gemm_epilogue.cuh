@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/activation.cuh"
 #include "cuda/launch.h"
 #include "ops/ops.h"
 #include "switchyard/config.h"
@@ -40,15 +41,21 @@ __device__ __forceinline__ float activate(const Activation& a, float gate, float
       return up * 0.5f * gate *
              (1.0f + tanhf(0.79788456f * (gate + 0.044715f * gate * gate * gate)));
     case ActivationKind::ClampedSwiglu: {
-      // As std::min and std::clamp, which keep a NaN where fminf would drop it.
-      const float g = a.limit < gate ? a.limit : gate;
-      const float u = up < -a.limit ? -a.limit : (a.limit < up ? a.limit : up);
-      return (u + 1.0f) * g / (1.0f + expf(-a.alpha * g));
+      const float g = at_most(gate, a.limit);
+      return (within(up, a.limit) + 1.0f) * g / (1.0f + expf(-a.alpha * g));
     }
     case ActivationKind::Relu2: {
       const float x = gate < 0.0f ? 0.0f : gate;
       return x * x;
     }
+    case ActivationKind::SiluOfClamped: {
+      const float g = at_most(gate, a.limit);
+      return within(up, a.limit) * g / (1.0f + expf(-g));
+    }
+    case ActivationKind::ClampedSilu:
+      return within(up, a.limit) * at_most(gate / (1.0f + expf(-gate)), a.limit);
+    case ActivationKind::Situ:
+      return a.alpha * tanhf(gate / a.alpha) / (1.0f + expf(-gate)) * a.limit * tanhf(up / a.limit);
   }
   return 0;
 }

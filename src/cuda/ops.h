@@ -9,8 +9,15 @@
 namespace switchyard::cuda {
 
 // gate_topk.cu
-void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
-               const GateConfig& gate, cudaStream_t stream);
+void gate_topk(const GateTopk& gate, cudaStream_t stream);
+// path_ops.cu
+void split_f32(Tensor dst, ConstTensor src, cudaStream_t stream);
+void split_zero_experts(Tensor dst_ids, Tensor identity, ConstTensor ids, ConstTensor weights,
+                        int64_t num_experts, int64_t num_ids, cudaStream_t stream);
+void norm_rows(const NormRows& norm, cudaStream_t stream);
+void weigh_shared(Tensor dst, ConstTensor src, ConstTensor weights, cudaStream_t stream);
+void add_rows(Tensor dst, ConstTensor src, const Addend& addend, cudaStream_t stream);
+void widen(Tensor dst, ConstTensor src, cudaStream_t stream);
 // plan_dispatch.cu
 void narrow_ids(Tensor dst, ConstTensor src, cudaStream_t stream);
 void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,

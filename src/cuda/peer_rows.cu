@@ -35,7 +35,7 @@ int64_t blocks_of_pieces(const PeerWindow& window, int64_t num_rows, int64_t vec
 int64_t vectors_of(const char* op, ConstTensor rows) {
   SWITCHYARD_REQUIRE(rows.dim(1) % 8 == 0, Misaligned, op, ": H=", rows.dim(1),
                      ", need a multiple of 8 (rows move as 16-byte vectors of bf16).");
-  return rows.dim(1) / 8;
+  return rows.dim(1) * dtype_bytes(rows.dtype) / 16;
 }
 
 template <int kLoads>
@@ -81,17 +81,11 @@ void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor statu
 
 void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
                const SlotSums& own, const Addend& addend, ConstTensor status, cudaStream_t stream) {
-  const int64_t vectors = vectors_of("pull_sums", dst);
-  const PullSumsParams params{view_of(window),
-                              dst.as<uint4>(),
-                              partial.as<uint4>(),
-                              return_row.as<int32_t>(),
-                              addend.rows.present() ? addend.rows.as<float4>() : nullptr,
-                              addend.scale.present() ? addend.scale.as<float>() : nullptr,
-                              status.as<int32_t>(),
-                              static_cast<int>(dst.dim(0)),
-                              static_cast<int>(vectors),
-                              view_of(own)};
+  const int64_t vectors = vectors_of("pull_sums", partial);
+  const PullSumsParams params{view_of(window),           sums_out(dst, addend),
+                              partial.as<uint4>(),       return_row.as<int32_t>(),
+                              status.as<int32_t>(),      static_cast<int>(dst.dim(0)),
+                              static_cast<int>(vectors), view_of(own)};
   const dim3 grid = grid_of_rows(dst.dim(0), vectors);
   if (own.rows.present())
     launch(pull_sums_kernel<2, true>, grid, kSumThreads, 0, stream, params);

@@ -131,7 +131,7 @@ __global__ __launch_bounds__(kPushThreads,
 
 struct PullSumsParams {
   WindowView window;
-  uint4* dst;                 // bf16 [T, H]
+  SumsOut out;                // [T, H]
   const uint4* partial;       // bf16 [R, H] here; a peer's stand at the same offset
   const int32_t* return_row;  // [T, P]
   const float4* addend;       // f32 [T, H] or null
@@ -181,7 +181,7 @@ __global__ __launch_bounds__(kSumThreads, kOwnSums ? 8 : 0) void pull_sums_kerne
       for (int j = 0; j < kRanks; ++j)
         if (place[j] != kNoRow) add_scaled(sums, 1.0f, is_own(r + j) ? own : x[j]);
     }
-    store_sums(p.dst, t * p.vectors_per_row + v, sums, p.addend, p.scale, t);
+    store_sums(p.out, t * p.vectors_per_row + v, sums, t);
   }
 }
 
@@ -248,7 +248,7 @@ __global__ __launch_bounds__(kPushThreads) void pull_sums_in_pieces_kernel(
 #pragma unroll
     for (int j = 0; j < kPieceVectors; ++j)
       if (const int v = piece.begin + j * 32; v < vectors)
-        store_sums(p.dst, piece.row * vectors + v, sums[j], p.addend, p.scale, piece.row);
+        store_sums(p.out, piece.row * vectors + v, sums[j], piece.row);
   });
 }
 

@@ -28,8 +28,27 @@ __device__ __forceinline__ void add_scaled(float (&sums)[8], float weight, const
   for (int i = 0; i < 8; ++i) sums[i] = __fadd_rn(sums[i], __fmul_rn(weight, x[i]));
 }
 
+// 8 elements of a row.
+struct Bf16Vector {
+  uint4 x;
+  __device__ static Bf16Vector load(const void* rows, int64_t at) {
+    return {__ldg(static_cast<const uint4*>(rows) + at)};
+  }
+  __device__ void add_to(float (&sums)[8], float weight) const { add_scaled(sums, weight, x); }
+};
+struct F32Vector {
+  float4 low, high;
+  __device__ static F32Vector load(const void* rows, int64_t at) {
+    const auto* p = static_cast<const float4*>(rows) + 2 * at;
+    return {__ldg(p), __ldg(p + 1)};
+  }
+  __device__ void add_to(float (&sums)[8], float weight) const {
+    add_scaled(sums, weight, low, high);
+  }
+};
+
 struct SlotSumsView {
-  const uint4* rows;           // bf16 [*, H]
+  const void* rows;            // bf16 or f32 [*, H]
   const int32_t* row_of_slot;  // [R, num_terms]
   const float* weights;        // [R, num_terms] or null: 1
   int num_terms;
@@ -37,13 +56,13 @@ struct SlotSumsView {
 
 inline SlotSumsView view_of(const SlotSums& sums) {
   if (!sums.rows.present()) return {};
-  return {sums.rows.as<uint4>(), sums.row_of_slot.as<int32_t>(),
+  return {sums.rows.data, sums.row_of_slot.as<int32_t>(),
           sums.weights.present() ? sums.weights.as<float>() : nullptr,
           static_cast<int>(sums.row_of_slot.dim(1))};
 }
 
 // sums += vector v of row r; whether that has any term. Up to kLoads loads are on their way.
-template <int kLoads = kSumLoads>
+template <int kLoads = kSumLoads, class Vector = Bf16Vector>
 __device__ __forceinline__ bool add_row(float (&sums)[8], const SlotSumsView& s, int64_t r,
                                         int vectors_per_row, int v) {
   const int32_t* rows = s.row_of_slot + r * s.num_terms;
@@ -52,7 +71,7 @@ __device__ __forceinline__ bool add_row(float (&sums)[8], const SlotSumsView& s,
   for (int i = 0; i < s.num_terms; i += kLoads) {
     int32_t row[kLoads];
     float weight[kLoads];
-    uint4 x[kLoads];
+    Vector x[kLoads];
 #pragma unroll
     for (int j = 0; j < kLoads; ++j) {
       row[j] = i + j < s.num_terms ? __ldg(rows + i + j) : kNoRow;
@@ -61,12 +80,12 @@ __device__ __forceinline__ bool add_row(float (&sums)[8], const SlotSumsView& s,
 #pragma unroll
     for (int j = 0; j < kLoads; ++j)
       if (row[j] != kNoRow) {
-        x[j] = __ldg(s.rows + int64_t{row[j]} * vectors_per_row + v);
+        x[j] = Vector::load(s.rows, int64_t{row[j]} * vectors_per_row + v);
         has_terms = true;
       }
 #pragma unroll
     for (int j = 0; j < kLoads; ++j)
-      if (row[j] != kNoRow) add_scaled(sums, weight[j], x[j]);
+      if (row[j] != kNoRow) x[j].add_to(sums, weight[j]);
   }
   return has_terms;
 }
@@ -76,15 +95,34 @@ __device__ __forceinline__ uint4 rounded(const float (&sums)[8]) {
           two_bf16(sums[6], sums[7])};
 }
 
-// dst[at] = the sums, and the 8 elements of the addend there times the scale of their row, if
-// given.
-__device__ __forceinline__ void store_sums(uint4* dst, int64_t at, float (&sums)[8],
-                                           const float4* addend, const float* scales, int64_t row) {
-  if (addend) {
-    const float scale = scales ? scales[row] : 1.0f;
-    add_scaled(sums, scale, addend[2 * at], addend[2 * at + 1]);
+// Where sums go.
+struct SumsOut {
+  void* dst;             // bf16 or f32 [*, H]
+  const float4* addend;  // f32 [*, H] or null
+  const float* scale;    // [*] or null: 1
+  bool is_f32;
+};
+
+inline SumsOut sums_out(Tensor dst, const Addend& addend) {
+  return {dst.data, addend.rows.present() ? addend.rows.as<float4>() : nullptr,
+          addend.scale.present() ? addend.scale.as<float>() : nullptr, dst.dtype == DType::F32};
+}
+
+// Vector `at` of dst = the sums, and the 8 elements of the addend there times the scale of their
+// row, if given.
+__device__ __forceinline__ void store_sums(const SumsOut& out, int64_t at, float (&sums)[8],
+                                           int64_t row) {
+  if (out.addend) {
+    const float scale = out.scale ? out.scale[row] : 1.0f;
+    add_scaled(sums, scale, out.addend[2 * at], out.addend[2 * at + 1]);
   }
-  dst[at] = rounded(sums);
+  if (!out.is_f32) {
+    static_cast<uint4*>(out.dst)[at] = rounded(sums);
+    return;
+  }
+  float4* dst = static_cast<float4*>(out.dst) + 2 * at;
+  dst[0] = {sums[0], sums[1], sums[2], sums[3]};
+  dst[1] = {sums[4], sums[5], sums[6], sums[7]};
 }
 
 }  // namespace switchyard::cuda

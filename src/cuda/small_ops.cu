@@ -38,8 +38,9 @@ void copy(Tensor dst, ConstTensor src, cudaStream_t stream) {
 }
 
 void poison(Tensor dst, ConstTensor status, cudaStream_t stream) {
-  launch(poison_kernel, blocks_for(ceil_div(dst.count(), int64_t{8})), kSmallThreads, 0, stream,
-         dst.as<uint16_t>(), status.as<int32_t>(), dst.count());
+  const int64_t count = dst.bytes() / 2;  // two NaN of bf16 are one of f32
+  launch(poison_kernel, blocks_for(ceil_div(count, int64_t{8})), kSmallThreads, 0, stream,
+         dst.as<uint16_t>(), status.as<int32_t>(), count);
 }
 
 }  // namespace switchyard::cuda

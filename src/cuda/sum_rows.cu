@@ -17,10 +17,8 @@ void sum_rows(const char* op, Tensor dst, const SlotSums& sums, const Addend& ad
   const int64_t capacity = sums.row_of_slot.dim(0), hidden = dst.dim(1);
   SWITCHYARD_REQUIRE(hidden % 8 == 0, Misaligned, op, ": H=", hidden,
                      ", need a multiple of 8 (rows are read as 16-byte vectors of bf16).");
-  const SumRowsParams params{dst.as<uint4>(),
+  const SumRowsParams params{sums_out(dst, addend),
                              view_of(sums),
-                             addend.rows.present() ? addend.rows.as<float4>() : nullptr,
-                             addend.scale.present() ? addend.scale.as<float>() : nullptr,
                              num_rows.present() ? num_rows.as<int32_t>() : nullptr,
                              static_cast<int>(capacity),
                              static_cast<int>(hidden / 8),
@@ -29,7 +27,10 @@ void sum_rows(const char* op, Tensor dst, const SlotSums& sums, const Addend& ad
                              kept.empty};
   const dim3 grid(static_cast<unsigned>(std::min(capacity - kept.range.size, kMaxBlocksOfRows)),
                   static_cast<unsigned>(ceil_div(hidden / 8, kSumThreads)));
-  launch(sum_rows_kernel, grid, kSumThreads, 0, stream, params);
+  if (sums.rows.dtype == DType::F32)
+    launch(sum_rows_kernel<F32Vector>, grid, kSumThreads, 0, stream, params);
+  else
+    launch(sum_rows_kernel<Bf16Vector>, grid, kSumThreads, 0, stream, params);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // src/cuda/sum_rows.cuh -- gather_rows and sum_partials.
 //
-//     dst[r] = bf16(sum over i ascending of weights[r, i] * src[rows[r, i]] + scale[r] * addend[r])
+//     dst[r] = sum over i ascending of weights[r, i] * src[rows[r, i]] + scale[r] * addend[r]
 //
 // blockIdx.x walks the rows, blockIdx.y splits a row into pieces of 128 vectors of 16 bytes. A
 // thread keeps 8 sums and has up to kSumLoads vectors on their way. Multiplication and addition
@@ -15,16 +15,15 @@
 namespace switchyard::cuda {
 
 struct SumRowsParams {
-  uint4* dst;  // bf16 [capacity, H]
+  SumsOut out;  // [capacity, H]
   SlotSumsView terms;
-  const float4* addend;     // f32 [capacity, H] or null
-  const float* scale;       // [capacity] or null: 1
   const int32_t* num_rows;  // [1] or null: capacity
   int capacity, vectors_per_row;
   int kept_begin, kept_size;  // rows that stay
   bool keeps_empty;
 };
 
+template <class Vector>
 __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
     const __grid_constant__ SumRowsParams p) {
   wait_for_predecessor();
@@ -36,9 +35,9 @@ __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
     const int64_t r = i < p.kept_begin ? i : i + p.kept_size;
     if (r >= num_rows) break;
     float sums[8] = {};
-    const bool has_terms = add_row(sums, p.terms, r, p.vectors_per_row, v);
+    const bool has_terms = add_row<kSumLoads, Vector>(sums, p.terms, r, p.vectors_per_row, v);
     if (p.keeps_empty && !has_terms) continue;
-    store_sums(p.dst, r * p.vectors_per_row + v, sums, p.addend, p.scale, r);
+    store_sums(p.out, r * p.vectors_per_row + v, sums, r);
   }
 }
 

@@ -114,7 +114,7 @@ class PeerDispatcher final : public Dispatcher {
     if (!offered) return call;
     received.peers = &c.window;
     // By few blocks, link and memory would have to share them; of more ranks less is own.
-    if (c.window.max_blocks == 0 && parts_.num_ranks() == 2 &&
+    if (c.window.max_blocks == 0 && parts_.num_ranks() == 2 && !parts_.config.f32_sums &&
         own.size >= parts_.options.own_sums_from) {
       call.own = {parts_.rank() * block, own.size};
       call.own_weights = weights;

@@ -14,8 +14,9 @@ void GroupedExecutor::check(Tensor dst, const ReceivedRows& rows, int64_t max_ro
   const int64_t hidden = parts_.config.hidden, top_k = parts_.config.top_k;
   SWITCHYARD_REQUIRE(max_rows >= 0, ShapeMismatch, "execute: max_rows=", max_rows,
                      ", must not be negative.");
+  const bool may_be_f32 = parts_.config.f32_sums && dst.dtype == DType::F32;
   SWITCHYARD_REQUIRE(rows.rows.dim(1) == hidden && dst.dim(1) == hidden &&
-                         dst.dtype == DType::Bf16 && rows.rows.dtype == DType::Bf16,
+                         (dst.dtype == DType::Bf16 || may_be_f32) && rows.rows.dtype == DType::Bf16,
                      ShapeMismatch, "execute: rows or dst are not bf16 [R, ", hidden, "].");
   SWITCHYARD_REQUIRE(rows.ids.shape == (Shape{max_rows, top_k}) && rows.ids.dtype == DType::I32,
                      ShapeMismatch, "execute: ids are not i32 [", max_rows, ", ", top_k, "].");
@@ -41,7 +42,7 @@ GroupedGemm GroupedExecutor::gemm1(const ExecutorBuffers& b, const ReceivedRows&
 GroupedGemm GroupedExecutor::gemm2(const ExecutorBuffers& b) const {
   GroupedGemm gemm;
   gemm.name = "grouped_gemm2";
-  gemm.dst = b.x;  // GEMM1 has read it
+  gemm.dst = b.rows;
   gemm.src = b.y;
   gemm.weights = parts_.weights.w2;
   gemm.bias = parts_.weights.b2;
@@ -80,11 +81,12 @@ SlotSums GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t 
     gemm.provider = parts_.provider();
     gemm.host_counts = parts_.options.host_counts;
     if (b.sums.present() && (gemm.activation != nullptr || gemm.bias.present()))
-      gemm.scratch = Tensor(b.sums.data, DType::F32, {b.rows, gemm.weights.dim(1)}, b.sums.device);
+      gemm.scratch =
+          Tensor(b.sums.data, DType::F32, {b.num_rows, gemm.weights.dim(1)}, b.sums.device);
     ops.grouped_gemm(gemm, stream);
   }
   const ConstTensor weights = parts_.config.router_weight_on_input ? ConstTensor{} : rows.weights;
-  const SlotSums sums{b.x, b.row_of_slot, weights};
+  const SlotSums sums{b.rows, b.row_of_slot, weights};
   ops.gather_rows(dst, sums, addend, rows.num_rows, {rows.has_gaps, rows.left_out}, stream);
   return sums;
 }

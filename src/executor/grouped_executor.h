@@ -27,7 +27,8 @@ struct ExecutorParts {
             config.top_k,
             options.alignment,
             options.allow_repeated_experts,
-            sums_columns(config, provider())};
+            sums_columns(config, provider()),
+            config.f32_sums};
   }
 };
 

@@ -5,18 +5,37 @@
 #include "base/backend.h"
 #include "base/buffers.h"
 #include "base/require.h"
+#include "device/memory.h"
 #include "ops/ops.h"
 
 namespace switchyard {
 namespace {
+
+// A router in f32 as three in bf16, one after the other. Waits: a first call may come on a stream
+// that does not wait for the default one.
+std::shared_ptr<void> split_router(ConstTensor weight, Backend& backend) {
+  const auto bytes = static_cast<size_t>(weight.count() * kRouterParts) * sizeof(Bf16);
+  std::shared_ptr<void> memory = allocate(backend, bytes);
+  const Shape parts{kRouterParts, weight.dim(0), weight.dim(1)};
+  const Tensor split(memory.get(), DType::Bf16, parts, backend.kind());
+  backend.ops().split_f32(split, weight, nullptr);
+  uint16_t first = 0;
+  backend.memory().read_back(&first, ConstTensor(split.data, DType::Bf16, {1}, backend.kind()),
+                             nullptr);
+  return memory;
+}
 
 class RouterGate final : public Gate {
  public:
   RouterGate(const MoeConfig& config, const RouterWeights& weights,
              std::shared_ptr<Backend> backend, GemmProvider provider)
       : config_(config), weights_(weights), backend_(std::move(backend)), provider_(provider) {
-    weights_.weight.shape = {1, config.num_experts, config.hidden};
-    if (weights_.bias.present()) weights_.bias.shape = {1, config.num_experts};
+    ConstTensor& router = weights_.weight;
+    if (config.router_f32) {
+      parts_ = split_router(router, *backend_);
+      router = ConstTensor(parts_.get(), DType::Bf16, {}, backend_->kind());
+    }
+    router.shape = {1, router_parts(config) * config.router_rows(), config.hidden};
   }
 
   size_t workspace_bytes(int64_t num_tokens) const override {
@@ -25,42 +44,90 @@ class RouterGate final : public Gate {
     return arena.bytes();
   }
 
-  void choose(Tensor ids, Tensor weights, ConstTensor hidden, Workspace workspace,
+  void choose(const Choice& choice, ConstTensor hidden, Workspace workspace,
               CUstream_st* stream) override {
     const int64_t num_tokens = hidden.shape.rank() == 2 ? hidden.dim(0) : -1;
-    check(ids, weights, hidden, num_tokens);
+    check(choice, hidden, num_tokens);
     Arena arena(workspace, backend_->kind());
     const auto buffers = GateBuffers::take(arena, config_, num_tokens);
     Ops& ops = backend_->ops();
+    ops.single_group({buffers.group.counts, buffers.group.first_row}, num_tokens, stream);
+    ops.grouped_gemm(router_gemm(buffers, hidden), stream);
+    if (config_.gate.rms_of_hidden)
+      ops.norm_rows({.dst = {},
+                     .inverse = buffers.inverse_rms,
+                     .src = hidden,
+                     .weight = {},
+                     .epsilon = config_.path.norm_epsilon},
+                    stream);
+    ops.gate_topk(rule(buffers, choice), stream);
+  }
 
+ private:
+  // A bias joins the sums of one product; those of several parts are added later.
+  bool bias_in_gemm() const {
+    return weights_.bias.present() && !config_.router_f32 && !config_.gate.rms_of_hidden;
+  }
+
+  GroupedGemm router_gemm(const GateBuffers& buffers, ConstTensor hidden) const {
     GroupedGemm gemm;
     gemm.name = "router";
     gemm.dst = buffers.logits;
     gemm.src = hidden;
     gemm.weights = weights_.weight;
-    gemm.bias = weights_.bias;
+    if (bias_in_gemm()) {
+      gemm.bias = weights_.bias;
+      gemm.bias.shape = {1, config_.router_rows()};
+    }
     gemm.groups = {buffers.group.counts, buffers.group.first_row};
-    gemm.max_rows = num_tokens;
+    gemm.max_rows = hidden.dim(0);
     gemm.provider = provider_;  // cuBLAS adds a bias in place: the logits are its fp32 sums
-    ops.single_group(gemm.groups, num_tokens, stream);
-    ops.grouped_gemm(gemm, stream);
-    ops.gate_topk(ids, weights, buffers.logits, weights_.correction_bias, config_.gate, stream);
+    return gemm;
   }
 
- private:
-  void check(Tensor ids, Tensor weights, ConstTensor hidden, int64_t num_tokens) const {
+  GateTopk rule(const GateBuffers& buffers, const Choice& choice) const {
+    return {.ids = choice.ids,
+            .weights = choice.weights,
+            .shared_weights = choice.shared_weights,
+            .logits = buffers.logits,
+            .logit_parts = static_cast<int>(router_parts(config_)),
+            .row_scale = buffers.inverse_rms,
+            .bias = bias_in_gemm() ? ConstTensor() : weights_.bias,
+            .correction_bias = weights_.correction_bias,
+            .expert_scale = weights_.expert_scale,
+            .token_ids = choice.token_ids,
+            .token_experts = weights_.token_experts,
+            .gate = config_.gate};
+  }
+
+  void check(const Choice& choice, ConstTensor hidden, int64_t num_tokens) const {
     SWITCHYARD_REQUIRE(
         num_tokens >= 0 && hidden.dim(1) == config_.hidden && hidden.dtype == DType::Bf16,
         ShapeMismatch, "gate: hidden is not bf16 [T, ", config_.hidden, "].");
     const Shape slots{num_tokens, config_.top_k};
-    SWITCHYARD_REQUIRE(ids.shape == slots && ids.dtype == DType::I32, ShapeMismatch,
+    SWITCHYARD_REQUIRE(choice.ids.shape == slots && choice.ids.dtype == DType::I32, ShapeMismatch,
                        "gate: ids is not i32 [", num_tokens, ", ", config_.top_k, "].");
-    SWITCHYARD_REQUIRE(weights.shape == slots && weights.dtype == DType::F32, ShapeMismatch,
-                       "gate: weights is not f32 [", num_tokens, ", ", config_.top_k, "].");
+    SWITCHYARD_REQUIRE(choice.weights.shape == slots && choice.weights.dtype == DType::F32,
+                       ShapeMismatch, "gate: weights is not f32 [", num_tokens, ", ", config_.top_k,
+                       "].");
+    const int64_t scored = config_.shared.num_scored;
+    const Shape shared = scored > 0 ? Shape{num_tokens, scored} : Shape{};
+    SWITCHYARD_REQUIRE(choice.shared_weights.shape == shared &&
+                           (scored == 0 || choice.shared_weights.dtype == DType::F32),
+                       ShapeMismatch, "gate: shared_weights is not f32 [", num_tokens, ", ", scored,
+                       "], one for each scored shared expert; absent for none.");
+    const bool by_token = config_.gate.vocabulary > 0;
+    const DType dtype = choice.token_ids.dtype;
+    SWITCHYARD_REQUIRE(choice.token_ids.shape == (by_token ? Shape{num_tokens} : Shape{}) &&
+                           (!by_token || dtype == DType::I32 || dtype == DType::I64),
+                       ShapeMismatch, "gate: token_ids ", by_token ? "is not i32 or i64 [" : "is ",
+                       by_token ? cat(num_tokens, "], which choose the experts of this layer.")
+                                : "given, the layer chooses by scores. Leave it away.");
   }
 
   MoeConfig config_;
   RouterWeights weights_;
+  std::shared_ptr<void> parts_;  // of a router in f32
   std::shared_ptr<Backend> backend_;
   GemmProvider provider_;
 };
@@ -81,6 +148,14 @@ void check_vector(const char* name, ConstTensor t, bool wanted, int64_t num_expe
                        ShapeMismatch, "gate: ", name, " is not f32 [", num_experts, "].");
 }
 
+void check_table(ConstTensor t, const MoeConfig& config) {
+  const bool wanted = config.gate.vocabulary > 0;
+  const Shape shape = wanted ? Shape{config.gate.vocabulary, config.top_k} : Shape{};
+  SWITCHYARD_REQUIRE(t.shape == shape && (!wanted || t.dtype == DType::I32), ShapeMismatch,
+                     "gate: token experts are not i32 [", config.gate.vocabulary, ", ",
+                     config.top_k, "], absent for a vocabulary of 0.");
+}
+
 }  // namespace
 
 std::unique_ptr<Gate> make_gate(const MoeConfig& config, const RouterWeights& weights,
@@ -88,16 +163,21 @@ std::unique_ptr<Gate> make_gate(const MoeConfig& config, const RouterWeights& we
                                 std::optional<GemmProvider> provider) {
   validate(config);
   const ConstTensor w = weights.weight;
-  SWITCHYARD_REQUIRE(
-      w.shape == (Shape{config.num_experts, config.hidden}) && w.dtype == DType::Bf16,
-      ShapeMismatch, "gate: router weight is not bf16 [", config.num_experts, ", ", config.hidden,
-      "].");
-  check_vector("router bias", weights.bias, config.router_bias, config.num_experts);
+  const DType dtype = config.router_f32 ? DType::F32 : DType::Bf16;
+  SWITCHYARD_REQUIRE(w.shape == (Shape{config.router_rows(), config.hidden}) && w.dtype == dtype,
+                     ShapeMismatch, "gate: router weight is not ", dtype_name(dtype), " [",
+                     config.router_rows(), ", ", config.hidden, "].");
+  check_vector("router bias", weights.bias, config.router_bias, config.router_rows());
   check_vector("correction bias", weights.correction_bias, config.gate.correction_bias,
-               config.num_experts);
+               config.num_choices());
+  check_vector("expert scale", weights.expert_scale, config.gate.expert_scale,
+               config.router_rows());
+  check_table(weights.token_experts, config);
   check_device("router weight", weights.weight, backend->kind());
   check_device("router bias", weights.bias, backend->kind());
   check_device("correction bias", weights.correction_bias, backend->kind());
+  check_device("expert scale", weights.expert_scale, backend->kind());
+  check_device("token experts", weights.token_experts, backend->kind());
   const GemmProvider chosen = provider.value_or(backend->provider());
   return std::make_unique<RouterGate>(config, weights, std::move(backend), chosen);
 }

@@ -18,6 +18,7 @@
 #include "device/memory.h"
 #include "layer/agreement.h"
 #include "layer/layer_buffers.h"
+#include "layer/routed_path.h"
 #include "layer/shared_expert.h"
 #include "ops/ops.h"
 #include "switchyard/executor.h"
@@ -25,9 +26,20 @@
 namespace switchyard {
 namespace {
 
+// The routed experts alone, as dispatcher and executor see them behind a path.
+MoeConfig routed_config(const MoeConfig& config) {
+  MoeConfig c = config;
+  if (!config.path.present()) return c;
+  c.hidden = config.routed_hidden();
+  c.path = {};
+  c.shared = {};
+  c.f32_sums = config.path.output_norm;
+  return c;
+}
+
 StrategyRequest request_of(const MoeConfig& config, int num_ranks, const LayerOptions& options) {
   StrategyRequest r;
-  r.config = config;
+  r.config = routed_config(config);
   r.num_ranks = num_ranks;
   r.tp_size = options.tp_size;
   r.max_tokens = options.max_tokens;
@@ -47,9 +59,9 @@ StrategyRequest request_of(const MoeConfig& config, int num_ranks, const LayerOp
   return r;
 }
 
-size_t bytes_of(const StrategyRequest& request, const Strategy& strategy) {
+size_t bytes_of(const MoeConfig& config, const StrategyRequest& request, const Strategy& strategy) {
   Arena arena({});
-  LayerBuffers::take(arena, request, strategy);
+  LayerBuffers::take(arena, config, request, strategy);
   return arena.bytes();
 }
 
@@ -77,7 +89,7 @@ std::string facts_of(const MoeConfig& c) {
   return cat(c.hidden, ' ', c.intermediate, ' ', c.num_experts, ' ', c.top_k, ' ',
              facts_of(c.activation), facts_of(c.gate), c.shared.intermediate,
              c.shared.sigmoid_gated, ' ', c.shared.num_scored, ' ', facts_of(c.shared_activation()),
-             c.expert_bias, c.router_bias, c.router_f32, c.router_weight_on_input,
+             c.expert_bias, c.router_bias, c.router_f32, c.f32_sums, c.router_weight_on_input,
              c.path.input_norm, c.path.output_norm, ' ', c.path.latent, ' ', c.path.norm_epsilon,
              ' ');
 }
@@ -99,10 +111,10 @@ void check_device(const char* name, ConstTensor t, DeviceKind device) {
 }
 
 // Kernels copy rows as 16-byte vectors.
-void check_rows(const char* name, ConstTensor t, int64_t num_tokens, int64_t hidden,
-                DeviceKind device) {
-  SWITCHYARD_REQUIRE(t.shape == (Shape{num_tokens, hidden}) && t.dtype == DType::Bf16,
-                     ShapeMismatch, "forward: ", name, " is not bf16 [", num_tokens, ", ", hidden,
+void check_rows(const char* name, ConstTensor t, DType dtype, Shape shape, DeviceKind device) {
+  const int64_t num_tokens = shape[0];
+  SWITCHYARD_REQUIRE(t.shape == shape && t.dtype == dtype, ShapeMismatch, "forward: ", name,
+                     " is not ", dtype_name(dtype), " [", num_tokens, ", ", shape[1],
                      "]. Pass rows of the layer's hidden size.");
   check_device(name, t, device);
   SWITCHYARD_REQUIRE(num_tokens == 0 || t.data != nullptr, ShapeMismatch, "forward: ", name,
@@ -115,7 +127,8 @@ void check_rows(const char* name, ConstTensor t, int64_t num_tokens, int64_t hid
 class Layer final : public MoeLayer {
  public:
   struct Parts {
-    StrategyRequest request;
+    MoeConfig config;
+    StrategyRequest request;  // its config is that of the routed experts
     Strategy strategy;
     LayerWeights weights;
     DispatcherOptions dispatcher;
@@ -131,11 +144,14 @@ class Layer final : public MoeLayer {
   // Collective: the dispatcher may split the communicator.
   explicit Layer(Parts parts) : parts_(std::move(parts)) {
     Arena arena(parts_.workspace, backend().kind());
-    buffers_ = LayerBuffers::take(arena, parts_.request, parts_.strategy);
+    buffers_ = LayerBuffers::take(arena, config(), parts_.request, parts_.strategy);
     workspace_bytes_ = arena.bytes();
     if (config().shared.intermediate > 0)
       shared_.emplace(config(), parts_.weights.shared, parts_.backend, parts_.strategy.provider);
-    dispatcher_ = make_dispatcher(config(), parts_.dispatcher, communicator(), parts_.backend);
+    if (config().path.present())
+      path_.emplace(config(), parts_.weights.path, parts_.backend, parts_.strategy.provider);
+    dispatcher_ =
+        make_dispatcher(parts_.request.config, parts_.dispatcher, communicator(), parts_.backend);
     if (parts_.strategy.token_pieces > 1)
       pipeline_.emplace(backend().memory(), parts_.strategy.token_pieces);
     clear_status(nullptr);
@@ -145,7 +161,7 @@ class Layer final : public MoeLayer {
       dispatcher_->connect(window, cut(parts_.request.max_tokens).tokens, parts_.memory);
   }
 
-  const MoeConfig& config() const override { return parts_.request.config; }
+  const MoeConfig& config() const override { return parts_.config; }
   const Strategy& strategy() const override { return parts_.strategy; }
   size_t workspace_bytes() const override { return workspace_bytes_; }
 
@@ -157,6 +173,7 @@ class Layer final : public MoeLayer {
 
   Tensor input_rows() const override {
     if (parts_.strategy.token_pieces > 1) return {};  // each has a workspace of its own
+    if (path_) return {};                             // other rows travel
     return dispatcher_->input_rows(buffers_.dispatcher.front());
   }
 
@@ -238,8 +255,9 @@ class Layer final : public MoeLayer {
                        ", need 0 to the layer's capacity ", parts_.request.max_tokens,
                        " (or -1 for it). Create the layer with a larger max_tokens.");
     const int64_t num_tokens = args.hidden.shape.rank() == 2 ? args.hidden.dim(0) : 0;
-    check_rows("hidden", args.hidden, num_tokens, config().hidden, backend().kind());
-    check_rows("output", args.output, num_tokens, config().hidden, backend().kind());
+    const Shape rows{num_tokens, config().hidden};
+    check_rows("hidden", args.hidden, DType::Bf16, rows, backend().kind());
+    check_rows("output", args.output, output_dtype(config()), rows, backend().kind());
     SWITCHYARD_REQUIRE(num_tokens <= max_tokens, ShapeMismatch, "forward: tokens=", num_tokens,
                        ", at most max_tokens=", max_tokens,
                        ". Split the batch or raise max_tokens on every rank.");
@@ -257,8 +275,14 @@ class Layer final : public MoeLayer {
       SWITCHYARD_REQUIRE(
           parts_.gate, Unsupported,
           "forward: no ids, and the layer has no router weights. Pass ids and weights.");
-      return;
+      return check_token_ids(args, num_tokens);
     }
+    SWITCHYARD_REQUIRE(!args.token_ids.present(), ShapeMismatch,
+                       "forward: token_ids and ids are given, experts are chosen once. Leave one "
+                       "away.");
+    SWITCHYARD_REQUIRE(config().shared.num_scored == 0, Unsupported,
+                       "forward: ids are given, but the gate of this layer weighs its ",
+                       config().shared.num_scored, " shared experts. Leave ids and weights away.");
     const Shape slots{num_tokens, config().top_k};
     SWITCHYARD_REQUIRE(
         args.ids.shape == slots && (args.ids.dtype == DType::I32 || args.ids.dtype == DType::I64),
@@ -273,13 +297,31 @@ class Layer final : public MoeLayer {
         ShapeMismatch, "forward: ids or weights is null, need ", num_tokens, " rows.");
   }
 
+  void check_token_ids(const ForwardArgs& args, int64_t num_tokens) const {
+    const bool by_token = config().gate.vocabulary > 0;
+    const ConstTensor t = args.token_ids;
+    SWITCHYARD_REQUIRE(by_token || !t.present(), ShapeMismatch,
+                       "forward: token_ids are given, this layer chooses by scores. Leave them "
+                       "away.");
+    if (!by_token) return;
+    SWITCHYARD_REQUIRE(
+        t.shape == Shape{num_tokens} && (t.dtype == DType::I32 || t.dtype == DType::I64),
+        ShapeMismatch, "forward: token_ids is ", t.present() ? "not" : "missing, need",
+        " i32 or i64 [", num_tokens,
+        "]; token ids choose the experts of this layer. Pass those of the rows of hidden.");
+    check_device("token_ids", t, backend().kind());
+    SWITCHYARD_REQUIRE(num_tokens == 0 || t.data != nullptr, ShapeMismatch,
+                       "forward: token_ids is null, need ", num_tokens, " ids.");
+  }
+
   // Peers are in the collective already, or will be: this rank goes through it empty-handed and
   // tells them. Its own caller gets the error that names the argument.
   void take_part_without_rows(Errc code, int64_t max_tokens, CUstream_st* stream) {
     set_status(code, StatusDetail::PeerArguments, stream);
     ForwardArgs nothing;
     nothing.hidden = ConstTensor(nullptr, DType::Bf16, {0, config().hidden}, backend().kind());
-    nothing.output = Tensor(nullptr, DType::Bf16, {0, config().hidden}, backend().kind());
+    nothing.output =
+        Tensor(nullptr, output_dtype(config()), {0, config().hidden}, backend().kind());
     nothing.ids = ConstTensor(nullptr, DType::I32, {0, config().top_k}, backend().kind());
     nothing.weights = ConstTensor(nullptr, DType::F32, {0, config().top_k}, backend().kind());
     nothing.stream = stream;
@@ -307,12 +349,25 @@ class Layer final : public MoeLayer {
   };
 
   Routing route(const ForwardArgs& args, Dispatcher::Slice slice) {
+    const Routing routing = choose(args, slice);
+    if (config().gate.num_zero_experts == 0) return routing;
+    const Tensor ids = buffers_.ids.rows(0, slice.size);
+    backend().ops().split_zero_experts(ids, buffers_.path.identity.rows(0, slice.size), routing.ids,
+                                       routing.weights, config().num_experts,
+                                       config().num_choices(), args.stream);
+    return {ids, routing.weights};
+  }
+
+  Routing choose(const ForwardArgs& args, Dispatcher::Slice slice) {
     const Tensor ids = buffers_.ids.rows(0, slice.size);
     if (!args.ids.present()) {
-      const Tensor weights = buffers_.weights.rows(0, slice.size);
-      parts_.gate->choose(ids, weights, args.hidden.rows(slice.begin, slice.size), buffers_.gate,
+      Gate::Choice choice{.ids = ids, .weights = buffers_.weights.rows(0, slice.size)};
+      if (config().shared.num_scored > 0)
+        choice.shared_weights = buffers_.shared.weights.rows(0, slice.size);
+      if (args.token_ids.present()) choice.token_ids = args.token_ids.rows(slice.begin, slice.size);
+      parts_.gate->choose(choice, args.hidden.rows(slice.begin, slice.size), buffers_.gate,
                           args.stream);
-      return {ids, weights};
+      return {ids, choice.weights};
     }
     const ConstTensor given = args.ids.rows(slice.begin, slice.size);
     const ConstTensor weights = args.weights.rows(slice.begin, slice.size);
@@ -321,23 +376,55 @@ class Layer final : public MoeLayer {
     return {ids, weights};
   }
 
+  // What the routed experts are called with: the caller's rows, or those of a path.
+  struct RoutedCall {
+    Tensor output;
+    ConstTensor hidden;
+    Routing routing;
+    const ForwardArgs* joined;  // whose shared experts and zero experts join the sums; null: none
+    CUstream_st* stream;
+  };
+
   void enqueue(const ForwardArgs& args, int64_t max_tokens) {
     const TokenPieces pieces = cut(max_tokens);
-    if (pieces.count > 1) return enqueue_pieces(args, pieces);
-    const auto slice = dispatcher_->slice(args.hidden.dim(0));
-    const int64_t max_rows = dispatcher_->max_rows(max_tokens);
-    const Routing routing = route(args, slice);
-    auto call = dispatcher_->dispatch(buffers_.dispatcher.front(), args.hidden, routing.ids,
-                                      routing.weights, max_tokens, buffers_.status, args.stream);
-    const Addend addend = run_shared(args, slice);
-    if (dispatcher_->joins_in_executor()) {
-      parts_.executor->execute(args.output, call.received, max_rows, buffers_.executor, addend,
-                               buffers_.status, args.stream);
-    } else {
-      const Tensor partial = run_experts(call, 0, max_rows, buffers_.status, args.stream);
-      dispatcher_->combine(args.output, partial, call, addend, buffers_.status, args.stream);
+    const int64_t num_tokens = args.hidden.dim(0);
+    const auto slice =
+        pieces.count > 1 ? Dispatcher::Slice{0, num_tokens} : dispatcher_->slice(num_tokens);
+    RoutedCall call{args.output, args.hidden, route(args, slice), &args, args.stream};
+    if (path_) {
+      call.hidden = path_->before(args.hidden, buffers_.path, args.stream);
+      call.output = buffers_.path.sums.rows(0, num_tokens);
+      call.joined = nullptr;
+    }
+    pieces.count > 1 ? run_pieces(call, pieces) : run_whole(call, slice, max_tokens);
+    if (path_) {
+      const Addend shared = run_shared(args, {0, num_tokens});
+      path_->after(args.output, shared, buffers_.path, args.stream);
     }
     backend().ops().poison(args.output, buffers_.status, args.stream);
+  }
+
+  void run_whole(const RoutedCall& routed, Dispatcher::Slice slice, int64_t max_tokens) {
+    const int64_t max_rows = dispatcher_->max_rows(max_tokens);
+    auto call =
+        dispatcher_->dispatch(buffers_.dispatcher.front(), routed.hidden, routed.routing.ids,
+                              routed.routing.weights, max_tokens, buffers_.status, routed.stream);
+    const Addend addend = addend_of(routed, slice);
+    if (dispatcher_->joins_in_executor()) {
+      parts_.executor->execute(routed.output, call.received, max_rows, buffers_.executor, addend,
+                               buffers_.status, routed.stream);
+    } else {
+      const Tensor partial = run_experts(call, 0, max_rows, buffers_.status, routed.stream);
+      dispatcher_->combine(routed.output, partial, call, addend, buffers_.status, routed.stream);
+    }
+  }
+
+  Addend addend_of(const RoutedCall& call, Dispatcher::Slice slice) {
+    if (call.joined == nullptr) return {};
+    if (config().gate.num_zero_experts == 0) return run_shared(*call.joined, slice);
+    const Tensor hidden = buffers_.path.hidden.rows(0, slice.size);
+    backend().ops().widen(hidden, call.joined->hidden.rows(slice.begin, slice.size), call.stream);
+    return {hidden, buffers_.path.identity.rows(0, slice.size)};
   }
 
   Addend run_shared(const ForwardArgs& args, Dispatcher::Slice slice) {
@@ -362,9 +449,10 @@ class Layer final : public MoeLayer {
 
   // Rows travel on a stream of their own. While the experts compute one piece there, the next one
   // is dispatched and the one before it comes back.
-  void enqueue_pieces(const ForwardArgs& args, const TokenPieces& pieces) {
+  void run_pieces(const RoutedCall& routed, const TokenPieces& pieces) {
     Ops& ops = backend().ops();
-    const int64_t num_tokens = args.hidden.dim(0), max_rows = dispatcher_->max_rows(pieces.tokens);
+    const int64_t num_tokens = routed.hidden.dim(0),
+                  max_rows = dispatcher_->max_rows(pieces.tokens);
     const auto count = static_cast<size_t>(pieces.count);
     const auto tokens_of = [&](size_t i) {
       const int64_t begin = std::min(static_cast<int64_t>(i) * pieces.tokens, num_tokens);
@@ -375,37 +463,36 @@ class Layer final : public MoeLayer {
       t.shape = {kStatusWords};
       return t;
     };
-    const Routing routing = route(args, {0, num_tokens});
-    for (size_t i = 0; i < count; ++i) ops.copy(status_of(i), buffers_.status, args.stream);
+    for (size_t i = 0; i < count; ++i) ops.copy(status_of(i), buffers_.status, routed.stream);
     Pipeline& pipeline = *pipeline_;
     CUstream_st* link = pipeline.link.get();
-    pipeline.joined->record(args.stream);
+    pipeline.joined->record(routed.stream);
     pipeline.joined->wait(link);
 
     std::vector<DispatchedCall> calls(count);
     const auto dispatch = [&](size_t i) {
       const auto [begin, size] = tokens_of(i);
-      calls[i] = dispatcher_->dispatch(
-          buffers_.dispatcher[i], args.hidden.rows(begin, size), routing.ids.rows(begin, size),
-          routing.weights.rows(begin, size), pieces.tokens, status_of(i), link);
+      calls[i] = dispatcher_->dispatch(buffers_.dispatcher[i], routed.hidden.rows(begin, size),
+                                       routed.routing.ids.rows(begin, size),
+                                       routed.routing.weights.rows(begin, size), pieces.tokens,
+                                       status_of(i), link);
       pipeline.dispatched[i]->record(link);
     };
     dispatch(0);
-    const Addend addend = run_shared(args, {0, num_tokens});
+    const Addend addend = addend_of(routed, {0, num_tokens});
     for (size_t i = 0; i < count; ++i) {
       if (i + 1 < count) dispatch(i + 1);
-      pipeline.dispatched[i]->wait(args.stream);
-      const Tensor partial = run_experts(calls[i], i, max_rows, status_of(i), args.stream);
-      pipeline.computed->record(args.stream);
+      pipeline.dispatched[i]->wait(routed.stream);
+      const Tensor partial = run_experts(calls[i], i, max_rows, status_of(i), routed.stream);
+      pipeline.computed->record(routed.stream);
       pipeline.computed->wait(link);
       const auto [begin, size] = tokens_of(i);
-      dispatcher_->combine(args.output.rows(begin, size), partial, calls[i],
+      dispatcher_->combine(routed.output.rows(begin, size), partial, calls[i],
                            rows_of(addend, begin, size), status_of(i), link);
     }
     pipeline.joined->record(link);
-    pipeline.joined->wait(args.stream);
-    ops.merge_status(buffers_.status, buffers_.piece_status.rows(0, pieces.count), args.stream);
-    ops.poison(args.output, buffers_.status, args.stream);
+    pipeline.joined->wait(routed.stream);
+    ops.merge_status(buffers_.status, buffers_.piece_status.rows(0, pieces.count), routed.stream);
   }
 
   static Addend rows_of(const Addend& addend, int64_t begin, int64_t size) {
@@ -432,6 +519,7 @@ class Layer final : public MoeLayer {
   LayerBuffers buffers_;
   size_t workspace_bytes_ = 0;
   std::optional<SharedExpert> shared_;
+  std::optional<RoutedPath> path_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::optional<Pipeline> pipeline_;
   std::optional<Error> lost_;  // a peer is gone
@@ -440,11 +528,12 @@ class Layer final : public MoeLayer {
 // What this rank can check and make alone.
 void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank) {
   const StrategyRequest& r = parts.request;
+  const MoeConfig& config = parts.config;
   SWITCHYARD_REQUIRE(parts.backend->kind() == options.device, ShapeMismatch,
                      "create: backend is on ", device_name(parts.backend->kind()),
                      ", device=", device_name(options.device),
                      ". Pass a backend of the layer's device.");
-  validate(r.config);
+  validate(config);
   parts.strategy = choose_strategy(r);
   parts.dispatcher = {.kind = parts.strategy.dispatcher,
                       .tp_size = r.tp_size,
@@ -453,8 +542,8 @@ void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank
                       .host_ordered = options.host_ordered,
                       .forbid_peer_memory = !r.peer_memory,
                       .host_counts = r.host_counts};
-  validate(parts.weights, r.config, r.num_ranks, options.device);
-  const size_t bytes = bytes_of(r, parts.strategy);
+  validate(parts.weights, config, r.num_ranks, options.device);
+  const size_t bytes = bytes_of(config, r, parts.strategy);
   parts.workspace = options.workspace;
   if (parts.workspace.data == nullptr) {
     parts.memory = parts.backend->memory().allocate(bytes);
@@ -467,7 +556,7 @@ void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank
                      Misaligned, "create: workspace address is not a multiple of ",
                      Workspace::kAlignment, ". Align it.");
   if (parts.weights.router.weight.present())
-    parts.gate = make_gate(r.config, parts.weights.router, parts.backend, parts.strategy.provider);
+    parts.gate = make_gate(config, parts.weights.router, parts.backend, parts.strategy.provider);
   parts.executor = make_executor(r.config,
                                  {parts.strategy.executor, r.alignment, r.masked_max_tokens,
                                   r.allow_repeated_experts, parts.strategy.provider, r.host_counts},
@@ -478,6 +567,7 @@ std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeigh
                                        std::unique_ptr<Communicator> own,
                                        Communicator& communicator, const LayerOptions& options) {
   Layer::Parts parts;
+  parts.config = config;
   parts.request = request_of(config, communicator.size(), options);
   parts.request.transport = communicator.transport();
   parts.request.peer_memory &= are_on_one_host(communicator);
@@ -492,7 +582,7 @@ std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeigh
   } catch (const Error& e) {
     mine.emplace(e);
   }
-  agree_or_throw(mine, shared_facts(parts.request.config, parts.request, options), communicator);
+  agree_or_throw(mine, shared_facts(config, parts.request, options), communicator);
   return std::make_unique<Layer>(std::move(parts));
 }
 
@@ -515,7 +605,7 @@ size_t MoeLayer::workspace_bytes(const MoeConfig& config, int num_ranks,
                                  const LayerOptions& options) {
   validate(config);
   const StrategyRequest request = request_of(config, num_ranks, options);
-  return bytes_of(request, choose_strategy(request));
+  return bytes_of(config, request, choose_strategy(request));
 }
 
 std::string describe(const ForwardReport& report) {

@@ -16,26 +16,32 @@ struct LayerBuffers {
   Tensor weights;       // f32 [slice, K] from the gate
   Workspace gate;
   SharedExpertBuffers shared;
+  PathBuffers path;
   std::vector<Workspace> dispatcher;  // one for each piece
   Workspace executor;
   // bf16 [R, H], of a call in pieces two of them, since one is on its way back while the next is
   // computed; absent when the executor writes the final rows, or into the dispatcher's workspace
   Tensor partial;
 
-  static LayerBuffers take(Arena& arena, const StrategyRequest& r, const Strategy& s) {
+  // `config` is the layer's; that of the request has the routed experts alone.
+  static LayerBuffers take(Arena& arena, const MoeConfig& config, const StrategyRequest& r,
+                           const Strategy& s) {
     const bool local = s.dispatcher == DispatcherKind::Local;
     const int64_t slice = local ? r.max_tokens : slice_capacity(r.max_tokens, r.tp_size);
     const int64_t tokens = cut_tokens(r.max_tokens, r.max_tokens, s.token_pieces).tokens;
     const int64_t max_rows = received_rows(s.dispatcher, tokens, r.num_ranks, r.tp_size);
     Arena gate({});
-    GateBuffers::take(gate, r.config, slice);
+    GateBuffers::take(gate, config, slice);
     LayerBuffers b;
     b.status = arena.take(DType::I32, {kStatusWords});
     if (s.token_pieces > 1) b.piece_status = arena.take(DType::I32, {s.token_pieces, kStatusWords});
     b.ids = arena.take(DType::I32, {slice, r.config.top_k});
     b.weights = arena.take(DType::F32, {slice, r.config.top_k});
     b.gate = arena.take_bytes(static_cast<int64_t>(gate.bytes()));
-    b.shared = SharedExpertBuffers::take(arena, r.config, slice, s.provider);
+    // Behind a path, shared experts see all tokens, not this rank's slice.
+    b.shared = SharedExpertBuffers::take(arena, config,
+                                         config.path.present() ? r.max_tokens : slice, s.provider);
+    b.path = PathBuffers::take(arena, config, config.path.present() ? r.max_tokens : slice);
     const RowCarrier carrier = row_carrier(s.dispatcher, r, s.token_pieces);
     for (int i = 0; i < s.token_pieces; ++i)
       b.dispatcher.push_back(arena.take_bytes(

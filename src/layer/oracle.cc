@@ -29,14 +29,16 @@ Row row_of(ConstTensor t, int64_t row) {
   return values;
 }
 
-double dot(const Row& x, const Bf16* w) {
+template <class Weight>
+double dot(const Row& x, const Weight* w) {
   double sum = 0;
   for (size_t i = 0; i < x.size(); ++i) sum += x[i] * double{static_cast<float>(w[i])};
   return sum;
 }
 
-// y = W x + b for W bf16 [n, x.size()] at `w`.
-Row multiply(const Bf16* w, int64_t n, const Row& x, const float* bias) {
+// y = W x + b for W [n, x.size()] at `w`.
+template <class Weight>
+Row multiply(const Weight* w, int64_t n, const Row& x, const float* bias) {
   Row y(static_cast<size_t>(n));
   for (int64_t j = 0; j < n; ++j)
     y[static_cast<size_t>(j)] =
@@ -62,6 +64,17 @@ double activate(const Activation& a, double gate, double up) {
       return (u + 1) * g * sigmoid(double{a.alpha} * g);
     }
     case ActivationKind::Relu2: return std::pow(std::max(gate, 0.0), 2);
+    case ActivationKind::SiluOfClamped: {
+      const double g = std::min(gate, double{a.limit});
+      return std::clamp(up, -double{a.limit}, double{a.limit}) * g * sigmoid(g);
+    }
+    case ActivationKind::ClampedSilu:
+      return std::clamp(up, -double{a.limit}, double{a.limit}) *
+             std::min(gate * sigmoid(gate), double{a.limit});
+    case ActivationKind::Situ: {
+      const double beta = a.alpha, lambda = a.limit;
+      return beta * std::tanh(gate / beta) * sigmoid(gate) * lambda * std::tanh(up / lambda);
+    }
   }
   return 0;
 }
@@ -94,6 +107,7 @@ Row run_expert(const Expert& e, const Activation& a, const Row& x, double input_
 struct Choice {
   std::vector<int64_t> ids;
   std::vector<double> weights;
+  std::vector<double> shared;  // weights of scored shared experts
 };
 
 int64_t best_of(const Row& scores, const std::vector<bool>& allowed) {
@@ -161,45 +175,101 @@ Choice sparse_mixer(const Row& logits, const GateConfig& g) {
   return choice;
 }
 
-Choice choose(const Row& logits, const float* correction_bias, const MoeConfig& c) {
+double score_of(double logit, Scoring scoring) {
+  if (scoring == Scoring::Sigmoid) return sigmoid(logit);
+  if (scoring == Scoring::SqrtSoftplus)
+    return std::sqrt(std::max(logit, 0.0) + std::log1p(std::exp(-std::abs(logit))));
+  return logit;
+}
+
+// What decides the choice: scores, with the bias that only the choice sees.
+Row choosing_scores(const Row& logits, const Row& scores, const float* correction_bias,
+                    const GateConfig& g) {
+  // The order of logits is that of such scores, and it does not saturate.
+  const bool monotone = g.scoring == Scoring::Sigmoid || g.scoring == Scoring::SqrtSoftplus;
+  Row choosing = monotone && !correction_bias && g.num_groups == 1 ? logits : scores;
+  for (size_t e = 0; correction_bias && e < choosing.size(); ++e)
+    choosing[e] += double{correction_bias[e]};
+  return choosing;
+}
+
+void renormalize(Choice& choice, const GateConfig& g) {
+  double sum = 0;
+  for (const double w : choice.weights) sum += w;
+  for (const double w : choice.shared) sum += w;
+  const double epsilon = g.renormalize_epsilon;
+  const double divisor = !g.renormalize         ? 1
+                         : g.clamp_renormalizer ? std::max(sum, epsilon)
+                                                : sum + epsilon;
+  for (double& w : choice.weights) w = w / divisor * double{g.scale};
+  for (double& w : choice.shared) w = w / divisor * double{g.scale};
+}
+
+// `table`: the ids that a token's id chose, or null.
+Choice choose(const Row& logits, const float* correction_bias, const int32_t* table,
+              const MoeConfig& c) {
   const GateConfig& g = c.gate;
   const std::vector<bool> all(logits.size(), true);
   Choice choice;
   if (g.scoring == Scoring::SparseMixer) {
     choice = sparse_mixer(logits, g);
   } else {
-    Row scores = logits;
-    if (g.scoring == Scoring::Softmax) scores = softmax(logits, all);
-    if (g.scoring == Scoring::Sigmoid)
-      std::transform(scores.begin(), scores.end(), scores.begin(), sigmoid);
-    // The order of logits is that of their sigmoids, and it does not saturate.
-    const bool by_logit = g.scoring == Scoring::Sigmoid && !correction_bias && g.num_groups == 1;
-    Row choosing = by_logit ? logits : scores;
-    for (size_t e = 0; correction_bias && e < choosing.size(); ++e)
-      choosing[e] += double{correction_bias[e]};
-    choice.ids = top(choosing, c.top_k, experts_of_kept_groups(choosing, g));
+    Row scores = g.scoring == Scoring::Softmax ? softmax(logits, all) : logits;
+    for (double& s : scores) s = score_of(s, g.scoring);
+    const Row choosing = choosing_scores(logits, scores, correction_bias, g);
+    choice.ids = table ? std::vector<int64_t>(table, table + c.top_k)
+                       : top(choosing, c.top_k, experts_of_kept_groups(choosing, g));
     Row chosen;
     for (const int64_t id : choice.ids) chosen.push_back(scores[static_cast<size_t>(id)]);
     choice.weights = g.scoring == Scoring::SoftmaxOfTopK
                          ? softmax(chosen, std::vector<bool>(chosen.size(), true))
                          : chosen;
   }
-  double sum = 0;
-  for (const double w : choice.weights) sum += w;
-  const double epsilon = g.renormalize_epsilon;
-  const double divisor = !g.renormalize         ? 1
-                         : g.clamp_renormalizer ? std::max(sum, epsilon)
-                                                : sum + epsilon;
-  for (double& w : choice.weights) w = w / divisor * double{g.scale};
   return choice;
 }
 
-Choice gate_of(const MoeConfig& config, const RouterWeights& router, const Row& x) {
-  const auto logits = multiply(router.weight.as<Bf16>(), config.num_experts, x,
-                               router.bias.present() ? router.bias.as<float>() : nullptr);
-  return choose(logits,
-                router.correction_bias.present() ? router.correction_bias.as<float>() : nullptr,
-                config);
+// Of hidden states as they are, or divided by their root mean square.
+Row logits_of(const MoeConfig& c, const RouterWeights& router, const Row& x) {
+  const float* bias = router.bias.present() ? router.bias.as<float>() : nullptr;
+  Row in = x;
+  if (c.gate.rms_of_hidden) {
+    double squares = 0;
+    for (const double v : x) squares += v * v;
+    const double mean = squares / static_cast<double>(x.size());
+    for (double& v : in) v /= std::sqrt(mean + double{c.path.norm_epsilon});
+  }
+  Row logits = c.router_f32 ? multiply(router.weight.as<float>(), c.router_rows(), in, bias)
+                            : multiply(router.weight.as<Bf16>(), c.router_rows(), in, bias);
+  const double cap = c.gate.logit_softcap;
+  if (cap > 0)
+    for (double& v : logits) v = cap * std::tanh(v / cap);
+  return logits;
+}
+
+int64_t int_at(ConstTensor t, int64_t i) {
+  return t.dtype == DType::I64 ? t.as<int64_t>()[i] : t.as<int32_t>()[i];
+}
+
+// token: its id, where ids choose.
+Choice gate_of(const MoeConfig& c, const RouterWeights& router, const Row& x, int64_t token) {
+  const Row all = logits_of(c, router, x);
+  const Row logits(all.begin(), all.begin() + c.num_choices());
+  const bool by_token = c.gate.vocabulary > 0;
+  SWITCHYARD_REQUIRE(!by_token || (token >= 0 && token < c.gate.vocabulary), BadRouting,
+                     "oracle: token id=", token, ", need 0 to ", c.gate.vocabulary - 1, ".");
+  Choice choice = choose(
+      logits, router.correction_bias.present() ? router.correction_bias.as<float>() : nullptr,
+      by_token ? router.token_experts.as<int32_t>() + token * c.top_k : nullptr, c);
+  for (int64_t s = 0; s < c.shared.num_scored; ++s)
+    choice.shared.push_back(
+        score_of(all[static_cast<size_t>(c.num_choices() + s)], c.gate.scoring));
+  renormalize(choice, c.gate);
+  if (!c.gate.expert_scale) return choice;
+  const float* scale = router.expert_scale.as<float>();
+  for (size_t k = 0; k < choice.ids.size(); ++k) choice.weights[k] *= double{scale[choice.ids[k]]};
+  for (size_t s = 0; s < choice.shared.size(); ++s)
+    choice.shared[s] *= double{scale[static_cast<size_t>(c.num_choices()) + s]};
+  return choice;
 }
 
 Choice given(ConstTensor ids, ConstTensor weights, int64_t token) {
@@ -212,12 +282,12 @@ Choice given(ConstTensor ids, ConstTensor weights, int64_t token) {
 }
 
 Expert expert_of(const LayerWeights& w, const MoeConfig& c, int64_t e) {
-  const int64_t rows = c.w1_rows();
+  const int64_t rows = c.w1_rows(), h = c.routed_hidden();
   const auto& x = w.experts;
-  return {x.w1.as<Bf16>() + e * rows * c.hidden,
-          x.w2.as<Bf16>() + e * c.hidden * c.intermediate,
+  return {x.w1.as<Bf16>() + e * rows * h,
+          x.w2.as<Bf16>() + e * h * c.intermediate,
           x.b1.present() ? x.b1.as<float>() + e * rows : nullptr,
-          x.b2.present() ? x.b2.as<float>() + e * c.hidden : nullptr,
+          x.b2.present() ? x.b2.as<float>() + e * h : nullptr,
           x.order,
           c.intermediate};
 }
@@ -226,20 +296,50 @@ void add(Row& sum, const Row& row, double weight) {
   for (size_t i = 0; i < sum.size(); ++i) sum[i] += weight * row[i];
 }
 
-Row run_token(const MoeConfig& c, const LayerWeights& w, const Row& x, const Choice& choice) {
-  Row sum(x.size(), 0);
+Row normed(const Row& x, const float* weight, double epsilon) {
+  double squares = 0;
+  for (const double v : x) squares += v * v;
+  const double root = std::sqrt(squares / static_cast<double>(x.size()) + epsilon);
+  Row y(x.size());
+  for (size_t i = 0; i < x.size(); ++i) y[i] = x[i] / root * double{weight[i]};
+  return y;
+}
+
+Row run_routed(const MoeConfig& c, const LayerWeights& w, const Row& x, const Choice& choice) {
+  const double epsilon = c.path.norm_epsilon;
+  Row in = c.path.input_norm ? normed(x, w.path.input_norm.as<float>(), epsilon) : x;
+  if (c.path.latent > 0) in = multiply(w.path.down.as<Bf16>(), c.path.latent, in, nullptr);
+  Row sum(in.size(), 0);
   for (size_t k = 0; k < choice.ids.size(); ++k) {
-    if (choice.ids[k] < 0 || choice.ids[k] >= c.num_experts) continue;
+    const int64_t id = choice.ids[k];
     const double weight = choice.weights[k];
-    const auto row = run_expert(expert_of(w, c, choice.ids[k]), c.activation, x,
-                                c.router_weight_on_input ? weight : 1);
+    if (id >= c.num_experts && id < c.num_choices()) add(sum, in, weight);
+    if (id < 0 || id >= c.num_experts) continue;
+    const auto row =
+        run_expert(expert_of(w, c, id), c.activation, in, c.router_weight_on_input ? weight : 1);
     add(sum, row, c.router_weight_on_input ? 1 : weight);
   }
+  if (c.path.output_norm) sum = normed(sum, w.path.output_norm.as<float>(), epsilon);
+  return c.path.latent > 0 ? multiply(w.path.up.as<Bf16>(), c.hidden, sum, nullptr) : sum;
+}
+
+Row run_token(const MoeConfig& c, const LayerWeights& w, const Row& x, const Choice& choice) {
+  Row sum = run_routed(c, w, x, choice);
   if (c.shared.intermediate == 0) return sum;
-  const Expert shared{w.shared.w1.as<Bf16>(), w.shared.w2.as<Bf16>(), nullptr, nullptr,
-                      w.shared.order,         c.shared.intermediate};
-  add(sum, run_expert(shared, c.activation, x, 1),
-      c.shared.sigmoid_gated ? sigmoid(dot(x, w.shared.gate.as<Bf16>())) : 1);
+  const int64_t parts = std::max<int64_t>(1, c.shared.num_scored);
+  const int64_t inner = c.shared.intermediate / parts, rows = c.shared_w1_rows() / parts;
+  for (int64_t s = 0; s < parts; ++s) {
+    const Expert shared{w.shared.w1.as<Bf16>() + s * rows * c.hidden,
+                        w.shared.w2.as<Bf16>() + s * inner * c.hidden,
+                        nullptr,
+                        nullptr,
+                        w.shared.order,
+                        inner};
+    const double weight = c.shared.num_scored > 0  ? choice.shared[static_cast<size_t>(s)]
+                          : c.shared.sigmoid_gated ? sigmoid(dot(x, w.shared.gate.as<Bf16>()))
+                                                   : 1;
+    add(sum, run_expert(shared, c.shared_activation(), x, 1), weight);
+  }
   return sum;
 }
 
@@ -248,6 +348,17 @@ bool keep_worst(double& worst, double value) {
   if (std::isnan(worst) || value <= worst) return false;
   worst = value;
   return true;
+}
+
+int64_t id_at(ConstTensor token_ids, int64_t t) {
+  return token_ids.present() ? int_at(token_ids, t) : -1;
+}
+
+void check_token_ids(const MoeConfig& c, ConstTensor t, bool by_gate, int64_t num_tokens) {
+  if (c.gate.vocabulary == 0 || !by_gate) return;
+  SWITCHYARD_REQUIRE(
+      t.shape == Shape{num_tokens} && (t.dtype == DType::I32 || t.dtype == DType::I64),
+      ShapeMismatch, "oracle: token_ids is not i32 or i64 [", num_tokens, "].");
 }
 
 void check_hidden(const MoeConfig& config, ConstTensor hidden) {
@@ -260,7 +371,8 @@ void check_hidden(const MoeConfig& config, ConstTensor hidden) {
 }  // namespace
 
 void oracle_forward(Tensor dst, const MoeConfig& config, const LayerWeights& weights,
-                    ConstTensor hidden, ConstTensor ids, ConstTensor router_weights) {
+                    ConstTensor hidden, ConstTensor ids, ConstTensor router_weights,
+                    ConstTensor token_ids) {
   check_hidden(config, hidden);
   validate(weights, config, 1);
   const int64_t num_tokens = hidden.dim(0);
@@ -274,26 +386,31 @@ void oracle_forward(Tensor dst, const MoeConfig& config, const LayerWeights& wei
                            router_weights.shape == slots && router_weights.dtype == DType::F32,
                        ShapeMismatch, "oracle: ids or weights are not i32 and f32 [", num_tokens,
                        ", ", config.top_k, "].");
+    SWITCHYARD_REQUIRE(
+        config.shared.num_scored == 0, Unsupported,
+        "oracle: ids are given, but the gate weighs shared experts. Leave ids away.");
   }
+  check_token_ids(config, token_ids, !ids.present(), num_tokens);
   for (int64_t t = 0; t < num_tokens; ++t) {
     const Row x = row_of(hidden, t);
-    const Choice choice =
-        ids.present() ? given(ids, router_weights, t) : gate_of(config, weights.router, x);
+    const Choice choice = ids.present() ? given(ids, router_weights, t)
+                                        : gate_of(config, weights.router, x, id_at(token_ids, t));
     const Row y = run_token(config, weights, x, choice);
     std::copy(y.begin(), y.end(), dst.as<double>() + t * config.hidden);
   }
 }
 
 void oracle_gate(Tensor ids, Tensor weights, const MoeConfig& config, const RouterWeights& router,
-                 ConstTensor hidden) {
+                 ConstTensor hidden, ConstTensor token_ids) {
   check_hidden(config, hidden);
+  check_token_ids(config, token_ids, true, hidden.dim(0));
   const Shape slots{hidden.dim(0), config.top_k};
   SWITCHYARD_REQUIRE(ids.shape == slots && ids.dtype == DType::I32 && weights.shape == slots &&
                          weights.dtype == DType::F64,
                      ShapeMismatch, "oracle_gate: ids or weights are not i32 and f64 [",
                      hidden.dim(0), ", ", config.top_k, "].");
   for (int64_t t = 0; t < hidden.dim(0); ++t) {
-    const Choice choice = gate_of(config, router, row_of(hidden, t));
+    const Choice choice = gate_of(config, router, row_of(hidden, t), id_at(token_ids, t));
     for (int64_t k = 0; k < config.top_k; ++k) {
       ids.as<int32_t>()[t * config.top_k + k] =
           static_cast<int32_t>(choice.ids[static_cast<size_t>(k)]);

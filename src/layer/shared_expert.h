@@ -17,10 +17,17 @@ class SharedExpert {
       : config_(config), weights_(weights), backend_(std::move(backend)), provider_(provider) {}
 
   // rows = W2 activation(W1 hidden), never rounded after the second GEMM; scale = sigmoid(hidden .
-  // gate).
+  // gate). Scored experts are summed with the weights in the buffers.
   Addend run(ConstTensor hidden, const SharedExpertBuffers& buffers, CUstream_st* stream) const;
 
  private:
+  static Tensor of_expert(Tensor each, int64_t s);
+  GroupedGemm gemm_of(const char* name, Tensor dst, ConstTensor src,
+                      const SharedExpertBuffers& buffers) const;
+  // Expert s of the scored ones, or the only one.
+  void run_one(Tensor dst, int64_t s, ConstTensor hidden, const SharedExpertBuffers& buffers,
+               CUstream_st* stream) const;
+
   MoeConfig config_;
   SharedExpertWeights weights_;
   std::shared_ptr<Backend> backend_;

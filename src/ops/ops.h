@@ -140,6 +140,36 @@ struct PeerArrival {
 // The part of a meeting that runs: both, unless the host orders them.
 enum class PeerMeet : int32_t { Both, Tell, Wait };
 
+// gate_topk: the rule of `gate` on logits -> ids and weights. N = the choices, of which there are E
+// and the zero experts, and then S scored shared experts.
+struct GateTopk {
+  Tensor ids;             // i32 [T, K]
+  Tensor weights;         // f32 [T, K]
+  Tensor shared_weights;  // f32 [T, S]; absent: no shared expert is scored
+  // f32 [T, logit_parts * N]. logit(t, e) = row_scale[t] * sum of logits[t, part * N + e] + bias[e]
+  ConstTensor logits;
+  int logit_parts = 1;
+  ConstTensor row_scale;        // f32 [T]; absent: 1
+  ConstTensor bias;             // f32 [N]; absent: 0
+  ConstTensor correction_bias;  // f32 [choices]; absent: 0
+  ConstTensor expert_scale;     // f32 [N]; absent: 1
+  // Both or neither: ids[t, :] = token_experts[token_ids[t], :], or INT32_MIN, which is out of
+  // range, where there is no such token.
+  ConstTensor token_ids;      // i32 or i64 [T]
+  ConstTensor token_experts;  // i32 [V, K]
+  GateConfig gate;
+};
+
+// norm_rows: dst[t, :] = bf16(src[t, :] * inverse[t] * weight), inverse = 1 / sqrt(mean of squares
+// + epsilon).
+struct NormRows {
+  Tensor dst;          // bf16 [T, N]; absent: only `inverse` is wanted. May be src
+  Tensor inverse;      // f32 [T]; absent: not wanted
+  ConstTensor src;     // bf16 or f32 [T, N]
+  ConstTensor weight;  // f32 [N], with dst
+  float epsilon = 0;
+};
+
 // Rows that stay as they are.
 struct KeptRows {
   bool empty = false;  // those without any term, which are zero otherwise
@@ -151,10 +181,16 @@ class Ops {
   virtual ~Ops() = default;
 
   // ---- gate
-  // The rule of `gate` on f32 logits [T, E] -> ids i32 [T, K], weights f32 [T, K].
-  virtual void gate_topk(Tensor ids, Tensor weights, ConstTensor logits,
-                         ConstTensor correction_bias, const GateConfig& gate,
-                         CUstream_st* stream) = 0;
+  virtual void gate_topk(const GateTopk& gate, CUstream_st* stream) = 0;
+  // dst bf16 [3, N, H] from src f32 [N, H]: src = dst[0] + dst[1] + dst[2], each the rounded rest,
+  // so a router in f32 is three in bf16. Exact but for what lies below bf16's smallest number.
+  virtual void split_f32(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;
+  // Zero experts, ids >= num_experts: dst_ids is ids with kNoExpert for them, identity[t] the sum
+  // of their weights. ids i32 [T, K], which dst_ids may be; weights f32 [T, K]; identity f32 [T].
+  // Ids of num_ids and more stay as they are, for others to refuse.
+  virtual void split_zero_experts(Tensor dst_ids, Tensor identity, ConstTensor ids,
+                                  ConstTensor weights, int64_t num_experts, int64_t num_ids,
+                                  CUstream_st* stream) = 0;
 
   // ---- dispatch
   // dst i32 [T, K] from i32 or i64 [T, K]; ids outside int32 become INT32_MIN, which is out of
@@ -219,13 +255,14 @@ class Ops {
   // Throws Unsupported for contiguous groups of several experts by Cublas without host_counts, or
   // on a stream that is being captured.
   virtual void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) = 0;
-  // dst[r, :] = bf16(row r of the sums + addend.scale[r] * addend.rows[r, :]). Rows at or past
-  // num_rows stay, too.
+  // dst[r, :] = row r of the sums + addend.scale[r] * addend.rows[r, :], rounded where dst is bf16,
+  // not f32. Rows at or past num_rows stay, too.
   virtual void gather_rows(Tensor dst, const SlotSums& sums, const Addend& addend,
                            ConstTensor num_rows, const KeptRows& kept, CUstream_st* stream) = 0;
 
   // ---- combine
-  // dst[t, :] = bf16(sum over ranks p ascending of src[return_row[t, p], :] + addend), fp32.
+  // dst[t, :] = sum over ranks p ascending of src[return_row[t, p], :] + addend, fp32, rounded
+  // where dst is bf16, not f32.
   virtual void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row,
                             const Addend& addend, CUstream_st* stream) = 0;
 
@@ -271,13 +308,23 @@ class Ops {
   virtual void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first,
                            int num, ConstTensor status, CUstream_st* stream) = 0;
 
+  // ---- around the experts
+  virtual void norm_rows(const NormRows& norm, CUstream_st* stream) = 0;
+  // dst[t, :] = sum over s ascending of weights[t, s] * src[s, t, :]; f32 [T, H], [T, S], [S, T,
+  // H].
+  virtual void weigh_shared(Tensor dst, ConstTensor src, ConstTensor weights,
+                            CUstream_st* stream) = 0;
+  // dst bf16 [T, H] = bf16(src + addend.scale * addend.rows); src f32 [T, H].
+  virtual void add_rows(Tensor dst, ConstTensor src, const Addend& addend, CUstream_st* stream) = 0;
+
   // ---- small things
+  virtual void widen(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;  // bf16 -> f32
   // Groups of one expert that owns rows [0, num_rows): the router, shared experts.
   virtual void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) = 0;
   virtual void sigmoid(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;  // f32 -> f32
   virtual void fill_i32(Tensor dst, int32_t value, CUstream_st* stream) = 0;
   virtual void copy(Tensor dst, ConstTensor src, CUstream_st* stream) = 0;  // equal bytes
-  // dst bf16 becomes NaN if status is set.
+  // dst, bf16 or f32, becomes NaN if status is set.
   virtual void poison(Tensor dst, ConstTensor status, CUstream_st* stream) = 0;
 };
 

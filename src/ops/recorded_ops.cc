@@ -116,11 +116,26 @@ Work delta_rule_work(const DeltaRuleDecode& step, const StateTraffic& traffic) {
 
 }  // namespace
 
-void RecordedOps::gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor bias,
-                            const GateConfig& gate, CUstream_st* stream) {
-  note({"gate_topk",
-        [=, this](CUstream_st* s) { ops_.gate_topk(ids, weights, logits, bias, gate, s); },
-        moves(bytes_of(ids) + bytes_of(weights) + bytes_of(logits))},
+void RecordedOps::gate_topk(const GateTopk& gate, CUstream_st* stream) {
+  note({"gate_topk", [=, this](CUstream_st* s) { ops_.gate_topk(gate, s); },
+        moves(bytes_of(gate.logits) + bytes_of(gate.ids) + bytes_of(gate.weights))},
+       stream);
+}
+
+void RecordedOps::split_f32(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  note({"split_f32", [=, this](CUstream_st* s) { ops_.split_f32(dst, src, s); },
+        moves(bytes_of(src) + bytes_of(dst))},
+       stream);
+}
+
+void RecordedOps::split_zero_experts(Tensor dst_ids, Tensor identity, ConstTensor ids,
+                                     ConstTensor weights, int64_t num_experts, int64_t num_ids,
+                                     CUstream_st* stream) {
+  note({"split_zero_experts",
+        [=, this](CUstream_st* s) {
+          ops_.split_zero_experts(dst_ids, identity, ids, weights, num_experts, num_ids, s);
+        },
+        moves(2 * bytes_of(ids) + bytes_of(weights) + bytes_of(identity))},
        stream);
 }
 
@@ -390,6 +405,31 @@ void RecordedOps::delta_rule_decode(const DeltaRuleDecode& step, Tensor status,
           const int n = static_cast<int>(step.v.dim(1));
           return delta_rule_work(step, {read(step.map.sequence_lengths), step.map, n});
         }},
+       stream);
+}
+
+void RecordedOps::norm_rows(const NormRows& norm, CUstream_st* stream) {
+  note({"norm_rows", [=, this](CUstream_st* s) { ops_.norm_rows(norm, s); },
+        moves(bytes_of(norm.src) + bytes_of(norm.dst) + bytes_of(norm.inverse))},
+       stream);
+}
+
+void RecordedOps::weigh_shared(Tensor dst, ConstTensor src, ConstTensor weights,
+                               CUstream_st* stream) {
+  note({"weigh_shared", [=, this](CUstream_st* s) { ops_.weigh_shared(dst, src, weights, s); },
+        moves(bytes_of(src) + bytes_of(weights) + bytes_of(dst))},
+       stream);
+}
+
+void RecordedOps::add_rows(Tensor dst, ConstTensor src, const Addend& addend, CUstream_st* stream) {
+  note({"add_rows", [=, this](CUstream_st* s) { ops_.add_rows(dst, src, addend, s); },
+        moves(bytes_of(src) + bytes_of(addend.rows) + bytes_of(dst))},
+       stream);
+}
+
+void RecordedOps::widen(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  note({"widen", [=, this](CUstream_st* s) { ops_.widen(dst, src, s); },
+        moves(bytes_of(src) + bytes_of(dst))},
        stream);
 }
 

@@ -32,8 +32,10 @@ class RecordedOps : public Ops {
   // `ops` runs the calls.
   explicit RecordedOps(Ops& ops) : ops_(ops) {}
 
-  void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
-                 const GateConfig& gate, CUstream_st* stream) final;
+  void gate_topk(const GateTopk& gate, CUstream_st* stream) final;
+  void split_f32(Tensor dst, ConstTensor src, CUstream_st* stream) final;
+  void split_zero_experts(Tensor dst_ids, Tensor identity, ConstTensor ids, ConstTensor weights,
+                          int64_t num_experts, int64_t num_ids, CUstream_st* stream) final;
   void narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) final;
   void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
                      int rank, Tensor status, CUstream_st* stream) final;
@@ -77,6 +79,10 @@ class RecordedOps : public Ops {
                  CUstream_st* stream) final;
   void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
                    ConstTensor status, CUstream_st* stream) final;
+  void norm_rows(const NormRows& norm, CUstream_st* stream) final;
+  void weigh_shared(Tensor dst, ConstTensor src, ConstTensor weights, CUstream_st* stream) final;
+  void add_rows(Tensor dst, ConstTensor src, const Addend& addend, CUstream_st* stream) final;
+  void widen(Tensor dst, ConstTensor src, CUstream_st* stream) final;
   void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) final;
   void sigmoid(Tensor dst, ConstTensor src, CUstream_st* stream) final;
   void fill_i32(Tensor dst, int32_t value, CUstream_st* stream) final;

@@ -49,7 +49,7 @@ std::vector<Condition> layer_conditions(const StrategyRequest& r) {
       condition("H is a positive multiple of 8", c.hidden > 0 && c.hidden % 8 == 0, "H=", c.hidden),
       condition("I is a positive multiple of 8", c.intermediate > 0 && c.intermediate % 8 == 0,
                 "I=", c.intermediate),
-      condition("1 <= K <= E", c.top_k >= 1 && c.top_k <= c.num_experts, "K=", c.top_k,
+      condition("1 <= K <= E", c.top_k >= 1 && c.top_k <= c.num_choices(), "K=", c.top_k,
                 ", E=", c.num_experts),
       condition("E is a multiple of the ranks",
                 r.num_ranks >= 1 && c.num_experts % std::max(1, r.num_ranks) == 0,

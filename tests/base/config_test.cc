@@ -57,7 +57,7 @@ const Refusal kRefusals[] = {
      [](auto& c) { c.gate.num_groups = 4, c.gate.num_groups_kept = 5; }},
     {"kept groups have 2", Errc::ShapeMismatch,
      [](auto& c) { c.gate.num_groups = 8, c.gate.num_groups_kept = 1; }},
-    {"need softmax or sigmoid", Errc::Unsupported,
+    {"need softmax, sigmoid", Errc::Unsupported,
      [](auto& c) { c.gate.scoring = Scoring::SoftmaxOfTopK, c.gate.correction_bias = true; }},
     {"exactly 2 experts", Errc::Unsupported,
      [](auto& c) { c.gate.scoring = Scoring::SparseMixer; }},

@@ -25,8 +25,13 @@ Routed route(const std::vector<float>& logits, int64_t top_k, const GateConfig& 
   Buffer<int32_t> ids({1, top_k});
   Buffer<float> weights({1, top_k});
   ThreadPool pool(1);
-  gate_topk(ids.view(), weights.view(), ConstTensor(logits.data(), {1, num_experts}),
-            bias.empty() ? ConstTensor() : ConstTensor(bias.data(), {num_experts}), gate, pool);
+  GateTopk g;
+  g.ids = ids.view();
+  g.weights = weights.view();
+  g.logits = ConstTensor(logits.data(), {1, num_experts});
+  if (!bias.empty()) g.correction_bias = ConstTensor(bias.data(), {num_experts});
+  g.gate = gate;
+  gate_topk(g, pool);
   EXPECT_TRUE(ids.guards_intact() && weights.guards_intact());
   return {ids.values(), weights.values()};
 }
@@ -140,6 +145,115 @@ TEST(GateTopk, EveryExpertMayBeChosenAndTheLargestGateFits) {
   auto all = route(kTenths, 4, {}).ids;
   std::sort(all.begin(), all.end());
   EXPECT_EQ(all, (std::vector<int32_t>{0, 1, 2, 3}));
+}
+
+TEST(GateTopk, SqrtSoftplusNeitherOverflowsNorLosesSmallScores) {
+  const float ln2 = std::log(2.0f);
+  expect_weights(route({0, 100, -100, 1}, 3, {.scoring = Scoring::SqrtSoftplus}), {1, 3, 0},
+                 {10.0f, std::sqrt(std::log(1 + std::exp(1.0f))), std::sqrt(ln2)});
+  expect_weights(route({-50, -60, -200}, 2, {.scoring = Scoring::SqrtSoftplus}), {0, 1},
+                 {std::exp(-25.0f), std::exp(-30.0f)});
+  expect_weights(route({0, 0, 0}, 1, {.scoring = Scoring::SqrtSoftplus}, {0, 0.5f, 0.25f}), {1},
+                 {std::sqrt(ln2)});
+}
+
+// One token with whatever a rule may have.
+struct Parts {
+  std::vector<float> logits{}, bias{}, correction{}, scale{};
+  std::vector<int32_t> table{};
+  int64_t token = 0, num_shared = 0;
+  float row_scale = 1;
+  int num_parts = 1;
+};
+
+struct RoutedParts {
+  std::vector<int32_t> ids;
+  std::vector<float> weights, shared;
+};
+
+RoutedParts route(const Parts& p, int64_t top_k, const GateConfig& gate) {
+  Buffer<int32_t> ids({1, top_k});
+  Buffer<float> weights({1, top_k}), shared({1, std::max<int64_t>(1, p.num_shared)});
+  ThreadPool pool(1);
+  const auto vector = [](const std::vector<float>& v) {
+    return v.empty() ? ConstTensor() : ConstTensor(v.data(), {static_cast<int64_t>(v.size())});
+  };
+  GateTopk g;
+  g.ids = ids.view();
+  g.weights = weights.view();
+  if (p.num_shared > 0) g.shared_weights = shared.view();
+  g.logits = ConstTensor(p.logits.data(), {1, static_cast<int64_t>(p.logits.size())});
+  g.logit_parts = p.num_parts;
+  if (p.row_scale != 1) g.row_scale = ConstTensor(&p.row_scale, {1});
+  g.bias = vector(p.bias);
+  g.correction_bias = vector(p.correction);
+  g.expert_scale = vector(p.scale);
+  if (!p.table.empty()) {
+    g.token_ids = ConstTensor(&p.token, {1});
+    g.token_experts =
+        ConstTensor(p.table.data(), {static_cast<int64_t>(p.table.size()) / top_k, top_k});
+  }
+  g.gate = gate;
+  gate_topk(g, pool);
+  EXPECT_TRUE(ids.guards_intact() && weights.guards_intact() && shared.guards_intact());
+  return {ids.values(), weights.values(), shared.values()};
+}
+
+TEST(GateTopk, LogitsAreTheirPartsScaledThenBiasedThenCapped) {
+  // Parts 1 + 0.5 + 0.25, 2 + 0 + 0, -1 + 1 + 1; twice that; plus a bias.
+  Parts p{.logits = {1, 2, -1, 0.5f, 0, 1, 0.25f, 0, 1}, .bias = {0, -1, 0.5f}};
+  p.num_parts = 3;
+  p.row_scale = 2;
+  const GateConfig gate{.scoring = Scoring::Sigmoid};
+  const auto sigmoid = [](float x) { return 1 / (1 + std::exp(-x)); };
+  auto r = route(p, 3, gate);
+  EXPECT_EQ(r.ids, (std::vector<int32_t>{0, 1, 2}));
+  EXPECT_NEAR(r.weights[0], sigmoid(3.5f), 1e-6f);
+  EXPECT_NEAR(r.weights[1], sigmoid(3.0f), 1e-6f);
+  EXPECT_NEAR(r.weights[2], sigmoid(2.5f), 1e-6f);
+  GateConfig capped = gate;
+  capped.logit_softcap = 2;
+  EXPECT_NEAR(route(p, 1, capped).weights[0], sigmoid(2 * std::tanh(1.75f)), 1e-6f);
+}
+
+TEST(GateTopk, ATokensIdChoosesAndScoresOnlyWeigh) {
+  Parts p{.logits = {3, 0, 1, 2}, .table = {0, 1, 3, 1, 2, 0}};
+  p.token = 1;
+  const auto r = route(p, 2, {.scoring = Scoring::Sigmoid, .renormalize = true});
+  EXPECT_EQ(r.ids, (std::vector<int32_t>{3, 1}));  // in the order of the table
+  const float a = 1 / (1 + std::exp(-2.0f)), b = 0.5f;
+  EXPECT_NEAR(r.weights[0], a / (a + b), 1e-6f);
+  for (const int64_t none : {int64_t{-1}, int64_t{3}, int64_t{1} << 40}) {
+    p.token = none;
+    EXPECT_EQ(route(p, 2, {}).ids, (std::vector<int32_t>{INT32_MIN, INT32_MIN})) << none;
+  }
+}
+
+TEST(GateTopk, SharedExpertsAreWeighedWithTheChosenHoweverSmallTheirScores) {
+  Parts p{.logits = {0, 1, -1, 0.5f, 2}, .correction = {5, 0, 0}, .scale = {2, 3, 5, 7, 11}};
+  p.num_shared = 2;
+  const GateConfig gate{.scoring = Scoring::Sigmoid, .renormalize = true, .scale = 4};
+  const auto sigmoid = [](float x) { return 1 / (1 + std::exp(-x)); };
+  const float sum = sigmoid(0) + sigmoid(0.5f) + sigmoid(2);
+  auto r = route(p, 1, gate);
+  EXPECT_EQ(r.ids, (std::vector<int32_t>{0}));  // the bias chooses
+  EXPECT_NEAR(r.weights[0], sigmoid(0) / sum * 8, 1e-5f);
+  EXPECT_NEAR(r.shared[0], sigmoid(0.5f) / sum * 28, 1e-5f);
+  EXPECT_NEAR(r.shared[1], sigmoid(2) / sum * 44, 1e-5f);
+  p.logits = {-200, -201, -202, -200, -300};
+  p.scale = {};
+  r = route(p, 1, gate);
+  EXPECT_NEAR(r.weights[0], 2, 1e-5f);
+  EXPECT_NEAR(r.shared[0], 2, 1e-5f);
+  EXPECT_LT(r.shared[1], 1e-40f);
+}
+
+TEST(GateTopk, TheScaleOfAnExpertIsTheLastFactor) {
+  Parts p{.logits = kTenths, .scale = {1, 10, 100, 1000}};
+  const auto r = route(p, 2, {.renormalize = true, .scale = 2});
+  EXPECT_EQ(r.ids, (std::vector<int32_t>{1, 3}));
+  EXPECT_NEAR(r.weights[0], 4 / 7.0f * 20, 1e-4f);
+  EXPECT_NEAR(r.weights[1], 3 / 7.0f * 2000, 1e-2f);
 }
 
 }  // namespace

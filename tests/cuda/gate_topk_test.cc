@@ -23,6 +23,8 @@ double choice_score(const float* logits, const float* bias, int64_t experts, int
                     const GateConfig& gate) {
   double score = logits[id];
   if (gate.scoring == Scoring::Sigmoid) score = 1 / (1 + std::exp(-score));
+  if (gate.scoring == Scoring::SqrtSoftplus)
+    score = std::sqrt(std::max(score, 0.0) + std::log1p(std::exp(-std::abs(score))));
   if (gate.scoring == Scoring::Softmax) {
     double sum = 0;
     for (int64_t e = 0; e < experts; ++e)
@@ -43,10 +45,19 @@ Routed route(const Buffer<float>& logits, const Buffer<float>& bias, int64_t top
   Both<float> given(logits), added(bias);
   Routed r{Both<int32_t>({tokens, top_k}), Both<float>({tokens, top_k})};
   const bool biased = gate.correction_bias;
-  testing::plain_ops().gate_topk(r.ids.cpu(), r.weights.cpu(), given.cpu(),
-                                 biased ? added.cpu() : Tensor{}, gate, nullptr);
-  testing::cuda_ops().gate_topk(r.ids.gpu(), r.weights.gpu(), given.gpu(),
-                                biased ? added.gpu() : Tensor{}, gate, nullptr);
+  const auto rule = [&](Tensor ids, Tensor weights, Tensor in, Tensor correction) {
+    GateTopk g;
+    g.ids = ids;
+    g.weights = weights;
+    g.logits = in;
+    if (biased) g.correction_bias = correction;
+    g.gate = gate;
+    return g;
+  };
+  testing::plain_ops().gate_topk(rule(r.ids.cpu(), r.weights.cpu(), given.cpu(), added.cpu()),
+                                 nullptr);
+  testing::cuda_ops().gate_topk(rule(r.ids.gpu(), r.weights.gpu(), given.gpu(), added.gpu()),
+                                nullptr);
   EXPECT_TRUE(r.ids.computed().guards_intact() && r.weights.computed().guards_intact());
   return r;
 }
@@ -115,10 +126,16 @@ std::vector<GateConfig> gates(int64_t experts, int64_t top_k) {
        .clamp_renormalizer = true},
       {.scoring = Scoring::SoftmaxOfTopK},
       {.scoring = Scoring::Sigmoid},
+      {.scoring = Scoring::SqrtSoftplus},
       {.scoring = Scoring::Sigmoid,
        .renormalize = true,
        .renormalize_epsilon = 1e-20f,
        .scale = 2.5f,
+       .correction_bias = true},
+      {.scoring = Scoring::SqrtSoftplus,
+       .renormalize = true,
+       .renormalize_epsilon = 1e-20f,
+       .scale = 1.5f,
        .correction_bias = true},
   };
   for (const int64_t groups : {2, 4, 8, 64})

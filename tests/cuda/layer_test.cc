@@ -13,6 +13,7 @@
 #include "testing/checkpoints.h"
 #include "testing/cuda_buffer.h"
 #include "testing/cuda_graph.h"
+#include "testing/layer_features.h"
 #include "testing/routing.h"
 
 namespace switchyard {
@@ -46,8 +47,9 @@ struct Problem {
   MoeConfig config;
   LayerWeights host, device;
   Buffer<Bf16> hidden;
-  Buffer<int32_t> ids;    // empty: the gate chooses
-  Buffer<float> weights;  // of the ids
+  Buffer<int32_t> ids;                  // empty: the gate chooses
+  Buffer<float> weights;                // of the ids
+  Buffer<int64_t> token_ids{Shape{0}};  // of a layer that chooses by them
   bool by_gate = true;
 
   int64_t tokens() const { return hidden.view().dim(0); }
@@ -75,6 +77,10 @@ Problem random_problem(const MoeConfig& config, int64_t tokens, Skew skew = Skew
 struct Call {
   explicit Call(const Problem& p) : hidden(p.hidden), output(Shape{p.tokens(), p.config.hidden}) {
     args = {.output = output.view(), .hidden = hidden.view()};
+    if (p.token_ids.count() > 0) {
+      token_ids = CudaBuffer<int64_t>(p.token_ids);
+      args.token_ids = token_ids.view();
+    }
     if (p.by_gate) return;
     ids = CudaBuffer<int32_t>(p.ids);
     weights = CudaBuffer<float>(p.weights);
@@ -85,6 +91,7 @@ struct Call {
   CudaBuffer<Bf16> hidden, output;
   CudaBuffer<int32_t> ids;
   CudaBuffer<float> weights;
+  CudaBuffer<int64_t> token_ids;
   ForwardArgs args;
 };
 
@@ -188,26 +195,44 @@ double choice_gap(const MoeConfig& c, std::vector<double> s) {
 Buffer<int32_t> choose(const Problem& p, const std::shared_ptr<Backend>& device,
                        GemmProvider provider) {
   const Shape slots{p.tokens(), p.config.top_k};
+  const int64_t num_scored = p.config.shared.num_scored;
   CudaBuffer<Bf16> hidden(p.hidden);
   CudaBuffer<int32_t> ids{slots};
-  CudaBuffer<float> weights{slots};
+  CudaBuffer<float> weights{slots}, shared{Shape{p.tokens(), std::max<int64_t>(1, num_scored)}};
+  CudaBuffer<int64_t> tokens(p.token_ids);
   const auto gate = make_gate(p.config, p.device.router, device, provider);
   const size_t bytes = gate->workspace_bytes(p.tokens());
   const auto memory = allocate(*device, bytes);
-  gate->choose(ids.view(), weights.view(), hidden.view(), {memory.get(), bytes}, nullptr);
+  gate->choose({.ids = ids.view(),
+                .weights = weights.view(),
+                .shared_weights = num_scored > 0 ? shared.view() : Tensor(),
+                .token_ids = p.token_ids.count() > 0 ? tokens.view() : Tensor()},
+               hidden.view(), {memory.get(), bytes}, nullptr);
   return ids.host();
 }
 
 Buffer<int32_t> choose_on_cpu(const Problem& p) {
   const Shape slots{p.tokens(), p.config.top_k};
+  const int64_t num_scored = p.config.shared.num_scored;
   Buffer<int32_t> ids(slots);
-  Buffer<float> weights(slots);
+  Buffer<float> weights(slots), shared({p.tokens(), std::max<int64_t>(1, num_scored)});
   const auto cpu = make_cpu_backend(1);
   const auto gate = make_gate(p.config, p.host.router, cpu);
   const size_t bytes = gate->workspace_bytes(p.tokens());
   const auto memory = allocate(*cpu, bytes);
-  gate->choose(ids.view(), weights.view(), p.hidden.view(), {memory.get(), bytes}, nullptr);
+  gate->choose({.ids = ids.view(),
+                .weights = weights.view(),
+                .shared_weights = num_scored > 0 ? shared.view() : Tensor(),
+                .token_ids = p.token_ids.count() > 0 ? p.token_ids.view() : ConstTensor()},
+               p.hidden.view(), {memory.get(), bytes}, nullptr);
   return ids;
+}
+
+// Those that choice_scores knows. Of the others, inputs are such that nothing is nearly equal.
+bool has_plain_scores(const MoeConfig& c) {
+  return !c.router_f32 && c.gate.logit_softcap == 0 && c.gate.vocabulary == 0 &&
+         c.gate.num_zero_experts == 0 && !c.gate.rms_of_hidden && c.shared.num_scored == 0 &&
+         c.gate.scoring != Scoring::SqrtSoftplus;
 }
 
 // Sums of another order may swap what is nearly equal, and nothing else.
@@ -217,6 +242,11 @@ void expect_same_ids(const Problem& p, const std::string& what) {
     const auto gpu = choose(p, backend(), provider);
     for (int64_t t = 0; t < p.tokens(); ++t) {
       const int64_t k = p.config.top_k;
+      if (!has_plain_scores(p.config)) {
+        EXPECT_TRUE(std::equal(gpu.data() + t * k, gpu.data() + (t + 1) * k, cpu.data() + t * k))
+            << what << ", " << provider_name(provider) << ", token " << t;
+        continue;
+      }
       if (std::equal(gpu.data() + t * k, gpu.data() + (t + 1) * k, cpu.data() + t * k)) continue;
       const auto scores =
           choice_scores(p.config, p.host.router, p.hidden.data() + t * p.config.hidden);
@@ -236,8 +266,12 @@ INSTANTIATE_TEST_SUITE_P(All, CudaFamilies,
 TEST_P(CudaFamilies, StayWithinFourThousandthsAndChooseTheExpertsOfTheCpu) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   const auto& c = testing::shared_oracle_cases()[GetParam()];
-  const auto p =
+  auto p =
       problem_of(c.checkpoint->config(c.layer), c.checkpoint->load_layer(c.layer, 1, 0), c.input());
+  if (const ConstTensor ids = c.token_ids(); ids.present()) {
+    p.token_ids = Buffer<int64_t>(ids.shape);
+    std::copy_n(ids.as<int64_t>(), ids.count(), p.token_ids.data());
+  }
   expect_all_close(p, c.expected(), c.name);
   expect_same_ids(p, c.name);
 }
@@ -323,23 +357,33 @@ const Kind kKinds[] = {
      }},
 };
 
-class CudaKinds : public ::testing::TestWithParam<size_t> {};
-INSTANTIATE_TEST_SUITE_P(All, CudaKinds, ::testing::Range<size_t>(0, std::size(kKinds)),
-                         [](const auto& info) { return kKinds[info.param].name; });
+std::vector<testing::LayerFeature> all_kinds() {
+  std::vector<testing::LayerFeature> all = testing::layer_features();
+  for (const Kind& kind : kKinds) {
+    auto config = small_config();
+    kind.make(config);
+    all.push_back({kind.name, config});
+  }
+  return all;
+}
+
+class CudaKinds : public ::testing::TestWithParam<testing::LayerFeature> {};
+INSTANTIATE_TEST_SUITE_P(All, CudaKinds, ::testing::ValuesIn(all_kinds()),
+                         [](const auto& info) { return info.param.name; });
 
 TEST_P(CudaKinds, MatchFloat64InBothOrdersOfGateAndUp) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
-  auto config = small_config();
-  kKinds[GetParam()].make(config);
+  const MoeConfig& config = GetParam().config;
   for (const auto order : {GateUpOrder::GateUp, GateUpOrder::UpGate}) {
     auto host = random_weights(config, 1, 0, 21);
     host.experts.order = order;
     if (config.shared.intermediate > 0) host.shared.order = order;
-    const auto p = problem_of(config, host, testing::random_bf16({45, config.hidden}, 22));
+    auto p = problem_of(config, host, testing::random_bf16({45, config.hidden}, 22));
+    p.token_ids = testing::token_ids_for(config, 45, 23);
     Buffer<double> expected(p.hidden.view().shape);
-    oracle_forward(expected.view(), config, host, p.hidden.view());
-    const std::string what =
-        std::string(kKinds[GetParam()].name) + (order == GateUpOrder::GateUp ? "" : ", up first");
+    oracle_forward(expected.view(), config, host, p.hidden.view(), {}, {},
+                   p.token_ids.count() > 0 ? p.token_ids.view() : Tensor());
+    const std::string what = GetParam().name + (order == GateUpOrder::GateUp ? "" : ", up first");
     expect_all_close(p, expected.view(), what);
     expect_same_ids(p, what);
   }

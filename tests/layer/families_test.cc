@@ -46,7 +46,9 @@ Buffer<Bf16> run(const OracleCase& c, int num_ranks, const std::string& strategy
     Buffer<Bf16> own({share.size, input.dim(1)});
     const Tensor target =
         comm.rank() % tp_size == 0 ? out.view().rows(share.begin, share.size) : own.view();
-    layer->forward({.output = target, .hidden = input.rows(share.begin, share.size)});
+    ForwardArgs args{.output = target, .hidden = input.rows(share.begin, share.size)};
+    if (c.token_ids().present()) args.token_ids = c.token_ids().rows(share.begin, share.size);
+    layer->forward(args);
     layer->wait();
   });
   EXPECT_TRUE(out.guards_intact());

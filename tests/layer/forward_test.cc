@@ -4,6 +4,7 @@
 
 #include "switchyard/layer.h"
 #include "testing/counted_new.h"
+#include "testing/layer_features.h"
 #include "testing/routing.h"
 
 namespace switchyard {
@@ -63,6 +64,24 @@ TEST(Forward, AllocatesNothing) {
       layer->wait();
     }
     EXPECT_EQ(testing::g_allocations - before, 0) << strategy;
+  }
+}
+
+TEST(Forward, AllocatesNothingForWhatFewModelsHave) {
+  for (const auto& feature : testing::layer_features()) {
+    const MoeConfig& c = feature.config;
+    auto layer = MoeLayer::create(c, random_weights(c, 1, 0, 3), options("auto"));
+    const auto hidden = testing::random_bf16({20, c.hidden}, 1);
+    const auto ids = testing::token_ids_for(c, 20, 2);
+    Buffer<Bf16> output({20, c.hidden});
+    const ForwardArgs args{.output = output.view(),
+                           .hidden = hidden.view(),
+                           .token_ids = c.gate.vocabulary > 0 ? ids.view() : ConstTensor()};
+    layer->forward(args);
+    const int64_t before = testing::g_allocations;
+    layer->forward(args);
+    layer->wait();
+    EXPECT_EQ(testing::g_allocations - before, 0) << feature.name;
   }
 }
 

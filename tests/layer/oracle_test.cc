@@ -22,7 +22,9 @@ TEST(Oracle, AgreesWithTheCheckpointsOwnFloat64) {
     const auto copy = c.input();
     const ConstTensor input = copy.view().rows(0, std::min<int64_t>(copy.view().dim(0), 48));
     Buffer<double> out(input.shape);
-    oracle_forward(out.view(), config, weights, input);
+    const ConstTensor ids = c.token_ids();
+    oracle_forward(out.view(), config, weights, input, {}, {},
+                   ids.present() ? ids.rows(0, input.dim(0)) : ids);
     double error = 0, norm = 0;
     for (int64_t i = 0; i < out.count(); ++i) {
       const double expected = c.expected().as<double>()[i];

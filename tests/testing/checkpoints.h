@@ -40,6 +40,11 @@ struct OracleCase {
     std::copy_n(mapped.as<Bf16>(), copy.count(), copy.data());
     return copy;
   }
+  // Of a layer that chooses by them; absent for others. A view of the file.
+  ConstTensor token_ids() const {
+    if (checkpoint->config(layer).gate.vocabulary == 0) return {};
+    return io->tensor(checkpoint->module_path(layer) + ".input_ids");
+  }
   ConstTensor expected() const {
     return io->tensor(checkpoint->module_path(layer) + ".output_fp64");
   }

@@ -26,6 +26,7 @@ struct LayerProblem {
   std::vector<Buffer<Bf16>> hidden;  // by rank
   std::vector<Buffer<int32_t>> ids;  // empty: the gate chooses
   std::vector<Buffer<float>> router_weights;
+  std::vector<Buffer<int64_t>> token_ids;  // empty: the layer chooses by scores
   int tp_size = 1;
 
   int64_t max_tokens() const {
@@ -55,6 +56,8 @@ struct RankLayer {
         layer(MoeLayer::create(p.config, weights, g.comm, options)),
         hidden(*g.backend, p.hidden[static_cast<size_t>(g.rank())].view()),
         output(*g.backend, DType::Bf16, hidden.view().shape) {
+    if (!p.token_ids.empty())
+      token_ids.emplace(*g.backend, p.token_ids[static_cast<size_t>(g.rank())].view());
     if (p.ids.empty()) return;
     ids.emplace(*g.backend, p.ids[static_cast<size_t>(g.rank())].view());
     router_weights.emplace(*g.backend, p.router_weights[static_cast<size_t>(g.rank())].view());
@@ -63,6 +66,7 @@ struct RankLayer {
   ForwardArgs args() const {
     ForwardArgs a{.output = output.view(), .hidden = hidden.view(), .stream = gpu.stream};
     if (ids) a.ids = ids->view(), a.weights = router_weights->view();
+    if (token_ids) a.token_ids = token_ids->view();
     return a;
   }
   void poison() const {
@@ -88,7 +92,7 @@ struct RankLayer {
   LayerWeights weights;
   std::unique_ptr<MoeLayer> layer;
   OnDevice hidden, output;
-  std::optional<OnDevice> ids, router_weights;
+  std::optional<OnDevice> ids, router_weights, token_ids;
 };
 
 using RankBits = std::vector<std::vector<uint16_t>>;
@@ -140,6 +144,10 @@ inline LayerProblem problem_of(const OracleCase& c, int num_ranks, int tp_size) 
     Buffer<Bf16> own({end - begin, p.config.hidden});
     std::copy_n(input.data() + begin * p.config.hidden, own.count(), own.data());
     p.hidden.push_back(std::move(own));
+    if (!c.token_ids().present()) continue;
+    Buffer<int64_t> token_ids({end - begin});
+    std::copy_n(c.token_ids().as<int64_t>() + begin, end - begin, token_ids.data());
+    p.token_ids.push_back(std::move(token_ids));
   }
   return p;
 }

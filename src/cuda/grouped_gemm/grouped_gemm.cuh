@@ -392,6 +392,10 @@ __device__ void activate_tile(float (&acc)[kSums], const GemmParams& p, const Gr
     case ActivationKind::ClampedSwiglu:
       return activate_tile<ActivationKind::ClampedSwiglu>(acc, p, t);
     case ActivationKind::Relu2: return activate_tile<ActivationKind::Relu2>(acc, p, t);
+    case ActivationKind::SiluOfClamped:
+      return activate_tile<ActivationKind::SiluOfClamped>(acc, p, t);
+    case ActivationKind::ClampedSilu: return activate_tile<ActivationKind::ClampedSilu>(acc, p, t);
+    case ActivationKind::Situ: return activate_tile<ActivationKind::Situ>(acc, p, t);
   }
 }
 

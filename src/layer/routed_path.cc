@@ -1,0 +1,62 @@
+// src/layer/routed_path.cc
+#include "layer/routed_path.h"
+
+namespace switchyard {
+
+ConstTensor RoutedPath::before(ConstTensor hidden, const PathBuffers& buffers,
+                               CUstream_st* stream) const {
+  const Tensor rows = buffers.rows.rows(0, hidden.dim(0));
+  if (config_.path.input_norm) {
+    norm(rows, hidden, weights_.input_norm, stream);
+    return rows;
+  }
+  if (config_.path.latent == 0) return hidden;
+  Ops& ops = backend_->ops();
+  ops.single_group({buffers.group.counts, buffers.group.first_row}, hidden.dim(0), stream);
+  ops.grouped_gemm(product("latent_down", rows, hidden, weights_.down, buffers), stream);
+  return rows;
+}
+
+void RoutedPath::after(Tensor output, const Addend& shared, const PathBuffers& buffers,
+                       CUstream_st* stream) const {
+  const int64_t num_tokens = output.dim(0);
+  const Tensor sums = buffers.sums.rows(0, num_tokens);
+  Ops& ops = backend_->ops();
+  if (config_.path.latent == 0) {
+    if (config_.path.output_norm)
+      norm(output, sums, weights_.output_norm, stream);
+    else
+      ops.copy(output, sums, stream);
+    return;
+  }
+  const Tensor rows = config_.path.output_norm ? buffers.rows.rows(0, num_tokens) : sums;
+  if (config_.path.output_norm) norm(rows, sums, weights_.output_norm, stream);
+  const Tensor up = buffers.up.rows(0, num_tokens);
+  ops.grouped_gemm(product("latent_up", up, rows, weights_.up, buffers), stream);
+  ops.add_rows(output, up, shared, stream);
+}
+
+GroupedGemm RoutedPath::product(const char* name, Tensor dst, ConstTensor src, ConstTensor matrix,
+                                const PathBuffers& buffers) const {
+  GroupedGemm gemm;
+  gemm.name = name;
+  gemm.dst = dst;
+  gemm.src = src;
+  gemm.weights = matrix;
+  gemm.weights.shape = {1, matrix.dim(0), matrix.dim(1)};
+  gemm.groups = {buffers.group.counts, buffers.group.first_row};
+  gemm.max_rows = src.dim(0);
+  gemm.provider = provider_;
+  return gemm;
+}
+
+void RoutedPath::norm(Tensor dst, ConstTensor src, ConstTensor weight, CUstream_st* stream) const {
+  backend_->ops().norm_rows({.dst = dst,
+                             .inverse = {},
+                             .src = src,
+                             .weight = weight,
+                             .epsilon = config_.path.norm_epsilon},
+                            stream);
+}
+
+}  // namespace switchyard
