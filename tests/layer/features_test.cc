@@ -211,9 +211,6 @@ TEST(F32Sums, GiveAnUnroundedOutputOnEveryRankAndInTensorParallelGroups) {
       EXPECT_LE(d.rel_error, ranks == 1 ? 2.2e-3 : 3e-3) << ranks << " ranks, tp " << tp_size;
       Buffer<Bf16> narrow({kTokens, c.hidden});
       EXPECT_THROW(layer->forward({.output = narrow.view(), .hidden = hidden.view()}), Error);
-      if (ranks > 1) {
-        EXPECT_THROW(layer->wait(), Error);  // peers, or itself, had wrong arguments
-      }
     });
 }
 
