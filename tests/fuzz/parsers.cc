@@ -60,6 +60,20 @@ void check_place(const std::string& file) {
   expect(path.parent_path() == "/folder" && path.has_filename(), "a file of another folder");
 }
 
+// What a tree of the same text says.
+void check_index(const ShardIndex& index, const nlohmann::json& tree) {
+  const auto& map = tree.at("weight_map");
+  expect(map.size() == index.size(), "an index of another size");
+  size_t i = 0;
+  for (const auto& [tensor, file] : map.items()) {
+    expect(index.tensor(i++) == tensor, "another tensor");
+    if (i > kRead) continue;
+    std::string seen;
+    const bool named = read_or_refused([&, &name = tensor] { seen = index.file_of(name); });
+    if (named) expect(file.is_string() && seen == file.get<std::string>(), "another file");
+  }
+}
+
 }  // namespace
 
 bool read_or_refused(const std::function<void()>& parse) {
@@ -80,6 +94,7 @@ bool read_header(std::span<const std::byte> file) {
 bool read_index(std::string_view text) {
   return read_or_refused([&] {
     const ShardIndex index(text, "fuzzed");
+    check_index(index, parse_json_object(text, "fuzzed"));
     expect(index.size() > 0, "an index without entries");
     for (size_t i = 0; i < index.size(); ++i) {
       const std::string tensor(index.tensor(i));
