@@ -32,7 +32,10 @@ class CpuOps final : public Ops {
                  const GateConfig& gate, CUstream_st*) override {
     cpu::gate_topk(ids, weights, logits, correction_bias, gate, pool_);
   }
-  void narrow_ids(Tensor dst, ConstTensor src, CUstream_st*) override { cpu::narrow_ids(dst, src); }
+  void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
+                  CUstream_st*) override {
+    cpu::narrow_ids(dst, src, num_experts, rank, status);
+  }
   void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
                      int rank, Tensor status, CUstream_st*) override {
     cpu::plan_dispatch(plan, ids, num_experts, num_ranks, rank, status);

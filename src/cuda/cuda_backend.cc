@@ -20,8 +20,9 @@ class CudaOps final : public Ops {
                  const GateConfig& gate, CUstream_st* stream) override {
     cuda::gate_topk(ids, weights, logits, correction_bias, gate, stream);
   }
-  void narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) override {
-    cuda::narrow_ids(dst, src, stream);
+  void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
+                  CUstream_st* stream) override {
+    cuda::narrow_ids(dst, src, num_experts, rank, status, stream);
   }
   void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
                      int rank, Tensor status, CUstream_st* stream) override {

@@ -12,7 +12,8 @@ namespace switchyard::cuda {
 void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
                const GateConfig& gate, cudaStream_t stream);
 // plan_dispatch.cu
-void narrow_ids(Tensor dst, ConstTensor src, cudaStream_t stream);
+void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
+                cudaStream_t stream);
 void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
                    int rank, Tensor status, cudaStream_t stream);
 void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,

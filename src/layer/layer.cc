@@ -292,6 +292,7 @@ class Layer final : public MoeLayer {
     ConstTensor weights;
   };
 
+  // ids as i64 are left to `narrow`: an id that no layer can serve is an error of one piece.
   Routing route(const ForwardArgs& args, Dispatcher::Slice slice) {
     const Tensor ids = buffers_.ids.rows(0, slice.size);
     if (!args.ids.present()) {
@@ -300,11 +301,17 @@ class Layer final : public MoeLayer {
                           args.stream);
       return {ids, weights};
     }
-    const ConstTensor given = args.ids.rows(slice.begin, slice.size);
     const ConstTensor weights = args.weights.rows(slice.begin, slice.size);
-    if (given.dtype == DType::I32) return {given, weights};
-    backend().ops().narrow_ids(ids, given, args.stream);
-    return {ids, weights};
+    if (args.ids.dtype == DType::I64) return {ids, weights};
+    return {args.ids.rows(slice.begin, slice.size), weights};
+  }
+
+  // What `args` gives as i64, into the rows of buffers_.ids from `first` on.
+  void narrow(const ForwardArgs& args, Dispatcher::Slice slice, int64_t first, Tensor status) {
+    if (args.ids.present() && args.ids.dtype == DType::I64)
+      backend().ops().narrow_ids(buffers_.ids.rows(first, slice.size),
+                                 args.ids.rows(slice.begin, slice.size), config().num_experts,
+                                 communicator().rank(), status, args.stream);
   }
 
   void enqueue(const ForwardArgs& args, int64_t max_tokens) {
@@ -313,6 +320,7 @@ class Layer final : public MoeLayer {
     const auto slice = dispatcher_->slice(args.hidden.dim(0));
     const int64_t max_rows = dispatcher_->max_rows(max_tokens);
     const Routing routing = route(args, slice);
+    narrow(args, slice, 0, buffers_.status);
     auto call = dispatcher_->dispatch(buffers_.dispatcher.front(), args.hidden, routing.ids,
                                       routing.weights, max_tokens, buffers_.status, args.stream);
     const Addend addend = run_shared(args, slice);
@@ -362,7 +370,10 @@ class Layer final : public MoeLayer {
       return t;
     };
     const Routing routing = route(args, {0, num_tokens});
-    for (size_t i = 0; i < count; ++i) ops.copy(status_of(i), buffers_.status, args.stream);
+    for (size_t i = 0; i < count; ++i) {
+      ops.copy(status_of(i), buffers_.status, args.stream);
+      narrow(args, tokens_of(i), tokens_of(i).begin, status_of(i));
+    }
     Pipeline& pipeline = *pipeline_;
     CUstream_st* link = pipeline.link.get();
     pipeline.joined->record(args.stream);

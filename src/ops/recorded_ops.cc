@@ -124,8 +124,10 @@ void RecordedOps::gate_topk(Tensor ids, Tensor weights, ConstTensor logits, Cons
        stream);
 }
 
-void RecordedOps::narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) {
-  note({"narrow_ids", [=, this](CUstream_st* s) { ops_.narrow_ids(dst, src, s); },
+void RecordedOps::narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank,
+                             Tensor status, CUstream_st* stream) {
+  note({"narrow_ids",
+        [=, this](CUstream_st* s) { ops_.narrow_ids(dst, src, num_experts, rank, status, s); },
         moves(bytes_of(dst) + bytes_of(src))},
        stream);
 }

@@ -34,7 +34,8 @@ class RecordedOps : public Ops {
 
   void gate_topk(Tensor ids, Tensor weights, ConstTensor logits, ConstTensor correction_bias,
                  const GateConfig& gate, CUstream_st* stream) final;
-  void narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) final;
+  void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
+                  CUstream_st* stream) final;
   void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
                      int rank, Tensor status, CUstream_st* stream) final;
   void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,
