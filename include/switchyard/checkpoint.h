@@ -13,13 +13,17 @@
 
 namespace switchyard {
 
-/// A checkpoint folder: config.json and safetensors, one file or sharded with its index.
+/// A checkpoint folder: config.json and safetensors, one file or several, with or without an index.
+/// Thread-safe: ranks that are threads may share one.
 class Checkpoint {
  public:
-  /// Reads config.json and the headers, no weights. `layer_json` (optional) describes the layer by
+  /// Reads config.json and the index or the headers, no weights. `directory` may also be a model's
+  /// folder in the Hugging Face cache. Shards of an index are opened when a layer needs them, so
+  /// those that no layer asks for may be missing. `layer_json` (optional) describes the layer by
   /// hand instead of a known family; docs/checkpoints.md has the format.
-  /// Throws Error(BadFile) for missing or damaged files, Unsupported for an unknown family (with
-  /// the known ones).
+  /// Throws Error(BadFile) for missing or damaged files (naming Git LFS pointers, links whose
+  /// target is gone, and formats that are not read), Unsupported for an unknown family (with the
+  /// known ones).
   static std::unique_ptr<Checkpoint> open(const std::filesystem::path& directory,
                                           const std::filesystem::path& layer_json = {});
   virtual ~Checkpoint() = default;
@@ -39,8 +43,8 @@ class Checkpoint {
 
   /// Reads this rank's experts, the router and the shared experts into memory of the result, as
   /// bf16 (f16 and f32 are rounded, fp8 and mxfp4 dequantised), packed as the kernels read them.
-  /// Reads no other expert's bytes. Throws Error(BadFile) for missing tensors or wrong shapes,
-  /// Unsupported for a dtype it names, ShapeMismatch when E is not divisible by num_ranks.
+  /// Reads no other expert's bytes. Throws Error(BadFile) for missing tensors or shards or wrong
+  /// shapes, Unsupported for a dtype it names, ShapeMismatch when E is not divisible by num_ranks.
   virtual LayerWeights load_layer(int64_t layer, int num_ranks, int rank,
                                   const Progress& progress = {}) const = 0;
 };

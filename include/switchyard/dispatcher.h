@@ -154,8 +154,9 @@ class Dispatcher {
   virtual bool joins_in_executor() const = 0;
 };
 
-/// Words of a status: Errc, detail, rank that saw it, value seen. All 0: good. The first one stays.
-inline constexpr int64_t kStatusWords = 4;
+/// Words of a status: Errc, detail, rank that saw it, lower and upper half of the value seen. All 0:
+/// good. The first one stays.
+inline constexpr int64_t kStatusWords = 5;
 
 struct DispatcherOptions {
   DispatcherKind kind = DispatcherKind::Normal;

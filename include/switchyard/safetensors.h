@@ -24,9 +24,10 @@ struct TensorEntry {
 /// A memory-mapped safetensors file. Views live as long as the file object. Read-only, thread-safe.
 class TensorFile {
  public:
-  /// Checks the whole header before anything is used: size, JSON, dtypes, shapes, offsets that are
-  /// in range, ordered, do not overlap and fit dtype and shape. Throws Error(BadFile), naming the
-  /// file.
+  /// Checks the whole header before anything is used: size, JSON, shapes, offsets that are in
+  /// range, ordered, do not overlap and fit shape and dtype, if that is one that is known here. A
+  /// tensor of another is refused when it is read. Throws Error(BadFile), naming the file; a Git
+  /// LFS pointer and a link whose target is gone are named as such.
   static std::shared_ptr<const TensorFile> open(const std::filesystem::path& path);
   virtual ~TensorFile() = default;
 

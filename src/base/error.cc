@@ -72,24 +72,24 @@ std::string status_message(const StatusWords& status) {
   const auto rank = cat("rank ", status.rank);
   switch (static_cast<StatusDetail>(status.detail)) {
     case StatusDetail::IdOutOfRange:
-      return cat("forward: expert id=", status.value, " on ", rank,
+      return cat("forward: expert id=", status.seen(), " on ", rank,
                  ", ids are -1 (no expert) or in [0, E). Check the gate that made them.");
     case StatusDetail::MaskedOverflow:
-      return cat("forward: rows of one expert=", status.value, " on ", rank,
+      return cat("forward: rows of one expert=", status.seen(), " on ", rank,
                  ", more than the masked capacity; a token names an expert twice. Set "
                  "allow_repeated_experts, or use the contiguous layout.");
     case StatusDetail::PeerArguments:
       return cat("forward: ", rank, " refused its arguments (",
                  errc_name(static_cast<Errc>(status.code)), "). See the error thrown there.");
     case StatusDetail::MaxTokensDiffer:
-      return cat("forward: max_tokens=", status.value, " on ", rank,
+      return cat("forward: max_tokens=", status.seen(), " on ", rank,
                  ", must be equal on every rank. Pass the step's maximum everywhere.");
     case StatusDetail::SliceTokensDiffer:
-      return cat("forward: tokens=", status.value, " on ", rank,
+      return cat("forward: tokens=", status.seen(), " on ", rank,
                  ", ranks of one tensor-parallel group hold the same tokens. Check tp_size.");
     case StatusDetail::PeerLost: return peer_lost_message(status.value, rank);
     case StatusDetail::RowsNotGrouped:
-      return cat("group_rows: row=", status.value, " on ", rank,
+      return cat("group_rows: row=", status.seen(), " on ", rank,
                  ", is neither -1 (padding) nor in [0, E), or resumes an expert whose rows had "
                  "ended. Put the rows of each expert one after the other.");
     case StatusDetail::None: break;

@@ -1,4 +1,4 @@
-// src/base/status.h -- errors that only the device or a peer can know: four words that travel.
+// src/base/status.h -- errors that only the device or a peer can know: a few words that travel.
 #pragma once
 
 #include <cstdint>
@@ -21,24 +21,36 @@ enum class StatusDetail : int32_t {
   RowsNotGrouped = 7,     // value: the lowest row that breaks the rule of group_rows
 };
 
-// i32 [kStatusWords] on the device: code, detail, rank, value.
+// The halves of a value, for host and device.
+constexpr int32_t low_half(int64_t value) {
+  return static_cast<int32_t>(static_cast<uint64_t>(value));
+}
+constexpr int32_t high_half(int64_t value) {
+  return static_cast<int32_t>(static_cast<uint64_t>(value) >> 32);
+}
+constexpr int64_t join_halves(int32_t low, int32_t high) {
+  return static_cast<int64_t>(static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 |
+                              static_cast<uint32_t>(low));
+}
+
+// i32 [kStatusWords] on the device: code, detail, rank, value (an id may be an i64).
 struct StatusWords {
   int32_t code = 0;
   int32_t detail = 0;
   int32_t rank = 0;
-  int32_t value = 0;
+  int32_t value = 0;       // the lower half
+  int32_t value_high = 0;  // the upper half
 
   bool good() const { return code == 0; }
+  int64_t seen() const { return join_halves(value, value_high); }
 };
 static_assert(sizeof(StatusWords) == kStatusWords * sizeof(int32_t));
 
 // The first error stays: later ones are often its consequence.
 inline void note(StatusWords& status, Errc code, StatusDetail detail, int rank, int64_t value) {
   if (!status.good()) return;
-  const int32_t clamped = static_cast<int32_t>(value < INT32_MIN   ? INT32_MIN
-                                               : value > INT32_MAX ? INT32_MAX
-                                                                   : value);
-  status = {static_cast<int32_t>(code), static_cast<int32_t>(detail), rank, clamped};
+  status = {static_cast<int32_t>(code), static_cast<int32_t>(detail), rank, low_half(value),
+            high_half(value)};
 }
 
 // The message of a status, the same on every rank.

@@ -35,7 +35,10 @@ class CpuOps final : public Ops {
                           int64_t num_experts, int64_t num_ids, CUstream_st*) override {
     cpu::split_zero_experts(dst_ids, identity, ids, weights, num_experts, num_ids);
   }
-  void narrow_ids(Tensor dst, ConstTensor src, CUstream_st*) override { cpu::narrow_ids(dst, src); }
+  void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
+                  CUstream_st*) override {
+    cpu::narrow_ids(dst, src, num_experts, rank, status);
+  }
   void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
                      int rank, Tensor status, CUstream_st*) override {
     cpu::plan_dispatch(plan, ids, num_experts, num_ranks, rank, status);

@@ -57,8 +57,8 @@ StatusWords& words_of(Tensor status) {
 void give_up(const PeerWindow& w, int64_t lost, Tensor status) {
   for (int r = 0; r < w.num_ranks; ++r) tell(control_of(w, r)[kControlLost], lost);
   words_of(status) = {static_cast<int32_t>(Errc::Transport),
-                      static_cast<int32_t>(StatusDetail::PeerLost), lost_rank(lost),
-                      lost_why(lost)};
+                      static_cast<int32_t>(StatusDetail::PeerLost), lost_rank(lost), lost_why(lost),
+                      0};
 }
 
 // The words of `num` ranks from `first` on, unpacked into headers. False: somebody is lost.

@@ -10,7 +10,7 @@
 namespace switchyard::cpu {
 namespace {
 
-void note_bad_id(Tensor status, int32_t id, int rank) {
+void note_bad_id(Tensor status, int64_t id, int rank) {
   note(*status.as<StatusWords>(), Errc::BadRouting, StatusDetail::IdOutOfRange, rank, id);
 }
 
@@ -23,15 +23,13 @@ bool has_expert_on(const int32_t* ids, int64_t top_k, int64_t num_experts, int64
 
 }  // namespace
 
-void narrow_ids(Tensor dst, ConstTensor src) {
+void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status) {
   auto* to = dst.as<int32_t>();
-  if (src.dtype == DType::I32) {
-    std::copy_n(src.as<int32_t>(), src.count(), to);
-    return;
+  for (int64_t i = 0; i < src.count(); ++i) {
+    const int64_t id = src.dtype == DType::I32 ? src.as<int32_t>()[i] : src.as<int64_t>()[i];
+    if (!is_valid_id(id, num_experts)) note_bad_id(status, id, rank);
+    to[i] = id < INT32_MIN || id > INT32_MAX ? INT32_MIN : static_cast<int32_t>(id);
   }
-  const auto* from = src.as<int64_t>();
-  for (int64_t i = 0; i < src.count(); ++i)
-    to[i] = from[i] < INT32_MIN || from[i] > INT32_MAX ? INT32_MIN : static_cast<int32_t>(from[i]);
 }
 
 void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,

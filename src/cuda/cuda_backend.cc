@@ -26,8 +26,9 @@ class CudaOps final : public Ops {
                           int64_t num_experts, int64_t num_ids, CUstream_st* stream) override {
     cuda::split_zero_experts(dst_ids, identity, ids, weights, num_experts, num_ids, stream);
   }
-  void narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) override {
-    cuda::narrow_ids(dst, src, stream);
+  void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
+                  CUstream_st* stream) override {
+    cuda::narrow_ids(dst, src, num_experts, rank, status, stream);
   }
   void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
                      int rank, Tensor status, CUstream_st* stream) override {

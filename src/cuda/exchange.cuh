@@ -74,10 +74,7 @@ __global__ __launch_bounds__(32) void note_ended_kernel(int32_t* __restrict__ st
   wait_for_predecessor();
   allow_successor();
   if (threadIdx.x != 0 || ptx::load_relaxed_sys(ended) == 0) return;
-  status[0] = static_cast<int32_t>(Errc::Transport);
-  status[1] = static_cast<int32_t>(StatusDetail::PeerLost);
-  status[2] = rank;
-  status[3] = kGivenUpByHost;
+  write_status(status, Errc::Transport, StatusDetail::PeerLost, rank, kGivenUpByHost);
 }
 
 }  // namespace switchyard::cuda

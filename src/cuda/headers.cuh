@@ -45,12 +45,8 @@ __device__ __forceinline__ void check_headers_of_warp(int32_t* status, const int
     if (mask == 0) continue;
     // merge_statuses wrote zeros, through other lanes: nothing to look at before noting.
     __syncwarp();
-    if (static_cast<int>(threadIdx.x) == __ffs(mask) - 1) {
-      status[0] = static_cast<int32_t>(Errc::ShapeMismatch);
-      status[1] = static_cast<int32_t>(detail);
-      status[2] = r;
-      status[3] = value;
-    }
+    if (static_cast<int>(threadIdx.x) == __ffs(mask) - 1)
+      write_status(status, Errc::ShapeMismatch, detail, r, value);
     return;
   }
 }

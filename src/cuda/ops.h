@@ -19,7 +19,8 @@ void weigh_shared(Tensor dst, ConstTensor src, ConstTensor weights, cudaStream_t
 void add_rows(Tensor dst, ConstTensor src, const Addend& addend, cudaStream_t stream);
 void widen(Tensor dst, ConstTensor src, cudaStream_t stream);
 // plan_dispatch.cu
-void narrow_ids(Tensor dst, ConstTensor src, cudaStream_t stream);
+void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
+                cudaStream_t stream);
 void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
                    int rank, Tensor status, cudaStream_t stream);
 void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,

@@ -57,11 +57,8 @@ __device__ __forceinline__ void give_up(const WindowView& w, int64_t lost, int32
   const int lane = threadIdx.x;
   for (int r = lane; r < w.num_ranks; r += 32)
     ptx::store_release_sys(w.control_of(r) + kControlLost, lost);
-  if (lane != 0) return;
-  status[0] = static_cast<int32_t>(Errc::Transport);
-  status[1] = static_cast<int32_t>(StatusDetail::PeerLost);
-  status[2] = lost_rank(lost);
-  status[3] = lost_why(lost);
+  if (lane == 0)
+    write_status(status, Errc::Transport, StatusDetail::PeerLost, lost_rank(lost), lost_why(lost));
 }
 
 // Looked at between polls, by one lane: 0, or why to go on no longer. `rank` has not come.

@@ -6,14 +6,15 @@
 
 namespace switchyard::cuda {
 
-void narrow_ids(Tensor dst, ConstTensor src, cudaStream_t stream) {
+void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
+                cudaStream_t stream) {
   const int64_t count = src.count(), blocks = ceil_div(count, int64_t{kIdThreads});
   if (src.dtype == DType::I32)
     launch(narrow_ids_kernel<int32_t>, blocks, kIdThreads, 0, stream, dst.as<int32_t>(),
-           src.as<int32_t>(), count);
+           src.as<int32_t>(), count, num_experts, rank, status.as<int32_t>());
   else
     launch(narrow_ids_kernel<int64_t>, blocks, kIdThreads, 0, stream, dst.as<int32_t>(),
-           src.as<int64_t>(), count);
+           src.as<int64_t>(), count, num_experts, rank, status.as<int32_t>());
 }
 
 void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,

@@ -10,17 +10,25 @@ namespace switchyard::cuda {
 inline constexpr int kIdThreads = 256;
 inline constexpr int kOrderThreads = 1024;
 
-// dst = src where it fits i32, else INT32_MIN. One thread per id; memory bound.
+// dst = src where it fits i32, else INT32_MIN. The first bad id is noted as it came. One thread per
+// id; memory bound.
 template <class Id>
 __global__ __launch_bounds__(kIdThreads) void narrow_ids_kernel(int32_t* __restrict__ dst,
                                                                 const Id* __restrict__ src,
-                                                                int64_t count) {
+                                                                int64_t count, int64_t num_experts,
+                                                                int rank,
+                                                                int32_t* __restrict__ status) {
   wait_for_predecessor();
   allow_successor();
-  const int64_t i = int64_t{blockIdx.x} * kIdThreads + threadIdx.x;
-  if (i >= count) return;
-  const int64_t id = src[i];
-  dst[i] = id < INT32_MIN || id > INT32_MAX ? INT32_MIN : static_cast<int32_t>(id);
+  const int64_t begin = int64_t{blockIdx.x} * kIdThreads, i = begin + threadIdx.x;
+  bool bad = false;
+  if (i < count) {
+    const int64_t id = src[i];
+    bad = !is_valid_id(id, num_experts);
+    dst[i] = id < INT32_MIN || id > INT32_MAX ? INT32_MIN : static_cast<int32_t>(id);
+  }
+  if (__syncthreads_or(bad))
+    note_first_bad_id(status, src, begin, min(begin + kIdThreads, count), num_experts, rank);
 }
 
 struct LocalizeIdsParams {

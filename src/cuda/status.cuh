@@ -15,21 +15,27 @@ __device__ __forceinline__ bool is_good(const int32_t* status) {
   return status[0] == 0;
 }
 
-// The first error stays.
-__device__ __forceinline__ void note_status(int32_t* status, Errc code, StatusDetail detail,
-                                            int rank, int32_t value) {
-  if (!is_good(status)) return;
+__device__ __forceinline__ void write_status(int32_t* status, Errc code, StatusDetail detail,
+                                             int rank, int64_t value) {
   status[0] = static_cast<int32_t>(code);
   status[1] = static_cast<int32_t>(detail);
   status[2] = rank;
-  status[3] = value;
+  status[3] = low_half(value);
+  status[4] = high_half(value);
+}
+
+// The first error stays.
+__device__ __forceinline__ void note_status(int32_t* status, Errc code, StatusDetail detail,
+                                            int rank, int64_t value) {
+  if (is_good(status)) write_status(status, code, detail, rank, value);
 }
 
 // Notes the first bad id of all, if it is among this block's slots [begin, end). Slots before
 // `begin` belong to other blocks, which note their own. For whole blocks, and only for those that
 // saw a bad id: earlier slots are read again, which only an error pays for.
-__device__ inline void note_first_bad_id(int32_t* status, const int32_t* ids, int64_t begin,
-                                         int64_t end, int64_t num_experts, int rank) {
+template <class Id>
+__device__ inline void note_first_bad_id(int32_t* status, const Id* ids, int64_t begin, int64_t end,
+                                         int64_t num_experts, int rank) {
   bool earlier = false;
   for (int64_t s = threadIdx.x; s < begin; s += blockDim.x)
     earlier |= !is_valid_id(ids[s], num_experts);

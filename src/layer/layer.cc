@@ -369,10 +369,11 @@ class Layer final : public MoeLayer {
                           args.stream);
       return {ids, choice.weights};
     }
-    const ConstTensor given = args.ids.rows(slice.begin, slice.size);
     const ConstTensor weights = args.weights.rows(slice.begin, slice.size);
+    const ConstTensor given = args.ids.rows(slice.begin, slice.size);
     if (given.dtype == DType::I32) return {given, weights};
-    backend().ops().narrow_ids(ids, given, args.stream);
+    backend().ops().narrow_ids(ids, given, config().num_choices(), communicator().rank(),
+                               buffers_.status, args.stream);
     return {ids, weights};
   }
 

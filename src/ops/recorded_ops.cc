@@ -139,8 +139,10 @@ void RecordedOps::split_zero_experts(Tensor dst_ids, Tensor identity, ConstTenso
        stream);
 }
 
-void RecordedOps::narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) {
-  note({"narrow_ids", [=, this](CUstream_st* s) { ops_.narrow_ids(dst, src, s); },
+void RecordedOps::narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank,
+                             Tensor status, CUstream_st* stream) {
+  note({"narrow_ids",
+        [=, this](CUstream_st* s) { ops_.narrow_ids(dst, src, num_experts, rank, status, s); },
         moves(bytes_of(dst) + bytes_of(src))},
        stream);
 }

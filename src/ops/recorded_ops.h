@@ -36,7 +36,8 @@ class RecordedOps : public Ops {
   void split_f32(Tensor dst, ConstTensor src, CUstream_st* stream) final;
   void split_zero_experts(Tensor dst_ids, Tensor identity, ConstTensor ids, ConstTensor weights,
                           int64_t num_experts, int64_t num_ids, CUstream_st* stream) final;
-  void narrow_ids(Tensor dst, ConstTensor src, CUstream_st* stream) final;
+  void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
+                  CUstream_st* stream) final;
   void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
                      int rank, Tensor status, CUstream_st* stream) final;
   void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,

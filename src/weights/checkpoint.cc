@@ -10,6 +10,7 @@
 #include "weights/config_reader.h"
 #include "weights/layer_loader.h"
 #include "weights/model_config.h"
+#include "weights/model_folder.h"
 
 namespace switchyard {
 namespace {
@@ -74,16 +75,13 @@ class FamilyCheckpoint final : public Checkpoint {
 
 std::unique_ptr<Checkpoint> Checkpoint::open(const std::filesystem::path& directory,
                                              const std::filesystem::path& layer_json) {
+  const auto folder = find_model_folder(directory);
   if (!layer_json.empty())
     return std::make_unique<FamilyCheckpoint>(
-        read_layer_json(read_json_object(layer_json), layer_json.string()), directory);
-  std::error_code ignored;
-  SWITCHYARD_REQUIRE(std::filesystem::is_directory(directory, ignored), BadFile,
-                     "checkpoint: ", directory.string(),
-                     ", is no folder. Pass the folder that holds config.json.");
-  const auto path = directory / "config.json";
+        read_layer_json(read_json_object(layer_json), layer_json.string()), folder);
+  const auto path = folder / "config.json";
   return std::make_unique<FamilyCheckpoint>(
-      read_model_config(read_json_object(path), path.string()), directory);
+      read_model_config(read_json_object(path), path.string()), folder);
 }
 
 std::vector<std::string> known_families() {

@@ -1,66 +1,68 @@
 // src/weights/checkpoint_files.cc
 #include "weights/checkpoint_files.h"
 
-#include <nlohmann/json.hpp>
+#include <algorithm>
+#include <array>
+#include <string_view>
 
 #include "base/require.h"
-#include "weights/config_reader.h"
-#include "weights/shard_index.h"
+#include "weights/found_files.h"
+#include "weights/indexed_files.h"
 
 namespace switchyard {
 namespace {
 
-// False as well for what cannot be a file's name.
+// False as well for what cannot be a file's name, and for a link whose target is gone.
 bool is_there(const std::filesystem::path& path) {
   std::error_code ignored;
   return std::filesystem::exists(path, ignored);
 }
 
-}  // namespace
+bool is_link(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_symlink(path, ignored);
+}
 
-CheckpointFiles::CheckpointFiles(const std::filesystem::path& directory) : directory_(directory) {
+// A file of the folder in a format that is not read; empty without one.
+std::string other_format(const std::filesystem::path& directory) {
+  constexpr std::array<std::string_view, 5> kEndings = {".bin", ".gguf", ".pth", ".pt", ".h5"};
+  std::string first;
+  std::error_code error;
+  for (const auto& file : std::filesystem::directory_iterator(directory, error)) {
+    const std::string name = file.path().filename().string();
+    const bool is_one = std::any_of(kEndings.begin(), kEndings.end(),
+                                    [&](std::string_view e) { return name.ends_with(e); });
+    if (is_one && (first.empty() || name < first)) first = name;
+  }
+  return first;
+}
+
+[[noreturn]] void refuse_empty(const std::filesystem::path& directory) {
+  const std::string other = other_format(directory);
+  SWITCHYARD_REQUIRE(other.empty(), BadFile, "checkpoint: ", directory.string(),
+                     ", holds no safetensors but ", other,
+                     ", and PyTorch's .bin and .pth, .gguf and .h5 are not read. Download the "
+                     "safetensors files, or save it again with safe_serialization=True.");
+  throw Error(Errc::BadFile, cat("checkpoint: ", directory.string(),
+                                 ", has neither model.safetensors nor "
+                                 "model.safetensors.index.json nor another safetensors file. "
+                                 "Download them into it."));
+}
+
+std::unique_ptr<const TensorSource> source_in(const std::filesystem::path& directory) {
   const auto single = directory / "model.safetensors",
              index = directory / "model.safetensors.index.json";
-  if (is_there(single)) {
-    files_.push_back(TensorFile::open(single));
-  } else {
-    SWITCHYARD_REQUIRE(is_there(index), BadFile, "checkpoint: ", directory.string(),
-                       ", has neither model.safetensors nor model.safetensors.index.json.");
-    open_shards(index);
-  }
+  if (is_there(single) || (is_link(single) && !is_there(index)))
+    return std::make_unique<FoundFiles>(std::vector{single});
+  if (is_there(index) || is_link(index)) return std::make_unique<IndexedFiles>(index);
+  auto found = find_safetensors(directory);
+  if (found.empty()) refuse_empty(directory);
+  return std::make_unique<FoundFiles>(std::move(found));
 }
 
-void CheckpointFiles::open_shards(const std::filesystem::path& index) {
-  std::map<std::string, const TensorFile*> shards;
-  for (const auto& [tensor, name] : read_shard_index(read_json_object(index), index.string())) {
-    auto& shard = shards[name];
-    if (shard == nullptr) {
-      const auto path = directory_ / name;
-      SWITCHYARD_REQUIRE(is_there(path), BadFile, "checkpoint: shard ", path.string(),
-                         " is missing; its index names it. Download it again.");
-      files_.push_back(TensorFile::open(path));
-      shard = files_.back().get();
-    }
-    SWITCHYARD_REQUIRE(shard->find(tensor) != nullptr, BadFile, "checkpoint: ", index.string(),
-                       ", tensor ", tensor, ": is not in ", name,
-                       ". The index does not fit its files.");
-    places_[tensor] = shard;
-  }
-}
+}  // namespace
 
-const TensorFile* CheckpointFiles::file_of(const std::string& name) const {
-  if (places_.empty()) return files_.front()->find(name) ? files_.front().get() : nullptr;
-  const auto at = places_.find(name);
-  return at == places_.end() ? nullptr : at->second;
-}
-
-const TensorEntry& CheckpointFiles::entry(const std::string& name) const {
-  const TensorFile* file = file_of(name);
-  if (file == nullptr && places_.empty())
-    files_.front()->tensor(name);  // throws, with the nearest name
-  SWITCHYARD_REQUIRE(file != nullptr, BadFile, "checkpoint: ", directory_.string(), ", tensor ",
-                     name, ": the index names no file for it. Download both again.");
-  return *file->find(name);
-}
+CheckpointFiles::CheckpointFiles(const std::filesystem::path& directory)
+    : source_(source_in(directory)) {}
 
 }  // namespace switchyard

@@ -2,31 +2,41 @@
 #pragma once
 
 #include <filesystem>
-#include <map>
+#include <functional>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "switchyard/safetensors.h"
 
 namespace switchyard {
 
+// What holds the tensors: files by an index, or files by what stands in their headers. Thread-safe.
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+  virtual bool has(const std::string& name) const = 0;
+  virtual const TensorEntry& entry(const std::string& name) const = 0;
+  virtual void for_each_name(const std::function<void(const std::string&)>& visit) const = 0;
+};
+
 class CheckpointFiles {
  public:
-  // model.safetensors, or every shard that model.safetensors.index.json names. Reads headers only.
+  // model.safetensors; or what model.safetensors.index.json names; or, without both, every
+  // safetensors file of the folder. transformers prefers the single file, too.
   explicit CheckpointFiles(const std::filesystem::path& directory);
 
-  bool has(const std::string& name) const { return file_of(name) != nullptr; }
-  // Throws Error(BadFile) for a missing tensor, with the nearest one.
-  const TensorEntry& entry(const std::string& name) const;
+  // Whether the index names it, or without one a header. Opens no shard of an index.
+  bool has(const std::string& name) const { return source_->has(name); }
+  // Opens its shard. Throws Error(BadFile) where the tensor is missing, its shard is not there or
+  // damaged, or several files hold it; names both.
+  const TensorEntry& entry(const std::string& name) const { return source_->entry(name); }
+  // Every name that the index holds, or without one the headers, in order. Opens nothing.
+  void for_each_name(const std::function<void(const std::string&)>& visit) const {
+    source_->for_each_name(visit);
+  }
 
  private:
-  const TensorFile* file_of(const std::string& name) const;
-  void open_shards(const std::filesystem::path& index);
-
-  std::filesystem::path directory_;
-  std::vector<std::shared_ptr<const TensorFile>> files_;
-  std::map<std::string, const TensorFile*> places_;  // by the index; empty for a single file
+  std::unique_ptr<const TensorSource> source_;
 };
 
 }  // namespace switchyard

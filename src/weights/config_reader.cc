@@ -3,12 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "base/require.h"
-#include "weights/json_nesting.h"
 
 namespace switchyard {
 namespace {
@@ -19,29 +17,6 @@ bool is_int64(const nlohmann::json& value) {
 }
 
 }  // namespace
-
-nlohmann::json read_json_object(const std::filesystem::path& path) {
-  // 16 MiB: the index of the largest checkpoint known is below 10.
-  constexpr uintmax_t kMaxBytes = uintmax_t{16} << 20;
-  std::error_code error;
-  const auto bytes = std::filesystem::file_size(path, error);
-  SWITCHYARD_REQUIRE(!error, BadFile, "checkpoint: ", path.string(), ", cannot be read (",
-                     error.message(), ").");
-  SWITCHYARD_REQUIRE(bytes <= kMaxBytes, BadFile, "checkpoint: ", path.string(), ", bytes=", bytes,
-                     ", at most ", kMaxBytes, " are sensible for JSON.");
-  std::ifstream in(path, std::ios::binary);
-  std::string text(bytes, '\0');
-  SWITCHYARD_REQUIRE(in.read(text.data(), static_cast<std::streamsize>(bytes)).good(), BadFile,
-                     "checkpoint: ", path.string(), ", cannot be read.");
-  return parse_json_object(text, path.string());
-}
-
-nlohmann::json parse_json_object(std::string_view text, const std::string& file) {
-  check_nesting(text, file);
-  auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  SWITCHYARD_REQUIRE(json.is_object(), BadFile, "checkpoint: ", file, ", is no JSON object.");
-  return json;
-}
 
 const nlohmann::json* ConfigReader::find(Keys keys) const {
   for (const char* key : keys)

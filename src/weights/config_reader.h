@@ -2,20 +2,15 @@
 // value.
 #pragma once
 
-#include <filesystem>
 #include <initializer_list>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
-namespace switchyard {
+#include "weights/json_file.h"
 
-// The parsed text of a small JSON file. Throws Error(BadFile): missing, larger than 16 MiB,
-// damaged, too deeply nested, or no object.
-nlohmann::json read_json_object(const std::filesystem::path& path);
-// The same of a text; `file` says in messages where it stands.
-nlohmann::json parse_json_object(std::string_view text, const std::string& file);
+namespace switchyard {
 
 class ConfigReader {
  public:

@@ -1,8 +1,6 @@
 // src/weights/safetensors.cc -- map a file, or write one whole or not at all.
 #include "switchyard/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13,6 +11,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/shape_text.h"
+#include "weights/file_descriptor.h"
+#include "weights/mapped_file.h"
 #include "weights/safetensors_header.h"
 
 namespace switchyard {
@@ -34,55 +34,9 @@ std::string_view file_dtype(DType dtype) {
   return "";
 }
 
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  ~FileDescriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
-
 std::string errno_text() {
   return std::strerror(errno);
 }
-
-class Mapping {
- public:
-  explicit Mapping(const std::filesystem::path& path) {
-    // O_NONBLOCK: opening a pipe waits for its writer, and a pipe is refused below.
-    const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    SWITCHYARD_REQUIRE(fd.get() >= 0, BadFile, "safetensors: ", path.string(),
-                       ", cannot be opened (", errno_text(), ").");
-    struct stat info {};
-    SWITCHYARD_REQUIRE(::fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode), BadFile,
-                       "safetensors: ", path.string(), ", is no regular file.");
-    size_ = static_cast<size_t>(info.st_size);
-    if (size_ == 0) return;
-    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
-    SWITCHYARD_REQUIRE(address != MAP_FAILED, BadFile, "safetensors: ", path.string(),
-                       ", cannot be mapped (", errno_text(), ").");
-    address_ = address;
-  }
-  ~Mapping() {
-    if (address_ != nullptr) ::munmap(address_, size_);
-  }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-
-  std::span<const std::byte> bytes() const {
-    return {static_cast<const std::byte*>(address_), size_};
-  }
-
- private:
-  void* address_ = nullptr;
-  size_t size_ = 0;
-};
 
 size_t common_prefix(std::string_view a, std::string_view b) {
   return static_cast<size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first -
@@ -93,7 +47,7 @@ class MappedTensorFile final : public TensorFile {
  public:
   explicit MappedTensorFile(std::filesystem::path path)
       : path_(std::move(path)),
-        mapping_(path_),
+        mapping_("safetensors", path_),
         entries_(parse_safetensors(mapping_.bytes(), path_.string())) {}
 
   const std::filesystem::path& path() const override { return path_; }
@@ -148,7 +102,7 @@ class MappedTensorFile final : public TensorFile {
   }
 
   std::filesystem::path path_;
-  Mapping mapping_;
+  MappedFile mapping_;
   std::vector<TensorEntry> entries_;
 };
 

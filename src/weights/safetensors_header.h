@@ -11,7 +11,7 @@
 
 namespace switchyard {
 
-// Bytes of one element; 0 for a dtype that the format does not know.
+// Bytes of one element; 0 for a dtype that is not known, or smaller than a byte.
 int64_t safetensors_dtype_bytes(std::string_view dtype);
 
 // Parses `file` (the whole file) into entries ordered by name. Throws Error(BadFile); `name` says

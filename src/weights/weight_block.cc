@@ -1,24 +1,24 @@
 // src/weights/weight_block.cc
 #include "weights/weight_block.h"
 
+#include <charconv>
 #include <cstdlib>
-#include <fstream>
-#include <limits>
 #include <string>
 
 #include "base/require.h"
+#include "weights/available_memory.h"
 
 namespace switchyard {
 namespace {
 
-// What the system could give without swapping; unknown is "enough".
-double available_bytes() {
-  std::ifstream info("/proc/meminfo");
-  std::string key;
-  for (double kib = 0; info >> key >> kib;
-       info.ignore(std::numeric_limits<std::streamsize>::max(), '\n'))
-    if (key == "MemAvailable:") return kib * 1024;
-  return std::numeric_limits<double>::infinity();
+// "1.50 GiB", "194.00 MiB"; the same in every locale.
+std::string size_text(uint64_t bytes) {
+  const bool large = bytes >= uint64_t{1} << 30;
+  const double value = static_cast<double>(bytes) / (large ? 1 << 30 : 1 << 20);
+  char digits[32];
+  const auto end =
+      std::to_chars(digits, digits + sizeof(digits), value, std::chars_format::fixed, 2).ptr;
+  return std::string(digits, end) + (large ? " GiB" : " MiB");
 }
 
 int64_t checked_local_experts(const MoeConfig& config, int num_ranks) {
@@ -70,11 +70,10 @@ WeightBlock WeightBlock::take(Arena& arena, const MoeConfig& c, int num_ranks) {
 
 WeightBlock WeightBlock::allocate(const MoeConfig& config, int num_ranks) {
   const auto bytes = static_cast<size_t>(weight_bytes(config, num_ranks));
-  const double available = available_bytes();
-  SWITCHYARD_REQUIRE(static_cast<double>(bytes) <= available, Unsupported, "weights: bytes=", bytes,
-                     " for one of ", num_ranks, " ranks, this machine has ",
-                     static_cast<int64_t>(available),
-                     " available. Use more ranks or a smaller layer.");
+  const AvailableMemory available = available_memory();
+  SWITCHYARD_REQUIRE(bytes <= available.bytes, Unsupported, "weights: bytes=", bytes, ", one of ",
+                     num_ranks, " ranks needs ", size_text(bytes), ", ", size_text(available.bytes),
+                     " available (", available.of, "). Use more ranks or a smaller layer.");
   std::shared_ptr<void> memory(std::aligned_alloc(Workspace::kAlignment, bytes), std::free);
   SWITCHYARD_REQUIRE(memory != nullptr, Unsupported, "weights: bytes=", bytes,
                      ", cannot be allocated. Use more ranks or a smaller layer.");

@@ -82,13 +82,20 @@ TEST(Capacity, ReceivedRowsFollowTheDispatcher) {
   EXPECT_EQ(received_rows(DispatcherKind::Normal, 0, 4, 1), 0);
 }
 
-TEST(Status, TheFirstErrorStaysAndValuesAreClamped) {
+TEST(Status, TheFirstErrorStaysAndItsValueIsWhole) {
   StatusWords status;
   note(status, Errc::BadRouting, StatusDetail::IdOutOfRange, 2, int64_t{1} << 40);
   note(status, Errc::Transport, StatusDetail::PeerLost, 0, 0);
   EXPECT_EQ(status.code, static_cast<int32_t>(Errc::BadRouting));
-  EXPECT_EQ(status.value, INT32_MAX);
-  EXPECT_NE(status_message(status).find("on rank 2"), std::string::npos);
+  EXPECT_EQ(status.seen(), int64_t{1} << 40);
+  EXPECT_NE(status_message(status).find("expert id=1099511627776 on rank 2"), std::string::npos);
+  for (const int64_t value : {int64_t{0}, int64_t{-2}, int64_t{INT32_MAX}, int64_t{INT32_MAX} + 1,
+                              int64_t{INT32_MIN} - 1, -(int64_t{1} << 32), INT64_MIN, INT64_MAX}) {
+    StatusWords other;
+    note(other, Errc::BadRouting, StatusDetail::IdOutOfRange, 0, value);
+    EXPECT_EQ(other.seen(), value);
+    EXPECT_NE(status_message(other).find("id=" + std::to_string(value) + " on"), std::string::npos);
+  }
 }
 
 TEST(Bf16, RoundsToNearestEvenAndKeepsNaN) {

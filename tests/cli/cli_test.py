@@ -464,16 +464,20 @@ class Damaged(CommandLine):
         self.repair()
         self.shard("model-00002-of-00002.safetensors")
         self.expect_refused(says="model-00002-of-00002.safetensors is missing")
-        self.shard(more="model-00001-of-00001.safetensors")
-        self.expect_refused(says="tensor more: is not in")
+        self.shard(**{self.EXPERT: "moe_io.safetensors"})
+        self.expect_refused(says=f"tensor {self.EXPERT}: is not in moe_io.safetensors")
         self.shard(without=self.EXPERT)
         self.expect_refused(says=f"tensor {self.EXPERT}: the index names no file for it")
         self.shard("../model/model-00001-of-00001.safetensors")
         self.expect_refused(says="in the same folder")
         self.shard("s" * 300)
         self.expect_refused(says="is missing")
-        self.shard(more=7)
-        self.expect_refused(says="its file is no string")
+        self.shard(**{self.EXPERT: 7})
+        self.expect_refused(says=f"tensor {self.EXPERT}: its file is no string")
+        self.shard(more=7, others="../x", nowhere="model-00009-of-00009.safetensors")
+        self.good(*self.arguments(), memory=self.MEMORY)
+        self.output.unlink()
+        self.repair()
         self.shard("pipe")
         os.mkfifo(self.model / "pipe")
         self.expect_refused(says="is no regular file")
@@ -481,7 +485,20 @@ class Damaged(CommandLine):
         self.expect_refused(says="has neither")
         self.shard()
         (self.model / "model.safetensors.index.json").write_text('{"weight_map":')
-        self.expect_refused(says="is no JSON object")
+        self.expect_refused(says="index.json, line 1: the text ends inside its JSON")
+
+    def test_indexes_as_large_as_they_come(self):
+        tensors = list(read_tensors(self.file))
+        others = {f"model.layers.{i // 1000}.mlp.experts.{i % 1000}.down_proj.weight_packed": f"model-{i % 64:05}.safetensors"
+                  for i in range(250_000)}
+        self.file.rename(self.model / "one.safetensors")
+        index = {"metadata": {}, "weight_map": {**others, **{t: "one.safetensors" for t in tensors}}}
+        (self.model / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        self.good(*self.arguments(), memory=self.MEMORY)
+        self.output.unlink()
+        with (self.model / "model.safetensors.index.json").open("wb") as file:
+            file.truncate(2**28 + 1)
+        self.expect_refused(says=f"bytes={2**28 + 1}, at most {2**28}")
 
     def test_configs(self):
         for changes, says in (
@@ -493,8 +510,8 @@ class Damaged(CommandLine):
             ({"num_experts_per_tok": 9}, "top_k=9, need 1 to num_experts=8"),
             ({"num_experts_per_tok": 1.5}, "=1.5, need an integer"),
             ({"num_experts_per_tok": "2"}, '="2", need an integer'),
-            ({"hidden_size": float("nan")}, "is no JSON object"),
-            ({"hidden_size": float("inf")}, "is no JSON object"),
+            ({"hidden_size": float("nan")}, 'hidden_size="NaN", need an integer'),
+            ({"hidden_size": float("inf")}, 'hidden_size="Infinity", need an integer'),
             ({"hidden_size": 1e300}, "hidden_size=1e+300, need an integer"),
             ({"hidden_size": 2**64 - 1}, "need an integer"),
             ({"hidden_size": 2**20}, "need BF16 or F32 [T, 1048576]"),
@@ -510,7 +527,12 @@ class Damaged(CommandLine):
             self.rewrite_config(**changes)
             self.expect_refused(says=says)
         (self.model / "config.json").write_text('{"model_type": "mixtral", "hidden_size": 1e999}')
-        self.expect_refused(says="is no JSON object")
+        self.expect_refused(says='hidden_size="1e999", need an integer')
+        (self.model / "config.json").write_text('{"model_type": "mixtral",\n"hidden_size": ,}')
+        self.expect_refused(says="config.json, line 2: no JSON at the end of")
+        self.rewrite_config(time_step_limit=[0.0, float("inf")], nobody=float("nan"))
+        self.good(*self.arguments(), memory=self.MEMORY)
+        self.output.unlink()
 
     def test_inputs_and_expected_outputs(self):
         other = self.model / "other"

@@ -195,11 +195,19 @@ TEST(NarrowIds, TakesBothWidthsAndMarksWhatDoesNotFit) {
   const int64_t given[] = {5, -1, int64_t{1} << 32, -(int64_t{1} << 40)};
   std::copy_n(given, 4, wide.data());
   Buffer<int32_t> narrow({1, 4});
-  narrow_ids(narrow.view(), wide.view());
+  Status status, later;
+  narrow_ids(narrow.view(), wide.view(), 6, 3, status.words.view());
   EXPECT_EQ(narrow.values(), (std::vector<int32_t>{5, -1, INT32_MIN, INT32_MIN}));
   Buffer<int32_t> again({1, 4});
-  narrow_ids(again.view(), std::as_const(narrow).view());
+  narrow_ids(again.view(), std::as_const(narrow).view(), 5, 1, later.words.view());
   EXPECT_TRUE(testing::same_bits(narrow, again));
+  EXPECT_EQ(status.get().seen(), int64_t{1} << 32) << "the first, as it came";
+  EXPECT_EQ(status.get().rank, 3);
+  EXPECT_EQ(later.get().seen(), 5) << "of those outside [-1, E)";
+  Status earlier;
+  earlier.words[0] = 7;
+  narrow_ids(narrow.view(), wide.view(), 6, 3, earlier.words.view());
+  EXPECT_EQ(earlier.get().code, 7);
 }
 
 // Headers of `ranks` ranks that agree on everything.

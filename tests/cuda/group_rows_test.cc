@@ -14,7 +14,7 @@ void expect_same_groups(const Buffer<int32_t>& row_expert, int64_t experts,
                         int32_t code_before = 0) {
   Both<int32_t> given(row_expert), counts({experts});
   Both<int64_t> first_row({experts + 1});
-  auto status = Both<int32_t>::of({code_before, 0, 0, 0});
+  auto status = Both<int32_t>::of({code_before, 0, 0, 0, 0});
   testing::plain_ops().group_rows({counts.cpu(), first_row.cpu()}, given.cpu(), 3, status.cpu(),
                                   nullptr);
   testing::cuda_ops().group_rows({counts.gpu(), first_row.gpu()}, given.gpu(), 3, status.gpu(),

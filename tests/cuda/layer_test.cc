@@ -439,6 +439,31 @@ bool all_nan(const Buffer<Bf16>& b) {
                      [](Bf16 x) { return std::isnan(static_cast<float>(x)); });
 }
 
+TEST(CudaLayer, AnIdGivenAsI64IsShownAsItCame) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  const auto p = random_problem(small_config(), 9);
+  for (const int64_t bad : {int64_t{16}, int64_t{-2}, int64_t{1} << 32, INT64_MIN, INT64_MAX}) {
+    const auto layer = MoeLayer::create(p.config, p.device, cuda_options("contiguous", 9));
+    const auto expected = run(*layer, p);
+    Call call(p);
+    Buffer<int64_t> ids(p.ids.view().shape);
+    for (int64_t i = 0; i < ids.count(); ++i) ids[i] = p.ids[i];
+    ids[5] = bad;
+    testing::CudaBuffer<int64_t> wide(ids);
+    call.args.ids = wide.view();
+    layer->forward(call.args);
+    try {
+      layer->wait();
+      ADD_FAILURE() << "id " << bad << " was accepted";
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find("expert id=" + std::to_string(bad) + " on"),
+                std::string::npos)
+          << e.what();
+    }
+    EXPECT_TRUE(same_bits(run(*layer, p), expected));
+  }
+}
+
 TEST(CudaLayer, BadIdsPoisonThrowInWaitAndTheLayerGoesOn) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   for (const std::string strategy : {"contiguous", "masked", "masked+cublas"})

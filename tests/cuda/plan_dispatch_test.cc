@@ -70,9 +70,9 @@ TEST(CudaPlanDispatch, TheFirstBadIdIsNotedAndNothingIsSent) {
 TEST(CudaPlanDispatch, NothingIsSentAfterAnEarlierError) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   auto ids = testing::random_ids(700, 64, 8, Skew::Balanced, kSeed);
-  expect_same_dispatch(ids, 64, 8, Both<int32_t>::of({3, 3, 0, 0}));
+  expect_same_dispatch(ids, 64, 8, Both<int32_t>::of({3, 3, 0, 0, 0}));
   ids[9] = 99;
-  expect_same_dispatch(ids, 64, 8, Both<int32_t>::of({3, 3, 0, 0}));
+  expect_same_dispatch(ids, 64, 8, Both<int32_t>::of({3, 3, 0, 0, 0}));
 }
 
 TEST(CudaLocalizeIds, GivesTheCpusIdsAndNotesTheFirstBadOne) {
@@ -105,12 +105,39 @@ TEST(CudaNarrowIds, TakesBothWidthsAndMarksWhatDoesNotFit) {
     ids[i] = i % 5 == 0 ? (i % 2 ? int64_t{1} : int64_t{-1}) << 40 : i - 10;
   Both<int64_t> wide(ids);
   Both<int32_t> narrow({300, 3}), again({300, 3});
-  plain_ops().narrow_ids(narrow.cpu(), wide.cpu(), nullptr);
-  cuda_ops().narrow_ids(narrow.gpu(), wide.gpu(), nullptr);
+  auto status = good_status(), later = good_status();
+  plain_ops().narrow_ids(narrow.cpu(), wide.cpu(), 64, 2, status.cpu(), nullptr);
+  cuda_ops().narrow_ids(narrow.gpu(), wide.gpu(), 64, 2, status.gpu(), nullptr);
   EXPECT_TRUE(narrow.same());
-  plain_ops().narrow_ids(again.cpu(), narrow.cpu(), nullptr);
-  cuda_ops().narrow_ids(again.gpu(), narrow.gpu(), nullptr);
+  EXPECT_TRUE(status.same());
+  plain_ops().narrow_ids(again.cpu(), narrow.cpu(), 64, 2, later.cpu(), nullptr);
+  cuda_ops().narrow_ids(again.gpu(), narrow.gpu(), 64, 2, later.gpu(), nullptr);
   EXPECT_TRUE(again.same());
+  EXPECT_TRUE(later.same());
+}
+
+TEST(CudaNarrowIds, TheFirstBadIdIsNotedAsItCame) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t first : {0, 255, 256, 5000, 8999})
+    for (const int64_t bad :
+         {int64_t{64}, int64_t{-2}, int64_t{1} << 32, -(int64_t{1} << 40), INT64_MIN, INT64_MAX}) {
+      Buffer<int64_t> ids({3000, 3});
+      for (int64_t i = 0; i < ids.count(); ++i)
+        ids[i] = i > first && i % 7 == 0 ? 1000 + i : i % 64;
+      ids[first] = bad;
+      Both<int64_t> wide(ids);
+      Both<int32_t> narrow({3000, 3});
+      for (const int32_t code : {0, 3}) {
+        auto status = Both<int32_t>::of({code, 0, 0, 0, 0});
+        plain_ops().narrow_ids(narrow.cpu(), wide.cpu(), 64, 2, status.cpu(), nullptr);
+        cuda_ops().narrow_ids(narrow.gpu(), wide.gpu(), 64, 2, status.gpu(), nullptr);
+        EXPECT_TRUE(narrow.same());
+        EXPECT_TRUE(status.same()) << first << ", " << bad;
+        if (code == 0) {
+          EXPECT_EQ(status.cpu().as<StatusWords>()->seen(), bad);
+        }
+      }
+    }
 }
 
 constexpr int64_t kRanks[] = {1, 2, 8, 31, 32, 33, 64, 70};
@@ -135,12 +162,13 @@ void set_error(Buffer<int32_t>& headers, int64_t rank) {
   header[1] = static_cast<int32_t>(StatusDetail::IdOutOfRange);
   header[2] = static_cast<int32_t>(rank);
   header[3] = static_cast<int32_t>(100 + rank);
+  header[4] = static_cast<int32_t>(7 + rank);
 }
 
 void expect_same_verdict(const Buffer<int32_t>& given, int tp_size) {
   SCOPED_TRACE(::testing::Message() << given.view().dim(0) << " ranks, tp " << tp_size);
-  Both<int32_t> headers(given), merged = Both<int32_t>::of({1, 2, 3, 4}),
-                                checked = Both<int32_t>::of({1, 2, 3, 4});
+  Both<int32_t> headers(given), merged = Both<int32_t>::of({1, 2, 3, 4, 5}),
+                                checked = Both<int32_t>::of({1, 2, 3, 4, 5});
   plain_ops().merge_status(merged.cpu(), headers.cpu(), nullptr);
   cuda_ops().merge_status(merged.gpu(), headers.gpu(), nullptr);
   EXPECT_TRUE(merged.same()) << "merge_status";
@@ -176,7 +204,7 @@ TEST(CudaHeaders, CountsAreReadTransposedAndZeroAfterAnError) {
   for (const int64_t ranks : kRanks)
     for (const int32_t code : {0, 2}) {
       Both<int32_t> headers(good_headers(ranks)), counts({ranks, ranks}), back({ranks, ranks}),
-          rows({1}), status = Both<int32_t>::of({code, 0, 0, 0});
+          rows({1}), status = Both<int32_t>::of({code, 0, 0, 0, 0});
       const int rank = static_cast<int>(ranks / 2);
       plain_ops().read_counts(counts.cpu(), back.cpu(), rows.cpu(), headers.cpu(), rank,
                               status.cpu(), nullptr);

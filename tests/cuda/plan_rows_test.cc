@@ -82,7 +82,7 @@ void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCa
       row_expert({rows}), scratch({kPlanBlocks, c.experts});
   Both<int64_t> first_row({c.experts + 1});
   auto next_step = Both<int32_t>::of({7});
-  auto status = Both<int32_t>::of({code_before, 0, 0, 0});
+  auto status = Both<int32_t>::of({code_before, 0, 0, 0, 0});
 
   RowPlan plan{
       c.layout,          c.alignment, c.capacity, {counts.cpu(), first_row.cpu(), next_step.cpu()},

@@ -125,7 +125,7 @@ TEST(CudaNoteEnded, SaysThatAPeerIsLostOnceTheHostSetTheWord) {
   const auto word = testing::cuda_backend().memory().shared_word();
   for (const int32_t ended : {0, 1}) {
     *word = ended;
-    auto status = Both<int32_t>::of({4, 3, 2, 1});
+    auto status = Both<int32_t>::of({4, 3, 2, 1, 5});
     plain_ops().note_ended(status.cpu(), word.get(), 3, nullptr);
     cuda_ops().note_ended(status.gpu(), word.get(), 3, nullptr);
     EXPECT_TRUE(status.same()) << ended;

@@ -61,7 +61,7 @@ TEST(CudaPoison, FillsTheOutputWithNaNOnlyAfterAnError) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   for (const int64_t count : kCounts) {
     Both<Bf16> x(testing::random_bf16({count}, kSeed));
-    auto good = good_status(), bad = Both<int32_t>::of({7, 0, 0, 0});
+    auto good = good_status(), bad = Both<int32_t>::of({7, 0, 0, 0, 0});
     plain_ops().poison(x.cpu(), good.cpu(), nullptr);
     cuda_ops().poison(x.gpu(), good.gpu(), nullptr);
     EXPECT_TRUE(x.same()) << count;

@@ -122,7 +122,7 @@ struct Rank {
     dispatcher->combine(out.view(), call.partial, call, {}, Tensor(words, {kStatusWords}), nullptr);
     return status();
   }
-  StatusWords status() const { return {words[0], words[1], words[2], words[3]}; }
+  StatusWords status() const { return {words[0], words[1], words[2], words[3], words[4]}; }
 
   std::shared_ptr<Backend> backend;
   std::unique_ptr<Dispatcher> dispatcher;

@@ -53,6 +53,27 @@ void check_model(const ModelConfig& model) {
     expect(layer >= 0 && layer < model.layers.num_layers, "an MoE layer behind the last layer");
 }
 
+constexpr size_t kRead = 64;  // entries of an index
+
+void check_place(const std::string& file) {
+  const auto path = (std::filesystem::path("/folder") / file).lexically_normal();
+  expect(path.parent_path() == "/folder" && path.has_filename(), "a file of another folder");
+}
+
+// What a tree of the same text says.
+void check_index(const ShardIndex& index, const nlohmann::json& tree) {
+  const auto& map = tree.at("weight_map");
+  expect(map.size() == index.size(), "an index of another size");
+  size_t i = 0;
+  for (const auto& [tensor, file] : map.items()) {
+    expect(index.tensor(i++) == tensor, "another tensor");
+    if (i > kRead) continue;
+    std::string seen;
+    const bool named = read_or_refused([&, &name = tensor] { seen = index.file_of(name); });
+    if (named) expect(file.is_string() && seen == file.get<std::string>(), "another file");
+  }
+}
+
 }  // namespace
 
 bool read_or_refused(const std::function<void()>& parse) {
@@ -72,10 +93,14 @@ bool read_header(std::span<const std::byte> file) {
 
 bool read_index(std::string_view text) {
   return read_or_refused([&] {
-    for (const auto& [tensor, file] :
-         read_shard_index(parse_json_object(text, "fuzzed"), "fuzzed")) {
-      const auto path = (std::filesystem::path("/folder") / file).lexically_normal();
-      expect(path.parent_path() == "/folder" && path.has_filename(), "a file of another folder");
+    const ShardIndex index(text, "fuzzed");
+    check_index(index, parse_json_object(text, "fuzzed"));
+    expect(index.size() > 0, "an index without entries");
+    for (size_t i = 0; i < index.size(); ++i) {
+      const std::string tensor(index.tensor(i));
+      expect(index.has(tensor), "a tensor that is not found");
+      expect(i == 0 || index.tensor(i - 1) < index.tensor(i), "tensors out of order");
+      if (i < kRead) read_or_refused([&] { check_place(index.file_of(tensor)); });
     }
   });
 }

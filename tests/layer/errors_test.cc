@@ -183,6 +183,73 @@ TEST(LayerErrors, IdsOutOfRangePoisonAndThrowInWaitOnEveryRank) {
   }
 }
 
+TEST(LayerErrors, AnIdGivenAsI64IsShownAsItCame) {
+  struct Ids {
+    Buffer<int64_t> wide = Buffer<int64_t>({6, 2});
+  };
+  for (const std::string strategy : {"auto", "all_gather+contiguous", "normal+masked"})
+    for (const int pieces : {1, 3})
+      for (const int num_ranks : {1, 2, 4}) {
+        if (num_ranks == 1 && (pieces > 1 || strategy != "auto")) continue;
+        for (const int64_t bad : {int64_t{24}, int64_t{-2}, int64_t{1} << 31, int64_t{1} << 32,
+                                  -(int64_t{1} << 40), INT64_MAX, INT64_MIN}) {
+          auto options = small_options(strategy);
+          options.token_pieces = pieces;
+          std::vector<Ids> ids(static_cast<size_t>(num_ranks));
+          const auto seen = run(
+              num_ranks,
+              [&](int rank, Rank& r, ForwardArgs& args) {
+                auto& wide = ids[static_cast<size_t>(rank)].wide;
+                for (int64_t i = 0; i < wide.count(); ++i) wide[i] = r.ids[i];
+                if (rank == num_ranks - 1) {
+                  wide[5] = bad;
+                  wide[6] = int64_t{1} << 50;  // a later one
+                }
+                args.ids = std::as_const(wide).view();
+              },
+              options);
+          for (const auto& s : seen) {
+            EXPECT_EQ(s.forward, "");
+            EXPECT_NE(s.wait.find("expert id=" + std::to_string(bad) + " on rank " +
+                                  std::to_string(num_ranks - 1) + ","),
+                      std::string::npos)
+                << s.wait << " / " << strategy << ", " << pieces << " pieces";
+            EXPECT_EQ(s.code, static_cast<int>(Errc::BadRouting));
+            EXPECT_TRUE(s.poisoned);
+          }
+        }
+      }
+}
+
+TEST(LayerErrors, OfSeveralBadIdsBothWidthsNameTheSame) {
+  for (const int pieces : {1, 3})
+    for (const int num_ranks : {1, 2, 3}) {
+      if (num_ranks == 1 && pieces > 1) continue;
+      std::string messages[2];
+      for (const bool as_i64 : {false, true}) {
+        auto options = small_options("auto");
+        options.token_pieces = pieces;
+        std::vector<Buffer<int64_t>> ids;
+        for (int r = 0; r < num_ranks; ++r) ids.emplace_back(Shape{6, 2});
+        const auto seen = run(
+            num_ranks,
+            [&](int rank, Rank& r, ForwardArgs& args) {
+              // Rank 0 errs late, in another piece; all of them several times.
+              r.ids[rank == 0 ? 11 : 4 - rank] = 100 + rank;
+              r.ids[rank == 0 ? 10 : 5] = 200 + rank;
+              auto& wide = ids[static_cast<size_t>(rank)];
+              for (int64_t i = 0; i < wide.count(); ++i) wide[i] = r.ids[i];
+              if (as_i64) args.ids = std::as_const(wide).view();
+            },
+            options);
+        for (const auto& s : seen) EXPECT_EQ(s.wait, seen.front().wait);
+        messages[as_i64] = seen.front().wait;
+      }
+      EXPECT_NE(messages[0].find("expert id="), std::string::npos);
+      EXPECT_EQ(messages[0], messages[1]) << pieces << " pieces, " << num_ranks << " ranks";
+    }
+}
+
 TEST(LayerErrors, AMaskedOverflowOnOneRankThrowsInWaitOnEveryRank) {
   const auto seen = run(
       2,

@@ -59,7 +59,7 @@ inline double Both<int32_t>::number(int32_t value) {
 
 // A status without an error.
 inline Both<int32_t> good_status() {
-  return Both<int32_t>::of({0, 0, 0, 0});
+  return Both<int32_t>::of({0, 0, 0, 0, 0});
 }
 
 }  // namespace switchyard::testing

@@ -7,11 +7,13 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "switchyard/error.h"
 #include "switchyard/safetensors.h"
 #include "testing/buffer.h"
 #include "testing/temporary_folder.h"
+#include "weights/checkpoint_files.h"
 
 namespace switchyard {
 namespace {
@@ -20,6 +22,8 @@ using nlohmann::json;
 using testing::Buffer;
 using testing::TemporaryFolder;
 
+constexpr const char* kPointer =
+    "version https://git-lfs.github.com/spec/v1\noid sha256:4444\nsize 123\n";
 constexpr int64_t kHidden = 16, kInner = 8, kExperts = 4;
 
 json mixtral_config() {
@@ -133,32 +137,251 @@ TEST(Checkpoint, ShardsGiveTheSameAsOneFile) {
   expect_same(Checkpoint::open(shards.path())->load_layer(1, 1, 0), one.load());
 
   std::filesystem::remove(shards / "model-00002-of-00003.safetensors");
-  const auto message = refusal([&] { Checkpoint::open(shards.path()); }, Errc::BadFile);
+  const auto checkpoint = Checkpoint::open(shards.path());
+  const auto message = refusal([&] { checkpoint->load_layer(1, 1, 0); }, Errc::BadFile);
   EXPECT_NE(message.find("model-00002-of-00003.safetensors is missing"), std::string::npos);
+  EXPECT_NE(message.find("tensor model.layers.1."), std::string::npos) << message;
 }
 
-TEST(Checkpoint, AnIndexThatLeavesItsFolderOrLiesIsRefused) {
+TEST(Checkpoint, AnIndexWithoutEntriesIsRefused) {
   const OneFile one;
   const auto index = one.folder / "model.safetensors.index.json";
   const std::pair<const char*, const char*> bad[] = {
-      {R"({"weight_map":{"a":"../model.safetensors"}})", "need a file name in the same folder"},
-      {R"({"weight_map":{"a":"part.safetensors"}})", "is not in part.safetensors"},
-      {R"({"weight_map":{"a":7}})", "its file is no string"},
       {R"({"weight_map":{}})", "names no files"},
       {R"({"weight_map":[]})", "no object weight_map"},
-      {R"({)", "is no JSON object"},
-      {R"({"weight_map":{"a":"pipe"}})", "is no regular file"},
+      {R"({"weight_map":{"a":"b"},"weight_map":null})", "no object weight_map"},
+      {R"({"metadata":{"weight_map":{"a":"b"}}})", "no object weight_map"},
+      {R"(["weight_map",{"a":"b"}])", "no object weight_map"},
+      {"{\n\"weight_map\":", "index.json, line 2: the text ends inside"},
   };
-  ASSERT_EQ(::mkfifo((one.folder / "pipe").c_str(), 0600), 0);
   std::filesystem::rename(one.folder / "model.safetensors", one.folder / "part.safetensors");
   for (const auto& [content, expected] : bad) {
     testing::write_file(index, content);
     const auto message = refusal([&] { Checkpoint::open(one.folder.path()); }, Errc::BadFile);
     EXPECT_NE(message.find(expected), std::string::npos) << message;
   }
-  testing::write_file(index, json{{"weight_map", {{"a", std::string(300, 'x')}}}}.dump());
-  EXPECT_NE(refusal([&] { Checkpoint::open(one.folder.path()); }, Errc::BadFile).find("is missing"),
+}
+
+// A checkpoint whose index says `file` of one tensor of layer 1, and the truth of the others.
+struct Indexed {
+  explicit Indexed(const json& file, const char* tensor = kTensor) {
+    json map;
+    for (const auto& [name, buffer] : mixtral_tensors()) map[name] = "part.safetensors";
+    map[tensor] = file;
+    std::filesystem::rename(one.folder / "model.safetensors", one.folder / "part.safetensors");
+    testing::write_file(one.folder / "model.safetensors.index.json",
+                        json{{"metadata", {{"total_size", 7}}}, {"weight_map", map}}.dump());
+  }
+  static constexpr const char* kTensor = "model.layers.1.block_sparse_moe.experts.3.w2.weight";
+  OneFile one;
+};
+
+TEST(Checkpoint, AnIndexThatLeavesItsFolderOrLiesMattersWhereItIsNeeded) {
+  const std::pair<json, const char*> bad[] = {
+      {"../part.safetensors", "file=../part.safetensors, need a file name in the same folder"},
+      {"/etc/passwd", "need a file name in the same folder"},
+      {"sub/part.safetensors", "need a file name in the same folder"},
+      {"..", "need a file name in the same folder"},
+      {".", "need a file name in the same folder"},
+      {"", "need a file name in the same folder"},
+      {std::string("part.safetensors\0x", 18), "need a file name in the same folder"},
+      {"config.json", "safetensors: "},
+      {"other.safetensors", "is not in other.safetensors"},
+      {7, "its file is no string"},
+      {nullptr, "its file is no string"},
+      {json::array({"part.safetensors"}), "its file is no string"},
+      {{{"weight_map", "part.safetensors"}}, "its file is no string"},
+      {"pipe", "is no regular file"},
+      {"gone", "gone is missing; its index names it"},
+      {std::string(300, 'x'), "is missing"},
+      {"link", "is a link to nowhere, which does not exist"},
+      {"pointer", "is a Git LFS pointer; the file of size=123 bytes is not here. Run git lfs pull"},
+  };
+  const OneFile plain;
+  for (const auto& [file, expected] : bad) {
+    const Indexed needed(file), unread(file, "vision.weight");
+    for (const auto* folder : {&needed.one.folder, &unread.one.folder}) {
+      ASSERT_EQ(::mkfifo((*folder / "pipe").c_str(), 0600), 0);
+      std::filesystem::create_symlink("nowhere", *folder / "link");
+      testing::write_file(*folder / "pointer", kPointer);
+      write<Bf16>(*folder / "other.safetensors", {});
+    }
+    const auto message = refusal([&] { needed.one.load(); }, Errc::BadFile);
+    EXPECT_NE(message.find(expected), std::string::npos) << message;
+    EXPECT_NE(message.find(Indexed::kTensor), std::string::npos) << message;
+    expect_same(needed.one.load(0), plain.load(0));
+    expect_same(needed.one.load(1, 2, 0), plain.load(1, 2, 0));
+    expect_same(unread.one.load(), plain.load());
+  }
+}
+
+TEST(Checkpoint, OfEntriesThatOccurTwiceTheLastCounts) {
+  const OneFile plain;
+  for (const char* form :
+       {R"({"weight_map":{"T":"gone"},"weight_map":{REST,"T":"part.safetensors"}})",
+        R"({"weight_map":{"T":"gone",REST,"T":7,"T":"part.safetensors"}})"}) {
+    const Indexed twice("part.safetensors");
+    std::string text = form, rest;
+    for (const auto& [name, buffer] : mixtral_tensors())
+      if (name != Indexed::kTensor)
+        rest += (rest.empty() ? "\"" : ",\"") + name + "\":\"part.safetensors\"";
+    text.replace(text.find("REST"), 4, rest);
+    for (size_t at = 0; (at = text.find("\"T\"", at)) != std::string::npos;)
+      text.replace(at + 1, 1, Indexed::kTensor);
+    testing::write_file(twice.one.folder / "model.safetensors.index.json", text);
+    expect_same(twice.one.load(), plain.load());
+  }
+}
+
+TEST(Checkpoint, RanksThatAreThreadsOpenShardsTogether) {
+  const OneFile plain;
+  const Indexed shared("part.safetensors");
+  const auto checkpoint = Checkpoint::open(shared.one.folder.path());
+  std::vector<LayerWeights> parts(4);
+  {
+    std::vector<std::jthread> ranks;
+    for (int rank = 0; rank < 4; ++rank)
+      ranks.emplace_back(
+          [&, rank] { parts[static_cast<size_t>(rank)] = checkpoint->load_layer(1, 4, rank); });
+  }
+  for (int rank = 0; rank < 4; ++rank)
+    expect_same(parts[static_cast<size_t>(rank)], plain.load(1, 4, rank));
+}
+
+// The layers' tensors in three shards, and no index.
+struct Unindexed {
+  explicit Unindexed(const std::string& stem = "model", const std::string& count = "00003") {
+    testing::write_file(folder / "config.json", mixtral_config().dump());
+    std::map<std::string, Buffer<Bf16>> parts[3];
+    int next = 0;
+    for (auto& [name, tensor] : mixtral_tensors()) parts[next++ * 3 / 26][name] = std::move(tensor);
+    for (int i = 0; i < 3; ++i) {
+      files.push_back(folder / (stem + "-0000" + std::to_string(i + 1) +
+                                (count.empty() ? "" : "-of-" + count) + ".safetensors"));
+      write(files.back(), parts[i]);
+    }
+  }
+  LayerWeights load(int64_t layer = 1) const {
+    return Checkpoint::open(folder.path())->load_layer(layer, 1, 0);
+  }
+  TemporaryFolder folder;
+  std::vector<std::filesystem::path> files;
+};
+
+TEST(Checkpoint, ShardsWithoutAnIndexAreFoundByTheirHeaders) {
+  const OneFile one;
+  for (const auto& [stem, count] :
+       {std::pair{"model", "00003"}, {"pytorch_model", "00003"}, {"consolidated", ""}}) {
+    const Unindexed shards(stem, count);
+    expect_same(shards.load(0), one.load(0));
+    expect_same(shards.load(1), one.load(1));
+  }
+  const Unindexed shards;  // beside shards, other files are none of the model's
+  write(shards.folder / "inputs.safetensors", mixtral_tensors());
+  expect_same(shards.load(), one.load());
+}
+
+TEST(Checkpoint, AShardWithoutAnIndexThatIsMissingMattersWhereItIsNeeded) {
+  const OneFile one;
+  const auto damage = [](const Unindexed& shards, const char* how) {
+    std::filesystem::remove(shards.files[2]);
+    if (how == std::string("link")) std::filesystem::create_symlink("nowhere", shards.files[2]);
+    if (how == std::string("pointer")) testing::write_file(shards.files[2], kPointer);
+  };
+  for (const auto& [how, expected] :
+       {std::pair{"gone", "model-00003-of-00003.safetensors is missing"},
+        {"link", "is a link to nowhere, which does not exist"},
+        {"pointer", "is a Git LFS pointer"}}) {
+    const Unindexed shards;
+    damage(shards, how);
+    expect_same(shards.load(0), one.load(0));
+    const auto message = refusal([&] { shards.load(1); }, Errc::BadFile);
+    EXPECT_NE(message.find(expected), std::string::npos) << message;
+    EXPECT_NE(message.find("tensor model.layers.1."), std::string::npos) << message;
+  }
+}
+
+TEST(Checkpoint, ATensorThatTwoShardsHoldMattersWhereItIsNeeded) {
+  const OneFile one;
+  const Unindexed shards("part", "");
+  auto twice = mixtral_tensors();
+  std::erase_if(twice, [](const auto& t) { return t.first != Indexed::kTensor; });
+  write(shards.folder / "z.safetensors", twice);
+  expect_same(shards.load(0), one.load(0));
+  const auto message = refusal([&] { shards.load(1); }, Errc::BadFile);
+  EXPECT_NE(message.find(std::string("tensor ") + Indexed::kTensor + " stands in "),
             std::string::npos);
+  EXPECT_NE(message.find("part-00003.safetensors and in z.safetensors"), std::string::npos)
+      << message;
+}
+
+TEST(Checkpoint, TheSingleFileIsTakenBeforeAnIndex) {
+  const OneFile one;
+  testing::write_file(one.folder / "model.safetensors.index.json", "{");
+  expect_same(one.load(), OneFile().load());
+}
+
+TEST(Checkpoint, FilesThatOnlyStandForOthersSayHowToGetThem) {
+  for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json"}) {
+    const OneFile one;
+    if (name == std::string("model.safetensors.index.json"))
+      std::filesystem::remove(one.folder / "model.safetensors");
+    testing::write_file(one.folder / name, kPointer);
+    auto message = refusal([&] { one.load(); }, Errc::BadFile);
+    EXPECT_NE(message.find(std::string(name) + ", is a Git LFS pointer; the file of size=123"),
+              std::string::npos)
+        << message;
+    std::filesystem::remove(one.folder / name);
+    std::filesystem::create_symlink("../blobs/7", one.folder / name);
+    message = refusal([&] { one.load(); }, Errc::BadFile);
+    EXPECT_NE(message.find("is a link to ../blobs/7, which does not exist. Download it again."),
+              std::string::npos)
+        << message;
+  }
+}
+
+TEST(Checkpoint, FormatsThatAreNotReadAreNamed) {
+  const OneFile one;
+  std::filesystem::remove(one.folder / "model.safetensors");
+  EXPECT_NE(refusal([&] { one.load(); }, Errc::BadFile).find("has neither"), std::string::npos);
+  for (const char* name : {"pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "q4.gguf"}) {
+    testing::write_file(one.folder / name, "x");
+    const auto message = refusal([&] { one.load(); }, Errc::BadFile);
+    EXPECT_NE(message.find(std::string("holds no safetensors but ") + name), std::string::npos)
+        << message;
+    EXPECT_NE(message.find("are not read"), std::string::npos) << message;
+    std::filesystem::remove(one.folder / name);
+  }
+}
+
+TEST(Checkpoint, ACacheOfTheHubIsReadThroughItsMain) {
+  const OneFile one;
+  const TemporaryFolder cache;
+  const auto model = cache / "models--org--name", snapshot = model / "snapshots" / "abc";
+  std::filesystem::create_directories(model / "refs");
+  std::filesystem::create_directories(snapshot);
+  testing::write_file(model / "refs" / "main", "abc");
+  for (const char* name : {"config.json", "model.safetensors"})
+    std::filesystem::create_symlink(one.folder / name, snapshot / name);
+  for (const auto& path : {model, model / "snapshots", snapshot})
+    expect_same(Checkpoint::open(path)->load_layer(1, 1, 0), one.load());
+}
+
+TEST(CheckpointFiles, WalksOverEveryNameInOrder) {
+  std::vector<std::string> expected;
+  for (const auto& [name, tensor] : mixtral_tensors()) expected.push_back(name);
+  const auto names = [](const TemporaryFolder& folder) {
+    std::vector<std::string> all;
+    CheckpointFiles(folder.path()).for_each_name([&](const std::string& name) {
+      all.push_back(name);
+    });
+    return all;
+  };
+  EXPECT_EQ(names(OneFile().folder), expected);
+  EXPECT_EQ(names(Unindexed().folder), expected);
+  const Indexed indexed("gone");
+  std::filesystem::remove(indexed.one.folder / "part.safetensors");  // no shard is opened
+  EXPECT_EQ(names(indexed.one.folder), expected);
 }
 
 TEST(Checkpoint, AnIndexThatLeavesATensorOutIsRefused) {
@@ -259,6 +482,40 @@ TEST(Checkpoint, OtherDtypesSayWhatTheyAre) {
   const auto message =
       refusal([&] { Checkpoint::open(folder.path())->load_layer(1, 1, 0); }, Errc::Unsupported);
   EXPECT_NE(message.find("dtype=I32"), std::string::npos) << message;
+}
+
+// Bytes that a file holds for a tensor of a dtype nobody here knows.
+std::string with_foreign_tensor(const std::string& file, const std::string& name,
+                                const std::string& dtype, bool instead) {
+  uint64_t length = 0;
+  std::memcpy(&length, file.data(), sizeof(length));
+  auto header = json::parse(file.substr(8, length));
+  const size_t data = file.size() - 8 - length;
+  if (instead)
+    header[name]["dtype"] = dtype;
+  else
+    header[name] = {{"dtype", dtype}, {"shape", {3, 5}}, {"data_offsets", {data, data + 7}}};
+  const std::string text = header.dump();
+  length = text.size();
+  return std::string(reinterpret_cast<const char*>(&length), 8) + text +
+         file.substr(file.size() - data) + std::string(7, 'x');
+}
+
+TEST(Checkpoint, ADtypeThatIsNotKnownMattersWhereItIsRead) {
+  const OneFile plain;
+  for (const char* dtype : {"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3FNUZ", "C64X", "I2", ""}) {
+    const OneFile one;
+    const auto path = one.folder / "model.safetensors";
+    const std::string good = testing::read_file(path);
+    testing::write_file(path, with_foreign_tensor(good, "vision.weight", dtype, false));
+    expect_same(one.load(), plain.load());
+    testing::write_file(path, with_foreign_tensor(good, Indexed::kTensor, dtype, true));
+    expect_same(one.load(1, 2, 0), plain.load(1, 2, 0));
+    const auto message = refusal([&] { one.load(); }, Errc::Unsupported);
+    EXPECT_NE(message.find(std::string("tensor ") + Indexed::kTensor + ": dtype=" + dtype),
+              std::string::npos)
+        << message;
+  }
 }
 
 TEST(Checkpoint, OlderAndNewerSpellingsMeanTheSame) {
@@ -432,14 +689,26 @@ TEST(Checkpoint, StepsOfMoeLayersMayBeLongerThanTheModel) {
   }
 }
 
-TEST(Checkpoint, NumbersThatJsonHasNotAreRefused) {
+TEST(Checkpoint, NumbersThatJsonHasNotMatterWhereTheyAreNeeded) {
   const OneFile one;
   for (const char* number : {"NaN", "Infinity", "-Infinity", "1e999"}) {
-    testing::write_file(one.folder / "config.json",
-                        std::string(R"({"model_type":"mixtral","hidden_size":)") + number + "}");
-    EXPECT_NE(refusal([&] { Checkpoint::open(one.folder.path()); }, Errc::BadFile)
-                  .find("config.json, is no JSON object"),
+    const auto with = [&](const char* key, const char* type) {
+      auto config = mixtral_config();
+      config["model_type"] = type;
+      config[key] = "HERE";
+      std::string text = config.dump();
+      text.replace(text.find("\"HERE\""), 6, number);
+      testing::write_file(one.folder / "config.json", text);
+      return [&] { Checkpoint::open(one.folder.path()); };
+    };
+    EXPECT_NE(refusal(with("hidden_size", "mixtral"), Errc::BadFile)
+                  .find(std::string("hidden_size=\"") + number + "\", need an integer"),
               std::string::npos);
+    EXPECT_NE(
+        refusal(with("router_jitter_noise", "phimoe"), Errc::BadFile).find("need a finite number"),
+        std::string::npos);
+    with("time_step_limit", "mixtral");
+    expect_same(one.load(), OneFile().load());
   }
 }
 

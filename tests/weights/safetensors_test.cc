@@ -106,6 +106,31 @@ TEST(Safetensors, ADtypeThatIsNotLoadedSaysWhatItIs) {
   }
 }
 
+TEST(Safetensors, ADtypeThatIsNotKnownIsRefusedByNameWhereItIsRead) {
+  for (const std::string dtype : {"F4", "F6_E2M3", "F6_E3M2", "F33", "", "bf16"}) {
+    const TemporaryFolder folder;
+    testing::write_file(folder / "x.safetensors",
+                        file_of(R"({"q":{"dtype":")" + dtype +
+                                    R"(","shape":[4294967296,4294967296],"data_offsets":[4,7]},
+                                    "c":{"dtype":"C64","shape":[1],"data_offsets":[8,16]},
+                                    "f":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
+                                16));
+    const auto file = TensorFile::open(folder / "x.safetensors");
+    EXPECT_EQ(file->find("q")->bytes.size(), 3u);
+    EXPECT_EQ(file->find("c")->bytes.size(), 8u);
+    EXPECT_EQ(file->find("f")->bytes.size(), 4u);
+    try {
+      file->tensor("q");
+      FAIL();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), Errc::Unsupported);
+      EXPECT_NE(std::string(e.what()).find("tensor q: dtype=" + dtype + ", load BF16"),
+                std::string::npos)
+          << e.what();
+    }
+  }
+}
+
 TEST(Safetensors, DamagedHeadersAreRefused) {
   struct Damage {
     std::string content;
@@ -126,7 +151,16 @@ TEST(Safetensors, DamagedHeadersAreRefused) {
        "occurs twice"},
       {file_of(R"({"a":7})", 0), "no JSON object"},
       {file_of(R"({"a":{"shape":[1],"data_offsets":[0,4]}})", 4), "dtype is no string"},
-      {file_of(R"({"a":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}})", 4), "dtype=F33"},
+      {file_of(R"({"a":{"dtype":"C64","shape":[1],"data_offsets":[0,4]}})", 4),
+       "data has 4 bytes, dtype and shape need 8"},
+      // Of a dtype that is not known, places are checked.
+      {file_of(R"({"a":{"dtype":"F4","shape":[9],"data_offsets":[0,5]}})", 4), "truncated"},
+      {file_of(R"({"a":{"dtype":"F4","shape":[9],"data_offsets":[2,1]}})", 4), "begin <= end"},
+      {file_of(R"({"a":{"dtype":"F4","shape":["9"],"data_offsets":[0,4]}})", 4), "shape holds"},
+      {file_of(R"({"a":{"dtype":"F4","shape":[9],"data_offsets":[0,3]},
+                  "b":{"dtype":"?","shape":[9],"data_offsets":[2,4]}})",
+               4),
+       "tensors a and b overlap"},
       {file_of(R"({"a":{"dtype":"F32","data_offsets":[0,4]}})", 4), "shape is no array"},
       {file_of(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", 4), "shape holds -1"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,4]}})", 4),
@@ -145,8 +179,11 @@ TEST(Safetensors, DamagedHeadersAreRefused) {
                   9223372036854775807]}})",
                4),
        "truncated"},
-      {file_of(R"({"line\nbreak\u0000":{"dtype":"F33","shape":[1],"data_offsets":[0,4]}})", 4),
-       "tensor line?break?: dtype=F33"},
+      {file_of(R"({"line\nbreak\u0000":{"dtype":33,"shape":[1],"data_offsets":[0,4]}})", 4),
+       "tensor line?break?: dtype is no string"},
+      {"version https://git-lfs.github.com/spec/v1\noid sha256:4\nsize 4998694944\n",
+       "is a Git LFS pointer; the file of size=4998694944 bytes is not here. Run git lfs pull"},
+      {"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"},
       {file_of(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 7), "truncated"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
                   "b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})",
@@ -200,6 +237,19 @@ TEST(Safetensors, AHeaderAboveTheFormatsLimitIsRefusedEvenWhereTheFileHoldsIt) {
     FAIL();
   } catch (const Error& e) {
     EXPECT_NE(std::string(e.what()).find("the limit is 100000000"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Safetensors, ALinkWhoseTargetIsGoneSaysSo) {
+  const TemporaryFolder folder;
+  std::filesystem::create_symlink("../blobs/gone", folder / "x.safetensors");
+  try {
+    TensorFile::open(folder / "x.safetensors");
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("is a link to ../blobs/gone, which does not exist"),
+              std::string::npos)
+        << e.what();
   }
 }
 
