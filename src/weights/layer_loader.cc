@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "base/shape_text.h"
-#include "weights/stored_tensor.h"
+#include "weights/tensor_source.h"
 #include "weights/weight_block.h"
 
 namespace switchyard {
@@ -24,16 +24,11 @@ struct Stride {
   int64_t first, row_step, col_step;
 };
 
-// What stands beside a quantised tensor.
-constexpr const char* kScaleInverse = "_scale_inv";
-constexpr const char* kBlocks = "_blocks";
-constexpr const char* kScales = "_scales";
-
 class Loader {
  public:
   Loader(const CheckpointFiles& files, std::string prefix, const FamilyLayers& family,
          int64_t layer, Progress progress, int64_t total_bytes)
-      : files_(files),
+      : tensors_(files, family.scale_block),
         prefix_(std::move(prefix)),
         family_(family),
         layer_(layer),
@@ -43,21 +38,23 @@ class Loader {
   const MoeConfig& config() const { return family_.config; }
   const TensorNames& names() const { return family_.names; }
 
-  bool has(const std::string& name) const { return !name.empty() && files_.has(full(name, 0)); }
-  bool has_mxfp4(const std::string& name) const { return !has(name) && has(name + kBlocks); }
-  std::string format_of(const std::string& name) const { return open(full(name, 0)).format(); }
-
-  // Its number of dimensions; 0 when there is no such tensor.
-  size_t rank_of(const std::string& name) const {
-    return has(name) ? files_.entry(full(name, 0)).shape.size() : 0;
+  bool has(const std::string& name) const { return !name.empty() && tensors_.has(full(name, 0)); }
+  bool has_mxfp4(const std::string& name) const {
+    return !name.empty() && tensors_.has_mxfp4(full(name, 0));
   }
-  // A stored tensor of exactly this shape, as numbers. Plain, or dequantised: fp8 blocks with
-  // `<name>_scale_inv` beside them, mxfp4 as `<name>_blocks` and `<name>_scales`.
+  std::string format_of(const std::string& name) const {
+    return tensors_.open(full(name, 0)).format();
+  }
+  size_t rank_of(const std::string& name) const {
+    return name.empty() ? 0 : tensors_.rank_of(full(name, 0));
+  }
+
+  // A stored tensor of exactly this shape, as numbers.
   StoredTensor stored(const std::string& name, Shape shape, int64_t expert = 0) const {
     SWITCHYARD_REQUIRE(!name.empty(), BadFile, "checkpoint: layer ", layer_,
                        ", a tensor the layer needs has no name. Name it in layer.json.");
     const std::string at = full(name, expert);
-    StoredTensor t = open(at);
+    StoredTensor t = tensors_.open(at);
     const auto expected = extents(shape);
     SWITCHYARD_REQUIRE(std::ranges::equal(t.shape(), expected), BadFile, "checkpoint: tensor ", at,
                        " has shape ", shape_text(t.shape()), ", need ", shape_text(shape),
@@ -89,20 +86,11 @@ class Loader {
   }
 
  private:
-  StoredTensor open(const std::string& name) const {
-    if (!files_.has(name) && files_.has(name + kBlocks))
-      return StoredTensor::mxfp4(files_.entry(name + kBlocks), files_.entry(name + kScales));
-    const TensorEntry& entry = files_.entry(name);
-    if (entry.dtype == "F8_E4M3" && files_.has(name + kScaleInverse))
-      return StoredTensor::block_scaled(entry, files_.entry(name + kScaleInverse),
-                                        family_.scale_block);
-    return StoredTensor::plain(entry);
-  }
   std::string full(const std::string& name, int64_t expert) const {
     return prefix_ + fill_template(name, layer_, expert);
   }
 
-  const CheckpointFiles& files_;
+  const TensorSource tensors_;
   std::string prefix_;
   const FamilyLayers& family_;
   int64_t layer_;
