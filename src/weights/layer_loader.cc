@@ -2,6 +2,7 @@
 #include "weights/layer_loader.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "base/shape_text.h"
@@ -11,11 +12,24 @@
 namespace switchyard {
 namespace {
 
-void store(Tensor t, int64_t i, float value) {
+// Values at `at`, `at` + step, ... of t.
+void store(Tensor t, int64_t at, int64_t step, std::span<const float> values) {
+  const auto count = static_cast<int64_t>(values.size());
   if (t.dtype == DType::F32)
-    t.as<float>()[i] = value;
+    for (int64_t i = 0; i < count; ++i) t.as<float>()[at + i * step] = values[i];
   else
-    t.as<Bf16>()[i] = Bf16(value);
+    for (int64_t i = 0; i < count; ++i) t.as<Bf16>()[at + i * step] = Bf16(values[i]);
+}
+
+// `count` values of src from `first` on -> dst from `at` on.
+void store_run(Tensor dst, int64_t at, const StoredTensor& src, int64_t first, int64_t count) {
+  std::array<float, 2048> numbers;  // as much as stays in the nearest cache
+  for (int64_t done = 0; done < count;) {
+    const auto run = std::span(numbers).first(std::min(numbers.size(), size_t(count - done)));
+    src.read(run, first + done);
+    store(dst, at + done, 1, run);
+    done += static_cast<int64_t>(run.size());
+  }
 }
 
 // How a matrix stands in a stored one: element (row, col) at first + row * row_step + col *
@@ -28,7 +42,7 @@ class Loader {
  public:
   Loader(const CheckpointFiles& files, std::string prefix, const FamilyLayers& family,
          int64_t layer, Progress progress, int64_t total_bytes)
-      : tensors_(files, family.scale_block),
+      : tensors_(files, family.quantization),
         prefix_(std::move(prefix)),
         family_(family),
         layer_(layer),
@@ -70,11 +84,11 @@ class Loader {
       const auto bytes = dtype_bytes(dst.dtype);
       std::memcpy(dst.data, src.bytes() + stride.first * bytes,
                   static_cast<size_t>(rows * cols * bytes));
-    } else {
+    } else if (stride.col_step == 1) {
       for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < cols; ++c)
-          store(dst, r * cols + c,
-                src.at(stride.first + r * stride.row_step + c * stride.col_step));
+        store_run(dst, r * cols, src, stride.first + r * stride.row_step, cols);
+    } else {
+      copy_transposed(dst, src, rows, cols, stride);
     }
     done_bytes_ += dst.bytes();
     if (progress_) progress_(done_bytes_, total_bytes_);
@@ -86,6 +100,23 @@ class Loader {
   }
 
  private:
+  // Stored rows become columns. 128 elements of each at a time: what they fall on stays in cache.
+  static void copy_transposed(Tensor dst, const StoredTensor& src, int64_t rows, int64_t cols,
+                              Stride stride) {
+    constexpr int64_t kRows = 128;
+    std::vector<float> run, column;
+    for (int64_t r = 0; r < rows; r += kRows) {
+      const int64_t n = std::min(kRows, rows - r);
+      run.resize(static_cast<size_t>((n - 1) * stride.row_step + 1));
+      column.resize(static_cast<size_t>(n));
+      for (int64_t c = 0; c < cols; ++c) {
+        src.read(run, stride.first + r * stride.row_step + c * stride.col_step);
+        for (size_t i = 0; i < column.size(); ++i)
+          column[i] = run[i * static_cast<size_t>(stride.row_step)];
+        store(dst, r * cols + c, cols, column);
+      }
+    }
+  }
   std::string full(const std::string& name, int64_t expert) const {
     return prefix_ + fill_template(name, layer_, expert);
   }
