@@ -121,9 +121,11 @@ class Reader {
     const bool powers = keys_.text_or({"scale_fmt"}, "") == "ue8m0";
     if (find(object_, "weight_block_size"))
       result_.forms = {fp8(block_of("weight_block_size"), powers)};
-    else
+    else if (object_.contains("weight_block_size"))
       result_.forms = {fp8(kPerTensor, powers), fp8(kPerChannel, powers)};
-    if (!object_.contains("weight_block_size")) add(fp8(ScaleBlock{}, powers));
+    else
+      result_.forms = {fp8(ScaleBlock{}, powers), fp8(kPerTensor, powers),
+                       fp8(kPerChannel, powers)};
     if (experts.empty() || experts == "fp4") add(mxfp4_of_e8m0());
   }
 
@@ -315,7 +317,7 @@ std::string forms_text(const std::vector<WeightForm>& forms) {
 
 Quantization undeclared_quantization() {
   return {
-      "", {fp8(kPerTensor), fp8(kPerChannel), fp8(ScaleBlock{}), mxfp4_of_e8m0(), nvfp4()}, "", ""};
+      "", {fp8(ScaleBlock{}), fp8(kPerTensor), fp8(kPerChannel), mxfp4_of_e8m0(), nvfp4()}, "", ""};
 }
 
 Quantization read_quantization(const Json& config, const std::string& file) {
