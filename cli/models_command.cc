@@ -32,7 +32,9 @@ std::string stored_format(const Checkpoint& checkpoint, int64_t layer) {
   try {
     return checkpoint.stored_format(layer);
   } catch (const Error& e) {
-    return e.code() == Errc::Unsupported ? "unsupported" : "missing";
+    if (e.code() != Errc::Unsupported) return "missing";
+    const auto& method = checkpoint.quant_method();
+    return method.empty() ? "unsupported" : fmt::format("unsupported ({})", method);
   }
 }
 

@@ -36,15 +36,20 @@ class Checkpoint {
   /// Throws Error(BadFile) naming the MoE layers when `layer` is none of them.
   virtual MoeConfig config(int64_t layer) const = 0;
 
-  /// How the experts' weights are stored: "bf16", "f16", "f32", "fp8 in 128x128 blocks", "mxfp4".
+  /// How the experts' weights are stored: "bf16", "f16", "f32", "fp8 in 128x128 blocks", "fp8 per
+  /// channel", "fp8 per tensor", "mxfp8", "mxfp4", "nvfp4", "int4 in groups of 32".
   /// In memory they are bf16, weight_bytes(config(layer), num_ranks) bytes a rank. Throws as
-  /// load_layer does where they are missing or of another dtype.
+  /// load_layer does where they are missing or of another form.
   virtual std::string stored_format(int64_t layer) const = 0;
+  /// What quantization_config calls its method, also one that is not read: "fp8", "gptq", ...
+  /// Empty without a quantization_config.
+  virtual const std::string& quant_method() const = 0;
 
   /// Reads this rank's experts, the router and the shared experts into memory of the result, as
-  /// bf16 (f16 and f32 are rounded, fp8 and mxfp4 dequantised), packed as the kernels read them.
-  /// Reads no other expert's bytes. Throws Error(BadFile) for missing tensors or shards or wrong
-  /// shapes, Unsupported for a dtype it names, ShapeMismatch when E is not divisible by num_ranks.
+  /// bf16 (f16 and f32 are rounded, quantised forms dequantised; a router stays f32), packed as the
+  /// kernels read them. Reads no other expert's bytes. Throws Error(BadFile) for missing tensors or
+  /// shards or wrong shapes, Unsupported for a dtype or quantised form it names, ShapeMismatch when
+  /// E is not divisible by num_ranks.
   virtual LayerWeights load_layer(int64_t layer, int num_ranks, int rank,
                                   const Progress& progress = {}) const = 0;
 };

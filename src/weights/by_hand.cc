@@ -84,7 +84,8 @@ FamilyLayers describe_by_hand(const ConfigReader& layer) {
   layer.refuse_unknown({"hidden", "intermediate", "num_experts", "top_k", "activation",
                         "activation_alpha", "activation_limit", "gate", "shared_intermediate",
                         "shared_sigmoid_gated", "expert_bias", "router_bias",
-                        "router_weight_on_input", "num_layers", "moe_layers", "module", "tensors"});
+                        "router_weight_on_input", "num_layers", "moe_layers", "module", "tensors",
+                        "quantization_config"});
   FamilyLayers f;
   MoeConfig& c = f.config;
   c.hidden = layer.integer({"hidden"});

@@ -38,6 +38,7 @@ class FamilyCheckpoint final : public Checkpoint {
     check_layer(layer);
     return switchyard::stored_format(files_, prefix_, layers_, layer);
   }
+  const std::string& quant_method() const override { return layers_.quantization.method; }
   LayerWeights load_layer(int64_t layer, int num_ranks, int rank,
                           const Progress& progress) const override {
     check_layer(layer);

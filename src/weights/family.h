@@ -9,7 +9,7 @@
 
 #include "switchyard/config.h"
 #include "weights/config_reader.h"
-#include "weights/stored_tensor.h"
+#include "weights/quantization.h"
 
 namespace switchyard {
 
@@ -40,7 +40,7 @@ struct TensorNames {
 struct FamilyLayers {
   MoeConfig config;
   TensorNames names;
-  ScaleBlock scale_block;                           // of block-scaled fp8 tensors
+  Quantization quantization = undeclared_quantization();
   std::string module = "model.layers.{layer}.mlp";  // in transformers
   int64_t num_layers = 0;
   std::vector<int64_t> moe_layers;

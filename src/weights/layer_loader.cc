@@ -2,20 +2,34 @@
 #include "weights/layer_loader.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "base/shape_text.h"
-#include "weights/stored_tensor.h"
+#include "weights/tensor_source.h"
 #include "weights/weight_block.h"
 
 namespace switchyard {
 namespace {
 
-void store(Tensor t, int64_t i, float value) {
+// Values at `at`, `at` + step, ... of t.
+void store(Tensor t, int64_t at, int64_t step, std::span<const float> values) {
+  const auto count = static_cast<int64_t>(values.size());
   if (t.dtype == DType::F32)
-    t.as<float>()[i] = value;
+    for (int64_t i = 0; i < count; ++i) t.as<float>()[at + i * step] = values[i];
   else
-    t.as<Bf16>()[i] = Bf16(value);
+    for (int64_t i = 0; i < count; ++i) t.as<Bf16>()[at + i * step] = Bf16(values[i]);
+}
+
+// `count` values of src from `first` on -> dst from `at` on.
+void store_run(Tensor dst, int64_t at, const StoredTensor& src, int64_t first, int64_t count) {
+  std::array<float, 2048> numbers;  // as much as stays in the nearest cache
+  for (int64_t done = 0; done < count;) {
+    const auto run = std::span(numbers).first(std::min(numbers.size(), size_t(count - done)));
+    src.read(run, first + done);
+    store(dst, at + done, 1, run);
+    done += static_cast<int64_t>(run.size());
+  }
 }
 
 // How a matrix stands in a stored one: element (row, col) at first + row * row_step + col *
@@ -24,16 +38,11 @@ struct Stride {
   int64_t first, row_step, col_step;
 };
 
-// What stands beside a quantised tensor.
-constexpr const char* kScaleInverse = "_scale_inv";
-constexpr const char* kBlocks = "_blocks";
-constexpr const char* kScales = "_scales";
-
 class Loader {
  public:
   Loader(const CheckpointFiles& files, std::string prefix, const FamilyLayers& family,
          int64_t layer, Progress progress, int64_t total_bytes)
-      : files_(files),
+      : tensors_(files, family.quantization),
         prefix_(std::move(prefix)),
         family_(family),
         layer_(layer),
@@ -43,21 +52,23 @@ class Loader {
   const MoeConfig& config() const { return family_.config; }
   const TensorNames& names() const { return family_.names; }
 
-  bool has(const std::string& name) const { return !name.empty() && files_.has(full(name, 0)); }
-  bool has_mxfp4(const std::string& name) const { return !has(name) && has(name + kBlocks); }
-  std::string format_of(const std::string& name) const { return open(full(name, 0)).format(); }
-
-  // Its number of dimensions; 0 when there is no such tensor.
-  size_t rank_of(const std::string& name) const {
-    return has(name) ? files_.entry(full(name, 0)).shape.size() : 0;
+  bool has(const std::string& name) const { return !name.empty() && tensors_.has(full(name, 0)); }
+  bool has_mxfp4(const std::string& name) const {
+    return !name.empty() && tensors_.has_mxfp4(full(name, 0));
   }
-  // A stored tensor of exactly this shape, as numbers. Plain, or dequantised: fp8 blocks with
-  // `<name>_scale_inv` beside them, mxfp4 as `<name>_blocks` and `<name>_scales`.
+  std::string format_of(const std::string& name) const {
+    return tensors_.open(full(name, 0)).format();
+  }
+  size_t rank_of(const std::string& name) const {
+    return name.empty() ? 0 : tensors_.rank_of(full(name, 0));
+  }
+
+  // A stored tensor of exactly this shape, as numbers.
   StoredTensor stored(const std::string& name, Shape shape, int64_t expert = 0) const {
     SWITCHYARD_REQUIRE(!name.empty(), BadFile, "checkpoint: layer ", layer_,
                        ", a tensor the layer needs has no name. Name it in layer.json.");
     const std::string at = full(name, expert);
-    StoredTensor t = open(at);
+    StoredTensor t = tensors_.open(at);
     const auto expected = extents(shape);
     SWITCHYARD_REQUIRE(std::ranges::equal(t.shape(), expected), BadFile, "checkpoint: tensor ", at,
                        " has shape ", shape_text(t.shape()), ", need ", shape_text(shape),
@@ -73,11 +84,11 @@ class Loader {
       const auto bytes = dtype_bytes(dst.dtype);
       std::memcpy(dst.data, src.bytes() + stride.first * bytes,
                   static_cast<size_t>(rows * cols * bytes));
-    } else {
+    } else if (stride.col_step == 1) {
       for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < cols; ++c)
-          store(dst, r * cols + c,
-                src.at(stride.first + r * stride.row_step + c * stride.col_step));
+        store_run(dst, r * cols, src, stride.first + r * stride.row_step, cols);
+    } else {
+      copy_transposed(dst, src, rows, cols, stride);
     }
     done_bytes_ += dst.bytes();
     if (progress_) progress_(done_bytes_, total_bytes_);
@@ -89,20 +100,28 @@ class Loader {
   }
 
  private:
-  StoredTensor open(const std::string& name) const {
-    if (!files_.has(name) && files_.has(name + kBlocks))
-      return StoredTensor::mxfp4(files_.entry(name + kBlocks), files_.entry(name + kScales));
-    const TensorEntry& entry = files_.entry(name);
-    if (entry.dtype == "F8_E4M3" && files_.has(name + kScaleInverse))
-      return StoredTensor::block_scaled(entry, files_.entry(name + kScaleInverse),
-                                        family_.scale_block);
-    return StoredTensor::plain(entry);
+  // Stored rows become columns. 128 elements of each at a time: what they fall on stays in cache.
+  static void copy_transposed(Tensor dst, const StoredTensor& src, int64_t rows, int64_t cols,
+                              Stride stride) {
+    constexpr int64_t kRows = 128;
+    std::vector<float> run, column;
+    for (int64_t r = 0; r < rows; r += kRows) {
+      const int64_t n = std::min(kRows, rows - r);
+      run.resize(static_cast<size_t>((n - 1) * stride.row_step + 1));
+      column.resize(static_cast<size_t>(n));
+      for (int64_t c = 0; c < cols; ++c) {
+        src.read(run, stride.first + r * stride.row_step + c * stride.col_step);
+        for (size_t i = 0; i < column.size(); ++i)
+          column[i] = run[i * static_cast<size_t>(stride.row_step)];
+        store(dst, r * cols + c, cols, column);
+      }
+    }
   }
   std::string full(const std::string& name, int64_t expert) const {
     return prefix_ + fill_template(name, layer_, expert);
   }
 
-  const CheckpointFiles& files_;
+  const TensorSource tensors_;
   std::string prefix_;
   const FamilyLayers& family_;
   int64_t layer_;

@@ -17,18 +17,6 @@ std::string family_list() {
   return list;
 }
 
-// Of block-scaled fp8 checkpoints; 128 x 128 unless config.json says otherwise.
-ScaleBlock scale_block_of(const ConfigReader& config) {
-  const auto quantization = config.object({"quantization_config"});
-  if (!quantization) return {};
-  const auto size = quantization->integers_or_none({"weight_block_size"});
-  if (size.empty()) return {};
-  SWITCHYARD_REQUIRE(size.size() == 2 && std::min(size[0], size[1]) >= 1, BadFile,
-                     "checkpoint: weight_block_size has ", size.size(), " entries, the first ",
-                     size[0], ", need two positive ones.");
-  return {size[0], size[1]};
-}
-
 // "qwen3_moe", or "qwen3_moe_text" of a nested config.
 const Family* find_family(std::string_view model_type) {
   constexpr std::string_view kText = "_text";
@@ -70,12 +58,14 @@ ModelConfig read_model_config(const nlohmann::json& json, const std::string& pat
       ", known families are ", family_list(),
       ". Describe the layer by hand with --config layer.json (docs/checkpoints.md).");
   FamilyLayers layers = family->describe(config);
-  layers.scale_block = scale_block_of(outer);
+  layers.quantization = read_quantization(json, path);
   return checked(std::string(family->model_type), std::move(layers), path);
 }
 
 ModelConfig read_layer_json(const nlohmann::json& layer, const std::string& path) {
-  return checked("by hand", describe_by_hand(ConfigReader(layer, path)), path);
+  FamilyLayers layers = describe_by_hand(ConfigReader(layer, path));
+  layers.quantization = read_quantization(layer, path);
+  return checked("by hand", std::move(layers), path);
 }
 
 }  // namespace switchyard

@@ -1,7 +1,9 @@
 // src/weights/stored_tensor.cc
 #include "weights/stored_tensor.h"
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -11,7 +13,7 @@
 namespace switchyard {
 namespace {
 
-constexpr int64_t kMxBlock = 32;  // values that share a scale; OCP Microscaling Formats 1.0
+constexpr int64_t kMxGroup = 32;  // values that share a scale; OCP Microscaling Formats 1.0
 
 template <class T>
 T load(const std::byte* bytes, int64_t i) {  // a file's bytes stand anywhere
@@ -35,8 +37,18 @@ float f16_to_float(uint16_t bits) {
   return (bits & 0x3ff) != 0 ? NAN : bits & 0x8000 ? -INFINITY : INFINITY;
 }
 
+float bf16_to_float(uint16_t bits) {
+  return static_cast<float>(Bf16::from_bits(bits));
+}
+
+// 2^(bits - 127), in integers because 2^-127 is a subnormal; 255 is NaN.
+float e8m0_to_float(uint8_t bits) {
+  if (bits == 255) return NAN;
+  return std::bit_cast<float>(bits == 0 ? uint32_t{1} << 22 : uint32_t{bits} << 23);
+}
+
 // e4m3 without infinities: 0x7f and 0xff are NaN, 0x7e is 448.
-const std::array<float, 256>& fp8_values() {
+const std::array<float, 256>& e4m3_values() {
   static const auto values = [] {
     std::array<float, 256> all;
     for (unsigned bits = 0; bits < 256; ++bits)
@@ -46,17 +58,113 @@ const std::array<float, 256>& fp8_values() {
   return values;
 }
 
-// e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
-const std::array<float, 16>& fp4_values() {
-  static const auto values = [] {
-    std::array<float, 16> all;
-    for (unsigned bits = 0; bits < 16; ++bits) all[bits] = small_float(bits, 2, 1, 1);
-    return all;
-  }();
-  return values;
+// The two values of each byte, the lower half first.
+using Pairs = std::array<std::array<float, 2>, 256>;
+
+template <class Value>
+Pairs pairs_of(Value value) {
+  Pairs all;
+  for (unsigned byte = 0; byte < 256; ++byte) all[byte] = {value(byte & 15), value(byte >> 4)};
+  return all;
+}
+
+const Pairs& pairs(Elements elements) {
+  // e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
+  static const Pairs e2m1 = pairs_of([](unsigned half) { return small_float(half, 2, 1, 1); });
+  static const Pairs int4 = pairs_of([](unsigned half) { return static_cast<float>(half) - 8.0f; });
+  return elements == Elements::E2m1 ? e2m1 : int4;
+}
+
+bool is_written_as(ScaleBits bits, const std::string& dtype) {
+  switch (bits) {
+    case ScaleBits::F32: return dtype == "F32";
+    case ScaleBits::F16: return dtype == "F16";
+    case ScaleBits::Bf16: return dtype == "BF16";
+    case ScaleBits::E8m0: return dtype == "F8_E8M0" || dtype == "U8";
+    case ScaleBits::E4m3: return dtype == "F8_E4M3";
+  }
+  return false;
+}
+
+void check_values(Elements elements, const TensorEntry& values) {
+  const std::string& dtype = values.dtype;
+  const size_t rank = values.shape.size();
+  const bool good = elements == Elements::E4m3   ? dtype == "F8_E4M3" && (rank == 2 || rank == 3)
+                    : elements == Elements::E2m1 ? (dtype == "U8" || dtype == "I8") && rank == 2
+                                                 : dtype == "I32" && rank == 2;
+  SWITCHYARD_REQUIRE(good, Unsupported, "checkpoint: tensor ", values.name, ": is ", dtype, " ",
+                     shape_text(values.shape), ", need ",
+                     elements == Elements::E4m3   ? "F8_E4M3 [N, K] or [E, N, K]"
+                     : elements == Elements::E2m1 ? "U8 or I8 [N, K / 2]"
+                                                  : "I32 [N, K / 8]",
+                     ".");
+}
+
+std::string block_text(ScaleBlock block) {
+  if (block.rows == ScaleBlock::kWhole) return "matrix";
+  if (block.cols == ScaleBlock::kWhole) return "row";
+  return block.rows == 1 ? cat(block.cols, " values of a row")
+                         : cat(block.rows, " x ", block.cols, " block");
+}
+
+// One scale per block, without the number of matrices.
+std::vector<int64_t> blocks_of(std::span<const int64_t> matrix, ScaleBlock block) {
+  return {ceil_div(matrix[0], block.rows), ceil_div(matrix[1], block.cols)};
+}
+
+std::vector<int64_t> scales_needed(std::span<const int64_t> values, ScaleBlock block) {
+  std::vector<int64_t> needed(values.begin(), values.end() - 2);
+  for (const int64_t blocks : blocks_of(values.last(2), block)) needed.push_back(blocks);
+  return needed;
+}
+
+void check_scales(std::span<const int64_t> shape, const std::string& name, const Scales& scales) {
+  const TensorEntry& entry = scales.entry;
+  SWITCHYARD_REQUIRE(is_written_as(scales.bits, entry.dtype), Unsupported, "checkpoint: tensor ",
+                     entry.name, ": dtype=", entry.dtype, ", scales of ", name,
+                     " are of another one.");
+  SWITCHYARD_REQUIRE(scales_fit(entry.shape, shape, scales.block), BadFile, "checkpoint: tensor ",
+                     entry.name, " has shape ", shape_text(entry.shape), ", need ",
+                     shape_text(scales_needed(shape, scales.block)), ": a scale for each ",
+                     block_text(scales.block), " of ", name, " ", shape_text(shape), ".");
+}
+
+float overall_scale(const TensorEntry& entry) {
+  const bool is_one = entry.shape.empty() || entry.shape == std::vector<int64_t>{1};
+  SWITCHYARD_REQUIRE(entry.dtype == "F32" && is_one, Unsupported, "checkpoint: tensor ", entry.name,
+                     ": is ", entry.dtype, " ", shape_text(entry.shape),
+                     ", need F32 [] or [1]: one for the whole tensor.");
+  return load<float>(entry.bytes.data(), 0);
 }
 
 }  // namespace
+
+int64_t values_per_element(Elements elements) {
+  return elements == Elements::E4m3 ? 1 : elements == Elements::E2m1 ? 2 : 8;
+}
+
+bool scales_fit(std::span<const int64_t> scales, std::span<const int64_t> values,
+                ScaleBlock block) {
+  const auto needed = scales_needed(values, block);
+  if (std::ranges::equal(scales, needed)) return true;
+  const bool is_one = std::ranges::all_of(scales, [](int64_t n) { return n == 1; });
+  if (block.rows == ScaleBlock::kWhole)  // one for all, or [e]
+    return scales.size() < 2 &&
+           (is_one || (values.size() == 3 && std::ranges::equal(scales, values.first(1))));
+  const bool is_row_of_rows = block.cols == ScaleBlock::kWhole && values.size() == 2;
+  return is_row_of_rows && block.rows == 1 && std::ranges::equal(scales, values.first(1));
+}
+
+std::string format_text(Elements elements, ScaleBits bits, ScaleBlock block) {
+  const bool is_mx = bits == ScaleBits::E8m0 && block == ScaleBlock{1, kMxGroup};
+  if (elements == Elements::E4m3 && is_mx) return "mxfp8";
+  if (elements == Elements::E2m1) return bits == ScaleBits::E4m3 ? "nvfp4" : "mxfp4";
+  const char* name = elements == Elements::E4m3 ? "fp8" : "int4";
+  if (block.rows == ScaleBlock::kWhole) return cat(name, " per tensor");
+  if (block.cols == ScaleBlock::kWhole) return cat(name, " per channel");
+  if (elements == Elements::Int4) return cat(name, " in groups of ", block.cols);
+  return cat(name, " in ", block.rows, "x", block.cols, " blocks");
+}
 
 StoredTensor::StoredTensor(Kind kind, const TensorEntry& entry)
     : kind_(kind), bytes_(entry.bytes.data()), shape_(entry.shape) {}
@@ -66,36 +174,29 @@ StoredTensor StoredTensor::plain(const TensorEntry& entry) {
   if (entry.dtype == "F16") return {Kind::F16, entry};
   SWITCHYARD_REQUIRE(entry.dtype == "F32", Unsupported, "checkpoint: tensor ", entry.name,
                      ": dtype=", entry.dtype,
-                     ", load BF16, F16, F32, block-scaled F8_E4M3 (with weight_scale_inv) or MXFP4 "
-                     "(blocks and scales).");
+                     ", is read in no form without scales; BF16, F16 and F32 are. "
+                     "docs/checkpoints.md lists the quantised forms.");
   return {Kind::F32, entry};
 }
 
-StoredTensor StoredTensor::block_scaled(const TensorEntry& entry, const TensorEntry& scales,
-                                        ScaleBlock block) {
-  SWITCHYARD_REQUIRE(entry.shape.size() == 2 && entry.dtype == "F8_E4M3", Unsupported,
-                     "checkpoint: tensor ", entry.name, ": is ", entry.dtype, " ",
-                     shape_text(entry.shape), ", only matrices of F8_E4M3 are block-scaled.");
-  const int64_t rows = ceil_div(entry.shape[0], block.rows),
-                cols = ceil_div(entry.shape[1], block.cols);
-  SWITCHYARD_REQUIRE(scales.shape == std::vector<int64_t>({rows, cols}), BadFile,
-                     "checkpoint: tensor ", scales.name, " has shape ", shape_text(scales.shape),
-                     ", need [", rows, ", ", cols, "]: a scale for each ", block.rows, " x ",
-                     block.cols, " block of ", entry.name, ".");
-  SWITCHYARD_REQUIRE(scales.dtype == "F32" || scales.dtype == "BF16", Unsupported,
-                     "checkpoint: tensor ", scales.name, ": dtype=", scales.dtype,
-                     ", scales are F32 or BF16.");
-  StoredTensor t(Kind::BlockScaledFp8, entry);
-  t.scales_ = scales.bytes.data();
-  t.scale_kind_ = scales.dtype == "F32" ? Kind::F32 : Kind::Bf16;
-  t.block_ = block;
-  t.scale_cols_ = cols;
+StoredTensor StoredTensor::scaled(Elements elements, const TensorEntry& values,
+                                  const Scales& scales) {
+  check_values(elements, values);
+  StoredTensor t(Kind::Scaled, values);
+  int64_t& k = t.shape_.back();
+  k = checked_mul(k, values_per_element(elements), "checkpoint: values of a row");
+  const int64_t group = scales.block.cols;
+  SWITCHYARD_REQUIRE(elements == Elements::E4m3 || group == ScaleBlock::kWhole || k % group == 0,
+                     BadFile, "checkpoint: tensor ", values.name, ": values of a row=", k,
+                     ", need a multiple of the group of ", group, ".");
+  check_scales(t.shape_, values.name, scales);
+  t.set_scales(elements, scales);
   return t;
 }
 
 StoredTensor StoredTensor::mxfp4(const TensorEntry& blocks, const TensorEntry& scales) {
   std::vector<int64_t> expected = blocks.shape;
-  const bool packed = expected.size() >= 2 && expected.back() == kMxBlock / 2;
+  const bool packed = expected.size() >= 2 && expected.back() == kMxGroup / 2;
   if (packed) expected.pop_back();
   SWITCHYARD_REQUIRE(packed && blocks.dtype == "U8" && scales.dtype == "U8", Unsupported,
                      "checkpoint: tensor ", blocks.name, ": is ", blocks.dtype, " ",
@@ -104,11 +205,30 @@ StoredTensor StoredTensor::mxfp4(const TensorEntry& blocks, const TensorEntry& s
   SWITCHYARD_REQUIRE(scales.shape == expected, BadFile, "checkpoint: tensor ", scales.name,
                      " has shape ", shape_text(scales.shape), ", need a scale for each block of ",
                      blocks.name, " ", shape_text(blocks.shape), ".");
-  StoredTensor t(Kind::Mxfp4, blocks);
-  t.scales_ = scales.bytes.data();
+  StoredTensor t(Kind::Scaled, blocks);
   t.shape_ = std::move(expected);
-  t.shape_.back() = checked_mul(t.shape_.back(), kMxBlock, "checkpoint: mxfp4");
+  t.shape_.back() = checked_mul(t.shape_.back(), kMxGroup, "checkpoint: mxfp4");
+  t.set_scales(Elements::E2m1, {scales, ScaleBits::E8m0, {1, kMxGroup}});
   return t;
+}
+
+// Shapes have been checked: nothing that is computed here leads out of the files.
+void StoredTensor::set_scales(Elements elements, const Scales& scales) {
+  elements_ = elements;
+  scales_ = scales.entry.bytes.data();
+  scale_bits_ = scales.bits;
+  block_ = scales.block;
+  cols_ = shape_.back();
+  rows_ = shape_.size() == 1 ? 1 : shape_[shape_.size() - 2];
+  cut_block_ = {std::clamp<int64_t>(block_.rows, 1, std::max<int64_t>(rows_, 1)),
+                std::clamp<int64_t>(block_.cols, 1, std::max<int64_t>(cols_, 1))};
+  scales_per_row_ = ceil_div(cols_, cut_block_.cols);
+  const bool one_for_all =
+      block_.rows == ScaleBlock::kWhole &&
+      std::ranges::all_of(scales.entry.shape, [](int64_t n) { return n == 1; });
+  scales_per_matrix_ = one_for_all ? 0 : ceil_div(rows_, cut_block_.rows) * scales_per_row_;
+  if (scales.overall != nullptr) overall_ = overall_scale(*scales.overall);
+  overall_divides_ = scales.overall_divides;
 }
 
 std::string StoredTensor::format() const {
@@ -116,8 +236,7 @@ std::string StoredTensor::format() const {
     case Kind::Bf16: return "bf16";
     case Kind::F16: return "f16";
     case Kind::F32: return "f32";
-    case Kind::BlockScaledFp8: return cat("fp8 in ", block_.rows, "x", block_.cols, " blocks");
-    case Kind::Mxfp4: return "mxfp4";
+    case Kind::Scaled: return format_text(elements_, scale_bits_, block_);
   }
   return "";
 }
@@ -127,25 +246,77 @@ bool StoredTensor::holds(DType dtype) const {
          (kind_ == Kind::F32 && dtype == DType::F32);
 }
 
-float StoredTensor::at(int64_t i) const {
+void StoredTensor::read(std::span<float> dst, int64_t first) const {
+  if (dst.empty()) return;
+  const auto count = static_cast<int64_t>(dst.size());
+  float* out = dst.data();
   switch (kind_) {
-    case Kind::Bf16: return static_cast<float>(Bf16::from_bits(load<uint16_t>(bytes_, i)));
-    case Kind::F16: return f16_to_float(load<uint16_t>(bytes_, i));
-    case Kind::F32: return load<float>(bytes_, i);
-    case Kind::BlockScaledFp8: {
-      const int64_t row = i / shape_[1] / block_.rows, col = i % shape_[1] / block_.cols;
-      const int64_t block = row * scale_cols_ + col;
-      const float scale = scale_kind_ == Kind::F32
-                              ? load<float>(scales_, block)
-                              : static_cast<float>(Bf16::from_bits(load<uint16_t>(scales_, block)));
-      return fp8_values()[load<uint8_t>(bytes_, i)] * scale;
-    }
-    case Kind::Mxfp4: {
-      const auto pair = load<uint8_t>(bytes_, i / 2);
-      const auto exponent = load<uint8_t>(scales_, i / kMxBlock);
-      if (exponent == 255) return NAN;
-      return std::ldexp(fp4_values()[i % 2 ? pair >> 4 : pair & 15], exponent - 127);
-    }
+    case Kind::Bf16:
+      for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_float(load<uint16_t>(bytes_, first + i));
+      return;
+    case Kind::F16:
+      for (int64_t i = 0; i < count; ++i) out[i] = f16_to_float(load<uint16_t>(bytes_, first + i));
+      return;
+    case Kind::F32:
+      std::memcpy(out, bytes_ + static_cast<size_t>(first) * sizeof(float), dst.size_bytes());
+      return;
+    case Kind::Scaled: break;
+  }
+  int64_t col = first % cols_;
+  for (int64_t row = first / cols_; !dst.empty(); ++row, col = 0) {
+    const auto n = std::min(dst.size(), static_cast<size_t>(cols_ - col));
+    read_row(dst.first(n), row, col);
+    dst = dst.subspan(n);
+  }
+}
+
+// Part of a row: a run for each scale.
+void StoredTensor::read_row(std::span<float> dst, int64_t row, int64_t col) const {
+  const int64_t scales =
+      row / rows_ * scales_per_matrix_ + row % rows_ / cut_block_.rows * scales_per_row_;
+  const std::span<float> whole = dst;
+  int64_t block = col / cut_block_.cols;
+  for (int64_t at = col; !dst.empty(); ++block) {
+    const int64_t end = std::min(cols_, (block + 1) * cut_block_.cols);
+    const auto n = std::min(dst.size(), static_cast<size_t>(end - at));
+    read_values(dst.first(n), row * cols_ + at, scale_at(scales + block));
+    dst = dst.subspan(n);
+    at += static_cast<int64_t>(n);
+  }
+  // After the scale: e2m1 * e4m3 is exact, so that the product is rounded once.
+  if (overall_divides_)
+    for (float& value : whole) value /= overall_;
+  else if (overall_ != 1.0f)
+    for (float& value : whole) value *= overall_;
+}
+
+void StoredTensor::read_values(std::span<float> dst, int64_t first, float scale) const {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(bytes_);
+  const auto count = static_cast<int64_t>(dst.size());
+  float* out = dst.data();
+  if (elements_ == Elements::E4m3) {
+    const auto& values = e4m3_values();
+    for (int64_t i = 0; i < count; ++i) out[i] = values[bytes[first + i]] * scale;
+    return;
+  }
+  const Pairs& two = pairs(elements_);
+  int64_t i = 0;
+  if (first % 2 != 0) out[i++] = two[bytes[first / 2]][1] * scale;
+  for (; i + 1 < count; i += 2) {
+    const auto& pair = two[bytes[(first + i) / 2]];
+    out[i] = pair[0] * scale;
+    out[i + 1] = pair[1] * scale;
+  }
+  if (i < count) out[i] = two[bytes[(first + i) / 2]][0] * scale;
+}
+
+float StoredTensor::scale_at(int64_t i) const {
+  switch (scale_bits_) {
+    case ScaleBits::F32: return load<float>(scales_, i);
+    case ScaleBits::F16: return f16_to_float(load<uint16_t>(scales_, i));
+    case ScaleBits::Bf16: return bf16_to_float(load<uint16_t>(scales_, i));
+    case ScaleBits::E8m0: return e8m0_to_float(load<uint8_t>(scales_, i));
+    case ScaleBits::E4m3: return e4m3_values()[load<uint8_t>(scales_, i)];
   }
   return 0;
 }

@@ -1,6 +1,8 @@
 // src/weights/stored_tensor.h -- a tensor of a checkpoint as numbers, whatever its dtype.
 #pragma once
 
+#include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 
@@ -8,45 +10,86 @@
 
 namespace switchyard {
 
-// Blocks of a block-scaled fp8 matrix, as config.json's quantization_config says.
+// The values that share a scale: a part of a matrix as it is stored. {128, 128} are DeepSeek's
+// blocks, {1, 32} groups along a row, {1, kWhole} a row, {kWhole, kWhole} the whole matrix.
 struct ScaleBlock {
+  static constexpr int64_t kWhole = std::numeric_limits<int64_t>::max();
   int64_t rows = 128, cols = 128;
+  bool operator==(const ScaleBlock&) const = default;
 };
 
-// A view; the file stays open. Values are exact in fp32 but for fp8, whose product with its scale
-// is rounded to fp32 as the published code does it.
+// How a quantised value is written.
+enum class Elements {
+  E4m3,  // a byte
+  E2m1,  // half a byte, the lower one first
+  Int4,  // u - 8 of an unsigned half byte, the lower one first
+};
+
+// In one element of the file: a byte, or an i32 of int4.
+int64_t values_per_element(Elements elements);
+
+// How a scale is written.
+enum class ScaleBits { F32, F16, Bf16, E8m0, E4m3 };
+
+// What quantised values are multiplied by.
+struct Scales {
+  const TensorEntry& entry;
+  ScaleBits bits;
+  ScaleBlock block;
+  const TensorEntry* overall = nullptr;  // nvfp4: f32, one for the tensor
+  bool overall_divides = false;          // as compressed-tensors has it
+};
+
+// Whether scales of one shape are one per block of a matrix [n, k], or of each matrix of [e, n, k].
+// Other shapes that are read: [n] for the rows of [n, k], [e] for the matrices of [e, n, k], and []
+// or [1] for a whole tensor.
+bool scales_fit(std::span<const int64_t> scales, std::span<const int64_t> values, ScaleBlock block);
+// "fp8 in 128x128 blocks", "fp8 per tensor", "mxfp8", "int4 in groups of 32", "nvfp4", ...
+std::string format_text(Elements elements, ScaleBits bits, ScaleBlock block);
+
+// A view; the file stays open. Numbers are exact, but for a product with scales that have more bits
+// than fp32: that is rounded to fp32, once.
 class StoredTensor {
  public:
   // bf16, f16 or f32. Throws Error(Unsupported) that names the dtype.
   static StoredTensor plain(const TensorEntry& entry);
-  // fp8 (e4m3) [n, k] with f32 or bf16 scales [ceil(n / rows), ceil(k / cols)].
-  static StoredTensor block_scaled(const TensorEntry& entry, const TensorEntry& scales,
-                                   ScaleBlock block);
-  // mxfp4: u8 blocks [..., k / 32, 16] of two values a byte, the lower nibble first, and u8 scales
-  // [..., k / 32], a power of two each. Its shape is [..., k].
+  // A matrix [n, k], of e4m3 also [e, n, k]; two e2m1 a byte (u8 or i8), eight int4 an i32. Throws
+  // Error(Unsupported) for other dtypes, BadFile for shapes that do not fit.
+  static StoredTensor scaled(Elements elements, const TensorEntry& values, const Scales& scales);
+  // gpt-oss: u8 blocks [..., k / 32, 16] of e2m1 and u8 scales [..., k / 32]. Its shape is [...,
+  // k].
   static StoredTensor mxfp4(const TensorEntry& blocks, const TensorEntry& scales);
 
   std::span<const int64_t> shape() const { return shape_; }
-  // Element i in row-major order.
-  float at(int64_t i) const;
-  // "bf16", "f16", "f32", "fp8 in 128x128 blocks", "mxfp4".
+  // Numbers from element `first` on, in row-major order; all of them lie in the tensor.
+  void read(std::span<float> dst, int64_t first) const;
+  // "bf16", "f16", "f32", or as format_text says.
   std::string format() const;
   // Whether the bytes are already `dtype`, so that rows can be copied as they are.
   bool holds(DType dtype) const;
   const std::byte* bytes() const { return bytes_; }
 
  private:
-  enum class Kind { Bf16, F16, F32, BlockScaledFp8, Mxfp4 };
+  enum class Kind { Bf16, F16, F32, Scaled };
 
   StoredTensor(Kind kind, const TensorEntry& entry);
+
+  void set_scales(Elements elements, const Scales& scales);
+  void read_row(std::span<float> dst, int64_t row, int64_t col) const;
+  void read_values(std::span<float> dst, int64_t first, float scale) const;
+  float scale_at(int64_t i) const;
 
   Kind kind_;
   const std::byte* bytes_;
   std::vector<int64_t> shape_;
+  // Scaled: rows_ of cols_ values in each matrix, scales in row-major order of their blocks.
+  Elements elements_ = Elements::E4m3;
+  ScaleBits scale_bits_ = ScaleBits::F32;
+  ScaleBlock block_, cut_block_;  // as it is called; not beyond the matrix
   const std::byte* scales_ = nullptr;
-  Kind scale_kind_ = Kind::F32;
-  ScaleBlock block_;
-  int64_t scale_cols_ = 0;
+  int64_t rows_ = 1, cols_ = 1, scales_per_row_ = 0, scales_per_matrix_ = 0;
+  float overall_ = 1.0f;
+  bool overall_divides_ = false;
 };
 
 }  // namespace switchyard

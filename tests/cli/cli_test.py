@@ -560,6 +560,16 @@ class OtherCommands(CommandLine):
         self.assertIn("gpt_oss", known["families"])
         self.assertIn("model.layers.2.mlp", self.good("models", "--model", MODEL).stdout)
 
+    def test_models_names_a_quantisation_that_is_not_read(self):
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(os.path.join(MODEL, "model.safetensors"), folder)
+            config = json.load(open(os.path.join(MODEL, "config.json")))
+            config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+            json.dump(config, open(os.path.join(folder, "config.json"), "w"))
+            self.assertIn("unsupported (gptq)", self.good("models", "--model", folder).stdout)
+            layers = self.run_json("models", "--model", folder)["moe_layers"]
+            self.assertEqual({layer["stored"] for layer in layers}, {"unsupported (gptq)"})
+
     def test_explain_names_every_condition_with_what_it_saw(self):
         for ranks in 1, 4:
             e = self.run_json("explain", "--model", MODEL, "--layer", 1, "--ranks", ranks)
