@@ -76,7 +76,9 @@ struct ForwardArgs {
   ConstTensor hidden{};
   ConstTensor
       ids{};  // in   i32 or i64 [T, K] global experts, -1 "no expert"; absent: the gate runs
-  ConstTensor weights{};  // in   f32 [T, K]; present exactly if ids is
+  ConstTensor weights{};    // in   f32 [T, K]; present exactly if ids is
+  ConstTensor token_ids{};  // in   i32 or i64 [T]; needed by layers that choose by token id
+                            // (GateConfig::vocabulary)
   int64_t max_tokens =
       -1;  // bound of T on every rank in THIS call, equal on every rank; -1: the capacity
   CUstream_st* stream = nullptr;  // CUDA: work is enqueued here. CPU: ignored, work runs at once
