@@ -133,15 +133,23 @@ std::vector<std::vector<size_t>> all_choices(const Definition& d, const Tensors&
   return all;
 }
 
-// Whether each F32 tensor with a number per expert sends some token elsewhere when it is rounded.
+bool chooses_otherwise(const Definition& d, const Tensors& tensors, const std::string& name,
+                       double (*change)(double)) {
+  Tensors changed = tensors;
+  for (double& v : changed[name].values) v = change(v);
+  return all_choices(d, changed) != all_choices(d, tensors);
+}
+
+// Whether each F32 tensor that chooses experts sends some token elsewhere when it is rounded.
 bool rounding_shows(const Definition& d, const Tensors& tensors) {
-  const auto choices = all_choices(d, tensors);
-  for (const auto& [name, tensor] : tensors) {
-    if (tensor.dtype != "F32" || tensor.shape.count() < kExperts) continue;
-    Tensors rounded = tensors;
-    for (double& v : rounded[name].values) v = static_cast<float>(Bf16(static_cast<float>(v)));
-    if (all_choices(d, rounded) == choices) return false;
-  }
+  const auto zero = [](double) { return 0.0; };
+  const auto rounded = [](double v) {
+    return static_cast<double>(static_cast<float>(Bf16(static_cast<float>(v))));
+  };
+  for (const auto& [name, tensor] : tensors)
+    if (tensor.dtype == "F32" && tensor.shape.count() >= kExperts &&
+        chooses_otherwise(d, tensors, name, zero) && !chooses_otherwise(d, tensors, name, rounded))
+      return false;
   return true;
 }
 
