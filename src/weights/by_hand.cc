@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "base/require.h"
-#include "weights/family.h"
+#include "weights/family_parts.h"
 
 namespace switchyard {
 namespace {
@@ -69,7 +69,7 @@ TensorNames names_from(const ConfigReader& tensors) {
   n.fused_down = tensors.text_or({"fused_down"}, "");
   n.fused_gate_up_bias = tensors.text_or({"fused_gate_up_bias"}, "");
   n.fused_down_bias = tensors.text_or({"fused_down_bias"}, "");
-  n.fused_transposed = tensors.boolean_or({"fused_transposed"}, false);
+  if (tensors.boolean_or({"fused_transposed"}, false)) n.fused = Fused::Transposed;
   n.fused_interleaved = tensors.boolean_or({"fused_interleaved"}, false);
   n.shared_gate = tensors.text_or({"shared_gate"}, "");
   n.shared_up = tensors.text_or({"shared_up"}, "");
@@ -110,7 +110,8 @@ FamilyLayers describe_by_hand(const ConfigReader& layer) {
   const auto tensors = layer.object({"tensors"});
   SWITCHYARD_REQUIRE(tensors.has_value(), BadFile,
                      "checkpoint: layer.json has no object `tensors`. It names them.");
-  f.names = names_from(*tensors);
+  f.forms = {names_from(*tensors)};
+  f.names_are_whole = true;
   return f;
 }
 

@@ -63,4 +63,10 @@ const TensorEntry& CheckpointFiles::entry(const std::string& name) const {
   return *file->find(name);
 }
 
+void CheckpointFiles::for_each_name(const std::function<void(const std::string&)>& visit) const {
+  if (places_.empty())
+    for (const auto& entry : files_.front()->entries()) visit(entry.name);
+  for (const auto& [name, file] : places_) visit(name);
+}
+
 }  // namespace switchyard

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -19,6 +20,8 @@ class CheckpointFiles {
   bool has(const std::string& name) const { return file_of(name) != nullptr; }
   // Throws Error(BadFile) for a missing tensor, with the nearest one.
   const TensorEntry& entry(const std::string& name) const;
+  // Every tensor's name, in no order.
+  void for_each_name(const std::function<void(const std::string&)>& visit) const;
 
  private:
   const TensorFile* file_of(const std::string& name) const;

@@ -2,6 +2,7 @@
 #include "weights/model_config.h"
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "base/require.h"
@@ -29,15 +30,6 @@ ScaleBlock scale_block_of(const ConfigReader& config) {
   return {size[0], size[1]};
 }
 
-// "qwen3_moe", or "qwen3_moe_text" of a nested config.
-const Family* find_family(std::string_view model_type) {
-  constexpr std::string_view kText = "_text";
-  if (model_type.ends_with(kText)) model_type.remove_suffix(kText.size());
-  for (const auto& family : families())
-    if (family.model_type == model_type) return &family;
-  return nullptr;
-}
-
 // The rules of every layer, and the file that breaks one.
 void validate_from_file(const MoeConfig& config, const std::string& path) {
   try {
@@ -53,25 +45,54 @@ ModelConfig checked(std::string family, FamilyLayers layers, const std::string& 
                        layer, ", the model has layers 0 to ", layers.num_layers - 1, ".");
   std::sort(layers.moe_layers.begin(), layers.moe_layers.end());
   validate_from_file(layers.config, path);
+  for (const auto& [layer, config] : layers.other_layers) validate_from_file(config, path);
   return {std::move(family), std::move(layers)};
+}
+
+// The text model's config inside that of a larger model.
+std::optional<ConfigReader> nested_config(const ConfigReader& outer) {
+  constexpr std::array kNested = {"text_config", "llm_config", "language_config"};
+  if (const auto thinker = outer.object({"thinker_config"}))
+    if (auto text = thinker->object({"text_config"})) return text;
+  for (const char* key : kNested)
+    if (auto text = outer.object({key})) return text;
+  return {};
+}
+
+// A model may be known by its own name though its text model carries another family's: the outer
+// model_type decides where it is known.
+const Family& family_of(const ConfigReader& outer, const ConfigReader& text) {
+  const std::string own = outer.text_or({"model_type"}, "");
+  const std::string nested = text.text_or({"model_type"}, own.empty() ? "nothing" : own);
+  const Family* family = find_family(own);
+  if (family == nullptr) family = find_family(nested);
+  SWITCHYARD_REQUIRE(
+      family != nullptr, Unsupported, "checkpoint: ", outer.file(), ", model_type=", nested,
+      ", known families are ", family_list(),
+      ". Describe the layer by hand with --config layer.json (docs/checkpoints.md).");
+  return *family;
+}
+
+// The module's path of a nested text model.
+void use_nested_module(FamilyLayers& layers) {
+  constexpr std::string_view kModel = "model.";
+  if (!layers.nested_module.empty())
+    layers.module = layers.nested_module;
+  else if (layers.module.starts_with(kModel))
+    layers.module.replace(0, kModel.size(), "model.language_model.");
 }
 
 }  // namespace
 
 ModelConfig read_model_config(const nlohmann::json& json, const std::string& path) {
   const ConfigReader outer(json, path);
-  const auto nested = outer.object({"text_config"});
+  const auto nested = nested_config(outer);
   const ConfigReader& config = nested ? *nested : outer;
-  const std::string model_type =
-      config.text_or({"model_type"}, outer.text_or({"model_type"}, "nothing"));
-  const Family* family = find_family(model_type);
-  SWITCHYARD_REQUIRE(
-      family != nullptr, Unsupported, "checkpoint: ", path, ", model_type=", model_type,
-      ", known families are ", family_list(),
-      ". Describe the layer by hand with --config layer.json (docs/checkpoints.md).");
-  FamilyLayers layers = family->describe(config);
+  const Family& family = family_of(outer, config);
+  FamilyLayers layers = family.describe(config);
   layers.scale_block = scale_block_of(outer);
-  return checked(std::string(family->model_type), std::move(layers), path);
+  if (nested) use_nested_module(layers);
+  return checked(std::string(family.model_type), std::move(layers), path);
 }
 
 ModelConfig read_layer_json(const nlohmann::json& layer, const std::string& path) {
