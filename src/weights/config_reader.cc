@@ -2,6 +2,7 @@
 #include "weights/config_reader.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -155,6 +156,24 @@ std::vector<std::string> ConfigReader::texts_or_none(Keys keys) const {
   return values;
 }
 
+std::vector<int64_t> ConfigReader::integers_of_text_or_list(const char* key) const {
+  const auto* value = find({key});
+  if (!value || !value->is_string()) return integers_or_none({key});
+  std::vector<int64_t> values;
+  const auto text = value->get<std::string>();
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (at < end) {
+    int64_t number = 0;
+    const auto [next, error] = std::from_chars(at, end, number);
+    if (error != std::errc{} || (next != end && *next != ','))
+      refuse({key}, "integers between commas");
+    values.push_back(number);
+    at = next == end ? end : next + 1;
+  }
+  return values;
+}
+
 std::optional<ConfigReader> ConfigReader::object(Keys keys) const {
   const auto* value = find(keys);
   if (!value) return {};
@@ -162,7 +181,7 @@ std::optional<ConfigReader> ConfigReader::object(Keys keys) const {
   return ConfigReader(*value, file_);
 }
 
-void ConfigReader::refuse_unknown(Keys known) const {
+void ConfigReader::refuse_unknown(std::span<const char* const> known) const {
   std::string names;
   for (const char* key : known) names += cat(names.empty() ? "" : ", ", key);
   for (const auto& [key, value] : object_.items())

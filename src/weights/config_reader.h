@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -43,10 +44,15 @@ class ConfigReader {
   std::string text_or(Keys keys, const std::string& absent) const;
   std::vector<int64_t> integers_or_none(Keys keys) const;
   std::vector<std::string> texts_or_none(Keys keys) const;
+  // [1, 2] or "1,2"; empty when absent or null.
+  std::vector<int64_t> integers_of_text_or_list(const char* key) const;
   // The object under a key; empty when there is none.
   std::optional<ConfigReader> object(Keys keys) const;
   // Refuses keys that are not in `known`, so that a typing error is not silently a default.
-  void refuse_unknown(Keys known) const;
+  void refuse_unknown(std::span<const char* const> known) const;
+  void refuse_unknown(Keys known) const {
+    refuse_unknown(std::span<const char* const>(known.begin(), known.size()));
+  }
 
   const nlohmann::json& json() const { return object_; }
   const std::string& file() const { return file_; }

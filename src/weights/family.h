@@ -83,6 +83,7 @@ struct FamilyLayers {
   bool names_are_whole = false;  // templates say what stands before the layer, too (layer.json)
   std::vector<UnreadKey> unread;
   std::vector<std::string> left_out;  // templates: tensors of a layer that are not read on purpose
+  int64_t num_left_out_experts = 0;   // and experts, behind those that are
 
   const MoeConfig& config_of(int64_t layer) const {
     const auto at = other_layers.find(layer);

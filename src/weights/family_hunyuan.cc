@@ -17,6 +17,7 @@ FamilyLayers describe_hunyuan_v1_moe(const ConfigReader& config) {
   const auto chosen = of_layers({"moe_topk", "num_experts_per_tok"});
   const auto shared = config.has({"num_shared_expert"}) ? of_layers({"num_shared_expert"})
                                                         : std::vector<int64_t>(experts.size(), 1);
+  const bool has_shared = config.boolean_or({"use_mixed_mlp_moe"}, true);
   f.config.hidden = config.integer({"hidden_size"});
   f.config.activation = activation_from_name(config.text_or({"hidden_act"}, "silu"));
   f.config.gate.renormalize = true;
@@ -26,7 +27,7 @@ FamilyLayers describe_hunyuan_v1_moe(const ConfigReader& config) {
     c.intermediate = widths[i];
     c.num_experts = experts[i];
     c.top_k = chosen[i];
-    add_shared_experts(c, shared[i]);
+    add_shared_experts(c, has_shared ? shared[i] : 0);
     if (layer == 0)
       f.config = c;
     else if (c != f.config)
@@ -37,6 +38,8 @@ FamilyLayers describe_hunyuan_v1_moe(const ConfigReader& config) {
   names.router = "layers.{layer}.mlp.gate.wg.weight";
   name_shared_expert(names, "layers.{layer}.mlp.shared_mlp");
   f.forms = {names};
+  // Published so, and not read: there are no groups.
+  f.unread = {{"n_group", "false"}, {"topk_group", "false"}};
   return f;
 }
 

@@ -97,6 +97,24 @@ void use_sigmoid_gate(GateConfig& gate, float epsilon) {
   gate.renormalize_epsilon = epsilon;
 }
 
+Scoring scoring_from_name(const ConfigReader& config, const char* key, const char* absent) {
+  const std::string name = config.text_or({key}, absent);
+  if (name == "softmax") return Scoring::Softmax;
+  if (name == "sigmoid") return Scoring::Sigmoid;
+  SWITCHYARD_REQUIRE(name == "sqrtsoftplus", Unsupported, "checkpoint: ", config.file(), ", ", key,
+                     "=", name, ", known are softmax, sigmoid, sqrtsoftplus.");
+  return Scoring::SqrtSoftplus;
+}
+
+void clamp_activation(Activation& activation, ActivationKind kind, double limit) {
+  if (limit == 0) return;
+  SWITCHYARD_REQUIRE(activation.kind == ActivationKind::SiluGated, Unsupported,
+                     "checkpoint: activation=", activation_name(activation.kind),
+                     " with a limit=", limit, ", only silu is clamped so.");
+  activation.kind = kind;
+  activation.limit = static_cast<float>(limit);
+}
+
 std::vector<int64_t> layers_from(int64_t first, int64_t num_layers) {
   return every_layer_of(std::max<int64_t>(0, first), 1, num_layers);
 }

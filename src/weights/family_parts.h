@@ -16,6 +16,10 @@ int64_t num_shared_experts(const ConfigReader& config, int64_t fallback);
 void add_shared_experts(MoeConfig& config, int64_t number);
 // Sigmoid scores with a correction bias, renormalised with epsilon, scaled.
 void use_sigmoid_gate(GateConfig& gate, float epsilon = 1e-20f);
+// By a key's text: softmax, sigmoid, sqrtsoftplus.
+Scoring scoring_from_name(const ConfigReader& config, const char* key, const char* absent);
+// silu becomes `kind` with that limit; 0 leaves it as it is.
+void clamp_activation(Activation& activation, ActivationKind kind, double limit);
 
 // ---- which layers are MoE layers
 

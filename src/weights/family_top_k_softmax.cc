@@ -7,6 +7,16 @@ namespace {
 
 constexpr const char* kBlock = "layers.{layer}.block_sparse_moe";
 
+// A shared expert beside the block, gate and up in one matrix.
+FamilyLayers with_shared_mlp(FamilyLayers f, const ConfigReader& config, int64_t absent) {
+  f.config.shared.intermediate = config.integer_or({"shared_intermediate_size"}, absent, 0);
+  for (TensorNames& names : f.forms) {
+    names.shared_gate_up = "layers.{layer}.shared_mlp.input_linear.weight";
+    names.shared_down = "layers.{layer}.shared_mlp.output_linear.weight";
+  }
+  return f;
+}
+
 }  // namespace
 
 // Biases everywhere, clamped SwiGLU; gate and up alternate. In bf16 the experts are stored
@@ -47,6 +57,33 @@ FamilyLayers describe_granitemoe(const ConfigReader& config) {
   in_memory.fused_gate_up = cat(kBlock, ".experts.gate_up_proj");
   in_memory.fused_down = cat(kBlock, ".experts.down_proj");
   f.forms = {names, in_memory};
+  return f;
+}
+
+FamilyLayers describe_granitemoeshared(const ConfigReader& config) {
+  return with_shared_mlp(describe_granitemoe(config), config, 0);
+}
+
+FamilyLayers describe_granitemoehybrid(const ConfigReader& config) {
+  return with_shared_mlp(describe_granitemoe(config), config, 1024);
+}
+
+// Top-k of the logits; then softmax, or sigmoid and perhaps renormalised. The sum of routed and
+// shared experts may be an average: half of every W2.
+FamilyLayers describe_cohere2_moe(const ConfigReader& config) {
+  FamilyLayers f = common_layers(config);
+  GateConfig& gate = f.config.gate;
+  gate.scoring = scoring_from_name(config, "expert_selection_fn", "softmax");
+  if (gate.scoring == Scoring::Softmax)
+    gate.scoring = Scoring::SoftmaxOfTopK;
+  else
+    gate.renormalize = config.boolean_or({"norm_topk_prob"}, true);
+  add_shared_experts(f.config, num_shared_experts(config, 0));
+  const auto strategy = config.text_or({"shared_expert_combination_strategy"}, "average");
+  if (strategy == "average" && f.config.shared.intermediate > 0) f.down_factor = 0.5f;
+  f.moe_layers = sparse_layers(config, f.num_layers, 0);
+  f.forms = {names_of_experts("layers.{layer}.mlp")};
+  name_shared_expert(f.forms.front(), "layers.{layer}.mlp.shared_experts");
   return f;
 }
 

@@ -8,6 +8,7 @@
 #include "base/shape_text.h"
 #include "weights/name_template.h"
 #include "weights/stored_tensor.h"
+#include "weights/unused_tensors.h"
 #include "weights/weight_block.h"
 
 namespace switchyard {
@@ -179,7 +180,10 @@ FusedExperts fused_experts(const Loader& loader) {
   const int64_t e = c.num_experts, rows = c.w1_rows(), h = c.routed_hidden(), i = c.intermediate;
   FusedExperts f{loader.stored(n.fused_gate_up, "fused_gate_up"),
                  loader.stored(n.fused_down, "fused_down"), n.fused == Fused::Transposed};
-  const Shape w1{e, rows, h}, w2{e, h, i}, w1_t{e, h, rows}, w2_t{e, i, h};
+  // transformers 5 keeps rows for zero experts behind the others; nothing reads them.
+  const bool padded = f.w1.shape().size() == 3 && f.w1.shape()[0] == c.num_choices();
+  const int64_t all = padded ? c.num_choices() : e;
+  const Shape w1{all, rows, h}, w2{e, h, i}, w1_t{all, h, rows}, w2_t{e, i, h};
   const bool straight_fits = has_shape(f.w1, w1) && has_shape(f.w2, w2);
   const bool transposed_fits = has_shape(f.w1, w1_t) && has_shape(f.w2, w2_t);
   if (n.fused == Fused::Either) f.transposed = transposed_fits;
@@ -417,6 +421,7 @@ LayerWeights load_layer(const CheckpointFiles& files, const LayerTensors& tensor
   const MoeConfig& config = tensors.config;
   const int64_t total_bytes = weight_bytes(config, num_ranks);  // checks config and ranks
   const int64_t first_expert = config.num_experts / num_ranks * rank;
+  check_unused_tensors(files, tensors);
   // Over no memory first: every tensor is there and fits before a byte is allocated.
   Arena sizes({});
   Loader checker(files, tensors, {}, 0);

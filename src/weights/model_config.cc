@@ -8,6 +8,7 @@
 #include "base/require.h"
 #include "switchyard/checkpoint.h"
 #include "weights/config_reader.h"
+#include "weights/moe_keys.h"
 
 namespace switchyard {
 namespace {
@@ -49,14 +50,17 @@ ModelConfig checked(std::string family, FamilyLayers layers, const std::string& 
   return {std::move(family), std::move(layers)};
 }
 
-// The text model's config inside that of a larger model.
-std::optional<ConfigReader> nested_config(const ConfigReader& outer) {
+// config.json, and what is nested in it down to the text model: the last is the one to read.
+std::vector<ConfigReader> levels_of(const ConfigReader& outer) {
   constexpr std::array kNested = {"text_config", "llm_config", "language_config"};
-  if (const auto thinker = outer.object({"thinker_config"}))
-    if (auto text = thinker->object({"text_config"})) return text;
+  std::vector<ConfigReader> levels{outer};
+  if (auto thinker = outer.object({"thinker_config"})) levels.push_back(*thinker);
   for (const char* key : kNested)
-    if (auto text = outer.object({key})) return text;
-  return {};
+    if (auto text = levels.back().object({key})) {
+      levels.push_back(*text);
+      break;
+    }
+  return levels;
 }
 
 // A model may be known by its own name though its text model carries another family's: the outer
@@ -82,17 +86,50 @@ void use_nested_module(FamilyLayers& layers) {
     layers.module.replace(0, kModel.size(), "model.language_model.");
 }
 
+// "Qwen3Moe" of "Qwen3MoeForCausalLM".
+std::string_view stem_of(std::string_view architecture) {
+  return architecture.substr(0, architecture.rfind("For"));
+}
+
+bool is_one_of(std::string_view stem, std::string_view list) {
+  while (!list.empty()) {
+    const auto word = list.substr(0, list.find(' '));
+    if (word == stem) return true;
+    list.remove_prefix(std::min(list.size(), word.size() + 1));
+  }
+  return false;
+}
+
+// Code of another family that we know is another block.
+void check_architectures(const ConfigReader& config, const Family& family) {
+  for (const std::string& name : config.texts_or_none({"architectures"})) {
+    const auto stem = stem_of(name);
+    if (is_one_of(stem, family.architectures)) continue;
+    for (const Family& other : families())
+      SWITCHYARD_REQUIRE(!is_one_of(stem, other.architectures), Unsupported,
+                         "checkpoint: ", config.file(), ", architectures=", name,
+                         ", model_type=", family.model_type,
+                         ", they are two families. Make them agree, or use "
+                         "--config layer.json.");
+  }
+}
+
 }  // namespace
 
 ModelConfig read_model_config(const nlohmann::json& json, const std::string& path) {
-  const ConfigReader outer(json, path);
-  const auto nested = nested_config(outer);
-  const ConfigReader& config = nested ? *nested : outer;
+  const auto levels = levels_of(ConfigReader(json, path));
+  const ConfigReader &outer = levels.front(), &config = levels.back();
   const Family& family = family_of(outer, config);
+  for (const auto& level : levels) check_architectures(level, family);
   FamilyLayers layers = family.describe(config);
   layers.scale_block = scale_block_of(outer);
-  if (nested) use_nested_module(layers);
-  return checked(std::string(family.model_type), std::move(layers), path);
+  if (levels.size() > 1) use_nested_module(layers);
+  ModelConfig model = checked(std::string(family.model_type), std::move(layers), path);
+  for (const auto& level : levels) check_moe_keys(level, model.family, model.layers);
+  // dbrx describes its experts in an object of their own.
+  if (const auto ffn = config.object({"ffn_config"}))
+    check_moe_keys(*ffn, model.family, model.layers);
+  return model;
 }
 
 ModelConfig read_layer_json(const nlohmann::json& layer, const std::string& path) {

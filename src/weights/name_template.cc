@@ -15,6 +15,11 @@ void replace_all(std::string& name, std::string_view key, int64_t value) {
 
 }  // namespace
 
+std::string fill_layer(std::string name, int64_t layer) {
+  replace_all(name, kLayer, layer);
+  return name;
+}
+
 std::string fill_template(std::string name, int64_t layer, int64_t expert) {
   replace_all(name, kLayer, layer);
   replace_all(name, kExpert, expert);
