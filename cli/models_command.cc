@@ -16,15 +16,58 @@ struct ModelsArguments {
   bool json = false;
 };
 
+const char* scoring_name(Scoring scoring) {
+  switch (scoring) {
+    case Scoring::Softmax: return "softmax";
+    case Scoring::SoftmaxOfTopK: return "softmax of top-k";
+    case Scoring::Sigmoid: return "sigmoid";
+    case Scoring::SparseMixer: return "sparse mixer";
+    case Scoring::SqrtSoftplus: return "sqrt-softplus";
+  }
+  return "";
+}
+
+// Parts that most layers have not.
+std::vector<std::string> unusual_parts(const MoeConfig& c) {
+  std::vector<std::string> parts;
+  const auto add_if = [&](bool has, const char* part) {
+    if (has) parts.emplace_back(part);
+  };
+  add_if(c.gate.vocabulary > 0, "experts by token id");
+  add_if(c.gate.num_zero_experts > 0, "zero experts");
+  add_if(c.gate.logit_softcap > 0, "capped logits");
+  add_if(c.gate.expert_scale, "expert scales");
+  add_if(c.gate.rms_of_hidden, "router on normed hidden states");
+  add_if(c.shared.num_scored > 0, "scored shared experts");
+  add_if(c.shared.activation.has_value() && c.shared_activation() != c.activation,
+         "shared experts with another activation");
+  add_if(c.path.latent > 0, "latent experts");
+  add_if(c.path.input_norm, "norm before the experts");
+  add_if(c.path.output_norm, "norm after the experts");
+  add_if(c.expert_bias, "expert biases");
+  add_if(c.router_bias, "router bias");
+  add_if(c.router_weight_on_input, "weight on the input");
+  return parts;
+}
+
 nlohmann::json json_of(const MoeConfig& c) {
   return {{"hidden", c.hidden},
           {"intermediate", c.intermediate},
           {"experts", c.num_experts},
           {"top_k", c.top_k},
           {"activation", activation_name(c.activation.kind)},
+          {"scoring", scoring_name(c.gate.scoring)},
+          {"router_dtype", c.router_f32 ? "f32" : "bf16"},
           {"shared_intermediate", c.shared.intermediate},
+          {"unusual", unusual_parts(c)},
           {"bytes", weight_bytes(c, 1)},
           {"description", describe(c)}};
+}
+
+std::string listed(const std::vector<std::string>& parts) {
+  std::string list;
+  for (const auto& part : parts) list += (list.empty() ? "" : ", ") + part;
+  return list.empty() ? "-" : list;
 }
 
 // A listing goes on where loading would not.
@@ -57,12 +100,15 @@ int show_checkpoint(const ModelsArguments& a) {
   }
   fmt::print("family  {}\nlayers  {}, {} of them MoE\n\n", checkpoint->family(),
              checkpoint->num_layers(), checkpoint->moe_layers().size());
-  Table table({"layer", "<module", "<stored as", "in memory", "<what it computes"});
+  Table table({"layer", "<module", "<stored as", "<router", "<scoring", "<activation", "in memory",
+               "<unusual", "<what it computes"});
   for (const int64_t layer : checkpoint->moe_layers()) {
     const auto config = checkpoint->config(layer);
     table.add({std::to_string(layer), checkpoint->module_path(layer),
-               stored_format(*checkpoint, layer),
-               human_bytes(static_cast<double>(weight_bytes(config, 1))), describe(config)});
+               stored_format(*checkpoint, layer), config.router_f32 ? "f32" : "bf16",
+               scoring_name(config.gate.scoring), activation_name(config.activation.kind),
+               human_bytes(static_cast<double>(weight_bytes(config, 1))),
+               listed(unusual_parts(config)), describe(config)});
   }
   fmt::print("{}", table.text());
   return kGood;

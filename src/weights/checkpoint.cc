@@ -2,24 +2,40 @@
 #include "switchyard/checkpoint.h"
 
 #include <algorithm>
-#include <array>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "base/require.h"
+#include "weights/block_search.h"
 #include "weights/checkpoint_files.h"
 #include "weights/config_reader.h"
 #include "weights/layer_loader.h"
 #include "weights/model_config.h"
 #include "weights/model_folder.h"
+#include "weights/name_template.h"
 
 namespace switchyard {
 namespace {
 
+// A folder with a config.json alone can be listed.
+bool has_weights(const std::filesystem::path& directory) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) return true;
+  }
+  return false;
+}
+
 class FamilyCheckpoint final : public Checkpoint {
  public:
-  FamilyCheckpoint(ModelConfig model, const std::filesystem::path& directory)
-      : family_(std::move(model.family)), layers_(std::move(model.layers)), files_(directory) {
-    prefix_ = find_prefix();
+  FamilyCheckpoint(ModelConfig model, std::filesystem::path directory)
+      : family_(std::move(model.family)),
+        layers_(std::move(model.layers)),
+        directory_(std::move(directory)) {
+    if (!has_weights(directory_)) return;
+    files_.emplace(directory_);
+    blocks_ = BlockSearch(*files_, layers_);
   }
 
   const std::string& family() const override { return family_; }
@@ -28,21 +44,18 @@ class FamilyCheckpoint final : public Checkpoint {
 
   std::string module_path(int64_t layer) const override {
     check_layer(layer);
-    return prefix_ + fill_template(layers_.module, layer);
+    return fill_template(layers_.module, layer);
   }
-  MoeConfig config(int64_t layer) const override {
-    check_layer(layer);
-    return layers_.config;
-  }
+  MoeConfig config(int64_t layer) const override { return tensors(layer).config; }
   std::string stored_format(int64_t layer) const override {
-    check_layer(layer);
-    return switchyard::stored_format(files_, prefix_, layers_, layer);
+    const LayerTensors all = tensors(layer);
+    return switchyard::stored_format(files(), all);
   }
   const std::string& quant_method() const override { return layers_.quantization.method; }
   LayerWeights load_layer(int64_t layer, int num_ranks, int rank,
                           const Progress& progress) const override {
-    check_layer(layer);
-    return switchyard::load_layer(files_, prefix_, layers_, layer, num_ranks, rank, progress);
+    const LayerTensors all = tensors(layer);
+    return switchyard::load_layer(files(), all, num_ranks, rank, progress);
   }
 
  private:
@@ -56,20 +69,40 @@ class FamilyCheckpoint final : public Checkpoint {
                        list.empty() ? "none" : list, ".");
   }
 
-  // Text models nested in others put something before or after "model.".
-  std::string find_prefix() const {
-    constexpr std::array kPrefixes = {"", "language_model.", "model.language_model."};
-    if (layers_.moe_layers.empty()) return "";
-    const std::string router = fill_template(layers_.names.router, layers_.moe_layers.front());
-    for (const char* prefix : kPrefixes)
-      if (files_.has(prefix + router)) return prefix;
-    return "";  // loading names the missing tensor
+  const CheckpointFiles& files() const {
+    SWITCHYARD_REQUIRE(files_.has_value(), BadFile, "checkpoint: ", directory_.string(),
+                       ", has neither model.safetensors nor model.safetensors.index.json.");
+    return *files_;
+  }
+
+  // Where a router is missing: what transformers calls the place, so that loading names the missing
+  // tensor.
+  std::string usual_prefix() const {
+    if (layers_.names_are_whole) return "";
+    const std::string& router = layers_.forms.front().router;
+    const size_t at = layers_.module.find(router.substr(0, router.find('{')));
+    return at == std::string::npos ? "" : layers_.module.substr(0, at);
+  }
+
+  LayerTensors tensors(int64_t layer) const {
+    check_layer(layer);
+    LayerTensors all{&layers_, &layers_.forms.front(), layers_.config_of(layer), usual_prefix(),
+                     layer};
+    const FoundBlock* block = blocks_.find(layer);
+    if (block == nullptr) return all;
+    all.names = &layers_.forms[block->form];
+    all.prefix = block->prefix;
+    // A router of f16 is exact in f32 as well.
+    const std::string& dtype = files().entry(block->router).dtype;
+    if (dtype == "F32" || dtype == "F16") all.config.router_f32 = true;
+    return all;
   }
 
   std::string family_;
   FamilyLayers layers_;
-  CheckpointFiles files_;
-  std::string prefix_;
+  std::filesystem::path directory_;
+  std::optional<CheckpointFiles> files_;
+  BlockSearch blocks_;
 };
 
 }  // namespace

@@ -49,7 +49,7 @@ std::string other_format(const std::filesystem::path& directory) {
                                  "Download them into it."));
 }
 
-std::unique_ptr<const TensorSource> source_in(const std::filesystem::path& directory) {
+std::unique_ptr<const NamedTensors> source_in(const std::filesystem::path& directory) {
   const auto single = directory / "model.safetensors",
              index = directory / "model.safetensors.index.json";
   if (is_there(single) || (is_link(single) && !is_there(index)))
@@ -64,5 +64,11 @@ std::unique_ptr<const TensorSource> source_in(const std::filesystem::path& direc
 
 CheckpointFiles::CheckpointFiles(const std::filesystem::path& directory)
     : source_(source_in(directory)) {}
+
+void CheckpointFiles::for_each_name(const std::function<void(const std::string&)>& visit) const {
+  if (places_.empty())
+    for (const auto& entry : files_.front()->entries()) visit(entry.name);
+  for (const auto& [name, file] : places_) visit(name);
+}
 
 }  // namespace switchyard

@@ -11,9 +11,9 @@
 namespace switchyard {
 
 // What holds the tensors: files by an index, or files by what stands in their headers. Thread-safe.
-class TensorSource {
+class NamedTensors {
  public:
-  virtual ~TensorSource() = default;
+  virtual ~NamedTensors() = default;
   virtual bool has(const std::string& name) const = 0;
   virtual const TensorEntry& entry(const std::string& name) const = 0;
   virtual void for_each_name(const std::function<void(const std::string&)>& visit) const = 0;
@@ -36,7 +36,7 @@ class CheckpointFiles {
   }
 
  private:
-  std::unique_ptr<const TensorSource> source_;
+  std::unique_ptr<const NamedTensors> source_;
 };
 
 }  // namespace switchyard

@@ -2,6 +2,7 @@
 #include "weights/config_reader.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -24,11 +25,23 @@ const nlohmann::json* ConfigReader::find(Keys keys) const {
   return nullptr;
 }
 
+bool ConfigReader::is_absent(Keys keys) const {
+  return std::none_of(keys.begin(), keys.end(),
+                      [&](const char* key) { return object_.contains(key); });
+}
+
+bool ConfigReader::is_list(const char* key) const {
+  const auto* value = find({key});
+  return value != nullptr && value->is_array();
+}
+
 void ConfigReader::refuse(Keys keys, const char* rule) const {
   std::string names;
   for (const char* key : keys) names += cat(names.empty() ? "" : " or ", key);
   const auto* value = find(keys);
-  const std::string seen = value ? value->dump().substr(0, 60) : "nothing";
+  const std::string seen = value             ? value->dump().substr(0, 60)
+                           : is_absent(keys) ? "nothing"
+                                             : "null";
   throw Error(Errc::BadFile,
               cat("checkpoint: ", file_, ", ", names, "=", seen, ", need ", rule, "."));
 }
@@ -39,32 +52,49 @@ int64_t ConfigReader::integer(Keys keys) const {
   return value->get<int64_t>();
 }
 
-int64_t ConfigReader::integer_or(Keys keys, int64_t fallback) const {
-  return find(keys) ? integer(keys) : fallback;
+int64_t ConfigReader::integer_or(Keys keys, int64_t absent, std::optional<int64_t> null) const {
+  if (is_absent(keys)) return absent;
+  return !find(keys) && null ? *null : integer(keys);
 }
 
-int64_t ConfigReader::integer_of_all_layers(Keys keys) const {
+std::vector<int64_t> ConfigReader::integer_of_layers(Keys keys, int64_t count) const {
   const auto* value = find(keys);
-  if (!value || !value->is_array()) return integer(keys);
-  const auto all = integers_or_none(keys);
-  const bool equal = !all.empty() && std::all_of(all.begin(), all.end(),
-                                                 [&](int64_t v) { return v == all.front(); });
-  if (!equal) refuse(keys, "the same integer for every layer");
-  return all.front();
+  if (!value || !value->is_array())
+    return std::vector<int64_t>(static_cast<size_t>(count), integer(keys));
+  auto all = integers_or_none(keys);
+  if (static_cast<int64_t>(all.size()) < count) refuse(keys, "an integer for every layer");
+  all.resize(static_cast<size_t>(count));
+  return all;
 }
 
-double ConfigReader::number_or(Keys keys, double fallback) const {
+double ConfigReader::number_or(Keys keys, double absent, std::optional<double> null) const {
+  if (is_absent(keys)) return absent;
   const auto* value = find(keys);
-  if (!value) return fallback;
+  if (!value && null) return *null;
   // What is read as a number is kept as a float.
-  if (!value->is_number() || !std::isfinite(value->get<float>())) refuse(keys, "a finite number");
+  if (!value || !value->is_number() || !std::isfinite(value->get<float>()))
+    refuse(keys, "a finite number");
   return value->get<double>();
 }
 
-bool ConfigReader::boolean_or(Keys keys, bool fallback) const {
+std::vector<double> ConfigReader::numbers_or_none(Keys keys) const {
+  std::vector<double> values;
+  const auto* list = find(keys);
+  if (!list) return values;
+  if (!list->is_array()) refuse(keys, "a list of numbers");
+  for (const auto& v : *list) {
+    const bool good = v.is_null() || (v.is_number() && std::isfinite(v.get<float>()));
+    if (!good) refuse(keys, "a list of finite numbers");
+    values.push_back(v.is_null() ? 0.0 : v.get<double>());
+  }
+  return values;
+}
+
+bool ConfigReader::boolean_or(Keys keys, bool absent) const {
+  if (is_absent(keys)) return absent;
   const auto* value = find(keys);
   if (value && !value->is_boolean()) refuse(keys, "true or false");
-  return value ? value->get<bool>() : fallback;
+  return value != nullptr && value->get<bool>();
 }
 
 std::string ConfigReader::text(Keys keys) const {
@@ -73,8 +103,8 @@ std::string ConfigReader::text(Keys keys) const {
   return value->get<std::string>();
 }
 
-std::string ConfigReader::text_or(Keys keys, const std::string& fallback) const {
-  return find(keys) ? text(keys) : fallback;
+std::string ConfigReader::text_or(Keys keys, const std::string& absent) const {
+  return is_absent(keys) ? absent : text(keys);
 }
 
 std::vector<int64_t> ConfigReader::integers_or_none(Keys keys) const {
@@ -89,6 +119,36 @@ std::vector<int64_t> ConfigReader::integers_or_none(Keys keys) const {
   return values;
 }
 
+std::vector<std::string> ConfigReader::texts_or_none(Keys keys) const {
+  std::vector<std::string> values;
+  const auto* list = find(keys);
+  if (!list) return values;
+  if (!list->is_array()) refuse(keys, "a list of strings");
+  for (const auto& v : *list) {
+    if (!v.is_string()) refuse(keys, "a list of strings");
+    values.push_back(v.get<std::string>());
+  }
+  return values;
+}
+
+std::vector<int64_t> ConfigReader::integers_of_text_or_list(const char* key) const {
+  const auto* value = find({key});
+  if (!value || !value->is_string()) return integers_or_none({key});
+  std::vector<int64_t> values;
+  const auto text = value->get<std::string>();
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  while (at < end) {
+    int64_t number = 0;
+    const auto [next, error] = std::from_chars(at, end, number);
+    if (error != std::errc{} || (next != end && *next != ','))
+      refuse({key}, "integers between commas");
+    values.push_back(number);
+    at = next == end ? end : next + 1;
+  }
+  return values;
+}
+
 std::optional<ConfigReader> ConfigReader::object(Keys keys) const {
   const auto* value = find(keys);
   if (!value) return {};
@@ -96,7 +156,7 @@ std::optional<ConfigReader> ConfigReader::object(Keys keys) const {
   return ConfigReader(*value, file_);
 }
 
-void ConfigReader::refuse_unknown(Keys known) const {
+void ConfigReader::refuse_unknown(std::span<const char* const> known) const {
   std::string names;
   for (const char* key : known) names += cat(names.empty() ? "" : ", ", key);
   for (const auto& [key, value] : object_.items())

@@ -1,34 +1,71 @@
-// src/weights/family.cc -- the list, and what its members share.
+// src/weights/family.cc -- the list.
 #include "weights/family.h"
 
-#include <algorithm>
 #include <array>
 
-#include "base/checked.h"
+#include "weights/family_list.h"
 
 namespace switchyard {
 namespace {
 
 constexpr std::array kFamilies = {
-    Family{"deepseek_v2", describe_deepseek_v2},
-    Family{"deepseek_v3", describe_deepseek_v3},
-    Family{"dots1", describe_dots1},
-    Family{"ernie4_5_moe", describe_ernie4_5_moe},
-    Family{"flex_olmo", describe_olmoe},
-    Family{"glm4_moe", describe_glm4_moe},
-    Family{"gpt_oss", describe_gpt_oss},
-    Family{"granitemoe", describe_granitemoe},
-    Family{"hunyuan_v1_moe", describe_hunyuan_v1_moe},
-    Family{"jamba", describe_jamba},
-    Family{"kimi_k2", describe_deepseek_v3},
-    Family{"llama4", describe_llama4},
-    Family{"minimax", describe_mixtral},
-    Family{"mixtral", describe_mixtral},
-    Family{"olmoe", describe_olmoe},
-    Family{"phimoe", describe_phimoe},
-    Family{"qwen2_moe", describe_qwen2_moe},
-    Family{"qwen3_moe", describe_qwen3_moe},
-    Family{"qwen3_next", describe_qwen3_next},
+    Family{"afmoe", describe_afmoe, "Afmoe"},
+    Family{"cohere2_moe", describe_cohere2_moe, "Cohere2Moe"},
+    Family{"dbrx", describe_dbrx, "Dbrx"},
+    Family{"deepseek_v2", describe_deepseek_v2, "DeepseekV2"},
+    Family{"deepseek_v3", describe_deepseek_v3, "DeepseekV3"},
+    Family{"deepseek_v32", describe_deepseek_v3, "DeepseekV32"},
+    Family{"deepseek_v4", describe_deepseek_v4, "DeepseekV4"},
+    Family{"dots1", describe_dots1, "Dots1"},
+    Family{"ernie4_5_moe", describe_ernie4_5_moe, "Ernie4_5_Moe"},
+    Family{"ernie4_5_moe_vl", describe_ernie4_5_vl_moe, "Ernie4_5_VLMoe"},
+    Family{"ernie4_5_vl_moe", describe_ernie4_5_vl_moe, "Ernie4_5_VLMoe"},
+    Family{"exaone_moe", describe_exaone_moe, "ExaoneMoe"},
+    Family{"flex_olmo", describe_olmoe, "FlexOlmo"},
+    Family{"gemma4", describe_gemma4, "Gemma4"},
+    Family{"glm4_moe", describe_glm4_moe, "Glm4Moe"},
+    Family{"glm4_moe_lite", describe_glm4_moe_lite, "Glm4MoeLite"},
+    Family{"glm4v_moe", describe_glm4_moe, "Glm4vMoe"},
+    Family{"glm5_next", describe_glm5_next, "Glm5Next"},
+    Family{"glm_moe_dsa", describe_glm_moe_dsa, "GlmMoeDsa"},
+    Family{"gpt_oss", describe_gpt_oss, "GptOss"},
+    Family{"granitemoe", describe_granitemoe, "GraniteMoe"},
+    Family{"granitemoehybrid", describe_granitemoehybrid, "GraniteMoeHybrid"},
+    Family{"granitemoeshared", describe_granitemoeshared, "GraniteMoeShared"},
+    Family{"hunyuan_v1_moe", describe_hunyuan_v1_moe, "HunYuanMoEV1"},
+    Family{"hy_v3", describe_hy_v3, "HYV3"},
+    Family{"hy_v4", describe_hy_v4, "HYV4"},
+    Family{"inkling", describe_inkling, "Inkling"},
+    Family{"inkling_mm_model", describe_inkling, "Inkling"},
+    Family{"jamba", describe_jamba, "Jamba"},
+    Family{"kimi_k2", describe_deepseek_v3, "DeepseekV3"},
+    Family{"kimi_k3", describe_kimi_k3, "KimiK3 KimiLinear"},
+    Family{"kimi_linear", describe_kimi_linear, "KimiLinear"},
+    Family{"laguna", describe_laguna, "Laguna"},
+    Family{"lfm2_moe", describe_lfm2_moe, "Lfm2Moe"},
+    Family{"llama4", describe_llama4, "Llama4"},
+    Family{"longcat_flash", describe_longcat_flash, "LongcatFlash"},
+    Family{"mimo_v2_flash", describe_mimo_v2_flash, "MiMoV2Flash"},
+    Family{"minimax", describe_mixtral, "MiniMax"},
+    Family{"minimax_m2", describe_minimax_m2, "MiniMaxM2"},
+    Family{"minimax_m3", describe_minimax_m3, "MiniMaxM3Sparse"},
+    Family{"minimax_m3_vl", describe_minimax_m3, "MiniMaxM3Sparse"},
+    Family{"mistral4", describe_mistral4, "Mistral4"},
+    Family{"mixtral", describe_mixtral, "Mixtral"},
+    Family{"nemotron_h", describe_nemotron_h, "NemotronH"},
+    Family{"olmoe", describe_olmoe, "Olmoe"},
+    Family{"phimoe", describe_phimoe, "Phimoe"},
+    Family{"qwen2_moe", describe_qwen2_moe, "Qwen2Moe"},
+    Family{"qwen3_5_moe", describe_qwen3_5_moe, "Qwen3_5Moe"},
+    Family{"qwen3_moe", describe_qwen3_moe, "Qwen3Moe"},
+    Family{"qwen3_next", describe_qwen3_next, "Qwen3Next"},
+    Family{"qwen3_omni_moe", describe_qwen3_omni_moe, "Qwen3OmniMoe"},
+    Family{"qwen3_omni_moe_thinker", describe_qwen3_omni_moe, "Qwen3OmniMoe"},
+    Family{"qwen3_vl_moe", describe_qwen3_vl_moe, "Qwen3VLMoe"},
+    Family{"qwen4_exp", describe_qwen4_exp, "Qwen4Exp"},
+    Family{"solar_open", describe_solar_open, "SolarOpen"},
+    Family{"step3p5", describe_step, "Step3p5"},
+    Family{"step3p7", describe_step, "Step3p7 Step3p5"},
 };
 
 }  // namespace
@@ -37,72 +74,12 @@ std::span<const Family> families() {
   return kFamilies;
 }
 
-MoeConfig common_config(const ConfigReader& config) {
-  MoeConfig c;
-  c.hidden = config.integer({"hidden_size"});
-  c.intermediate =
-      config.integer({"moe_intermediate_size", "expert_intermediate_size", "intermediate_size"});
-  c.num_experts =
-      config.integer({"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"});
-  c.top_k = config.integer(
-      {"num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k"});
-  c.activation = activation_from_name(config.text_or({"hidden_act", "hidden_activation"}, "silu"));
-  return c;
-}
-
-int64_t num_layers_of(const ConfigReader& config) {
-  const int64_t n = config.integer({"num_hidden_layers", "num_layers", "n_layer"});
-  // 100,000: a limit far from any model, so that a damaged number allocates nothing.
-  SWITCHYARD_REQUIRE(n >= 1 && n <= 100'000, BadFile, "checkpoint: num_hidden_layers=", n,
-                     ", need 1 to 100000.");
-  return n;
-}
-
-std::vector<int64_t> layers_from(int64_t first, int64_t num_layers) {
-  return every_layer_of(std::max<int64_t>(0, first), 1, num_layers);
-}
-
-void name_experts(TensorNames& names, const std::string& prefix, const char* gate, const char* up,
-                  const char* down) {
-  names.router = prefix + ".gate.weight";
-  names.expert_gate = cat(prefix, ".experts.{expert}.", gate, ".weight");
-  names.expert_up = cat(prefix, ".experts.{expert}.", up, ".weight");
-  names.expert_down = cat(prefix, ".experts.{expert}.", down, ".weight");
-  names.fused_gate_up = prefix + ".experts.gate_up_proj";
-  names.fused_down = prefix + ".experts.down_proj";
-}
-
-void name_shared_expert(TensorNames& names, const std::string& prefix) {
-  names.shared_gate = prefix + ".gate_proj.weight";
-  names.shared_up = prefix + ".up_proj.weight";
-  names.shared_down = prefix + ".down_proj.weight";
-}
-
-void add_shared_experts(FamilyLayers& family, int64_t number, const std::string& prefix) {
-  SWITCHYARD_REQUIRE(number >= 0, BadFile, "checkpoint: shared experts=", number,
-                     ", must not be negative.");
-  SWITCHYARD_REQUIRE(family.config.intermediate >= 0, BadFile,
-                     "checkpoint: moe_intermediate_size=", family.config.intermediate,
-                     ", must be positive.");
-  family.config.shared.intermediate =
-      checked_mul(number, family.config.intermediate, "checkpoint: shared experts");
-  name_shared_expert(family.names, prefix);
-}
-
-std::vector<int64_t> every_layer_of(int64_t first, int64_t step, int64_t num_layers) {
-  SWITCHYARD_REQUIRE(first >= 0 && step >= 1, BadFile, "checkpoint: MoE layers from ", first,
-                     " in steps of ", step,
-                     ", need a first of at least 0 and a step of at least 1.");
-  std::vector<int64_t> layers;
-  const int64_t stride = std::min(step, num_layers);  // so that no sum overflows
-  for (int64_t layer = first; layer < num_layers; layer += stride) layers.push_back(layer);
-  return layers;
-}
-
-std::vector<int64_t> every_nth_layer(int64_t step, int64_t num_layers) {
-  SWITCHYARD_REQUIRE(step >= 1, BadFile, "checkpoint: MoE layers in steps of ", step,
-                     ", need at least 1.");
-  return every_layer_of(step - 1, step, num_layers);
+const Family* find_family(std::string_view model_type) {
+  constexpr std::string_view kText = "_text";
+  if (model_type.ends_with(kText)) model_type.remove_suffix(kText.size());
+  for (const auto& family : families())
+    if (family.model_type == model_type) return &family;
+  return nullptr;
 }
 
 }  // namespace switchyard

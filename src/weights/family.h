@@ -2,6 +2,7 @@
 // compute, and what their tensors are called. Adding a family: docs/checkpoints.md.
 #pragma once
 
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,84 +14,96 @@
 
 namespace switchyard {
 
-// Tensor names as templates: {layer} and {expert} stand for numbers. Empty: there is no such
+// How all experts' matrices stand in one tensor. Straight: [E, 2I, H] and [E, H, I]. Of Either the
+// shapes of both tensors decide: 2I = H and I = H never hold at once.
+enum class Fused { Straight, Transposed, Either };
+
+// Tensor names as templates that begin at the layer: "layers.{layer}.mlp.gate.weight". What stands
+// before is found in the file. {layer} and {expert} stand for numbers. Empty: there is no such
 // tensor.
 struct TensorNames {
-  std::string router;           // [E, H]
-  std::string router_bias;      // [E]
-  std::string correction_bias;  // [E] or [1, E]
+  std::string router;              // [router_rows, H]
+  bool router_transposed = false;  // [H, router_rows] instead
+  std::string router_scale;        // [H]: the router's columns times this and H^-1/2
+  std::string router_bias;         // [router_rows]
+  std::string correction_bias;     // [num_choices], or [n, num_choices] with n = correction_rows
+  int64_t correction_rows = 1;     // of which the first one counts
+  std::string expert_scale;        // [E]
+  std::string global_scale;        // [1]: every entry of the expert scale
+  std::string token_experts;       // i64 [V, K]
 
   std::string expert_gate;  // [I, H], one tensor per expert
-  std::string expert_up;    // [I, H]; empty for an activation without a gate
+  std::string expert_up;    // [I, H]; alone for an activation without a gate
   std::string expert_down;  // [H, I]
 
   std::string fused_gate_up;       // [E, 2I, H], all experts in one tensor; read where it exists
+  std::string stacked_gate;        // or, also with fused_down, two of [E, I, H]
+  std::string stacked_up;          // alone for an activation without a gate
   std::string fused_down;          // [E, H, I]
   std::string fused_gate_up_bias;  // [E, 2I]
   std::string fused_down_bias;     // [E, H]
-  bool fused_transposed = false;   // [E, H, 2I] and [E, I, H] instead
+  Fused fused = Fused::Straight;
   bool fused_interleaved = false;  // gate and up alternate along 2I instead of standing in halves
+  // dbrx: [E * I, H], [E * I, H] and, transposed, [E * I, H].
+  bool flat_stacks = false;
 
-  std::string shared_gate;         // [Is, H]
-  std::string shared_up;           // [Is, H]
-  std::string shared_down;         // [H, Is]
-  std::string shared_expert_gate;  // [1, H]
+  std::string shared_gate;          // [Is, H]; of S scored experts [S, Is / S, H]
+  std::string shared_up;            // [Is, H]
+  std::string shared_down;          // [H, Is]; of S scored experts [S, H, Is / S]
+  std::string shared_gate_up;       // [2Is, H], read where it exists; [S, 2Is / S, H]
+  bool shared_interleaved = false;  // gate and up alternate in it
+  std::string shared_expert_gate;   // [1, H]
+
+  std::string input_norm;   // [H]
+  std::string path_down;    // [L, H]
+  std::string output_norm;  // [L] or [H]
+  std::string path_up;      // [H, L]
+};
+
+// A key that published configs carry with this value and published code does not read.
+struct UnreadKey {
+  std::string_view key;
+  std::string_view value;  // as JSON
 };
 
 struct FamilyLayers {
-  MoeConfig config;
-  TensorNames names;
+  MoeConfig config;  // of every layer that is not in the next
+  std::map<int64_t, MoeConfig> other_layers;
+  // The hub's names first, then those that transformers 5 holds in memory, where a router, a bias
+  // or a shared expert is called otherwise. The form whose tensors are there counts.
+  std::vector<TensorNames> forms;
+  float down_factor = 1;  // of W2, routed and shared; a power of two
   Quantization quantization = undeclared_quantization();
-  std::string module = "model.layers.{layer}.mlp";  // in transformers
+  // The module's path in transformers; in a nested model that of nested_module, by default with
+  // "model.language_model." in place of "model.".
+  std::string module = "model.layers.{layer}.mlp";
+  std::string nested_module;
   int64_t num_layers = 0;
   std::vector<int64_t> moe_layers;
+  bool names_are_whole = false;  // templates say what stands before the layer, too (layer.json)
+  std::vector<UnreadKey> unread;
+  std::vector<std::string> left_out;  // templates: tensors of a layer that are not read on purpose
+  int64_t num_left_out_experts = 0;   // and experts, behind those that are
+
+  const MoeConfig& config_of(int64_t layer) const {
+    const auto at = other_layers.find(layer);
+    return at == other_layers.end() ? config : at->second;
+  }
 };
 
 struct Family {
   std::string_view model_type;
   FamilyLayers (*describe)(const ConfigReader& config);
+  // `architectures` of config.json without their endings, separated by spaces.
+  std::string_view architectures;
 };
-
-// One function per family or per group that shares a scheme; each in a file of its own.
-FamilyLayers describe_qwen2_moe(const ConfigReader& config);
-FamilyLayers describe_qwen3_moe(const ConfigReader& config);
-FamilyLayers describe_qwen3_next(const ConfigReader& config);
-FamilyLayers describe_mixtral(const ConfigReader& config);
-FamilyLayers describe_olmoe(const ConfigReader& config);
-FamilyLayers describe_deepseek_v2(const ConfigReader& config);
-FamilyLayers describe_deepseek_v3(const ConfigReader& config);
-FamilyLayers describe_dots1(const ConfigReader& config);
-FamilyLayers describe_ernie4_5_moe(const ConfigReader& config);
-FamilyLayers describe_glm4_moe(const ConfigReader& config);
-FamilyLayers describe_gpt_oss(const ConfigReader& config);
-FamilyLayers describe_granitemoe(const ConfigReader& config);
-FamilyLayers describe_hunyuan_v1_moe(const ConfigReader& config);
-FamilyLayers describe_jamba(const ConfigReader& config);
-FamilyLayers describe_llama4(const ConfigReader& config);
-FamilyLayers describe_phimoe(const ConfigReader& config);
 
 // THE list of families.
 std::span<const Family> families();
+// "qwen3_moe", or "qwen3_moe_text" of a nested config; null: not known.
+const Family* find_family(std::string_view model_type);
 
 // A layer described by hand (layer.json).
 FamilyLayers describe_by_hand(const ConfigReader& layer);
-
-// ---- pieces that families share
-
-// hidden_size, experts, top-k and expert width in every spelling known; activation by `hidden_act`.
-MoeConfig common_config(const ConfigReader& config);
-int64_t num_layers_of(const ConfigReader& config);
-// first, first + 1, ... num_layers - 1.
-std::vector<int64_t> layers_from(int64_t first, int64_t num_layers);
-// `<prefix>.experts.{expert}.<gate>.weight` and so on, and the fused names beside them.
-void name_experts(TensorNames& names, const std::string& prefix, const char* gate, const char* up,
-                  const char* down);
-void name_shared_expert(TensorNames& names, const std::string& prefix);
-// `number` experts as wide as a routed one, as one wider expert.
-void add_shared_experts(FamilyLayers& family, int64_t number, const std::string& prefix);
-// first, first + step, ... while the model has such a layer.
-std::vector<int64_t> every_layer_of(int64_t first, int64_t step, int64_t num_layers);
-// The last layer of each `step` layers.
-std::vector<int64_t> every_nth_layer(int64_t step, int64_t num_layers);
 
 }  // namespace switchyard

@@ -1,16 +1,16 @@
-// src/weights/family_qwen.cc -- qwen2_moe, qwen3_moe, qwen3_next: softmax then top-k; some layers
-// may be dense.
+// src/weights/family_qwen.cc -- softmax then top-k, some layers may be dense; some families have a
+// shared expert with a sigmoid gate.
 #include <algorithm>
 
-#include "base/require.h"
-#include "weights/family.h"
+#include "weights/family_list.h"
+#include "weights/family_parts.h"
 
 namespace switchyard {
 namespace {
 
-constexpr const char* kMlp = "model.layers.{layer}.mlp";
+constexpr const char* kMlp = "layers.{layer}.mlp";
 
-std::vector<int64_t> sparse_layers(const ConfigReader& config, int64_t num_layers) {
+std::vector<int64_t> layers_without_dense_ones(const ConfigReader& config, int64_t num_layers) {
   auto dense = config.integers_or_none({"mlp_only_layers"});
   std::sort(dense.begin(), dense.end());
   auto layers = every_nth_layer(config.integer_or({"decoder_sparse_step"}, 1), num_layers);
@@ -20,34 +20,64 @@ std::vector<int64_t> sparse_layers(const ConfigReader& config, int64_t num_layer
 }
 
 FamilyLayers describe_qwen(const ConfigReader& config, bool renormalize_by_default) {
-  FamilyLayers f;
-  f.config = common_config(config);
+  FamilyLayers f = common_layers(config);
   f.config.gate.renormalize = config.boolean_or({"norm_topk_prob"}, renormalize_by_default);
-  f.num_layers = num_layers_of(config);
-  f.moe_layers = sparse_layers(config, f.num_layers);
-  name_experts(f.names, kMlp, "gate_proj", "up_proj", "down_proj");
+  f.moe_layers = layers_without_dense_ones(config, f.num_layers);
+  f.forms = {names_of_experts(kMlp)};
   return f;
 }
 
 FamilyLayers with_gated_shared_expert(FamilyLayers f, const ConfigReader& config) {
-  f.config.shared = {config.integer({"shared_expert_intermediate_size"}), true};
-  name_shared_expert(f.names, cat(kMlp, ".shared_expert"));
-  f.names.shared_expert_gate = cat(kMlp, ".shared_expert_gate.weight");
+  const int64_t width = config.integer_or({"shared_expert_intermediate_size"}, 0, 0);
+  f.config.shared = {.intermediate = width, .sigmoid_gated = width > 0};
+  for (TensorNames& names : f.forms) {
+    name_shared_expert(names, cat(kMlp, ".shared_expert"));
+    names.shared_expert_gate = cat(kMlp, ".shared_expert_gate.weight");
+  }
   return f;
 }
 
 }  // namespace
 
-FamilyLayers describe_qwen3_moe(const ConfigReader& config) {
-  return describe_qwen(config, false);
-}
-
 FamilyLayers describe_qwen2_moe(const ConfigReader& config) {
   return with_gated_shared_expert(describe_qwen(config, false), config);
 }
 
+// A text model taken out of Qwen3-VL has its transposed experts.
+FamilyLayers describe_qwen3_moe(const ConfigReader& config) {
+  FamilyLayers f = describe_qwen(config, false);
+  f.forms.front().fused = Fused::Either;
+  return f;
+}
+
 FamilyLayers describe_qwen3_next(const ConfigReader& config) {
   return with_gated_shared_expert(describe_qwen(config, true), config);
+}
+
+FamilyLayers describe_qwen4_exp(const ConfigReader& config) {
+  return describe_qwen3_next(config);
+}
+
+// Always renormalised: absent norm_topk_prob says nothing else.
+FamilyLayers describe_qwen3_5_moe(const ConfigReader& config) {
+  FamilyLayers f = with_gated_shared_expert(describe_qwen(config, true), config);
+  f.config.gate.renormalize = true;
+  return f;
+}
+
+// The hub has [E, H, 2I] where transformers 5 has [E, 2I, H], under the same names.
+FamilyLayers describe_qwen3_vl_moe(const ConfigReader& config) {
+  FamilyLayers f = describe_qwen(config, true);
+  f.config.gate.renormalize = true;
+  f.forms.front().fused = Fused::Either;
+  return f;
+}
+
+// The thinker; the talker is another model.
+FamilyLayers describe_qwen3_omni_moe(const ConfigReader& config) {
+  FamilyLayers f = describe_qwen(config, true);
+  f.nested_module = "thinker.model.layers.{layer}.mlp";
+  return f;
 }
 
 }  // namespace switchyard

@@ -8,7 +8,7 @@
 
 namespace switchyard {
 
-class FoundFiles final : public TensorSource {
+class FoundFiles final : public NamedTensors {
  public:
   // Throws Error(BadFile) where none of them can be opened. One that cannot is named when a tensor
   // is missing, which it may hold.

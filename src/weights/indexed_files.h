@@ -9,7 +9,7 @@
 
 namespace switchyard {
 
-class IndexedFiles final : public TensorSource {
+class IndexedFiles final : public NamedTensors {
  public:
   explicit IndexedFiles(const std::filesystem::path& index);
 

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 
 #include "base/shape_text.h"
+#include "weights/name_template.h"
 #include "weights/tensor_source.h"
+#include "weights/unused_tensors.h"
 #include "weights/weight_block.h"
 
 namespace switchyard {
@@ -22,11 +25,14 @@ void store(Tensor t, int64_t at, int64_t step, std::span<const float> values) {
 }
 
 // `count` values of src from `first` on -> dst from `at` on.
-void store_run(Tensor dst, int64_t at, const StoredTensor& src, int64_t first, int64_t count) {
+void store_run(Tensor dst, int64_t at, const StoredTensor& src, int64_t first, int64_t count,
+               float factor) {
   std::array<float, 2048> numbers;  // as much as stays in the nearest cache
   for (int64_t done = 0; done < count;) {
     const auto run = std::span(numbers).first(std::min(numbers.size(), size_t(count - done)));
     src.read(run, first + done);
+    if (factor != 1)
+      for (float& v : run) v *= factor;
     store(dst, at + done, 1, run);
     done += static_cast<int64_t>(run.size());
   }
@@ -40,69 +46,94 @@ struct Stride {
 
 class Loader {
  public:
-  Loader(const CheckpointFiles& files, std::string prefix, const FamilyLayers& family,
-         int64_t layer, Progress progress, int64_t total_bytes)
-      : tensors_(files, family.quantization),
-        prefix_(std::move(prefix)),
-        family_(family),
-        layer_(layer),
+  Loader(const CheckpointFiles& files, const LayerTensors& tensors, Progress progress,
+         int64_t total_bytes)
+      : files_(files),
+        source_(files, tensors.family->quantization),
+        tensors_(tensors),
         progress_(std::move(progress)),
         total_bytes_(total_bytes) {}
 
-  const MoeConfig& config() const { return family_.config; }
-  const TensorNames& names() const { return family_.names; }
+  const MoeConfig& config() const { return tensors_.config; }
+  const TensorNames& names() const { return *tensors_.names; }
+  float down_factor() const { return tensors_.family->down_factor; }
 
-  bool has(const std::string& name) const { return !name.empty() && tensors_.has(full(name, 0)); }
-  bool has_mxfp4(const std::string& name) const {
-    return !name.empty() && tensors_.has_mxfp4(full(name, 0));
+  std::string full(const std::string& name, int64_t expert) const {
+    return tensors_.prefix + fill_template(name, tensors_.layer, expert);
+  }
+  // In any form.
+  bool has(const std::string& name) const {
+    if (name.empty()) return false;
+    const std::string at = full(name, 0);
+    return source_.has(at) || source_.has_mxfp4(at);
   }
   std::string format_of(const std::string& name) const {
-    return tensors_.open(full(name, 0)).format();
-  }
-  size_t rank_of(const std::string& name) const {
-    return name.empty() ? 0 : tensors_.rank_of(full(name, 0));
+    return source_.open(full(name, 0)).format();
   }
 
-  // A stored tensor of exactly this shape, as numbers.
-  StoredTensor stored(const std::string& name, Shape shape, int64_t expert = 0) const {
-    SWITCHYARD_REQUIRE(!name.empty(), BadFile, "checkpoint: layer ", layer_,
-                       ", a tensor the layer needs has no name. Name it in layer.json.");
-    const std::string at = full(name, expert);
-    StoredTensor t = tensors_.open(at);
+  // Its number of dimensions; 0 when there is no such tensor.
+  size_t rank_of(const std::string& name) const {
+    return name.empty() ? 0 : source_.rank_of(full(name, 0));
+  }
+  // As the file has it, `key` being what layer.json calls it.
+  const TensorEntry& entry(const std::string& name, const char* key) const {
+    check_named(name, key);
+    return files_.entry(full(name, 0));
+  }
+  // A stored tensor as numbers.
+  StoredTensor stored(const std::string& name, const char* key, int64_t expert = 0) const {
+    check_named(name, key);
+    return source_.open(full(name, expert));
+  }
+  // The same, of exactly this shape.
+  StoredTensor stored(const std::string& name, const char* key, Shape shape,
+                      int64_t expert = 0) const {
+    StoredTensor t = stored(name, key, expert);
     const auto expected = extents(shape);
-    SWITCHYARD_REQUIRE(std::ranges::equal(t.shape(), expected), BadFile, "checkpoint: tensor ", at,
-                       " has shape ", shape_text(t.shape()), ", need ", shape_text(shape),
-                       ". Weights and config.json do not fit.");
+    SWITCHYARD_REQUIRE(std::ranges::equal(t.shape(), expected), BadFile, "checkpoint: tensor ",
+                       full(name, expert), " has shape ", shape_text(t.shape()), ", need ",
+                       shape_text(shape), ". Weights and config.json do not fit.");
     return t;
   }
 
-  // dst (row-major) = the matrix at `stride` in src. Without memory behind dst nothing is read.
-  void copy(Tensor dst, const StoredTensor& src, int64_t rows, int64_t cols, Stride stride) {
+  // dst (row-major) = factor * the matrix at `stride` in src. Without memory behind dst nothing is
+  // read.
+  void copy(Tensor dst, const StoredTensor& src, int64_t rows, int64_t cols, Stride stride,
+            float factor = 1) {
     if (dst.data == nullptr) return;
-    const bool as_it_is = src.holds(dst.dtype) && stride.col_step == 1 && stride.row_step == cols;
+    const bool as_it_is =
+        src.holds(dst.dtype) && stride.col_step == 1 && stride.row_step == cols && factor == 1;
     if (as_it_is) {
       const auto bytes = dtype_bytes(dst.dtype);
       std::memcpy(dst.data, src.bytes() + stride.first * bytes,
                   static_cast<size_t>(rows * cols * bytes));
     } else if (stride.col_step == 1) {
       for (int64_t r = 0; r < rows; ++r)
-        store_run(dst, r * cols, src, stride.first + r * stride.row_step, cols);
+        store_run(dst, r * cols, src, stride.first + r * stride.row_step, cols, factor);
     } else {
-      copy_transposed(dst, src, rows, cols, stride);
+      copy_transposed(dst, src, rows, cols, stride, factor);
     }
+    loaded(dst);
+  }
+  // Counts what was written to dst.
+  void loaded(Tensor dst) {
     done_bytes_ += dst.bytes();
     if (progress_) progress_(done_bytes_, total_bytes_);
   }
 
   // A whole stored tensor.
-  void load(Tensor dst, const std::string& name, Shape shape, int64_t expert = 0) {
-    copy(dst, stored(name, shape, expert), 1, dst.count(), {0, dst.count(), 1});
+  void load(Tensor dst, const std::string& name, const char* key, Shape shape, int64_t expert = 0) {
+    copy(dst, stored(name, key, shape, expert), 1, dst.count(), {0, dst.count(), 1});
   }
 
  private:
+  void check_named(const std::string& name, const char* key) const {
+    SWITCHYARD_REQUIRE(!name.empty(), BadFile, "checkpoint: layer ", tensors_.layer, ", tensors.",
+                       key, "=nothing, the layer needs it. Name it in layer.json.");
+  }
   // Stored rows become columns. 128 elements of each at a time: what they fall on stays in cache.
   static void copy_transposed(Tensor dst, const StoredTensor& src, int64_t rows, int64_t cols,
-                              Stride stride) {
+                              Stride stride, float factor) {
     constexpr int64_t kRows = 128;
     std::vector<float> run, column;
     for (int64_t r = 0; r < rows; r += kRows) {
@@ -112,40 +143,41 @@ class Loader {
       for (int64_t c = 0; c < cols; ++c) {
         src.read(run, stride.first + r * stride.row_step + c * stride.col_step);
         for (size_t i = 0; i < column.size(); ++i)
-          column[i] = run[i * static_cast<size_t>(stride.row_step)];
+          column[i] = factor * run[i * static_cast<size_t>(stride.row_step)];
         store(dst, r * cols + c, cols, column);
       }
     }
   }
-  std::string full(const std::string& name, int64_t expert) const {
-    return prefix_ + fill_template(name, layer_, expert);
-  }
 
-  const TensorSource tensors_;
-  std::string prefix_;
-  const FamilyLayers& family_;
-  int64_t layer_;
+  const CheckpointFiles& files_;
+  const TensorSource source_;
+  const LayerTensors& tensors_;
   const Progress progress_;
   int64_t total_bytes_;
   int64_t done_bytes_ = 0;
 };
 
-// One matrix [num_rows, H] after the other: gate rows, then up rows.
-void load_gate_and_up(Loader& loader, Tensor w1, const std::string& gate, const std::string& up,
-                      int64_t rows, int64_t expert) {
-  const int64_t h = loader.config().hidden;
-  w1.shape = {w1.count() / h, h};
-  loader.load(w1.rows(0, rows), gate, {rows, h}, expert);
-  if (loader.config().activation.gated()) loader.load(w1.rows(rows, rows), up, {rows, h}, expert);
-}
+// ---- experts
 
 void load_separate_experts(Loader& loader, const WeightBlock& b, int64_t first_expert) {
   const MoeConfig& c = loader.config();
+  const TensorNames& n = loader.names();
+  const int64_t i = c.intermediate, h = c.routed_hidden();
+  // Without a gate the one matrix is `up`; layer.json may still call it `gate`.
+  const bool up_alone = !c.activation.gated() && !n.expert_up.empty();
   for (int64_t e = 0; e < b.w1.dim(0); ++e) {
     const int64_t id = first_expert + e;
-    load_gate_and_up(loader, b.w1.rows(e, 1), loader.names().expert_gate, loader.names().expert_up,
-                     c.intermediate, id);
-    loader.load(b.w2.rows(e, 1), loader.names().expert_down, {c.hidden, c.intermediate}, id);
+    Tensor w1 = b.w1.rows(e, 1);
+    w1.shape = {c.w1_rows(), h};
+    if (up_alone) {
+      loader.load(w1, n.expert_up, "expert_up", {i, h}, id);
+    } else {
+      loader.load(w1.rows(0, i), n.expert_gate, c.activation.gated() ? "expert_gate" : "expert_up",
+                  {i, h}, id);
+      if (c.activation.gated()) loader.load(w1.rows(i, i), n.expert_up, "expert_up", {i, h}, id);
+    }
+    loader.copy(b.w2.rows(e, 1), loader.stored(n.expert_down, "expert_down", {h, i}, id), h, i,
+                {0, i, 1}, loader.down_factor());
   }
 }
 
@@ -156,110 +188,276 @@ Stride half_of(bool up, bool interleaved, int64_t first, int64_t rows, int64_t r
   return {first + (up ? rows * row_step : 0), row_step, col_step};
 }
 
-void load_fused_experts(Loader& loader, const WeightBlock& b, int64_t first_expert) {
+bool has_shape(const StoredTensor& t, Shape shape) {
+  return std::ranges::equal(t.shape(), extents(shape));
+}
+
+// W1 of all experts in one tensor, W2 in another, and whether both are transposed.
+struct FusedExperts {
+  StoredTensor w1, w2;
+  bool transposed;
+};
+
+FusedExperts fused_experts(const Loader& loader) {
   const MoeConfig& c = loader.config();
   const TensorNames& n = loader.names();
-  const int64_t e_all = c.num_experts, rows = c.w1_rows(), h = c.hidden, i = c.intermediate;
-  const bool t = n.fused_transposed && !loader.has_mxfp4(n.fused_gate_up);  // blocks run along K
-  const StoredTensor w1 =
-      loader.stored(n.fused_gate_up, t ? Shape{e_all, h, rows} : Shape{e_all, rows, h});
-  const StoredTensor w2 = loader.stored(n.fused_down, t ? Shape{e_all, i, h} : Shape{e_all, h, i});
-  const bool interleaved = n.fused_interleaved && c.activation.gated();
+  const int64_t e = c.num_experts, rows = c.w1_rows(), h = c.routed_hidden(), i = c.intermediate;
+  FusedExperts f{loader.stored(n.fused_gate_up, "fused_gate_up"),
+                 loader.stored(n.fused_down, "fused_down"), n.fused == Fused::Transposed};
+  // transformers 5 keeps rows for zero experts behind the others; nothing reads them.
+  const bool padded = f.w1.shape().size() == 3 && f.w1.shape()[0] == c.num_choices();
+  const int64_t all = padded ? c.num_choices() : e;
+  const Shape w1{all, rows, h}, w2{e, h, i}, w1_t{all, h, rows}, w2_t{e, i, h};
+  const bool straight_fits = has_shape(f.w1, w1) && has_shape(f.w2, w2);
+  const bool transposed_fits = has_shape(f.w1, w1_t) && has_shape(f.w2, w2_t);
+  if (n.fused == Fused::Either) f.transposed = transposed_fits;
+  const bool fits = f.transposed ? transposed_fits : straight_fits;
+  SWITCHYARD_REQUIRE(
+      fits, BadFile, "checkpoint: tensors ", loader.full(n.fused_gate_up, 0), " and ",
+      loader.full(n.fused_down, 0), " have shapes ", shape_text(f.w1.shape()), " and ",
+      shape_text(f.w2.shape()), ", need ", shape_text(f.transposed ? w1_t : w1), " and ",
+      shape_text(f.transposed ? w2_t : w2),
+      n.fused == Fused::Either ? cat(" or ", shape_text(w1_t), " and ", shape_text(w2_t))
+                               : std::string(),
+      ". Weights and config.json do not fit.");
+  return f;
+}
+
+void load_fused_experts(Loader& loader, const WeightBlock& b, int64_t first_expert) {
+  const MoeConfig& c = loader.config();
+  const int64_t rows = c.w1_rows(), h = c.routed_hidden(), i = c.intermediate;
+  const FusedExperts f = fused_experts(loader);
+  const bool t = f.transposed;
+  const bool interleaved = loader.names().fused_interleaved && c.activation.gated();
   for (int64_t e = 0; e < b.w1.dim(0); ++e) {
     const int64_t id = first_expert + e;
-    Tensor mine = b.w1.rows(e, 1);
-    mine.shape = {rows, h};
-    for (const bool up : {false, true}) {
-      if (up && !c.activation.gated()) break;
-      const Stride stride = half_of(up, interleaved, id * rows * h, i, t ? 1 : h, t ? rows : 1);
-      loader.copy(mine.rows(up ? i : 0, i), w1, i, h, stride);
+    Tensor w1 = b.w1.rows(e, 1);
+    w1.shape = {rows, h};
+    for (int64_t half = 0; half < rows / i; ++half) {
+      const Stride stride =
+          half_of(half == 1, interleaved, id * rows * h, i, t ? 1 : h, t ? rows : 1);
+      loader.copy(w1.rows(half * i, i), f.w1, i, h, stride);
     }
-    loader.copy(b.w2.rows(e, 1), w2, h, i, {id * h * i, t ? 1 : i, t ? h : 1});
+    loader.copy(b.w2.rows(e, 1), f.w2, h, i, {id * h * i, t ? 1 : i, t ? h : 1},
+                loader.down_factor());
+  }
+}
+
+// Gate and up each in one tensor of all experts.
+void load_stacked_experts(Loader& loader, const WeightBlock& b, int64_t first_expert) {
+  const MoeConfig& c = loader.config();
+  const TensorNames& n = loader.names();
+  const int64_t all = c.num_experts, i = c.intermediate, h = c.routed_hidden();
+  const Shape w1_shape = n.flat_stacks ? Shape{all * i, h} : Shape{all, i, h};
+  const bool t = n.flat_stacks;  // dbrx: W2 is transposed then
+  const StoredTensor up = loader.stored(n.stacked_up, "stacked_up", w1_shape);
+  const StoredTensor gate =
+      c.activation.gated() ? loader.stored(n.stacked_gate, "stacked_gate", w1_shape) : up;
+  const StoredTensor down =
+      loader.stored(n.fused_down, "fused_down", t ? Shape{all * i, h} : Shape{all, h, i});
+  for (int64_t e = 0; e < b.w1.dim(0); ++e) {
+    const int64_t first = (first_expert + e) * i * h;
+    Tensor w1 = b.w1.rows(e, 1);
+    w1.shape = {c.w1_rows(), h};
+    loader.copy(w1.rows(0, i), gate, i, h, {first, h, 1});
+    if (c.activation.gated()) loader.copy(w1.rows(i, i), up, i, h, {first, h, 1});
+    loader.copy(b.w2.rows(e, 1), down, h, i, {first, t ? 1 : i, t ? h : 1}, loader.down_factor());
   }
 }
 
 void load_biases(Loader& loader, const WeightBlock& b, int64_t first_expert) {
   const MoeConfig& c = loader.config();
-  const int64_t rows = c.w1_rows(), i = c.intermediate;
-  const StoredTensor b1 = loader.stored(loader.names().fused_gate_up_bias, {c.num_experts, rows});
-  const StoredTensor b2 = loader.stored(loader.names().fused_down_bias, {c.num_experts, c.hidden});
+  const TensorNames& n = loader.names();
+  const int64_t rows = c.w1_rows(), i = c.intermediate, h = c.routed_hidden();
+  const StoredTensor b1 =
+      loader.stored(n.fused_gate_up_bias, "fused_gate_up_bias", {c.num_experts, rows});
+  const StoredTensor b2 = loader.stored(n.fused_down_bias, "fused_down_bias", {c.num_experts, h});
+  const bool interleaved = n.fused_interleaved && c.activation.gated();
   for (int64_t e = 0; e < b.b1.dim(0); ++e) {
     const int64_t id = first_expert + e;
     Tensor mine = b.b1.rows(e, 1);
     mine.shape = {rows};
-    for (const bool up : {false, true}) {
-      if (up && !c.activation.gated()) break;
-      const Stride stride = half_of(up, loader.names().fused_interleaved, id * rows, i, 1, 1);
-      loader.copy(mine.rows(up ? i : 0, i), b1, i, 1, stride);
-    }
-    loader.copy(b.b2.rows(e, 1), b2, 1, c.hidden, {id * c.hidden, c.hidden, 1});
+    for (int64_t half = 0; half < rows / i; ++half)
+      loader.copy(mine.rows(half * i, i), b1, i, 1,
+                  half_of(half == 1, interleaved, id * rows, i, 1, 1));
+    loader.copy(b.b2.rows(e, 1), b2, 1, h, {id * h, h, 1}, loader.down_factor());
   }
+}
+
+bool has_fused_experts(const Loader& loader) {
+  return loader.has(loader.names().fused_gate_up);
+}
+bool has_stacked_experts(const Loader& loader) {
+  return loader.has(loader.names().stacked_up);
+}
+
+void load_experts(Loader& loader, const WeightBlock& b, int64_t first_expert) {
+  if (has_fused_experts(loader))
+    load_fused_experts(loader, b, first_expert);
+  else if (has_stacked_experts(loader) || loader.names().expert_down.empty())
+    load_stacked_experts(loader, b, first_expert);
+  else
+    load_separate_experts(loader, b, first_expert);
+  if (loader.config().expert_bias) load_biases(loader, b, first_expert);
+}
+
+// ---- router
+
+void load_router_weight(Loader& loader, Tensor dst) {
+  const MoeConfig& c = loader.config();
+  const TensorNames& n = loader.names();
+  const int64_t rows = c.router_rows(), h = c.hidden;
+  const bool t = n.router_transposed;
+  const StoredTensor weight =
+      loader.stored(n.router, "router", t ? Shape{h, rows} : Shape{rows, h});
+  if (n.router_scale.empty())
+    return loader.copy(dst, weight, rows, h, {0, t ? 1 : h, t ? rows : 1});
+  SWITCHYARD_REQUIRE(!t, BadFile, "checkpoint: layer.json, router_scale=", n.router_scale,
+                     ", goes with a router [E, H]. Leave router_transposed away.");
+  // Hidden states are scaled before the router: the same as its columns scaled, in fp32.
+  const StoredTensor scale = loader.stored(n.router_scale, "router_scale", {h});
+  if (dst.data == nullptr) return;
+  std::vector<float> factors(static_cast<size_t>(h)), row(static_cast<size_t>(h));
+  scale.read(factors, 0);
+  const double root = 1 / std::sqrt(static_cast<double>(h));
+  for (int64_t r = 0; r < rows; ++r) {
+    weight.read(row, r * h);
+    for (size_t i = 0; i < row.size(); ++i)
+      row[i] = static_cast<float>(double{row[i]} * (double{factors[i]} * root));
+    store(dst, r * h, 1, row);
+  }
+  loader.loaded(dst);
+}
+
+void load_correction_bias(Loader& loader, Tensor dst) {
+  const TensorNames& n = loader.names();
+  const int64_t count = dst.dim(0);
+  const bool has_rows = n.correction_rows > 1 || loader.rank_of(n.correction_bias) == 2;
+  const Shape shape = has_rows ? Shape{n.correction_rows, count} : Shape{count};
+  loader.copy(dst, loader.stored(n.correction_bias, "correction_bias", shape), 1, count,
+              {0, count, 1});
+}
+
+void load_expert_scale(Loader& loader, Tensor dst) {
+  const TensorNames& n = loader.names();
+  const int64_t count = dst.dim(0);
+  if (n.global_scale.empty()) return loader.load(dst, n.expert_scale, "expert_scale", {count});
+  loader.copy(dst, loader.stored(n.global_scale, "global_scale", {1}), count, 1, {0, 0, 1});
+}
+
+// Ids of every token of the vocabulary, stored as i64.
+void load_token_experts(Loader& loader, Tensor dst) {
+  const MoeConfig& c = loader.config();
+  const TensorEntry& entry = loader.entry(loader.names().token_experts, "token_experts");
+  const std::vector<int64_t> expected{c.gate.vocabulary, c.top_k};
+  SWITCHYARD_REQUIRE(entry.dtype == "I64" && entry.shape == expected, BadFile,
+                     "checkpoint: tensor ", entry.name, ": is ", entry.dtype, " ",
+                     shape_text(entry.shape), ", need I64 ", shape_text(expected),
+                     ". Weights and config.json do not fit.");
+  if (dst.data == nullptr) return;
+  for (int64_t i = 0; i < dst.count(); ++i) {
+    int64_t id = 0;
+    std::memcpy(&id, entry.bytes.data() + static_cast<size_t>(i) * sizeof id, sizeof id);
+    SWITCHYARD_REQUIRE(id >= 0 && id < c.num_experts, BadFile, "checkpoint: tensor ", entry.name,
+                       ", token ", i / c.top_k, ": expert=", id, ", need 0 to ", c.num_experts - 1,
+                       ".");
+    dst.as<int32_t>()[i] = static_cast<int32_t>(id);
+  }
+  loader.loaded(dst);
 }
 
 void load_router(Loader& loader, const WeightBlock& b) {
   const MoeConfig& c = loader.config();
-  loader.load(b.router, loader.names().router, {c.num_experts, c.hidden});
-  if (c.router_bias) loader.load(b.router_bias, loader.names().router_bias, {c.num_experts});
-  if (!c.gate.correction_bias) return;
-  const std::string& bias = loader.names().correction_bias;
-  const bool is_row = loader.rank_of(bias) == 2;
-  loader.load(b.correction_bias, bias, is_row ? Shape{1, c.num_experts} : Shape{c.num_experts});
+  load_router_weight(loader, b.router);
+  if (c.router_bias)
+    loader.load(b.router_bias, loader.names().router_bias, "router_bias", {c.router_rows()});
+  if (c.gate.correction_bias) load_correction_bias(loader, b.correction_bias);
+  if (c.gate.expert_scale) load_expert_scale(loader, b.expert_scale);
+  if (c.gate.vocabulary > 0) load_token_experts(loader, b.token_experts);
+}
+
+// ---- shared experts and what stands around the routed ones
+
+// One expert, or S that the gate weighs, each a block of gate rows, then up rows.
+void load_shared_w1(Loader& loader, Tensor dst) {
+  const MoeConfig& c = loader.config();
+  const TensorNames& n = loader.names();
+  const int64_t scored = c.shared.num_scored, blocks = std::max<int64_t>(1, scored), h = c.hidden;
+  const int64_t halves = c.shared_activation().gated() ? 2 : 1, i = c.shared.intermediate / blocks;
+  const auto shape = [&](int64_t rows) {
+    return scored > 0 ? Shape{scored, rows, h} : Shape{rows, h};
+  };
+  const bool fused = loader.has(n.shared_gate_up);
+  for (int64_t half = 0; half < halves; ++half) {
+    const bool up = half == 1 || halves == 1;
+    const StoredTensor src =
+        fused ? loader.stored(n.shared_gate_up, "shared_gate_up", shape(halves * i))
+        : up  ? loader.stored(n.shared_up, "shared_up", shape(i))
+              : loader.stored(n.shared_gate, "shared_gate", shape(i));
+    for (int64_t s = 0; s < blocks; ++s) {
+      const int64_t first = s * (fused ? halves : 1) * i * h;
+      const Stride stride =
+          fused ? half_of(half == 1, n.shared_interleaved && halves == 2, first, i, h, 1)
+                : Stride{first, h, 1};
+      loader.copy(dst.rows((s * halves + half) * i, i), src, i, h, stride);
+    }
+  }
 }
 
 void load_shared(Loader& loader, const WeightBlock& b) {
   const MoeConfig& c = loader.config();
-  const int64_t is = c.shared.intermediate;
+  const TensorNames& n = loader.names();
+  const int64_t is = c.shared.intermediate, scored = c.shared.num_scored, h = c.hidden;
   if (is == 0) return;
-  load_gate_and_up(loader, b.shared_w1, loader.names().shared_gate, loader.names().shared_up, is,
-                   0);
-  loader.load(b.shared_w2, loader.names().shared_down, {c.hidden, is});
+  load_shared_w1(loader, b.shared_w1);
+  const Shape w2 = scored > 0 ? Shape{scored, h, is / scored} : Shape{h, is};
+  loader.copy(b.shared_w2, loader.stored(n.shared_down, "shared_down", w2), 1, h * is,
+              {0, h * is, 1}, loader.down_factor());
   if (c.shared.sigmoid_gated)
-    loader.load(b.shared_gate, loader.names().shared_expert_gate, {1, c.hidden});
+    loader.load(b.shared_gate, n.shared_expert_gate, "shared_expert_gate", {1, h});
 }
 
-bool has_fused_experts(const Loader& loader) {
-  const std::string& fused = loader.names().fused_gate_up;
-  return loader.has(fused) || loader.has_mxfp4(fused);
+void load_path(Loader& loader, const WeightBlock& b) {
+  const RoutedPathConfig& p = loader.config().path;
+  const TensorNames& n = loader.names();
+  const int64_t h = loader.config().hidden, l = loader.config().routed_hidden();
+  if (p.input_norm) loader.load(b.input_norm, n.input_norm, "input_norm", {h});
+  if (p.latent > 0) loader.load(b.down, n.path_down, "path_down", {l, h});
+  if (p.output_norm) loader.load(b.output_norm, n.output_norm, "output_norm", {l});
+  if (p.latent > 0) loader.load(b.up, n.path_up, "path_up", {h, l});
 }
 
 void load_all(Loader& loader, const WeightBlock& b, int64_t first_expert) {
-  has_fused_experts(loader) ? load_fused_experts(loader, b, first_expert)
-                            : load_separate_experts(loader, b, first_expert);
-  if (loader.config().expert_bias) load_biases(loader, b, first_expert);
+  load_experts(loader, b, first_expert);
   load_router(loader, b);
   load_shared(loader, b);
+  load_path(loader, b);
 }
 
 }  // namespace
 
-std::string fill_template(std::string name, int64_t layer, int64_t expert) {
-  for (const auto& [key, value] : {std::pair{"{layer}", layer}, std::pair{"{expert}", expert}})
-    for (size_t at = 0; (at = name.find(key, at)) != std::string::npos;)
-      name.replace(at, std::strlen(key), std::to_string(value));
-  return name;
+std::string stored_format(const CheckpointFiles& files, const LayerTensors& tensors) {
+  const Loader loader(files, tensors, {}, 0);
+  const TensorNames& n = *tensors.names;
+  const bool together = has_fused_experts(loader) || has_stacked_experts(loader);
+  return loader.format_of(together || n.expert_down.empty() ? n.fused_down : n.expert_down);
 }
 
-std::string stored_format(const CheckpointFiles& files, const std::string& prefix,
-                          const FamilyLayers& family, int64_t layer) {
-  const Loader loader(files, prefix, family, layer, {}, 0);
-  return loader.format_of(has_fused_experts(loader) ? family.names.fused_down
-                                                    : family.names.expert_down);
-}
-
-LayerWeights load_layer(const CheckpointFiles& files, const std::string& prefix,
-                        const FamilyLayers& family, int64_t layer, int num_ranks, int rank,
-                        const Progress& progress) {
+LayerWeights load_layer(const CheckpointFiles& files, const LayerTensors& tensors, int num_ranks,
+                        int rank, const Progress& progress) {
   SWITCHYARD_REQUIRE(rank >= 0 && rank < num_ranks, ShapeMismatch, "load_layer: rank=", rank,
                      ", need 0 to ", num_ranks - 1, ".");
-  const int64_t total_bytes = weight_bytes(family.config, num_ranks);  // checks config and ranks
-  const int64_t first_expert = family.config.num_experts / num_ranks * rank;
+  const MoeConfig& config = tensors.config;
+  const int64_t total_bytes = weight_bytes(config, num_ranks);  // checks config and ranks
+  const int64_t first_expert = config.num_experts / num_ranks * rank;
+  check_unused_tensors(files, tensors);
   // Over no memory first: every tensor is there and fits before a byte is allocated.
   Arena sizes({});
-  Loader checker(files, prefix, family, layer, {}, 0);
-  load_all(checker, WeightBlock::take(sizes, family.config, num_ranks), first_expert);
+  Loader checker(files, tensors, {}, 0);
+  load_all(checker, WeightBlock::take(sizes, config, num_ranks), first_expert);
 
-  const auto block = WeightBlock::allocate(family.config, num_ranks);
-  Loader loader(files, prefix, family, layer, progress, total_bytes);
+  const auto block = WeightBlock::allocate(config, num_ranks);
+  Loader loader(files, tensors, progress, total_bytes);
   load_all(loader, block, first_expert);
   return block.view();
 }

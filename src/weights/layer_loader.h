@@ -7,16 +7,20 @@
 
 namespace switchyard {
 
-// A template with its numbers filled in.
-std::string fill_template(std::string name, int64_t layer, int64_t expert = 0);
+// What one layer computes, and where its tensors are.
+struct LayerTensors {
+  const FamilyLayers* family = nullptr;
+  const TensorNames* names = nullptr;  // one of the family's forms
+  MoeConfig config;
+  std::string prefix;  // stands before every name
+  int64_t layer = 0;
+};
 
 // How the experts are stored. Contract: Checkpoint::stored_format.
-std::string stored_format(const CheckpointFiles& files, const std::string& prefix,
-                          const FamilyLayers& family, int64_t layer);
+std::string stored_format(const CheckpointFiles& files, const LayerTensors& tensors);
 
-// `prefix` stands before every name (nested text models). Contract: Checkpoint::load_layer.
-LayerWeights load_layer(const CheckpointFiles& files, const std::string& prefix,
-                        const FamilyLayers& family, int64_t layer, int num_ranks, int rank,
-                        const Progress& progress);
+// Contract: Checkpoint::load_layer.
+LayerWeights load_layer(const CheckpointFiles& files, const LayerTensors& tensors, int num_ranks,
+                        int rank, const Progress& progress);
 
 }  // namespace switchyard

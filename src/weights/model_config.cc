@@ -2,11 +2,13 @@
 #include "weights/model_config.h"
 
 #include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 
 #include "base/require.h"
 #include "switchyard/checkpoint.h"
 #include "weights/config_reader.h"
+#include "weights/moe_keys.h"
 
 namespace switchyard {
 namespace {
@@ -15,15 +17,6 @@ std::string family_list() {
   std::string list;
   for (const auto& name : known_families()) list += cat(list.empty() ? "" : ", ", name);
   return list;
-}
-
-// "qwen3_moe", or "qwen3_moe_text" of a nested config.
-const Family* find_family(std::string_view model_type) {
-  constexpr std::string_view kText = "_text";
-  if (model_type.ends_with(kText)) model_type.remove_suffix(kText.size());
-  for (const auto& family : families())
-    if (family.model_type == model_type) return &family;
-  return nullptr;
 }
 
 // The rules of every layer, and the file that breaks one.
@@ -41,25 +34,90 @@ ModelConfig checked(std::string family, FamilyLayers layers, const std::string& 
                        layer, ", the model has layers 0 to ", layers.num_layers - 1, ".");
   std::sort(layers.moe_layers.begin(), layers.moe_layers.end());
   validate_from_file(layers.config, path);
+  for (const auto& [layer, config] : layers.other_layers) validate_from_file(config, path);
   return {std::move(family), std::move(layers)};
+}
+
+// config.json, and what is nested in it down to the text model: the last is the one to read.
+std::vector<ConfigReader> levels_of(const ConfigReader& outer) {
+  constexpr std::array kNested = {"text_config", "llm_config", "language_config"};
+  std::vector<ConfigReader> levels{outer};
+  if (auto thinker = outer.object({"thinker_config"})) levels.push_back(*thinker);
+  for (const char* key : kNested)
+    if (auto text = levels.back().object({key})) {
+      levels.push_back(*text);
+      break;
+    }
+  return levels;
+}
+
+// A model may be known by its own name though its text model carries another family's: the outer
+// model_type decides where it is known.
+const Family& family_of(const ConfigReader& outer, const ConfigReader& text) {
+  const std::string own = outer.text_or({"model_type"}, "");
+  const std::string nested = text.text_or({"model_type"}, own.empty() ? "nothing" : own);
+  const Family* family = find_family(own);
+  if (family == nullptr) family = find_family(nested);
+  SWITCHYARD_REQUIRE(
+      family != nullptr, Unsupported, "checkpoint: ", outer.file(), ", model_type=", nested,
+      ", known families are ", family_list(),
+      ". Describe the layer by hand with --config layer.json (docs/checkpoints.md).");
+  return *family;
+}
+
+// The module's path of a nested text model.
+void use_nested_module(FamilyLayers& layers) {
+  constexpr std::string_view kModel = "model.";
+  if (!layers.nested_module.empty())
+    layers.module = layers.nested_module;
+  else if (layers.module.starts_with(kModel))
+    layers.module.replace(0, kModel.size(), "model.language_model.");
+}
+
+// "Qwen3Moe" of "Qwen3MoeForCausalLM".
+std::string_view stem_of(std::string_view architecture) {
+  return architecture.substr(0, architecture.rfind("For"));
+}
+
+bool is_one_of(std::string_view stem, std::string_view list) {
+  while (!list.empty()) {
+    const auto word = list.substr(0, list.find(' '));
+    if (word == stem) return true;
+    list.remove_prefix(std::min(list.size(), word.size() + 1));
+  }
+  return false;
+}
+
+// Code of another family that we know is another block.
+void check_architectures(const ConfigReader& config, const Family& family) {
+  for (const std::string& name : config.texts_or_none({"architectures"})) {
+    const auto stem = stem_of(name);
+    if (is_one_of(stem, family.architectures)) continue;
+    for (const Family& other : families())
+      SWITCHYARD_REQUIRE(!is_one_of(stem, other.architectures), Unsupported,
+                         "checkpoint: ", config.file(), ", architectures=", name,
+                         ", model_type=", family.model_type,
+                         ", they are two families. Make them agree, or use "
+                         "--config layer.json.");
+  }
 }
 
 }  // namespace
 
 ModelConfig read_model_config(const nlohmann::json& json, const std::string& path) {
-  const ConfigReader outer(json, path);
-  const auto nested = outer.object({"text_config"});
-  const ConfigReader& config = nested ? *nested : outer;
-  const std::string model_type =
-      config.text_or({"model_type"}, outer.text_or({"model_type"}, "nothing"));
-  const Family* family = find_family(model_type);
-  SWITCHYARD_REQUIRE(
-      family != nullptr, Unsupported, "checkpoint: ", path, ", model_type=", model_type,
-      ", known families are ", family_list(),
-      ". Describe the layer by hand with --config layer.json (docs/checkpoints.md).");
-  FamilyLayers layers = family->describe(config);
+  const auto levels = levels_of(ConfigReader(json, path));
+  const ConfigReader &outer = levels.front(), &config = levels.back();
+  const Family& family = family_of(outer, config);
+  for (const auto& level : levels) check_architectures(level, family);
+  FamilyLayers layers = family.describe(config);
   layers.quantization = read_quantization(json, path);
-  return checked(std::string(family->model_type), std::move(layers), path);
+  if (levels.size() > 1) use_nested_module(layers);
+  ModelConfig model = checked(std::string(family.model_type), std::move(layers), path);
+  for (const auto& level : levels) check_moe_keys(level, model.family, model.layers);
+  // dbrx describes its experts in an object of their own.
+  if (const auto ffn = config.object({"ffn_config"}))
+    check_moe_keys(*ffn, model.family, model.layers);
+  return model;
 }
 
 ModelConfig read_layer_json(const nlohmann::json& layer, const std::string& path) {

@@ -438,7 +438,7 @@ TEST(Checkpoint, ReportsProgressUpToTheWhole) {
   EXPECT_EQ(seen.back(), total);
 }
 
-TEST(Checkpoint, HalfAndFloatAreRoundedToBf16) {
+TEST(Checkpoint, HalfAndFloatAreRoundedToBf16ButForTheRouter) {
   const OneFile bf16;
   const TemporaryFolder f32;
   std::map<std::string, Buffer<float>> wide;
@@ -448,13 +448,22 @@ TEST(Checkpoint, HalfAndFloatAreRoundedToBf16) {
   }
   testing::write_file(f32 / "config.json", mixtral_config().dump());
   write(f32 / "model.safetensors", wide);
-  expect_same(Checkpoint::open(f32.path())->load_layer(1, 1, 0), bf16.load());
+  const auto from_f32 = Checkpoint::open(f32.path())->load_layer(1, 1, 0);
+  const auto from_bf16 = bf16.load();
+  expect_same(from_f32.experts.w1, from_bf16.experts.w1, "w1");
+  expect_same(from_f32.experts.w2, from_bf16.experts.w2, "w2");
+  // The router stays what it was.
+  EXPECT_TRUE(Checkpoint::open(f32.path())->config(1).router_f32);
+  ASSERT_EQ(from_f32.router.weight.dtype, DType::F32);
+  for (int64_t i = 0; i < kExperts * kHidden; ++i)
+    EXPECT_EQ(Bf16(from_f32.router.weight.as<float>()[i]).bits(),
+              from_bf16.router.weight.as<Bf16>()[i].bits());
 
   // f16: known values, among them a subnormal and the largest.
   const TemporaryFolder f16;
   auto tensors = mixtral_tensors();
   const uint16_t half[] = {0x3c00, 0xc000, 0x0001, 0x7bff, 0x3555};  // 1, -2, 2^-24, 65504, 0.33325
-  const float value[] = {1.0f, -2.0f, 0x1p-24f, 65504.0f, 0.33325195f};
+  const float value[] = {1.0f, -2.0f, 0x1p-24f, 65504.0f, 0x1.554p-2f};
   std::vector<uint16_t> router(kExperts * kHidden);
   for (size_t i = 0; i < router.size(); ++i) router[i] = half[i % 5];
   std::vector<NamedTensor> named;
@@ -465,8 +474,9 @@ TEST(Checkpoint, HalfAndFloatAreRoundedToBf16) {
   write_safetensors(f16 / "model.safetensors", named);
   testing::write_file(f16 / "config.json", mixtral_config().dump());
   const auto loaded = Checkpoint::open(f16.path())->load_layer(1, 1, 0);
+  ASSERT_EQ(loaded.router.weight.dtype, DType::F32);
   for (int64_t i = 0; i < kExperts * kHidden; ++i)
-    EXPECT_EQ(loaded.router.weight.as<Bf16>()[i].bits(), Bf16(value[i % 5]).bits());
+    EXPECT_EQ(loaded.router.weight.as<float>()[i], value[i % 5]);
 }
 
 TEST(Checkpoint, OtherDtypesSayWhatTheyAre) {
@@ -533,13 +543,14 @@ TEST(Checkpoint, OlderAndNewerSpellingsMeanTheSame) {
 
 TEST(Checkpoint, ANestedTextConfigAndItsTensorPrefixAreFound) {
   const OneFile one;
-  for (const char* prefix : {"language_model.", ""}) {
+  for (const char* prefix : {"language_model.", "", "thinker."}) {
     auto text = mixtral_config();
     text["model_type"] = "mixtral_text";
     const OneFile nested({{"model_type", "some_vision_model"}, {"text_config", text}},
                          mixtral_tensors(prefix));
     expect_same(nested.load(), one.load());
-    EXPECT_EQ(Checkpoint::open(nested.folder.path())->module_path(1).find(prefix), 0u);
+    EXPECT_EQ(Checkpoint::open(nested.folder.path())->module_path(1),
+              "model.language_model.layers.1.mlp");
   }
 }
 
@@ -632,7 +643,8 @@ TEST(Checkpoint, MissingPartsAreNamed) {
   EXPECT_NE(refusal([&] { lacking.load(1); }, Errc::BadFile).find("experts.0.w3.weight"),
             std::string::npos);
   std::filesystem::remove(one.folder / "model.safetensors");
-  refusal([&] { Checkpoint::open(one.folder.path()); }, Errc::BadFile);
+  EXPECT_EQ(Checkpoint::open(one.folder.path())->config(1).num_experts, kExperts);
+  refusal([&] { one.load(1); }, Errc::BadFile);
   std::filesystem::remove(one.folder / "config.json");
   refusal([&] { Checkpoint::open(one.folder.path()); }, Errc::BadFile);
 }
@@ -643,7 +655,8 @@ TEST(Checkpoint, AConfigWithAWrongTypeOrSizeSaysWhich) {
       {{{"hidden_size", 1e300}}, "need an integer"},
       {{{"hidden_size", 18446744073709551615u}}, "need an integer"},
       {{{"hidden_size", 1.5}}, "hidden_size=1.5, need an integer"},
-      {{{"num_local_experts", nullptr}}, "num_local_experts or n_routed_experts"},
+      {{{"num_local_experts", nullptr}},
+       "num_local_experts or n_routed_experts or moe_num_experts=null"},
       {{{"num_local_experts", 0}}, "num_experts=0"},
       {{{"num_experts_per_tok", 0}}, "top_k=0"},
       {{{"model_type", "phimoe"}, {"router_jitter_noise", 1e300}}, "need a finite number"},

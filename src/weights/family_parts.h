@@ -1,0 +1,47 @@
+// src/weights/family_parts.h -- pieces that families share.
+#pragma once
+
+#include "base/require.h"
+#include "weights/family.h"
+
+namespace switchyard {
+
+// hidden_size, experts, top-k and expert width in every spelling known; activation by `hidden_act`;
+// as many layers as the model has, all of them MoE layers.
+FamilyLayers common_layers(const ConfigReader& config);
+int64_t num_layers_of(const ConfigReader& config);
+// n in every spelling; 0 for null.
+int64_t num_shared_experts(const ConfigReader& config, int64_t fallback);
+// `number` experts as wide as a routed one, as one wider expert.
+void add_shared_experts(MoeConfig& config, int64_t number);
+// Sigmoid scores with a correction bias, renormalised with epsilon, scaled.
+void use_sigmoid_gate(GateConfig& gate, float epsilon = 1e-20f);
+// By a key's text: softmax, sigmoid, sqrtsoftplus.
+Scoring scoring_from_name(const ConfigReader& config, const char* key, const char* absent);
+// silu becomes `kind` with that limit; 0 leaves it as it is.
+void clamp_activation(Activation& activation, ActivationKind kind, double limit);
+
+// ---- which layers are MoE layers
+
+// first, first + 1, ... num_layers - 1.
+std::vector<int64_t> layers_from(int64_t first, int64_t num_layers);
+// first, first + step, ... while the model has such a layer.
+std::vector<int64_t> every_layer_of(int64_t first, int64_t step, int64_t num_layers);
+// The last layer of each `step` layers.
+std::vector<int64_t> every_nth_layer(int64_t step, int64_t num_layers);
+// By mlp_layer_types where the config has it, else by moe_layer_freq as a list, else those from
+// first_k_dense_replace on.
+std::vector<int64_t> sparse_layers(const ConfigReader& config, int64_t num_layers,
+                                   int64_t first_dense);
+
+// ---- names; `block` is a template such as "layers.{layer}.mlp"
+
+// `<block>.gate.weight`, `<block>.experts.{expert}.gate_proj.weight` and so on, and the fused names
+// beside them.
+TensorNames names_of_experts(const std::string& block);
+// The same with w1, w3, w2.
+TensorNames names_of_w_experts(const std::string& block);
+// `<prefix>.gate_proj.weight` and so on.
+void name_shared_expert(TensorNames& names, const std::string& prefix);
+
+}  // namespace switchyard

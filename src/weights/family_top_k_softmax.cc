@@ -1,0 +1,90 @@
+// src/weights/family_top_k_softmax.cc -- top-k of the logits, then softmax over the chosen.
+#include "weights/family_list.h"
+#include "weights/family_parts.h"
+
+namespace switchyard {
+namespace {
+
+constexpr const char* kBlock = "layers.{layer}.block_sparse_moe";
+
+// A shared expert beside the block, gate and up in one matrix.
+FamilyLayers with_shared_mlp(FamilyLayers f, const ConfigReader& config, int64_t absent) {
+  f.config.shared.intermediate = config.integer_or({"shared_intermediate_size"}, absent, 0);
+  for (TensorNames& names : f.forms) {
+    names.shared_gate_up = "layers.{layer}.shared_mlp.input_linear.weight";
+    names.shared_down = "layers.{layer}.shared_mlp.output_linear.weight";
+  }
+  return f;
+}
+
+}  // namespace
+
+// Biases everywhere, clamped SwiGLU; gate and up alternate. In bf16 the experts are stored
+// transposed, in MXFP4 not: its blocks run along the inner dimension.
+FamilyLayers describe_gpt_oss(const ConfigReader& config) {
+  FamilyLayers f = common_layers(config);
+  Activation& act = f.config.activation;
+  act.kind = ActivationKind::ClampedSwiglu;  // hidden_act is silu there and is not read
+  act.limit = static_cast<float>(config.number_or({"swiglu_limit"}, 7.0));
+  act.alpha = static_cast<float>(config.number_or({"swiglu_alpha"}, act.alpha));
+  f.unread = {{"hidden_act", "\"silu\""}};
+  f.config.gate.scoring = Scoring::SoftmaxOfTopK;
+  f.config.expert_bias = f.config.router_bias = true;
+  const std::string mlp = "layers.{layer}.mlp";
+  TensorNames names;
+  names.router = mlp + ".router.weight";
+  names.router_bias = mlp + ".router.bias";
+  names.fused_gate_up = mlp + ".experts.gate_up_proj";
+  names.fused_down = mlp + ".experts.down_proj";
+  names.fused_gate_up_bias = mlp + ".experts.gate_up_proj_bias";
+  names.fused_down_bias = mlp + ".experts.down_proj_bias";
+  names.fused = Fused::Either;
+  names.fused_interleaved = true;
+  f.forms = {names};
+  return f;
+}
+
+// All experts in one tensor.
+FamilyLayers describe_granitemoe(const ConfigReader& config) {
+  FamilyLayers f = common_layers(config);
+  f.config.gate.scoring = Scoring::SoftmaxOfTopK;
+  f.module = cat("model.", kBlock);
+  TensorNames names, in_memory;
+  names.router = cat(kBlock, ".router.layer.weight");
+  names.fused_gate_up = cat(kBlock, ".input_linear.weight");
+  names.fused_down = cat(kBlock, ".output_linear.weight");
+  in_memory.router = cat(kBlock, ".router.weight");
+  in_memory.fused_gate_up = cat(kBlock, ".experts.gate_up_proj");
+  in_memory.fused_down = cat(kBlock, ".experts.down_proj");
+  f.forms = {names, in_memory};
+  return f;
+}
+
+FamilyLayers describe_granitemoeshared(const ConfigReader& config) {
+  return with_shared_mlp(describe_granitemoe(config), config, 0);
+}
+
+FamilyLayers describe_granitemoehybrid(const ConfigReader& config) {
+  return with_shared_mlp(describe_granitemoe(config), config, 1024);
+}
+
+// Top-k of the logits; then softmax, or sigmoid and perhaps renormalised. The sum of routed and
+// shared experts may be an average: half of every W2.
+FamilyLayers describe_cohere2_moe(const ConfigReader& config) {
+  FamilyLayers f = common_layers(config);
+  GateConfig& gate = f.config.gate;
+  gate.scoring = scoring_from_name(config, "expert_selection_fn", "softmax");
+  if (gate.scoring == Scoring::Softmax)
+    gate.scoring = Scoring::SoftmaxOfTopK;
+  else
+    gate.renormalize = config.boolean_or({"norm_topk_prob"}, true);
+  add_shared_experts(f.config, num_shared_experts(config, 0));
+  const auto strategy = config.text_or({"shared_expert_combination_strategy"}, "average");
+  if (strategy == "average" && f.config.shared.intermediate > 0) f.down_factor = 0.5f;
+  f.moe_layers = sparse_layers(config, f.num_layers, 0);
+  f.forms = {names_of_experts("layers.{layer}.mlp")};
+  name_shared_expert(f.forms.front(), "layers.{layer}.mlp.shared_experts");
+  return f;
+}
+
+}  // namespace switchyard
