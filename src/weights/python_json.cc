@@ -35,7 +35,9 @@ void PythonJson::begin_token() {
   if (in_string_ || at_ < token_end_ || at_ == text_.size() || !in_token(text_[at_])) return;
   token_end_ = at_ + 1;
   while (token_end_ < text_.size() && in_token(text_[token_end_])) ++token_end_;
-  quoted_ = is_no_finite_number(text_.substr(at_, token_end_ - at_));
+  const size_t next = text_.find_first_not_of(" \t\r\n", token_end_);
+  const bool is_key = next != text_.npos && text_[next] == ':';  // no JSON, for Python neither
+  quoted_ = !is_key && is_no_finite_number(text_.substr(at_, token_end_ - at_));
   if (quoted_) quote_ = Quote::Before;
 }
 

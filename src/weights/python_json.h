@@ -23,7 +23,8 @@ class PythonJson {
 
   char operator*() const { return quote_ == Quote::None ? text_[at_] : '"'; }
   PythonJson& operator++();
-  size_t position() const { return at_; }  // in the text
+  // Of the character, in the text; of a quote behind a word, that of the word's last one.
+  size_t position() const { return quote_ == Quote::Behind ? at_ - 1 : at_; }
   bool operator==(const PythonJson& other) const {
     return at_ == other.at_ && quote_ == other.quote_;
   }

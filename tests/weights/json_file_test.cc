@@ -49,6 +49,7 @@ TEST(PythonJson, PutsQuotesAroundWhatIsNoFiniteNumberAndNothingElse) {
       // Words that only begin or end like one.
       {"[NaNs, xNaN, Infinit, +Infinity, nan, -NaN]",
        "[NaNs, xNaN, Infinit, +Infinity, nan, -NaN]"},
+      {"{NaN:1, 1e999 \n: Infinity}", "{NaN:1, 1e999 \n: \"Infinity\"}"},
       // Numbers beyond a double; what is too small is 0 everywhere.
       {"[1e999,-1E+400, 1e308]", R"(["1e999","-1E+400", 1e308])"},
       {"[1e-999, -1E-400, 1e99999999999999999999]",
@@ -108,6 +109,9 @@ TEST(JsonFile, BrokenJsonSaysLineAndWhatStandsThere) {
       {"\n\n", "line 3: the text ends inside its JSON"},
       {"{\"a\": 1}\n\x01", "line 2: no JSON at the end of"},
       {"{\"a\": \"\xff\"}", "line 1: no JSON at the end of"},
+      {"{\"a\":1 Infinity", "line 1: no JSON at the end of '{\"a\":1 Infinity'"},
+      {"1\nNaN", "line 2: no JSON at the end of 'NaN'"},
+      {"{NaN:1}", "line 1: no JSON at the end of '{NaN'"},
       {"[1]", "c.json, is no JSON object"},
       {"NaN", "c.json, is no JSON object"},
       {"7", "c.json, is no JSON object"},
