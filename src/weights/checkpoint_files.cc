@@ -65,10 +65,4 @@ std::unique_ptr<const NamedTensors> source_in(const std::filesystem::path& direc
 CheckpointFiles::CheckpointFiles(const std::filesystem::path& directory)
     : source_(source_in(directory)) {}
 
-void CheckpointFiles::for_each_name(const std::function<void(const std::string&)>& visit) const {
-  if (places_.empty())
-    for (const auto& entry : files_.front()->entries()) visit(entry.name);
-  for (const auto& [name, file] : places_) visit(name);
-}
-
 }  // namespace switchyard
