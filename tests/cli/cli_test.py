@@ -534,7 +534,7 @@ class OtherCommands(CommandLine):
         self.assertEqual([entry["layer"] for entry in layers["moe_layers"]], [0, 1, 2])
         self.assertEqual(layers["moe_layers"][1]["module"], "model.layers.1.mlp")
         known = self.run_json("models")
-        self.assertEqual(len(known["presets"]), 10)
+        self.assertEqual(len(known["presets"]), 18)
         self.assertIn("gpt_oss", known["families"])
         self.assertIn("model.layers.2.mlp", self.good("models", "--model", MODEL).stdout)
 
