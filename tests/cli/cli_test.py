@@ -504,7 +504,8 @@ class Damaged(CommandLine):
             ({"hidden_act": "mish"}, "name=mish"),
             ({"model_type": "novel"}, "model_type=novel"),
             ({"model_type": 7}, "model_type=7, need a string"),
-            ({"model_type": "phimoe", "router_jitter_noise": 1e300}, "router_jitter_noise=1e+300, need a finite number"),
+            ({"model_type": "phimoe", "architectures": [], "router_jitter_noise": 1e300},
+             "router_jitter_noise=1e+300, need a finite number"),
             ({"model_type": "line\nbreak"}, "model_type=line?break"),
         ):
             self.rewrite_config(**changes)

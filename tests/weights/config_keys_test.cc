@@ -406,6 +406,8 @@ bool is_known_exception(const std::string& family, const std::string& key, const
   if (key == "hidden_act" && value == "silu")
     return family == "gpt_oss" || family.starts_with("minimax_m3");
   if (key == "scoring_func" && value == "noaux_tc") return family == "dots1";
+  if (family == "deepseek_v2" && value.is_number_integer() && value > 0)
+    return key == "n_group" || key == "topk_group";  // of the greedy method
   return family == "hunyuan_v1_moe" && (key == "n_group" || key == "topk_group") && value == false;
 }
 
