@@ -119,7 +119,7 @@ TensorNames names_from(const ConfigReader& tensors) {
 Activation activation_from(const ConfigReader& layer, const std::string& prefix,
                            const std::string& absent) {
   const std::string name = prefix + "activation", alpha = name + "_alpha", limit = name + "_limit";
-  Activation a = activation_from_name(layer.text_or({name.c_str()}, absent));
+  Activation a = activation_of(layer, {name.c_str()}, absent);
   a.alpha = number(layer, alpha.c_str(), a.alpha);
   a.limit = number(layer, limit.c_str(), a.limit);
   return a;

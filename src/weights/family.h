@@ -63,7 +63,7 @@ struct TensorNames {
 // A key that published configs carry with this value and published code does not read.
 struct UnreadKey {
   std::string_view key;
-  std::string_view value;  // as JSON
+  std::string value;  // as JSON
 };
 
 struct FamilyLayers {

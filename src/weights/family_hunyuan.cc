@@ -19,7 +19,7 @@ FamilyLayers describe_hunyuan_v1_moe(const ConfigReader& config) {
                                                         : std::vector<int64_t>(experts.size(), 1);
   const bool has_shared = config.boolean_or({"use_mixed_mlp_moe"}, true);
   f.config.hidden = config.integer({"hidden_size"});
-  f.config.activation = activation_from_name(config.text_or({"hidden_act"}, "silu"));
+  f.config.activation = activation_of(config, {"hidden_act"}, "silu");
   f.config.gate.renormalize = true;
   for (int64_t layer = 0; layer < f.num_layers; ++layer) {
     const auto i = static_cast<size_t>(layer);

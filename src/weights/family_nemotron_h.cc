@@ -26,7 +26,7 @@ FamilyLayers describe_nemotron_h(const ConfigReader& config) {
   c.intermediate = config.integer({"moe_intermediate_size"});
   c.num_experts = config.integer({"n_routed_experts", "num_local_experts"});
   c.top_k = config.integer({"num_experts_per_tok"});
-  c.activation = activation_from_name(config.text_or({"mlp_hidden_act"}, "relu2"));
+  c.activation = activation_of(config, {"mlp_hidden_act"}, "relu2");
   use_sigmoid_gate(c.gate);
   c.gate.renormalize = config.boolean_or({"norm_topk_prob"}, true);
   c.gate.scale = static_cast<float>(config.number_or({"routed_scaling_factor"}, 1.0, 1.0));

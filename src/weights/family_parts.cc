@@ -60,8 +60,8 @@ FamilyLayers common_layers(const ConfigReader& config) {
       config.integer({"num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"});
   c.top_k = config.integer({"num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k",
                             "moe_top_k", "top_k_experts", "top_k"});
-  c.activation = activation_from_name(
-      config.text_or({"hidden_act", "hidden_activation", "mlp_hidden_act"}, "silu"));
+  c.activation =
+      activation_of(config, {"hidden_act", "hidden_activation", "mlp_hidden_act"}, "silu");
   f.num_layers = num_layers_of(config);
   f.moe_layers = layers_from(0, f.num_layers);
   return f;
@@ -95,6 +95,18 @@ void use_sigmoid_gate(GateConfig& gate, float epsilon) {
   gate.scoring = Scoring::Sigmoid;
   gate.correction_bias = gate.renormalize = true;
   gate.renormalize_epsilon = epsilon;
+}
+
+Activation activation_of(const ConfigReader& config, ConfigReader::Keys keys,
+                         const std::string& absent) {
+  const std::string name = config.text_or(keys, absent);
+  try {
+    return activation_from_name(name);
+  } catch (const Error& e) {
+    const auto key =
+        std::find_if(keys.begin(), keys.end(), [&](const char* one) { return config.has({one}); });
+    throw Error(e.code(), cat("checkpoint: ", config.file(), ", ", *key, ": ", e.what()));
+  }
 }
 
 Scoring scoring_from_name(const ConfigReader& config, const char* key, const char* absent) {

@@ -16,6 +16,9 @@ int64_t num_shared_experts(const ConfigReader& config, int64_t fallback);
 void add_shared_experts(MoeConfig& config, int64_t number);
 // Sigmoid scores with a correction bias, renormalised with epsilon, scaled.
 void use_sigmoid_gate(GateConfig& gate, float epsilon = 1e-20f);
+// By name; a name that is not known is refused with file and key.
+Activation activation_of(const ConfigReader& config, ConfigReader::Keys keys,
+                         const std::string& absent);
 // By a key's text: softmax, sigmoid, sqrtsoftplus.
 Scoring scoring_from_name(const ConfigReader& config, const char* key, const char* absent);
 // silu becomes `kind` with that limit; 0 leaves it as it is.

@@ -52,7 +52,7 @@ FamilyLayers describe_dbrx(const ConfigReader& config) {
   c.num_experts = ffn->integer({"moe_num_experts"});
   c.top_k = ffn->integer({"moe_top_k"});
   if (const auto act = ffn->object({"ffn_act_fn"}))
-    c.activation = activation_from_name(act->text_or({"name"}, "silu"));
+    c.activation = activation_of(*act, {"name"}, "silu");
   const double norm = ffn->number_or({"moe_normalize_expert_weights"}, 1.0, 0.0);
   SWITCHYARD_REQUIRE(norm == 1 || norm == 0, Unsupported, "checkpoint: ", config.file(),
                      ", moe_normalize_expert_weights=", norm,

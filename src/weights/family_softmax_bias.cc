@@ -63,7 +63,7 @@ FamilyLayers describe_ernie4_5_vl_moe(const ConfigReader& config) {
   c.intermediate = of_text(config, "moe_intermediate_size");
   c.num_experts = of_text(config, "moe_num_experts");
   c.top_k = config.integer({"moe_k", "num_experts_per_tok"});
-  c.activation = activation_from_name(config.text_or({"hidden_act"}, "silu"));
+  c.activation = activation_of(config, {"hidden_act"}, "silu");
   use_ernie_gate(c.gate, config);
   add_shared_experts(c, num_shared_experts(config, 2));
   f.num_layers = num_layers_of(config);

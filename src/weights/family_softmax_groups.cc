@@ -28,6 +28,11 @@ FamilyLayers describe_deepseek_v2(const ConfigReader& config) {
     gate.group_score = GroupScore::Max;
     gate.num_groups = config.integer({"n_group"});
     gate.num_groups_kept = config.integer({"topk_group"});
+  } else {
+    // Groups are not read then, whatever their number.
+    for (const char* key : {"n_group", "topk_group"})
+      if (const int64_t groups = config.integer_or({key}, 0, 0); groups > 0)
+        f.unread.push_back({key, std::to_string(groups)});
   }
   f.moe_layers = layers_from(config.integer_or({"first_k_dense_replace"}, 0, 0), f.num_layers);
   add_shared_experts(f.config, num_shared_experts(config, 2));

@@ -112,7 +112,7 @@ Verdict method_rule(const Seen& s) {
   if (g.num_groups > 1 && g.group_score == GroupScore::Max)
     return text_rule(s, {"group_limited_greedy"});
   if (g.num_groups > 1) return Verdict("groups by their two best");
-  return text_rule(s, {"greedy", "gready", "topk"});
+  return text_rule(s, {"greedy", "gready"});
 }
 
 Verdict renormalize_rule(const Seen& s) {

@@ -54,6 +54,55 @@ MoeConfig llama_4_scout() {
   return c;
 }
 
+MoeConfig qwen3_5() {
+  MoeConfig c = renormalized(shape(2048, 512, 256, 8));
+  c.shared = {512, true};
+  return c;
+}
+
+MoeConfig without_shared(MoeConfig c) {
+  c.shared.intermediate = 0;
+  return c;
+}
+
+MoeConfig minimax_m2() {
+  MoeConfig c = without_shared(sigmoid_gated(shape(3072, 1536, 256, 8), 1, 1, 1.0f));
+  c.gate.renormalize_epsilon = 0;
+  c.router_f32 = true;
+  return c;
+}
+
+MoeConfig minimax_m3() {
+  MoeConfig c = sigmoid_gated(shape(6144, 3072, 128, 4), 1, 1, 2.0f);
+  c.gate.renormalize_epsilon = 0;
+  c.activation.kind = ActivationKind::ClampedSwiglu;
+  c.router_f32 = true;
+  return c;
+}
+
+// A layer whose experts the gate chooses.
+MoeConfig deepseek_v4_flash() {
+  MoeConfig c = sigmoid_gated(shape(4096, 2048, 256, 6), 1, 1, 1.5f);
+  c.gate.scoring = Scoring::SqrtSoftplus;
+  c.activation = {.kind = ActivationKind::SiluOfClamped, .limit = 10.0f};
+  return c;
+}
+
+MoeConfig nemotron_3_nano() {
+  MoeConfig c = sigmoid_gated(shape(2688, 1856, 128, 6), 1, 1, 2.5f);
+  c.activation.kind = ActivationKind::Relu2;
+  c.shared.intermediate = 3712;
+  return c;
+}
+
+MoeConfig longcat_flash() {
+  MoeConfig c = shape(6144, 2048, 512, 12);
+  c.gate.correction_bias = c.router_f32 = true;
+  c.gate.scale = 6;
+  c.gate.num_zero_experts = 256;
+  return c;
+}
+
 }  // namespace
 
 const std::vector<Preset>& presets() {
@@ -68,6 +117,14 @@ const std::vector<Preset>& presets() {
       {"kimi-k2", sigmoid_gated(shape(7168, 2048, 384, 8), 1, 1, 2.827f)},
       {"gpt-oss-120b", gpt_oss()},
       {"llama-4-scout", llama_4_scout()},
+      {"qwen3.5-35b-a3b", qwen3_5()},
+      {"minimax-m2", minimax_m2()},
+      {"minimax-m3", minimax_m3()},
+      {"glm-5", sigmoid_gated(shape(6144, 2048, 256, 8), 1, 1, 2.5f)},
+      {"mimo-v2-flash", without_shared(sigmoid_gated(shape(4096, 2048, 256, 8), 1, 1, 1.0f))},
+      {"deepseek-v4-flash", deepseek_v4_flash()},
+      {"nemotron-3-nano", nemotron_3_nano()},
+      {"longcat-flash", longcat_flash()},
   };
   return all;
 }

@@ -521,7 +521,8 @@ class Damaged(CommandLine):
             ({"hidden_act": "mish"}, "name=mish"),
             ({"model_type": "novel"}, "model_type=novel"),
             ({"model_type": 7}, "model_type=7, need a string"),
-            ({"model_type": "phimoe", "router_jitter_noise": 1e300}, "router_jitter_noise=1e+300, need a finite number"),
+            ({"model_type": "phimoe", "architectures": [], "router_jitter_noise": 1e300},
+             "router_jitter_noise=1e+300, need a finite number"),
             ({"model_type": "line\nbreak"}, "model_type=line?break"),
         ):
             self.rewrite_config(**changes)
@@ -556,7 +557,7 @@ class OtherCommands(CommandLine):
         self.assertEqual([entry["layer"] for entry in layers["moe_layers"]], [0, 1, 2])
         self.assertEqual(layers["moe_layers"][1]["module"], "model.layers.1.mlp")
         known = self.run_json("models")
-        self.assertEqual(len(known["presets"]), 10)
+        self.assertEqual(len(known["presets"]), 18)
         self.assertIn("gpt_oss", known["families"])
         self.assertIn("model.layers.2.mlp", self.good("models", "--model", MODEL).stdout)
 

@@ -46,9 +46,13 @@ void check_tensors(std::vector<TensorEntry> entries, std::span<const std::byte> 
 }
 
 void check_model(const ModelConfig& model) {
-  const MoeConfig& c = model.layers.config;
-  expect(c.top_k >= 1 && c.top_k <= c.num_experts, "top_k without as many experts");
-  expect(weight_bytes(c, 1) > 0 && !describe(c).empty(), "a layer that cannot be described");
+  const auto check = [](const MoeConfig& c) {
+    expect(c.top_k >= 1 && c.top_k <= c.num_choices(), "top_k without as many experts");
+    expect(weight_bytes(c, 1) > 0 && !describe(c).empty(), "a layer that cannot be described");
+  };
+  check(model.layers.config);
+  for (const auto& [layer, config] : model.layers.other_layers) check(config);
+  expect(!model.layers.forms.empty(), "a layer without names");
   for (const int64_t layer : model.layers.moe_layers)
     expect(layer >= 0 && layer < model.layers.num_layers, "an MoE layer behind the last layer");
 }

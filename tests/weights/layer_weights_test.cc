@@ -165,10 +165,13 @@ TEST(Validate, RefusesTensorsThatTheConfigDoesNotHave) {
   }
 }
 
-TEST(Presets, AreTheTenModelsWithValidShapes) {
-  const char* names[] = {"qwen3-30b-a3b", "qwen3-235b-a22b", "qwen3-next-80b-a3b", "mixtral-8x7b",
-                         "olmoe-1b-7b",   "glm-4.5-air",     "deepseek-v3",        "kimi-k2",
-                         "gpt-oss-120b",  "llama-4-scout"};
+TEST(Presets, AreKnownModelsWithValidShapes) {
+  const char* names[] = {"qwen3-30b-a3b",     "qwen3-235b-a22b", "qwen3-next-80b-a3b",
+                         "mixtral-8x7b",      "olmoe-1b-7b",     "glm-4.5-air",
+                         "deepseek-v3",       "kimi-k2",         "gpt-oss-120b",
+                         "llama-4-scout",     "qwen3.5-35b-a3b", "minimax-m2",
+                         "minimax-m3",        "glm-5",           "mimo-v2-flash",
+                         "deepseek-v4-flash", "nemotron-3-nano", "longcat-flash"};
   EXPECT_EQ(presets().size(), std::size(names));
   for (const char* name : names) {
     const auto& preset = find_preset(name);
