@@ -895,6 +895,18 @@ TEST(StoredTensor, ChecksDtypesAndRanksItself) {
     EXPECT_THROW(scaled(Elements::E2m1, i8, f32, ScaleBits::F32, &overall), Error);
 }
 
+TEST(StoredTensor, BlocksOfMxfp4HoldSixteenBytes) {
+  const std::vector<std::byte> memory(4096);
+  const auto u8 = [&](std::vector<int64_t> shape) {
+    return TensorEntry{"w", "U8", std::move(shape), memory};
+  };
+  EXPECT_NO_THROW((void)StoredTensor::mxfp4(u8({4, 16}), u8({4})));
+  for (const int64_t width : {15, 17})
+    EXPECT_THROW((void)StoredTensor::mxfp4(u8({4, width}), u8({4, width})), Error);
+  EXPECT_THROW((void)StoredTensor::mxfp4(u8({16}), u8({})), Error);
+  EXPECT_THROW((void)StoredTensor::mxfp4(u8({}), u8({})), Error);
+}
+
 TEST(Quantised, FlatTensorsAreRefused) {
   for (const char* form : {"ct channel", "fp8 undeclared rows", "int4", "nvfp4"}) {
     Model m = separate(form_called(form));
