@@ -13,6 +13,7 @@
 #include "switchyard/error.h"
 #include "testing/temporary_folder.h"
 #include "weights/quantization.h"
+#include "weights/stored_tensor.h"
 
 namespace switchyard {
 namespace {
@@ -843,6 +844,78 @@ TEST(Quantised, WithoutASizeFp8IsInBlocksOf128OrHasScalesThatTellTheirShape) {
             "fp8 per tensor or fp8 per channel or mxfp4");
   EXPECT_EQ(forms(nullptr),
             "fp8 in 128x128 blocks or fp8 per tensor or fp8 per channel or mxfp4 or nvfp4");
+}
+
+// The last guard before a file's bytes are read, whoever calls.
+TEST(StoredTensor, ChecksDtypesAndRanksItself) {
+  const std::vector<std::byte> memory(4096);
+  const auto entry = [&](const char* dtype, std::vector<int64_t> shape) {
+    return TensorEntry{"w", dtype, std::move(shape), memory};
+  };
+  const auto scaled = [](Elements elements, const TensorEntry& values, const TensorEntry& scales,
+                         ScaleBits bits, const TensorEntry* overall = nullptr) {
+    (void)StoredTensor::scaled(elements, values, {scales, bits, {1, 16}, overall});
+  };
+  const TensorEntry f32 = entry("F32", {4, 2}), e4m3 = entry("F8_E4M3", {4, 32}),
+                    i8 = entry("I8", {4, 16}), i32 = entry("I32", {4, 4});
+  EXPECT_NO_THROW(scaled(Elements::E4m3, e4m3, f32, ScaleBits::F32));
+  EXPECT_NO_THROW(scaled(Elements::E2m1, i8, f32, ScaleBits::F32));
+  EXPECT_NO_THROW(scaled(Elements::Int4, i32, f32, ScaleBits::F32));
+  for (const auto& shape : std::vector<std::vector<int64_t>>{{}, {32}, {1, 1, 4, 32}})
+    EXPECT_THROW(scaled(Elements::E4m3, entry("F8_E4M3", shape), f32, ScaleBits::F32), Error);
+  for (const auto& shape : std::vector<std::vector<int64_t>>{{}, {16}, {1, 4, 16}}) {
+    EXPECT_THROW(scaled(Elements::E2m1, entry("U8", shape), f32, ScaleBits::F32), Error);
+    EXPECT_THROW(scaled(Elements::Int4, entry("I32", shape), f32, ScaleBits::F32), Error);
+  }
+  for (const auto* values : {&e4m3, &i8, &i32})
+    for (const Elements elements : {Elements::E4m3, Elements::E2m1, Elements::Int4}) {
+      const bool own = values == (elements == Elements::E4m3   ? &e4m3
+                                  : elements == Elements::E2m1 ? &i8
+                                                               : &i32);
+      if (own) continue;
+      EXPECT_THROW(scaled(elements, *values, f32, ScaleBits::F32), Error);
+    }
+  const std::pair<ScaleBits, const char*> bits[] = {{ScaleBits::F32, "F32"},
+                                                    {ScaleBits::F16, "F16"},
+                                                    {ScaleBits::Bf16, "BF16"},
+                                                    {ScaleBits::E8m0, "F8_E8M0"},
+                                                    {ScaleBits::E4m3, "F8_E4M3"}};
+  for (const auto& [wanted, name] : bits)
+    for (const auto& [other, dtype] : bits) {
+      const TensorEntry scales = entry(dtype, {4, 2});
+      const auto read = [&] { scaled(Elements::E4m3, e4m3, scales, wanted); };
+      if (wanted == other) {
+        EXPECT_NO_THROW(read()) << name;
+      } else {
+        EXPECT_THROW(read(), Error) << name << " " << dtype;
+      }
+    }
+  for (const auto& overall :
+       {entry("F16", {}), entry("F32", {0}), entry("F32", {2}), entry("F32", {1, 1})})
+    EXPECT_THROW(scaled(Elements::E2m1, i8, f32, ScaleBits::F32, &overall), Error);
+}
+
+TEST(StoredTensor, BlocksOfMxfp4HoldSixteenBytes) {
+  const std::vector<std::byte> memory(4096);
+  const auto u8 = [&](std::vector<int64_t> shape) {
+    return TensorEntry{"w", "U8", std::move(shape), memory};
+  };
+  EXPECT_NO_THROW((void)StoredTensor::mxfp4(u8({4, 16}), u8({4})));
+  for (const int64_t width : {15, 17})
+    EXPECT_THROW((void)StoredTensor::mxfp4(u8({4, width}), u8({4, width})), Error);
+  EXPECT_THROW((void)StoredTensor::mxfp4(u8({16}), u8({})), Error);
+  EXPECT_THROW((void)StoredTensor::mxfp4(u8({}), u8({})), Error);
+}
+
+TEST(Quantised, FlatTensorsAreRefused) {
+  for (const char* form : {"ct channel", "fp8 undeclared rows", "int4", "nvfp4"}) {
+    Model m = separate(form_called(form));
+    for (auto& [name, raw] : m.tensors)
+      if (name == expert_name(0, "gate_proj") || name.ends_with("0.gate_proj.weight_packed"))
+        raw.shape = {count_of(raw.shape)};
+    const std::string message = refusal(m, Errc::Unsupported);
+    EXPECT_NE(message.find("0.gate_proj.weight"), std::string::npos) << message;
+  }
 }
 
 // ---- where the config stands
