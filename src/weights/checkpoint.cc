@@ -69,9 +69,9 @@ class FamilyCheckpoint final : public Checkpoint {
                        list.empty() ? "none" : list, ".");
   }
 
+  // Of a config alone: the refusal of its folder, which says what is there instead.
   const CheckpointFiles& files() const {
-    SWITCHYARD_REQUIRE(files_.has_value(), BadFile, "checkpoint: ", directory_.string(),
-                       ", has neither model.safetensors nor model.safetensors.index.json.");
+    if (!files_) CheckpointFiles refused(directory_);
     return *files_;
   }
 
