@@ -154,8 +154,8 @@ class Dispatcher {
   virtual bool joins_in_executor() const = 0;
 };
 
-/// Words of a status: Errc, detail, rank that saw it, lower and upper half of the value seen. All 0:
-/// good. The first one stays.
+/// Words of a status: Errc, detail, rank that saw it, lower and upper half of the value seen. All
+/// 0: good. The first one stays.
 inline constexpr int64_t kStatusWords = 5;
 
 struct DispatcherOptions {

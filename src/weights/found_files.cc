@@ -24,7 +24,7 @@ struct ShardName {
 std::string take_digits(std::string_view& text) {
   const size_t last = text.find_last_not_of("0123456789");
   const size_t begin = last == text.npos ? 0 : last + 1;
-  const std::string digits(text.substr(begin));
+  std::string digits(text.substr(begin));
   text.remove_suffix(digits.size());
   return digits;
 }

@@ -121,7 +121,7 @@ std::string ShardIndex::file_of(const std::string& tensor) const {
                      ": the index names no file for it. Download both again.");
   SWITCHYARD_REQUIRE(entry->file.size != kNoString, BadFile, "checkpoint: ", path_, ", tensor ",
                      tensor, ": its file is no string. Download the index again.");
-  const std::string name(at(entry->file));
+  std::string name(at(entry->file));
   const bool is_name = !name.empty() && name != "." && name != ".." &&
                        name.find_first_of(std::string("/\0", 2)) == std::string::npos;
   SWITCHYARD_REQUIRE(is_name, BadFile, "checkpoint: ", path_, ", tensor ", tensor, ": file=", name,

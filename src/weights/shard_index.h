@@ -9,7 +9,7 @@
 
 namespace switchyard {
 
-// weight_map of a model.safetensors.index.json, in about as much memory as its text takes.
+// weight_map of a model.safetensors.index.json, in a few times the memory that its text takes.
 class ShardIndex {
  public:
   // Throws Error(BadFile): more than 256 MiB, damaged, no weight_map, or no entry. Entries are

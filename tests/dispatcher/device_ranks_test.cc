@@ -187,7 +187,7 @@ TEST(DeviceRanks, OnceAPeerIsLostTheStatusSaysSoWhateverCame) {
   backend->ops().note_ended(status.view(), &ended, 1, nullptr);
   EXPECT_EQ(status.values(), (std::vector<int32_t>{static_cast<int32_t>(Errc::Transport),
                                                    static_cast<int32_t>(StatusDetail::PeerLost), 1,
-                                                   kGivenUpByHost}));
+                                                   kGivenUpByHost, 0}));
 }
 
 TEST(DeviceRanks, ARankThatFindsItsLinkOverNamesWhoIsMissingAndTellsThePeers) {
