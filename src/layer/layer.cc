@@ -344,58 +344,68 @@ class Layer final : public MoeLayer {
   }
 
   struct Routing {
-    ConstTensor ids;
-    ConstTensor weights;
+    ConstTensor chosen;   // by the gate, or given as i32; as i64 they are narrowed later
+    ConstTensor ids;      // what is dispatched: without zero experts
+    ConstTensor weights;  // of both
   };
-
-  Routing route(const ForwardArgs& args, Dispatcher::Slice slice) {
-    const Routing routing = choose(args, slice);
-    if (config().gate.num_zero_experts == 0) return routing;
-    const Tensor ids = buffers_.ids.rows(0, slice.size);
-    backend().ops().split_zero_experts(ids, buffers_.path.identity.rows(0, slice.size), routing.ids,
-                                       routing.weights, config().num_experts,
-                                       config().num_choices(), args.stream);
-    return {ids, routing.weights};
-  }
-
-  Routing choose(const ForwardArgs& args, Dispatcher::Slice slice) {
-    const Tensor ids = buffers_.ids.rows(0, slice.size);
-    if (!args.ids.present()) {
-      Gate::Choice choice{.ids = ids, .weights = buffers_.weights.rows(0, slice.size)};
-      if (config().shared.num_scored > 0)
-        choice.shared_weights = buffers_.shared.weights.rows(0, slice.size);
-      if (args.token_ids.present()) choice.token_ids = args.token_ids.rows(slice.begin, slice.size);
-      parts_.gate->choose(choice, args.hidden.rows(slice.begin, slice.size), buffers_.gate,
-                          args.stream);
-      return {ids, choice.weights};
-    }
-    const ConstTensor weights = args.weights.rows(slice.begin, slice.size);
-    const ConstTensor given = args.ids.rows(slice.begin, slice.size);
-    if (given.dtype == DType::I32) return {given, weights};
-    backend().ops().narrow_ids(ids, given, config().num_choices(), communicator().rank(),
-                               buffers_.status, args.stream);
-    return {ids, weights};
-  }
 
   // What the routed experts are called with: the caller's rows, or those of a path.
   struct RoutedCall {
+    const ForwardArgs* args;  // of the caller
     Tensor output;
     ConstTensor hidden;
     Routing routing;
-    const ForwardArgs* joined;  // whose shared experts and zero experts join the sums; null: none
+    bool joins;  // shared experts and zero experts join the sums
     CUstream_st* stream;
   };
+
+  Routing route(const ForwardArgs& args, Dispatcher::Slice slice) {
+    const Tensor own = buffers_.ids.rows(0, slice.size);
+    if (!args.ids.present()) return {own, own, choose(args, slice, own)};
+    const bool as_given = args.ids.dtype == DType::I32;
+    const ConstTensor given = as_given ? args.ids.rows(slice.begin, slice.size) : own;
+    return {given, config().gate.num_zero_experts > 0 ? own : given,
+            args.weights.rows(slice.begin, slice.size)};
+  }
+
+  // The gate's weights of the ids that it chooses.
+  Tensor choose(const ForwardArgs& args, Dispatcher::Slice slice, Tensor ids) {
+    Gate::Choice choice{.ids = ids, .weights = buffers_.weights.rows(0, slice.size)};
+    if (config().shared.num_scored > 0)
+      choice.shared_weights = buffers_.shared.weights.rows(0, slice.size);
+    if (args.token_ids.present()) choice.token_ids = args.token_ids.rows(slice.begin, slice.size);
+    parts_.gate->choose(choice, args.hidden.rows(slice.begin, slice.size), buffers_.gate,
+                        args.stream);
+    return choice.weights;
+  }
+
+  // Of rows of a routing, which are `given` of the caller's: ids of i64 are narrowed, and zero
+  // experts leave. By piece, since an id that no layer can serve is an error of one piece.
+  void finish_ids(const RoutedCall& call, Dispatcher::Slice rows, Dispatcher::Slice given,
+                  Tensor status) {
+    Ops& ops = backend().ops();
+    const ConstTensor wide = call.args->ids;
+    const Tensor ids = buffers_.ids.rows(rows.begin, rows.size);
+    if (wide.present() && wide.dtype == DType::I64)
+      ops.narrow_ids(ids, wide.rows(given.begin, given.size), config().num_choices(),
+                     communicator().rank(), status, call.stream);
+    if (config().gate.num_zero_experts > 0)
+      ops.split_zero_experts(ids, buffers_.path.identity.rows(rows.begin, rows.size),
+                             call.routing.chosen.rows(rows.begin, rows.size),
+                             call.routing.weights.rows(rows.begin, rows.size), config().num_experts,
+                             config().num_choices(), call.stream);
+  }
 
   void enqueue(const ForwardArgs& args, int64_t max_tokens) {
     const TokenPieces pieces = cut(max_tokens);
     const int64_t num_tokens = args.hidden.dim(0);
     const auto slice =
         pieces.count > 1 ? Dispatcher::Slice{0, num_tokens} : dispatcher_->slice(num_tokens);
-    RoutedCall call{args.output, args.hidden, route(args, slice), &args, args.stream};
+    RoutedCall call{&args, args.output, args.hidden, route(args, slice), true, args.stream};
     if (path_) {
       call.hidden = path_->before(args.hidden, buffers_.path, args.stream);
       call.output = buffers_.path.sums.rows(0, num_tokens);
-      call.joined = nullptr;
+      call.joins = false;
     }
     pieces.count > 1 ? run_pieces(call, pieces) : run_whole(call, slice, max_tokens);
     if (path_) {
@@ -421,10 +431,10 @@ class Layer final : public MoeLayer {
   }
 
   Addend addend_of(const RoutedCall& call, Dispatcher::Slice slice) {
-    if (call.joined == nullptr) return {};
-    if (config().gate.num_zero_experts == 0) return run_shared(*call.joined, slice);
+    if (!call.joins) return {};
+    if (config().gate.num_zero_experts == 0) return run_shared(*call.args, slice);
     const Tensor hidden = buffers_.path.hidden.rows(0, slice.size);
-    backend().ops().widen(hidden, call.joined->hidden.rows(slice.begin, slice.size), call.stream);
+    backend().ops().widen(hidden, call.args->hidden.rows(slice.begin, slice.size), call.stream);
     return {hidden, buffers_.path.identity.rows(0, slice.size)};
   }
 
@@ -464,7 +474,10 @@ class Layer final : public MoeLayer {
       t.shape = {kStatusWords};
       return t;
     };
-    for (size_t i = 0; i < count; ++i) ops.copy(status_of(i), buffers_.status, routed.stream);
+    for (size_t i = 0; i < count; ++i) {
+      ops.copy(status_of(i), buffers_.status, routed.stream);
+      finish_ids(routed, tokens_of(i), tokens_of(i), status_of(i));
+    }
     Pipeline& pipeline = *pipeline_;
     CUstream_st* link = pipeline.link.get();
     pipeline.joined->record(routed.stream);
