@@ -134,8 +134,6 @@ struct PullSumsParams {
   SumsOut out;                // [T, H]
   const uint4* partial;       // bf16 [R, H] here; a peer's stand at the same offset
   const int32_t* return_row;  // [T, P]
-  const float4* addend;       // f32 [T, H] or null
-  const float* scale;         // [T] or null: 1
   const int32_t* status;
   int num_tokens, vectors_per_row;
   SlotSumsView own;  // of token t; rows null: this rank's terms are in `partial`, too

@@ -417,6 +417,7 @@ class Layer final : public MoeLayer {
 
   void run_whole(const RoutedCall& routed, Dispatcher::Slice slice, int64_t max_tokens) {
     const int64_t max_rows = dispatcher_->max_rows(max_tokens);
+    finish_ids(routed, {0, slice.size}, slice, buffers_.status);
     auto call =
         dispatcher_->dispatch(buffers_.dispatcher.front(), routed.hidden, routed.routing.ids,
                               routed.routing.weights, max_tokens, buffers_.status, routed.stream);

@@ -76,7 +76,7 @@ FamilyLayers describe_qwen3_vl_moe(const ConfigReader& config) {
 // The thinker; the talker is another model.
 FamilyLayers describe_qwen3_omni_moe(const ConfigReader& config) {
   FamilyLayers f = describe_qwen(config, true);
-  f.nested_module = "thinker.model.layers.{layer}.mlp";
+  f.nested_module = "thinker.model.language_model.layers.{layer}.mlp";
   return f;
 }
 

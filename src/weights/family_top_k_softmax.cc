@@ -74,9 +74,10 @@ FamilyLayers describe_cohere2_moe(const ConfigReader& config) {
   FamilyLayers f = common_layers(config);
   GateConfig& gate = f.config.gate;
   gate.scoring = scoring_from_name(config, "expert_selection_fn", "softmax");
-  if (gate.scoring == Scoring::Softmax)
+  if (gate.scoring == Scoring::Softmax) {
     gate.scoring = Scoring::SoftmaxOfTopK;
-  else
+    f.unread = {{"norm_topk_prob", "false"}};  // a softmax of the chosen needs none
+  } else
     gate.renormalize = config.boolean_or({"norm_topk_prob"}, true);
   add_shared_experts(f.config, num_shared_experts(config, 0));
   const auto strategy = config.text_or({"shared_expert_combination_strategy"}, "average");

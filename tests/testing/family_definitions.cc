@@ -20,6 +20,7 @@ void Maker::bf16(const std::string& name, Shape shape, double range, double midd
     t.values.push_back(static_cast<float>(value));
   }
   tensors[name] = std::move(t);
+  std::erase_if(f32_, [&](const F32& other) { return other.name == name; });
 }
 
 void Maker::f32(const std::string& name, Shape shape, double range, double middle) {

@@ -149,9 +149,12 @@ std::vector<KeyGroup> gate_groups() {
       {{"moe_gate"}, [](const json& v, const FamilyLayers&) { return v == "topk"; }},
       {{"norm_topk_prob", "moe_norm_topk_prob", "moe_renormalize", "norm_expert_weight",
         "normalize_expert_weights", "route_norm"},
-       flag([](const MoeConfig& c) {
-         return c.gate.renormalize || c.gate.scoring == Scoring::SoftmaxOfTopK;
-       })},
+       [](const json& v, const FamilyLayers& f) {
+         // A softmax of the chosen sums to one as it is: cohere2_moe says either.
+         const GateConfig& g = f.config.gate;
+         if (g.scoring == Scoring::SoftmaxOfTopK) return v.is_boolean() || v.is_null();
+         return v.is_null() ? !g.renormalize : v == g.renormalize;
+       }},
       {{"moe_normalize_expert_weights"},
        number([](const MoeConfig& c) { return c.gate.renormalize ? 1 : 0; }, 0)},
       {{"moe_norm_min"},
@@ -518,7 +521,7 @@ TEST(MoeKeys, TheOuterModelTypeDecidesWhereItIsKnown) {
       {"model_type", "qwen3_omni_moe"},
       {"thinker_config", {{"model_type", "qwen3_omni_moe_thinker"}, {"text_config", thinker}}}};
   EXPECT_EQ(read_model_config(omni, "config.json").layers.module,
-            "thinker.model.layers.{layer}.mlp");
+            "thinker.model.language_model.layers.{layer}.mlp");
 }
 
 }  // namespace

@@ -818,7 +818,7 @@ TEST(Quantised, ConfigsThatAreSenselessAreRefused) {
       {float8("block", {{"block_structure", "128x"}}), "need two positive ones"},
       {float8("block", {{"block_structure", "99999999999999999999x1"}}), "need two positive ones"},
       {int4_config({{"group_size", 0}}), "need two positive ones"},
-      {int4_config({{"group_size", nullptr}}), "group_size=nothing, need an integer"},
+      {int4_config({{"group_size", nullptr}}), "group_size=null, need an integer"},
       {int4_config({{"symmetric", 1}}), "symmetric=1, need true or false"},
       {{{"quant_method", "compressed-tensors"}, {"config_groups", {{"a", 1}}}},
        "config_groups.a=1, need an object"},
