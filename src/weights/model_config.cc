@@ -88,17 +88,32 @@ bool is_one_of(std::string_view stem, std::string_view list) {
   return false;
 }
 
-// Code of another family that we know is another block.
+// Whether a file could be of either family: a router of theirs has one name.
+bool may_be_mistaken(const Family& a, const Family& b, const ConfigReader& config) {
+  try {
+    const FamilyLayers x = a.describe(config), y = b.describe(config);
+    for (const auto& mine : x.forms)
+      for (const auto& theirs : y.forms)
+        if (mine.router == theirs.router) return true;
+    return false;
+  } catch (const Error&) {
+    return true;  // this config is not of both
+  }
+}
+
+// Code of another family that we know is another block. Where its tensors are called otherwise,
+// model_type is obeyed, and those of its family have to be there.
 void check_architectures(const ConfigReader& config, const Family& family) {
   for (const std::string& name : config.texts_or_none({"architectures"})) {
     const auto stem = stem_of(name);
     if (is_one_of(stem, family.architectures)) continue;
     for (const Family& other : families())
-      SWITCHYARD_REQUIRE(!is_one_of(stem, other.architectures), Unsupported,
-                         "checkpoint: ", config.file(), ", architectures=", name,
-                         ", model_type=", family.model_type,
-                         ", they are two families. Make them agree, or use "
-                         "--config layer.json.");
+      SWITCHYARD_REQUIRE(
+          !is_one_of(stem, other.architectures) || !may_be_mistaken(family, other, config),
+          Unsupported, "checkpoint: ", config.file(), ", architectures=", name,
+          ", model_type=", family.model_type,
+          ", they are two families. Make them agree, or use "
+          "--config layer.json.");
   }
 }
 
