@@ -17,14 +17,14 @@ namespace switchyard {
 /// Thread-safe: ranks that are threads may share one.
 class Checkpoint {
  public:
-  /// Reads config.json and the index or the headers, no weights; config.json alone is enough for all
-  /// but stored_format and load_layer. `directory` may also be a model's folder in the Hugging Face
-  /// cache. Shards of an index are opened when a layer needs them, so those that no layer asks for
-  /// may be missing. `layer_json` (optional) describes the layer by hand instead of a known family;
-  /// docs/checkpoints.md has the format.
-  /// Throws Error(BadFile) for missing or damaged files (naming Git LFS pointers, links whose
-  /// target is gone, and formats that are not read), Unsupported for an unknown family (with the
-  /// known ones) and for a key that asks for another block than the family computes.
+  /// Reads config.json and the index or the headers, no weights; config.json alone is enough for
+  /// all but stored_format and load_layer. `directory` may also be a model's folder in the Hugging
+  /// Face cache. Shards of an index are opened when a layer needs them, so those that no layer asks
+  /// for may be missing. `layer_json` (optional) describes the layer by hand instead of a known
+  /// family; docs/checkpoints.md has the format. Throws Error(BadFile) for missing or damaged files
+  /// (naming Git LFS pointers, links whose target is gone, and formats that are not read),
+  /// Unsupported for an unknown family (with the known ones) and for a key that asks for another
+  /// block than the family computes.
   static std::unique_ptr<Checkpoint> open(const std::filesystem::path& directory,
                                           const std::filesystem::path& layer_json = {});
   virtual ~Checkpoint() = default;
@@ -48,11 +48,11 @@ class Checkpoint {
   virtual const std::string& quant_method() const = 0;
 
   /// Reads this rank's experts, the router and the shared experts into memory of the result, as
-  /// bf16 (f16 and f32 are rounded, quantised forms dequantised), packed as the kernels read them; a
-  /// router of f16 or f32, biases, scales and norms as f32. Reads no other expert's bytes. Throws
+  /// bf16 (f16 and f32 are rounded, quantised forms dequantised), packed as the kernels read them;
+  /// a router of f16 or f32, biases, scales and norms as f32. Reads no other expert's bytes. Throws
   /// Error(BadFile) for missing tensors or shards or wrong shapes, Unsupported for a dtype or
   /// quantised form it names and for a tensor of the block that would change its numbers and is not
-  /// read, ShapeMismatch when E is not divisible by num_ranks.
+  /// read, ShapeMismatch for a rank that is none of num_ranks.
   virtual LayerWeights load_layer(int64_t layer, int num_ranks, int rank,
                                   const Progress& progress = {}) const = 0;
 };

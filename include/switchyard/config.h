@@ -109,11 +109,17 @@ struct RoutedPathConfig {
   bool operator==(const RoutedPathConfig&) const = default;
 };
 
+/// Experts that each of P ranks has a place for: E / P, rounded up. They own consecutive blocks of
+/// global ids; where P does not divide E, the last ranks have places that no expert fills.
+constexpr int64_t experts_of_rank(int64_t num_experts, int64_t num_ranks) {
+  return (num_experts + num_ranks - 1) / num_ranks;
+}
+
 /// One MoE layer. Letters as everywhere: H, I, E, K.
 struct MoeConfig {
   int64_t hidden = 0;        // H, a multiple of 8
   int64_t intermediate = 0;  // I of one routed expert, a multiple of 8
-  int64_t num_experts = 0;   // E <= kMaxExperts, over all ranks; a multiple of them
+  int64_t num_experts = 0;   // E <= kMaxExperts, over all ranks; see experts_of_rank
   int64_t top_k = 0;         // K, 1 <= K <= E
   Activation activation;
   GateConfig gate;

@@ -22,7 +22,8 @@ enum class GateUpOrder {
   UpGate,  // rows [0, I) are up, rows [I, 2I) are gate
 };
 
-/// The routed experts that this rank owns: global ids [first, first + E_local).
+/// The routed experts that this rank owns: global ids [first, first + E_local), E_local =
+/// experts_of_rank(E, P). Where P does not divide E, the places of ids from E on hold anything.
 struct ExpertWeights {
   GateUpOrder order = GateUpOrder::Unset;
   // H here is MoeConfig::routed_hidden().
@@ -70,7 +71,7 @@ struct LayerWeights {
 };
 
 /// Throws Error(ShapeMismatch or Misaligned) unless shapes, dtypes, order and alignment are those
-/// of `config` on a rank that owns E / num_ranks experts, and all of them are on `device`.
+/// of `config` on a rank that has experts_of_rank(E, num_ranks) experts, and all are on `device`.
 void validate(const LayerWeights& weights, const MoeConfig& config, int num_ranks,
               DeviceKind device = DeviceKind::Cpu);
 /// The routed experts alone; what make_executor checks.

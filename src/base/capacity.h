@@ -37,7 +37,7 @@ inline int64_t sums_columns(const MoeConfig& config, GemmProvider provider) {
 inline ExecutorShape ExecutorShape::of(const StrategyRequest& r, GemmProvider provider) {
   return {r.config.hidden,
           r.config.intermediate,
-          r.config.num_experts / r.num_ranks,
+          experts_of_rank(r.config.num_experts, r.num_ranks),
           r.config.top_k,
           r.alignment,
           r.allow_repeated_experts,

@@ -102,7 +102,7 @@ Tensor unpacked(const PeerWindow& w, PeerPhase phase, int num) {
 
 void push_rows(const PeerWindow& w, const PeerPush& push, ConstTensor status) {
   if (!status.as<StatusWords>()->good()) return;
-  const int64_t num_ranks = w.num_ranks, per_rank = push.num_experts / num_ranks;
+  const int64_t num_ranks = w.num_ranks, per_rank = experts_of_rank(push.num_experts, num_ranks);
   const int64_t num_tokens = push.ids.dim(0), top_k = push.ids.dim(1);
   const bool moves = push.route != PeerRoute::Nobody;
   const int64_t first = moves ? w.rank * push.block : 0;

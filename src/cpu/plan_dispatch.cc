@@ -35,7 +35,7 @@ void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tens
 void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
                    int rank, Tensor status) {
   const int64_t num_tokens = ids.dim(0), top_k = ids.dim(1),
-                experts_per_rank = num_experts / num_ranks;
+                experts_per_rank = experts_of_rank(num_experts, num_ranks);
   const auto* id = ids.as<int32_t>();
   auto* send_rows = plan.send_rows.as<int32_t>();
   auto* send_counts = plan.send_counts.as<int32_t>();

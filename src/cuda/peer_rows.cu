@@ -65,7 +65,7 @@ void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor statu
                               moves ? push.weights.as<float>() : nullptr,
                               status.as<int32_t>(),
                               push.num_experts,
-                              push.num_experts / window.num_ranks,
+                              experts_of_rank(push.num_experts, window.num_ranks),
                               static_cast<int>(moves ? window.rank * push.block : 0),
                               static_cast<int>(push.ids.dim(0)),
                               static_cast<int>(push.ids.dim(1)),

@@ -85,7 +85,7 @@ __global__ __launch_bounds__(kIdThreads) void mark_ranks_kernel(
   bool bad = false;
   if (pair < num_pairs) {
     const int64_t t = pair / p.num_ranks, rank = pair - t * p.num_ranks;
-    const int64_t per_rank = p.num_experts / p.num_ranks, first = rank * per_rank;
+    const int64_t per_rank = experts_of_rank(p.num_experts, p.num_ranks), first = rank * per_rank;
     const int32_t* ids = p.ids + t * p.top_k;
     bool owns = false;
     for (int k = 0; k < p.top_k; ++k) {

@@ -20,7 +20,7 @@ struct DispatcherParts {
 
   int num_ranks() const { return communicator.size(); }
   int rank() const { return communicator.rank(); }
-  int64_t num_local_experts() const { return config.num_experts / num_ranks(); }
+  int64_t num_local_experts() const { return experts_of_rank(config.num_experts, num_ranks()); }
   int64_t first_expert() const { return rank() * num_local_experts(); }
   Ops& ops() const { return backend->ops(); }
 

@@ -23,7 +23,7 @@ struct ExecutorParts {
   ExecutorShape shape() const {
     return {config.hidden,
             config.intermediate,
-            config.num_experts / num_ranks,
+            experts_of_rank(config.num_experts, num_ranks),
             config.top_k,
             options.alignment,
             options.allow_repeated_experts,

@@ -21,8 +21,9 @@ LayerWeights random_device_weights(const MoeConfig& config, Backend& backend, ui
   WeightBlock block = WeightBlock::take(arena, config, num_ranks);
   block.memory = std::move(memory);
   for (const auto& r : random_tensors(block, config))
-    fill_random(r.tensor, seed, r.by_expert ? rank * (config.num_experts / num_ranks) : -1,
-                r.number, r.range);
+    fill_random(r.tensor, seed,
+                r.by_expert ? rank * experts_of_rank(config.num_experts, num_ranks) : -1, r.number,
+                r.range);
   return block.view();
 }
 

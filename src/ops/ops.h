@@ -197,7 +197,7 @@ class Ops {
   // range. The first id outside [-1, E) is noted in status (rank `rank`), as it came.
   virtual void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
                           CUstream_st* stream) = 0;
-  // ids i32 [T, K] global; owner of id is id / experts_per_rank. Ids outside [-1, E) are noted in
+  // ids i32 [T, K] global; owner of id is id / experts_of_rank. Ids outside [-1, E) are noted in
   // status (rank `rank`) and count as no expert. With a status already set nothing is sent.
   virtual void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts,
                              int num_ranks, int rank, Tensor status, CUstream_st* stream) = 0;

@@ -10,7 +10,7 @@ namespace {
 // Of a call with at most max_rows received rows; the layout does not matter to the choice.
 std::string gemms_at(int64_t max_rows, const StrategyRequest& r) {
   const MoeConfig& c = r.config;
-  const int64_t experts = c.num_experts / r.num_ranks;
+  const int64_t experts = experts_of_rank(c.num_experts, r.num_ranks);
   const int64_t slots = checked_mul(max_rows, c.top_k, "gemms");
   const auto tile = [&](int64_t n, int64_t k) {
     return describe(choose_tile({experts, slots, n, k, r.num_sms}));

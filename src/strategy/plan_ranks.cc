@@ -96,11 +96,12 @@ struct Demand {
 
 Demand demand_of(const PlanRequest& r) {
   const ExpertChoice choice(r.config, shares_of(r));
-  const int64_t experts = r.config.num_experts / r.num_ranks;
+  const int64_t experts = experts_of_rank(r.config.num_experts, r.num_ranks);
+  const auto clamped = [&](int64_t e) { return std::min(e, r.config.num_experts); };
   Demand d{r.num_ranks, r.num_nodes, static_cast<double>(r.tokens), {}, {}, {}, {}};
   const double all_tokens = d.tokens * r.num_ranks;
   for (int64_t rank = 0; rank < d.ranks; ++rank) {
-    const int64_t begin = rank * experts, end = begin + experts;
+    const int64_t begin = clamped(rank * experts), end = clamped(rank * experts + experts);
     double slots = 0, actives = 0;
     for (int64_t e = begin; e < end; ++e) {
       slots += choice.share(e);
@@ -112,7 +113,7 @@ Demand demand_of(const PlanRequest& r) {
   }
   const int64_t of_node = experts * d.node_size();
   for (int64_t node = 0; node < d.nodes; ++node)
-    d.of_node.push_back(choice.any_of(node * of_node, (node + 1) * of_node));
+    d.of_node.push_back(choice.any_of(clamped(node * of_node), clamped((node + 1) * of_node)));
   return d;
 }
 

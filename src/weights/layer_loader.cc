@@ -291,7 +291,27 @@ bool has_stacked_experts(const Loader& loader) {
   return loader.has(loader.names().stacked_up);
 }
 
-void load_experts(Loader& loader, const WeightBlock& b, int64_t first_expert) {
+// Rows [first, first + num) of every tensor that has one for each expert.
+WeightBlock experts_in(WeightBlock b, int64_t first, int64_t num) {
+  for (Tensor* t : {&b.w1, &b.w2, &b.b1, &b.b2})
+    if (t->present()) *t = t->rows(first, num);
+  return b;
+}
+
+// Places that no expert fills are zero.
+void clear_experts(Loader& loader, const WeightBlock& b) {
+  for (const Tensor& t : {b.w1, b.w2, b.b1, b.b2}) {
+    if (t.count() == 0 || t.data == nullptr) continue;
+    std::memset(t.data, 0, static_cast<size_t>(t.bytes()));
+    loader.loaded(t);
+  }
+}
+
+void load_experts(Loader& loader, const WeightBlock& all, int64_t first_expert) {
+  const int64_t places = all.w1.dim(0);
+  const int64_t num = std::clamp<int64_t>(loader.config().num_experts - first_expert, 0, places);
+  clear_experts(loader, experts_in(all, num, places - num));
+  const WeightBlock b = experts_in(all, 0, num);
   if (has_fused_experts(loader))
     load_fused_experts(loader, b, first_expert);
   else if (has_stacked_experts(loader) || loader.names().expert_down.empty())
@@ -449,7 +469,7 @@ LayerWeights load_layer(const CheckpointFiles& files, const LayerTensors& tensor
                      ", need 0 to ", num_ranks - 1, ".");
   const MoeConfig& config = tensors.config;
   const int64_t total_bytes = weight_bytes(config, num_ranks);  // checks config and ranks
-  const int64_t first_expert = config.num_experts / num_ranks * rank;
+  const int64_t first_expert = experts_of_rank(config.num_experts, num_ranks) * rank;
   check_unused_tensors(files, tensors);
   // Over no memory first: every tensor is there and fits before a byte is allocated.
   Arena sizes({});

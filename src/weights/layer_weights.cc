@@ -94,10 +94,8 @@ void check_path(const RoutedPathWeights& w, const MoeConfig& c, DeviceKind devic
 
 void validate(const ExpertWeights& w, const MoeConfig& c, int num_ranks, DeviceKind device) {
   validate(c);
-  SWITCHYARD_REQUIRE(num_ranks >= 1 && c.num_experts % num_ranks == 0, ShapeMismatch,
-                     "weights: E=", c.num_experts, ", P=", num_ranks,
-                     ", experts must split evenly over the ranks.");
-  const int64_t experts = c.num_experts / num_ranks;
+  SWITCHYARD_REQUIRE(num_ranks >= 1, ShapeMismatch, "weights: P=", num_ranks, ", need at least 1.");
+  const int64_t experts = experts_of_rank(c.num_experts, num_ranks);
   check_order("w1", w.order, c.activation);
   const int64_t h = c.routed_hidden();
   check_tensor("w1", w.w1, DType::Bf16, {experts, c.w1_rows(), h}, device);
@@ -116,7 +114,7 @@ void validate(const LayerWeights& w, const MoeConfig& c, int num_ranks, DeviceKi
 LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed) {
   const auto block = WeightBlock::allocate(config, num_ranks);
   const auto tensors = random_tensors(block, config);
-  const int64_t experts = config.num_experts / num_ranks;
+  const int64_t experts = experts_of_rank(config.num_experts, num_ranks);
   const int64_t num_threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, experts);
   {
     std::vector<std::jthread> threads;

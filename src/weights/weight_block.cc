@@ -23,10 +23,9 @@ std::string size_text(uint64_t bytes) {
 
 int64_t checked_local_experts(const MoeConfig& config, int num_ranks) {
   validate(config);
-  SWITCHYARD_REQUIRE(num_ranks >= 1 && config.num_experts % num_ranks == 0, ShapeMismatch,
-                     "weights: experts=", config.num_experts, ", ranks=", num_ranks,
-                     ", experts must split evenly. Use a divisor of them.");
-  return config.num_experts / num_ranks;
+  SWITCHYARD_REQUIRE(num_ranks >= 1, ShapeMismatch, "weights: ranks=", num_ranks,
+                     ", need at least 1.");
+  return experts_of_rank(config.num_experts, num_ranks);
 }
 
 void take_router(WeightBlock& b, Arena& arena, const MoeConfig& c) {

@@ -127,7 +127,6 @@ TEST_P(PeerCudaFamilies, StayWithinFourThousandthsAndStrategiesAgreeToTheBit) {
   const auto& [index, place] = GetParam();
   SWITCHYARD_SKIP_WITHOUT_GPUS(place.num_devices);
   const auto& c = shared_oracle_cases()[index];
-  if (!c.splits_over(place.num_ranks)) GTEST_SKIP() << "its experts do not split over these ranks";
   const auto p = problem_of(c, place.num_ranks, 1);
   const auto base = joined(p, run_layer(p, place, "normal+contiguous"));
   const auto d = compare(base.view(), c.expected());

@@ -236,8 +236,8 @@ TEST(MakeDispatcher, RefusesWhatItCannotServe) {
   EXPECT_NE(message({DispatcherKind::LowLatency, 1}, config_of(2)).find("not provided"),
             std::string::npos);
   auto three = make_local_ranks(3);
-  EXPECT_THROW(make_dispatcher(config_of(2), {DispatcherKind::Normal, 1}, *three[0], backend),
-               Error);  // 8 % 3
+  EXPECT_THROW(make_dispatcher(config_of(2), {DispatcherKind::Normal, 2}, *three[0], backend),
+               Error);  // 3 % 2
 }
 
 }  // namespace

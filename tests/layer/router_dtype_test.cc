@@ -100,7 +100,10 @@ void expect_as_defined(const Case& c, const Definition& d, const Tensors& tensor
   const MoeConfig config = checkpoint->config(d.layer);
   EXPECT_EQ(config.router_f32, c.f32);
   const LayerWeights weights = checkpoint->load_layer(d.layer, 1, 0);
-  const auto layer = MoeLayer::create(config, weights, {.max_tokens = kTokens, .num_threads = 1});
+  LayerOptions options;
+  options.max_tokens = kTokens;
+  options.num_threads = 1;
+  const auto layer = MoeLayer::create(config, weights, options);
 
   const Choices wanted = of_definition(d, tensors);
   expect_same(of_oracle(config, weights), wanted, "oracle");

@@ -210,7 +210,6 @@ const Toggle kToggles[] = {
     {"fp8", [](auto& r) { r.quantization = "fp8"; }},
     {"P=0", [](auto& r) { r.num_ranks = 0; }},
     {"tp=3, P=4", [](auto& r) { r.tp_size = 3; }},
-    {"E=126, P=4", [](auto& r) { r.config.num_experts = 126; }},
     {"max_tokens=-1", [](auto& r) { r.max_tokens = -1; }},
     {"alignment=0", [](auto& r) { r.alignment = 0; }},
     {"masked_max_tokens=-1", [](auto& r) { r.masked_max_tokens = -1; }, "normal+hybrid"},

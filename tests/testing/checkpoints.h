@@ -45,10 +45,6 @@ struct OracleCase {
     if (checkpoint->config(layer).gate.vocabulary == 0) return {};
     return io->tensor(checkpoint->module_path(layer) + ".input_ids");
   }
-  // Experts split evenly over ranks; some checkpoints have 10 or 14.
-  bool splits_over(int num_ranks) const {
-    return checkpoint->config(layer).num_experts % num_ranks == 0;
-  }
   ConstTensor expected() const {
     return io->tensor(checkpoint->module_path(layer) + ".output_fp64");
   }

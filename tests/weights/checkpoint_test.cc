@@ -402,15 +402,20 @@ TEST(Checkpoint, AnIndexThatLeavesATensorOutIsRefused) {
 TEST(Checkpoint, RanksTogetherHoldTheLayerOfOne) {
   const OneFile one;
   const auto all = one.load();
-  for (const int ranks : {2, 4})
+  for (const int ranks : {2, 3, 4, 7})
     for (int rank = 0; rank < ranks; ++rank) {
       const auto part = one.load(1, ranks, rank);
-      const int64_t experts = kExperts / ranks;
-      expect_same(part.experts.w1, all.experts.w1.rows(rank * experts, experts), "w1");
-      expect_same(part.experts.w2, all.experts.w2.rows(rank * experts, experts), "w2");
+      const int64_t places = experts_of_rank(kExperts, ranks), first = rank * places;
+      const int64_t experts = std::clamp<int64_t>(kExperts - first, 0, places);
+      ASSERT_EQ(part.experts.w1.dim(0), places);
+      expect_same(part.experts.w1.rows(0, experts), all.experts.w1.rows(first, experts), "w1");
+      expect_same(part.experts.w2.rows(0, experts), all.experts.w2.rows(first, experts), "w2");
       expect_same(part.router.weight, all.router.weight, "router");
+      const ConstTensor empty = part.experts.w2.rows(experts, places - experts);
+      for (int64_t i = 0; i < empty.count(); ++i) EXPECT_EQ(empty.as<Bf16>()[i].bits(), 0);
     }
-  refusal([&] { one.load(1, 3, 0); }, Errc::ShapeMismatch);
+  refusal([&] { one.load(1, 3, 3); }, Errc::ShapeMismatch);
+  refusal([&] { one.load(1, 0, 0); }, Errc::ShapeMismatch);
 }
 
 TEST(Checkpoint, ARankReadsNoOtherRanksExperts) {
