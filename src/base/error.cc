@@ -72,6 +72,10 @@ std::string status_message(const StatusWords& status) {
   const auto rank = cat("rank ", status.rank);
   switch (static_cast<StatusDetail>(status.detail)) {
     case StatusDetail::IdOutOfRange:
+      if (status.seen() == INT32_MIN)  // what a gate gives for a token that is not in its table
+        return cat("forward: expert id=", status.seen(), " on ", rank,
+                   ", of a gate that chooses by token id: a token is outside its vocabulary. Check "
+                   "token_ids, or the ids that were given.");
       return cat("forward: expert id=", status.seen(), " on ", rank,
                  ", ids are -1 (no expert) or in [0, E). Check the gate that made them.");
     case StatusDetail::MaskedOverflow:

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "cpu/row_ops.h"
+#include "cpu/numbers.h"
 
 namespace switchyard::cpu {
 
@@ -39,7 +39,7 @@ void norm_rows(const NormRows& norm, ThreadPool& pool) {
   pool.parallel_for(norm.src.dim(0), [&](int64_t t) {
     double squares = 0;
     for (int64_t i = t * width; i < (t + 1) * width; ++i) {
-      const double x = number_at(norm.src, i);
+      const double x = load_number(norm.src, i);
       squares += x * x;
     }
     const float mean = static_cast<float>(squares / static_cast<double>(width));
@@ -48,7 +48,7 @@ void norm_rows(const NormRows& norm, ThreadPool& pool) {
     if (!norm.dst.present()) return;
     for (int64_t i = 0; i < width; ++i)
       norm.dst.as<Bf16>()[t * width + i] =
-          Bf16(number_at(norm.src, t * width + i) * inverse * norm.weight.as<float>()[i]);
+          Bf16(load_number(norm.src, t * width + i) * inverse * norm.weight.as<float>()[i]);
   });
 }
 

@@ -11,6 +11,7 @@
 #include "base/checked.h"
 #include "base/status.h"
 #include "cpu/exchange.h"
+#include "cpu/numbers.h"
 #include "cpu/row_ops.h"
 #include "plan/index.h"
 
@@ -208,7 +209,7 @@ void pull_sums(const PeerWindow& w, Tensor dst, ConstTensor partial, ConstTensor
         const float value = addend.rows.as<float>()[t * hidden + h];
         sum += addend.scale.present() ? addend.scale.as<float>()[t] * value : value;
       }
-      store_at(dst, t * hidden + h, sum);
+      store_number(dst, t * hidden + h, sum);
     }
 }
 

@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "cpu/numbers.h"
+
 namespace switchyard::cpu {
 namespace {
 
@@ -15,7 +17,7 @@ void sum_row(Tensor dst, int64_t row, const SlotSums& sums, const Addend& addend
       const float value = addend.rows.as<float>()[row * hidden + h];
       sum += addend.scale.present() ? addend.scale.as<float>()[row] * value : value;
     }
-    store_at(dst, row * hidden + h, sum);
+    store_number(dst, row * hidden + h, sum);
   }
 }
 
@@ -36,7 +38,7 @@ float sum_of(const SlotSums& sums, int64_t r, int64_t h) {
   for (int64_t s = r * top_k; s < (r + 1) * top_k; ++s) {
     const int64_t row = sums.row_of_slot.as<int32_t>()[s];
     if (row == kNoRow) continue;
-    const float value = number_at(sums.rows, row * hidden + h);
+    const float value = load_number(sums.rows, row * hidden + h);
     sum += sums.weights.present() ? sums.weights.as<float>()[s] * value : value;
   }
   return sum;

@@ -16,17 +16,6 @@ inline bool stays(const int32_t* places, int64_t r, int64_t top_k, const KeptRow
          std::all_of(places, places + top_k, [](int32_t row) { return row == kNoRow; });
 }
 
-// Element i of rows of bf16 or f32.
-inline float number_at(ConstTensor rows, int64_t i) {
-  return rows.dtype == DType::F32 ? rows.as<float>()[i] : static_cast<float>(rows.as<Bf16>()[i]);
-}
-inline void store_at(Tensor rows, int64_t i, float value) {
-  if (rows.dtype == DType::F32)
-    rows.as<float>()[i] = value;
-  else
-    rows.as<Bf16>()[i] = Bf16(value);
-}
-
 // Element h of row r.
 float sum_of(const SlotSums& sums, int64_t r, int64_t h);
 

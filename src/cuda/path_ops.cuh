@@ -61,8 +61,8 @@ __global__ __launch_bounds__(kPathThreads) void split_zero_experts_kernel(
 }
 
 struct NormParams {
-  __nv_bfloat16* dst;  // [T, width] or null; may be src
-  float* inverse;      // [T] or null
+  __nv_bfloat16* dst;   // [T, width] or null; may be src
+  float* inverse;       // [T] or null
   Numbers src;          // bf16 or f32 [T, width]
   const float* weight;  // [width], with dst
   int64_t width;
