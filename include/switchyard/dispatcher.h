@@ -110,11 +110,12 @@ class Dispatcher {
   ///   workspace   in     workspace_bytes(max_tokens); the call's until combine has run
   ///   hidden      in     bf16 [T, H]; T may be 0 and may differ by rank. Replicated over TP ranks.
   ///                      May begin where input_rows does, else must not overlap it
-  ///   ids         in     i32 [T_slice, K] global experts of the slice's tokens; -1 means "no
-  ///   expert" weights     in     f32 [T_slice, K] max_tokens  in     bound of T on every rank,
-  ///   equal on every rank status      inout  i32 [kStatusWords]; ids outside [-1, E) and what
-  ///   peers reported are noted here.
-  ///                      A rank that enters with a status set sends no rows and tells its peers
+  ///   ids         in     i32 [T_slice, K] global experts of the slice's tokens; -1: no expert
+  ///   weights     in     f32 [T_slice, K]
+  ///   max_tokens  in     bound of T on every rank, equal on every rank
+  ///   status      inout  i32 [kStatusWords]; ids outside [-1, E) and what peers reported are noted
+  ///                      here. A rank that enters with a status set sends no rows and tells its
+  ///                      peers
   ///
   /// Collective. Moves at most T * min(K, P - 1) * H * 2 bytes of rows off this rank.
   /// Throws Error: ShapeMismatch before anything moves; Transport if a peer is lost.

@@ -29,8 +29,7 @@ class Gate {
   /// logits = hidden . router^T + bias in fp32; then the rule of GateConfig.
   ///
   ///   choice.ids             out  i32 [T, K]  by descending score; ties go to the lowest id.
-  ///   Global
-  ///                               experts, and zero experts from E on
+  ///                               Global experts, and zero experts from E on
   ///   choice.weights         out  f32 [T, K]
   ///   choice.shared_weights  out  f32 [T, S]; present exactly if shared experts are scored
   ///   choice.token_ids       in   i32 or i64 [T]; present exactly if token ids choose the experts.

@@ -22,8 +22,7 @@ inline constexpr int kTileInner = 64;  // 128 bytes of bf16: one swizzled row of
 
 inline constexpr std::array kTiles = {
     // Very few rows per expert, bound by the bytes of the weights: narrow tiles, so that all SMs
-    // end
-    // together; 96 KiB of weights in flight per SM.
+    // end together; 96 KiB of weights in flight per SM.
     GemmTile{64, 64, 12, 1},
     // Few rows per expert: rows are fetched half as often.
     GemmTile{64, 128, 7, 1},

@@ -60,6 +60,18 @@ class Docs(Tree):
         self.assertIn("c.md#no: no such heading", found)
         self.assertNotIn("#there", found)
 
+    def test_a_table_that_does_not_render_is_a_fault(self):
+        good = "text\n\n| a | b |\n| --- | --: |\n| `x \\| y` | 2 |\n"
+        self.write("a.md", good + "\n```\n| no table\n```\n")
+        self.assertEqual("", self.fault())
+        for broken, found in [(good.replace("\\|", "|"), "a.md:5: 3 cells, the row above has 2"),
+                              (good.replace("text\n\n", "text\n"), "a.md:2: a table without an empty line"),
+                              (good.replace("| --- | --: |\n", ""), "a.md:3: a table without a line of dashes"),
+                              (good.replace("2 |", "2"), "a.md:5: a row does not end with |")]:
+            with self.subTest(found=found):
+                self.write("a.md", broken)
+                self.assertIn(found, self.fault())
+
     def test_a_snippet_must_equal_its_region(self):
         self.write("a.md", "<!-- snippet: e.cc one -->\n```cpp\nint a;\n```\n")
         self.write("e.cc", "// [one]\nint b;\n// [one]\n")
