@@ -51,7 +51,7 @@ fuzz:  ## every parser of files under a fuzzer, a minute each (FUZZ_SECONDS=60)
 arm:  ## the numeric tests on 64-bit Arm (NEON), cross-compiled and emulated
 	scripts/test_arm.sh
 
-style:  ## formatting, levels of the house, links and snippets of the docs
+style:  ## formatting, levels of the house, links, tables and snippets of the docs
 	@scripts/install_deps.sh style
 	scripts/check_format.sh
 	scripts/check_layers.py
