@@ -32,7 +32,7 @@ FamilyLayers describe_deepseek_v4(const ConfigReader& config) {
   MoeConfig& c = f.config;
   use_sigmoid_gate(c.gate);
   c.gate.scoring = scoring_from_name(config, "scoring_func", "sqrtsoftplus");
-  c.gate.scale = static_cast<float>(config.number_or({"routed_scaling_factor"}, 1.5, 1.0));
+  c.gate.scale = scale_of(config, {"routed_scaling_factor"}, 1.5);
   clamp_activation(c.activation, ActivationKind::SiluOfClamped,
                    config.number_or({"swiglu_limit"}, 10.0, 0.0));
   add_shared_experts(c, num_shared_experts(config, 1));

@@ -12,7 +12,7 @@ FamilyLayers describe_inkling(const ConfigReader& config) {
   if (config.has({"dense_intermediate_size"}))
     c.intermediate = config.integer({"intermediate_size"});
   use_sigmoid_gate(c.gate, 0);
-  c.gate.scale = static_cast<float>(config.number_or({"route_scale"}, 8.0, 1.0));
+  c.gate.scale = scale_of(config, {"route_scale"}, 8.0);
   c.gate.expert_scale = true;
   const int64_t shared = num_shared_experts(config, 2);
   add_shared_experts(c, shared);

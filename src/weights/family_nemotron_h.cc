@@ -29,7 +29,7 @@ FamilyLayers describe_nemotron_h(const ConfigReader& config) {
   c.activation = activation_of(config, {"mlp_hidden_act"}, "relu2");
   use_sigmoid_gate(c.gate);
   c.gate.renormalize = config.boolean_or({"norm_topk_prob"}, true);
-  c.gate.scale = static_cast<float>(config.number_or({"routed_scaling_factor"}, 1.0, 1.0));
+  c.gate.scale = scale_of(config, {"routed_scaling_factor"}, 1.0);
   c.gate.num_groups = config.integer_or({"n_group"}, 1, 1);
   c.gate.num_groups_kept = config.integer_or({"topk_group"}, 1, 1);
   if (num_shared_experts(config, 1) > 0)

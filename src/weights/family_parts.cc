@@ -97,6 +97,10 @@ void use_sigmoid_gate(GateConfig& gate, float epsilon) {
   gate.renormalize_epsilon = epsilon;
 }
 
+float scale_of(const ConfigReader& config, ConfigReader::Keys keys, double absent) {
+  return static_cast<float>(config.number_or(keys, absent, 1.0));
+}
+
 Activation activation_of(const ConfigReader& config, ConfigReader::Keys keys,
                          const std::string& absent) {
   const std::string name = config.text_or(keys, absent);

@@ -16,6 +16,8 @@ int64_t num_shared_experts(const ConfigReader& config, int64_t fallback);
 void add_shared_experts(MoeConfig& config, int64_t number);
 // Sigmoid scores with a correction bias, renormalised with epsilon, scaled.
 void use_sigmoid_gate(GateConfig& gate, float epsilon = 1e-20f);
+// What the routing weights are multiplied by; null is 1.
+float scale_of(const ConfigReader& config, ConfigReader::Keys keys, double absent);
 // By name; a name that is not known is refused with file and key.
 Activation activation_of(const ConfigReader& config, ConfigReader::Keys keys,
                          const std::string& absent);

@@ -30,17 +30,13 @@ FamilyLayers describe_sigmoid(const ConfigReader& config, const Defaults& absent
   GateConfig& gate = f.config.gate;
   use_sigmoid_gate(gate);
   gate.renormalize = config.boolean_or({"norm_topk_prob", "moe_renormalize"}, absent.renormalize);
-  gate.scale = static_cast<float>(config.number_or({"routed_scaling_factor"}, absent.scale, 1.0));
+  gate.scale = scale_of(config, {"routed_scaling_factor"}, absent.scale);
   gate.num_groups = config.integer_or({"n_group", "num_expert_group"}, absent.groups, 1);
   gate.num_groups_kept = config.integer_or({"topk_group"}, absent.groups_kept, 1);
   add_shared_experts(f.config, num_shared_experts(config, absent.shared));
   f.moe_layers = sparse_layers(config, f.num_layers, absent.first_dense);
   f.forms = {names_of_deepseek(kMlp)};
   return f;
-}
-
-float scale_of(const ConfigReader& config, ConfigReader::Keys keys, double absent) {
-  return static_cast<float>(config.number_or(keys, absent, 1.0));
 }
 
 }  // namespace

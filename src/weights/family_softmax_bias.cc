@@ -93,7 +93,7 @@ FamilyLayers describe_longcat_flash(const ConfigReader& config) {
   FamilyLayers f = common_layers(config);
   GateConfig& gate = f.config.gate;
   gate.correction_bias = true;
-  gate.scale = static_cast<float>(config.number_or({"routed_scaling_factor"}, 6.0, 1.0));
+  gate.scale = scale_of(config, {"routed_scaling_factor"}, 6.0);
   gate.num_zero_experts = config.integer_or({"zero_expert_num"}, 256, 0);
   f.config.router_bias = config.boolean_or({"router_bias"}, false);
   // transformers counts both halves of a layer as layers.

@@ -18,7 +18,7 @@ TensorNames names_with_shared_experts() {
 FamilyLayers describe_deepseek_v2(const ConfigReader& config) {
   FamilyLayers f = common_layers(config);
   GateConfig& gate = f.config.gate;
-  gate.scale = static_cast<float>(config.number_or({"routed_scaling_factor"}, 1.0, 1.0));
+  gate.scale = scale_of(config, {"routed_scaling_factor"}, 1.0);
   const std::string method = config.text_or({"topk_method"}, "greedy");
   // "gready" is how the first published configs spell it.
   SWITCHYARD_REQUIRE(method == "greedy" || method == "gready" || method == "group_limited_greedy",
@@ -46,7 +46,7 @@ FamilyLayers describe_mistral4(const ConfigReader& config) {
   GateConfig& gate = f.config.gate;
   gate.renormalize = config.boolean_or({"norm_topk_prob"}, true);
   gate.renormalize_epsilon = 1e-20f;
-  gate.scale = static_cast<float>(config.number_or({"routed_scaling_factor"}, 1.0, 1.0));
+  gate.scale = scale_of(config, {"routed_scaling_factor"}, 1.0);
   gate.num_groups = config.integer_or({"n_group"}, 1, 1);
   gate.num_groups_kept = config.integer_or({"topk_group"}, 1, 1);
   f.moe_layers = layers_from(config.integer_or({"first_k_dense_replace"}, 0, 0), f.num_layers);

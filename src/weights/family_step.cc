@@ -35,7 +35,7 @@ FamilyLayers describe_step(const ConfigReader& config) {
   use_sigmoid_gate(c.gate, 0);
   c.gate.correction_bias = config.boolean_or({"use_moe_router_bias"}, true);
   c.gate.renormalize = config.boolean_or({"norm_expert_weight"}, true);
-  c.gate.scale = static_cast<float>(config.number_or({"moe_router_scaling_factor"}, 1.0, 1.0));
+  c.gate.scale = scale_of(config, {"moe_router_scaling_factor"}, 1.0);
   c.shared.intermediate = config.integer_or({"share_expert_dim", "share_expert_dims"}, 1280, 0);
   f.moe_layers = step_layers(config, f.num_layers);
   const auto routed = config.numbers_or_none({"swiglu_limits"});

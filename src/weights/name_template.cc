@@ -2,6 +2,7 @@
 #include "weights/name_template.h"
 
 #include <charconv>
+#include <utility>
 
 namespace switchyard {
 namespace {
@@ -21,7 +22,7 @@ std::string fill_layer(std::string name, int64_t layer) {
 }
 
 std::string fill_template(std::string name, int64_t layer, int64_t expert) {
-  replace_all(name, kLayer, layer);
+  name = fill_layer(std::move(name), layer);
   replace_all(name, kExpert, expert);
   return name;
 }
