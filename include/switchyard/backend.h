@@ -16,6 +16,7 @@ struct OpEvent {
   double us;
   double bytes;
   double flops;
+  double weight_bytes;  // of a GEMM: the weights of its active experts, part of bytes
 };
 using OpObserver = std::function<void(const OpEvent&)>;
 

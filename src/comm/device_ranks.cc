@@ -65,7 +65,7 @@ void DeviceRanks::gather_along(Tensor dst, ConstTensor src, CUstream_st* stream)
   if (!own_host_) return gathers_.push_back({dst, src});
   // The link gathers from all its ranks; these are some of them.
   const auto part = [&](int r) { return static_cast<std::byte*>(dst.data) + r * src.bytes(); };
-  backend_->ops().copy(Tensor(part(rank()), src.dtype, src.shape, dst.device), src, stream);
+  backend_->ops().run(Copy{Tensor(part(rank()), src.dtype, src.shape, dst.device), src}, stream);
   for_others([&](int to, int from) {
     send(to, src.data, src.bytes());
     receive(from, part(from), src.bytes());
@@ -104,18 +104,19 @@ void DeviceRanks::swap(std::span<const RowTransfer> transfers, ConstTensor send_
   if (block == 0) return exchange(stream);  // on every rank
   Ops& ops = backend_->ops();
   for (size_t i = 0; i < transfers.size(); ++i) {
-    ops.pack_rows(sent_[i], transfers[i].src, send_rows, counts, rank(), block, stream);
+    ops.run(PackRows{sent_[i], transfers[i].src, send_rows, counts, rank(), block}, stream);
     add_blocks(arrived_[i], sent_[i]);
   }
   exchange(stream);
   for (size_t i = 0; i < transfers.size(); ++i)
-    ops.unpack_rows(transfers[i].dst, arrived_[i], sent_[i], counts, rank(), block, stream);
+    ops.run(UnpackRows{transfers[i].dst, arrived_[i], sent_[i], counts, rank(), block}, stream);
 }
 
 void DeviceRanks::swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream) {
   const int64_t block = src.dim(0) / size();
   if (block == 0) return exchange(stream);
-  backend_->ops().copy(dst.rows(rank() * block, block), src.rows(rank() * block, block), stream);
+  backend_->ops().run(Copy{dst.rows(rank() * block, block), src.rows(rank() * block, block)},
+                      stream);
   add_blocks(dst, src);
   exchange(stream);
 }
@@ -148,7 +149,7 @@ void DeviceRanks::send_exactly(std::span<const RowTransfer> transfers, ConstTens
   for (size_t i = 0; i < transfers.size(); ++i) {
     ConstTensor src = transfers[i].src;
     if (send_rows.present()) {
-      ops.pack_rows(sent_[i], src, send_rows, counts, rank(), 0, stream);
+      ops.run(PackRows{sent_[i], src, send_rows, counts, rank(), 0}, stream);
       src = sent_[i];
     }
     add_rows(transfers[i].dst, src, stream);
@@ -167,7 +168,7 @@ void DeviceRanks::add_rows(Tensor dst, ConstTensor src, CUstream_st* stream) {
   for (int p = 0; p < size(); ++p) {
     const int64_t num_sent = count(rank(), p), num_received = count(p, rank());
     if (p == rank()) {
-      backend_->ops().copy(dst.rows(received, num_received), src.rows(sent, num_sent), stream);
+      backend_->ops().run(Copy{dst.rows(received, num_received), src.rows(sent, num_sent)}, stream);
     } else {
       if (num_sent > 0) send(p, src.rows(sent, num_sent).data, num_sent * row_bytes);
       if (num_received > 0)

@@ -1,6 +1,6 @@
 // src/cpu/conv_decode.cc -- what a step of the causal convolution means. Sums are fp32, in the
 // order of j after the bias, as everywhere.
-#include "cpu/conv_decode.h"
+#include "cpu/run.h"
 
 #include <cmath>
 #include <limits>
@@ -65,10 +65,12 @@ struct Step {
 
 }  // namespace
 
-void conv_decode(const ConvDecode& args, Tensor status, ThreadPool& pool) {
-  const Step step{args, state_table(args.map, args.state.dim(0)), step_tokens(args),
-                  args.weight.dim(0), args.weight.dim(1)};
-  pool.parallel_for(args.x.dim(0), [&](int64_t b) { step.run_sequence(b, status.as<int32_t>()); });
+template <>
+void run(const ConvDecodeStep& op, const Context& context) {
+  const Step step{op.step, state_table(op.step.map, op.step.state.dim(0)), step_tokens(op.step),
+                  op.step.weight.dim(0), op.step.weight.dim(1)};
+  context.pool.parallel_for(op.step.x.dim(0),
+                            [&](int64_t b) { step.run_sequence(b, op.status.as<int32_t>()); });
 }
 
 }  // namespace switchyard::cpu

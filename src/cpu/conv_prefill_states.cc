@@ -1,5 +1,5 @@
 // src/cpu/conv_prefill_states.cc -- the states that a convolution over whole prompts leaves behind.
-#include "cpu/conv_prefill_states.h"
+#include "cpu/run.h"
 
 #include "base/state_slots.h"
 #include "cpu/numbers.h"
@@ -69,10 +69,12 @@ struct Step {
 
 }  // namespace
 
-void conv_prefill_states(const ConvPrefillStates& args, Tensor status, ThreadPool& pool) {
-  const Step step{args, state_table(args.map, args.state.dim(0)), args.state.dim(1),
-                  args.state.dim(2), status.as<int32_t>()};
-  pool.parallel_for(args.prefix_lengths.dim(0), [&](int64_t b) { step.run_sequence(b); });
+template <>
+void run(const ConvPrefillStatesStep& op, const Context& context) {
+  const Step step{op.step, state_table(op.step.map, op.step.state.dim(0)), op.step.state.dim(1),
+                  op.step.state.dim(2), op.status.as<int32_t>()};
+  context.pool.parallel_for(op.step.prefix_lengths.dim(0),
+                            [&](int64_t b) { step.run_sequence(b); });
 }
 
 }  // namespace switchyard::cpu

@@ -1,6 +1,6 @@
 // src/cpu/delta_rule_decode.cc -- what a step of the gated delta rule means. The state and every
 // product are fp32; sums over Dk are double, so the error a test sees is the other form's.
-#include "cpu/delta_rule_decode.h"
+#include "cpu/run.h"
 
 #include <cmath>
 #include <limits>
@@ -100,18 +100,19 @@ struct Step {
 
 }  // namespace
 
-void delta_rule_decode(const DeltaRuleDecode& args, Tensor status, ThreadPool& pool) {
-  const int64_t key_dim = args.k.dim(3);
-  const Step step{.args = args,
-                  .table = state_table(args.map, args.state.dim(0)),
-                  .num_tokens = static_cast<int>(args.v.dim(1)),
-                  .num_key_heads = args.k.dim(2),
-                  .num_value_heads = args.v.dim(2),
+template <>
+void run(const DeltaRuleDecodeStep& op, const Context& context) {
+  const int64_t key_dim = op.step.k.dim(3);
+  const Step step{.args = op.step,
+                  .table = state_table(op.step.map, op.step.state.dim(0)),
+                  .num_tokens = static_cast<int>(op.step.v.dim(1)),
+                  .num_key_heads = op.step.k.dim(2),
+                  .num_value_heads = op.step.v.dim(2),
                   .key_dim = key_dim,
-                  .value_dim = args.v.dim(3),
-                  .scale = args.scale.value_or(1.0f / std::sqrt(static_cast<float>(key_dim))),
-                  .status = status.as<int32_t>()};
-  pool.parallel_for(args.v.dim(0) * step.num_value_heads, [&](int64_t i) {
+                  .value_dim = op.step.v.dim(3),
+                  .scale = op.step.scale.value_or(1.0f / std::sqrt(static_cast<float>(key_dim))),
+                  .status = op.status.as<int32_t>()};
+  context.pool.parallel_for(op.step.v.dim(0) * step.num_value_heads, [&](int64_t i) {
     step.run_head(i / step.num_value_heads, i % step.num_value_heads);
   });
 }

@@ -1,5 +1,5 @@
 // src/cpu/exchange.cc
-#include "cpu/exchange.h"
+#include "cpu/run.h"
 
 #include <atomic>
 
@@ -15,32 +15,35 @@ const StatusWords& status_in(const int32_t* header) {
 
 }  // namespace
 
-void merge_status(Tensor status, ConstTensor headers) {
-  auto& merged = *status.as<StatusWords>();
-  const auto* header = headers.as<int32_t>();
+template <>
+void run(const MergeStatus& op, const Context&) {
+  auto& merged = *op.status.as<StatusWords>();
+  const auto* header = op.headers.as<int32_t>();
   // Every rank must end with the same words, so what this rank saw itself counts only as its
   // header.
   merged = {};
-  for (int64_t r = 0; r < headers.dim(0) && merged.good(); ++r)
-    merged = status_in(header + r * headers.dim(1));
+  for (int64_t r = 0; r < op.headers.dim(0) && merged.good(); ++r)
+    merged = status_in(header + r * op.headers.dim(1));
 }
 
-void block_rows(Tensor dst, int64_t stride) {
-  auto* row = dst.as<int32_t>();
-  const int64_t num_ranks = dst.dim(1);
-  for (int64_t t = 0; t < dst.dim(0); ++t)
+template <>
+void run(const BlockRows& op, const Context&) {
+  auto* row = op.dst.as<int32_t>();
+  const int64_t num_ranks = op.dst.dim(1);
+  for (int64_t t = 0; t < op.dst.dim(0); ++t)
     for (int64_t p = 0; p < num_ranks; ++p)
-      row[t * num_ranks + p] = static_cast<int32_t>(p * stride + t);
+      row[t * num_ranks + p] = static_cast<int32_t>(p * op.stride + t);
 }
 
-void check_headers(Tensor status, ConstTensor headers, int tp_size) {
-  merge_status(status, headers);
-  auto& merged = *status.as<StatusWords>();
-  const int64_t width = headers.dim(1);
-  const auto* header = headers.as<int32_t>();
-  for (int r = 0; r < headers.dim(0); ++r) {
+template <>
+void run(const CheckHeaders& op, const Context& context) {
+  run(MergeStatus{op.status, op.headers}, context);
+  auto& merged = *op.status.as<StatusWords>();
+  const int64_t width = op.headers.dim(1);
+  const auto* header = op.headers.as<int32_t>();
+  for (int r = 0; r < op.headers.dim(0); ++r) {
     const int32_t* mine = header + r * width;
-    const int32_t* group = header + int64_t{r / tp_size} * tp_size * width;
+    const int32_t* group = header + int64_t{r / op.tp_size} * op.tp_size * width;
     if (mine[kHeaderMaxTokens] != header[kHeaderMaxTokens])
       note(merged, Errc::ShapeMismatch, StatusDetail::MaxTokensDiffer, r, mine[kHeaderMaxTokens]);
     if (mine[kHeaderTokens] != group[kHeaderTokens])
@@ -48,27 +51,28 @@ void check_headers(Tensor status, ConstTensor headers, int tp_size) {
   }
 }
 
-void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers, int rank,
-                 ConstTensor status) {
-  const int64_t num_ranks = counts.dim(0), width = headers.dim(1);
-  const bool good = status.as<StatusWords>()->good();
-  auto* to = counts.as<int32_t>();
-  auto* back = counts_back.as<int32_t>();
+template <>
+void run(const ReadCounts& op, const Context&) {
+  const int64_t num_ranks = op.counts.dim(0), width = op.headers.dim(1);
+  const bool good = op.status.as<StatusWords>()->good();
+  auto* to = op.counts.as<int32_t>();
+  auto* back = op.counts_back.as<int32_t>();
   int32_t received = 0;
   for (int64_t s = 0; s < num_ranks; ++s) {
-    const int32_t* sent = headers.as<int32_t>() + s * width + kHeaderCounts;
+    const int32_t* sent = op.headers.as<int32_t>() + s * width + kHeaderCounts;
     for (int64_t d = 0; d < num_ranks; ++d)
       to[s * num_ranks + d] = back[d * num_ranks + s] = good ? sent[d] : 0;
-    received += to[s * num_ranks + rank];
+    received += to[s * num_ranks + op.rank];
   }
-  num_rows.as<int32_t>()[0] = received;
+  op.num_rows.as<int32_t>()[0] = received;
 }
 
-void note_ended(Tensor status, const int32_t* ended, int rank) {
-  if (std::atomic_ref(*const_cast<int32_t*>(ended)).load(std::memory_order_relaxed) == 0) return;
-  auto& words = *status.as<StatusWords>();
+template <>
+void run(const NoteEnded& op, const Context&) {
+  if (std::atomic_ref(*const_cast<int32_t*>(op.ended)).load(std::memory_order_relaxed) == 0) return;
+  auto& words = *op.status.as<StatusWords>();
   words = {};
-  note(words, Errc::Transport, StatusDetail::PeerLost, rank, kGivenUpByHost);
+  note(words, Errc::Transport, StatusDetail::PeerLost, op.rank, kGivenUpByHost);
 }
 
 }  // namespace switchyard::cpu

@@ -1,5 +1,5 @@
 // src/cpu/gate_topk.cc -- logits -> expert ids and weights, all in fp32, one token at a time.
-#include "cpu/gate_topk.h"
+#include "cpu/run.h"
 
 #include <algorithm>
 #include <cmath>
@@ -221,15 +221,16 @@ void scale_by_expert(const GateTopk& g, int64_t t, int64_t num_choices) {
 
 }  // namespace
 
-void gate_topk(const GateTopk& gate, ThreadPool& pool) {
-  const int64_t num_logits = gate.logits.dim(1) / gate.logit_parts;
+template <>
+void run(const GateTopk& op, const Context& context) {
+  const int64_t num_logits = op.logits.dim(1) / op.logit_parts;
   const int64_t num_choices =
-      num_logits - (gate.shared_weights.present() ? gate.shared_weights.dim(1) : 0);
-  pool.parallel_for(gate.ids.dim(0), [&](int64_t t) {
+      num_logits - (op.shared_weights.present() ? op.shared_weights.dim(1) : 0);
+  context.pool.parallel_for(op.ids.dim(0), [&](int64_t t) {
     float own[kMaxExperts + kMaxScoredShared];
-    const float* logits = logits_of(own, gate, t, num_logits);
-    route_token(gate, t, logits, num_choices);
-    if (gate.expert_scale.present()) scale_by_expert(gate, t, num_choices);
+    const float* logits = logits_of(own, op, t, num_logits);
+    route_token(op, t, logits, num_choices);
+    if (op.expert_scale.present()) scale_by_expert(op, t, num_choices);
   });
 }
 

@@ -1,5 +1,5 @@
 // src/cpu/group_rows.cc -- one walk over the rows: a group grows as long as its expert goes on.
-#include "cpu/group_rows.h"
+#include "cpu/run.h"
 
 #include <algorithm>
 
@@ -8,11 +8,12 @@
 
 namespace switchyard::cpu {
 
-void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tensor status) {
-  const int64_t num_experts = groups.counts.count(), num_rows = row_expert.count();
-  const auto* expert = row_expert.as<int32_t>();
-  auto* counts = groups.counts.as<int32_t>();
-  auto* first = groups.first_row.as<int64_t>();
+template <>
+void run(const GroupRows& op, const Context&) {
+  const int64_t num_experts = op.groups.counts.count(), num_rows = op.row_expert.count();
+  const auto* expert = op.row_expert.as<int32_t>();
+  auto* counts = op.groups.counts.as<int32_t>();
+  auto* first = op.groups.first_row.as<int64_t>();
   const auto clear = [&] {
     std::fill_n(counts, num_experts, 0);
     std::fill_n(first, num_experts, int64_t{0});
@@ -25,7 +26,8 @@ void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tenso
     if (e == kNoExpert) continue;
     if (is_expert(e, num_experts) && counts[e] == 0) first[e] = r;
     if (!is_expert(e, num_experts) || first[e] + counts[e] != r) {
-      note(*status.as<StatusWords>(), Errc::BadRouting, StatusDetail::RowsNotGrouped, rank, r);
+      note(*op.status.as<StatusWords>(), Errc::BadRouting, StatusDetail::RowsNotGrouped, op.rank,
+           r);
       return clear();
     }
     ++counts[e];

@@ -24,8 +24,8 @@ double dot(const Bf16* a, const Bf16* b, int64_t k) {
 //
 // for the rows r of expert e. Sums in double, rounded once to float: the error a test sees is the
 // other form's.
-void grouped_gemm_plain(const GroupedGemm& gemm) {
-  const GemmView v(gemm);
+void grouped_gemm_plain(const GroupedGemm& op) {
+  const GemmView v(op);
   for (int64_t e = 0; e < v.num_experts; ++e) {
     for (int64_t r = v.first_row(e); r < v.first_row(e) + v.num_rows(e); ++r) {
       const auto sum = [&](int64_t j) {
@@ -35,10 +35,15 @@ void grouped_gemm_plain(const GroupedGemm& gemm) {
       for (int64_t c = 0; c < v.width; ++c) {
         const float gate = sum(v.gate_index(c));
         const float up = v.gated ? sum(v.up_index(c)) : gate;
-        v.store(r, c, gemm.activation ? activate(*gemm.activation, gate, up) : gate);
+        v.store(r, c, op.activation ? activate(*op.activation, gate, up) : gate);
       }
     }
   }
+}
+
+template <>
+void run(const GroupedGemm& op, const Context& context) {
+  context.fast ? grouped_gemm_fast(op, context.pool) : grouped_gemm_plain(op);
 }
 
 }  // namespace switchyard::cpu

@@ -1,8 +1,7 @@
 // src/cpu/grouped_gemm.h -- contract: GroupedGemm in ops/ops.h.
 #pragma once
 
-#include "cpu/thread_pool.h"
-#include "ops/ops.h"
+#include "cpu/run.h"
 
 namespace switchyard::cpu {
 

@@ -365,8 +365,8 @@ struct Cut {
 
 }  // namespace
 
-void grouped_gemm_fast(const GroupedGemm& gemm, ThreadPool& pool) {
-  const GemmView v(gemm);
+void grouped_gemm_fast(const GroupedGemm& op, ThreadPool& pool) {
+  const GemmView v(op);
   const Cut cut(v, pool.num_threads());
   const auto compute = HWY_DYNAMIC_DISPATCH(compute_block);
   // Parts of one block are neighbours, then blocks of one expert: threads share its rows and

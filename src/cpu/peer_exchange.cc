@@ -1,6 +1,6 @@
 // src/cpu/peer_exchange.cc -- what reaching into a peer's memory means. Words that ranks tell each
 // other are atomic, and everything else is ordered by them.
-#include "cpu/peer_exchange.h"
+#include "cpu/run.h"
 
 #include <algorithm>
 #include <atomic>
@@ -10,7 +10,6 @@
 
 #include "base/checked.h"
 #include "base/status.h"
-#include "cpu/exchange.h"
 #include "cpu/numbers.h"
 #include "cpu/row_ops.h"
 #include "plan/index.h"
@@ -101,16 +100,18 @@ Tensor unpacked(const PeerWindow& w, PeerPhase phase, int num) {
 
 }  // namespace
 
-void push_rows(const PeerWindow& w, const PeerPush& push, ConstTensor status) {
-  if (!status.as<StatusWords>()->good()) return;
-  const int64_t num_ranks = w.num_ranks, per_rank = experts_of_rank(push.num_experts, num_ranks);
-  const int64_t num_tokens = push.ids.dim(0), top_k = push.ids.dim(1);
-  const bool moves = push.route != PeerRoute::Nobody;
-  const int64_t first = moves ? w.rank * push.block : 0;
-  const auto* id = push.ids.as<int32_t>();
-  auto& bad = w.control.as<uint64_t>()[kControlBadId];
-  for (int64_t s = 0; s < push.ids.count(); ++s)
-    if (!is_valid_id(id[s], push.num_experts)) bad = std::max(bad, bad_id_word(s, id[s]));
+template <>
+void run(const PushRows& op, const Context&) {
+  if (!op.status.as<StatusWords>()->good()) return;
+  const int64_t num_ranks = op.window.num_ranks,
+                per_rank = experts_of_rank(op.num_experts, num_ranks);
+  const int64_t num_tokens = op.ids.dim(0), top_k = op.ids.dim(1);
+  const bool moves = op.route != PeerRoute::Nobody;
+  const int64_t first = moves ? op.window.rank * op.block : 0;
+  const auto* id = op.ids.as<int32_t>();
+  auto& bad = op.window.control.as<uint64_t>()[kControlBadId];
+  for (int64_t s = 0; s < op.ids.count(); ++s)
+    if (!is_valid_id(id[s], op.num_experts)) bad = std::max(bad, bad_id_word(s, id[s]));
 
   const auto copy = [](auto* dst, const auto* src, int64_t count) {
     std::memcpy(dst, src, static_cast<size_t>(count) * sizeof(*dst));
@@ -125,104 +126,108 @@ void push_rows(const PeerWindow& w, const PeerPush& push, ConstTensor status) {
                          [&](int32_t e) { return local(e) != kNoExpert; });
     };
     for (int64_t t = 0; t < num_tokens; ++t)
-      push.return_row.as<int32_t>()[t * num_ranks + p] =
+      op.return_row.as<int32_t>()[t * num_ranks + p] =
           owns(t) ? static_cast<int32_t>(first + t) : kNoRow;
-    if (!moves && p != w.rank) continue;
-    int32_t* ids = at_peer(w, p, push.dst_ids.as<int32_t>()) + first * top_k;
-    std::transform(id, id + push.ids.count(), ids, local);
-    std::fill(ids + push.ids.count(), ids + push.block * top_k, kNoExpert);
+    if (!moves && p != op.window.rank) continue;
+    int32_t* ids = at_peer(op.window, p, op.dst_ids.as<int32_t>()) + first * top_k;
+    std::transform(id, id + op.ids.count(), ids, local);
+    std::fill(ids + op.ids.count(), ids + op.block * top_k, kNoExpert);
     if (!moves) continue;
-    copy(at_peer(w, p, push.dst_weights.as<float>()) + first * top_k, push.weights.as<float>(),
-         push.weights.count());
-    const int64_t hidden = push.rows.dim(1);
-    if (push.route == PeerRoute::Offered) {
-      if (p == w.rank && !push.stand_there())
-        copy(push.dst_rows.as<Bf16>(), push.rows.as<Bf16>(), push.rows.count());
+    copy(at_peer(op.window, p, op.dst_weights.as<float>()) + first * top_k, op.weights.as<float>(),
+         op.weights.count());
+    const int64_t hidden = op.rows.dim(1);
+    if (op.route == PeerRoute::Offered) {
+      if (p == op.window.rank && !op.is_in_place())
+        copy(op.dst_rows.as<Bf16>(), op.rows.as<Bf16>(), op.rows.count());
       continue;
     }
     for (int64_t t = 0; t < num_tokens; ++t)
-      if (push.route == PeerRoute::Everyone || owns(t))
-        copy(at_peer(w, p, push.dst_rows.as<Bf16>()) + (first + t) * hidden,
-             push.rows.as<Bf16>() + t * hidden, hidden);
+      if (op.route == PeerRoute::Everyone || owns(t))
+        copy(at_peer(op.window, p, op.dst_rows.as<Bf16>()) + (first + t) * hidden,
+             op.rows.as<Bf16>() + t * hidden, hidden);
   }
 }
 
-void await_rows(const PeerWindow& w, const PeerArrival& arrival, PeerMeet part, Tensor status) {
-  const int num_ranks = w.num_ranks;
-  const uint32_t epoch = epoch_of(w) + 1;
-  if (part != PeerMeet::Wait) {
-    auto& bad = w.control.as<uint64_t>()[kControlBadId];
+template <>
+void run(const AwaitRows& op, const Context& context) {
+  const int num_ranks = op.window.num_ranks;
+  const uint32_t epoch = epoch_of(op.window) + 1;
+  if (op.part != PeerMeet::Wait) {
+    auto& bad = op.window.control.as<uint64_t>()[kControlBadId];
     if (bad != 0)
-      note(words_of(status), Errc::BadRouting, StatusDetail::IdOutOfRange, w.rank,
+      note(words_of(op.status), Errc::BadRouting, StatusDetail::IdOutOfRange, op.window.rank,
            static_cast<int32_t>(bad));
     bad = 0;
-    tell_peers(w, PeerPhase::Rows, epoch, 0, num_ranks, [&](int64_t i) -> int64_t {
-      return i == kHeaderMaxTokens ? arrival.max_tokens
-             : i == kHeaderTokens  ? arrival.num_tokens
-                                   : status.as<int32_t>()[i];
+    tell_peers(op.window, PeerPhase::Rows, epoch, 0, num_ranks, [&](int64_t i) -> int64_t {
+      return i == kHeaderMaxTokens ? op.max_tokens
+             : i == kHeaderTokens  ? op.num_tokens
+                                   : op.status.as<int32_t>()[i];
     });
   }
-  if (part == PeerMeet::Tell) return;
-  const bool all_came = await(w, PeerPhase::Rows, epoch, 0, num_ranks, status);
-  w.control.as<int64_t>()[kControlEpoch] = epoch;
-  if (all_came) check_headers(status, w.headers, arrival.tp_size);
-  arrival.num_rows.as<int32_t>()[0] =
-      words_of(status).good() ? static_cast<int32_t>(arrival.rows) : 0;
+  if (op.part == PeerMeet::Tell) return;
+  const bool all_came = await(op.window, PeerPhase::Rows, epoch, 0, num_ranks, op.status);
+  op.window.control.as<int64_t>()[kControlEpoch] = epoch;
+  if (all_came) run(CheckHeaders{op.status, op.window.headers, op.tp_size}, context);
+  op.num_rows.as<int32_t>()[0] = words_of(op.status).good() ? static_cast<int32_t>(op.rows) : 0;
 }
 
-void fetch_rows(const PeerWindow& w, Tensor dst, ConstTensor rows, int64_t block,
-                ConstTensor row_of_slot, ConstTensor num_rows) {
-  const int64_t top_k = row_of_slot.dim(1), hidden = rows.dim(1);
-  for (int64_t s = 0; s < num_rows.as<int32_t>()[0] * top_k; ++s)
-    if (const int64_t row = row_of_slot.as<int32_t>()[s], r = s / top_k; row != kNoRow)
-      std::memcpy(dst.as<Bf16>() + row * hidden,
-                  at_peer(w, static_cast<int>(r / block), rows.as<Bf16>()) + r % block * hidden,
+template <>
+void run(const FetchRows& op, const Context&) {
+  const int64_t top_k = op.row_of_slot.dim(1), hidden = op.rows.dim(1);
+  for (int64_t s = 0; s < op.num_rows.as<int32_t>()[0] * top_k; ++s)
+    if (const int64_t row = op.row_of_slot.as<int32_t>()[s], r = s / top_k; row != kNoRow)
+      std::memcpy(op.dst.as<Bf16>() + row * hidden,
+                  at_peer(op.window, static_cast<int>(r / op.block), op.rows.as<Bf16>()) +
+                      r % op.block * hidden,
                   static_cast<size_t>(hidden) * sizeof(Bf16));
 }
 
-void meet_peers(const PeerWindow& w, PeerPhase phase, PeerMeet part, int first, int num,
-                Tensor status) {
-  const uint32_t epoch = epoch_of(w);
-  if (part != PeerMeet::Wait)
-    tell_peers(w, phase, epoch, first, num, [&](int64_t i) { return status.as<int32_t>()[i]; });
-  if (part == PeerMeet::Tell) return;
-  if (await(w, phase, epoch, first, num, status)) merge_status(status, unpacked(w, phase, num));
+template <>
+void run(const MeetPeers& op, const Context& context) {
+  const uint32_t epoch = epoch_of(op.window);
+  if (op.part != PeerMeet::Wait)
+    tell_peers(op.window, op.phase, epoch, op.first, op.num,
+               [&](int64_t i) { return op.status.as<int32_t>()[i]; });
+  if (op.part == PeerMeet::Tell) return;
+  if (await(op.window, op.phase, epoch, op.first, op.num, op.status))
+    run(MergeStatus{op.status, unpacked(op.window, op.phase, op.num)}, context);
 }
 
-void pull_sums(const PeerWindow& w, Tensor dst, ConstTensor partial, ConstTensor return_row,
-               const SlotSums& own, const Addend& addend, ConstTensor status) {
-  if (!status.as<StatusWords>()->good()) return;
-  const int64_t hidden = dst.dim(1);
+template <>
+void run(const PullSums& op, const Context&) {
+  if (!op.status.as<StatusWords>()->good()) return;
+  const int64_t hidden = op.dst.dim(1);
   const auto term = [&](int p, int64_t t, int64_t row, int64_t h) {
-    if (p == w.rank && own.rows.present()) return Bf16(sum_of(own, t, h));
-    return at_peer(w, p, partial.as<Bf16>())[row * hidden + h];
+    if (p == op.window.rank && op.own.rows.present()) return Bf16(sum_of(op.own, t, h));
+    return at_peer(op.window, p, op.partial.as<Bf16>())[row * hidden + h];
   };
-  for (int64_t t = 0; t < dst.dim(0); ++t)
+  for (int64_t t = 0; t < op.dst.dim(0); ++t)
     for (int64_t h = 0; h < hidden; ++h) {
       float sum = 0;
-      for (int p = 0; p < w.num_ranks; ++p) {
-        const int64_t row = return_row.as<int32_t>()[t * w.num_ranks + p];
+      for (int p = 0; p < op.window.num_ranks; ++p) {
+        const int64_t row = op.return_row.as<int32_t>()[t * op.window.num_ranks + p];
         if (row == kNoRow) continue;
         sum += static_cast<float>(term(p, t, row, h));
       }
-      if (addend.rows.present()) {
-        const float value = addend.rows.as<float>()[t * hidden + h];
-        sum += addend.scale.present() ? addend.scale.as<float>()[t] * value : value;
+      if (op.addend.rows.present()) {
+        const float value = op.addend.rows.as<float>()[t * hidden + h];
+        sum += op.addend.scale.present() ? op.addend.scale.as<float>()[t] * value : value;
       }
-      store_number(dst, t * hidden + h, sum);
+      store_number(op.dst, t * hidden + h, sum);
     }
 }
 
-void pull_slices(const PeerWindow& w, Tensor dst, ConstTensor slice, int first, int num,
-                 ConstTensor status) {
-  if (!status.as<StatusWords>()->good()) return;
-  const int64_t chunk = ceil_div(dst.dim(0), num);
-  const int64_t row_bytes = dst.dim(1) * dtype_bytes(dst.dtype);
-  for (int64_t t = 0; t < dst.dim(0); ++t)
-    std::memcpy(dst.as<std::byte>() + t * row_bytes,
-                at_peer(w, first + static_cast<int>(t / chunk), slice.as<std::byte>()) +
-                    t % chunk * row_bytes,
-                static_cast<size_t>(row_bytes));
+template <>
+void run(const PullSlices& op, const Context&) {
+  if (!op.status.as<StatusWords>()->good()) return;
+  const int64_t chunk = ceil_div(op.dst.dim(0), op.num);
+  const int64_t row_bytes = op.dst.dim(1) * dtype_bytes(op.dst.dtype);
+  for (int64_t t = 0; t < op.dst.dim(0); ++t)
+    std::memcpy(
+        op.dst.as<std::byte>() + t * row_bytes,
+        at_peer(op.window, op.first + static_cast<int>(t / chunk), op.slice.as<std::byte>()) +
+            t % chunk * row_bytes,
+        static_cast<size_t>(row_bytes));
 }
 
 }  // namespace switchyard::cpu

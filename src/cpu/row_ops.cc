@@ -23,12 +23,11 @@ void sum_row(Tensor dst, int64_t row, const SlotSums& sums, const Addend& addend
 
 }  // namespace
 
-void scatter_rows_plain(Tensor dst, ConstTensor src, ConstTensor row_of_slot,
-                        ConstTensor num_rows) {
-  const int64_t top_k = row_of_slot.dim(1), hidden = src.dim(1);
-  for (int64_t s = 0; s < num_rows.as<int32_t>()[0] * top_k; ++s)
-    if (const int64_t row = row_of_slot.as<int32_t>()[s]; row != kNoRow)
-      std::memcpy(dst.as<Bf16>() + row * hidden, src.as<Bf16>() + s / top_k * hidden,
+void scatter_rows_plain(const ScatterRows& op) {
+  const int64_t top_k = op.row_of_slot.dim(1), hidden = op.src.dim(1);
+  for (int64_t s = 0; s < op.num_rows.as<int32_t>()[0] * top_k; ++s)
+    if (const int64_t row = op.row_of_slot.as<int32_t>()[s]; row != kNoRow)
+      std::memcpy(op.dst.as<Bf16>() + row * hidden, op.src.as<Bf16>() + s / top_k * hidden,
                   static_cast<size_t>(hidden) * sizeof(Bf16));
 }
 
@@ -44,16 +43,31 @@ float sum_of(const SlotSums& sums, int64_t r, int64_t h) {
   return sum;
 }
 
-void gather_rows_plain(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
-                       const KeptRows& kept) {
-  const int64_t top_k = sums.row_of_slot.dim(1);
-  for (int64_t r = 0; r < num_rows.as<int32_t>()[0]; ++r)
-    if (!stays(sums.row_of_slot.as<int32_t>() + r * top_k, r, top_k, kept))
-      sum_row(dst, r, sums, addend);
+void gather_rows_plain(const GatherRows& op) {
+  const int64_t top_k = op.sums.row_of_slot.dim(1);
+  for (int64_t r = 0; r < op.num_rows.as<int32_t>()[0]; ++r)
+    if (!stays(op.sums.row_of_slot.as<int32_t>() + r * top_k, r, top_k, op.kept))
+      sum_row(op.dst, r, op.sums, op.addend);
 }
 
-void sum_partials_plain(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend) {
-  for (int64_t t = 0; t < dst.dim(0); ++t) sum_row(dst, t, {src, return_row, {}}, addend);
+void sum_partials_plain(const SumPartials& op) {
+  for (int64_t t = 0; t < op.dst.dim(0); ++t)
+    sum_row(op.dst, t, {op.src, op.return_row, {}}, op.addend);
+}
+
+template <>
+void run(const ScatterRows& op, const Context& context) {
+  context.fast ? scatter_rows_fast(op, context.pool) : scatter_rows_plain(op);
+}
+
+template <>
+void run(const GatherRows& op, const Context& context) {
+  context.fast ? gather_rows_fast(op, context.pool) : gather_rows_plain(op);
+}
+
+template <>
+void run(const SumPartials& op, const Context& context) {
+  context.fast ? sum_partials_fast(op, context.pool) : sum_partials_plain(op);
 }
 
 }  // namespace switchyard::cpu

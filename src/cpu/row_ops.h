@@ -4,8 +4,7 @@
 
 #include <algorithm>
 
-#include "cpu/thread_pool.h"
-#include "ops/ops.h"
+#include "cpu/run.h"
 
 namespace switchyard::cpu {
 
@@ -19,17 +18,13 @@ inline bool stays(const int32_t* places, int64_t r, int64_t top_k, const KeptRow
 // Element h of row r.
 float sum_of(const SlotSums& sums, int64_t r, int64_t h);
 
-void scatter_rows_plain(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows);
-void scatter_rows_fast(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
-                       ThreadPool& pool);
+void scatter_rows_plain(const ScatterRows& op);
+void scatter_rows_fast(const ScatterRows& op, ThreadPool& pool);
 
-void gather_rows_plain(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
-                       const KeptRows& kept);
-void gather_rows_fast(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
-                      const KeptRows& kept, ThreadPool& pool);
+void gather_rows_plain(const GatherRows& op);
+void gather_rows_fast(const GatherRows& op, ThreadPool& pool);
 
-void sum_partials_plain(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend);
-void sum_partials_fast(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
-                       ThreadPool& pool);
+void sum_partials_plain(const SumPartials& op);
+void sum_partials_fast(const SumPartials& op, ThreadPool& pool);
 
 }  // namespace switchyard::cpu

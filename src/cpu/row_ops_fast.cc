@@ -121,43 +121,48 @@ void add_addend(RowSum& sum, const Addend& addend, int64_t row) {
 
 }  // namespace
 
-void scatter_rows_fast(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
-                       ThreadPool& pool) {
-  const int64_t top_k = row_of_slot.dim(1), hidden = src.dim(1);
-  for_each_row(num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
+void scatter_rows_fast(const ScatterRows& op, ThreadPool& pool) {
+  const int64_t top_k = op.row_of_slot.dim(1), hidden = op.src.dim(1);
+  for_each_row(op.num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
     for (int64_t s = r * top_k; s < (r + 1) * top_k; ++s)
-      if (const int64_t row = row_of_slot.as<int32_t>()[s]; row != kNoRow)
-        std::memcpy(dst.as<Bf16>() + row * hidden, src.as<Bf16>() + r * hidden,
+      if (const int64_t row = op.row_of_slot.as<int32_t>()[s]; row != kNoRow)
+        std::memcpy(op.dst.as<Bf16>() + row * hidden, op.src.as<Bf16>() + r * hidden,
                     static_cast<size_t>(hidden) * sizeof(Bf16));
   });
 }
 
-void gather_rows_fast(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
-                      const KeptRows& kept, ThreadPool& pool) {
-  const int64_t top_k = sums.row_of_slot.dim(1), hidden = dst.dim(1);
+void gather_rows_fast(const GatherRows& op, ThreadPool& pool) {
+  const int64_t top_k = op.sums.row_of_slot.dim(1), hidden = op.dst.dim(1);
   const auto sum = HWY_DYNAMIC_DISPATCH(sum_row);
-  for_each_row(num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
-    const int32_t* places = sums.row_of_slot.as<int32_t>() + r * top_k;
-    if (stays(places, r, top_k, kept)) return;
-    RowSum row{
-        dst.rows(r, 1), sums.rows,
-        places,         sums.weights.present() ? sums.weights.as<float>() + r * top_k : nullptr,
-        top_k,          nullptr,
-        1.0f,           hidden};
-    add_addend(row, addend, r);
+  for_each_row(op.num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
+    const int32_t* places = op.sums.row_of_slot.as<int32_t>() + r * top_k;
+    if (stays(places, r, top_k, op.kept)) return;
+    RowSum row{op.dst.rows(r, 1),
+               op.sums.rows,
+               places,
+               op.sums.weights.present() ? op.sums.weights.as<float>() + r * top_k : nullptr,
+               top_k,
+               nullptr,
+               1.0f,
+               hidden};
+    add_addend(row, op.addend, r);
     sum(row);
   });
 }
 
-void sum_partials_fast(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
-                       ThreadPool& pool) {
-  const int64_t num_ranks = return_row.dim(1), hidden = dst.dim(1);
+void sum_partials_fast(const SumPartials& op, ThreadPool& pool) {
+  const int64_t num_ranks = op.return_row.dim(1), hidden = op.dst.dim(1);
   const auto sum = HWY_DYNAMIC_DISPATCH(sum_row);
-  for_each_row(dst.dim(0), pool, [&](int64_t t) {
-    RowSum row{dst.rows(t, 1), src,       return_row.as<int32_t>() + t * num_ranks,
-               nullptr,        num_ranks, nullptr,
-               1.0f,           hidden};
-    add_addend(row, addend, t);
+  for_each_row(op.dst.dim(0), pool, [&](int64_t t) {
+    RowSum row{op.dst.rows(t, 1),
+               op.src,
+               op.return_row.as<int32_t>() + t * num_ranks,
+               nullptr,
+               num_ranks,
+               nullptr,
+               1.0f,
+               hidden};
+    add_addend(row, op.addend, t);
     sum(row);
   });
 }

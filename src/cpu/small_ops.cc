@@ -1,5 +1,5 @@
 // src/cpu/small_ops.cc
-#include "cpu/small_ops.h"
+#include "cpu/run.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,34 +9,41 @@
 
 namespace switchyard::cpu {
 
-void single_group(const RowGroups& groups, int64_t num_rows) {
-  groups.counts.as<int32_t>()[0] = static_cast<int32_t>(num_rows);
-  groups.first_row.as<int64_t>()[0] = 0;
-  groups.first_row.as<int64_t>()[1] = num_rows;
+template <>
+void run(const SingleGroup& op, const Context&) {
+  op.groups.counts.as<int32_t>()[0] = static_cast<int32_t>(op.num_rows);
+  op.groups.first_row.as<int64_t>()[0] = 0;
+  op.groups.first_row.as<int64_t>()[1] = op.num_rows;
 }
 
-void sigmoid(Tensor dst, ConstTensor src) {
-  for (int64_t i = 0; i < src.count(); ++i)
-    dst.as<float>()[i] = 1.0f / (1.0f + std::exp(-src.as<float>()[i]));
+template <>
+void run(const Sigmoid& op, const Context&) {
+  for (int64_t i = 0; i < op.src.count(); ++i)
+    op.dst.as<float>()[i] = 1.0f / (1.0f + std::exp(-op.src.as<float>()[i]));
 }
 
-void widen(Tensor dst, ConstTensor src) {
-  for (int64_t i = 0; i < src.count(); ++i)
-    dst.as<float>()[i] = static_cast<float>(src.as<Bf16>()[i]);
+template <>
+void run(const Widen& op, const Context&) {
+  for (int64_t i = 0; i < op.src.count(); ++i)
+    op.dst.as<float>()[i] = static_cast<float>(op.src.as<Bf16>()[i]);
 }
 
-void fill_i32(Tensor dst, int32_t value) {
-  std::fill_n(dst.as<int32_t>(), dst.count(), value);
+template <>
+void run(const FillI32& op, const Context&) {
+  std::fill_n(op.dst.as<int32_t>(), op.dst.count(), op.value);
 }
 
-void copy(Tensor dst, ConstTensor src) {
-  if (src.bytes() > 0) std::memcpy(dst.data, src.data, static_cast<size_t>(src.bytes()));
+template <>
+void run(const Copy& op, const Context&) {
+  if (op.src.bytes() > 0)
+    std::memcpy(op.dst.data, op.src.data, static_cast<size_t>(op.src.bytes()));
 }
 
-void poison(Tensor dst, ConstTensor status) {
-  if (status.as<StatusWords>()->good()) return;
+template <>
+void run(const Poison& op, const Context&) {
+  if (op.status.as<StatusWords>()->good()) return;
   // The canonical quiet NaN; two of them are one of f32.
-  std::fill_n(dst.as<Bf16>(), dst.bytes() / 2, Bf16::from_bits(0x7fc0));
+  std::fill_n(op.dst.as<Bf16>(), op.dst.bytes() / 2, Bf16::from_bits(0x7fc0));
 }
 
 }  // namespace switchyard::cpu

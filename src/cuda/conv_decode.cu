@@ -6,7 +6,7 @@
 
 #include "base/checked.h"
 #include "base/state_slots.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -60,17 +60,18 @@ void conv_decode_of_shape(const ConvDecode& step, const ConvDecodeParams& params
 
 }  // namespace
 
-void conv_decode(const ConvDecode& step, Tensor status, cudaStream_t stream) {
-  const ConvDecodeParams params = params_of(step, status);
-  const bool wide_x = step.x.dtype == DType::F32, wide_state = step.state.dtype == DType::F32;
+template <>
+void run(const ConvDecodeStep& op, cudaStream_t stream) {
+  const ConvDecodeParams params = params_of(op.step, op.status);
+  const bool wide_x = op.step.x.dtype == DType::F32, wide_state = op.step.state.dtype == DType::F32;
   if (wide_x && wide_state)
-    conv_decode_of_shape<float, float>(step, params, stream);
+    conv_decode_of_shape<float, float>(op.step, params, stream);
   else if (wide_x)
-    conv_decode_of_shape<float, __nv_bfloat16>(step, params, stream);
+    conv_decode_of_shape<float, __nv_bfloat16>(op.step, params, stream);
   else if (wide_state)
-    conv_decode_of_shape<__nv_bfloat16, float>(step, params, stream);
+    conv_decode_of_shape<__nv_bfloat16, float>(op.step, params, stream);
   else
-    conv_decode_of_shape<__nv_bfloat16, __nv_bfloat16>(step, params, stream);
+    conv_decode_of_shape<__nv_bfloat16, __nv_bfloat16>(op.step, params, stream);
 }
 
 }  // namespace switchyard::cuda

@@ -5,7 +5,7 @@
 
 #include "base/checked.h"
 #include "base/state_slots.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -19,28 +19,29 @@ void conv_prefill_states_of(const ConvPrefillParams& params, dim3 grid, cudaStre
 
 }  // namespace
 
-void conv_prefill_states(const ConvPrefillStates& step, Tensor status, cudaStream_t stream) {
-  const int64_t batch = step.prefix_lengths.dim(0),
-                tiles = ceil_div(step.x.dim(1), kPrefillThreads);
-  const ConvPrefillParams params{.state = step.state.data,
-                                 .x = step.x.data,
-                                 .starts = step.starts.as<int32_t>(),
-                                 .prefix_lengths = step.prefix_lengths.as<int32_t>(),
-                                 .status = status.as<int32_t>(),
-                                 .table = state_table(step.map, step.state.dim(0)),
-                                 .block_stride = step.state.stride(0),
-                                 .num_rows = step.x.dim(0),
-                                 .dim = static_cast<int>(step.x.dim(1)),
-                                 .depth = static_cast<int>(step.state.dim(2)),
+template <>
+void run(const ConvPrefillStatesStep& op, cudaStream_t stream) {
+  const int64_t batch = op.step.prefix_lengths.dim(0),
+                tiles = ceil_div(op.step.x.dim(1), kPrefillThreads);
+  const ConvPrefillParams params{.state = op.step.state.data,
+                                 .x = op.step.x.data,
+                                 .starts = op.step.starts.as<int32_t>(),
+                                 .prefix_lengths = op.step.prefix_lengths.as<int32_t>(),
+                                 .status = op.status.as<int32_t>(),
+                                 .table = state_table(op.step.map, op.step.state.dim(0)),
+                                 .block_stride = op.step.state.stride(0),
+                                 .num_rows = op.step.x.dim(0),
+                                 .dim = static_cast<int>(op.step.x.dim(1)),
+                                 .depth = static_cast<int>(op.step.state.dim(2)),
                                  .tiles = static_cast<int>(tiles)};
   SWITCHYARD_REQUIRE(batch * tiles <= INT32_MAX, Unsupported, "conv_prefill_states: B=", batch,
-                     " sequences of D=", step.x.dim(1), ", need at most ", INT32_MAX, " blocks of ",
-                     kPrefillThreads, " channels. Take several steps.");
+                     " sequences of D=", op.step.x.dim(1), ", need at most ", INT32_MAX,
+                     " blocks of ", kPrefillThreads, " channels. Take several steps.");
   // The host knows only how many states there are at most.
-  const int64_t most = step.x.dim(0) / step.map.block_tokens + 2;
+  const int64_t most = op.step.x.dim(0) / op.step.map.block_tokens + 2;
   const dim3 grid(static_cast<unsigned>(batch * tiles),
                   static_cast<unsigned>(std::min(most, kMaxDeals)));
-  const bool wide_x = step.x.dtype == DType::F32, wide_state = step.state.dtype == DType::F32;
+  const bool wide_x = op.step.x.dtype == DType::F32, wide_state = op.step.state.dtype == DType::F32;
   if (wide_x && wide_state)
     conv_prefill_states_of<float, float>(params, grid, stream);
   else if (wide_x)

@@ -1,9 +1,9 @@
-// src/cuda/cuda_backend.cc -- the CUDA form of every operation, in one list.
+// src/cuda/cuda_backend.cc -- a device and its memory, and the operations that run on it.
 #include "base/backend.h"
 #include "base/require.h"
 #include "cuda/cublas.h"
 #include "cuda/load_kernels.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 #include "device/cuda_check.h"
 #include "device/cuda_memory.h"
 #include "ops/traced_ops.h"
@@ -16,143 +16,20 @@ class CudaOps final : public Ops {
  public:
   explicit CudaOps(int num_sms) : num_sms_(num_sms) {}
 
-  void gate_topk(const GateTopk& gate, CUstream_st* stream) override {
-    cuda::gate_topk(gate, stream);
-  }
-  void split_f32(Tensor dst, ConstTensor src, CUstream_st* stream) override {
-    cuda::split_f32(dst, src, stream);
-  }
-  void split_zero_experts(Tensor dst_ids, Tensor identity, ConstTensor ids, ConstTensor weights,
-                          int64_t num_experts, int64_t num_ids, CUstream_st* stream) override {
-    cuda::split_zero_experts(dst_ids, identity, ids, weights, num_experts, num_ids, stream);
-  }
-  void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
-                  CUstream_st* stream) override {
-    cuda::narrow_ids(dst, src, num_experts, rank, status, stream);
-  }
-  void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
-                     int rank, Tensor status, CUstream_st* stream) override {
-    cuda::plan_dispatch(plan, ids, num_experts, num_ranks, rank, status, stream);
-  }
-  void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,
-                    int64_t num_local, int64_t num_experts, int rank, Tensor status,
-                    CUstream_st* stream) override {
-    cuda::localize_ids(dst, src, num_rows, first, num_local, num_experts, rank, status, stream);
-  }
-  void merge_status(Tensor status, ConstTensor headers, CUstream_st* stream) override {
-    cuda::merge_status(status, headers, stream);
-  }
-  void block_rows(Tensor dst, int64_t stride, CUstream_st* stream) override {
-    cuda::block_rows(dst, stride, stream);
-  }
-  void check_headers(Tensor status, ConstTensor headers, int tp_size,
-                     CUstream_st* stream) override {
-    cuda::check_headers(status, headers, tp_size, stream);
-  }
-  void read_counts(Tensor counts, Tensor counts_back, Tensor num_rows, ConstTensor headers,
-                   int rank, ConstTensor status, CUstream_st* stream) override {
-    cuda::read_counts(counts, counts_back, num_rows, headers, rank, status, stream);
-  }
-  void pack_rows(Tensor dst, ConstTensor src, ConstTensor send_rows, ConstTensor counts, int rank,
-                 int64_t block, CUstream_st* stream) override {
-    cuda::pack_rows(dst, src, send_rows, counts, rank, block, stream);
-  }
-  void unpack_rows(Tensor dst, ConstTensor blocks, ConstTensor own, ConstTensor counts, int rank,
-                   int64_t block, CUstream_st* stream) override {
-    cuda::unpack_rows(dst, blocks, own, counts, rank, block, stream);
-  }
-  void note_ended(Tensor status, const int32_t* ended, int rank, CUstream_st* stream) override {
-    cuda::note_ended(status, ended, rank, stream);
-  }
-  void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank,
-                 Tensor status, CUstream_st* stream) override {
-    cuda::plan_rows(plan, ids, num_rows, rank, status, stream);
-  }
-  void group_rows(const RowGroups& groups, ConstTensor row_expert, int rank, Tensor status,
-                  CUstream_st* stream) override {
-    cuda::group_rows(groups, row_expert, rank, status, stream);
-  }
-  void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
-                    CUstream_st* stream) override {
-    cuda::scatter_rows(dst, src, row_of_slot, num_rows, stream);
-  }
-  void grouped_gemm(const GroupedGemm& gemm, CUstream_st* stream) override {
-    gemm.provider == GemmProvider::Cublas ? cublas_.grouped_gemm(gemm, stream)
-                                          : grouped_gemm_hopper(gemm, sms_of(gemm), stream);
-  }
-  void gather_rows(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
-                   const KeptRows& kept, CUstream_st* stream) override {
-    cuda::gather_rows(dst, sums, addend, num_rows, kept, stream);
-  }
-  void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
-                    CUstream_st* stream) override {
-    cuda::sum_partials(dst, src, return_row, addend, stream);
-  }
-  void conv_decode(const ConvDecode& step, Tensor status, CUstream_st* stream) override {
-    cuda::conv_decode(step, status, stream);
-  }
-  void conv_prefill_states(const ConvPrefillStates& step, Tensor status,
-                           CUstream_st* stream) override {
-    cuda::conv_prefill_states(step, status, stream);
-  }
-  void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, CUstream_st* stream) override {
-    cuda::delta_rule_decode(step, status, stream);
-  }
-  void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
-                 CUstream_st* stream) override {
-    cuda::push_rows(window, push, status, stream);
-  }
-  void await_rows(const PeerWindow& window, const PeerArrival& arrival, PeerMeet part,
-                  Tensor status, CUstream_st* stream) override {
-    cuda::await_rows(window, arrival, part, status, stream);
-  }
-  void fetch_rows(const PeerWindow& window, Tensor dst, ConstTensor rows, int64_t block,
-                  ConstTensor row_of_slot, ConstTensor num_rows, CUstream_st* stream) override {
-    cuda::fetch_rows(window, dst, rows, block, row_of_slot, num_rows, stream);
-  }
-  void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
-                  Tensor status, CUstream_st* stream) override {
-    cuda::meet_peers(window, phase, part, first, num, status, stream);
-  }
-  void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-                 const SlotSums& own, const Addend& addend, ConstTensor status,
-                 CUstream_st* stream) override {
-    cuda::pull_sums(window, dst, partial, return_row, own, addend, status, stream);
-  }
-  void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
-                   ConstTensor status, CUstream_st* stream) override {
-    cuda::pull_slices(window, dst, slice, first, num, status, stream);
-  }
-  void norm_rows(const NormRows& norm, CUstream_st* stream) override {
-    cuda::norm_rows(norm, stream);
-  }
-  void weigh_shared(Tensor dst, ConstTensor src, ConstTensor weights,
-                    CUstream_st* stream) override {
-    cuda::weigh_shared(dst, src, weights, stream);
-  }
-  void add_rows(Tensor dst, ConstTensor src, const Addend& addend, CUstream_st* stream) override {
-    cuda::add_rows(dst, src, addend, stream);
-  }
-  void widen(Tensor dst, ConstTensor src, CUstream_st* stream) override {
-    cuda::widen(dst, src, stream);
-  }
-  void single_group(const RowGroups& groups, int64_t num_rows, CUstream_st* stream) override {
-    cuda::single_group(groups, num_rows, stream);
-  }
-  void sigmoid(Tensor dst, ConstTensor src, CUstream_st* stream) override {
-    cuda::sigmoid(dst, src, stream);
-  }
-  void fill_i32(Tensor dst, int32_t value, CUstream_st* stream) override {
-    cuda::fill_i32(dst, value, stream);
-  }
-  void copy(Tensor dst, ConstTensor src, CUstream_st* stream) override {
-    cuda::copy(dst, src, stream);
-  }
-  void poison(Tensor dst, ConstTensor status, CUstream_st* stream) override {
-    cuda::poison(dst, status, stream);
+  void run(const AnyOp& any, CUstream_st* stream) override {
+    std::visit([&](const auto& op) { run_one(op, stream); }, any);
   }
 
  private:
+  template <class Op>
+  void run_one(const Op& op, CUstream_st* stream) {
+    cuda::run(op, stream);
+  }
+  void run_one(const GroupedGemm& gemm, CUstream_st* stream) {
+    gemm.provider == GemmProvider::Cublas ? cublas_.grouped_gemm(gemm, stream)
+                                          : grouped_gemm_hopper(gemm, sms_of(gemm), stream);
+  }
+
   // The call's own number may exceed the backend's, never the device's.
   int sms_of(const GroupedGemm& gemm) const {
     const int all = describe_device(DeviceKind::Cuda).num_sms;

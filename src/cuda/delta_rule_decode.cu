@@ -5,7 +5,7 @@
 
 #include "base/checked.h"
 #include "base/state_slots.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -52,9 +52,10 @@ void delta_rule_decode_of(DeltaRuleParams params, int64_t heads, cudaStream_t st
 
 }  // namespace
 
-void delta_rule_decode(const DeltaRuleDecode& step, Tensor status, cudaStream_t stream) {
-  const DeltaRuleParams params = params_of(step, status);
-  const int64_t heads = step.v.dim(0) * step.v.dim(2);
+template <>
+void run(const DeltaRuleDecodeStep& op, cudaStream_t stream) {
+  const DeltaRuleParams params = params_of(op.step, op.status);
+  const int64_t heads = op.step.v.dim(0) * op.step.v.dim(2);
   // 32 floats of state per thread: 128 bytes on their way, and no spill.
   if (params.key_dim <= 64)
     delta_rule_decode_of<2, 4>(params, heads, stream);

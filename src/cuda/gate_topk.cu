@@ -2,7 +2,7 @@
 #include "cuda/gate_topk.cuh"
 
 #include "base/checked.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 #include "cuda/shared_memory.h"
 
 namespace switchyard::cuda {
@@ -34,29 +34,30 @@ bool is_plain(const GateTopk& g) {
 
 }  // namespace
 
-void gate_topk(const GateTopk& g, cudaStream_t stream) {
-  const GateExtras extras = extras_of(g);
-  const int64_t num_tokens = g.ids.dim(0), top_k = g.ids.dim(1);
-  const int64_t num_experts = g.logits.dim(1) / g.logit_parts - extras.num_shared;
-  const bool drops_groups = g.gate.num_groups > g.gate.num_groups_kept;
-  const int64_t words = gate_words(num_experts, top_k, drops_groups ? g.gate.num_groups : 0);
+template <>
+void run(const GateTopk& op, cudaStream_t stream) {
+  const GateExtras extras = extras_of(op);
+  const int64_t num_tokens = op.ids.dim(0), top_k = op.ids.dim(1);
+  const int64_t num_experts = op.logits.dim(1) / op.logit_parts - extras.num_shared;
+  const bool drops_groups = op.gate.num_groups > op.gate.num_groups_kept;
+  const int64_t words = gate_words(num_experts, top_k, drops_groups ? op.gate.num_groups : 0);
   const size_t token_bytes = static_cast<size_t>(words) * sizeof(uint32_t);
-  const GateTopkParams params{.ids = g.ids.as<int32_t>(),
-                              .weights = g.weights.as<float>(),
-                              .logits = g.logits.as<float>(),
-                              .bias = data_of<float>(g.correction_bias),
+  const GateTopkParams params{.ids = op.ids.as<int32_t>(),
+                              .weights = op.weights.as<float>(),
+                              .logits = op.logits.as<float>(),
+                              .bias = data_of<float>(op.correction_bias),
                               .num_tokens = num_tokens,
                               .num_experts = static_cast<int>(num_experts),
                               .top_k = static_cast<int>(top_k),
-                              .num_groups = static_cast<int>(g.gate.num_groups),
-                              .num_groups_kept = static_cast<int>(g.gate.num_groups_kept),
+                              .num_groups = static_cast<int>(op.gate.num_groups),
+                              .num_groups_kept = static_cast<int>(op.gate.num_groups_kept),
                               .words_per_token = static_cast<int>(words),
-                              .gate = g.gate,
+                              .gate = op.gate,
                               .extras = extras};
   // The largest gates take a block per token.
   const int warps = kGateMaxWarps * token_bytes <= kDefaultSmemBytes ? kGateMaxWarps : 1;
   const size_t smem_bytes = static_cast<size_t>(warps) * token_bytes;
-  const auto kernel = is_plain(g) ? gate_topk_kernel<false> : gate_topk_kernel<true>;
+  const auto kernel = is_plain(op) ? gate_topk_kernel<false> : gate_topk_kernel<true>;
   allow_smem(kernel, smem_bytes);
   launch(kernel, ceil_div(num_tokens, warps), warps * 32, smem_bytes, stream, params);
 }

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "base/checked.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -18,42 +18,49 @@ int64_t blocks_for(int64_t count) {
 
 }  // namespace
 
-void split_f32(Tensor dst, ConstTensor src, cudaStream_t stream) {
-  launch(split_f32_kernel, blocks_for(src.count()), kPathThreads, 0, stream,
-         dst.as<__nv_bfloat16>(), src.as<float>(), src.count());
+template <>
+void run(const SplitF32& op, cudaStream_t stream) {
+  launch(split_f32_kernel, blocks_for(op.src.count()), kPathThreads, 0, stream,
+         op.dst.as<__nv_bfloat16>(), op.src.as<float>(), op.src.count());
 }
 
-void split_zero_experts(Tensor dst_ids, Tensor identity, ConstTensor ids, ConstTensor weights,
-                        int64_t num_experts, int64_t num_ids, cudaStream_t stream) {
-  launch(split_zero_experts_kernel, blocks_for(ids.dim(0)), kPathThreads, 0, stream,
-         dst_ids.as<int32_t>(), identity.as<float>(), ids.as<int32_t>(), weights.as<float>(),
-         ids.dim(0), static_cast<int>(ids.dim(1)), num_experts, num_ids);
+template <>
+void run(const SplitZeroExperts& op, cudaStream_t stream) {
+  launch(split_zero_experts_kernel, blocks_for(op.ids.dim(0)), kPathThreads, 0, stream,
+         op.dst_ids.as<int32_t>(), op.identity.as<float>(), op.ids.as<int32_t>(),
+         op.weights.as<float>(), op.ids.dim(0), static_cast<int>(op.ids.dim(1)), op.num_experts,
+         op.num_ids);
 }
 
-void norm_rows(const NormRows& norm, cudaStream_t stream) {
-  const NormParams params{.dst = norm.dst.present() ? norm.dst.as<__nv_bfloat16>() : nullptr,
-                          .inverse = norm.inverse.present() ? norm.inverse.as<float>() : nullptr,
-                          .src = numbers_of(norm.src),
-                          .weight = norm.weight.present() ? norm.weight.as<float>() : nullptr,
-                          .width = norm.src.dim(1),
-                          .epsilon = norm.epsilon};
-  launch(norm_rows_kernel, norm.src.dim(0), kPathThreads, 0, stream, params);
+template <>
+void run(const NormRows& op, cudaStream_t stream) {
+  const NormParams params{.dst = op.dst.present() ? op.dst.as<__nv_bfloat16>() : nullptr,
+                          .inverse = op.inverse.present() ? op.inverse.as<float>() : nullptr,
+                          .src = numbers_of(op.src),
+                          .weight = op.weight.present() ? op.weight.as<float>() : nullptr,
+                          .width = op.src.dim(1),
+                          .epsilon = op.epsilon};
+  launch(norm_rows_kernel, op.src.dim(0), kPathThreads, 0, stream, params);
 }
 
-void weigh_shared(Tensor dst, ConstTensor src, ConstTensor weights, cudaStream_t stream) {
-  launch(weigh_shared_kernel, dst.dim(0), kPathThreads, 0, stream, dst.as<float>(), src.as<float>(),
-         weights.as<float>(), static_cast<int>(weights.dim(1)), dst.dim(1));
+template <>
+void run(const WeighShared& op, cudaStream_t stream) {
+  launch(weigh_shared_kernel, op.dst.dim(0), kPathThreads, 0, stream, op.dst.as<float>(),
+         op.src.as<float>(), op.weights.as<float>(), static_cast<int>(op.weights.dim(1)),
+         op.dst.dim(1));
 }
 
-void add_rows(Tensor dst, ConstTensor src, const Addend& addend, cudaStream_t stream) {
-  launch(add_rows_kernel, dst.dim(0), kPathThreads, 0, stream, dst.as<__nv_bfloat16>(),
-         src.as<float>(), addend.rows.present() ? addend.rows.as<float>() : nullptr,
-         addend.scale.present() ? addend.scale.as<float>() : nullptr, dst.dim(1));
+template <>
+void run(const AddRows& op, cudaStream_t stream) {
+  launch(add_rows_kernel, op.dst.dim(0), kPathThreads, 0, stream, op.dst.as<__nv_bfloat16>(),
+         op.src.as<float>(), op.addend.rows.present() ? op.addend.rows.as<float>() : nullptr,
+         op.addend.scale.present() ? op.addend.scale.as<float>() : nullptr, op.dst.dim(1));
 }
 
-void widen(Tensor dst, ConstTensor src, cudaStream_t stream) {
-  launch(widen_kernel, blocks_for(src.count()), kPathThreads, 0, stream, dst.as<float>(),
-         src.as<__nv_bfloat16>(), src.count());
+template <>
+void run(const Widen& op, cudaStream_t stream) {
+  launch(widen_kernel, blocks_for(op.src.count()), kPathThreads, 0, stream, op.dst.as<float>(),
+         op.src.as<__nv_bfloat16>(), op.src.count());
 }
 
 }  // namespace switchyard::cuda

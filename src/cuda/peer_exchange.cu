@@ -1,26 +1,27 @@
 // src/cuda/peer_exchange.cu
 #include "cuda/peer_exchange.cuh"
 
-#include "cuda/ops.h"
+#include "cuda/run.h"
 
 namespace switchyard::cuda {
 
-void await_rows(const PeerWindow& window, const PeerArrival& arrival, PeerMeet part, Tensor status,
-                cudaStream_t stream) {
-  const AwaitRowsParams params{view_of(window),
-                               arrival.num_rows.as<int32_t>(),
-                               status.as<int32_t>(),
-                               part,
-                               static_cast<int32_t>(arrival.max_tokens),
-                               static_cast<int32_t>(arrival.num_tokens),
-                               static_cast<int32_t>(arrival.rows),
-                               arrival.tp_size};
+template <>
+void run(const AwaitRows& op, cudaStream_t stream) {
+  const AwaitRowsParams params{view_of(op.window),
+                               op.num_rows.as<int32_t>(),
+                               op.status.as<int32_t>(),
+                               op.part,
+                               static_cast<int32_t>(op.max_tokens),
+                               static_cast<int32_t>(op.num_tokens),
+                               static_cast<int32_t>(op.rows),
+                               op.tp_size};
   launch(await_rows_kernel, 1, 32, 0, stream, params);
 }
 
-void meet_peers(const PeerWindow& window, PeerPhase phase, PeerMeet part, int first, int num,
-                Tensor status, cudaStream_t stream) {
-  const MeetPeersParams params{view_of(window), status.as<int32_t>(), phase, part, first, num};
+template <>
+void run(const MeetPeers& op, cudaStream_t stream) {
+  const MeetPeersParams params{
+      view_of(op.window), op.status.as<int32_t>(), op.phase, op.part, op.first, op.num};
   launch(meet_peers_kernel, 1, 32, 0, stream, params);
 }
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "base/checked.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -50,65 +50,65 @@ void push_rows_with(const PeerWindow& window, PushRowsParams params, cudaStream_
 
 }  // namespace
 
-void push_rows(const PeerWindow& window, const PeerPush& push, ConstTensor status,
-               cudaStream_t stream) {
-  const bool moves = push.route != PeerRoute::Nobody;
+template <>
+void run(const PushRows& op, cudaStream_t stream) {
+  const bool moves = op.route != PeerRoute::Nobody;
   // 0: no row is copied.
-  const int64_t vectors = moves && !push.stand_there() ? vectors_of("push_rows", push.rows) : 0;
-  const PushRowsParams params{view_of(window),
-                              moves ? push.dst_rows.as<uint4>() : nullptr,
-                              push.dst_ids.as<int32_t>(),
-                              moves ? push.dst_weights.as<float>() : nullptr,
-                              push.return_row.as<int32_t>(),
-                              moves ? push.rows.as<uint4>() : nullptr,
-                              push.ids.as<int32_t>(),
-                              moves ? push.weights.as<float>() : nullptr,
-                              status.as<int32_t>(),
-                              push.num_experts,
-                              experts_of_rank(push.num_experts, window.num_ranks),
-                              static_cast<int>(moves ? window.rank * push.block : 0),
-                              static_cast<int>(push.ids.dim(0)),
-                              static_cast<int>(push.ids.dim(1)),
-                              static_cast<int>(push.block),
+  const int64_t vectors = moves && !op.is_in_place() ? vectors_of("push_rows", op.rows) : 0;
+  const PushRowsParams params{view_of(op.window),
+                              moves ? op.dst_rows.as<uint4>() : nullptr,
+                              op.dst_ids.as<int32_t>(),
+                              moves ? op.dst_weights.as<float>() : nullptr,
+                              op.return_row.as<int32_t>(),
+                              moves ? op.rows.as<uint4>() : nullptr,
+                              op.ids.as<int32_t>(),
+                              moves ? op.weights.as<float>() : nullptr,
+                              op.status.as<int32_t>(),
+                              op.num_experts,
+                              experts_of_rank(op.num_experts, op.window.num_ranks),
+                              static_cast<int>(moves ? op.window.rank * op.block : 0),
+                              static_cast<int>(op.ids.dim(0)),
+                              static_cast<int>(op.ids.dim(1)),
+                              static_cast<int>(op.block),
                               static_cast<int>(vectors),
                               0,
-                              push.route};
-  if (push.ids.dim(0) * ceil_div(vectors, int64_t{256}) < kFewPushParts)
-    push_rows_with<2>(window, params, stream);
+                              op.route};
+  if (op.ids.dim(0) * ceil_div(vectors, int64_t{256}) < kFewPushParts)
+    push_rows_with<2>(op.window, params, stream);
   else
-    push_rows_with<8>(window, params, stream);
+    push_rows_with<8>(op.window, params, stream);
 }
 
-void pull_sums(const PeerWindow& window, Tensor dst, ConstTensor partial, ConstTensor return_row,
-               const SlotSums& own, const Addend& addend, ConstTensor status, cudaStream_t stream) {
-  const int64_t vectors = vectors_of("pull_sums", partial);
-  const PullSumsParams params{view_of(window),           sums_out(dst, addend),
-                              partial.as<uint4>(),       return_row.as<int32_t>(),
-                              status.as<int32_t>(),      static_cast<int>(dst.dim(0)),
-                              static_cast<int>(vectors), view_of(own)};
-  const dim3 grid = grid_of_rows(dst.dim(0), vectors);
-  if (own.rows.present())
+template <>
+void run(const PullSums& op, cudaStream_t stream) {
+  const int64_t vectors = vectors_of("pull_sums", op.partial);
+  const PullSumsParams params{view_of(op.window),        sums_out(op.dst, op.addend),
+                              op.partial.as<uint4>(),    op.return_row.as<int32_t>(),
+                              op.status.as<int32_t>(),   static_cast<int>(op.dst.dim(0)),
+                              static_cast<int>(vectors), view_of(op.own)};
+  const dim3 grid = grid_of_rows(op.dst.dim(0), vectors);
+  if (op.own.rows.present())
     launch(pull_sums_kernel<2, true>, grid, kSumThreads, 0, stream, params);
-  else if (window.max_blocks > 0)
-    launch(pull_sums_in_pieces_kernel, blocks_of_pieces(window, dst.dim(0), vectors), kPushThreads,
-           0, stream, params);
+  else if (op.window.max_blocks > 0)
+    launch(pull_sums_in_pieces_kernel, blocks_of_pieces(op.window, op.dst.dim(0), vectors),
+           kPushThreads, 0, stream, params);
   else
     launch(pull_sums_kernel<kSumLoads, false>, grid, kSumThreads, 0, stream, params);
 }
 
-void pull_slices(const PeerWindow& window, Tensor dst, ConstTensor slice, int first, int num,
-                 ConstTensor status, cudaStream_t stream) {
-  const int64_t vectors = vectors_of("pull_slices", dst);
-  const PullSlicesParams params{view_of(window),
-                                dst.as<uint4>(),
-                                slice.as<uint4>(),
-                                status.as<int32_t>(),
-                                first,
-                                static_cast<int>(dst.dim(0)),
-                                static_cast<int>(ceil_div(dst.dim(0), int64_t{num})),
+template <>
+void run(const PullSlices& op, cudaStream_t stream) {
+  const int64_t vectors = vectors_of("pull_slices", op.dst);
+  const PullSlicesParams params{view_of(op.window),
+                                op.dst.as<uint4>(),
+                                op.slice.as<uint4>(),
+                                op.status.as<int32_t>(),
+                                op.first,
+                                static_cast<int>(op.dst.dim(0)),
+                                static_cast<int>(ceil_div(op.dst.dim(0), int64_t{op.num})),
                                 static_cast<int>(vectors)};
-  launch(pull_slices_kernel, blocks_of_pieces(window, dst.dim(0), vectors), kPushThreads, 0, stream,
-         params);
+  launch(pull_slices_kernel, blocks_of_pieces(op.window, op.dst.dim(0), vectors), kPushThreads, 0,
+         stream, params);
 }
 
 }  // namespace switchyard::cuda

@@ -2,54 +2,53 @@
 #include "cuda/plan_dispatch.cuh"
 
 #include "base/checked.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 
 namespace switchyard::cuda {
 
-void narrow_ids(Tensor dst, ConstTensor src, int64_t num_experts, int rank, Tensor status,
-                cudaStream_t stream) {
-  const int64_t count = src.count(), blocks = ceil_div(count, int64_t{kIdThreads});
-  if (src.dtype == DType::I32)
-    launch(narrow_ids_kernel<int32_t>, blocks, kIdThreads, 0, stream, dst.as<int32_t>(),
-           src.as<int32_t>(), count, num_experts, rank, status.as<int32_t>());
+template <>
+void run(const NarrowIds& op, cudaStream_t stream) {
+  const int64_t count = op.src.count(), blocks = ceil_div(count, int64_t{kIdThreads});
+  if (op.src.dtype == DType::I32)
+    launch(narrow_ids_kernel<int32_t>, blocks, kIdThreads, 0, stream, op.dst.as<int32_t>(),
+           op.src.as<int32_t>(), count, op.num_experts, op.rank, op.status.as<int32_t>());
   else
-    launch(narrow_ids_kernel<int64_t>, blocks, kIdThreads, 0, stream, dst.as<int32_t>(),
-           src.as<int64_t>(), count, num_experts, rank, status.as<int32_t>());
+    launch(narrow_ids_kernel<int64_t>, blocks, kIdThreads, 0, stream, op.dst.as<int32_t>(),
+           op.src.as<int64_t>(), count, op.num_experts, op.rank, op.status.as<int32_t>());
 }
 
-void localize_ids(Tensor dst, ConstTensor src, ConstTensor num_rows, int64_t first,
-                  int64_t num_local, int64_t num_experts, int rank, Tensor status,
-                  cudaStream_t stream) {
-  const LocalizeIdsParams params{dst.as<int32_t>(),
-                                 src.as<int32_t>(),
-                                 num_rows.present() ? num_rows.as<int32_t>() : nullptr,
-                                 status.as<int32_t>(),
-                                 src.count(),
-                                 src.dim(1),
-                                 first,
-                                 num_local,
-                                 num_experts,
-                                 rank};
-  launch(localize_ids_kernel, ceil_div(src.count(), int64_t{kIdThreads}), kIdThreads, 0, stream,
+template <>
+void run(const LocalizeIds& op, cudaStream_t stream) {
+  const LocalizeIdsParams params{op.dst.as<int32_t>(),
+                                 op.src.as<int32_t>(),
+                                 op.num_rows.present() ? op.num_rows.as<int32_t>() : nullptr,
+                                 op.status.as<int32_t>(),
+                                 op.src.count(),
+                                 op.src.dim(1),
+                                 op.first,
+                                 op.num_local,
+                                 op.num_experts,
+                                 op.rank};
+  launch(localize_ids_kernel, ceil_div(op.src.count(), int64_t{kIdThreads}), kIdThreads, 0, stream,
          params);
 }
 
-void plan_dispatch(const DispatchPlan& plan, ConstTensor ids, int64_t num_experts, int num_ranks,
-                   int rank, Tensor status, cudaStream_t stream) {
-  const PlanDispatchParams params{plan.send_rows.as<int32_t>(),
-                                  plan.send_counts.as<int32_t>(),
-                                  plan.return_row.as<int32_t>(),
-                                  ids.as<int32_t>(),
-                                  status.as<int32_t>(),
-                                  num_experts,
-                                  static_cast<int>(ids.dim(0)),
-                                  static_cast<int>(ids.dim(1)),
-                                  num_ranks,
-                                  rank};
-  fill_i32(plan.send_counts, 0, stream);
-  launch(mark_ranks_kernel, ceil_div(ids.dim(0) * num_ranks, int64_t{kIdThreads}), kIdThreads,
-         static_cast<size_t>(num_ranks) * sizeof(int32_t), stream, params);
-  launch(order_rows_kernel, num_ranks, kOrderThreads, 0, stream, params);
+template <>
+void run(const PlanDispatch& op, cudaStream_t stream) {
+  const PlanDispatchParams params{op.send_rows.as<int32_t>(),
+                                  op.send_counts.as<int32_t>(),
+                                  op.return_row.as<int32_t>(),
+                                  op.ids.as<int32_t>(),
+                                  op.status.as<int32_t>(),
+                                  op.num_experts,
+                                  static_cast<int>(op.ids.dim(0)),
+                                  static_cast<int>(op.ids.dim(1)),
+                                  op.num_ranks,
+                                  op.rank};
+  fill_i32(op.send_counts, 0, stream);
+  launch(mark_ranks_kernel, ceil_div(op.ids.dim(0) * op.num_ranks, int64_t{kIdThreads}), kIdThreads,
+         static_cast<size_t>(op.num_ranks) * sizeof(int32_t), stream, params);
+  launch(order_rows_kernel, op.num_ranks, kOrderThreads, 0, stream, params);
 }
 
 }  // namespace switchyard::cuda

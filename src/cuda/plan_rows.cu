@@ -5,7 +5,7 @@
 #include <bit>
 
 #include "base/capacity.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 #include "cuda/shared_memory.h"
 
 namespace switchyard::cuda {
@@ -51,31 +51,31 @@ void plan_rows_with(PlanRowsParams params, cudaStream_t stream) {
 
 }  // namespace
 
-void plan_rows(const RowPlan& plan, ConstTensor ids, ConstTensor num_rows, int rank, Tensor status,
-               cudaStream_t stream) {
-  const int64_t num_experts = plan.groups.counts.count();
-  SWITCHYARD_REQUIRE(ids.count() <= INT32_MAX - 32 * 1024, ShapeMismatch,
-                     "plan_rows: slots=", ids.count(),
+template <>
+void run(const PlanRows& op, cudaStream_t stream) {
+  const int64_t num_experts = op.groups.counts.count();
+  SWITCHYARD_REQUIRE(op.ids.count() <= INT32_MAX - 32 * 1024, ShapeMismatch,
+                     "plan_rows: slots=", op.ids.count(),
                      ", need fewer than 2^31. Use a smaller max_tokens.");
   const PlanRowsParams params{
-      .ids = ids.as<int32_t>(),
-      .num_rows = num_rows.as<int32_t>(),
-      .counts = plan.groups.counts.as<int32_t>(),
-      .first_row = plan.groups.first_row.as<int64_t>(),
-      .next_step = plan.groups.next_step.as<int32_t>(),
-      .row_of_slot = plan.row_of_slot.as<int32_t>(),
-      .slot_of_row = plan.slot_of_row.present() ? plan.slot_of_row.as<int32_t>() : nullptr,
-      .row_expert = plan.row_expert.present() ? plan.row_expert.as<int32_t>() : nullptr,
-      .scratch = plan.scratch.as<int32_t>(),
-      .status = status.as<int32_t>(),
-      .num_buffer_rows = std::max(plan.slot_of_row.count(), plan.row_expert.count()),
-      .alignment = plan.alignment,
-      .capacity = plan.capacity,
-      .masked = plan.layout == Layout::Masked,
-      .num_slots = static_cast<int>(ids.count()),
-      .top_k = static_cast<int>(ids.dim(1)),
+      .ids = op.ids.as<int32_t>(),
+      .num_rows = op.num_rows.as<int32_t>(),
+      .counts = op.groups.counts.as<int32_t>(),
+      .first_row = op.groups.first_row.as<int64_t>(),
+      .next_step = op.groups.next_step.as<int32_t>(),
+      .row_of_slot = op.row_of_slot.as<int32_t>(),
+      .slot_of_row = op.slot_of_row.present() ? op.slot_of_row.as<int32_t>() : nullptr,
+      .row_expert = op.row_expert.present() ? op.row_expert.as<int32_t>() : nullptr,
+      .scratch = op.scratch.as<int32_t>(),
+      .status = op.status.as<int32_t>(),
+      .num_buffer_rows = std::max(op.slot_of_row.count(), op.row_expert.count()),
+      .alignment = op.alignment,
+      .capacity = op.capacity,
+      .masked = op.layout == Layout::Masked,
+      .num_slots = static_cast<int>(op.ids.count()),
+      .top_k = static_cast<int>(op.ids.dim(1)),
       .num_experts = static_cast<int>(num_experts),
-      .rank = rank,
+      .rank = op.rank,
       .expert_bits = static_cast<int>(std::bit_width(static_cast<uint64_t>(num_experts))),
       .slots_per_block = 0};
   if (params.num_slots <= kFewSlots && rows_to_clear(params) <= kRowsClearedByOneBlock &&

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "base/checked.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -65,14 +65,17 @@ void move_rows(const char* op, bool pack, const Call& c, cudaStream_t stream) {
 
 }  // namespace
 
-void pack_rows(Tensor dst, ConstTensor src, ConstTensor send_rows, ConstTensor counts, int rank,
-               int64_t block, cudaStream_t stream) {
-  move_rows("pack_rows", true, {dst, src, {}, send_rows, counts, rank, block, dst.dim(0)}, stream);
+template <>
+void run(const PackRows& op, cudaStream_t stream) {
+  move_rows("pack_rows", true,
+            {op.dst, op.src, {}, op.send_rows, op.counts, op.rank, op.block, op.dst.dim(0)},
+            stream);
 }
 
-void unpack_rows(Tensor dst, ConstTensor blocks, ConstTensor own, ConstTensor counts, int rank,
-                 int64_t block, cudaStream_t stream) {
-  move_rows("unpack_rows", false, {dst, blocks, own, {}, counts, rank, block, blocks.dim(0)},
+template <>
+void run(const UnpackRows& op, cudaStream_t stream) {
+  move_rows("unpack_rows", false,
+            {op.dst, op.blocks, op.own, {}, op.counts, op.rank, op.block, op.blocks.dim(0)},
             stream);
 }
 

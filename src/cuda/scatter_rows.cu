@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "base/checked.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -38,16 +38,17 @@ void scatter(const char* op, Tensor dst, const Source& src, ConstTensor row_of_s
 
 }  // namespace
 
-void scatter_rows(Tensor dst, ConstTensor src, ConstTensor row_of_slot, ConstTensor num_rows,
-                  cudaStream_t stream) {
-  scatter("scatter_rows", dst, RowsHere{src.as<uint4>()}, row_of_slot, num_rows, stream);
+template <>
+void run(const ScatterRows& op, cudaStream_t stream) {
+  scatter("scatter_rows", op.dst, RowsHere{op.src.as<uint4>()}, op.row_of_slot, op.num_rows,
+          stream);
 }
 
-void fetch_rows(const PeerWindow& window, Tensor dst, ConstTensor rows, int64_t block,
-                ConstTensor row_of_slot, ConstTensor num_rows, cudaStream_t stream) {
-  scatter("fetch_rows", dst,
-          RowsOfPeers{view_of(window), rows.as<uint4>(), static_cast<int>(block)}, row_of_slot,
-          num_rows, stream);
+template <>
+void run(const FetchRows& op, cudaStream_t stream) {
+  scatter("fetch_rows", op.dst,
+          RowsOfPeers{view_of(op.window), op.rows.as<uint4>(), static_cast<int>(op.block)},
+          op.row_of_slot, op.num_rows, stream);
 }
 
 }  // namespace switchyard::cuda

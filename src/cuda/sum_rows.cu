@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "base/checked.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -35,14 +35,14 @@ void sum_rows(const char* op, Tensor dst, const SlotSums& sums, const Addend& ad
 
 }  // namespace
 
-void gather_rows(Tensor dst, const SlotSums& sums, const Addend& addend, ConstTensor num_rows,
-                 const KeptRows& kept, cudaStream_t stream) {
-  sum_rows("gather_rows", dst, sums, addend, num_rows, kept, stream);
+template <>
+void run(const GatherRows& op, cudaStream_t stream) {
+  sum_rows("gather_rows", op.dst, op.sums, op.addend, op.num_rows, op.kept, stream);
 }
 
-void sum_partials(Tensor dst, ConstTensor src, ConstTensor return_row, const Addend& addend,
-                  cudaStream_t stream) {
-  sum_rows("sum_partials", dst, {src, return_row, {}}, addend, {}, {}, stream);
+template <>
+void run(const SumPartials& op, cudaStream_t stream) {
+  sum_rows("sum_partials", op.dst, {op.src, op.return_row, {}}, op.addend, {}, {}, stream);
 }
 
 }  // namespace switchyard::cuda

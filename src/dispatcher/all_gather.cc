@@ -26,16 +26,16 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     // Rows that pad a slice are sent as they are and never read: their ids are -1.
     const auto padded = [&](Tensor block, ConstTensor rows) -> ConstTensor {
       if (rows.dim(0) == block.dim(0)) return rows;
-      ops.copy(block.rows(0, rows.dim(0)), rows, stream);
+      ops.run(Copy{block.rows(0, rows.dim(0)), rows}, stream);
       return block;
     };
-    if (own.size < b.own_ids.dim(0)) ops.fill_i32(b.own_ids, kNoExpert, stream);
+    if (own.size < b.own_ids.dim(0)) ops.run(FillI32{b.own_ids, kNoExpert}, stream);
     exchange.gather(b.received_ids, padded(b.own_ids, ids));
     exchange.gather(b.rows, padded(b.own_rows, hidden.rows(own.begin, own.size)));
     exchange.gather(b.weights, padded(b.own_weights, weights));
     exchange.send();
     exchange.hear_headers(parts_.options.tp_size);
-    ops.fill_i32(b.num_rows, static_cast<int32_t>(b.rows.dim(0)), stream);
+    ops.run(FillI32{b.num_rows, static_cast<int32_t>(b.rows.dim(0))}, stream);
     parts_.localize(b.ids, b.received_ids, b.num_rows, status, stream);
     return {.received = {b.rows, b.ids, b.weights, b.num_rows},
             .num_tokens = hidden.dim(0),
@@ -55,8 +55,8 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     exchange.equal_blocks(b.returned, partial);
     exchange.hear_statuses();
     const Tensor return_row = b.return_row.rows(0, own.size);
-    ops.block_rows(return_row, block, stream);
-    ops.sum_partials(slices_.target(dst, b, own), b.returned, return_row, addend, stream);
+    ops.run(BlockRows{return_row, block}, stream);
+    ops.run(SumPartials{slices_.target(dst, b, own), b.returned, return_row, addend}, stream);
     slices_.gather(dst, b, ops, stream);
     exchange.note_lost_peers();
   }

@@ -7,29 +7,29 @@ namespace switchyard {
 
 void Exchange::tell_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const {
   const Tensor& header = buffers.header;
-  ops.copy(header.rows(0, kStatusWords), status, stream);
-  ops.fill_i32(header.rows(kHeaderMaxTokens, 1), static_cast<int32_t>(max_tokens), stream);
-  ops.fill_i32(header.rows(kHeaderTokens, 1), static_cast<int32_t>(num_tokens), stream);
+  ops.run(Copy{header.rows(0, kStatusWords), status}, stream);
+  ops.run(FillI32{header.rows(kHeaderMaxTokens, 1), static_cast<int32_t>(max_tokens)}, stream);
+  ops.run(FillI32{header.rows(kHeaderTokens, 1), static_cast<int32_t>(num_tokens)}, stream);
   const Tensor to_ranks = header.rows(kHeaderCounts, communicator.size());
   if (counts.present())
-    ops.copy(to_ranks, counts, stream);
+    ops.run(Copy{to_ranks, counts}, stream);
   else
-    ops.fill_i32(to_ranks, 0, stream);
+    ops.run(FillI32{to_ranks, 0}, stream);
   gather(buffers.headers, header);
 }
 
 void Exchange::hear_headers(int tp_size) const {
-  ops.check_headers(status, buffers.headers, tp_size, stream);
+  ops.run(CheckHeaders{status, buffers.headers, tp_size}, stream);
 }
 
 void Exchange::tell_status() const {
   const Tensor mine = buffers.header.rows(0, kStatusWords);
-  ops.copy(mine, status, stream);
+  ops.run(Copy{mine, status}, stream);
   gather(status_headers(), mine);
 }
 
 void Exchange::hear_statuses() const {
-  ops.merge_status(status, status_headers(), stream);
+  ops.run(MergeStatus{status, status_headers()}, stream);
 }
 
 Tensor Exchange::status_headers() const {
@@ -58,14 +58,14 @@ void Exchange::rows(std::span<const RowTransfer> transfers, ConstTensor send_row
 void Exchange::equal_blocks(Tensor dst, ConstTensor src) const {
   if (device_ranks != nullptr) return device_ranks->swap_blocks(dst, src, stream);
   const int64_t block = src.dim(0) / communicator.size();
-  ops.fill_i32(buffers.counts_back, static_cast<int32_t>(block), stream);
+  ops.run(FillI32{buffers.counts_back, static_cast<int32_t>(block)}, stream);
   const std::array<RowTransfer, 1> transfers{{{dst, src}}};
   communicator.all_to_all_rows(transfers, {}, buffers.counts_back, stream);
 }
 
 void Exchange::note_lost_peers() const {
   if (device_ranks != nullptr)
-    ops.note_ended(status, device_ranks->ended(), communicator.rank(), stream);
+    ops.run(NoteEnded{status, device_ranks->ended(), communicator.rank()}, stream);
 }
 
 }  // namespace switchyard

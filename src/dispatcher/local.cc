@@ -21,7 +21,7 @@ class LocalDispatcher final : public CommunicatorDispatcher {
     const int64_t num_tokens = hidden.dim(0);
     parts_.check(hidden, ids, weights, max_tokens, slice(num_tokens));
     const auto buffers = parts_.take_buffers(workspace, max_tokens);
-    parts_.ops().fill_i32(buffers.num_rows, static_cast<int32_t>(num_tokens), stream);
+    parts_.ops().run(FillI32{buffers.num_rows, static_cast<int32_t>(num_tokens)}, stream);
     parts_.localize(buffers.ids, ids, {}, status, stream);
     if (!joins_in_executor()) {
       const Exchange exchange = parts_.exchange(buffers, status, stream);
@@ -45,8 +45,8 @@ class LocalDispatcher final : public CommunicatorDispatcher {
     exchange.send();
     exchange.hear_statuses();
     const Tensor return_row = buffers.return_row.rows(0, call.num_tokens);
-    parts_.ops().block_rows(return_row, call.max_tokens, stream);
-    parts_.ops().sum_partials(dst, buffers.returned, return_row, addend, stream);
+    parts_.ops().run(BlockRows{return_row, call.max_tokens}, stream);
+    parts_.ops().run(SumPartials{dst, buffers.returned, return_row, addend}, stream);
     exchange.note_lost_peers();
   }
 };

@@ -23,15 +23,22 @@ class NormalDispatcher final : public CommunicatorDispatcher {
     const auto b = parts_.take_buffers(workspace, max_tokens);
     Ops& ops = parts_.ops();
 
-    const DispatchPlan plan{b.send_rows, b.send_counts, b.return_row.rows(0, own.size)};
-    ops.plan_dispatch(plan, ids, parts_.config.num_experts, parts_.num_ranks(), parts_.rank(),
-                      status, stream);
+    ops.run(PlanDispatch{.send_rows = b.send_rows,
+                         .send_counts = b.send_counts,
+                         .return_row = b.return_row.rows(0, own.size),
+                         .ids = ids,
+                         .num_experts = parts_.config.num_experts,
+                         .num_ranks = parts_.num_ranks(),
+                         .rank = parts_.rank(),
+                         .status = status},
+            stream);
     const Exchange exchange = parts_.exchange(b, status, stream);
     exchange.tell_header(max_tokens, hidden.dim(0), b.send_counts);
     exchange.send();
     exchange.hear_headers(parts_.options.tp_size);
     exchange.note_lost_peers();
-    ops.read_counts(b.counts, b.counts_back, b.num_rows, b.headers, parts_.rank(), status, stream);
+    ops.run(ReadCounts{b.counts, b.counts_back, b.num_rows, b.headers, parts_.rank(), status},
+            stream);
 
     const std::array<RowTransfer, 3> transfers{
         {{b.rows, hidden.rows(own.begin, own.size)}, {b.received_ids, ids}, {b.weights, weights}}};
@@ -54,7 +61,8 @@ class NormalDispatcher final : public CommunicatorDispatcher {
     exchange.rows(transfers, {}, b.counts_back);
     exchange.hear_statuses();
     const Tensor target = slices_.target(dst, b, own);
-    parts_.ops().sum_partials(target, b.returned, b.return_row.rows(0, own.size), addend, stream);
+    parts_.ops().run(SumPartials{target, b.returned, b.return_row.rows(0, own.size), addend},
+                     stream);
     slices_.gather(dst, b, parts_.ops(), stream);
     exchange.note_lost_peers();
   }

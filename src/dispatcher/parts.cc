@@ -53,8 +53,9 @@ void DispatcherParts::check(ConstTensor hidden, ConstTensor ids, ConstTensor wei
 
 void DispatcherParts::localize(Tensor dst, ConstTensor src, ConstTensor num_rows, Tensor status,
                                CUstream_st* stream) const {
-  ops().localize_ids(dst, src, num_rows, first_expert(), num_local_experts(), config.num_experts,
-                     rank(), status, stream);
+  ops().run(LocalizeIds{dst, src, num_rows, first_expert(), num_local_experts(), config.num_experts,
+                        rank(), status},
+            stream);
 }
 
 SliceGather::SliceGather(const DispatcherParts& parts) {
@@ -76,8 +77,9 @@ void SliceGather::gather(Tensor dst, const DispatchBuffers& buffers, Ops& ops,
   const int64_t capacity = buffers.output_slice.dim(0);
   for (int r = 0; r < group_->size(); ++r) {
     const auto slice = slice_of(dst.dim(0), r, group_->size());
-    ops.copy(dst.rows(slice.begin, slice.size),
-             buffers.output_slices.rows(r * capacity, slice.size), stream);
+    ops.run(Copy{dst.rows(slice.begin, slice.size),
+                 buffers.output_slices.rows(r * capacity, slice.size)},
+            stream);
   }
 }
 

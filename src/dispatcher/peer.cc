@@ -78,24 +78,27 @@ class PeerDispatcher final : public Dispatcher {
     Ops& ops = parts_.ops();
     const bool moves = kind() != DispatcherKind::Local;
     const int64_t block = moves ? slice_capacity(max_tokens, parts_.options.tp_size) : max_tokens;
-    ops.push_rows(c.window,
-                  {.rows = hidden.rows(own.begin, own.size),
-                   .ids = ids,
-                   .weights = weights,
-                   .num_experts = parts_.config.num_experts,
-                   .block = block,
-                   .route = route(),
-                   .dst_rows = b.rows,
-                   .dst_ids = b.ids,
-                   .dst_weights = b.weights,
-                   .return_row = b.return_row.rows(0, own.size)},
-                  status, stream);
-    const PeerArrival arrival{.max_tokens = max_tokens,
-                              .num_tokens = hidden.dim(0),
-                              .tp_size = parts_.options.tp_size,
-                              .num_rows = b.num_rows,
-                              .rows = moves ? rows : own.size};
-    await_rows(c, arrival, status, stream);
+    ops.run(PushRows{.window = c.window,
+                     .rows = hidden.rows(own.begin, own.size),
+                     .ids = ids,
+                     .weights = weights,
+                     .num_experts = parts_.config.num_experts,
+                     .block = block,
+                     .route = route(),
+                     .dst_rows = b.rows,
+                     .dst_ids = b.ids,
+                     .dst_weights = b.weights,
+                     .return_row = b.return_row.rows(0, own.size),
+                     .status = status},
+            stream);
+    in_parts(AwaitRows{.window = c.window,
+                       .max_tokens = max_tokens,
+                       .num_tokens = hidden.dim(0),
+                       .tp_size = parts_.options.tp_size,
+                       .num_rows = b.num_rows,
+                       .rows = moves ? rows : own.size,
+                       .status = status},
+             stream);
     DispatchedCall call{.received = {.rows = hidden,
                                      .ids = b.ids.rows(0, rows),
                                      .weights = weights,
@@ -130,15 +133,26 @@ class PeerDispatcher final : public Dispatcher {
     const PeerBuffers& b = c.buffers;
     Ops& ops = parts_.ops();
     if (partial.data != b.partial.data)
-      ops.copy(b.partial.rows(0, partial.dim(0)), partial, stream);
-    meet(c, PeerPhase::Partials, 0, parts_.num_ranks(), status, stream);
+      ops.run(Copy{b.partial.rows(0, partial.dim(0)), partial}, stream);
+    in_parts(MeetPeers{.window = c.window,
+                       .phase = PeerPhase::Partials,
+                       .first = 0,
+                       .num = parts_.num_ranks(),
+                       .status = status},
+             stream);
     const bool sliced = b.output_slice.present();
-    ops.pull_sums(c.window, sliced ? b.output_slice.rows(0, own.size) : dst, b.partial,
-                  b.return_row.rows(0, own.size), own_sums(call), addend, status, stream);
+    ops.run(PullSums{c.window, sliced ? b.output_slice.rows(0, own.size) : dst, b.partial,
+                     b.return_row.rows(0, own.size), own_sums(call), addend, status},
+            stream);
     if (!sliced) return;
     const int tp_size = parts_.options.tp_size, first = parts_.rank() / tp_size * tp_size;
-    meet(c, PeerPhase::Slices, first, tp_size, status, stream);
-    ops.pull_slices(c.window, dst, b.output_slice, first, tp_size, status, stream);
+    in_parts(MeetPeers{.window = c.window,
+                       .phase = PeerPhase::Slices,
+                       .first = first,
+                       .num = tp_size,
+                       .status = status},
+             stream);
+    ops.run(PullSlices{c.window, dst, b.output_slice, first, tp_size, status}, stream);
   }
 
  private:
@@ -207,24 +221,16 @@ class PeerDispatcher final : public Dispatcher {
     switchyard::meet(parts_.communicator);
   }
 
-  void await_rows(const Connection& c, const PeerArrival& arrival, Tensor status,
-                  CUstream_st* stream) const {
+  // AwaitRows or MeetPeers, as a whole unless the host orders it.
+  template <class Meeting>
+  void in_parts(Meeting meeting, CUstream_st* stream) const {
     Ops& ops = parts_.ops();
-    if (!parts_.options.host_ordered)
-      return ops.await_rows(c.window, arrival, PeerMeet::Both, status, stream);
-    ops.await_rows(c.window, arrival, PeerMeet::Tell, status, stream);
-    order_by_host(status, stream);
-    ops.await_rows(c.window, arrival, PeerMeet::Wait, status, stream);
-  }
-
-  void meet(const Connection& c, PeerPhase phase, int first, int num, Tensor status,
-            CUstream_st* stream) const {
-    Ops& ops = parts_.ops();
-    if (!parts_.options.host_ordered)
-      return ops.meet_peers(c.window, phase, PeerMeet::Both, first, num, status, stream);
-    ops.meet_peers(c.window, phase, PeerMeet::Tell, first, num, status, stream);
-    order_by_host(status, stream);
-    ops.meet_peers(c.window, phase, PeerMeet::Wait, first, num, status, stream);
+    if (!parts_.options.host_ordered) return ops.run(meeting, stream);
+    meeting.part = PeerMeet::Tell;
+    ops.run(meeting, stream);
+    order_by_host(meeting.status, stream);
+    meeting.part = PeerMeet::Wait;
+    ops.run(meeting, stream);
   }
 
   DispatcherParts parts_;

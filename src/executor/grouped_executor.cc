@@ -61,20 +61,25 @@ SlotSums GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t 
   const int64_t max_slots = checked_mul(max_rows, parts_.config.top_k, "execute");
   Ops& ops = parts_.backend->ops();
 
-  RowPlan plan{.layout = layout,
-               .alignment = parts_.options.alignment,
-               .capacity = b.capacity,
-               .groups = {b.counts, b.first_row, b.next_step},
-               .row_of_slot = b.row_of_slot,
-               .slot_of_row = {},
-               .row_expert = {},
-               .scratch = b.plan_scratch};
-  if (parts_.config.router_weight_on_input) plan.slot_of_row = b.slot_of_row;
-  ops.plan_rows(plan, rows.ids, rows.num_rows, parts_.rank, status, stream);
+  const bool on_input = parts_.config.router_weight_on_input;
+  ops.run(PlanRows{.layout = layout,
+                   .alignment = parts_.options.alignment,
+                   .capacity = b.capacity,
+                   .groups = {b.counts, b.first_row, b.next_step},
+                   .row_of_slot = b.row_of_slot,
+                   .slot_of_row = on_input ? b.slot_of_row : Tensor{},
+                   .row_expert = {},
+                   .scratch = b.plan_scratch,
+                   .ids = rows.ids,
+                   .num_rows = rows.num_rows,
+                   .rank = parts_.rank,
+                   .status = status},
+          stream);
   if (rows.peers)
-    ops.fetch_rows(*rows.peers, b.x, rows.rows, rows.block, b.row_of_slot, rows.num_rows, stream);
+    ops.run(FetchRows{*rows.peers, b.x, rows.rows, rows.block, b.row_of_slot, rows.num_rows},
+            stream);
   else
-    ops.scatter_rows(b.x, rows.rows, b.row_of_slot, rows.num_rows, stream);
+    ops.run(ScatterRows{b.x, rows.rows, b.row_of_slot, rows.num_rows}, stream);
   for (GroupedGemm gemm : {gemm1(b, rows), gemm2(b)}) {
     gemm.layout = layout;
     gemm.max_rows = max_slots;
@@ -83,11 +88,11 @@ SlotSums GroupedExecutor::execute(Tensor dst, const ReceivedRows& rows, int64_t 
     if (b.sums.present() && (gemm.activation != nullptr || gemm.bias.present()))
       gemm.scratch =
           Tensor(b.sums.data, DType::F32, {b.num_rows, gemm.weights.dim(1)}, b.sums.device);
-    ops.grouped_gemm(gemm, stream);
+    ops.run(gemm, stream);
   }
-  const ConstTensor weights = parts_.config.router_weight_on_input ? ConstTensor{} : rows.weights;
+  const ConstTensor weights = on_input ? ConstTensor{} : rows.weights;
   const SlotSums sums{b.rows, b.row_of_slot, weights};
-  ops.gather_rows(dst, sums, addend, rows.num_rows, {rows.has_gaps, rows.left_out}, stream);
+  ops.run(GatherRows{dst, sums, addend, rows.num_rows, {rows.has_gaps, rows.left_out}}, stream);
   return sums;
 }
 

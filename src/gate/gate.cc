@@ -18,7 +18,7 @@ std::shared_ptr<void> split_router(ConstTensor weight, Backend& backend) {
   std::shared_ptr<void> memory = allocate(backend, bytes);
   const Shape parts{kRouterParts, weight.dim(0), weight.dim(1)};
   const Tensor split(memory.get(), DType::Bf16, parts, backend.kind());
-  backend.ops().split_f32(split, weight, nullptr);
+  backend.ops().run(SplitF32{split, weight}, nullptr);
   uint16_t first = 0;
   backend.memory().read_back(&first, ConstTensor(split.data, DType::Bf16, {1}, backend.kind()),
                              nullptr);
@@ -51,16 +51,16 @@ class RouterGate final : public Gate {
     Arena arena(workspace, backend_->kind());
     const auto buffers = GateBuffers::take(arena, config_, num_tokens);
     Ops& ops = backend_->ops();
-    ops.single_group({buffers.group.counts, buffers.group.first_row}, num_tokens, stream);
-    ops.grouped_gemm(router_gemm(buffers, hidden), stream);
+    ops.run(SingleGroup{{buffers.group.counts, buffers.group.first_row}, num_tokens}, stream);
+    ops.run(router_gemm(buffers, hidden), stream);
     if (config_.gate.rms_of_hidden)
-      ops.norm_rows({.dst = {},
-                     .inverse = buffers.inverse_rms,
-                     .src = hidden,
-                     .weight = {},
-                     .epsilon = config_.path.norm_epsilon},
-                    stream);
-    ops.gate_topk(rule(buffers, choice), stream);
+      ops.run(NormRows{.dst = {},
+                       .inverse = buffers.inverse_rms,
+                       .src = hidden,
+                       .weight = {},
+                       .epsilon = config_.path.norm_epsilon},
+              stream);
+    ops.run(rule(buffers, choice), stream);
   }
 
  private:

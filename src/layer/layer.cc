@@ -213,13 +213,15 @@ class Layer final : public MoeLayer {
     return cut_tokens(max_tokens, parts_.request.max_tokens, parts_.strategy.token_pieces);
   }
 
-  void clear_status(CUstream_st* stream) { backend().ops().fill_i32(buffers_.status, 0, stream); }
+  void clear_status(CUstream_st* stream) {
+    backend().ops().run(FillI32{buffers_.status, 0}, stream);
+  }
 
   void set_status(Errc code, StatusDetail detail, CUstream_st* stream) {
     Ops& ops = backend().ops();
-    ops.fill_i32(buffers_.status.rows(0, 1), static_cast<int32_t>(code), stream);
-    ops.fill_i32(buffers_.status.rows(1, 1), static_cast<int32_t>(detail), stream);
-    ops.fill_i32(buffers_.status.rows(2, 1), communicator().rank(), stream);
+    ops.run(FillI32{buffers_.status.rows(0, 1), static_cast<int32_t>(code)}, stream);
+    ops.run(FillI32{buffers_.status.rows(1, 1), static_cast<int32_t>(detail)}, stream);
+    ops.run(FillI32{buffers_.status.rows(2, 1), communicator().rank()}, stream);
   }
 
   void throw_status(const StatusWords& status, CUstream_st* stream) {
@@ -339,7 +341,7 @@ class Layer final : public MoeLayer {
       }
       lost_.emplace(e);
       set_status(Errc::Transport, StatusDetail::PeerLost, args.stream);
-      backend().ops().poison(args.output, buffers_.status, args.stream);
+      backend().ops().run(Poison{args.output, buffers_.status}, args.stream);
     }
   }
 
@@ -387,18 +389,21 @@ class Layer final : public MoeLayer {
     const ConstTensor wide = call.args->ids;
     const Tensor ids = buffers_.ids.rows(rows.begin, rows.size);
     if (wide.present() && wide.dtype == DType::I64)
-      ops.narrow_ids(ids, wide.rows(given.begin, given.size), config().num_choices(),
-                     communicator().rank(), status, call.stream);
+      ops.run(NarrowIds{ids, wide.rows(given.begin, given.size), config().num_choices(),
+                        communicator().rank(), status},
+              call.stream);
     if (config().gate.num_zero_experts > 0)
-      ops.split_zero_experts(ids, buffers_.path.identity.rows(rows.begin, rows.size),
-                             call.routing.chosen.rows(rows.begin, rows.size),
-                             call.routing.weights.rows(rows.begin, rows.size), config().num_experts,
-                             config().num_choices(), call.stream);
+      ops.run(SplitZeroExperts{ids, buffers_.path.identity.rows(rows.begin, rows.size),
+                               call.routing.chosen.rows(rows.begin, rows.size),
+                               call.routing.weights.rows(rows.begin, rows.size),
+                               config().num_experts, config().num_choices()},
+              call.stream);
   }
 
   void enqueue(const ForwardArgs& args, int64_t max_tokens) {
     const TokenPieces pieces = cut(max_tokens);
     const int64_t num_tokens = args.hidden.dim(0);
+    backend().ops().begin(Phase::Gate);
     const auto slice =
         pieces.count > 1 ? Dispatcher::Slice{0, num_tokens} : dispatcher_->slice(num_tokens);
     RoutedCall call{&args, args.output, args.hidden, route(args, slice), true, args.stream};
@@ -412,21 +417,25 @@ class Layer final : public MoeLayer {
       const Addend shared = run_shared(args, {0, num_tokens});
       path_->after(args.output, shared, buffers_.path, args.stream);
     }
-    backend().ops().poison(args.output, buffers_.status, args.stream);
+    backend().ops().run(Poison{args.output, buffers_.status}, args.stream);
   }
 
   void run_whole(const RoutedCall& routed, Dispatcher::Slice slice, int64_t max_tokens) {
     const int64_t max_rows = dispatcher_->max_rows(max_tokens);
+    Ops& ops = backend().ops();
+    ops.begin(Phase::Dispatch);
     finish_ids(routed, {0, slice.size}, slice, buffers_.status);
     auto call =
         dispatcher_->dispatch(buffers_.dispatcher.front(), routed.hidden, routed.routing.ids,
                               routed.routing.weights, max_tokens, buffers_.status, routed.stream);
     const Addend addend = addend_of(routed, slice);
+    ops.begin(Phase::Experts);
     if (dispatcher_->joins_in_executor()) {
       parts_.executor->execute(routed.output, call.received, max_rows, buffers_.executor, addend,
                                buffers_.status, routed.stream);
     } else {
       const Tensor partial = run_experts(call, 0, max_rows, buffers_.status, routed.stream);
+      ops.begin(Phase::Combine);
       dispatcher_->combine(routed.output, partial, call, addend, buffers_.status, routed.stream);
     }
   }
@@ -435,7 +444,8 @@ class Layer final : public MoeLayer {
     if (!call.joins) return {};
     if (config().gate.num_zero_experts == 0) return run_shared(*call.args, slice);
     const Tensor hidden = buffers_.path.hidden.rows(0, slice.size);
-    backend().ops().widen(hidden, call.args->hidden.rows(slice.begin, slice.size), call.stream);
+    backend().ops().run(Widen{hidden, call.args->hidden.rows(slice.begin, slice.size)},
+                        call.stream);
     return {hidden, buffers_.path.identity.rows(0, slice.size)};
   }
 
@@ -476,7 +486,7 @@ class Layer final : public MoeLayer {
       return t;
     };
     for (size_t i = 0; i < count; ++i) {
-      ops.copy(status_of(i), buffers_.status, routed.stream);
+      ops.run(Copy{status_of(i), buffers_.status}, routed.stream);
       finish_ids(routed, tokens_of(i), tokens_of(i), status_of(i));
     }
     Pipeline& pipeline = *pipeline_;
@@ -487,6 +497,7 @@ class Layer final : public MoeLayer {
     std::vector<DispatchedCall> calls(count);
     const auto dispatch = [&](size_t i) {
       const auto [begin, size] = tokens_of(i);
+      ops.begin(Phase::Dispatch);
       calls[i] = dispatcher_->dispatch(buffers_.dispatcher[i], routed.hidden.rows(begin, size),
                                        routed.routing.ids.rows(begin, size),
                                        routed.routing.weights.rows(begin, size), pieces.tokens,
@@ -498,16 +509,19 @@ class Layer final : public MoeLayer {
     for (size_t i = 0; i < count; ++i) {
       if (i + 1 < count) dispatch(i + 1);
       pipeline.dispatched[i]->wait(routed.stream);
+      ops.begin(Phase::Experts);
       const Tensor partial = run_experts(calls[i], i, max_rows, status_of(i), routed.stream);
       pipeline.computed->record(routed.stream);
       pipeline.computed->wait(link);
       const auto [begin, size] = tokens_of(i);
+      ops.begin(Phase::Combine);
       dispatcher_->combine(routed.output.rows(begin, size), partial, calls[i],
                            rows_of(addend, begin, size), status_of(i), link);
     }
     pipeline.joined->record(link);
     pipeline.joined->wait(routed.stream);
-    ops.merge_status(buffers_.status, buffers_.piece_status.rows(0, pieces.count), routed.stream);
+    ops.run(MergeStatus{buffers_.status, buffers_.piece_status.rows(0, pieces.count)},
+            routed.stream);
   }
 
   static Addend rows_of(const Addend& addend, int64_t begin, int64_t size) {

@@ -3,14 +3,13 @@
 
 #include <algorithm>
 #include <chrono>
-#include <string_view>
 #include <utility>
 
 #include "base/backend.h"
 #include "base/require.h"
 #include "device/cuda_rates.h"
 #include "device/stopwatch.h"
-#include "ops/recorded_ops.h"
+#include "ops/ops.h"
 
 namespace switchyard {
 namespace {
@@ -43,33 +42,41 @@ void keep_wanted(std::vector<OpTime>& lines, const MeasureOptions& options) {
 
 // ---- CUDA
 
+struct OpCall {
+  AnyOp op;
+  Phase phase;
+};
+
 // The calls of one forward, run as they come.
-class CallList final : public RecordedOps {
+class CallList final : public Ops {
  public:
-  using RecordedOps::RecordedOps;
+  explicit CallList(Ops& ops) : ops_(ops) {}
   const std::vector<OpCall>& calls() const { return calls_; }
 
- private:
-  void note(const OpCall& call, CUstream_st* stream) override {
-    call.run(stream);
-    calls_.push_back(call);
+  void run(const AnyOp& op, CUstream_st* stream) override {
+    ops_.run(op, stream);
+    calls_.push_back({op, phase_});
   }
+  void begin(Phase phase) override { phase_ = phase; }
+
+ private:
+  Ops& ops_;
+  Phase phase_ = Phase::Gate;
   std::vector<OpCall> calls_;
 };
 
-// The calls of another forward, which says before each how many went before it.
-class CountedCalls final : public RecordedOps {
+// Another forward, which says where its phases begin.
+class WatchedPhases final : public Ops {
  public:
-  CountedCalls(Ops& ops, std::function<void(size_t)> before)
-      : RecordedOps(ops), before_(std::move(before)) {}
+  WatchedPhases(Ops& ops, std::function<void(Phase)> begins)
+      : ops_(ops), begins_(std::move(begins)) {}
+
+  void run(const AnyOp& op, CUstream_st* stream) override { ops_.run(op, stream); }
+  void begin(Phase phase) override { begins_(phase); }
 
  private:
-  void note(const OpCall& call, CUstream_st* stream) override {
-    before_(count_++);
-    call.run(stream);
-  }
-  std::function<void(size_t)> before_;
-  size_t count_ = 0;
+  Ops& ops_;
+  std::function<void(Phase)> begins_;
 };
 
 class Diversion {
@@ -99,8 +106,8 @@ class CudaMeasurement {
   std::vector<OpTime> run() {
     options_.meet();
     record();
-    if (has_call("await_rows")) return run_over_peers();
-    if (has_call("note_ended")) return run_over_link();
+    if (find_call<AwaitRows>(0) < num_calls()) return run_over_peers();
+    if (find_call<NoteEnded>(0) < num_calls()) return run_over_link();
     OpTime whole = timed(layer_name(args_), [this](CUstream_st*) { layer_.forward(args_); });
     layer_.wait(watch_->stream());
     // The recorded forward left its buffers as its first call found them, or better.
@@ -116,39 +123,70 @@ class CudaMeasurement {
  private:
   Cache cache() const { return options_.cold ? Cache::Cold : Cache::Warm; }
 
-  // The next call of `op` from `first` on, or the end.
-  size_t find_call(size_t first, const char* op) const {
+  size_t num_calls() const { return calls_.calls().size(); }
+
+  // The next call from `first` on that is one, or the end.
+  template <class Is>
+  size_t find_if(size_t first, const Is& is) const {
     const auto& calls = calls_.calls();
-    while (first < calls.size() && std::string_view(calls[first].op) != op) ++first;
-    return first;
+    return static_cast<size_t>(
+        std::find_if(calls.begin() + static_cast<std::ptrdiff_t>(first), calls.end(), is) -
+        calls.begin());
+  }
+  template <class Op>
+  size_t find_call(size_t first) const {
+    return find_if(first, [](const OpCall& c) { return std::holds_alternative<Op>(c.op); });
+  }
+  size_t find_phase(size_t first, Phase phase) const {
+    return find_if(first, [&](const OpCall& c) { return c.phase == phase; });
   }
 
-  bool has_call(const char* op) const { return find_call(0, op) < calls_.calls().size(); }
+  // Where dispatch ends and combine begins.
+  struct Parts {
+    size_t experts, combine;
+    bool whole;  // pieces of a call overlap: there its parts are none
+  };
+  Parts parts() const {
+    const size_t experts = find_phase(0, Phase::Experts),
+                 combine = find_phase(experts, Phase::Combine);
+    return {experts, combine, find_phase(combine, Phase::Experts) == num_calls()};
+  }
 
   Enqueue calls_between(size_t begin, size_t end) const {
     return [this, begin, end](CUstream_st* stream) {
-      for (size_t i = begin; i < end; ++i) calls_.calls()[i].run(stream);
+      for (size_t i = begin; i < end; ++i) run(calls_.calls()[i], stream);
     };
   }
 
-  // What the parts of a forward over ranks have to do; of dispatch (the calls before `plan`) and
-  // combine (from `meet` on) what crosses links.
+  void run(const OpCall& call, CUstream_st* stream) const { backend_.ops().run(call.op, stream); }
+
+  Work work(const OpCall& call) {
+    return work_of(call.op, [this](ConstTensor t) { return read_i32(t); });
+  }
+
+  // What the parts of a forward over ranks have to do; of dispatch and combine what crosses links.
   struct PartWork {
     Work dispatch, combine, layer;
   };
-  PartWork part_work(size_t plan, size_t meet) {
+  PartWork part_work(const Parts& parts) {
     PartWork w;
-    for (size_t i = 0; i < calls_.calls().size(); ++i) {
+    for (size_t i = 0; i < num_calls(); ++i) {
       const OpCall& call = calls_.calls()[i];
-      const Work work = call.work([this](ConstTensor t) { return read_i32(t); });
-      if (i < plan) w.dispatch.bytes += work.link_bytes;
-      if (i >= meet) w.combine.bytes += work.link_bytes;
-      if (std::string_view(call.op) == "router") continue;  // as in measure
-      w.layer.bytes += work.weight_bytes;
-      if (work.weight_bytes > 0) w.layer.flops += work.flops;
+      const Work of_call = work(call);
+      if (i < parts.experts) w.dispatch.bytes += of_call.link_bytes;
+      if (i >= parts.combine) w.combine.bytes += of_call.link_bytes;
+      add_to_layer(w.layer, call, of_call);
     }
     w.layer.bytes += static_cast<double>(args_.hidden.bytes() + args_.output.bytes());
     return w;
+  }
+
+  // The definition of a layer's floor knows experts only: the router is the gate's.
+  template <class Total>
+  static void add_to_layer(Total& layer, const OpCall& call, const Work& of_call) {
+    if (call.phase == Phase::Gate || of_call.weight_bytes == 0) return;
+    layer.bytes += of_call.weight_bytes;
+    layer.flops += of_call.flops;
   }
 
   static void add(std::vector<OpTime>& lines, const char* op, const std::vector<double>& us,
@@ -168,9 +206,8 @@ class CudaMeasurement {
   // they stand in it. Each part begins by waiting for rows that nobody sends: ranks start
   // it together, and no part has to wait for a rank that was late with the one before.
   std::vector<OpTime> run_over_peers() {
-    const size_t end = calls_.calls().size();
-    const size_t await = find_call(0, "await_rows");
-    const size_t plan = find_call(0, "plan_rows"), meet = find_call(plan, "meet_peers");
+    const size_t end = num_calls(), await = find_call<AwaitRows>(0);
+    const Parts at = parts();
     const Enqueue lead_in = calls_between(await, await + 1);
     const auto time = [&](const std::vector<Enqueue>& parts) {
       const auto num = static_cast<int>(parts.size());
@@ -185,12 +222,11 @@ class CudaMeasurement {
       return watch_->replay_parts(num, enqueue, options_.meet, options_.repeat, cache());
     };
     std::vector<OpTime> lines;
-    const PartWork work = part_work(plan, meet);
-    // Pieces of a call overlap: there its parts are none.
-    const bool whole = find_call(await + 1, "await_rows") == end;
-    if (whole)
+    const PartWork work = part_work(at);
+    if (at.whole)
       add_parts(lines,
-                time({calls_between(0, plan), calls_between(plan, meet), calls_between(meet, end)}),
+                time({calls_between(0, at.experts), calls_between(at.experts, at.combine),
+                      calls_between(at.combine, end)}),
                 work);
     const Enqueue forward = [this](CUstream_st*) { layer_.forward(args_); };
     add(lines, layer_name(args_), time({forward})[0], work.layer);
@@ -201,8 +237,8 @@ class CudaMeasurement {
   // What travels over a link is no call of an operation, so parts are timed within a forward. One
   // that is not timed goes before it: ranks end that together.
   std::vector<OpTime> run_over_link() {
-    const size_t plan = find_call(0, "plan_rows"), gather = find_call(plan, "gather_rows");
-    const PartWork work = part_work(plan, gather + 1);
+    const Parts at = parts();
+    const PartWork work = part_work(at);
     const Enqueue forward = [this](CUstream_st*) { layer_.forward(args_); };
     std::vector<OpTime> lines;
     std::vector<double> us_of_layer;
@@ -214,18 +250,17 @@ class CudaMeasurement {
       eager = true;
       us_of_layer = watch_->repeat(forward, options_.repeat, cache());
     }
-    const bool whole = find_call(gather + 1, "gather_rows") == calls_.calls().size();
-    if (whole && !eager) {
+    if (at.whole && !eager) {
       const auto enqueue = [&](CUstream_st* stream, const Mark& mark) {
         const auto next = [&](int part) { mark(part - 1, Edge::End), mark(part, Edge::Begin); };
-        CountedCalls calls(backend_.ops(), [&](size_t i) {
-          if (i == plan) next(1);
-          if (i == gather + 1) next(2);
+        WatchedPhases phases(backend_.ops(), [&](Phase phase) {
+          if (phase == Phase::Experts) next(1);
+          if (phase == Phase::Combine) next(2);
         });
         layer_.forward(args_);
         if (options_.cold) watch_->flush(stream);
         mark(0, Edge::Begin);
-        const Diversion diversion(backend_, calls);
+        const Diversion diversion(backend_, phases);
         layer_.forward(args_);
         mark(2, Edge::End);
       };
@@ -255,20 +290,17 @@ class CudaMeasurement {
   // Called in the order of the forward: each call finds what those before it wrote, and GEMM2 may
   // overwrite what GEMM1 read.
   void measure(const OpCall& call, std::vector<OpTime>& lines, OpTime& whole) {
-    if (options_.wants(call.op)) {
-      const OpTime time = timed(call.op, call.run);
-      OpTime& line = line_of(lines, call.op);
+    const char* name = name_of(call.op);
+    OpTime& line = line_of(lines, name);
+    if (options_.wants(name)) {
+      const OpTime time = timed(name, [&](CUstream_st* stream) { run(call, stream); });
       line.us += time.us, line.min_us += time.min_us, line.max_us += time.max_us;
     } else {
-      call.run(watch_->stream());
+      run(call, watch_->stream());
     }
-    const Work work = call.work([this](ConstTensor t) { return read_i32(t); });
-    OpTime& line = line_of(lines, call.op);
-    line.bytes += work.bytes, line.flops += work.flops;
-    // The definition of a layer's floor knows experts only: the router is the gate's.
-    if (line.op == "router") return;
-    whole.bytes += work.weight_bytes;
-    if (work.weight_bytes > 0) whole.flops += work.flops;
+    const Work of_call = work(call);
+    line.bytes += of_call.bytes, line.flops += of_call.flops;
+    add_to_layer(whole, call, of_call);
   }
 
   std::vector<int32_t> read_i32(ConstTensor t) {
@@ -292,6 +324,7 @@ class Trace {
  public:
   void begin_forward() {
     for (auto& line : lines_) line.bytes = line.flops = 0;
+    gemm_bytes_ = 0;
     for (auto& us : us_) us.push_back(0);
     ++num_forwards_;
   }
@@ -303,7 +336,10 @@ class Trace {
     us_[at].back() += e.us;
     line.bytes += e.bytes;
     line.flops += e.flops;
+    if (e.weight_bytes > 0) gemm_bytes_ += e.bytes;
   }
+  // Of the last forward: of a layer only weights and the rows in and out have to move.
+  double gemm_bytes() const { return gemm_bytes_; }
   std::vector<OpTime> lines() const {
     auto lines = lines_;
     for (size_t i = 0; i < lines.size(); ++i) {
@@ -317,16 +353,12 @@ class Trace {
   std::vector<OpTime> lines_;            // bytes and flops of the last forward
   std::vector<std::vector<double>> us_;  // of each line, one per forward
   size_t num_forwards_ = 0;
+  double gemm_bytes_ = 0;
 };
 
 double us_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
       .count();
-}
-
-// Of the layer only weights and the rows in and out have to move.
-bool counts_for_layer(const OpTime& line) {
-  return line.flops > 0 && line.op != "gather_rows" && line.op != "sum_partials";
 }
 
 // The layer alone first, then again with every operation observed.
@@ -350,8 +382,7 @@ std::vector<OpTime> measure_on_host(MoeLayer& layer, const ForwardArgs& args, Ba
   const Spread spread = spread_of(us);
   OpTime whole{layer_name(args), spread.median, spread.min, spread.max, 0, 0};
   for (const auto& line : lines) whole.flops += line.flops;
-  for (const auto& line : lines)
-    if (counts_for_layer(line)) whole.bytes += line.bytes;
+  whole.bytes = trace.gemm_bytes();
   keep_wanted(lines, options);
   lines.push_back(whole);
   return lines;
@@ -396,12 +427,12 @@ OpTime measure_operation(const std::function<void(CUstream_st*)>& enqueue, Backe
   }
   OpTime time;
   for (const OpCall& call : list.calls()) {
-    const Work work = call.work([&](ConstTensor t) {
+    const Work work = work_of(call.op, [&](ConstTensor t) {
       std::vector<int32_t> values(static_cast<size_t>(t.count()));
       copy_to_host(backend, values.data(), t, stream);
       return values;
     });
-    if (time.op.empty()) time.op = call.op;
+    if (time.op.empty()) time.op = name_of(call.op);
     time.bytes += work.bytes, time.flops += work.flops;
   }
   std::vector<double> us;

@@ -12,8 +12,8 @@ ConstTensor RoutedPath::before(ConstTensor hidden, const PathBuffers& buffers,
   }
   if (config_.path.latent == 0) return hidden;
   Ops& ops = backend_->ops();
-  ops.single_group({buffers.group.counts, buffers.group.first_row}, hidden.dim(0), stream);
-  ops.grouped_gemm(product("latent_down", rows, hidden, weights_.down, buffers), stream);
+  ops.run(SingleGroup{{buffers.group.counts, buffers.group.first_row}, hidden.dim(0)}, stream);
+  ops.run(product("latent_down", rows, hidden, weights_.down, buffers), stream);
   return rows;
 }
 
@@ -26,14 +26,14 @@ void RoutedPath::after(Tensor output, const Addend& shared, const PathBuffers& b
     if (config_.path.output_norm)
       norm(output, sums, weights_.output_norm, stream);
     else
-      ops.copy(output, sums, stream);
+      ops.run(Copy{output, sums}, stream);
     return;
   }
   const Tensor rows = config_.path.output_norm ? buffers.rows.rows(0, num_tokens) : sums;
   if (config_.path.output_norm) norm(rows, sums, weights_.output_norm, stream);
   const Tensor up = buffers.up.rows(0, num_tokens);
-  ops.grouped_gemm(product("latent_up", up, rows, weights_.up, buffers), stream);
-  ops.add_rows(output, up, shared, stream);
+  ops.run(product("latent_up", up, rows, weights_.up, buffers), stream);
+  ops.run(AddRows{output, up, shared}, stream);
 }
 
 GroupedGemm RoutedPath::product(const char* name, Tensor dst, ConstTensor src, ConstTensor matrix,
@@ -51,12 +51,12 @@ GroupedGemm RoutedPath::product(const char* name, Tensor dst, ConstTensor src, C
 }
 
 void RoutedPath::norm(Tensor dst, ConstTensor src, ConstTensor weight, CUstream_st* stream) const {
-  backend_->ops().norm_rows({.dst = dst,
-                             .inverse = {},
-                             .src = src,
-                             .weight = weight,
-                             .epsilon = config_.path.norm_epsilon},
-                            stream);
+  backend_->ops().run(NormRows{.dst = dst,
+                               .inverse = {},
+                               .src = src,
+                               .weight = weight,
+                               .epsilon = config_.path.norm_epsilon},
+                      stream);
 }
 
 }  // namespace switchyard

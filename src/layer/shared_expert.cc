@@ -18,14 +18,14 @@ Addend SharedExpert::run(ConstTensor hidden, const SharedExpertBuffers& buffers,
                          CUstream_st* stream) const {
   const int64_t num_tokens = hidden.dim(0), num_scored = config_.shared.num_scored;
   Ops& ops = backend_->ops();
-  ops.single_group({buffers.group.counts, buffers.group.first_row}, num_tokens, stream);
+  ops.run(SingleGroup{{buffers.group.counts, buffers.group.first_row}, num_tokens}, stream);
   const Tensor rows = buffers.rows.rows(0, num_tokens);
   if (num_scored > 0) {
     Tensor each = buffers.each;
     each.shape = {num_scored, num_tokens, config_.hidden};
     for (int64_t s = 0; s < num_scored; ++s)
       run_one(of_expert(each, s), s, hidden, buffers, stream);
-    ops.weigh_shared(rows, each, buffers.weights.rows(0, num_tokens), stream);
+    ops.run(WeighShared{rows, each, buffers.weights.rows(0, num_tokens)}, stream);
     return {rows, {}};
   }
   run_one(rows, 0, hidden, buffers, stream);
@@ -34,8 +34,8 @@ Addend SharedExpert::run(ConstTensor hidden, const SharedExpertBuffers& buffers,
   const Tensor gate = buffers.gate.rows(0, num_tokens);
   GroupedGemm gemm = gemm_of("shared_gate", gate, hidden, buffers);
   gemm.weights = as_one_expert(weights_.gate, 0, 1);
-  ops.grouped_gemm(gemm, stream);
-  ops.sigmoid(gate, gate, stream);
+  ops.run(gemm, stream);
+  ops.run(Sigmoid{gate, gate}, stream);
   return {rows, gate};
 }
 
@@ -69,14 +69,14 @@ void SharedExpert::run_one(Tensor dst, int64_t s, ConstTensor hidden,
   gemm.activation = &activation;
   gemm.order = weights_.order;
   if (buffers.sums.present()) gemm.scratch = buffers.sums.rows(0, num_tokens);
-  ops.grouped_gemm(gemm, stream);
+  ops.run(gemm, stream);
 
   // W2 of S experts is [S, H, Is / S]: rows of an expert are H.
   ConstTensor w2 = weights_.w2;
   w2.shape = {parts * config_.hidden, config_.shared.intermediate / parts};
   GroupedGemm second = gemm_of("shared_gemm2", dst, gemm.dst, buffers);
   second.weights = as_one_expert(w2, s * config_.hidden, config_.hidden);
-  ops.grouped_gemm(second, stream);
+  ops.run(second, stream);
 }
 
 }  // namespace switchyard

@@ -46,16 +46,16 @@ class BackendLinearAttention final : public LinearAttention {
   void conv_decode(const ConvDecode& step) override {
     check(step, max_batch_, backend_->kind());
     if (step.x.dim(0) > 0 && step.x.dim(1) > 0)
-      backend_->ops().conv_decode(step, status_, step.stream);
+      backend_->ops().run(ConvDecodeStep{step, status_}, step.stream);
   }
   void conv_prefill_states(const ConvPrefillStates& step) override {
     check(step, max_batch_, backend_->kind());
     if (step.prefix_lengths.dim(0) > 0 && step.x.dim(1) > 0)
-      backend_->ops().conv_prefill_states(step, status_, step.stream);
+      backend_->ops().run(ConvPrefillStatesStep{step, status_}, step.stream);
   }
   void delta_rule_decode(const DeltaRuleDecode& step) override {
     check(step, max_batch_, backend_->kind());
-    if (step.v.dim(0) > 0) backend_->ops().delta_rule_decode(step, status_, step.stream);
+    if (step.v.dim(0) > 0) backend_->ops().run(DeltaRuleDecodeStep{step, status_}, step.stream);
   }
 
   ConstTensor status() const override { return status_; }
@@ -65,7 +65,7 @@ class BackendLinearAttention final : public LinearAttention {
     if (words.empty()) return words;
     backend_->memory().read_back(words.data(), status_, stream);
     if (std::any_of(words.begin(), words.end(), [](int32_t w) { return w != 0; }))
-      backend_->ops().fill_i32(status_, 0, stream);
+      backend_->ops().run(FillI32{status_, 0}, stream);
     return words;
   }
 

@@ -1,5 +1,5 @@
 // tests/cpu/gate_topk_test.cc -- each rule of the gate on logits whose answer is known by hand.
-#include "cpu/gate_topk.h"
+#include "cpu/run.h"
 
 #include <gtest/gtest.h>
 
@@ -31,7 +31,7 @@ Routed route(const std::vector<float>& logits, int64_t top_k, const GateConfig& 
   g.logits = ConstTensor(logits.data(), {1, num_experts});
   if (!bias.empty()) g.correction_bias = ConstTensor(bias.data(), {num_experts});
   g.gate = gate;
-  gate_topk(g, pool);
+  run(g, {pool});
   EXPECT_TRUE(ids.guards_intact() && weights.guards_intact());
   return {ids.values(), weights.values()};
 }
@@ -194,7 +194,7 @@ RoutedParts route(const Parts& p, int64_t top_k, const GateConfig& gate) {
         ConstTensor(p.table.data(), {static_cast<int64_t>(p.table.size()) / top_k, top_k});
   }
   g.gate = gate;
-  gate_topk(g, pool);
+  run(g, {pool});
   EXPECT_TRUE(ids.guards_intact() && weights.guards_intact() && shared.guards_intact());
   return {ids.values(), weights.values(), shared.values()};
 }

@@ -1,16 +1,18 @@
 // tests/cpu/group_rows_test.cc -- groups from the expert of every row, against cases by hand.
-#include "cpu/group_rows.h"
+#include "cpu/run.h"
 
 #include <gtest/gtest.h>
 
 #include "base/backend.h"
 #include "base/status.h"
+#include "testing/cpu_ops.h"
 #include "testing/m_indices.h"
 
 namespace switchyard::cpu {
 namespace {
 
 using testing::Buffer;
+using testing::run_plain;
 
 struct Grouped {
   Grouped(const std::vector<int32_t>& experts_of_rows, int64_t num_experts)
@@ -19,7 +21,7 @@ struct Grouped {
     std::copy(experts_of_rows.begin(), experts_of_rows.end(), row_expert.data());
     Buffer<int32_t> words({kStatusWords});
     std::fill_n(words.data(), kStatusWords, 0);
-    group_rows({counts.view(), first_row.view()}, row_expert.view(), 2, words.view());
+    run_plain(GroupRows{{counts.view(), first_row.view()}, row_expert.view(), 2, words.view()});
     EXPECT_TRUE(counts.guards_intact() && first_row.guards_intact());
     status = *words.view().as<StatusWords>();
   }

@@ -8,12 +8,14 @@
 
 #include "plan/index.h"
 #include "testing/buffer.h"
+#include "testing/cpu_ops.h"
 #include "testing/instruction_sets.h"
 
 namespace switchyard::cpu {
 namespace {
 
 using testing::Buffer;
+using testing::run_plain;
 
 class GroupedGemmTest : public testing::EveryInstructionSet {};
 SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(GroupedGemmTest);
@@ -109,10 +111,10 @@ void compare_forms(const Problem& p, const std::function<void(GroupedGemm&)>& ch
   Buffer<float> plain({p.num_rows, width}), fast({p.num_rows, width});
   GroupedGemm g = probe;
   g.dst = plain.view();
-  grouped_gemm_plain(g);
+  run_plain(g);
   ThreadPool pool(3);
   g.dst = fast.view();
-  grouped_gemm_fast(g, pool);
+  run(g, {pool});
   expect_equal_f32(p, fast, plain, width, factor * sum_tolerance(p), what);
 }
 
@@ -167,7 +169,7 @@ TEST_P(GroupedGemmTest, ActivationsSurviveHugeAndInfiniteSums) {
     GroupedGemm g = p.gemm(out.view());
     g.activation = &a;
     g.order = GateUpOrder::GateUp;
-    grouped_gemm_fast(g, pool);
+    run(g, {pool});
     for (int64_t i = 0; i < out.count(); ++i)
       EXPECT_TRUE(std::isfinite(out[i])) << activation_name(a.kind) << " " << out[i];
   }
@@ -181,9 +183,9 @@ TEST_P(GroupedGemmTest, IntegerOperandsGiveExactSums) {
   for (int64_t i = 0; i < p.weights.count(); ++i)
     p.weights[i] = Bf16(static_cast<float>((i * 53 + i / 7) % 17 - 8));
   Buffer<float> plain({p.num_rows, p.n}), fast({p.num_rows, p.n});
-  grouped_gemm_plain(p.gemm(plain.view()));
+  run_plain(p.gemm(plain.view()));
   ThreadPool pool(2);
-  grouped_gemm_fast(p.gemm(fast.view()), pool);
+  run(p.gemm(fast.view()), {pool});
   EXPECT_TRUE(testing::same_bits(plain, fast));
 }
 
@@ -192,12 +194,12 @@ TEST_P(GroupedGemmTest, ARowHasTheSameBitsAloneOrInAnyBatchWithAnyThreads) {
   Buffer<Bf16> expected({all.num_rows, all.n});
   {
     ThreadPool pool(1);
-    grouped_gemm_fast(all.gemm(expected), pool);
+    run(all.gemm(expected), {pool});
   }
   for (const int threads : {2, 5}) {
     Buffer<Bf16> out({all.num_rows, all.n});
     ThreadPool pool(threads);
-    grouped_gemm_fast(all.gemm(out), pool);
+    run(all.gemm(out), {pool});
     EXPECT_TRUE(testing::same_bits(out, expected)) << threads << " threads";
   }
   // Each row alone: one row in its own group, at row 0.
@@ -211,7 +213,7 @@ TEST_P(GroupedGemmTest, ARowHasTheSameBitsAloneOrInAnyBatchWithAnyThreads) {
     one.src = Buffer<Bf16>({1, all.k});
     std::copy_n(all.src.data() + r * all.k, all.k, one.src.data());
     Buffer<Bf16> out({1, all.n});
-    grouped_gemm_fast(one.gemm(out), pool);
+    run(one.gemm(out), {pool});
     EXPECT_EQ(std::memcmp(out.data(), expected.data() + r * all.n,
                           static_cast<size_t>(all.n) * sizeof(Bf16)),
               0)
@@ -224,8 +226,8 @@ TEST_P(GroupedGemmTest, Bf16OutputIsTheFloatOutputRoundedOnce) {
   Buffer<float> wide({p.num_rows, p.n});
   Buffer<Bf16> narrow({p.num_rows, p.n});
   ThreadPool pool(2);
-  grouped_gemm_fast(p.gemm(wide.view()), pool);
-  grouped_gemm_fast(p.gemm(narrow), pool);
+  run(p.gemm(wide.view()), {pool});
+  run(p.gemm(narrow), {pool});
   for (int64_t i = 0; i < wide.count(); ++i) EXPECT_EQ(narrow[i].bits(), Bf16(wide[i]).bits());
 }
 
@@ -235,9 +237,9 @@ TEST_P(GroupedGemmTest, SubnormalsCountAsWhatTheyAre) {
   for (int64_t i = 0; i < p.weights.count(); ++i)
     p.weights[i] = Bf16::from_bits(static_cast<uint16_t>(i % 3 ? 0x0041 : 0x0081));
   Buffer<float> plain({p.num_rows, p.n}), fast({p.num_rows, p.n});
-  grouped_gemm_plain(p.gemm(plain.view()));
+  run_plain(p.gemm(plain.view()));
   ThreadPool pool(1);
-  grouped_gemm_fast(p.gemm(fast.view()), pool);
+  run(p.gemm(fast.view()), {pool});
   const float lost = 40 * std::numeric_limits<float>::denorm_min();  // one rounding each
   for (int64_t i = 0; i < fast.count(); ++i) EXPECT_NEAR(fast[i], plain[i], lost);
 }
@@ -246,8 +248,8 @@ TEST_P(GroupedGemmTest, NothingIsWrittenWithoutRows) {
   const Problem p({0, 0, 0}, 16, 16);
   Buffer<Bf16> out({4, 16});
   ThreadPool pool(2);
-  grouped_gemm_fast(p.gemm(out), pool);
-  grouped_gemm_plain(p.gemm(out));
+  run(p.gemm(out), {pool});
+  run_plain(p.gemm(out));
   EXPECT_TRUE(out.guards_intact());
   for (int64_t i = 0; i < out.count(); ++i) EXPECT_EQ(out[i].bits(), 0x7fc1);
 }
@@ -257,7 +259,7 @@ TEST_P(GroupedGemmTest, ANaNStaysInItsRow) {
   p.src[2 * 40 + 7] = Bf16(std::nanf(""));
   Buffer<Bf16> out({5, 24});
   ThreadPool pool(2);
-  grouped_gemm_fast(p.gemm(out), pool);
+  run(p.gemm(out), {pool});
   for (int64_t i = 0; i < out.count(); ++i)
     EXPECT_EQ(std::isnan(static_cast<float>(out[i])), i / 24 == 2) << i;
 }

@@ -1,22 +1,24 @@
 // tests/cpu/path_ops_test.cc
-#include "cpu/path_ops.h"
+#include "cpu/run.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "testing/buffer.h"
+#include "testing/cpu_ops.h"
 
 namespace switchyard::cpu {
 namespace {
 
 using testing::Buffer;
+using testing::run_plain;
 
 TEST(SplitF32, ThreePartsAddUpToEveryBit) {
   auto x = testing::random_f32({40, 24}, 3, -2.0f, 2.0f);
   x[0] = 0, x[1] = -0.0f, x[2] = 3e38f, x[3] = 1e-30f, x[4] = 1 + 0x1p-23f, x[5] = -(1 - 0x1p-24f);
   Buffer<Bf16> parts({3, 40, 24});
-  split_f32(parts.view(), std::as_const(x).view());
+  run_plain(SplitF32{parts.view(), std::as_const(x).view()});
   EXPECT_TRUE(parts.guards_intact());
   bool some_need_three = false;
   for (int64_t i = 0; i < x.count(); ++i) {
@@ -34,8 +36,8 @@ TEST(SplitZeroExperts, SumsTheirWeightsAndLeavesTheOthers) {
   const int32_t given[] = {0, 4, 5, -1, 3, 6, INT32_MIN, 2, 5};
   const int32_t wanted[] = {0, -1, -1, -1, 3, 6, INT32_MIN, 2, -1};  // 6 is for others to refuse
   for (int i = 0; i < 9; ++i) ids[i] = given[i], weights[i] = static_cast<float>(1 << i);
-  split_zero_experts(ids.view(), identity.view(), std::as_const(ids).view(),
-                     std::as_const(weights).view(), 4, 6);
+  run_plain(SplitZeroExperts{ids.view(), identity.view(), std::as_const(ids).view(),
+                             std::as_const(weights).view(), 4, 6});
   EXPECT_EQ(ids.values(), std::vector<int32_t>(wanted, wanted + 9));
   EXPECT_EQ(identity.values(), (std::vector<float>{2 + 4, 0, 256}));
 }
@@ -53,7 +55,7 @@ TEST(NormRows, DividesByTheRootMeanSquare) {
                 .src = std::as_const(x).view(),
                 .weight = std::as_const(weight).view(),
                 .epsilon = 0.0625f};
-  norm_rows(norm, pool);
+  run(norm, {pool});
   const float root = std::sqrt(12.5f + 0.0625f);
   EXPECT_NEAR(inverse[0], 1 / root, 1e-7f);
   EXPECT_EQ(inverse[1], 4.0f);
@@ -64,7 +66,7 @@ TEST(NormRows, DividesByTheRootMeanSquare) {
   }
   norm.inverse = {};
   norm.dst = x.view();  // in place
-  norm_rows(norm, pool);
+  run(norm, {pool});
   EXPECT_TRUE(testing::same_bits(x, y));
 }
 
@@ -72,7 +74,7 @@ TEST(WeighShared, SumsInOrder) {
   const auto src = testing::random_f32({3, 5, 16}, 1), weights = testing::random_f32({5, 3}, 2);
   Buffer<float> dst({5, 16});
   ThreadPool pool(2);
-  weigh_shared(dst.view(), src.view(), weights.view(), pool);
+  run(WeighShared{dst.view(), src.view(), weights.view()}, {pool});
   for (int64_t t = 0; t < 5; ++t)
     for (int64_t i = 0; i < 16; ++i) {
       double sum = 0;
@@ -89,13 +91,14 @@ TEST(AddRows, RoundsOnceAfterTheSum) {
   Buffer<Bf16> dst({4, 16});
   ThreadPool pool(2);
   for (const bool has_scale : {false, true}) {
-    add_rows(dst.view(), src.view(), {more.view(), has_scale ? scale.view() : ConstTensor()}, pool);
+    run(AddRows{dst.view(), src.view(), {more.view(), has_scale ? scale.view() : ConstTensor()}},
+        {pool});
     for (int64_t i = 0; i < src.count(); ++i) {
       const double sum = double{src[i]} + double{more[i]} * (has_scale ? scale[i / 16] : 1.0f);
       EXPECT_NEAR(static_cast<float>(dst[i]), sum, std::abs(sum) * 0x1p-8 + 1e-6);
     }
   }
-  add_rows(dst.view(), src.view(), {}, pool);
+  run(AddRows{dst.view(), src.view(), {}}, {pool});
   for (int64_t i = 0; i < src.count(); ++i) EXPECT_EQ(dst[i].bits(), Bf16(src[i]).bits());
 }
 

@@ -5,16 +5,16 @@
 
 #include "base/buffers.h"
 #include "base/status.h"
-#include "cpu/exchange.h"
-#include "cpu/plan_dispatch.h"
-#include "cpu/plan_rows.h"
+#include "cpu/run.h"
 #include "plan/index.h"
+#include "testing/cpu_ops.h"
 #include "testing/routing.h"
 
 namespace switchyard::cpu {
 namespace {
 
 using testing::Buffer;
+using testing::run_plain;
 using testing::Skew;
 
 struct Status {
@@ -36,16 +36,21 @@ struct Planned {
                            : ids.count() + experts * (alignment_or_capacity - 1)),
         slot_of_row({rows_in_buffer}),
         row_expert({rows_in_buffer}) {
-    RowPlan plan{layout,
-                 alignment_or_capacity,
-                 alignment_or_capacity,
-                 {counts.view(), first_row.view()},
-                 row_of_slot.view(),
-                 slot_of_row.view(),
-                 row_expert.view()};
     Buffer<int32_t> count({1});
     count[0] = static_cast<int32_t>(num_rows);
-    plan_rows(plan, ids.view(), count.view(), 3, status.words.view());
+    const PlanRows plan{layout,
+                        alignment_or_capacity,
+                        alignment_or_capacity,
+                        {counts.view(), first_row.view()},
+                        row_of_slot.view(),
+                        slot_of_row.view(),
+                        row_expert.view(),
+                        {},
+                        ids.view(),
+                        count.view(),
+                        3,
+                        status.words.view()};
+    run_plain(plan);
     EXPECT_TRUE(counts.guards_intact() && first_row.guards_intact() &&
                 row_of_slot.guards_intact() && slot_of_row.guards_intact() &&
                 row_expert.guards_intact());
@@ -129,8 +134,8 @@ TEST(PlanDispatch, SendsARowOncePerOwningRankInOrder) {
       Buffer<int32_t> send_rows({ranks * kTokens}), send_counts({ranks}),
           return_row({kTokens, ranks});
       Status status;
-      plan_dispatch({send_rows.view(), send_counts.view(), return_row.view()}, ids.view(), kExperts,
-                    ranks, 0, status.words.view());
+      run_plain(PlanDispatch{send_rows.view(), send_counts.view(), return_row.view(), ids.view(),
+                             kExperts, ranks, 0, status.words.view()});
       int32_t next = 0;
       for (int p = 0; p < ranks; ++p) {
         int32_t sent = 0;
@@ -158,8 +163,8 @@ TEST(PlanDispatch, ABadIdIsNotedAndNothingIsSent) {
     ids[7] = bad;
     Buffer<int32_t> send_rows({10}), send_counts({2}), return_row({5, 2});
     Status status;
-    plan_dispatch({send_rows.view(), send_counts.view(), return_row.view()}, ids.view(), 8, 2, 1,
-                  status.words.view());
+    run_plain(PlanDispatch{send_rows.view(), send_counts.view(), return_row.view(), ids.view(), 8,
+                           2, 1, status.words.view()});
     EXPECT_EQ(status.get().detail, static_cast<int32_t>(StatusDetail::IdOutOfRange));
     EXPECT_EQ(status.get().value, bad);
     EXPECT_EQ(status.get().rank, 1);
@@ -175,17 +180,17 @@ TEST(LocalizeIds, KeepsOwnExpertsAndHidesTheRest) {
   Buffer<int32_t> local({3, 2}), rows({1});
   rows[0] = 3;
   Status status;
-  localize_ids(local.view(), ids.view(), rows.view(), 4, 2, 8, 0, status.words.view());
+  run_plain(LocalizeIds{local.view(), ids.view(), rows.view(), 4, 2, 8, 0, status.words.view()});
   EXPECT_EQ(local.values(), (std::vector<int32_t>{-1, -1, 0, -1, -1, 1}));
   EXPECT_TRUE(status.get().good());
   rows[0] = 1;
   ids[2] = 99;  // past the rows: not looked at
   Buffer<int32_t> one({3, 2});
-  localize_ids(one.view(), ids.view(), rows.view(), 0, 4, 8, 0, status.words.view());
+  run_plain(LocalizeIds{one.view(), ids.view(), rows.view(), 0, 4, 8, 0, status.words.view()});
   EXPECT_EQ(one[0], 0);
   EXPECT_EQ(one[2], 0x7FFFFFFF) << "rows past the count stay";
   EXPECT_TRUE(status.get().good());
-  localize_ids(one.view(), ids.view(), {}, 0, 4, 8, 2, status.words.view());
+  run_plain(LocalizeIds{one.view(), ids.view(), {}, 0, 4, 8, 2, status.words.view()});
   EXPECT_EQ(status.get().value, 99);
   EXPECT_EQ(status.get().rank, 2);
 }
@@ -196,17 +201,17 @@ TEST(NarrowIds, TakesBothWidthsAndMarksWhatDoesNotFit) {
   std::copy_n(given, 4, wide.data());
   Buffer<int32_t> narrow({1, 4});
   Status status, later;
-  narrow_ids(narrow.view(), wide.view(), 6, 3, status.words.view());
+  run_plain(NarrowIds{narrow.view(), wide.view(), 6, 3, status.words.view()});
   EXPECT_EQ(narrow.values(), (std::vector<int32_t>{5, -1, INT32_MIN, INT32_MIN}));
   Buffer<int32_t> again({1, 4});
-  narrow_ids(again.view(), std::as_const(narrow).view(), 5, 1, later.words.view());
+  run_plain(NarrowIds{again.view(), std::as_const(narrow).view(), 5, 1, later.words.view()});
   EXPECT_TRUE(testing::same_bits(narrow, again));
   EXPECT_EQ(status.get().seen(), int64_t{1} << 32) << "the first, as it came";
   EXPECT_EQ(status.get().rank, 3);
   EXPECT_EQ(later.get().seen(), 5) << "of those outside [-1, E)";
   Status earlier;
   earlier.words[0] = 7;
-  narrow_ids(narrow.view(), wide.view(), 6, 3, earlier.words.view());
+  run_plain(NarrowIds{narrow.view(), wide.view(), 6, 3, earlier.words.view()});
   EXPECT_EQ(earlier.get().code, 7);
 }
 
@@ -236,7 +241,7 @@ TEST(Headers, TheLowestRankWithAnErrorIsNotedEverywhere) {
   Status status;
   status.words[0] = static_cast<int32_t>(Errc::BadRouting);  // what rank 3 noted itself
   status.words[2] = 3;
-  merge_status(status.words.view(), std::as_const(headers).view());
+  run_plain(MergeStatus{status.words.view(), std::as_const(headers).view()});
   EXPECT_EQ(status.get().rank, 1);
   EXPECT_EQ(status.get().value, 101);
 }
@@ -245,21 +250,21 @@ TEST(Headers, DifferentBoundsAndSlicesAreNamed) {
   const int64_t width = kHeaderCounts + 4;
   auto headers = good_headers(4);
   Status good;
-  check_headers(good.words.view(), std::as_const(headers).view(), 2);
+  run_plain(CheckHeaders{good.words.view(), std::as_const(headers).view(), 2});
   EXPECT_TRUE(good.get().good());
 
   headers[2 * width + kHeaderMaxTokens] = 15;
   Status bounds;
-  check_headers(bounds.words.view(), std::as_const(headers).view(), 2);
+  run_plain(CheckHeaders{bounds.words.view(), std::as_const(headers).view(), 2});
   EXPECT_EQ(bounds.get().detail, static_cast<int32_t>(StatusDetail::MaxTokensDiffer));
   EXPECT_EQ(bounds.get().rank, 2);
 
   headers = good_headers(4);
   headers[3 * width + kHeaderTokens] = 7;
   Status alone, grouped;
-  check_headers(alone.words.view(), std::as_const(headers).view(), 1);
+  run_plain(CheckHeaders{alone.words.view(), std::as_const(headers).view(), 1});
   EXPECT_TRUE(alone.get().good()) << "ranks on their own may differ";
-  check_headers(grouped.words.view(), std::as_const(headers).view(), 2);
+  run_plain(CheckHeaders{grouped.words.view(), std::as_const(headers).view(), 2});
   EXPECT_EQ(grouped.get().detail, static_cast<int32_t>(StatusDetail::SliceTokensDiffer));
   EXPECT_EQ(grouped.get().rank, 3);
 }
@@ -268,7 +273,8 @@ TEST(Headers, CountsAreReadTransposedAndZeroAfterAnError) {
   const auto headers = good_headers(3);
   Buffer<int32_t> counts({3, 3}), back({3, 3}), rows({1});
   Status status;
-  read_counts(counts.view(), back.view(), rows.view(), headers.view(), 1, status.words.view());
+  run_plain(
+      ReadCounts{counts.view(), back.view(), rows.view(), headers.view(), 1, status.words.view()});
   EXPECT_EQ(rows[0], 1 + 11 + 21);
   for (int64_t s = 0; s < 3; ++s)
     for (int64_t d = 0; d < 3; ++d) {
@@ -276,7 +282,8 @@ TEST(Headers, CountsAreReadTransposedAndZeroAfterAnError) {
       EXPECT_EQ(back[d * 3 + s], 10 * s + d);
     }
   status.words[0] = static_cast<int32_t>(Errc::BadRouting);
-  read_counts(counts.view(), back.view(), rows.view(), headers.view(), 1, status.words.view());
+  run_plain(
+      ReadCounts{counts.view(), back.view(), rows.view(), headers.view(), 1, status.words.view()});
   EXPECT_EQ(rows[0], 0);
   for (int64_t i = 0; i < 9; ++i) EXPECT_EQ(counts[i] + back[i], 0);
 }

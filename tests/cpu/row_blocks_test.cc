@@ -1,14 +1,16 @@
 // tests/cpu/row_blocks_test.cc -- which row goes where, by numbers that name their origin.
-#include "cpu/row_blocks.h"
+#include "cpu/run.h"
 
 #include <gtest/gtest.h>
 
 #include "testing/buffer.h"
+#include "testing/cpu_ops.h"
 
 namespace switchyard::cpu {
 namespace {
 
 using testing::Buffer;
+using testing::run_plain;
 
 constexpr int32_t kPoison = 0x7FFFFFFF;
 
@@ -26,14 +28,14 @@ Buffer<int32_t> counts() {
 TEST(PackRows, PutsTheRowsForEachRankAtTheHeadOfItsBlock) {
   auto src = filled({4, 1}, {10, 11, 12, 13}), rows = filled({3}, {3, 0, 2}), all = counts();
   Buffer<int32_t> dst({6, 1});
-  pack_rows(dst.view(), src.view(), rows.view(), all.view(), 1, 2);
+  run_plain(PackRows{dst.view(), src.view(), rows.view(), all.view(), 1, 2});
   EXPECT_EQ(dst.values(), (std::vector<int32_t>{13, 10, 12, kPoison, kPoison, kPoison}));
 }
 
 TEST(PackRows, TakesRowsInTheirOrderWithoutAList) {
   auto src = filled({3, 2}, {10, 20, 11, 21, 12, 22}), all = counts();
   Buffer<int32_t> dst({6, 2});
-  pack_rows(dst.view(), src.view(), {}, all.view(), 1, 2);
+  run_plain(PackRows{dst.view(), src.view(), {}, all.view(), 1, 2});
   EXPECT_EQ(dst.values(), (std::vector<int32_t>{10, 20, 11, 21, 12, 22, kPoison, kPoison, kPoison,
                                                 kPoison, kPoison, kPoison}));
 }
@@ -41,7 +43,7 @@ TEST(PackRows, TakesRowsInTheirOrderWithoutAList) {
 TEST(PackRows, LeavesNoGapsWithoutBlocks) {
   auto src = filled({4, 1}, {10, 11, 12, 13}), rows = filled({3}, {3, 0, 2}), all = counts();
   Buffer<int32_t> dst({6, 1});
-  pack_rows(dst.view(), src.view(), rows.view(), all.view(), 1, 0);
+  run_plain(PackRows{dst.view(), src.view(), rows.view(), all.view(), 1, 0});
   EXPECT_EQ(dst.values(), (std::vector<int32_t>{13, 10, 12, kPoison, kPoison, kPoison}));
 }
 
@@ -49,7 +51,7 @@ TEST(UnpackRows, TakesWhatCameBySourceRankAndItsOwnRowsFromWhatItPacked) {
   auto came = filled({6, 1}, {100, 101, 110, 111, 120, 121});
   auto own = filled({6, 1}, {200, 201, 210, 211, 220, 221}), all = counts();
   Buffer<int32_t> dst({6, 1});
-  unpack_rows(dst.view(), came.view(), own.view(), all.view(), 1, 2);
+  run_plain(UnpackRows{dst.view(), came.view(), own.view(), all.view(), 1, 2});
   EXPECT_EQ(dst.values(), (std::vector<int32_t>{100, 210, 120, 121, kPoison, kPoison}));
   EXPECT_TRUE(dst.guards_intact());
 }
@@ -57,8 +59,8 @@ TEST(UnpackRows, TakesWhatCameBySourceRankAndItsOwnRowsFromWhatItPacked) {
 TEST(Blocks, NoRowsMoveNothing) {
   auto none = filled({2, 2}, {0, 0, 0, 0});
   Buffer<int32_t> src({4, 1}), dst({4, 1}), own({4, 1});
-  pack_rows(dst.view(), src.view(), {}, none.view(), 0, 2);
-  unpack_rows(dst.view(), src.view(), own.view(), none.view(), 0, 2);
+  run_plain(PackRows{dst.view(), src.view(), {}, none.view(), 0, 2});
+  run_plain(UnpackRows{dst.view(), src.view(), own.view(), none.view(), 0, 2});
   EXPECT_EQ(dst.values(), (std::vector<int32_t>(4, kPoison)));
 }
 

@@ -7,17 +7,19 @@
 #include <cmath>
 
 #include "testing/buffer.h"
+#include "testing/cpu_ops.h"
 #include "testing/instruction_sets.h"
 
 namespace switchyard::cpu {
 namespace {
 
 using testing::Buffer;
+using testing::run_plain;
 
-class GatherRows : public testing::EveryInstructionSet {};
-SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(GatherRows);
-class SumPartials : public testing::EveryInstructionSet {};
-SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(SumPartials);
+class GatherRowsForms : public testing::EveryInstructionSet {};
+SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(GatherRowsForms);
+class SumPartialsForms : public testing::EveryInstructionSet {};
+SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(SumPartialsForms);
 
 // Slots of `num_rows` rows with distinct places in a buffer of `places`; about one in four has
 // none.
@@ -46,14 +48,14 @@ TEST(ScatterRows, FastEqualsPlainAndTouchesNamedRowsOnly) {
       const auto count = number(rows);
       Buffer<Bf16> plain({150, hidden}), fast({150, hidden});
       ThreadPool pool(3);
-      scatter_rows_plain(plain.view(), src.view(), places.view(), count.view());
-      scatter_rows_fast(fast.view(), src.view(), places.view(), count.view(), pool);
+      run_plain(ScatterRows{plain.view(), src.view(), places.view(), count.view()});
+      run(ScatterRows{fast.view(), src.view(), places.view(), count.view()}, {pool});
       EXPECT_TRUE(testing::same_bits(plain, fast)) << hidden << " " << rows;
       EXPECT_TRUE(fast.guards_intact());
     }
 }
 
-TEST_P(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
+TEST_P(GatherRowsForms, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
   for (const int64_t hidden : {8, 24, 72, 1024})
     for (const int options : {0, 1, 2, 3, 4, 5}) {
       const auto src = testing::random_bf16({150, hidden}, 1);
@@ -71,8 +73,8 @@ TEST_P(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
       Buffer<Bf16> plain({33, hidden}), fast({33, hidden});
       ThreadPool pool(3);
       const SlotSums sums{src.view(), places.view(), w};
-      gather_rows_plain(plain.view(), sums, addend, count.view(), kept);
-      gather_rows_fast(fast.view(), sums, addend, count.view(), kept, pool);
+      run_plain(GatherRows{plain.view(), sums, addend, count.view(), kept});
+      run(GatherRows{fast.view(), sums, addend, count.view(), kept}, {pool});
       EXPECT_TRUE(testing::same_bits(plain, fast)) << hidden << " " << options;
       EXPECT_TRUE(fast.guards_intact());
       EXPECT_EQ(fast[29 * hidden].bits(), 0x7fc1) << "rows past the count stay";
@@ -82,7 +84,7 @@ TEST_P(GatherRows, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
     }
 }
 
-TEST_P(GatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
+TEST_P(GatherRowsForms, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   const auto src = testing::random_bf16({4, 8}, 1);
   Buffer<int32_t> places({1, 2});
   places[0] = 2;
@@ -92,26 +94,26 @@ TEST_P(GatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   weights[1] = std::nanf("");
   Buffer<Bf16> out({1, 8});
   ThreadPool pool(1);
-  gather_rows_fast(out.view(), {src.view(), places.view(), weights.view()}, {}, number(1).view(),
-                   {}, pool);
+  run(GatherRows{out.view(), {src.view(), places.view(), weights.view()}, {}, number(1).view(), {}},
+      {pool});
   for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(out[h].bits(), src[2 * 8 + h].bits());
 }
 
-TEST_P(SumPartials, FastEqualsPlainInRankOrder) {
+TEST_P(SumPartialsForms, FastEqualsPlainInRankOrder) {
   for (const int64_t hidden : {8, 104, 2048}) {
     const auto src = testing::random_bf16({120, hidden}, 1);
     const auto places = random_places(27, 4, 120, 6);
     const auto rows = testing::random_f32({27, hidden}, 4);
     Buffer<Bf16> plain({27, hidden}), fast({27, hidden});
     ThreadPool pool(2);
-    sum_partials_plain(plain.view(), src.view(), places.view(), {rows.view(), {}});
-    sum_partials_fast(fast.view(), src.view(), places.view(), {rows.view(), {}}, pool);
+    run_plain(SumPartials{plain.view(), src.view(), places.view(), {rows.view(), {}}});
+    run(SumPartials{fast.view(), src.view(), places.view(), {rows.view(), {}}}, {pool});
     EXPECT_TRUE(testing::same_bits(plain, fast));
     EXPECT_TRUE(fast.guards_intact());
   }
 }
 
-TEST_P(SumPartials, RoundsOnceInFp32) {
+TEST_P(SumPartialsForms, RoundsOnceInFp32) {
   // 1 + 3 * 2^-9 rounds up to the next bf16 after 1; added in bf16 one by one, each part vanishes.
   Buffer<Bf16> src({4, 8});
   for (int64_t h = 0; h < 8; ++h) {
@@ -121,7 +123,7 @@ TEST_P(SumPartials, RoundsOnceInFp32) {
   Buffer<int32_t> places({1, 4});
   for (int32_t p = 0; p < 4; ++p) places[p] = p;
   Buffer<Bf16> out({1, 8});
-  sum_partials_plain(out.view(), src.view(), places.view(), {});
+  run_plain(SumPartials{out.view(), src.view(), places.view(), {}});
   for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(static_cast<float>(out[h]), 1.0078125f);
 }
 

@@ -108,7 +108,7 @@ Buffer<T> run_on_gpu(const Case& c, const Operands& o) {
   if (c.bias) g.bias = bias.view();
   if (c.row_weights) g.row_weights = row_weights.view(), g.slot_of_row = slot_of_row.view();
   if (c.needs_epilogue() && !c.holds_sums()) g.scratch = scratch.view();
-  testing::cuda_backend().ops().grouped_gemm(g, nullptr);
+  testing::cuda_backend().ops().run(g, nullptr);
   EXPECT_TRUE(scratch.host().guards_intact());
   return dst.host();
 }
@@ -195,7 +195,7 @@ TEST(CublasErrors, SayWhatIsMissing) {
   g.groups = {counts.view(), first_row.view()};
   const auto refused = [&](Errc code) {
     try {
-      testing::cuda_backend().ops().grouped_gemm(g, nullptr);
+      testing::cuda_backend().ops().run(g, nullptr);
     } catch (const Error& e) {
       return e.code() == code;
     }

@@ -54,10 +54,8 @@ Routed route(const Buffer<float>& logits, const Buffer<float>& bias, int64_t top
     g.gate = gate;
     return g;
   };
-  testing::plain_ops().gate_topk(rule(r.ids.cpu(), r.weights.cpu(), given.cpu(), added.cpu()),
-                                 nullptr);
-  testing::cuda_ops().gate_topk(rule(r.ids.gpu(), r.weights.gpu(), given.gpu(), added.gpu()),
-                                nullptr);
+  testing::plain_ops().run(rule(r.ids.cpu(), r.weights.cpu(), given.cpu(), added.cpu()), nullptr);
+  testing::cuda_ops().run(rule(r.ids.gpu(), r.weights.gpu(), given.gpu(), added.gpu()), nullptr);
   EXPECT_TRUE(r.ids.computed().guards_intact() && r.weights.computed().guards_intact());
   return r;
 }

@@ -117,7 +117,7 @@ std::vector<float> run_on_gpu(const GemmCase& c, Problem& p) {
   CudaBuffer<int32_t> next_step(zero);
   if (!c.divided) g.groups.next_step = next_step.view();
   for (int call = 0; call < 2; ++call)  // the second finds the counter as the first left it
-    cuda_backend().ops().grouped_gemm(g, nullptr);
+    cuda_backend().ops().run(g, nullptr);
   EXPECT_EQ(next_step.host()[0], 0);
   const Buffer<T>& out = dst.host();
   EXPECT_TRUE(out.guards_intact());
@@ -152,7 +152,7 @@ std::vector<float> run_on_cpu(const GemmCase& c) {
   Buffer<float> dst({p.rows(), c.width()});
   GroupedGemm g = p.gemm([](auto& host) { return host.view(); });
   g.dst = dst.view();
-  cpu->ops().grouped_gemm(g, nullptr);
+  cpu->ops().run(g, nullptr);
   std::vector<float> values;
   for (size_t e = 0; e < c.counts.size(); ++e) {
     const float* first = dst.data() + p.first(static_cast<int64_t>(e)) * c.width();
@@ -314,7 +314,7 @@ int64_t blocks_of(const GroupedGemm& gemm) {
   cudaKernelNodeParams params{};
   SWITCHYARD_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
-  cuda_backend().ops().grouped_gemm(gemm, stream);
+  cuda_backend().ops().run(gemm, stream);
   SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
   SWITCHYARD_CUDA_CHECK(cudaGraphGetNodes(graph, &node, &num_nodes));
   EXPECT_EQ(num_nodes, 1u);

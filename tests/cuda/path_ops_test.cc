@@ -21,8 +21,8 @@ TEST(CudaSplitF32, GivesTheCpusBits) {
   for (const int64_t rows : {0, 1, 37, 4096}) {
     Both<float> src(testing::random_f32({rows, 200}, kSeed, -3.0f, 3.0f));
     Both<Bf16> dst({3, rows, 200});
-    plain_ops().split_f32(dst.cpu(), src.cpu(), nullptr);
-    cuda_ops().split_f32(dst.gpu(), src.gpu(), nullptr);
+    plain_ops().run(SplitF32{dst.cpu(), src.cpu()}, nullptr);
+    cuda_ops().run(SplitF32{dst.gpu(), src.gpu()}, nullptr);
     EXPECT_TRUE(dst.same()) << rows;
   }
 }
@@ -35,10 +35,10 @@ TEST(CudaSplitZeroExperts, GivesTheCpusBits) {
     for (int64_t i = 0; i < ids.count(); ++i) ids[i] = static_cast<int32_t>(rng() % 27) - 1;
     Both<int32_t> both(ids), apart({tokens, 6});
     Both<float> weights(testing::random_f32({tokens, 6}, kSeed)), identity(Shape{tokens});
-    plain_ops().split_zero_experts(apart.cpu(), identity.cpu(), both.cpu(), weights.cpu(), 16, 24,
-                                   nullptr);
-    cuda_ops().split_zero_experts(apart.gpu(), identity.gpu(), both.gpu(), weights.gpu(), 16, 24,
-                                  nullptr);
+    plain_ops().run(
+        SplitZeroExperts{apart.cpu(), identity.cpu(), both.cpu(), weights.cpu(), 16, 24}, nullptr);
+    cuda_ops().run(SplitZeroExperts{apart.gpu(), identity.gpu(), both.gpu(), weights.gpu(), 16, 24},
+                   nullptr);
     EXPECT_TRUE(apart.same() && identity.same()) << tokens;
   }
 }
@@ -57,12 +57,12 @@ TEST(CudaNormRows, IsTheCpusToItsRounding) {
     for (const int64_t width : {8, 200, 2816, 7168}) {
       Both<Bf16> src(testing::random_bf16({rows, width}, kSeed)), dst({rows, width});
       Both<float> weight(testing::random_f32({width}, kSeed + 1)), inverse(Shape{rows});
-      plain_ops().norm_rows({dst.cpu(), inverse.cpu(), src.cpu(), weight.cpu(), 1e-6f}, nullptr);
-      cuda_ops().norm_rows({dst.gpu(), inverse.gpu(), src.gpu(), weight.gpu(), 1e-6f}, nullptr);
+      plain_ops().run(NormRows{dst.cpu(), inverse.cpu(), src.cpu(), weight.cpu(), 1e-6f}, nullptr);
+      cuda_ops().run(NormRows{dst.gpu(), inverse.gpu(), src.gpu(), weight.gpu(), 1e-6f}, nullptr);
       expect_near(dst.computed(), dst.expected());
       for (int64_t r = 0; r < rows; ++r)
         EXPECT_NEAR(inverse.computed()[r], inverse.expected()[r], 1e-5f * inverse.expected()[r]);
-      cuda_ops().norm_rows({src.gpu(), {}, src.gpu(), weight.gpu(), 1e-6f}, nullptr);  // in place
+      cuda_ops().run(NormRows{src.gpu(), {}, src.gpu(), weight.gpu(), 1e-6f}, nullptr);  // in place
       expect_near(src.computed(), dst.expected());
     }
 }
@@ -72,8 +72,8 @@ TEST(CudaWeighShared, IsTheCpusToItsRounding) {
   for (const int64_t tokens : {0, 1, 65}) {
     Both<float> src(testing::random_f32({2, tokens, 264}, kSeed)),
         weights(testing::random_f32({tokens, 2}, kSeed + 1)), dst({tokens, 264});
-    plain_ops().weigh_shared(dst.cpu(), src.cpu(), weights.cpu(), nullptr);
-    cuda_ops().weigh_shared(dst.gpu(), src.gpu(), weights.gpu(), nullptr);
+    plain_ops().run(WeighShared{dst.cpu(), src.cpu(), weights.cpu()}, nullptr);
+    cuda_ops().run(WeighShared{dst.gpu(), src.gpu(), weights.gpu()}, nullptr);
     EXPECT_TRUE(dst.computed().guards_intact());
     for (int64_t i = 0; i < dst.expected().count(); ++i)
       ASSERT_NEAR(dst.computed()[i], dst.expected()[i], 1e-6f);
@@ -87,14 +87,14 @@ TEST(CudaAddRows, IsTheCpusToItsRoundingAndWidenIsExact) {
         more(testing::random_f32({rows, 264}, kSeed + 1)), scale(testing::random_f32({rows}, 3)),
         wide({rows, 264});
     Both<Bf16> dst({rows, 264});
-    plain_ops().add_rows(dst.cpu(), src.cpu(), {more.cpu(), scale.cpu()}, nullptr);
-    cuda_ops().add_rows(dst.gpu(), src.gpu(), {more.gpu(), scale.gpu()}, nullptr);
+    plain_ops().run(AddRows{dst.cpu(), src.cpu(), {more.cpu(), scale.cpu()}}, nullptr);
+    cuda_ops().run(AddRows{dst.gpu(), src.gpu(), {more.gpu(), scale.gpu()}}, nullptr);
     expect_near(dst.computed(), dst.expected());
-    plain_ops().add_rows(dst.cpu(), src.cpu(), {}, nullptr);
-    cuda_ops().add_rows(dst.gpu(), src.gpu(), {}, nullptr);
+    plain_ops().run(AddRows{dst.cpu(), src.cpu(), {}}, nullptr);
+    cuda_ops().run(AddRows{dst.gpu(), src.gpu(), {}}, nullptr);
     EXPECT_TRUE(dst.same());
-    plain_ops().widen(wide.cpu(), dst.cpu(), nullptr);
-    cuda_ops().widen(wide.gpu(), dst.gpu(), nullptr);
+    plain_ops().run(Widen{wide.cpu(), dst.cpu()}, nullptr);
+    cuda_ops().run(Widen{wide.gpu(), dst.gpu()}, nullptr);
     EXPECT_TRUE(wide.same());
   }
 }

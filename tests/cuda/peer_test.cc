@@ -471,7 +471,9 @@ TEST_P(PeerCuda, HiddenStatesInInputRowsGiveTheSameBitsAlsoInAGraph) {
           copy_to_device(*g.backend, rank.hidden.view(), x.data(), g.stream);
           const auto expected = rank.run();
           // A caller writes its rows before each call.
-          const auto fill = [&] { g.backend->ops().copy(place, rank.hidden.view(), g.stream); };
+          const auto fill = [&] {
+            g.backend->ops().run(Copy{place, rank.hidden.view()}, g.stream);
+          };
           fill();
           const auto eager = rank.run(in_place);
           fill();

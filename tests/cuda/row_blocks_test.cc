@@ -52,19 +52,24 @@ void expect_same(int64_t ranks, int64_t block, int64_t width, uint64_t seed) {
 
   Both<T> packed({ranks * block, width}), straight({ranks * block, width}),
       compact({ranks * block, width});
-  plain_ops().pack_rows(packed.cpu(), tokens.cpu(), rows.cpu(), counts.cpu(), rank, block, nullptr);
-  cuda_ops().pack_rows(packed.gpu(), tokens.gpu(), rows.gpu(), counts.gpu(), rank, block, nullptr);
+  plain_ops().run(PackRows{packed.cpu(), tokens.cpu(), rows.cpu(), counts.cpu(), rank, block},
+                  nullptr);
+  cuda_ops().run(PackRows{packed.gpu(), tokens.gpu(), rows.gpu(), counts.gpu(), rank, block},
+                 nullptr);
   EXPECT_TRUE(packed.same()) << "pack_rows of a list";
-  plain_ops().pack_rows(straight.cpu(), in_order.cpu(), {}, counts.cpu(), rank, block, nullptr);
-  cuda_ops().pack_rows(straight.gpu(), in_order.gpu(), {}, counts.gpu(), rank, block, nullptr);
+  plain_ops().run(PackRows{straight.cpu(), in_order.cpu(), {}, counts.cpu(), rank, block}, nullptr);
+  cuda_ops().run(PackRows{straight.gpu(), in_order.gpu(), {}, counts.gpu(), rank, block}, nullptr);
   EXPECT_TRUE(straight.same()) << "pack_rows in order";
-  plain_ops().pack_rows(compact.cpu(), tokens.cpu(), rows.cpu(), counts.cpu(), rank, 0, nullptr);
-  cuda_ops().pack_rows(compact.gpu(), tokens.gpu(), rows.gpu(), counts.gpu(), rank, 0, nullptr);
+  plain_ops().run(PackRows{compact.cpu(), tokens.cpu(), rows.cpu(), counts.cpu(), rank, 0},
+                  nullptr);
+  cuda_ops().run(PackRows{compact.gpu(), tokens.gpu(), rows.gpu(), counts.gpu(), rank, 0}, nullptr);
   EXPECT_TRUE(compact.same()) << "pack_rows without gaps, " << num_sent << " rows";
 
   Both<T> came(numbered<T>({ranks * block, width}, 3)), out({ranks * block, width});
-  plain_ops().unpack_rows(out.cpu(), came.cpu(), packed.cpu(), counts.cpu(), rank, block, nullptr);
-  cuda_ops().unpack_rows(out.gpu(), came.gpu(), packed.gpu(), counts.gpu(), rank, block, nullptr);
+  plain_ops().run(UnpackRows{out.cpu(), came.cpu(), packed.cpu(), counts.cpu(), rank, block},
+                  nullptr);
+  cuda_ops().run(UnpackRows{out.gpu(), came.gpu(), packed.gpu(), counts.gpu(), rank, block},
+                 nullptr);
   EXPECT_TRUE(out.same()) << "unpack_rows";
 }
 
@@ -104,8 +109,8 @@ TEST(CudaRowBlocks, RowsThatBeginBetweenVectorsAreTakenByWords) {
     t.shape = {2, 2};
     return t;
   };
-  plain_ops().pack_rows(out.cpu(), shifted(all.cpu()), {}, square(counts.cpu()), 0, 5, nullptr);
-  cuda_ops().pack_rows(out.gpu(), shifted(all.gpu()), {}, square(counts.gpu()), 0, 5, nullptr);
+  plain_ops().run(PackRows{out.cpu(), shifted(all.cpu()), {}, square(counts.cpu()), 0, 5}, nullptr);
+  cuda_ops().run(PackRows{out.gpu(), shifted(all.gpu()), {}, square(counts.gpu()), 0, 5}, nullptr);
   EXPECT_TRUE(out.same());
 }
 
@@ -115,8 +120,8 @@ TEST(CudaRowBlocks, NoRowsMoveNothing) {
   std::fill_n(zeros.data(), 4, 0);
   Both<int32_t> none(zeros);
   Both<Bf16> src({4, 8}), dst({4, 8}), own({4, 8});
-  cuda_ops().pack_rows(dst.gpu(), src.gpu(), {}, none.gpu(), 0, 2, nullptr);
-  cuda_ops().unpack_rows(dst.gpu(), src.gpu(), own.gpu(), none.gpu(), 1, 2, nullptr);
+  cuda_ops().run(PackRows{dst.gpu(), src.gpu(), {}, none.gpu(), 0, 2}, nullptr);
+  cuda_ops().run(UnpackRows{dst.gpu(), src.gpu(), own.gpu(), none.gpu(), 1, 2}, nullptr);
   EXPECT_TRUE(dst.same());
 }
 
@@ -126,8 +131,8 @@ TEST(CudaNoteEnded, SaysThatAPeerIsLostOnceTheHostSetTheWord) {
   for (const int32_t ended : {0, 1}) {
     *word = ended;
     auto status = Both<int32_t>::of({4, 3, 2, 1, 5});
-    plain_ops().note_ended(status.cpu(), word.get(), 3, nullptr);
-    cuda_ops().note_ended(status.gpu(), word.get(), 3, nullptr);
+    plain_ops().run(NoteEnded{status.cpu(), word.get(), 3}, nullptr);
+    cuda_ops().run(NoteEnded{status.gpu(), word.get(), 3}, nullptr);
     EXPECT_TRUE(status.same()) << ended;
   }
 }

@@ -21,8 +21,8 @@ TEST(CudaSingleGroup, OwnsAllRows) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   Both<int32_t> counts({1});
   Both<int64_t> first_row({2});
-  plain_ops().single_group({counts.cpu(), first_row.cpu()}, 17, nullptr);
-  cuda_ops().single_group({counts.gpu(), first_row.gpu()}, 17, nullptr);
+  plain_ops().run(SingleGroup{{counts.cpu(), first_row.cpu()}, 17}, nullptr);
+  cuda_ops().run(SingleGroup{{counts.gpu(), first_row.gpu()}, 17}, nullptr);
   EXPECT_TRUE(counts.same() && first_row.same());
 }
 
@@ -32,7 +32,7 @@ TEST(CudaSigmoid, IsAccurateAndSaturatesWithoutNaN) {
     auto x = testing::random_f32({count, 1}, kSeed, -100.0f, 100.0f);
     if (count > 2) x[0] = 200, x[1] = -200, x[2] = 0;
     Both<float> src(x), dst({count, 1});
-    cuda_ops().sigmoid(dst.gpu(), src.gpu(), nullptr);
+    cuda_ops().run(Sigmoid{dst.gpu(), src.gpu()}, nullptr);
     const auto& y = dst.computed();
     EXPECT_TRUE(y.guards_intact());
     for (int64_t i = 0; i < count; ++i) {
@@ -48,11 +48,11 @@ TEST(CudaFillAndCopy, CoverTheirTensorOnly) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   for (const int64_t count : kCounts) {
     Both<int32_t> a({count}), b({count});
-    plain_ops().fill_i32(a.cpu(), -7, nullptr);
-    cuda_ops().fill_i32(a.gpu(), -7, nullptr);
+    plain_ops().run(FillI32{a.cpu(), -7}, nullptr);
+    cuda_ops().run(FillI32{a.gpu(), -7}, nullptr);
     EXPECT_TRUE(a.same());
-    plain_ops().copy(b.cpu(), a.cpu(), nullptr);
-    cuda_ops().copy(b.gpu(), a.gpu(), nullptr);
+    plain_ops().run(Copy{b.cpu(), a.cpu()}, nullptr);
+    cuda_ops().run(Copy{b.gpu(), a.gpu()}, nullptr);
     EXPECT_TRUE(b.same());
   }
 }
@@ -62,11 +62,11 @@ TEST(CudaPoison, FillsTheOutputWithNaNOnlyAfterAnError) {
   for (const int64_t count : kCounts) {
     Both<Bf16> x(testing::random_bf16({count}, kSeed));
     auto good = good_status(), bad = Both<int32_t>::of({7, 0, 0, 0, 0});
-    plain_ops().poison(x.cpu(), good.cpu(), nullptr);
-    cuda_ops().poison(x.gpu(), good.gpu(), nullptr);
+    plain_ops().run(Poison{x.cpu(), good.cpu()}, nullptr);
+    cuda_ops().run(Poison{x.gpu(), good.gpu()}, nullptr);
     EXPECT_TRUE(x.same()) << count;
-    plain_ops().poison(x.cpu(), bad.cpu(), nullptr);
-    cuda_ops().poison(x.gpu(), bad.gpu(), nullptr);
+    plain_ops().run(Poison{x.cpu(), bad.cpu()}, nullptr);
+    cuda_ops().run(Poison{x.gpu(), bad.gpu()}, nullptr);
     EXPECT_TRUE(x.same()) << count;
   }
 }

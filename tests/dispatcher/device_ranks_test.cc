@@ -181,10 +181,10 @@ TEST(DeviceRanks, OnceAPeerIsLostTheStatusSaysSoWhateverCame) {
   for (int64_t i = 0; i < kStatusWords; ++i) status[i] = static_cast<int32_t>(7 + i);
   const auto backend = make_cpu_backend(1);
   int32_t ended = 0;
-  backend->ops().note_ended(status.view(), &ended, 1, nullptr);
+  backend->ops().run(NoteEnded{status.view(), &ended, 1}, nullptr);
   EXPECT_EQ(status[0], 7);
   ended = 1;
-  backend->ops().note_ended(status.view(), &ended, 1, nullptr);
+  backend->ops().run(NoteEnded{status.view(), &ended, 1}, nullptr);
   EXPECT_EQ(status.values(), (std::vector<int32_t>{static_cast<int32_t>(Errc::Transport),
                                                    static_cast<int32_t>(StatusDetail::PeerLost), 1,
                                                    kGivenUpByHost, 0}));

@@ -71,15 +71,19 @@ class MIndicesGemm {
         row_expert(Shape{kBufferRows}), scratch(Shape{kPlanBlocks, kExperts}), status(filled(4, 0));
     B<int64_t> first_row(Shape{kExperts + 1});
     const RowGroups planned{counts.view(), first_row.view()};
-    ops_.plan_rows({Layout::Contiguous,
-                    kAlignment,
-                    0,
-                    planned,
-                    row_of_slot.view(),
-                    {},
-                    row_expert.view(),
-                    scratch.view()},
-                   ids.view(), num_rows.view(), 0, status.view(), nullptr);
+    ops_.run(PlanRows{Layout::Contiguous,
+                      kAlignment,
+                      0,
+                      planned,
+                      row_of_slot.view(),
+                      {},
+                      row_expert.view(),
+                      scratch.view(),
+                      ids.view(),
+                      num_rows.view(),
+                      0,
+                      status.view()},
+             nullptr);
     B<Bf16> src(random_bf16({kBufferRows, kK}, 33));
     const auto expected = multiply(src, planned);
     const auto actual = multiply_by_m_indices(src, row_expert);
@@ -129,7 +133,7 @@ class MIndicesGemm {
     B<int32_t> counts(Shape{kExperts}), status(filled(4, 0));
     B<int64_t> first_row(Shape{kExperts + 1});
     const RowGroups groups{counts.view(), first_row.view()};
-    ops_.group_rows(groups, row_expert.view(), 0, status.view(), nullptr);
+    ops_.run(GroupRows{groups, row_expert.view(), 0, status.view()}, nullptr);
     EXPECT_TRUE(same_bits(host_of(status), filled(4, 0)));
     return multiply(src, groups);
   }
@@ -148,7 +152,7 @@ class MIndicesGemm {
     gemm.provider = provider_;
     gemm.host_counts = true;
     if (provider_ == GemmProvider::Cublas) gemm.scratch = scratch.view();
-    ops_.grouped_gemm(gemm, nullptr);
+    ops_.run(gemm, nullptr);
     EXPECT_TRUE(host_of(dst).guards_intact());
     return host_of(dst);
   }

@@ -150,7 +150,7 @@ class Receiver {
       places.push_back(is_gap(o, r, in.ids.dim(1)) ? kNoRow : static_cast<int32_t>(r));
     const Tensor at = places_.view().rows(0, o.num_rows), rows = rows_.view().rows(0, o.num_rows);
     copy_to_device(backend_, at, places.data(), stream);
-    backend_.ops().fetch_rows(*in.peers, rows, in.rows, in.block, at, in.num_rows, stream);
+    backend_.ops().run(FetchRows{*in.peers, rows, in.rows, in.block, at, in.num_rows}, stream);
     o.rows = read<uint16_t>(backend_, rows, stream);
   }
 
@@ -228,7 +228,7 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     ConstTensor hidden = in.hidden.view();
     if (place.present() && i % 3 != 2) {
       const Tensor rows = place.rows(0, hidden.dim(0));
-      b.ops().copy(rows, hidden, stream);
+      b.ops().run(Copy{rows, hidden}, stream);
       hidden = rows;
     }
     auto call = dispatcher->dispatch(workspace, hidden, in.ids.view(), in.weights.view(), bounds[i],

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "cuda/grouped_gemm/tensor_map.h"
-#include "cuda/ops.h"
+#include "cuda/run.h"
 #include "cuda/shared_memory.h"
 
 namespace switchyard::cuda {

@@ -1,0 +1,18 @@
+// src/cuda/run.h -- the CUDA form of every operation of ops/ops.h: a specialisation each, in the
+// operation's own file. Linking names one that is missing.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "ops/ops.h"
+
+namespace switchyard::cuda {
+
+template <class Op>
+void run(const Op& op, cudaStream_t stream);
+
+// grouped_gemm/grouped_gemm.cu: TMA and wgmma, compute capability 9.0 exactly. The backend chooses
+// between this and cuBLAS.
+void grouped_gemm_hopper(const GroupedGemm& gemm, int num_sms, cudaStream_t stream);
+
+}  // namespace switchyard::cuda

@@ -1,0 +1,189 @@
+// src/ops/peer_ops.h -- ranks that reach into each other's memory; dispatcher/peer.cc has the
+// protocol.
+//
+// A rank that does not come within the deadline, or a peer or host that gave up, is noted as
+// Transport, PeerLost, and ends the window for every rank.
+#pragma once
+
+#include "base/peer_control.h"
+#include "ops/expert_ops.h"
+
+namespace switchyard {
+
+// Memory of every rank that is cut alike: what is at an offset in this rank's window is at the same
+// offset in every other one. It begins with the words of base/peer_control.h.
+struct PeerWindow {
+  int rank = 0;
+  int num_ranks = 1;
+  ConstTensor bases;  // i64 [P], on the device: the address of every rank's window, seen from here
+  Tensor control;     // i64 [control_words(P)]: this rank's window begins here
+  Tensor headers;     // i32 [P, told_width(Rows)] what the ranks told last, unpacked
+  int32_t* ended = nullptr;    // set once the host gave up; the device reads it
+  int64_t deadline_ns = 0;     // of one wait
+  int max_blocks = 0;          // CUDA: of the kernels that move rows; 0: chosen
+  bool shares_device = false;  // with another rank, whose kernels need room while this one waits
+};
+
+// Which ranks get the row of a token.
+enum class PeerRoute : int32_t {
+  Owners,  // those that own one of its experts
+  Everyone,
+  Offered,  // none yet: it is in this rank's window, where owners fetch it
+  Nobody,   // all have it already
+};
+
+// The part of a meeting that runs: both, unless the host orders them.
+enum class PeerMeet : int32_t { Both, Tell, Wait };
+
+// Rows that go to ranks other than `rank`, or come from them: return_row i32 [T, P].
+inline double rows_of_others(const ReadI32& read, ConstTensor return_row, int rank) {
+  const auto row = read(return_row);
+  const auto num_ranks = static_cast<size_t>(return_row.dim(1));
+  double count = 0;
+  for (size_t i = 0; i < row.size(); ++i)
+    count += row[i] != kNoRow && i % num_ranks != static_cast<size_t>(rank);
+  return count;
+}
+
+// Rows on their way to the ranks that own their experts. Every source rank has a block of rows on
+// every rank, token after token, so that no rank has to know how many come from others: token t
+// becomes row rank * block + t (Nobody: t) of dst on every rank. Its ids there are local (kNoExpert
+// for experts of others, and for the block's rows past T). The row itself goes where the route
+// says. Rows that do not come are gaps, without an expert. Ids outside [-1, E) count as no expert,
+// and AwaitRows notes the first. Nothing at all with a status.
+struct PushRows {
+  static constexpr const char* kName = "push_rows";
+  PeerWindow window;
+  ConstTensor rows;     // bf16 [T, H]; not read with Nobody. Offered: may be in dst_rows
+  ConstTensor ids;      // i32 [T, K] global
+  ConstTensor weights;  // f32 [T, K]; not read with Nobody
+  int64_t num_experts = 0;
+  int64_t block = 0;  // at least T of every rank; with Nobody all ranks' tokens are one block
+  PeerRoute route = PeerRoute::Owners;
+
+  // This rank's own buffers, of which peers have their like at the same offsets.
+  Tensor dst_rows;     // bf16 [P * block, H]; Offered: [block, H]
+  Tensor dst_ids;      // i32 [P * block, K] local; Nobody: [block, K]
+  Tensor dst_weights;  // f32 [P * block, K]
+  // i32 [T, P] the row of token t on rank p, kNoRow where p owns none of its experts
+  Tensor return_row;
+  ConstTensor status;
+
+  bool is_in_place() const { return route == PeerRoute::Offered && rows.data == dst_rows.data; }
+
+  // Ids and weights go to every rank, and rows where the route says.
+  Work work(const ReadI32& read) const {
+    if (route == PeerRoute::Nobody) return {2 * tensor_bytes(ids) + tensor_bytes(return_row)};
+    const double tokens = static_cast<double>(rows.dim(0)), peers = window.num_ranks - 1;
+    double sent = 0, crossing = 0;
+    if (route == PeerRoute::Everyone) sent = tokens * window.num_ranks, crossing = tokens * peers;
+    if (route == PeerRoute::Offered) sent = is_in_place() ? 0 : tokens;
+    if (route == PeerRoute::Owners) {
+      sent = filled_slots(read, return_row, {0, return_row.dim(0)});
+      crossing = rows_of_others(read, return_row, window.rank);
+    }
+    const double slots = tensor_bytes(ids) + tensor_bytes(weights), row = row_bytes(rows, 1);
+    const double read_bytes = is_in_place() ? 0 : tensor_bytes(rows);
+    return {read_bytes + sent * row + slots * (1 + window.num_ranks), 0, 0,
+            crossing * row + slots * peers};
+  }
+};
+
+// Begins the next call, whose epoch is that of the last one + 1: tells every rank status,
+// max_tokens and num_tokens, and that what was enqueued before has happened; waits for all of
+// them. status is as CheckHeaders leaves it. The part Wait ends what Tell began.
+struct AwaitRows {
+  static constexpr const char* kName = "await_rows";
+  PeerWindow window;
+  int64_t max_tokens = 0;  // the call's bound
+  int64_t num_tokens = 0;  // T, equal inside a tensor-parallel group
+  int tp_size = 1;
+  Tensor num_rows;  // i32 [1] <- rows, or 0 with a status
+  int64_t rows = 0;
+  PeerMeet part = PeerMeet::Both;
+  Tensor status;
+
+  Work work(const ReadI32&) const { return {tensor_bytes(window.headers)}; }
+};
+
+// ScatterRows, of rows that were Offered: row r is row r % block of `rows` on rank r / block.
+struct FetchRows {
+  static constexpr const char* kName = "fetch_rows";
+  PeerWindow window;
+  Tensor dst;
+  ConstTensor rows;
+  int64_t block = 0;
+  ConstTensor row_of_slot;
+  ConstTensor num_rows;
+
+  Work work(const ReadI32& read) const {
+    const auto row = read(row_of_slot.rows(0, read(num_rows).front()));
+    const auto top_k = row_of_slot.dim(1);
+    double here = 0, crossing = 0, slots = 0;
+    for (int64_t r = 0; r * top_k < static_cast<int64_t>(row.size()); ++r) {
+      const auto first = row.begin() + r * top_k;
+      const auto filled = top_k - std::count(first, first + top_k, kNoRow);
+      slots += static_cast<double>(filled);
+      (r / block == window.rank ? here : crossing) += filled > 0;
+    }
+    return {row_bytes(rows, here + crossing) + row_bytes(dst, slots), 0, 0,
+            row_bytes(rows, crossing)};
+  }
+};
+
+// Tells ranks [first, first + num) that this one has come to `phase` of the call, with its status,
+// and waits for all of them; status is then that of the lowest with an error. What was enqueued
+// before is visible to every rank that waited.
+struct MeetPeers {
+  static constexpr const char* kName = "meet_peers";
+  PeerWindow window;
+  PeerPhase phase = PeerPhase::Partials;
+  PeerMeet part = PeerMeet::Both;
+  int first = 0;
+  int num = 0;
+  Tensor status;
+
+  Work work(const ReadI32&) const { return {tensor_bytes(status) * num}; }
+};
+
+// SumPartials, over rows of peers: rank p's term of token t is row return_row[t, p] of its
+// `partial`; this rank's, if `own` has rows, row t of `own`, rounded to bf16. Nothing is read with
+// a status.
+struct PullSums {
+  static constexpr const char* kName = "pull_sums";
+  PeerWindow window;
+  Tensor dst;
+  ConstTensor partial;
+  ConstTensor return_row;
+  SlotSums own;
+  Addend addend;
+  ConstTensor status;
+
+  Work work(const ReadI32& read) const {
+    const auto rows = static_cast<double>(dst.dim(0));
+    const double others = rows_of_others(read, return_row, window.rank);
+    const double terms = own.rows.present()
+                             ? others + filled_slots(read, own.row_of_slot, {0, dst.dim(0)})
+                             : filled_slots(read, return_row, {0, dst.dim(0)});
+    return {row_bytes(partial, terms) + tensor_bytes(dst) + addend_bytes(addend, rows),
+            terms * static_cast<double>(dst.dim(1)), 0, others * row_bytes(partial, 1)};
+  }
+};
+
+// dst[t, :] = row t % C of `slice` on rank first + t / C, with C = ceil(T / num). Nothing is read
+// with a status.
+struct PullSlices {
+  static constexpr const char* kName = "pull_slices";
+  PeerWindow window;
+  Tensor dst;
+  ConstTensor slice;
+  int first = 0;
+  int num = 0;
+  ConstTensor status;
+
+  Work work(const ReadI32&) const { return {2 * tensor_bytes(dst)}; }
+};
+
+using PeerOps = OpList<PushRows, AwaitRows, FetchRows, MeetPeers, PullSums, PullSlices>;
+
+}  // namespace switchyard
