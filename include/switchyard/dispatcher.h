@@ -12,11 +12,26 @@
 
 namespace switchyard {
 
-struct PeerWindow;
-
 struct RowRange {
   int64_t begin = 0;
   int64_t size = 0;
+};
+
+/// Memory that is cut alike on every rank, and that every rank can reach: what is at an offset from
+/// `here` is at the same offset from the base of each other rank.
+struct PeerBases {
+  ConstTensor bases;           // i64 [P] on the device: addresses, seen from here; absent: no peers
+  const void* here = nullptr;  // bases[rank]
+  int rank = 0;
+
+  bool present() const { return bases.present(); }
+};
+
+/// Where rows are: here, or in memory of all ranks.
+struct RowSource {
+  ConstTensor rows;   // bf16 [*, H] here
+  PeerBases peers{};  // present: row r is row r % block of `rows` of rank r / block
+  int64_t block = 0;
 };
 
 /// Rows that are sums: row r is the sum over k ascending, in fp32, of weights[r, k] times row
@@ -29,19 +44,13 @@ struct SlotSums {
 
 /// What a rank holds after dispatch. R = num_rows[0] <= capacity; rows past R are not written.
 struct ReceivedRows {
-  ConstTensor rows;  // bf16 [capacity, H], one per (token, this rank), by source rank, then token
-  ConstTensor ids;   // i32  [capacity, K], LOCAL experts; -1 where another rank owns the slot
+  RowSource source;      // [capacity, H], one per (token, this rank), by source rank, then token
+  ConstTensor ids;       // i32  [capacity, K], LOCAL experts; -1 where another rank owns the slot
   ConstTensor weights;   // f32  [capacity, K]
   ConstTensor num_rows;  // i32  [1], on the device: the host does not wait for it
-  /// Among the R rows may be gaps, of which all ids are -1: they hold anything, and nobody reads
-  /// their partial rows.
+  /// Among the R rows may be gaps, of which all ids are -1: they hold anything, and their partial
+  /// rows are not read.
   bool has_gaps = false;
-  /// Set where rows stay with their source until an executor fetches them, with `rows` bf16
-  /// [block, H] those that this rank offers: received row r is row r % block of rank r / block.
-  const PeerWindow* peers = nullptr;
-  int64_t block = 0;
-  /// Rows whose partial rows an executor does not write: combine gets them as SlotSums.
-  RowRange left_out{};
 };
 
 /// One call from dispatch to combine. It belongs to the caller, so several calls may be in flight
@@ -51,14 +60,13 @@ struct DispatchedCall {
   int64_t num_tokens = 0;  // T of this rank
   int64_t max_tokens = 0;  // the collective bound of this call
   Workspace workspace;     // as given to dispatch
-  // bf16 [capacity, H] where peers read partial rows: the executor writes them there, or combine
-  // has to copy them. Absent where combine takes them from anywhere.
-  Tensor partial;
-  // Received rows of this rank's own tokens, where combine can make their sums itself: an executor
-  // may leave them out, if combine gets in `sums` what the executor returned. Empty elsewhere.
-  RowRange own{};
-  ConstTensor own_weights{};  // f32 [own.size, K]: dispatch's argument
-  SlotSums sums{};
+  ConstTensor weights{};   // as given to dispatch
+};
+
+/// What travels back: partial rows, each the sum of a received row's local experts.
+struct PartialRows {
+  Tensor rows;      // bf16 [max_rows, H]; absent: combine sums `sums` itself
+  SlotSums sums{};  // what they are sums of; absent: only rows are known
 };
 
 /// Rows in fp32 that join a sum before its rounding: out += scale[t] * rows[t, :].
@@ -124,15 +132,25 @@ class Dispatcher {
                                   ConstTensor weights, int64_t max_tokens, Tensor status,
                                   CUstream_st* stream) = 0;
 
-  /// out[t, :] = bf16( sum over ranks, in rank order, of partial rows of t, in fp32 + addend ).
+  /// Partial rows of what the experts made, but for those that combine sums itself: all, where
+  /// nothing travels, so that one rank rounds once; this rank's own, where links are busy meanwhile.
+  ///
+  ///   sums  in   of every received row
+  ///   room  out  bf16 [max_rows, H]; may be absent where partial rows have a place of their own: on
+  ///              one rank, and where ranks reach each other's memory
+  ///
+  /// Not collective. The stream may be another than that of dispatch and combine.
+  virtual PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor room,
+                                  CUstream_st* stream) = 0;
+
+  /// dst[t, :] = bf16( sum over ranks, in rank order, of partial rows of t, in fp32 + addend ).
   ///
   ///   dst      out  bf16 [T, H], all T tokens (TP slices are gathered)
-  ///   partial  in   bf16 [capacity, H], one row per received row; capacity = max_rows. With
-  ///                 call.sums the rows of call.own are those sums, rounded to bf16
+  ///   partial  in   as sum_experts gives them; or rows alone, one per received row
   ///   addend   in   over the tokens of the slice
   ///
   /// Collective. A token without any expert gives a zero row plus its addend.
-  virtual void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call,
+  virtual void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
                        const Addend& addend, Tensor status, CUstream_st* stream) = 0;
 
   /// Throws Error(Unsupported), on every rank that asks alike, where dispatch cannot be enqueued on
@@ -149,10 +167,6 @@ class Dispatcher {
   /// Once a status says that a peer is lost and the communicator does not know why: what is known
   /// here, or empty. Over NCCL the host calls the roll of the ranks, up to the deadline once more.
   virtual std::string why_lost() { return {}; }
-
-  /// True when nothing has to travel back: the executor then writes the final rows itself, addend
-  /// included, and combine is not called. So that one rank rounds once.
-  virtual bool joins_in_executor() const = 0;
 };
 
 /// Words of a status: Errc, detail, rank that saw it, lower and upper half of the value seen. All
@@ -167,10 +181,10 @@ struct DispatcherOptions {
   bool peer_memory = false;
   int num_link_blocks = 0;  // CUDA: most thread blocks that move rows between ranks; 0: chosen
   // Normal over peer memory: rows stay in their rank's memory until the executor's scatter fetches
-  // them, so that links and memory work at the same time. See ReceivedRows::peers.
+  // them, so that links and memory work at the same time. See ReceivedRows::source.
   bool fetch_rows = false;
   // Two ranks, fetch_rows: from so many tokens of a rank on, combine can sum its own rows itself.
-  // See DispatchedCall::own.
+  // See sum_experts.
   int64_t own_sums_from = 256;
   bool host_ordered =
       false;  // peer memory: the host meets its peers before a kernel waits for them

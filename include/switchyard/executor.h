@@ -1,4 +1,4 @@
-// include/switchyard/executor.h -- public: rows of local experts -> their weighted sums.
+// include/switchyard/executor.h -- public: rows of local experts -> what their weighted sums are of.
 #pragma once
 
 #include <memory>
@@ -35,23 +35,24 @@ class Executor {
   /// Bytes for any call of at most `max_rows` rows.
   virtual size_t workspace_bytes(int64_t max_rows) const = 0;
 
-  /// scatter -> GEMM1 with activation -> GEMM2 -> sum over the K slots of weight * row, in slot
-  /// order.
+  /// scatter -> GEMM1 with activation -> GEMM2.
   ///
-  ///   dst       out    bf16 [rows.rows.dim(0), H]; the first R rows are written, but for
-  ///                    rows.left_out
   ///   rows      in     from a dispatcher: local ids
   ///   max_rows  in     bound of R in this call
-  ///   addend    in     joins the sum in fp32 before its rounding
   ///   status    inout  i32 [kStatusWords]; too small a masked capacity is noted here, and nothing
   ///                    is written outside the buffers
   ///
-  /// Returns what the first R rows of dst are sums of, without the addend: views of `workspace`, as
-  /// long as no other call uses it, and of `rows`. Not collective. Throws Error(ShapeMismatch).
-  virtual SlotSums execute(Tensor dst, const ReceivedRows& rows, int64_t max_rows,
-                           Workspace workspace, const Addend& addend, Tensor status,
-                           CUstream_st* stream) = 0;
+  /// Returns what each of the first R rows is the sum of, over its K slots, in slot order: views of
+  /// `workspace`, as long as no other call uses it, and of `rows`. Dispatcher::sum_experts or
+  /// sum_rows adds them up. Not collective. Throws Error(ShapeMismatch).
+  virtual SlotSums execute(const ReceivedRows& rows, int64_t max_rows, Workspace workspace,
+                           Tensor status, CUstream_st* stream) = 0;
 };
+
+/// dst[r, :] = bf16(row r of the sums) for the first R received rows: experts without a dispatcher.
+/// dst may be f32, which takes the fp32 sums.
+void sum_rows(Backend& backend, Tensor dst, const SlotSums& sums, const ReceivedRows& rows,
+              CUstream_st* stream = nullptr);
 
 /// Borrows the weights, which are memory of the backend's device. `rank` of `num_ranks` is used for
 /// messages and to size E_local. Throws Error(ShapeMismatch, Misaligned or Unsupported).

@@ -21,13 +21,6 @@ int64_t* control_of(const PeerWindow& w, int rank) {
   return reinterpret_cast<int64_t*>(w.bases.as<int64_t>()[rank]);
 }
 
-// Where `mine`, in this rank's window, stands in the window of `rank`.
-template <class T>
-T* at_peer(const PeerWindow& w, int rank, T* mine) {
-  const int64_t offset = reinterpret_cast<int64_t>(mine) - w.bases.as<int64_t>()[w.rank];
-  return reinterpret_cast<T*>(w.bases.as<int64_t>()[rank] + offset);
-}
-
 void tell(int64_t& word, int64_t value) {
   std::atomic_ref(word).store(value, std::memory_order_release);
 }
@@ -129,12 +122,12 @@ void run(const PushRows& op, const Context&) {
       op.return_row.as<int32_t>()[t * num_ranks + p] =
           owns(t) ? static_cast<int32_t>(first + t) : kNoRow;
     if (!moves && p != op.window.rank) continue;
-    int32_t* ids = at_peer(op.window, p, op.dst_ids.as<int32_t>()) + first * top_k;
+    int32_t* ids = at_peer(op.window.memory(), p, op.dst_ids.as<int32_t>()) + first * top_k;
     std::transform(id, id + op.ids.count(), ids, local);
     std::fill(ids + op.ids.count(), ids + op.block * top_k, kNoExpert);
     if (!moves) continue;
-    copy(at_peer(op.window, p, op.dst_weights.as<float>()) + first * top_k, op.weights.as<float>(),
-         op.weights.count());
+    copy(at_peer(op.window.memory(), p, op.dst_weights.as<float>()) + first * top_k,
+         op.weights.as<float>(), op.weights.count());
     const int64_t hidden = op.rows.dim(1);
     if (op.route == PeerRoute::Offered) {
       if (p == op.window.rank && !op.is_in_place())
@@ -143,7 +136,7 @@ void run(const PushRows& op, const Context&) {
     }
     for (int64_t t = 0; t < num_tokens; ++t)
       if (op.route == PeerRoute::Everyone || owns(t))
-        copy(at_peer(op.window, p, op.dst_rows.as<Bf16>()) + (first + t) * hidden,
+        copy(at_peer(op.window.memory(), p, op.dst_rows.as<Bf16>()) + (first + t) * hidden,
              op.rows.as<Bf16>() + t * hidden, hidden);
   }
 }
@@ -172,17 +165,6 @@ void run(const AwaitRows& op, const Context& context) {
 }
 
 template <>
-void run(const FetchRows& op, const Context&) {
-  const int64_t top_k = op.row_of_slot.dim(1), hidden = op.rows.dim(1);
-  for (int64_t s = 0; s < op.num_rows.as<int32_t>()[0] * top_k; ++s)
-    if (const int64_t row = op.row_of_slot.as<int32_t>()[s], r = s / top_k; row != kNoRow)
-      std::memcpy(op.dst.as<Bf16>() + row * hidden,
-                  at_peer(op.window, static_cast<int>(r / op.block), op.rows.as<Bf16>()) +
-                      r % op.block * hidden,
-                  static_cast<size_t>(hidden) * sizeof(Bf16));
-}
-
-template <>
 void run(const MeetPeers& op, const Context& context) {
   const uint32_t epoch = epoch_of(op.window);
   if (op.part != PeerMeet::Wait)
@@ -194,40 +176,16 @@ void run(const MeetPeers& op, const Context& context) {
 }
 
 template <>
-void run(const PullSums& op, const Context&) {
-  if (!op.status.as<StatusWords>()->good()) return;
-  const int64_t hidden = op.dst.dim(1);
-  const auto term = [&](int p, int64_t t, int64_t row, int64_t h) {
-    if (p == op.window.rank && op.own.rows.present()) return Bf16(sum_of(op.own, t, h));
-    return at_peer(op.window, p, op.partial.as<Bf16>())[row * hidden + h];
-  };
-  for (int64_t t = 0; t < op.dst.dim(0); ++t)
-    for (int64_t h = 0; h < hidden; ++h) {
-      float sum = 0;
-      for (int p = 0; p < op.window.num_ranks; ++p) {
-        const int64_t row = op.return_row.as<int32_t>()[t * op.window.num_ranks + p];
-        if (row == kNoRow) continue;
-        sum += static_cast<float>(term(p, t, row, h));
-      }
-      if (op.addend.rows.present()) {
-        const float value = op.addend.rows.as<float>()[t * hidden + h];
-        sum += op.addend.scale.present() ? op.addend.scale.as<float>()[t] * value : value;
-      }
-      store_number(op.dst, t * hidden + h, sum);
-    }
-}
-
-template <>
 void run(const PullSlices& op, const Context&) {
   if (!op.status.as<StatusWords>()->good()) return;
   const int64_t chunk = ceil_div(op.dst.dim(0), op.num);
   const int64_t row_bytes = op.dst.dim(1) * dtype_bytes(op.dst.dtype);
   for (int64_t t = 0; t < op.dst.dim(0); ++t)
-    std::memcpy(
-        op.dst.as<std::byte>() + t * row_bytes,
-        at_peer(op.window, op.first + static_cast<int>(t / chunk), op.slice.as<std::byte>()) +
-            t % chunk * row_bytes,
-        static_cast<size_t>(row_bytes));
+    std::memcpy(op.dst.as<std::byte>() + t * row_bytes,
+                at_peer(op.window.memory(), op.first + static_cast<int>(t / chunk),
+                        op.slice.as<std::byte>()) +
+                    t % chunk * row_bytes,
+                static_cast<size_t>(row_bytes));
 }
 
 }  // namespace switchyard::cpu

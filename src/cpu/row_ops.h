@@ -1,5 +1,5 @@
-// src/cpu/row_ops.h -- operations that move or add whole rows. Contracts: ops/ops.h. The plain
-// forms define the meaning; the fast ones give the same bits.
+// src/cpu/row_ops.h -- operations that move or add whole rows. The plain forms define the meaning;
+// the fast ones give the same bits.
 #pragma once
 
 #include <algorithm>
@@ -8,23 +8,36 @@
 
 namespace switchyard::cpu {
 
-// Whether gather_rows leaves row r of these places as it is.
-inline bool stays(const int32_t* places, int64_t r, int64_t top_k, const KeptRows& kept) {
-  if (r >= kept.range.begin && r < kept.range.begin + kept.range.size) return true;
-  return kept.empty &&
-         std::all_of(places, places + top_k, [](int32_t row) { return row == kNoRow; });
+// Whether SumRows leaves row r as it is.
+inline bool stays(const SumRows& op, int64_t r) {
+  const RowRange& range = op.kept.range;
+  if (r >= range.begin && r < range.begin + range.size) return true;
+  const int64_t num_terms = op.sums.row_of_slot.dim(1);
+  const int32_t* rows = op.sums.row_of_slot.as<int32_t>() + r * num_terms;
+  return op.kept.empty &&
+         std::all_of(rows, rows + num_terms, [](int32_t row) { return row == kNoRow; });
+}
+inline int64_t num_rows_of(const SumRows& op) {
+  return op.num_rows.present() ? op.num_rows.as<int32_t>()[0] : op.dst.dim(0);
 }
 
-// Element h of row r.
-float sum_of(const SlotSums& sums, int64_t r, int64_t h);
+// Where `mine`, in this rank's memory, is in that of `rank`.
+template <class T>
+T* at_peer(const PeerBases& peers, int rank, T* mine) {
+  const int64_t offset = reinterpret_cast<int64_t>(mine) - reinterpret_cast<int64_t>(peers.here);
+  return reinterpret_cast<T*>(peers.bases.as<int64_t>()[rank] + offset);
+}
+inline const Bf16* row_of(const RowSource& src, int64_t r) {
+  const auto* rows = src.rows.as<Bf16>();
+  const int64_t hidden = src.rows.dim(1);
+  if (!src.peers.present()) return rows + r * hidden;
+  return at_peer(src.peers, static_cast<int>(r / src.block), rows) + r % src.block * hidden;
+}
 
 void scatter_rows_plain(const ScatterRows& op);
 void scatter_rows_fast(const ScatterRows& op, ThreadPool& pool);
 
-void gather_rows_plain(const GatherRows& op);
-void gather_rows_fast(const GatherRows& op, ThreadPool& pool);
-
-void sum_partials_plain(const SumPartials& op);
-void sum_partials_fast(const SumPartials& op, ThreadPool& pool);
+void sum_rows_plain(const SumRows& op);
+void sum_rows_fast(const SumRows& op, ThreadPool& pool);  // of rows that are here
 
 }  // namespace switchyard::cpu

@@ -113,57 +113,32 @@ void for_each_row(int64_t num_rows, ThreadPool& pool, F&& f) {
   });
 }
 
-void add_addend(RowSum& sum, const Addend& addend, int64_t row) {
-  if (!addend.rows.present()) return;
-  sum.addend = addend.rows.as<float>() + row * sum.hidden;
-  if (addend.scale.present()) sum.addend_scale = addend.scale.as<float>()[row];
-}
-
 }  // namespace
 
 void scatter_rows_fast(const ScatterRows& op, ThreadPool& pool) {
-  const int64_t top_k = op.row_of_slot.dim(1), hidden = op.src.dim(1);
+  const int64_t top_k = op.row_of_slot.dim(1), hidden = op.dst.dim(1);
   for_each_row(op.num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
     for (int64_t s = r * top_k; s < (r + 1) * top_k; ++s)
       if (const int64_t row = op.row_of_slot.as<int32_t>()[s]; row != kNoRow)
-        std::memcpy(op.dst.as<Bf16>() + row * hidden, op.src.as<Bf16>() + r * hidden,
+        std::memcpy(op.dst.as<Bf16>() + row * hidden, row_of(op.src, r),
                     static_cast<size_t>(hidden) * sizeof(Bf16));
   });
 }
 
-void gather_rows_fast(const GatherRows& op, ThreadPool& pool) {
-  const int64_t top_k = op.sums.row_of_slot.dim(1), hidden = op.dst.dim(1);
+void sum_rows_fast(const SumRows& op, ThreadPool& pool) {
+  const int64_t num_terms = op.sums.row_of_slot.dim(1), hidden = op.dst.dim(1);
+  const ConstTensor weights = op.sums.weights, addend = op.addend.rows, scale = op.addend.scale;
   const auto sum = HWY_DYNAMIC_DISPATCH(sum_row);
-  for_each_row(op.num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
-    const int32_t* places = op.sums.row_of_slot.as<int32_t>() + r * top_k;
-    if (stays(places, r, top_k, op.kept)) return;
-    RowSum row{op.dst.rows(r, 1),
-               op.sums.rows,
-               places,
-               op.sums.weights.present() ? op.sums.weights.as<float>() + r * top_k : nullptr,
-               top_k,
-               nullptr,
-               1.0f,
-               hidden};
-    add_addend(row, op.addend, r);
-    sum(row);
-  });
-}
-
-void sum_partials_fast(const SumPartials& op, ThreadPool& pool) {
-  const int64_t num_ranks = op.return_row.dim(1), hidden = op.dst.dim(1);
-  const auto sum = HWY_DYNAMIC_DISPATCH(sum_row);
-  for_each_row(op.dst.dim(0), pool, [&](int64_t t) {
-    RowSum row{op.dst.rows(t, 1),
-               op.src,
-               op.return_row.as<int32_t>() + t * num_ranks,
-               nullptr,
-               num_ranks,
-               nullptr,
-               1.0f,
-               hidden};
-    add_addend(row, op.addend, t);
-    sum(row);
+  for_each_row(num_rows_of(op), pool, [&](int64_t r) {
+    if (stays(op, r)) return;
+    sum({.dst = op.dst.rows(r, 1),
+         .src = op.sums.rows,
+         .rows = op.sums.row_of_slot.as<int32_t>() + r * num_terms,
+         .weights = weights.present() ? weights.as<float>() + r * num_terms : nullptr,
+         .num_rows = num_terms,
+         .addend = addend.present() ? addend.as<float>() + r * hidden : nullptr,
+         .addend_scale = scale.present() ? scale.as<float>()[r] : 1.0f,
+         .hidden = hidden});
   });
 }
 

@@ -9,28 +9,8 @@
 namespace switchyard::cuda {
 namespace {
 
-// 64 KiB on their way per block: two blocks on each of 132 multiprocessors keep a link full.
-// measured: 2x H100, pushes of 64 MiB: 347 GB/s by 64 blocks of 512 threads, 365 by 264.
-constexpr int64_t kMaxPushBlocks = 264;
 // Below as many parts of 8 loads a lane, parts of 2 use more multiprocessors.
 constexpr int64_t kFewPushParts = kMaxPushBlocks * kPushThreads / 32;
-constexpr int64_t kMaxBlocksOfRows = 4096;  // as in sum_rows.cu
-
-int64_t blocks_within(const PeerWindow& window, int64_t wanted, int64_t most) {
-  return std::min(wanted, window.max_blocks > 0 ? window.max_blocks : most);
-}
-
-// Blocks along x for rows, along y for pieces of a row.
-dim3 grid_of_rows(int64_t num_rows, int64_t vectors_per_row) {
-  return dim3(static_cast<unsigned>(std::min(num_rows, kMaxBlocksOfRows)),
-              static_cast<unsigned>(ceil_div(vectors_per_row, int64_t{kSumThreads})));
-}
-
-// A warp for each piece of a row, within window.max_blocks.
-int64_t blocks_of_pieces(const PeerWindow& window, int64_t num_rows, int64_t vectors_per_row) {
-  const int64_t pieces = num_rows * ceil_div(vectors_per_row, int64_t{32 * kPieceVectors});
-  return blocks_within(window, ceil_div(pieces, int64_t{kPushThreads / 32}), kMaxPushBlocks);
-}
 
 int64_t vectors_of(const char* op, ConstTensor rows) {
   SWITCHYARD_REQUIRE(rows.dim(1) % 8 == 0, Misaligned, op, ": H=", rows.dim(1),
@@ -43,9 +23,10 @@ void push_rows_with(const PeerWindow& window, PushRowsParams params, cudaStream_
   params.pieces_per_row = static_cast<int>(ceil_div(params.vectors_per_row, 32 * kLoads));
   const int64_t parts = ceil_div(int64_t{params.block}, int64_t{kSlotRows}) +
                         int64_t{params.num_tokens} * params.pieces_per_row;
-  launch(push_rows_kernel<kLoads>,
-         blocks_within(window, ceil_div(parts, int64_t{kPushThreads / 32}), kMaxPushBlocks),
-         kPushThreads, 0, stream, params);
+  launch(
+      push_rows_kernel<kLoads>,
+      blocks_within(window.max_blocks, ceil_div(parts, int64_t{kPushThreads / 32}), kMaxPushBlocks),
+      kPushThreads, 0, stream, params);
 }
 
 }  // namespace
@@ -80,23 +61,6 @@ void run(const PushRows& op, cudaStream_t stream) {
 }
 
 template <>
-void run(const PullSums& op, cudaStream_t stream) {
-  const int64_t vectors = vectors_of("pull_sums", op.partial);
-  const PullSumsParams params{view_of(op.window),        sums_out(op.dst, op.addend),
-                              op.partial.as<uint4>(),    op.return_row.as<int32_t>(),
-                              op.status.as<int32_t>(),   static_cast<int>(op.dst.dim(0)),
-                              static_cast<int>(vectors), view_of(op.own)};
-  const dim3 grid = grid_of_rows(op.dst.dim(0), vectors);
-  if (op.own.rows.present())
-    launch(pull_sums_kernel<2, true>, grid, kSumThreads, 0, stream, params);
-  else if (op.window.max_blocks > 0)
-    launch(pull_sums_in_pieces_kernel, blocks_of_pieces(op.window, op.dst.dim(0), vectors),
-           kPushThreads, 0, stream, params);
-  else
-    launch(pull_sums_kernel<kSumLoads, false>, grid, kSumThreads, 0, stream, params);
-}
-
-template <>
 void run(const PullSlices& op, cudaStream_t stream) {
   const int64_t vectors = vectors_of("pull_slices", op.dst);
   const PullSlicesParams params{view_of(op.window),
@@ -107,8 +71,8 @@ void run(const PullSlices& op, cudaStream_t stream) {
                                 static_cast<int>(op.dst.dim(0)),
                                 static_cast<int>(ceil_div(op.dst.dim(0), int64_t{op.num})),
                                 static_cast<int>(vectors)};
-  launch(pull_slices_kernel, blocks_of_pieces(op.window, op.dst.dim(0), vectors), kPushThreads, 0,
-         stream, params);
+  launch(pull_slices_kernel, blocks_of_pieces(op.window.max_blocks, op.dst.dim(0), vectors),
+         kPushThreads, 0, stream, params);
 }
 
 }  // namespace switchyard::cuda

@@ -12,23 +12,32 @@
 
 namespace switchyard::cuda {
 
-struct WindowView {
+struct PeerView {
   const int64_t* bases;  // [P]
-  int64_t* control;      // this rank's window begins here
-  int32_t* headers;      // [P, W]
+  const void* here;      // bases[rank]
+  int rank, num_ranks;
+
+  // Where `mine`, in this rank's memory, is in the peer's.
+  template <class T>
+  __device__ __forceinline__ T* at_peer(int peer, T* mine) const {
+    return reinterpret_cast<T*>(
+        bases[peer] + (reinterpret_cast<int64_t>(mine) - reinterpret_cast<int64_t>(here)));
+  }
+};
+
+inline PeerView view_of(const PeerBases& p) {
+  return {p.bases.as<int64_t>(), p.here, p.rank, static_cast<int>(p.bases.dim(0))};
+}
+
+struct WindowView : PeerView {
+  int64_t* control;  // this rank's window begins here
+  int32_t* headers;  // [P, W]
   const int32_t* ended;
   int64_t deadline_ns;
-  int rank, num_ranks;
   bool shares_device;
 
   __device__ __forceinline__ int64_t* control_of(int peer) const {
     return reinterpret_cast<int64_t*>(bases[peer]);
-  }
-  // Where `mine`, in this rank's window, stands in the peer's.
-  template <class T>
-  __device__ __forceinline__ T* at_peer(int peer, T* mine) const {
-    return reinterpret_cast<T*>(
-        bases[peer] + (reinterpret_cast<int64_t>(mine) - reinterpret_cast<int64_t>(control)));
   }
   __device__ __forceinline__ uint32_t epoch() const {
     return static_cast<uint32_t>(control[kControlEpoch]);
@@ -36,14 +45,8 @@ struct WindowView {
 };
 
 inline WindowView view_of(const PeerWindow& w) {
-  return {w.bases.as<int64_t>(),
-          w.control.as<int64_t>(),
-          w.headers.as<int32_t>(),
-          w.ended,
-          w.deadline_ns,
-          w.rank,
-          w.num_ranks,
-          w.shares_device};
+  return {view_of(w.memory()), w.control.as<int64_t>(), w.headers.as<int32_t>(), w.ended,
+          w.deadline_ns,       w.shares_device};
 }
 
 // At the head of a kernel that waits.

@@ -45,7 +45,7 @@ void run(const PlanDispatch& op, cudaStream_t stream) {
                                   static_cast<int>(op.ids.dim(1)),
                                   op.num_ranks,
                                   op.rank};
-  fill_i32(op.send_counts, 0, stream);
+  run(FillI32{op.send_counts, 0}, stream);
   launch(mark_ranks_kernel, ceil_div(op.ids.dim(0) * op.num_ranks, int64_t{kIdThreads}), kIdThreads,
          static_cast<size_t>(op.num_ranks) * sizeof(int32_t), stream, params);
   launch(order_rows_kernel, op.num_ranks, kOrderThreads, 0, stream, params);

@@ -15,40 +15,32 @@ constexpr int64_t kMaxBlocksOfRows = 4096;
 constexpr int64_t kManyRows = 1024;
 
 template <int kVectors, class Source>
-void scatter_with(Tensor dst, const Source& src, ConstTensor row_of_slot, ConstTensor num_rows,
-                  cudaStream_t stream) {
-  const int64_t capacity = row_of_slot.dim(0), vectors = dst.dim(1) / 8;
+void scatter_with(const ScatterRows& op, const Source& src, cudaStream_t stream) {
+  const int64_t capacity = op.row_of_slot.dim(0), vectors = op.dst.dim(1) / 8;
   const dim3 grid(static_cast<unsigned>(std::min(capacity, kMaxBlocksOfRows)),
                   static_cast<unsigned>(ceil_div(vectors, kVectors * kScatterThreads)));
-  launch(scatter_rows_kernel<kVectors, Source>, grid, kScatterThreads, 0, stream, dst.as<uint4>(),
-         src, row_of_slot.as<int32_t>(), num_rows.as<int32_t>(), capacity, row_of_slot.dim(1),
-         vectors);
+  launch(scatter_rows_kernel<kVectors, Source>, grid, kScatterThreads, 0, stream,
+         op.dst.as<uint4>(), src, op.row_of_slot.as<int32_t>(), op.num_rows.as<int32_t>(), capacity,
+         op.row_of_slot.dim(1), vectors);
 }
 
 template <class Source>
-void scatter(const char* op, Tensor dst, const Source& src, ConstTensor row_of_slot,
-             ConstTensor num_rows, cudaStream_t stream) {
-  SWITCHYARD_REQUIRE(dst.dim(1) % 8 == 0, Misaligned, op, ": H=", dst.dim(1),
-                     ", need a multiple of 8 (rows are copied as 16-byte vectors of bf16).");
-  if (row_of_slot.dim(0) >= kManyRows)
-    scatter_with<4>(dst, src, row_of_slot, num_rows, stream);
-  else
-    scatter_with<1>(dst, src, row_of_slot, num_rows, stream);
+void scatter(const ScatterRows& op, const Source& src, cudaStream_t stream) {
+  op.row_of_slot.dim(0) >= kManyRows ? scatter_with<4>(op, src, stream)
+                                     : scatter_with<1>(op, src, stream);
 }
 
 }  // namespace
 
 template <>
 void run(const ScatterRows& op, cudaStream_t stream) {
-  scatter("scatter_rows", op.dst, RowsHere{op.src.as<uint4>()}, op.row_of_slot, op.num_rows,
-          stream);
-}
-
-template <>
-void run(const FetchRows& op, cudaStream_t stream) {
-  scatter("fetch_rows", op.dst,
-          RowsOfPeers{view_of(op.window), op.rows.as<uint4>(), static_cast<int>(op.block)},
-          op.row_of_slot, op.num_rows, stream);
+  SWITCHYARD_REQUIRE(op.dst.dim(1) % 8 == 0, Misaligned, "scatter_rows: H=", op.dst.dim(1),
+                     ", need a multiple of 8 (rows are copied as 16-byte vectors of bf16).");
+  const auto* rows = op.src.rows.as<uint4>();
+  if (op.src.peers.present())
+    scatter(op, RowsOfPeers{view_of(op.src.peers), rows, static_cast<int>(op.src.block)}, stream);
+  else
+    scatter(op, RowsHere{rows}, stream);
 }
 
 }  // namespace switchyard::cuda

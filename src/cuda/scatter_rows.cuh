@@ -1,4 +1,4 @@
-// src/cuda/scatter_rows.cuh -- scatter_rows and fetch_rows.
+// src/cuda/scatter_rows.cuh -- rows to their places in an expert buffer.
 //
 //     dst[row_of_slot[r, k]] = src[r]   for rows r in [0, num_rows) and every k with a row
 //
@@ -16,7 +16,7 @@ inline constexpr int kScatterThreads = 128;
 // Slots whose rows a thread knows before it writes.
 inline constexpr int kScatterSlots = 8;
 
-// All rows stand here, and nearly all have a slot.
+// All rows are here, and nearly all have a slot.
 struct RowsHere {
   const uint4* rows;
   static constexpr bool kHasGaps = false;
@@ -30,20 +30,20 @@ struct RowsHere {
 
 // Row r is row r % block of rank r / block.
 struct RowsOfPeers {
-  WindowView window;
-  const uint4* rows;  // here; a peer's stand at the same offset
+  PeerView peers;
+  const uint4* rows;  // here; a peer's are at the same offset
   int block;
   static constexpr bool kHasGaps = true;
 
   // Source ranks in turn, each rank beginning with itself, so that all links work all the time.
   __device__ __forceinline__ int64_t row(int64_t i) const {
-    const int t = static_cast<int>(i) / window.num_ranks,
-              q = static_cast<int>(i) - t * window.num_ranks;
-    return int64_t{(window.rank + q) % window.num_ranks} * block + t;
+    const int t = static_cast<int>(i) / peers.num_ranks,
+              q = static_cast<int>(i) - t * peers.num_ranks;
+    return int64_t{(peers.rank + q) % peers.num_ranks} * block + t;
   }
   __device__ __forceinline__ const uint4* at(int64_t r, int vectors_per_row) const {
     const int rank = static_cast<int>(r) / block, t = static_cast<int>(r) - rank * block;
-    return window.at_peer(rank, rows) + int64_t{t} * vectors_per_row;
+    return peers.at_peer(rank, rows) + int64_t{t} * vectors_per_row;
   }
   // Peers wrote while earlier kernels ran: through no cache that may not have seen it.
   static __device__ __forceinline__ uint4 load(const uint4* at) { return __ldcg(at); }

@@ -1,4 +1,4 @@
-// src/cuda/sum_rows.cuh -- gather_rows and sum_partials.
+// src/cuda/sum_rows.cuh -- sums of rows that are here.
 //
 //     dst[r] = sum over i ascending of weights[r, i] * src[rows[r, i]] + scale[r] * addend[r]
 //

@@ -37,26 +37,30 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     exchange.hear_headers(parts_.options.tp_size);
     ops.run(FillI32{b.num_rows, static_cast<int32_t>(b.rows.dim(0))}, stream);
     parts_.localize(b.ids, b.received_ids, b.num_rows, status, stream);
-    return {.received = {b.rows, b.ids, b.weights, b.num_rows},
+    return {.received = {{b.rows}, b.ids, b.weights, b.num_rows},
             .num_tokens = hidden.dim(0),
             .max_tokens = max_tokens,
             .workspace = workspace,
-            .partial = {}};
+            .weights = weights};
   }
 
-  void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,
-               Tensor status, CUstream_st* stream) override {
+  void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
+               const Addend& addend, Tensor status, CUstream_st* stream) override {
     const Slice own = slice(call.num_tokens);
     const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
     Ops& ops = parts_.ops();
     const Exchange exchange = parts_.exchange(b, status, stream);
     exchange.tell_status();
     const int64_t block = b.own_rows.dim(0);
-    exchange.equal_blocks(b.returned, partial);
+    exchange.equal_blocks(b.returned, partial.rows);
     exchange.hear_statuses();
     const Tensor return_row = b.return_row.rows(0, own.size);
     ops.run(BlockRows{return_row, block}, stream);
-    ops.run(SumPartials{slices_.target(dst, b, own), b.returned, return_row, addend}, stream);
+    ops.run(SumRows{.name = "sum_partials",
+                    .dst = slices_.target(dst, b, own),
+                    .sums = {b.returned, return_row, {}},
+                    .addend = addend},
+            stream);
     slices_.gather(dst, b, ops, stream);
     exchange.note_lost_peers();
   }

@@ -13,7 +13,6 @@ class LocalDispatcher final : public CommunicatorDispatcher {
   DispatcherKind kind() const override { return DispatcherKind::Local; }
   int64_t max_rows(int64_t max_tokens) const override { return max_tokens; }
   Slice slice(int64_t num_tokens) const override { return {0, num_tokens}; }
-  bool joins_in_executor() const override { return parts_.num_ranks() == 1; }
 
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
@@ -23,30 +22,43 @@ class LocalDispatcher final : public CommunicatorDispatcher {
     const auto buffers = parts_.take_buffers(workspace, max_tokens);
     parts_.ops().run(FillI32{buffers.num_rows, static_cast<int32_t>(num_tokens)}, stream);
     parts_.localize(buffers.ids, ids, {}, status, stream);
-    if (!joins_in_executor()) {
+    if (parts_.num_ranks() > 1) {
       const Exchange exchange = parts_.exchange(buffers, status, stream);
       exchange.tell_header(max_tokens, num_tokens, {});
       exchange.send();
       exchange.hear_headers(parts_.num_ranks());
     }
-    return {.received = {hidden, buffers.ids, weights, buffers.num_rows},
+    return {.received = {{hidden}, buffers.ids, weights, buffers.num_rows},
             .num_tokens = num_tokens,
             .max_tokens = max_tokens,
             .workspace = workspace,
-            .partial = {}};
+            .weights = weights};
   }
 
-  void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,
-               Tensor status, CUstream_st* stream) override {
+  // One rank's rows are final: combine sums them, and rounds once.
+  PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor room,
+                          CUstream_st* stream) override {
+    if (parts_.num_ranks() == 1) return {{}, sums};
+    return CommunicatorDispatcher::sum_experts(sums, call, room, stream);
+  }
+
+  void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
+               const Addend& addend, Tensor status, CUstream_st* stream) override {
+    if (!partial.rows.present())
+      return parts_.sum_experts(dst, partial.sums, call.received, {}, addend, stream);
     const auto buffers = parts_.take_buffers(call.workspace, call.max_tokens);
     const Exchange exchange = parts_.exchange(buffers, status, stream);
     exchange.tell_status();
-    exchange.gather(buffers.returned, partial.rows(0, call.max_tokens));
+    exchange.gather(buffers.returned, partial.rows.rows(0, call.max_tokens));
     exchange.send();
     exchange.hear_statuses();
     const Tensor return_row = buffers.return_row.rows(0, call.num_tokens);
     parts_.ops().run(BlockRows{return_row, call.max_tokens}, stream);
-    parts_.ops().run(SumPartials{dst, buffers.returned, return_row, addend}, stream);
+    parts_.ops().run(SumRows{.name = "sum_partials",
+                             .dst = dst,
+                             .sums = {buffers.returned, return_row, {}},
+                             .addend = addend},
+                     stream);
     exchange.note_lost_peers();
   }
 };

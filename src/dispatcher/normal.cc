@@ -44,24 +44,27 @@ class NormalDispatcher final : public CommunicatorDispatcher {
         {{b.rows, hidden.rows(own.begin, own.size)}, {b.received_ids, ids}, {b.weights, weights}}};
     exchange.rows(transfers, b.send_rows, b.counts);
     parts_.localize(b.ids, b.received_ids, b.num_rows, status, stream);
-    return {.received = {b.rows, b.ids, b.weights, b.num_rows},
+    return {.received = {{b.rows}, b.ids, b.weights, b.num_rows},
             .num_tokens = hidden.dim(0),
             .max_tokens = max_tokens,
             .workspace = workspace,
-            .partial = {}};
+            .weights = weights};
   }
 
-  void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,
-               Tensor status, CUstream_st* stream) override {
+  void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
+               const Addend& addend, Tensor status, CUstream_st* stream) override {
     const Slice own = slice(call.num_tokens);
     const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
     const Exchange exchange = parts_.exchange(b, status, stream);
     exchange.tell_status();
-    const std::array<RowTransfer, 1> transfers{{{b.returned, partial}}};
+    const std::array<RowTransfer, 1> transfers{{{b.returned, partial.rows}}};
     exchange.rows(transfers, {}, b.counts_back);
     exchange.hear_statuses();
     const Tensor target = slices_.target(dst, b, own);
-    parts_.ops().run(SumPartials{target, b.returned, b.return_row.rows(0, own.size), addend},
+    parts_.ops().run(SumRows{.name = "sum_partials",
+                             .dst = target,
+                             .sums = {b.returned, b.return_row.rows(0, own.size), {}},
+                             .addend = addend},
                      stream);
     slices_.gather(dst, b, parts_.ops(), stream);
     exchange.note_lost_peers();

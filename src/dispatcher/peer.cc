@@ -37,7 +37,6 @@ class PeerDispatcher final : public Dispatcher {
         kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size, carrier()));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
-  bool joins_in_executor() const override { return false; }
   bool enqueues_in_turn() const override {
     return parts_.backend->kind() == DeviceKind::Cuda && !parts_.options.host_ordered &&
            !connections_.empty() && connections_.front().window.shares_device;
@@ -99,41 +98,40 @@ class PeerDispatcher final : public Dispatcher {
                        .rows = moves ? rows : own.size,
                        .status = status},
              stream);
-    DispatchedCall call{.received = {.rows = hidden,
+    DispatchedCall call{.received = {.source = {hidden},
                                      .ids = b.ids.rows(0, rows),
                                      .weights = weights,
                                      .num_rows = b.num_rows},
                         .num_tokens = hidden.dim(0),
                         .max_tokens = max_tokens,
                         .workspace = workspace,
-                        .partial = b.partial.rows(0, rows)};
+                        .weights = weights};
     if (!moves) return call;
-    ReceivedRows& received = call.received;
-    received.weights = b.weights.rows(0, rows);
-    received.has_gaps = true;
-    received.block = block;
-    const bool offered = route() == PeerRoute::Offered;
-    received.rows = b.rows.rows(0, offered ? block : rows);
-    if (!offered) return call;
-    received.peers = &c.window;
-    // By few blocks, link and memory would have to share them; of more ranks less is own.
-    if (c.window.max_blocks == 0 && parts_.num_ranks() == 2 && !parts_.config.f32_sums &&
-        own.size >= parts_.options.own_sums_from) {
-      call.own = {parts_.rank() * block, own.size};
-      call.own_weights = weights;
-    }
+    call.received.weights = b.weights.rows(0, rows);
+    call.received.has_gaps = true;
+    call.received.source = {b.rows.rows(0, rows)};
+    if (route() == PeerRoute::Offered)
+      call.received.source = {b.rows.rows(0, block), c.window.memory(), block};
     return call;
   }
 
-  void combine(Tensor dst, ConstTensor partial, const DispatchedCall& call, const Addend& addend,
-               Tensor status, CUstream_st* stream) override {
+  PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor,
+                          CUstream_st* stream) override {
+    const Connection& c = connection(call.workspace, call.max_tokens);
+    const Tensor partial = c.buffers.partial.rows(0, max_rows(call.max_tokens));
+    parts_.sum_experts(partial, sums, call.received, own_rows(c, call), {}, stream);
+    return {partial, sums};
+  }
+
+  void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
+               const Addend& addend, Tensor status, CUstream_st* stream) override {
     const Turn turn(enqueues_in_turn());
     const Slice own = slice(call.num_tokens);
     const Connection& c = connection(call.workspace, call.max_tokens);
     const PeerBuffers& b = c.buffers;
     Ops& ops = parts_.ops();
-    if (partial.data != b.partial.data)
-      ops.run(Copy{b.partial.rows(0, partial.dim(0)), partial}, stream);
+    if (partial.rows.data != b.partial.data)
+      ops.run(Copy{b.partial.rows(0, partial.rows.dim(0)), partial.rows}, stream);
     in_parts(MeetPeers{.window = c.window,
                        .phase = PeerPhase::Partials,
                        .first = 0,
@@ -141,8 +139,14 @@ class PeerDispatcher final : public Dispatcher {
                        .status = status},
              stream);
     const bool sliced = b.output_slice.present();
-    ops.run(PullSums{c.window, sliced ? b.output_slice.rows(0, own.size) : dst, b.partial,
-                     b.return_row.rows(0, own.size), own_sums(call), addend, status},
+    ops.run(SumRows{.name = "sum_partials",
+                    .dst = sliced ? b.output_slice.rows(0, own.size) : dst,
+                    .sums = {b.partial, b.return_row.rows(0, own.size), {}},
+                    .peers = c.window.memory(),
+                    .own = own_sums(c, partial.sums, call),
+                    .addend = addend,
+                    .status = status,
+                    .max_blocks = c.window.max_blocks},
             stream);
     if (!sliced) return;
     const int tp_size = parts_.options.tp_size, first = parts_.rank() / tp_size * tp_size;
@@ -164,12 +168,22 @@ class PeerDispatcher final : public Dispatcher {
     PeerWindow window;
   };
 
-  // Of this rank's tokens. Weights that arrived are no use by now: a peer may be at the next call.
-  static SlotSums own_sums(const DispatchedCall& call) {
-    const SlotSums& all = call.sums;
-    if (!all.rows.present()) return {};
-    return {all.rows, all.row_of_slot.rows(call.own.begin, call.own.size),
-            all.weights.present() ? call.own_weights : ConstTensor{}};
+  // Received rows of this rank's own tokens, where combine sums them itself while the link is busy.
+  // By few blocks, link and memory would have to share them; of more ranks less is own.
+  RowRange own_rows(const Connection& c, const DispatchedCall& call) const {
+    const int64_t size = slice(call.num_tokens).size;
+    const bool worth_it = route() == PeerRoute::Offered && c.window.max_blocks == 0 &&
+                          parts_.num_ranks() == 2 && !parts_.config.f32_sums &&
+                          size >= parts_.options.own_sums_from;
+    return worth_it ? RowRange{parts_.rank() * call.received.source.block, size} : RowRange{};
+  }
+
+  // Weights that arrived are no use by now: a peer may be at the next call.
+  SlotSums own_sums(const Connection& c, const SlotSums& all, const DispatchedCall& call) const {
+    const RowRange own = own_rows(c, call);
+    if (own.size == 0 || !all.rows.present()) return {};
+    return {all.rows, all.row_of_slot.rows(own.begin, own.size),
+            all.weights.present() ? call.weights : ConstTensor{}};
   }
 
   PeerRoute route() const {

@@ -430,14 +430,9 @@ class Layer final : public MoeLayer {
                               routed.routing.weights, max_tokens, buffers_.status, routed.stream);
     const Addend addend = addend_of(routed, slice);
     ops.begin(Phase::Experts);
-    if (dispatcher_->joins_in_executor()) {
-      parts_.executor->execute(routed.output, call.received, max_rows, buffers_.executor, addend,
-                               buffers_.status, routed.stream);
-    } else {
-      const Tensor partial = run_experts(call, 0, max_rows, buffers_.status, routed.stream);
-      ops.begin(Phase::Combine);
-      dispatcher_->combine(routed.output, partial, call, addend, buffers_.status, routed.stream);
-    }
+    const PartialRows partial = run_experts(call, 0, max_rows, buffers_.status, routed.stream);
+    ops.begin(Phase::Combine);
+    dispatcher_->combine(routed.output, partial, call, addend, buffers_.status, routed.stream);
   }
 
   Addend addend_of(const RoutedCall& call, Dispatcher::Slice slice) {
@@ -454,19 +449,15 @@ class Layer final : public MoeLayer {
     return shared_->run(args.hidden.rows(slice.begin, slice.size), buffers_.shared, args.stream);
   }
 
-  // The partial rows of what was received. Whoever computes piece i + 2 has waited for its
-  // dispatch, which the combine of piece i comes before.
-  Tensor run_experts(DispatchedCall& call, size_t piece, int64_t max_rows, Tensor status,
-                     CUstream_st* stream) {
-    const Tensor partial =
-        call.partial.present()
-            ? call.partial
-            : buffers_.partial.rows(static_cast<int64_t>(piece % 2) * max_rows, max_rows);
-    call.received.left_out = call.own;
-    const SlotSums sums = parts_.executor->execute(partial, call.received, max_rows,
-                                                   buffers_.executor, {}, status, stream);
-    if (call.own.size > 0) call.sums = sums;
-    return partial;
+  // The partial rows of what was received. What computes piece i + 2 has waited for its dispatch,
+  // which the combine of piece i comes before.
+  PartialRows run_experts(const DispatchedCall& call, size_t piece, int64_t max_rows, Tensor status,
+                          CUstream_st* stream) {
+    const SlotSums sums =
+        parts_.executor->execute(call.received, max_rows, buffers_.executor, status, stream);
+    Tensor room = buffers_.partial;
+    if (room.present()) room = room.rows(static_cast<int64_t>(piece % 2) * max_rows, max_rows);
+    return dispatcher_->sum_experts(sums, call, room, stream);
   }
 
   // Rows travel on a stream of their own. While the experts compute one piece there, the next one
@@ -510,7 +501,7 @@ class Layer final : public MoeLayer {
       if (i + 1 < count) dispatch(i + 1);
       pipeline.dispatched[i]->wait(routed.stream);
       ops.begin(Phase::Experts);
-      const Tensor partial = run_experts(calls[i], i, max_rows, status_of(i), routed.stream);
+      const PartialRows partial = run_experts(calls[i], i, max_rows, status_of(i), routed.stream);
       pipeline.computed->record(routed.stream);
       pipeline.computed->wait(link);
       const auto [begin, size] = tokens_of(i);

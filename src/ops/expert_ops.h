@@ -78,18 +78,40 @@ struct GroupRows {
   Work work(const ReadI32&) const { return {tensor_bytes(row_expert)}; }
 };
 
+// Rows of ranks other than `rank`, or for them: return_row i32 [T, P].
+inline double rows_of_others(const ReadI32& read, ConstTensor return_row, int rank) {
+  const auto row = read(return_row);
+  const auto num_ranks = static_cast<size_t>(return_row.dim(1));
+  double count = 0;
+  for (size_t i = 0; i < row.size(); ++i)
+    count += row[i] != kNoRow && i % num_ranks != static_cast<size_t>(rank);
+  return count;
+}
+
 // dst[row_of_slot[r, k], :] = src[r, :] where there is a row.
 struct ScatterRows {
   static constexpr const char* kName = "scatter_rows";
-  Tensor dst;               // bf16 [C, H]
-  ConstTensor src;          // bf16 [R_cap, H]
+  Tensor dst;  // bf16 [C, H]
+  RowSource src;
   ConstTensor row_of_slot;  // i32 [R_cap, K]
   ConstTensor num_rows;
 
+  // Rows of peers come only where they have a slot.
   Work work(const ReadI32& read) const {
-    const int64_t rows = read(num_rows).front();
-    return {row_bytes(src, static_cast<double>(rows)) +
-            row_bytes(dst, filled_slots(read, row_of_slot, {0, rows}))};
+    const int64_t rows = read(num_rows).front(), top_k = row_of_slot.dim(1);
+    const auto row = read(row_of_slot.rows(0, rows));
+    double slots = 0, here = 0, crossing = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto first = row.begin() + r * top_k;
+      const auto filled = top_k - std::count(first, first + top_k, kNoRow);
+      slots += static_cast<double>(filled);
+      if (!src.peers.present())
+        ++here;
+      else
+        (r / src.block == src.peers.rank ? here : crossing) += filled > 0;
+    }
+    return {row_bytes(src.rows, here + crossing) + row_bytes(dst, slots), 0, 0,
+            row_bytes(src.rows, crossing)};
   }
 };
 
@@ -140,39 +162,33 @@ struct KeptRows {
   RowRange range;
 };
 
-// dst[r, :] = row r of the sums + addend.scale[r] * addend.rows[r, :].
-struct GatherRows {
-  static constexpr const char* kName = "gather_rows";
-  Tensor dst;  // bf16, rounded, or f32 [R_cap, H]
+// dst[r, :] = row r of the sums + addend.scale[r] * addend.rows[r, :], in fp32: of the experts, and
+// in rank order of ranks.
+struct SumRows {
+  const char* name = "sum_rows";  // for traces: gather_rows of experts, sum_partials of ranks
+  Tensor dst;                     // bf16, rounded, or f32 [R_cap, H]
   SlotSums sums;
-  Addend addend;
-  ConstTensor num_rows;
-  KeptRows kept;
+  // Present: slot p of a row is a row of rank p; bf16.
+  PeerBases peers{};
+  // With peers. Present: where this rank has a term, that is row r of these, rounded to bf16.
+  SlotSums own{};
+  Addend addend{};
+  ConstTensor num_rows{};  // absent: all
+  KeptRows kept{};
+  ConstTensor status{};  // with peers: nothing is read once it is set
+  int max_blocks = 0;    // CUDA, with peers: of the kernel; 0: chosen
 
   Work work(const ReadI32& read) const {
-    const int64_t n = read(num_rows).front();
+    const int64_t n = num_rows.present() ? read(num_rows).front() : dst.dim(0);
     const RowRange left_out = n > 0 ? kept.range : RowRange{};
     const auto rows = static_cast<double>(n - left_out.size);
-    const double slots = filled_slots(read, sums.row_of_slot, {0, n}) -
-                         filled_slots(read, sums.row_of_slot, left_out);
-    return {row_bytes(sums.rows, slots) + row_bytes(dst, rows) + addend_bytes(addend, rows),
-            2 * slots * static_cast<double>(dst.dim(1))};
-  }
-};
-
-// dst[t, :] = sum over ranks p ascending of src[return_row[t, p], :] + addend, in fp32.
-struct SumPartials {
-  static constexpr const char* kName = "sum_partials";
-  Tensor dst;  // bf16, rounded, or f32 [T, H]
-  ConstTensor src;
-  ConstTensor return_row;  // i32 [T, P]
-  Addend addend;
-
-  Work work(const ReadI32& read) const {
-    const auto rows = static_cast<double>(dst.dim(0));
-    const double partials = filled_slots(read, return_row, {0, dst.dim(0)});
-    return {row_bytes(src, partials) + tensor_bytes(dst) + addend_bytes(addend, rows),
-            partials * static_cast<double>(dst.dim(1))};
+    const double others = peers.present() ? rows_of_others(read, sums.row_of_slot, peers.rank) : 0;
+    const double terms = own.rows.present() ? others + filled_slots(read, own.row_of_slot, {0, n})
+                                            : filled_slots(read, sums.row_of_slot, {0, n}) -
+                                                  filled_slots(read, sums.row_of_slot, left_out);
+    return {row_bytes(sums.rows, terms) + row_bytes(dst, rows) + addend_bytes(addend, rows),
+            (sums.weights.present() ? 2 : 1) * terms * static_cast<double>(dst.dim(1)), 0,
+            others * row_bytes(sums.rows, 1)};
   }
 };
 
@@ -264,8 +280,7 @@ struct Poison {
   Work work(const ReadI32&) const { return {}; }  // one word, unless something failed
 };
 
-using ExpertOps =
-    OpList<PlanRows, GroupRows, ScatterRows, GroupedGemm, GatherRows, SumPartials, NormRows,
-           WeighShared, AddRows, Widen, SingleGroup, Sigmoid, FillI32, Copy, Poison>;
+using ExpertOps = OpList<PlanRows, GroupRows, ScatterRows, GroupedGemm, SumRows, NormRows,
+                         WeighShared, AddRows, Widen, SingleGroup, Sigmoid, FillI32, Copy, Poison>;
 
 }  // namespace switchyard

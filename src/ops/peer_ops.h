@@ -22,6 +22,8 @@ struct PeerWindow {
   int64_t deadline_ns = 0;     // of one wait
   int max_blocks = 0;          // CUDA: of the kernels that move rows; 0: chosen
   bool shares_device = false;  // with another rank, whose kernels need room while this one waits
+
+  PeerBases memory() const { return {bases, control.data, rank}; }
 };
 
 // Which ranks get the row of a token.
@@ -34,16 +36,6 @@ enum class PeerRoute : int32_t {
 
 // The part of a meeting that runs: both, unless the host orders them.
 enum class PeerMeet : int32_t { Both, Tell, Wait };
-
-// Rows that go to ranks other than `rank`, or come from them: return_row i32 [T, P].
-inline double rows_of_others(const ReadI32& read, ConstTensor return_row, int rank) {
-  const auto row = read(return_row);
-  const auto num_ranks = static_cast<size_t>(return_row.dim(1));
-  double count = 0;
-  for (size_t i = 0; i < row.size(); ++i)
-    count += row[i] != kNoRow && i % num_ranks != static_cast<size_t>(rank);
-  return count;
-}
 
 // Rows on their way to the ranks that own their experts. Every source rank has a block of rows on
 // every rank, token after token, so that no rank has to know how many come from others: token t
@@ -106,31 +98,6 @@ struct AwaitRows {
   Work work(const ReadI32&) const { return {tensor_bytes(window.headers)}; }
 };
 
-// ScatterRows, of rows that were Offered: row r is row r % block of `rows` on rank r / block.
-struct FetchRows {
-  static constexpr const char* kName = "fetch_rows";
-  PeerWindow window;
-  Tensor dst;
-  ConstTensor rows;
-  int64_t block = 0;
-  ConstTensor row_of_slot;
-  ConstTensor num_rows;
-
-  Work work(const ReadI32& read) const {
-    const auto row = read(row_of_slot.rows(0, read(num_rows).front()));
-    const auto top_k = row_of_slot.dim(1);
-    double here = 0, crossing = 0, slots = 0;
-    for (int64_t r = 0; r * top_k < static_cast<int64_t>(row.size()); ++r) {
-      const auto first = row.begin() + r * top_k;
-      const auto filled = top_k - std::count(first, first + top_k, kNoRow);
-      slots += static_cast<double>(filled);
-      (r / block == window.rank ? here : crossing) += filled > 0;
-    }
-    return {row_bytes(rows, here + crossing) + row_bytes(dst, slots), 0, 0,
-            row_bytes(rows, crossing)};
-  }
-};
-
 // Tells ranks [first, first + num) that this one has come to `phase` of the call, with its status,
 // and waits for all of them; status is then that of the lowest with an error. What was enqueued
 // before is visible to every rank that waited.
@@ -144,30 +111,6 @@ struct MeetPeers {
   Tensor status;
 
   Work work(const ReadI32&) const { return {tensor_bytes(status) * num}; }
-};
-
-// SumPartials, over rows of peers: rank p's term of token t is row return_row[t, p] of its
-// `partial`; this rank's, if `own` has rows, row t of `own`, rounded to bf16. Nothing is read with
-// a status.
-struct PullSums {
-  static constexpr const char* kName = "pull_sums";
-  PeerWindow window;
-  Tensor dst;
-  ConstTensor partial;
-  ConstTensor return_row;
-  SlotSums own;
-  Addend addend;
-  ConstTensor status;
-
-  Work work(const ReadI32& read) const {
-    const auto rows = static_cast<double>(dst.dim(0));
-    const double others = rows_of_others(read, return_row, window.rank);
-    const double terms = own.rows.present()
-                             ? others + filled_slots(read, own.row_of_slot, {0, dst.dim(0)})
-                             : filled_slots(read, return_row, {0, dst.dim(0)});
-    return {row_bytes(partial, terms) + tensor_bytes(dst) + addend_bytes(addend, rows),
-            terms * static_cast<double>(dst.dim(1)), 0, others * row_bytes(partial, 1)};
-  }
 };
 
 // dst[t, :] = row t % C of `slice` on rank first + t / C, with C = ceil(T / num). Nothing is read
@@ -184,6 +127,6 @@ struct PullSlices {
   Work work(const ReadI32&) const { return {2 * tensor_bytes(dst)}; }
 };
 
-using PeerOps = OpList<PushRows, AwaitRows, FetchRows, MeetPeers, PullSums, PullSlices>;
+using PeerOps = OpList<PushRows, AwaitRows, MeetPeers, PullSlices>;
 
 }  // namespace switchyard

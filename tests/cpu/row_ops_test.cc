@@ -16,10 +16,8 @@ namespace {
 using testing::Buffer;
 using testing::run_plain;
 
-class GatherRowsForms : public testing::EveryInstructionSet {};
-SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(GatherRowsForms);
-class SumPartialsForms : public testing::EveryInstructionSet {};
-SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(SumPartialsForms);
+class SumRowsForms : public testing::EveryInstructionSet {};
+SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(SumRowsForms);
 
 // Slots of `num_rows` rows with distinct places in a buffer of `places`; about one in four has
 // none.
@@ -48,14 +46,14 @@ TEST(ScatterRows, FastEqualsPlainAndTouchesNamedRowsOnly) {
       const auto count = number(rows);
       Buffer<Bf16> plain({150, hidden}), fast({150, hidden});
       ThreadPool pool(3);
-      run_plain(ScatterRows{plain.view(), src.view(), places.view(), count.view()});
-      run(ScatterRows{fast.view(), src.view(), places.view(), count.view()}, {pool});
+      run_plain(ScatterRows{plain.view(), {src.view()}, places.view(), count.view()});
+      run(ScatterRows{fast.view(), {src.view()}, places.view(), count.view()}, {pool});
       EXPECT_TRUE(testing::same_bits(plain, fast)) << hidden << " " << rows;
       EXPECT_TRUE(fast.guards_intact());
     }
 }
 
-TEST_P(GatherRowsForms, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
+TEST_P(SumRowsForms, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
   for (const int64_t hidden : {8, 24, 72, 1024})
     for (const int options : {0, 1, 2, 3, 4, 5}) {
       const auto src = testing::random_bf16({150, hidden}, 1);
@@ -73,8 +71,17 @@ TEST_P(GatherRowsForms, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
       Buffer<Bf16> plain({33, hidden}), fast({33, hidden});
       ThreadPool pool(3);
       const SlotSums sums{src.view(), places.view(), w};
-      run_plain(GatherRows{plain.view(), sums, addend, count.view(), kept});
-      run(GatherRows{fast.view(), sums, addend, count.view(), kept}, {pool});
+      run_plain(SumRows{.dst = plain.view(),
+                        .sums = sums,
+                        .addend = addend,
+                        .num_rows = count.view(),
+                        .kept = kept});
+      run(SumRows{.dst = fast.view(),
+                  .sums = sums,
+                  .addend = addend,
+                  .num_rows = count.view(),
+                  .kept = kept},
+          {pool});
       EXPECT_TRUE(testing::same_bits(plain, fast)) << hidden << " " << options;
       EXPECT_TRUE(fast.guards_intact());
       EXPECT_EQ(fast[29 * hidden].bits(), 0x7fc1) << "rows past the count stay";
@@ -84,7 +91,7 @@ TEST_P(GatherRowsForms, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
     }
 }
 
-TEST_P(GatherRowsForms, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
+TEST_P(SumRowsForms, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   const auto src = testing::random_bf16({4, 8}, 1);
   Buffer<int32_t> places({1, 2});
   places[0] = 2;
@@ -94,26 +101,29 @@ TEST_P(GatherRowsForms, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   weights[1] = std::nanf("");
   Buffer<Bf16> out({1, 8});
   ThreadPool pool(1);
-  run(GatherRows{out.view(), {src.view(), places.view(), weights.view()}, {}, number(1).view(), {}},
-      {pool});
+  run(SumRows{.dst = out.view(), .sums = {src.view(), places.view(), weights.view()}}, {pool});
   for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(out[h].bits(), src[2 * 8 + h].bits());
 }
 
-TEST_P(SumPartialsForms, FastEqualsPlainInRankOrder) {
+TEST_P(SumRowsForms, FastEqualsPlainInRankOrder) {
   for (const int64_t hidden : {8, 104, 2048}) {
     const auto src = testing::random_bf16({120, hidden}, 1);
     const auto places = random_places(27, 4, 120, 6);
     const auto rows = testing::random_f32({27, hidden}, 4);
     Buffer<Bf16> plain({27, hidden}), fast({27, hidden});
     ThreadPool pool(2);
-    run_plain(SumPartials{plain.view(), src.view(), places.view(), {rows.view(), {}}});
-    run(SumPartials{fast.view(), src.view(), places.view(), {rows.view(), {}}}, {pool});
+    run_plain(SumRows{
+        .dst = plain.view(), .sums = {src.view(), places.view(), {}}, .addend = {rows.view(), {}}});
+    run(SumRows{.dst = fast.view(),
+                .sums = {src.view(), places.view(), {}},
+                .addend = {rows.view(), {}}},
+        {pool});
     EXPECT_TRUE(testing::same_bits(plain, fast));
     EXPECT_TRUE(fast.guards_intact());
   }
 }
 
-TEST_P(SumPartialsForms, RoundsOnceInFp32) {
+TEST_P(SumRowsForms, RoundsOnceInFp32) {
   // 1 + 3 * 2^-9 rounds up to the next bf16 after 1; added in bf16 one by one, each part vanishes.
   Buffer<Bf16> src({4, 8});
   for (int64_t h = 0; h < 8; ++h) {
@@ -123,7 +133,7 @@ TEST_P(SumPartialsForms, RoundsOnceInFp32) {
   Buffer<int32_t> places({1, 4});
   for (int32_t p = 0; p < 4; ++p) places[p] = p;
   Buffer<Bf16> out({1, 8});
-  run_plain(SumPartials{out.view(), src.view(), places.view(), {}});
+  run_plain(SumRows{.dst = out.view(), .sums = {src.view(), places.view(), {}}});
   for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(static_cast<float>(out[h]), 1.0078125f);
 }
 

@@ -45,17 +45,13 @@ Routed route(const Buffer<float>& logits, const Buffer<float>& bias, int64_t top
   Both<float> given(logits), added(bias);
   Routed r{Both<int32_t>({tokens, top_k}), Both<float>({tokens, top_k})};
   const bool biased = gate.correction_bias;
-  const auto rule = [&](Tensor ids, Tensor weights, Tensor in, Tensor correction) {
-    GateTopk g;
-    g.ids = ids;
-    g.weights = weights;
-    g.logits = in;
-    if (biased) g.correction_bias = correction;
-    g.gate = gate;
-    return g;
-  };
-  testing::plain_ops().run(rule(r.ids.cpu(), r.weights.cpu(), given.cpu(), added.cpu()), nullptr);
-  testing::cuda_ops().run(rule(r.ids.gpu(), r.weights.gpu(), given.gpu(), added.gpu()), nullptr);
+  testing::run_on_both([&](auto at) {
+    return GateTopk{.ids = at(r.ids),
+                    .weights = at(r.weights),
+                    .logits = at(given),
+                    .correction_bias = biased ? at(added) : Tensor{},
+                    .gate = gate};
+  });
   EXPECT_TRUE(r.ids.computed().guards_intact() && r.weights.computed().guards_intact());
   return r;
 }

@@ -15,10 +15,9 @@ void expect_same_groups(const Buffer<int32_t>& row_expert, int64_t experts,
   Both<int32_t> given(row_expert), counts({experts});
   Both<int64_t> first_row({experts + 1});
   auto status = Both<int32_t>::of({code_before, 0, 0, 0, 0});
-  testing::plain_ops().run(GroupRows{{counts.cpu(), first_row.cpu()}, given.cpu(), 3, status.cpu()},
-                           nullptr);
-  testing::cuda_ops().run(GroupRows{{counts.gpu(), first_row.gpu()}, given.gpu(), 3, status.gpu()},
-                          nullptr);
+  testing::run_on_both([&](auto at) {
+    return GroupRows{{at(counts), at(first_row)}, at(given), 3, at(status)};
+  });
   EXPECT_TRUE(counts.same()) << "counts";
   EXPECT_TRUE(first_row.same()) << "first_row";
   EXPECT_TRUE(status.same()) << "status";

@@ -12,7 +12,7 @@ namespace {
 using testing::Both;
 using testing::Buffer;
 using testing::cuda_ops;
-using testing::plain_ops;
+using testing::run_on_both;
 
 constexpr uint64_t kSeed = 20258;
 
@@ -21,8 +21,7 @@ TEST(CudaSplitF32, GivesTheCpusBits) {
   for (const int64_t rows : {0, 1, 37, 4096}) {
     Both<float> src(testing::random_f32({rows, 200}, kSeed, -3.0f, 3.0f));
     Both<Bf16> dst({3, rows, 200});
-    plain_ops().run(SplitF32{dst.cpu(), src.cpu()}, nullptr);
-    cuda_ops().run(SplitF32{dst.gpu(), src.gpu()}, nullptr);
+    run_on_both([&](auto at) { return SplitF32{at(dst), at(src)}; });
     EXPECT_TRUE(dst.same()) << rows;
   }
 }
@@ -35,10 +34,9 @@ TEST(CudaSplitZeroExperts, GivesTheCpusBits) {
     for (int64_t i = 0; i < ids.count(); ++i) ids[i] = static_cast<int32_t>(rng() % 27) - 1;
     Both<int32_t> both(ids), apart({tokens, 6});
     Both<float> weights(testing::random_f32({tokens, 6}, kSeed)), identity(Shape{tokens});
-    plain_ops().run(
-        SplitZeroExperts{apart.cpu(), identity.cpu(), both.cpu(), weights.cpu(), 16, 24}, nullptr);
-    cuda_ops().run(SplitZeroExperts{apart.gpu(), identity.gpu(), both.gpu(), weights.gpu(), 16, 24},
-                   nullptr);
+    run_on_both([&](auto at) {
+      return SplitZeroExperts{at(apart), at(identity), at(both), at(weights), 16, 24};
+    });
     EXPECT_TRUE(apart.same() && identity.same()) << tokens;
   }
 }
@@ -57,8 +55,9 @@ TEST(CudaNormRows, IsTheCpusToItsRounding) {
     for (const int64_t width : {8, 200, 2816, 7168}) {
       Both<Bf16> src(testing::random_bf16({rows, width}, kSeed)), dst({rows, width});
       Both<float> weight(testing::random_f32({width}, kSeed + 1)), inverse(Shape{rows});
-      plain_ops().run(NormRows{dst.cpu(), inverse.cpu(), src.cpu(), weight.cpu(), 1e-6f}, nullptr);
-      cuda_ops().run(NormRows{dst.gpu(), inverse.gpu(), src.gpu(), weight.gpu(), 1e-6f}, nullptr);
+      run_on_both([&](auto at) {
+        return NormRows{at(dst), at(inverse), at(src), at(weight), 1e-6f};
+      });
       expect_near(dst.computed(), dst.expected());
       for (int64_t r = 0; r < rows; ++r)
         EXPECT_NEAR(inverse.computed()[r], inverse.expected()[r], 1e-5f * inverse.expected()[r]);
@@ -72,8 +71,7 @@ TEST(CudaWeighShared, IsTheCpusToItsRounding) {
   for (const int64_t tokens : {0, 1, 65}) {
     Both<float> src(testing::random_f32({2, tokens, 264}, kSeed)),
         weights(testing::random_f32({tokens, 2}, kSeed + 1)), dst({tokens, 264});
-    plain_ops().run(WeighShared{dst.cpu(), src.cpu(), weights.cpu()}, nullptr);
-    cuda_ops().run(WeighShared{dst.gpu(), src.gpu(), weights.gpu()}, nullptr);
+    run_on_both([&](auto at) { return WeighShared{at(dst), at(src), at(weights)}; });
     EXPECT_TRUE(dst.computed().guards_intact());
     for (int64_t i = 0; i < dst.expected().count(); ++i)
       ASSERT_NEAR(dst.computed()[i], dst.expected()[i], 1e-6f);
@@ -87,14 +85,11 @@ TEST(CudaAddRows, IsTheCpusToItsRoundingAndWidenIsExact) {
         more(testing::random_f32({rows, 264}, kSeed + 1)), scale(testing::random_f32({rows}, 3)),
         wide({rows, 264});
     Both<Bf16> dst({rows, 264});
-    plain_ops().run(AddRows{dst.cpu(), src.cpu(), {more.cpu(), scale.cpu()}}, nullptr);
-    cuda_ops().run(AddRows{dst.gpu(), src.gpu(), {more.gpu(), scale.gpu()}}, nullptr);
+    run_on_both([&](auto at) { return AddRows{at(dst), at(src), {at(more), at(scale)}}; });
     expect_near(dst.computed(), dst.expected());
-    plain_ops().run(AddRows{dst.cpu(), src.cpu(), {}}, nullptr);
-    cuda_ops().run(AddRows{dst.gpu(), src.gpu(), {}}, nullptr);
+    run_on_both([&](auto at) { return AddRows{at(dst), at(src), {}}; });
     EXPECT_TRUE(dst.same());
-    plain_ops().run(Widen{wide.cpu(), dst.cpu()}, nullptr);
-    cuda_ops().run(Widen{wide.gpu(), dst.gpu()}, nullptr);
+    run_on_both([&](auto at) { return Widen{at(wide), at(dst)}; });
     EXPECT_TRUE(wide.same());
   }
 }

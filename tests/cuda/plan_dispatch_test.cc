@@ -12,9 +12,8 @@ namespace {
 
 using testing::Both;
 using testing::Buffer;
-using testing::cuda_ops;
 using testing::good_status;
-using testing::plain_ops;
+using testing::run_on_both;
 using testing::Skew;
 
 constexpr uint64_t kSeed = 20253;
@@ -26,12 +25,10 @@ void expect_same_dispatch(const Buffer<int32_t>& ids, int64_t experts, int ranks
                                     << ", ids [" << tokens << ", " << ids.view().dim(1) << "]");
   Both<int32_t> given(ids), send_rows({ranks * tokens}), send_counts({ranks}),
       return_row({tokens, ranks});
-  plain_ops().run(PlanDispatch{send_rows.cpu(), send_counts.cpu(), return_row.cpu(), given.cpu(),
-                               experts, ranks, 1, status.cpu()},
-                  nullptr);
-  cuda_ops().run(PlanDispatch{send_rows.gpu(), send_counts.gpu(), return_row.gpu(), given.gpu(),
-                              experts, ranks, 1, status.gpu()},
-                 nullptr);
+  run_on_both([&](auto at) {
+    return PlanDispatch{
+        at(send_rows), at(send_counts), at(return_row), at(given), experts, ranks, 1, at(status)};
+  });
   EXPECT_TRUE(send_counts.same()) << "send_counts";
   EXPECT_TRUE(return_row.same()) << "return_row";
   EXPECT_TRUE(send_rows.same()) << "send_rows";
@@ -91,12 +88,10 @@ TEST(CudaLocalizeIds, GivesTheCpusIdsAndNotesTheFirstBadOne) {
       auto count =
           Both<int32_t>::of({static_cast<int32_t>(mode == 4 ? rows / 2 : rows - rows / 7)});
       auto status = good_status();
-      plain_ops().run(LocalizeIds{dst.cpu(), src.cpu(), counted ? count.cpu() : Tensor{}, 16, 16,
-                                  64, 2, status.cpu()},
-                      nullptr);
-      cuda_ops().run(LocalizeIds{dst.gpu(), src.gpu(), counted ? count.gpu() : Tensor{}, 16, 16, 64,
-                                 2, status.gpu()},
-                     nullptr);
+      run_on_both([&](auto at) {
+        return LocalizeIds{at(dst), at(src),   counted ? at(count) : Tensor{}, 16, 16, 64,
+                           2,       at(status)};
+      });
       EXPECT_TRUE(dst.same());
       EXPECT_TRUE(status.same());
     }
@@ -110,12 +105,10 @@ TEST(CudaNarrowIds, TakesBothWidthsAndMarksWhatDoesNotFit) {
   Both<int64_t> wide(ids);
   Both<int32_t> narrow({300, 3}), again({300, 3});
   auto status = good_status(), later = good_status();
-  plain_ops().run(NarrowIds{narrow.cpu(), wide.cpu(), 64, 2, status.cpu()}, nullptr);
-  cuda_ops().run(NarrowIds{narrow.gpu(), wide.gpu(), 64, 2, status.gpu()}, nullptr);
+  run_on_both([&](auto at) { return NarrowIds{at(narrow), at(wide), 64, 2, at(status)}; });
   EXPECT_TRUE(narrow.same());
   EXPECT_TRUE(status.same());
-  plain_ops().run(NarrowIds{again.cpu(), narrow.cpu(), 64, 2, later.cpu()}, nullptr);
-  cuda_ops().run(NarrowIds{again.gpu(), narrow.gpu(), 64, 2, later.gpu()}, nullptr);
+  run_on_both([&](auto at) { return NarrowIds{at(again), at(narrow), 64, 2, at(later)}; });
   EXPECT_TRUE(again.same());
   EXPECT_TRUE(later.same());
 }
@@ -133,8 +126,7 @@ TEST(CudaNarrowIds, TheFirstBadIdIsNotedAsItCame) {
       Both<int32_t> narrow({3000, 3});
       for (const int32_t code : {0, 3}) {
         auto status = Both<int32_t>::of({code, 0, 0, 0, 0});
-        plain_ops().run(NarrowIds{narrow.cpu(), wide.cpu(), 64, 2, status.cpu()}, nullptr);
-        cuda_ops().run(NarrowIds{narrow.gpu(), wide.gpu(), 64, 2, status.gpu()}, nullptr);
+        run_on_both([&](auto at) { return NarrowIds{at(narrow), at(wide), 64, 2, at(status)}; });
         EXPECT_TRUE(narrow.same());
         EXPECT_TRUE(status.same()) << first << ", " << bad;
         if (code == 0) {
@@ -173,11 +165,9 @@ void expect_same_verdict(const Buffer<int32_t>& given, int tp_size) {
   SCOPED_TRACE(::testing::Message() << given.view().dim(0) << " ranks, tp " << tp_size);
   Both<int32_t> headers(given), merged = Both<int32_t>::of({1, 2, 3, 4, 5}),
                                 checked = Both<int32_t>::of({1, 2, 3, 4, 5});
-  plain_ops().run(MergeStatus{merged.cpu(), headers.cpu()}, nullptr);
-  cuda_ops().run(MergeStatus{merged.gpu(), headers.gpu()}, nullptr);
+  run_on_both([&](auto at) { return MergeStatus{at(merged), at(headers)}; });
   EXPECT_TRUE(merged.same()) << "merge_status";
-  plain_ops().run(CheckHeaders{checked.cpu(), headers.cpu(), tp_size}, nullptr);
-  cuda_ops().run(CheckHeaders{checked.gpu(), headers.gpu(), tp_size}, nullptr);
+  run_on_both([&](auto at) { return CheckHeaders{at(checked), at(headers), tp_size}; });
   EXPECT_TRUE(checked.same()) << "check_headers";
 }
 
@@ -210,12 +200,9 @@ TEST(CudaHeaders, CountsAreReadTransposedAndZeroAfterAnError) {
       Both<int32_t> headers(good_headers(ranks)), counts({ranks, ranks}), back({ranks, ranks}),
           rows({1}), status = Both<int32_t>::of({code, 0, 0, 0, 0});
       const int rank = static_cast<int>(ranks / 2);
-      plain_ops().run(
-          ReadCounts{counts.cpu(), back.cpu(), rows.cpu(), headers.cpu(), rank, status.cpu()},
-          nullptr);
-      cuda_ops().run(
-          ReadCounts{counts.gpu(), back.gpu(), rows.gpu(), headers.gpu(), rank, status.gpu()},
-          nullptr);
+      run_on_both([&](auto at) {
+        return ReadCounts{at(counts), at(back), at(rows), at(headers), rank, at(status)};
+      });
       EXPECT_TRUE(counts.same() && back.same() && rows.same()) << ranks << " ranks, code " << code;
     }
 }
@@ -224,8 +211,7 @@ TEST(CudaBlockRows, CountsRanksInSteps) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   for (const int64_t tokens : {0, 1, 1000}) {
     Both<int32_t> rows({tokens, 6});
-    plain_ops().run(BlockRows{rows.cpu(), 1003}, nullptr);
-    cuda_ops().run(BlockRows{rows.gpu(), 1003}, nullptr);
+    run_on_both([&](auto at) { return BlockRows{at(rows), 1003}; });
     EXPECT_TRUE(rows.same());
   }
 }

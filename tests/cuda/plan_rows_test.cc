@@ -84,18 +84,20 @@ void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCa
   auto next_step = Both<int32_t>::of({7});
   auto status = Both<int32_t>::of({code_before, 0, 0, 0, 0});
 
-  PlanRows plan{
-      c.layout,          c.alignment, c.capacity, {counts.cpu(), first_row.cpu(), next_step.cpu()},
-      row_of_slot.cpu(), {},          {},         scratch.cpu(),
-      given.cpu(),       count.cpu(), 3,          status.cpu()};
-  if (c.row_tables) plan.slot_of_row = slot_of_row.cpu(), plan.row_expert = row_expert.cpu();
-  testing::plain_ops().run(plan, nullptr);
-  plan.groups = {counts.gpu(), first_row.gpu(), next_step.gpu()};
-  plan.row_of_slot = row_of_slot.gpu();
-  plan.scratch = scratch.gpu();
-  plan.ids = given.gpu(), plan.num_rows = count.gpu(), plan.status = status.gpu();
-  if (c.row_tables) plan.slot_of_row = slot_of_row.gpu(), plan.row_expert = row_expert.gpu();
-  testing::cuda_ops().run(plan, nullptr);
+  testing::run_on_both([&](auto at) {
+    return PlanRows{.layout = c.layout,
+                    .alignment = c.alignment,
+                    .capacity = c.capacity,
+                    .groups = {at(counts), at(first_row), at(next_step)},
+                    .row_of_slot = at(row_of_slot),
+                    .slot_of_row = c.row_tables ? at(slot_of_row) : Tensor{},
+                    .row_expert = c.row_tables ? at(row_expert) : Tensor{},
+                    .scratch = at(scratch),
+                    .ids = at(given),
+                    .num_rows = at(count),
+                    .rank = 3,
+                    .status = at(status)};
+  });
 
   EXPECT_TRUE(counts.same()) << "counts";
   EXPECT_TRUE(first_row.same()) << "first_row";

@@ -14,7 +14,7 @@ namespace {
 using testing::Both;
 using testing::Buffer;
 using testing::cuda_ops;
-using testing::plain_ops;
+using testing::run_on_both;
 
 // counts[s, d] in [0, block], some of them 0.
 Buffer<int32_t> random_counts(int64_t ranks, int64_t block, uint64_t seed) {
@@ -52,24 +52,19 @@ void expect_same(int64_t ranks, int64_t block, int64_t width, uint64_t seed) {
 
   Both<T> packed({ranks * block, width}), straight({ranks * block, width}),
       compact({ranks * block, width});
-  plain_ops().run(PackRows{packed.cpu(), tokens.cpu(), rows.cpu(), counts.cpu(), rank, block},
-                  nullptr);
-  cuda_ops().run(PackRows{packed.gpu(), tokens.gpu(), rows.gpu(), counts.gpu(), rank, block},
-                 nullptr);
+  run_on_both(
+      [&](auto at) { return PackRows{at(packed), at(tokens), at(rows), at(counts), rank, block}; });
   EXPECT_TRUE(packed.same()) << "pack_rows of a list";
-  plain_ops().run(PackRows{straight.cpu(), in_order.cpu(), {}, counts.cpu(), rank, block}, nullptr);
-  cuda_ops().run(PackRows{straight.gpu(), in_order.gpu(), {}, counts.gpu(), rank, block}, nullptr);
+  run_on_both(
+      [&](auto at) { return PackRows{at(straight), at(in_order), {}, at(counts), rank, block}; });
   EXPECT_TRUE(straight.same()) << "pack_rows in order";
-  plain_ops().run(PackRows{compact.cpu(), tokens.cpu(), rows.cpu(), counts.cpu(), rank, 0},
-                  nullptr);
-  cuda_ops().run(PackRows{compact.gpu(), tokens.gpu(), rows.gpu(), counts.gpu(), rank, 0}, nullptr);
+  run_on_both(
+      [&](auto at) { return PackRows{at(compact), at(tokens), at(rows), at(counts), rank, 0}; });
   EXPECT_TRUE(compact.same()) << "pack_rows without gaps, " << num_sent << " rows";
 
   Both<T> came(numbered<T>({ranks * block, width}, 3)), out({ranks * block, width});
-  plain_ops().run(UnpackRows{out.cpu(), came.cpu(), packed.cpu(), counts.cpu(), rank, block},
-                  nullptr);
-  cuda_ops().run(UnpackRows{out.gpu(), came.gpu(), packed.gpu(), counts.gpu(), rank, block},
-                 nullptr);
+  run_on_both(
+      [&](auto at) { return UnpackRows{at(out), at(came), at(packed), at(counts), rank, block}; });
   EXPECT_TRUE(out.same()) << "unpack_rows";
 }
 
@@ -109,8 +104,8 @@ TEST(CudaRowBlocks, RowsThatBeginBetweenVectorsAreTakenByWords) {
     t.shape = {2, 2};
     return t;
   };
-  plain_ops().run(PackRows{out.cpu(), shifted(all.cpu()), {}, square(counts.cpu()), 0, 5}, nullptr);
-  cuda_ops().run(PackRows{out.gpu(), shifted(all.gpu()), {}, square(counts.gpu()), 0, 5}, nullptr);
+  run_on_both(
+      [&](auto at) { return PackRows{at(out), shifted(at(all)), {}, square(at(counts)), 0, 5}; });
   EXPECT_TRUE(out.same());
 }
 
@@ -131,8 +126,7 @@ TEST(CudaNoteEnded, SaysThatAPeerIsLostOnceTheHostSetTheWord) {
   for (const int32_t ended : {0, 1}) {
     *word = ended;
     auto status = Both<int32_t>::of({4, 3, 2, 1, 5});
-    plain_ops().run(NoteEnded{status.cpu(), word.get(), 3}, nullptr);
-    cuda_ops().run(NoteEnded{status.gpu(), word.get(), 3}, nullptr);
+    run_on_both([&](auto at) { return NoteEnded{at(status), word.get(), 3}; });
     EXPECT_TRUE(status.same()) << ended;
   }
 }

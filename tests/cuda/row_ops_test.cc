@@ -11,7 +11,7 @@ namespace {
 using testing::Both;
 using testing::Buffer;
 using testing::cuda_ops;
-using testing::plain_ops;
+using testing::run_on_both;
 
 constexpr uint64_t kSeed = 20252;
 
@@ -64,8 +64,7 @@ TEST(CudaScatterRows, WritesTheCpusBitsAndNoOtherRow) {
     Both<int32_t> places(random_places(c.capacity, c.top_k, c.places()));
     auto count = Both<int32_t>::of({static_cast<int32_t>(c.num_rows)});
     Both<Bf16> dst({c.places(), c.hidden});
-    plain_ops().run(ScatterRows{dst.cpu(), src.cpu(), places.cpu(), count.cpu()}, nullptr);
-    cuda_ops().run(ScatterRows{dst.gpu(), src.gpu(), places.gpu(), count.gpu()}, nullptr);
+    run_on_both([&](auto at) { return ScatterRows{at(dst), {at(src)}, at(places), at(count)}; });
     ASSERT_TRUE(dst.same());
   }
 }
@@ -90,18 +89,13 @@ TEST(CudaGatherRows, GivesTheCpusBitsWithAndWithoutWeightsAndAddend) {
       const auto addend = [&](ConstTensor r, ConstTensor s) {
         return Addend{added ? r : ConstTensor{}, scaled ? s : ConstTensor{}};
       };
-      plain_ops().run(GatherRows{dst.cpu(),
-                                 {src.cpu(), places.cpu(), weighted ? weights.cpu() : Tensor{}},
-                                 addend(rows.cpu(), scale.cpu()),
-                                 count.cpu(),
-                                 kept},
-                      nullptr);
-      cuda_ops().run(GatherRows{dst.gpu(),
-                                {src.gpu(), places.gpu(), weighted ? weights.gpu() : Tensor{}},
-                                addend(rows.gpu(), scale.gpu()),
-                                count.gpu(),
-                                kept},
-                     nullptr);
+      run_on_both([&](auto at) {
+        return SumRows{.dst = at(dst),
+                       .sums = {at(src), at(places), weighted ? at(weights) : Tensor{}},
+                       .addend = addend(at(rows), at(scale)),
+                       .num_rows = at(count),
+                       .kept = kept};
+      });
       ASSERT_TRUE(dst.same());
     }
 }
@@ -117,8 +111,7 @@ TEST(CudaGatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   Both<int32_t> at(places), count = Both<int32_t>::of({1});
   Both<float> w(weights);
   Both<Bf16> dst({1, 8});
-  cuda_ops().run(GatherRows{dst.gpu(), {src.gpu(), at.gpu(), w.gpu()}, {}, count.gpu(), {}},
-                 nullptr);
+  cuda_ops().run(SumRows{.dst = dst.gpu(), .sums = {src.gpu(), at.gpu(), w.gpu()}}, nullptr);
   for (int64_t h = 0; h < 8; ++h)
     EXPECT_EQ(dst.computed()[h].bits(), src.expected()[2 * 8 + h].bits());
 }
@@ -131,11 +124,13 @@ TEST(CudaSumPartials, GivesTheCpusBitsInRankOrder) {
     Both<int32_t> places(random_places(c.num_rows, c.top_k, c.places()));
     Both<float> rows(testing::random_f32({c.num_rows, c.hidden}, kSeed + 2));
     Both<Bf16> with({c.num_rows, c.hidden}), without({c.num_rows, c.hidden});
-    plain_ops().run(SumPartials{with.cpu(), src.cpu(), places.cpu(), {rows.cpu(), {}}}, nullptr);
-    cuda_ops().run(SumPartials{with.gpu(), src.gpu(), places.gpu(), {rows.gpu(), {}}}, nullptr);
+    run_on_both([&](auto at) {
+      return SumRows{.dst = at(with), .sums = {at(src), at(places), {}}, .addend = {at(rows), {}}};
+    });
     ASSERT_TRUE(with.same());
-    plain_ops().run(SumPartials{without.cpu(), src.cpu(), places.cpu(), {}}, nullptr);
-    cuda_ops().run(SumPartials{without.gpu(), src.gpu(), places.gpu(), {}}, nullptr);
+    run_on_both([&](auto at) {
+      return SumRows{.dst = at(without), .sums = {at(src), at(places), {}}};
+    });
     ASSERT_TRUE(without.same());
   }
 }
@@ -149,7 +144,7 @@ TEST(CudaSumPartials, RoundsOnceInFp32) {
   for (int32_t p = 0; p < 4; ++p) order[p] = p;
   Both<Bf16> src(parts), dst({1, 8});
   Both<int32_t> places(order);
-  cuda_ops().run(SumPartials{dst.gpu(), src.gpu(), places.gpu(), {}}, nullptr);
+  cuda_ops().run(SumRows{.dst = dst.gpu(), .sums = {src.gpu(), places.gpu(), {}}}, nullptr);
   for (int64_t h = 0; h < 8; ++h) EXPECT_EQ(static_cast<float>(dst.computed()[h]), 1.0078125f);
 }
 

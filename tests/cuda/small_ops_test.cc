@@ -12,7 +12,7 @@ using testing::Both;
 using testing::Buffer;
 using testing::cuda_ops;
 using testing::good_status;
-using testing::plain_ops;
+using testing::run_on_both;
 
 constexpr uint64_t kSeed = 20254;
 constexpr int64_t kCounts[] = {0, 1, 7, 255, 257, 100'003, 700'001};
@@ -21,8 +21,7 @@ TEST(CudaSingleGroup, OwnsAllRows) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   Both<int32_t> counts({1});
   Both<int64_t> first_row({2});
-  plain_ops().run(SingleGroup{{counts.cpu(), first_row.cpu()}, 17}, nullptr);
-  cuda_ops().run(SingleGroup{{counts.gpu(), first_row.gpu()}, 17}, nullptr);
+  run_on_both([&](auto at) { return SingleGroup{{at(counts), at(first_row)}, 17}; });
   EXPECT_TRUE(counts.same() && first_row.same());
 }
 
@@ -48,11 +47,9 @@ TEST(CudaFillAndCopy, CoverTheirTensorOnly) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   for (const int64_t count : kCounts) {
     Both<int32_t> a({count}), b({count});
-    plain_ops().run(FillI32{a.cpu(), -7}, nullptr);
-    cuda_ops().run(FillI32{a.gpu(), -7}, nullptr);
+    run_on_both([&](auto at) { return FillI32{at(a), -7}; });
     EXPECT_TRUE(a.same());
-    plain_ops().run(Copy{b.cpu(), a.cpu()}, nullptr);
-    cuda_ops().run(Copy{b.gpu(), a.gpu()}, nullptr);
+    run_on_both([&](auto at) { return Copy{at(b), at(a)}; });
     EXPECT_TRUE(b.same());
   }
 }
@@ -62,11 +59,9 @@ TEST(CudaPoison, FillsTheOutputWithNaNOnlyAfterAnError) {
   for (const int64_t count : kCounts) {
     Both<Bf16> x(testing::random_bf16({count}, kSeed));
     auto good = good_status(), bad = Both<int32_t>::of({7, 0, 0, 0, 0});
-    plain_ops().run(Poison{x.cpu(), good.cpu()}, nullptr);
-    cuda_ops().run(Poison{x.gpu(), good.gpu()}, nullptr);
+    run_on_both([&](auto at) { return Poison{at(x), at(good)}; });
     EXPECT_TRUE(x.same()) << count;
-    plain_ops().run(Poison{x.cpu(), bad.cpu()}, nullptr);
-    cuda_ops().run(Poison{x.gpu(), bad.gpu()}, nullptr);
+    run_on_both([&](auto at) { return Poison{at(x), at(bad)}; });
     EXPECT_TRUE(x.same()) << count;
   }
 }

@@ -85,7 +85,8 @@ struct Rank {
     Tensor status(words, {kStatusWords});
     const auto sent =
         dispatcher->dispatch(workspace, x.view(), ids.view(), weights.view(), 8, status, nullptr);
-    dispatcher->combine(out.view(), sent.partial, sent, {}, status, nullptr);
+    dispatcher->combine(out.view(), dispatcher->sum_experts({}, sent, {}, nullptr), sent, {},
+                        status, nullptr);
     return {words[0], words[1], words[2], words[3]};
   }
 

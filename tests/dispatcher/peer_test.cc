@@ -119,7 +119,8 @@ struct Rank {
     return status();
   }
   StatusWords combine() {
-    dispatcher->combine(out.view(), call.partial, call, {}, Tensor(words, {kStatusWords}), nullptr);
+    dispatcher->combine(out.view(), dispatcher->sum_experts({}, call, {}, nullptr), call, {},
+                        Tensor(words, {kStatusWords}), nullptr);
     return status();
   }
   StatusWords status() const { return {words[0], words[1], words[2], words[3], words[4]}; }

@@ -26,7 +26,7 @@ struct Problem {
 
   int64_t local_experts() const { return config.num_experts / num_ranks; }
   ReceivedRows received() const {
-    return {rows.view(), ids.view(), router_weights.view(), num_rows.view()};
+    return {{rows.view()}, ids.view(), router_weights.view(), num_rows.view()};
   }
 };
 
@@ -68,9 +68,11 @@ Run run(const Problem& p, const ExecutorOptions& options, const std::shared_ptr<
   Run result{Buffer<Bf16>({p.rows.view().dim(0), p.config.hidden}), {}};
   Buffer<int32_t> status({kStatusWords});
   for (int64_t i = 0; i < kStatusWords; ++i) status[i] = 0;
-  executor->execute(result.out.view(), p.received(), max_rows,
-                    {reinterpret_cast<void*>(address), executor->workspace_bytes(max_rows)}, {},
-                    status.view(), nullptr);
+  const auto sums =
+      executor->execute(p.received(), max_rows,
+                        {reinterpret_cast<void*>(address), executor->workspace_bytes(max_rows)},
+                        status.view(), nullptr);
+  sum_rows(*backend, result.out.view(), sums, p.received());
   EXPECT_TRUE(memory.guards_intact());
   EXPECT_TRUE(result.out.guards_intact());
   result.status = *status.view().as<StatusWords>();

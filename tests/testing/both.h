@@ -57,6 +57,14 @@ inline double Both<int32_t>::number(int32_t value) {
   return value;
 }
 
+// Runs an operation on the GPU and, in the plain form, on the CPU. make(at) gives it, at(tensor) a
+// tensor's side.
+template <class Make>
+void run_on_both(const Make& make) {
+  plain_ops().run(make([](auto& t) { return t.cpu(); }), nullptr);
+  cuda_ops().run(make([](auto& t) { return t.gpu(); }), nullptr);
+}
+
 // A status without an error.
 inline Both<int32_t> good_status() {
   return Both<int32_t>::of({0, 0, 0, 0, 0});

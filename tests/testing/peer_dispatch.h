@@ -141,8 +141,8 @@ class Receiver {
     o.num_rows = read<int32_t>(backend_, in.num_rows, stream).front();
     o.ids = read<int32_t>(backend_, in.ids.rows(0, o.num_rows), stream);
     o.weights = read<float>(backend_, in.weights.rows(0, o.num_rows), stream);
-    if (!in.peers) {
-      o.rows = read<uint16_t>(backend_, in.rows.rows(0, o.num_rows), stream);
+    if (!in.source.peers.present()) {
+      o.rows = read<uint16_t>(backend_, in.source.rows.rows(0, o.num_rows), stream);
       return;
     }
     std::vector<int32_t> places;
@@ -150,7 +150,7 @@ class Receiver {
       places.push_back(is_gap(o, r, in.ids.dim(1)) ? kNoRow : static_cast<int32_t>(r));
     const Tensor at = places_.view().rows(0, o.num_rows), rows = rows_.view().rows(0, o.num_rows);
     copy_to_device(backend_, at, places.data(), stream);
-    backend_.ops().run(FetchRows{*in.peers, rows, in.rows, in.block, at, in.num_rows}, stream);
+    backend_.ops().run(ScatterRows{rows, in.source, at, in.num_rows}, stream);
     o.rows = read<uint16_t>(backend_, rows, stream);
   }
 
@@ -231,24 +231,26 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
       b.ops().run(Copy{rows, hidden}, stream);
       hidden = rows;
     }
-    auto call = dispatcher->dispatch(workspace, hidden, in.ids.view(), in.weights.view(), bounds[i],
-                                     status, stream);
+    const auto call = dispatcher->dispatch(workspace, hidden, in.ids.view(), in.weights.view(),
+                                           bounds[i], status, stream);
     receiver.read_into(o, call.received, stream);
     const bool has_gaps = call.received.has_gaps;
     const int64_t capacity = dispatcher->max_rows(bounds[i]);
     auto partial = weigh(o, has_gaps, h, k, capacity);
-    if (c.own_sums && call.own.size > 0) {
-      call.sums = receiver.sums(o, call.received, stream);
-      std::fill_n(partial.begin() + call.own.begin * h, call.own.size * h, kNanBits);
+    PartialRows back = dispatcher->sum_experts({}, call, {}, stream);
+    const RowSource& source = call.received.source;
+    if (c.own_sums && source.peers.present() && comm.size() == 2) {
+      back.sums = receiver.sums(o, call.received, stream);
+      std::fill_n(partial.begin() + comm.rank() * source.block * h, hidden.dim(0) * h, kNanBits);
     }
     if (has_gaps) o = without_gaps(o, h, k);
-    if (call.partial.present()) {
-      copy_to_device(b, call.partial, partial.data(), stream);
-      dispatcher->combine(in.output.view(), call.partial, call, {}, status, stream);
+    if (back.rows.present()) {
+      copy_to_device(b, back.rows, partial.data(), stream);
     } else {
       partials.emplace_back(b, ConstTensor(partial.data(), DType::Bf16, {capacity, h}));
-      dispatcher->combine(in.output.view(), partials.back().view(), call, {}, status, stream);
+      back.rows = partials.back().view();
     }
+    dispatcher->combine(in.output.view(), back, call, {}, status, stream);
     o.output = read<uint16_t>(b, in.output.view(), stream);
     const auto words = read<int32_t>(b, status, stream);
     o.status = {words[0], words[1], words[2], words[3]};

@@ -1,0 +1,171 @@
+// src/executor/executor.cc -- scatter, two grouped GEMMs: the flow of every executor. They differ in
+// the layout of a call, and in nothing else.
+#include "switchyard/executor.h"
+
+#include "base/backend.h"
+#include "base/buffers.h"
+#include "base/require.h"
+#include "ops/ops.h"
+#include "strategy/conditions.h"
+
+namespace switchyard {
+namespace {
+
+struct ExecutorParts {
+  MoeConfig config;
+  ExecutorOptions options;
+  ExpertWeights weights;
+  int num_ranks = 1;
+  int rank = 0;
+  std::shared_ptr<Backend> backend;
+
+  GemmProvider provider() const { return options.provider.value_or(backend->provider()); }
+  ExecutorShape shape() const {
+    return {config.hidden,
+            config.intermediate,
+            experts_of_rank(config.num_experts, num_ranks),
+            config.top_k,
+            options.alignment,
+            options.allow_repeated_experts,
+            sums_columns(config, provider()),
+            config.f32_sums};
+  }
+};
+
+class GroupedExecutor final : public Executor {
+ public:
+  explicit GroupedExecutor(ExecutorParts parts) : parts_(std::move(parts)) {}
+
+  ExecutorKind kind() const override { return parts_.options.kind; }
+
+  // Hybrid: the bound of the call decides, on the host: equal on every rank and fixed when a graph
+  // is captured.
+  Layout layout_for(int64_t max_rows) const override {
+    switch (kind()) {
+      case ExecutorKind::Contiguous: return Layout::Contiguous;
+      case ExecutorKind::Masked: return Layout::Masked;
+      case ExecutorKind::Hybrid: break;
+    }
+    return max_rows <= parts_.options.masked_max_tokens ? Layout::Masked : Layout::Contiguous;
+  }
+
+  size_t workspace_bytes(int64_t max_rows) const override {
+    return static_cast<size_t>(
+        executor_bytes(parts_.shape(), kind(), parts_.options.masked_max_tokens, max_rows));
+  }
+
+  SlotSums execute(const ReceivedRows& rows, int64_t max_rows, Workspace workspace, Tensor status,
+                   CUstream_st* stream) override {
+    check(rows, max_rows);
+    if (max_rows == 0) return {};  // no row can exist, so nothing is launched
+    const Layout layout = layout_for(max_rows);
+    Arena arena(workspace, parts_.backend->kind());
+    const auto b = ExecutorBuffers::take(arena, parts_.shape(), layout, max_rows);
+    const bool on_input = parts_.config.router_weight_on_input;
+    Ops& ops = parts_.backend->ops();
+    ops.run(PlanRows{.layout = layout,
+                     .alignment = parts_.options.alignment,
+                     .capacity = b.capacity,
+                     .groups = {b.counts, b.first_row, b.next_step},
+                     .row_of_slot = b.row_of_slot,
+                     .slot_of_row = on_input ? b.slot_of_row : Tensor{},
+                     .row_expert = {},
+                     .scratch = b.plan_scratch,
+                     .ids = rows.ids,
+                     .num_rows = rows.num_rows,
+                     .rank = parts_.rank,
+                     .status = status},
+            stream);
+    ops.run(ScatterRows{b.x, rows.source, b.row_of_slot, rows.num_rows}, stream);
+    for (GroupedGemm gemm : {gemm1(b, rows), gemm2(b)}) {
+      gemm.groups = {b.counts, b.first_row, b.next_step};
+      gemm.layout = layout;
+      gemm.max_rows = checked_mul(max_rows, parts_.config.top_k, "execute");
+      gemm.provider = parts_.provider();
+      gemm.host_counts = parts_.options.host_counts;
+      if (b.sums.present() && (gemm.activation != nullptr || gemm.bias.present()))
+        gemm.scratch =
+            Tensor(b.sums.data, DType::F32, {b.num_rows, gemm.weights.dim(1)}, b.sums.device);
+      ops.run(gemm, stream);
+    }
+    return {b.rows, b.row_of_slot, on_input ? ConstTensor{} : rows.weights};
+  }
+
+ private:
+  void check(const ReceivedRows& rows, int64_t max_rows) const {
+    const int64_t hidden = parts_.config.hidden, top_k = parts_.config.top_k;
+    SWITCHYARD_REQUIRE(max_rows >= 0, ShapeMismatch, "execute: max_rows=", max_rows,
+                       ", must not be negative.");
+    SWITCHYARD_REQUIRE(rows.source.rows.dim(1) == hidden && rows.source.rows.dtype == DType::Bf16,
+                       ShapeMismatch, "execute: rows are not bf16 [R, ", hidden, "].");
+    SWITCHYARD_REQUIRE(rows.ids.shape == (Shape{max_rows, top_k}) && rows.ids.dtype == DType::I32,
+                       ShapeMismatch, "execute: ids are not i32 [", max_rows, ", ", top_k, "].");
+  }
+
+  GroupedGemm gemm1(const ExecutorBuffers& b, const ReceivedRows& rows) const {
+    GroupedGemm gemm;
+    gemm.name = "grouped_gemm1";
+    gemm.dst = b.y;
+    gemm.src = b.x;
+    gemm.weights = parts_.weights.w1;
+    gemm.bias = parts_.weights.b1;
+    gemm.activation = &parts_.config.activation;
+    gemm.order = parts_.weights.order;
+    if (parts_.config.router_weight_on_input) {
+      gemm.row_weights = rows.weights;
+      gemm.slot_of_row = b.slot_of_row;
+    }
+    return gemm;
+  }
+
+  GroupedGemm gemm2(const ExecutorBuffers& b) const {
+    GroupedGemm gemm;
+    gemm.name = "grouped_gemm2";
+    gemm.dst = b.rows;
+    gemm.src = b.y;
+    gemm.weights = parts_.weights.w2;
+    gemm.bias = parts_.weights.b2;
+    return gemm;
+  }
+
+  ExecutorParts parts_;
+};
+
+}  // namespace
+
+void sum_rows(Backend& backend, Tensor dst, const SlotSums& sums, const ReceivedRows& rows,
+              CUstream_st* stream) {
+  if (!sums.rows.present()) return;
+  SWITCHYARD_REQUIRE(dst.dim(1) == sums.rows.dim(1) && dst.dim(0) >= sums.row_of_slot.dim(0) &&
+                         (dst.dtype == DType::Bf16 || dst.dtype == DType::F32),
+                     ShapeMismatch, "sum_rows: dst is not bf16 or f32 [", sums.row_of_slot.dim(0),
+                     ", ", sums.rows.dim(1), "]. Give every received row a row of dst.");
+  backend.ops().run(SumRows{.name = "gather_rows",
+                            .dst = dst,
+                            .sums = sums,
+                            .num_rows = rows.num_rows,
+                            .kept = {rows.has_gaps, {}}},
+                    stream);
+}
+
+std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorOptions& options,
+                                        const ExpertWeights& weights, int num_ranks, int rank,
+                                        std::shared_ptr<Backend> backend) {
+  validate(config);
+  StrategyRequest request;
+  request.config = config;
+  request.num_ranks = num_ranks;
+  request.alignment = options.alignment;
+  request.masked_max_tokens = options.masked_max_tokens;
+  request.allow_repeated_experts = options.allow_repeated_experts;
+  request.host_counts = options.host_counts;
+  request.device = describe_device(backend->kind());
+  const GemmProvider provider = options.provider.value_or(backend->provider());
+  require_all("make_executor", executor_conditions(options.kind, request));
+  require_all("make_executor", provider_conditions(provider, options.kind, request));
+  validate(weights, config, num_ranks, backend->kind());
+  return std::make_unique<GroupedExecutor>(
+      ExecutorParts{config, options, weights, num_ranks, rank, std::move(backend)});
+}
+
+}  // namespace switchyard
