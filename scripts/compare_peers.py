@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Our layer beside measured opponents, shape by shape.
 
-    scripts/compare_peers.py bench/results/h100.json peers.tsv
+    scripts/compare_peers.py bench/results/h100.json bench/results/h100_peers.tsv
 
-Columns of the file of peers: model, tokens, active_experts, floor_us, triton_layer_us, deepgemm_contiguous_layer_us,
+Lines of the file of peers that begin with # say how it was measured. Its columns: model, tokens, active_experts, floor_us, triton_layer_us, deepgemm_contiguous_layer_us,
 deepgemm_masked_layer_us ("-" where there is none). Each time is divided by the floor of its own run, so that other random routing
 and another card cancel out; a ratio above 1 says that ours is faster.
 """
@@ -34,7 +34,7 @@ def our_times(results):
 
 def peer_times(path):
     with open(path, newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
+        for row in csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t"):
             floor = float(row["floor_us"])
 
             def over_floor(name):
