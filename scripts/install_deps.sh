@@ -11,7 +11,7 @@ declare -A GROUPS_OF=(
   [test]="libgtest-dev python3 make libopenmpi-dev openmpi-bin"
   [bench]="libopenblas-dev"
   [arm]="g++-aarch64-linux-gnu qemu-user"
-  [style]="clang-format clang-tidy git"
+  [style]="clang-format clang-tidy git python3-markdown-it"
   [fuzz]="clang libclang-rt-14-dev"
 )
 

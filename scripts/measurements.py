@@ -114,14 +114,15 @@ def operation_rows(name, run):
     return list(rows.values())
 
 
-def floor_rows(name, run):
-    """Both GEMMs beside the sum of their floors."""
+def floor_rows(name, run, peers):
+    """Both GEMMs beside the sum of their floors, and beside an opponent's."""
     for cells in operation_rows(name, run):
         gemms = [r for r in run["rows"] if r["op"].startswith("grouped_gemm") and r["tokens"] == cells["tokens"] and r["strategy"] == cells["strategy"]
                  and r.get("layout") == cells["layout"]]
         us, floor = sum(r["us"] for r in gemms), sum(r["floor_us"] for r in gemms)
         yield {"run": name, "tokens": cells["tokens"], "strategy": cells["strategy"], "layout": cells["layout"], "GEMM1 + GEMM2 us": us, "floors us": floor,
-               "of floors": ratio(us, floor)}
+               "of floors": ratio(us, floor), "DeepGEMM GEMMs us": peers.get((name, cells["tokens"])),
+               "of DeepGEMM": ratio(us, peers.get((name, cells["tokens"])))}
 
 
 def rank_rows(run):
@@ -163,7 +164,7 @@ def write_sanitize(section, level):
                       for tool, v in section.items()])
 
 
-def write_bench(section, level, peers=None):
+def write_bench(section, level, peers=None, gemms=None):
     """Layers, skew and operations of one GPU."""
     runs = {name: run for name, run in section.items() if "rows" in run and run["rows"]}
     skewed = {name: run for name, run in runs.items() if run.get("routing") in ("balanced", "zipf", "hot")}
@@ -175,7 +176,7 @@ def write_bench(section, level, peers=None):
         yield f"\n{level} Skew"
         yield from table([row for name, run in skewed.items() for row in layer_rows(name, run)])
     yield f"\n{level} GEMMs beside their floors"
-    yield from table([row for name, run in plain.items() for row in floor_rows(name, run)])
+    yield from table([row for name, run in plain.items() for row in floor_rows(name, run, gemms or {})])
     yield f"\n{level} Operations, each alone in a graph, us"
     yield from table([row for name, run in runs.items() for row in operation_rows(name, run)])
 
@@ -292,6 +293,22 @@ def peers_of(root, name):
     return {(model, tokens): (triton, deepgemm) for model, tokens, triton, deepgemm in compare_peers.peer_times(path)} if path.exists() else {}
 
 
+def peer_gemms(root, name):
+    """(model, tokens) -> the two GEMMs of DeepGEMM in us, the better layout."""
+    path = root / RESULTS / f"{name}_peers.tsv"
+    best = {}
+    for row in table_rows(path) if path.exists() else []:
+        sums = [sum(float(row[f"deepgemm_{layout}_gemm{i}_us"]) for i in (1, 2)) for layout in compare_peers.LAYOUTS
+                if row[f"deepgemm_{layout}_gemm1_us"] != "-"]
+        best[row["model"], int(row["tokens"])] = min(sums, default=None)
+    return best
+
+
+def table_rows(path):
+    names, *rows = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
+    return [dict(zip(names, row)) for row in rows]
+
+
 def head_of_table(path):
     """What the lines with # before a table say."""
     lines = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
@@ -332,18 +349,17 @@ def results_page(root, path):
         if isinstance(section, dict) and section.get("commit") not in (None, results.get("commit")):
             lines.append(f"\nCommit {section['commit']}.")
         section = {k: v for k, v in section.items() if k != "commit"} if isinstance(section, dict) else section
-        lines += write_bench(section, "###", peers) if key == "bench" else write(section, "###")
+        lines += write_bench(section, "###", peers, peer_gemms(root, name)) if key == "bench" else write(section, "###")
     return "\n".join(line for line in lines if line is not None)
 
 
 def table_page(path):
     head = head_of_table(path)
     lines = page_head(f"{RESULTS}/{path.name}", path.stem, {**head, "commit": None}, head["command"])
-    names, *rows = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
 
     def value(cell):
         return None if cell == "-" else float(cell) if re.fullmatch(r"\d+\.\d+", cell) else int(cell) if cell.isdigit() else cell
-    return "\n".join(lines + table([dict(zip((n.replace("_", " ") for n in names), map(value, row))) for row in rows]))
+    return "\n".join(lines + table([{name.replace("_", " "): value(cell) for name, cell in row.items()} for row in table_rows(path)]))
 
 
 def index_page(root, files):
