@@ -17,7 +17,8 @@ void LayerSource::add_options(CLI::App& command) {
       ->type_name("N");
   command
       .add_option("--config", layer_json_,
-                  "Describes the layer by hand where the family is unknown (docs/checkpoints.md)")
+                  "Describes the layer by hand where the family is unknown "
+                  "(docs/guide/checkpoints.md)")
       ->type_name("layer.json");
   command
       .add_option("--preset", preset_,

@@ -139,7 +139,7 @@ Command add_models(CLI::App& app) {
   auto& c = *app.add_subcommand(
       "models", "Show the MoE layers of a checkpoint, or the known families and presets");
   c.add_option("--model", a->model, "Folder of a checkpoint")->type_name("DIR");
-  c.add_option("--config", a->layer_json, "Describes the layer by hand (docs/checkpoints.md)")
+  c.add_option("--config", a->layer_json, "Describes the layer by hand (docs/guide/checkpoints.md)")
       ->type_name("layer.json");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer("Example:\n  switchyard models --model data/tiny-code-moe");

@@ -166,7 +166,8 @@ void print_head(const PlanArguments& a) {
   fmt::print(
       "rates    NVLink {:g} GB/s, network {:g} GB/s of each GPU and direction; {:g} TFLOP/s, {:g} "
       "GB/s of memory\n         a meeting {:g} us inside a node, {:g} us + {:g} us per rank beyond "
-      "it; links are nominal or\n         as two GPUs were seen to reach (docs/planning.md)\n",
+      "it; links are nominal or\n         as two GPUs were seen to reach "
+      "(docs/guide/planning.md)\n",
       r.nvlink_gbps, r.network_gbps, r.gemm_tflops, r.read_gbps, r.nvlink_meeting_us,
       r.network_meeting_us, r.network_peer_us);
 }
@@ -315,7 +316,7 @@ Command add_plan(CLI::App& app) {
       ->capture_default_str();
   c.add_option("--routing", a->routing,
                "balanced, zipf, zipf-spread, hot, or a file with a count for each expert, such as "
-               "the output of `switchyard run --json` (docs/planning.md)")
+               "the output of `switchyard run --json` (docs/guide/planning.md)")
       ->type_name("NAME|FILE")
       ->capture_default_str();
   add_rates(c, a->rates);

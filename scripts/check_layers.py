@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks that every #include respects the levels of the house (docs/architecture.md).
+"""Checks that every #include respects the levels of the house (docs/design/architecture.md).
 
 A file includes its own folder, folders of lower levels and public headers; never sideways, never up.
 Public headers include the standard library and each other. Third-party headers have one home each.

@@ -19,7 +19,7 @@
 # SWITCHYARD       the program that is timed, if it is not the one in BUILD
 # FILTER           --gtest_filter of `tests` or `peers`, in place of all that the step has
 # SHARDS           processes that `tests` are divided over (4). PEER_SHARDS of `peers`: 1, as kernels that wait for each other, with
-#                  deadlines of seconds, want GPUs for themselves. 4 save time; what was seen to go wrong with 4 and 5: docs/communicators.md, "Whole runs"
+#                  deadlines of seconds, want GPUs for themselves. 4 save time; what was seen to go wrong with 4 and 5: docs/decisions/0050
 # TEST_LIMIT       seconds that each of these processes may take (1800)
 # RANDOM_LAYERS    random shapes that the layer is compared with float64 on (200)
 # RACE_FILTER, MEMCHECK_FILTER   --gtest_filter under compute-sanitizer

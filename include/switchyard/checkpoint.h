@@ -21,8 +21,8 @@ class Checkpoint {
   /// all but stored_format and load_layer. `directory` may also be a model's folder in the Hugging
   /// Face cache. Shards of an index are opened when a layer needs them, so those that no layer asks
   /// for may be missing. `layer_json` (optional) describes the layer by hand instead of a known
-  /// family; docs/checkpoints.md has the format. Throws Error(BadFile) for missing or damaged files
-  /// (naming Git LFS pointers, links whose target is gone, and formats that are not read),
+  /// family; docs/guide/checkpoints.md has the format. Throws Error(BadFile) for missing or damaged
+  /// files (naming Git LFS pointers, links whose target is gone, and formats that are not read),
   /// Unsupported for an unknown family (with the known ones) and for a key that asks for another
   /// block than the family computes.
   static std::unique_ptr<Checkpoint> open(const std::filesystem::path& directory,

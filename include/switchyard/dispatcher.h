@@ -159,7 +159,7 @@ class Dispatcher {
   /// Whether ranks of this process share a device on which their kernels wait for each other: the
   /// driver may put what two threads enqueue at once into one queue, one rank's wait before what it
   /// waits for. So one rank at a time had better enqueue a call.
-  /// Source: docs/communicators.md, bench/bench_waits_on_one_gpu.cc.
+  /// Source: docs/decisions/0049, bench/bench_waits_on_one_gpu.cc.
   virtual bool enqueues_in_turn() const { return false; }
   /// The host is about to wait for `stream`. Over NCCL a peer that does not come to what is on it,
   /// replayed graphs included, then ends that wait after the deadline; elsewhere nothing happens.

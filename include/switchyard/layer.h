@@ -51,8 +51,7 @@ struct LayerOptions {
   bool host_counts = false;
   /// CUDA, several ranks: rows travel over NCCL even where ranks could reach each other's memory,
   /// as ranks of several hosts do by themselves; workspace_bytes then gives what those need.
-  /// Changes no bit. Ranks that are threads of one process: docs/communicators.md, "Threads over
-  /// NCCL".
+  /// Changes no bit. Ranks that are threads of one process: docs/decisions/0046.
   bool forbid_peer_memory = false;
   /// Of `device`, shared with other layers of this thread; empty: made here. Layers over cuBLAS
   /// that share one run on one stream: its scratch memory is the backend's.

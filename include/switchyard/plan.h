@@ -11,7 +11,7 @@ namespace switchyard {
 
 /// What a GPU and its ports reach: the one place where a plan is calibrated. A rank is a GPU with a
 /// network card of its own. Of several ranks two and four of one host were measured
-/// (docs/performance.md).
+/// (docs/decisions/0053).
 struct ClusterRates {
   /// Per GPU and direction. Pushes of 34 to 59 MB between two H100s in both directions at once
   /// reached 342 to 352, 2026-11, of 93 to 186 MB among four H200s 355.
@@ -29,7 +29,7 @@ struct ClusterRates {
   double network_meeting_us = 14;
   double network_peer_us = 0.05;
   /// As describe_device says of a GPU. The cost model reaches 0.95 of both in GEMMs and 0.7 of the
-  /// reads where rows move: fitted on one H100 (docs/performance.md).
+  /// reads where rows move: fitted on one H100 (docs/decisions/0026).
   double gemm_tflops = 780;
   double read_gbps = 3000;
 };

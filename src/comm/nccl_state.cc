@@ -275,7 +275,7 @@ void NcclState::finish() {
 // NCCL maps buffers of a rank a second time for other ranks of its process. Finalize tells the
 // rank's service thread to unmap the first mappings, and nobody can wait for that thread; the last
 // sibling that destroys unmaps the second ones. A driver that unmaps both at once breaks the heap
-// (docs/communicators.md, "Threads over NCCL"), so every sibling lets a while pass between the two.
+// (docs/decisions/0046), so every sibling lets a while pass between the two.
 // Another process that starts CUDA holds up the driver: such times do not count.
 void NcclState::let_service_threads_end() const {
   const auto end_at = Clock::now() + kClosePatience / 2;

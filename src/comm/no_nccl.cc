@@ -10,8 +10,8 @@ bool has_nccl() noexcept {
 
 std::shared_ptr<DeviceLink> make_nccl_link(Communicator&, const std::shared_ptr<Backend>&) {
   throw Error(Errc::Unsupported,
-              "nccl: this build has no NCCL. Install it and build again with CUDA (docs/"
-              "communicators.md), or use ranks that reach each other's memory.");
+              "nccl: this build has no NCCL. Install it and build again with CUDA (docs/guide/"
+              "ranks.md), or use ranks that reach each other's memory.");
 }
 
 }  // namespace switchyard

@@ -52,7 +52,7 @@ struct Travel {
 };
 
 // NCCL was seen to reach 210 to 260 of 390 GB/s, and to take 50 to 60 us of a layer with few rows,
-// 30 more where counts come before rows: 2 and 4 H200, docs/performance.md.
+// 30 more where counts come before rows: 2 and 4 H200, docs/decisions/0042.
 Travel over_nccl(double crossing, double copied, double meetings_us) {
   return {.crossing = crossing, .copied = copied, .link_share = 0.55, .meetings_us = meetings_us};
 }

@@ -1,5 +1,5 @@
 // src/weights/by_hand.cc -- layer.json: a layer of a family that nobody taught us.
-// docs/checkpoints.md has the format.
+// docs/guide/checkpoints.md has the format.
 #include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>

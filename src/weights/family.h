@@ -1,5 +1,5 @@
 // src/weights/family.h -- what a checkpoint family says: which layers are MoE layers, what they
-// compute, and what their tensors are called. Adding a family: docs/checkpoints.md.
+// compute, and what their tensors are called. Adding a family: CONTRIBUTING.md.
 #pragma once
 
 #include <map>

@@ -61,7 +61,7 @@ const Family& family_of(const ConfigReader& outer, const ConfigReader& text) {
   SWITCHYARD_REQUIRE(
       family != nullptr, Unsupported, "checkpoint: ", outer.file(), ", model_type=", nested,
       ", known families are ", family_list(),
-      ". Describe the layer by hand with --config layer.json (docs/checkpoints.md).");
+      ". Describe the layer by hand with --config layer.json (docs/guide/checkpoints.md).");
   return *family;
 }
 

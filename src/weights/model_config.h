@@ -16,7 +16,7 @@ struct ModelConfig {
 // From config.json; a text model may be nested in it. Throws Error(BadFile) for keys that are
 // missing or senseless, Unsupported for an unknown family, with the known ones.
 ModelConfig read_model_config(const nlohmann::json& config, const std::string& path);
-// From a layer.json (docs/checkpoints.md).
+// From a layer.json (docs/guide/checkpoints.md).
 ModelConfig read_layer_json(const nlohmann::json& layer, const std::string& path);
 
 }  // namespace switchyard

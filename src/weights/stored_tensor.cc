@@ -175,7 +175,7 @@ StoredTensor StoredTensor::plain(const TensorEntry& entry) {
   SWITCHYARD_REQUIRE(entry.dtype == "F32", Unsupported, "checkpoint: tensor ", entry.name,
                      ": dtype=", entry.dtype,
                      ", is read in no form without scales; BF16, F16 and F32 are. "
-                     "docs/checkpoints.md lists the quantised forms.");
+                     "docs/guide/checkpoints.md lists the quantised forms.");
   return {Kind::F32, entry};
 }
 

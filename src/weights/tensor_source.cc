@@ -116,13 +116,13 @@ TensorSource::Parts TensorSource::parts_of(const std::string& name) const {
 void TensorSource::refuse(const Parts& parts, const std::string& what) const {
   if (!quantization_.unread.empty()) throw Error(Errc::Unsupported, quantization_.unread);
   const std::string& method = quantization_.method;
-  throw Error(
-      Errc::Unsupported,
-      cat("checkpoint: tensor ", parts.values->name, ": dtype=", parts.values->dtype, " ",
-          shape_text(parts.values->shape), ", ", what, "; ",
-          method.empty() ? "without quantization_config tensors may be "
-                         : cat("quantization_config: quant_method=", method, ", says "),
-          forms_text(quantization_.forms), ". docs/checkpoints.md lists the forms that are read."));
+  throw Error(Errc::Unsupported,
+              cat("checkpoint: tensor ", parts.values->name, ": dtype=", parts.values->dtype, " ",
+                  shape_text(parts.values->shape), ", ", what, "; ",
+                  method.empty() ? "without quantization_config tensors may be "
+                                 : cat("quantization_config: quant_method=", method, ", says "),
+                  forms_text(quantization_.forms),
+                  ". docs/guide/checkpoints.md lists the forms that are read."));
 }
 
 StoredTensor TensorSource::open(const std::string& name) const {

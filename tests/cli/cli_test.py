@@ -742,7 +742,7 @@ class Plan(CommandLine):
             self.refused("plan", "--preset", "olmoe-1b-7b", "--routing", name, says="is no file and none of balanced")
 
     def test_the_manual_shows_what_is_printed(self):
-        page = (SOURCE / "docs/planning.md").read_text()
+        page = (SOURCE / "docs/guide/planning.md").read_text()
         blocks = re.findall(r"<!-- output of [^\n]* -->\n```\n((?:\$ [^\n]*\n)+)(.*?)```", page, re.S)
         self.assertEqual(len(blocks), 2)
         (self.folder / "data").symlink_to(SOURCE / "data")

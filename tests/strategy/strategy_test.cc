@@ -161,7 +161,7 @@ TEST(Auto, NeverTakesAnOptInStrategyAndTakesTheCheapest) {
 }
 
 // Over NCCL on two and four GPUs blocks of `normal` took longer, since they are as large and are
-// packed, and so did exact sizes, for which the host waits; docs/performance.md.
+// packed, and so did exact sizes, for which the host waits; docs/decisions/0042, 0044.
 TEST(Auto, TakesAllRowsToAllRanksOverNcclUntilExactSizesAreMuchLess) {
   const auto over_nccl = [](int num_ranks, int64_t tokens, bool host_counts) {
     auto r = request("auto", num_ranks);
