@@ -79,7 +79,7 @@ def table_faults(root, path):
         if lines[number - 1].lstrip().startswith("|"):
             if cells(line) != cells(lines[number - 1]):
                 yield f"{at}: {cells(line)} cells, the row above has {cells(lines[number - 1])}"
-        elif lines[number - 1].strip():
+        elif lines[number - 1].strip() and not lines[number - 1].startswith("<!--"):
             yield f"{at}: a table without an empty line before it"
         elif number + 1 == len(lines) or not re.fullmatch(r"\|( *:?-+:? *\|)+", lines[number + 1].strip()):
             yield f"{at}: a table without a line of dashes"

@@ -407,13 +407,7 @@ def shared_view(root, name, results, models, tokens):
     return table(rows)
 
 
-def gemm_view(root, name, results, models, tokens):
-    run = max(results["runs"], key=lambda r: (r["target"] in models, r["threads"]))
-    return table([{k: row[k] for k in ("rows per expert", "experts", "N x K", "us", "GFLOP/s", "of sgemm %", "GB/s", "of reads %")}
-                  for row in gemm_rows(run) if row["rows per expert"] in tokens])
-
-
-VIEWS = {"layers": layers_view, "ranks": ranks_view, "shared": shared_view, "gemm": gemm_view}
+VIEWS = {"layers": layers_view, "ranks": ranks_view, "shared": shared_view}
 
 
 def filled(root, page):
@@ -421,7 +415,7 @@ def filled(root, page):
         begin, name, view, models, tokens, end = match.groups()
         results = json.loads((root / RESULTS / f"{name}.json").read_text())
         lines = VIEWS[view](root, name, results, models.split(","), [int(t) for t in tokens.split(",")])
-        return begin + "\n".join(lines) + "\n\n" + end
+        return begin + "\n".join(lines[1:]) + "\n" + end
     return MARKED.sub(fill, page)
 
 

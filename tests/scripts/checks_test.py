@@ -1,4 +1,5 @@
 """The scripts that guard the tree can fail, and pass on what is right."""
+import json
 import pathlib
 import subprocess
 import sys
@@ -8,8 +9,8 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
-def run(script, root):
-    return subprocess.run([sys.executable, ROOT / "scripts" / script, root], capture_output=True, text=True)
+def run(script, root, *options):
+    return subprocess.run([sys.executable, ROOT / "scripts" / script, root, *options], capture_output=True, text=True)
 
 
 class Tree(unittest.TestCase):
@@ -67,7 +68,8 @@ class Docs(Tree):
         for broken, found in [(good.replace("\\|", "|"), "a.md:5: 3 cells, the row above has 2"),
                               (good.replace("text\n\n", "text\n"), "a.md:2: a table without an empty line"),
                               (good.replace("| --- | --: |\n", ""), "a.md:3: a table without a line of dashes"),
-                              (good.replace("2 |", "2"), "a.md:5: a row does not end with |")]:
+                              (good.replace("2 |", "2"), "a.md:5: a row does not end with |"),
+                              (good + "text\n", "a.md:5: text after a table")]:
             with self.subTest(found=found):
                 self.write("a.md", broken)
                 self.assertIn(found, self.fault())
@@ -78,6 +80,82 @@ class Docs(Tree):
         self.assertIn("differs from region one", self.fault())
         self.write("e.cc", "// [one]\nint a;\n// [one]\n")
         self.assertEqual("", self.fault())
+
+    def test_a_name_in_angle_brackets_outside_code_is_a_fault(self):
+        self.write("a.md", "`-D<name>` <https://example.org> a<br>b\n")
+        self.assertEqual("", self.fault())
+        self.write("a.md", "\nin <folder>\n")
+        self.assertIn("a.md:2: <folder> is lost", self.fault())
+
+    def test_prose_of_the_manual_has_a_width_and_words_to_leave_out(self):
+        wide = "word " * 25 + "\n"
+        self.write("docs/guide/a.md", f"```\n{wide}nobody\n```\n\n| {wide.strip()} |\n| --- |\n\n`told` understands\n")
+        self.write("docs/measurements/README.md", wide)
+        self.assertNotIn("docs/guide", self.fault())
+        self.write("docs/guide/a.md", f"{wide}It stands.\n")
+        found = self.fault()
+        self.assertIn("docs/guide/a.md:1: 125 columns, at most 120", found)
+        self.assertIn('docs/guide/a.md:2: "stands"', found)
+
+    def test_the_readme_is_short(self):
+        self.write("README.md", "line\n" * 150)
+        self.assertEqual("", self.fault())
+        self.write("README.md", "line\n" * 151)
+        self.assertIn("README.md: 151 lines, at most 150", self.fault())
+
+    def test_a_decision_has_its_parts_and_a_row(self):
+        parts = "".join(f"\n## {part}\n\ntext\n" for part in ("Context", "Prediction", "Measurement", "Verdict", "Revisit when"))
+        self.write("docs/decisions/0001-a.md", "# 0001 A\n" + parts)
+        self.write("docs/decisions/README.md", "[0001](0001-a.md)\n")
+        self.assertEqual("", self.fault())
+        self.write("docs/decisions/0002-b.md", "# B\n" + parts.replace("Verdict", "End"))
+        found = self.fault()
+        self.assertIn("0002-b.md: the title does not begin with 0002", found)
+        self.assertIn("0002-b.md: no heading Verdict", found)
+        self.assertIn("0002-b.md: no row in docs/decisions/README.md", found)
+
+
+class Measurements(Tree):
+    PAGE = "docs/measurements/one.md"
+
+    def results(self, us):
+        row = {"op": "layer_given_routing", "strategy": "local+hybrid", "layout": "masked", "tokens": 8, "us": us, "us_min": 1.0, "us_max": 99.0,
+               "floor_us": 20.0}
+        run = {"config": {"hidden": 8}, "layer": "preset m", "gemm_tflops": 7.0, "read_gbps": 8.0, "copy_gbps": 9.0, "sm_clock_mhz": 10.0,
+               "repeat": 20, "rows": [row]}
+        self.write("bench/results/one.json", json.dumps({
+            "gpu": "A GPU", "driver": "1.2", "date": "2026-01-02T03:04:05Z", "commit": "abc1234", "bench": {"m": run},
+            "tests": {"filter": "*A*|B", "passed": 1, "failed": 1, "skipped": 0, "failures": ["A.B"], "skips": []},
+            "notes_of_a_kind": {"rows": [{"options": "--x", "late": 3}, {"options": "--y", "seen": "no * in it"}]}}))
+
+    def test_pages_hold_every_row_and_where_it_is_from(self):
+        self.results(30.0)
+        self.assertEqual(0, run("measurements.py", self.root).returncode)
+        page = (self.root / self.PAGE).read_text()
+        for text in ("A GPU", "1.2", "2026-01-02", "abc1234", "`scripts/gpu_check.sh tests bench bench/results/one.json`", "30.0", "1.50", "`A.B`",
+                     "--x", "`no * in it`"):
+            self.assertIn(text, page)
+        self.assertIn("(one.md)", (self.root / "docs/measurements/README.md").read_text())
+        self.assertEqual("", run("check_docs.py", self.root).stdout.replace("docs: 2 pages good", "").split(",")[0].strip())
+
+    def test_a_stale_page_is_named_by_both_scripts(self):
+        self.results(30.0)
+        self.write("README.md", "<!-- measurements: one layers m 8 -->\nold\n<!-- end of measurements -->\n")
+        run("measurements.py", self.root)
+        self.assertIn("30.0", (self.root / "README.md").read_text())
+        self.assertEqual(0, run("measurements.py", self.root, "--check").returncode)
+        self.results(40.0)
+        self.write("docs/measurements/gone.md", "of a file that is gone\n")
+        before = (self.root / self.PAGE).read_text()
+        check, docs = run("measurements.py", self.root, "--check"), run("check_docs.py", self.root)
+        self.assertEqual((1, 1), (check.returncode, docs.returncode))
+        for page in (self.PAGE, "README.md", "docs/measurements/gone.md"):
+            self.assertIn(f"{page}: stale", check.stdout)
+            self.assertIn(f"{page}: stale", docs.stdout)
+        self.assertEqual(before, (self.root / self.PAGE).read_text())
+        run("measurements.py", self.root)
+        self.assertFalse((self.root / "docs/measurements/gone.md").exists())
+        self.assertEqual(0, run("measurements.py", self.root, "--check").returncode)
 
 
 if __name__ == "__main__":
