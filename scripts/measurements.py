@@ -85,14 +85,22 @@ def errors_of(run):
     return {(c["strategy"], c["tokens"]): c["rel_error"] for c in run.get("checks", []) if "rel_error" in c}
 
 
+def faults(runs):
+    """Runs that ended early and results that were wrong: they have no time."""
+    found = [{"run": name, "fault": run["error"]} for name, run in runs.items() if "error" in run]
+    found += [{"run": name, "tokens": c["tokens"], "strategy": c["strategy"], "fault": c["problem"]}
+              for name, run in runs.items() for c in run.get("checks", []) if c["failed"]]
+    return table(found) if found else []
+
+
 def layer_rows(name, run, peers=None):
     errors = errors_of(run)
     for row in run["rows"]:
         if row["op"] not in LAYERS:
             continue
         of_floor = ratio(row["us"], row["floor_us"])
-        cells = {"run": name, "tokens": row["tokens"], "strategy": row["strategy"], "layout": row["layout"], "active experts": row.get("active_experts"),
-                 "gate": "given" if row["op"] == LAYERS[0] else "run", "us": row["us"], "least": row["us_min"], "most": row["us_max"],
+        cells = {"run": name, "tokens": row["tokens"], "strategy": row["strategy"], "layout": row.get("layout"), "active experts": row.get("active_experts"),
+                 "gate": "given" if row["op"] == LAYERS[0] else "run", "us": row["us"], "least": row.get("us_min"), "most": row.get("us_max"),
                  "each run": [round(us, 1) for us in row.get("us_of_runs", [])], "floor us": row["floor_us"], "of floor": of_floor,
                  "error": errors.get((row["strategy"], row["tokens"]))}
         triton, deepgemm = (peers or {}).get((name, row["tokens"]), (None, None))
@@ -170,6 +178,7 @@ def write_bench(section, level, peers=None, gemms=None):
     skewed = {name: run for name, run in runs.items() if run.get("routing") in ("balanced", "zipf", "hot")}
     plain = {name: run for name, run in runs.items() if name not in skewed}
     yield from rate_table(runs)
+    yield from faults(section)
     yield f"\n{level} Layers"
     yield from table([row for name, run in plain.items() for row in layer_rows(name, run, peers)])
     if skewed:
@@ -191,6 +200,7 @@ def write_ranks(section, level):
     """Layers over several GPUs, one with the same local work, and NCCL's collectives."""
     runs = {name: run for name, run in section.items() if name != "nccl" and isinstance(run, dict)}
     yield from rate_table(runs)
+    yield from faults(runs)
     for name, run in runs.items():
         yield f"\n{level} {name}"
         if name.endswith("-alone"):

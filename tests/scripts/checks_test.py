@@ -124,7 +124,7 @@ class Measurements(Tree):
         run = {"config": {"hidden": 8}, "layer": "preset m", "gemm_tflops": 7.0, "read_gbps": 8.0, "copy_gbps": 9.0, "sm_clock_mhz": 10.0,
                "repeat": 20, "rows": [row]}
         self.write("bench/results/one.json", json.dumps({
-            "gpu": "A GPU", "driver": "1.2", "date": "2026-01-02T03:04:05Z", "commit": "abc1234", "bench": {"m": run},
+            "gpu": "A GPU", "driver": "1.2", "date": "2026-01-02T03:04:05Z", "commit": "abc1234", "bench": {"m": run, "n": {"error": "ended with 3", "rows": []}},
             "tests": {"filter": "*A*|B", "passed": 1, "failed": 1, "skipped": 0, "failures": ["A.B"], "skips": []},
             "notes_of_a_kind": {"rows": [{"options": "--x", "late": 3}, {"options": "--y", "seen": "no * in it"}]}}))
 
@@ -132,7 +132,7 @@ class Measurements(Tree):
         self.results(30.0)
         self.assertEqual(0, run("measurements.py", self.root).returncode)
         page = (self.root / self.PAGE).read_text()
-        for text in ("A GPU", "1.2", "2026-01-02", "abc1234", "`scripts/gpu_check.sh tests bench bench/results/one.json`", "30.0", "1.50", "`A.B`",
+        for text in ("A GPU", "1.2", "2026-01-02", "abc1234", "`scripts/gpu_check.sh tests bench bench/results/one.json`", "30.0", "1.50", "`A.B`", "ended with 3",
                      "--x", "`no * in it`"):
             self.assertIn(text, page)
         self.assertIn("(one.md)", (self.root / "docs/measurements/README.md").read_text())
