@@ -89,7 +89,7 @@ class RanksBench {
       if (!chosen || (chosen->token_pieces == 1 && !chosen->fetch_rows)) continue;
       // The same with dispatch and experts apart, one after the other.
       options.token_pieces = 1;
-      options.push_rows = true;
+      options.fetch_rows = false;
       measure_layer(comm, weights, options, problem, check);
     }
     meet(comm);

@@ -186,10 +186,10 @@ Problem make_problem(const Case& c, uint64_t seed) {
 class Device {
  public:
   explicit Device(const CheckArguments& a)
-      : kind_(device_from(a.device)), forbids_peer_memory_(a.no_peer_memory) {}
+      : kind_(device_from(a.device)), peer_memory_(!a.no_peer_memory) {}
 
   DeviceKind kind() const { return kind_; }
-  bool forbids_peer_memory() const { return forbids_peer_memory_; }
+  bool peer_memory() const { return peer_memory_; }
   // Of this rank, whose thread it becomes current on.
   std::shared_ptr<Backend> backend(const LayerOptions& options, int num_ranks, int rank) {
     if (kind_ == DeviceKind::Cpu) return make_backend(options, num_ranks, rank);
@@ -202,7 +202,7 @@ class Device {
 
  private:
   DeviceKind kind_;
-  bool forbids_peer_memory_;
+  bool peer_memory_;
   std::mutex mutex_;
   std::map<std::pair<int, int>, std::shared_ptr<Backend>> kept_;
 };
@@ -248,7 +248,7 @@ Rows run_rank(const Case& c, const Problem& p, Device& device, Communicator& com
   options.strategy = strategy;
   options.num_threads = 1;
   options.device = device.kind();
-  options.forbid_peer_memory = device.forbids_peer_memory();
+  options.peer_memory = device.peer_memory();
   options.backend = device.backend(options, ranks.num_on_machine(), ranks.local(comm.rank()));
   Backend& backend = *options.backend;
   const auto stream = comm.size() > 1 ? make_stream(backend) : nullptr;

@@ -35,9 +35,9 @@ StrategyRequest request_of(const ExplainArguments& a) {
   r.peer_memory = !a.run.no_peer_memory;
   r.has_nccl = has_nccl();
   r.token_pieces = a.run.pieces;
-  r.push_rows = a.run.push_rows;
+  r.fetch_rows = !a.run.push_rows;
   r.device = describe_device(a.run.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu);
-  r.name = a.run.strategy;
+  r.strategy = a.run.strategy;
   return r;
 }
 

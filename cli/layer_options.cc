@@ -164,9 +164,9 @@ LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
   o.host_counts = host_counts;
   o.num_sms = num_sms;
   o.num_link_blocks = link_blocks;
-  o.forbid_peer_memory = no_peer_memory;
+  o.peer_memory = !no_peer_memory;
   o.token_pieces = pieces;
-  o.push_rows = push_rows;
+  o.fetch_rows = !push_rows;
   return o;
 }
 

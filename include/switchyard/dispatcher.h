@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "switchyard/backend.h"
@@ -176,9 +177,9 @@ inline constexpr int64_t kStatusWords = 5;
 struct DispatcherOptions {
   DispatcherKind kind = DispatcherKind::Normal;
   int tp_size = 1;  // consecutive ranks that hold the same tokens; divides P
-  // Ranks reach into each other's memory. On CUDA several ranks do unless it is forbidden; threads
-  // on a CPU may.
-  bool peer_memory = false;
+  // Ranks reach into each other's memory; absent: several on CUDA do, where they can, and threads
+  // of a CPU do not. On CUDA false gives NCCL, as between hosts, whatever this says.
+  std::optional<bool> peer_memory{};
   int num_link_blocks = 0;  // CUDA: most thread blocks that move rows between ranks; 0: chosen
   // Normal over peer memory: rows stay in their rank's memory until the executor's scatter fetches
   // them, so that links and memory work at the same time. See ReceivedRows::source.
@@ -188,8 +189,6 @@ struct DispatcherOptions {
   int64_t own_sums_from = 256;
   bool host_ordered =
       false;  // peer memory: the host meets its peers before a kernel waits for them
-  // CUDA, several ranks: NCCL carries rows. So it does between hosts, whatever this says.
-  bool forbid_peer_memory = false;
   // NCCL, normal: the host waits for counts, exactly the rows travel; dispatch cannot be captured.
   bool host_counts = false;
 };

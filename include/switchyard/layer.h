@@ -17,42 +17,15 @@
 namespace switchyard {
 
 /// Choices for one layer. All but `backend` and `workspace` must be equal on every rank.
-struct LayerOptions {
-  int64_t max_tokens = 4096;      // capacity: most tokens of one rank in one call; >= 0
-  std::string strategy = "auto";  // see strategy.h
+struct LayerOptions : PlanOptions {
   DeviceKind device = DeviceKind::Cpu;
-  int64_t masked_max_tokens = 256;      // hybrid: masked layout up to this many rows, inclusive
-  int64_t alignment = 1;                // of contiguous groups, >= 1
-  bool allow_repeated_experts = false;  // a token's ids may repeat; masked buffers grow by K
-  int tp_size = 1;                      // consecutive ranks that hold the same tokens
-  bool use_all_gather = true;           // see StrategyRequest
-  int64_t workspace_limit_bytes = int64_t{8} << 30;
   int num_threads = 0;  // CPU: threads of this rank; 0: cores / ranks, at least one
-  /// CUDA: multiprocessors that Hopper's GEMMs may use, at most the device's; 0: all. Changes no
-  /// bit. A lent `backend` has its own number, which counts then.
-  int num_sms = 0;
   /// CUDA, several ranks: most thread blocks that move rows between ranks; 0: chosen. Changes no
   /// bit.
   int num_link_blocks = 0;
-  /// Several ranks: pieces that the tokens of a call at the capacity are cut into, so that one
-  /// travels while another is computed (CUDA); 0: chosen by the cost model, 1: whole. Changes no
-  /// bit.
-  int token_pieces = 0;
-  /// CUDA, several ranks: token rows are pushed to the ranks that own their experts before these
-  /// compute. Else, where a call is whole, the normal dispatcher leaves them with their source
-  /// until the executor's scatter fetches them, which is faster. Changes no bit.
-  bool push_rows = false;
   /// CUDA, peer memory: the host waits for its stream and meets its peers before a kernel waits
   /// for them. For tools that run one kernel at a time; slow, and forward cannot be captured.
   bool host_ordered = false;
-  /// CUDA: contiguous groups over cuBLAS may read counts on the host, and so may the normal
-  /// dispatcher over NCCL, which then sends exactly the rows that there are. forward then waits for
-  /// its stream and cannot be captured. No other strategy reads them, whatever this says.
-  bool host_counts = false;
-  /// CUDA, several ranks: rows travel over NCCL even where ranks could reach each other's memory,
-  /// as ranks of several hosts do by themselves; workspace_bytes then gives what those need.
-  /// Changes no bit. Ranks that are threads of one process: docs/decisions/0046.
-  bool forbid_peer_memory = false;
   /// Of `device`, shared with other layers of this thread; empty: made here. Layers over cuBLAS
   /// that share one run on one stream: its scratch memory is the backend's.
   std::shared_ptr<Backend> backend;

@@ -37,33 +37,51 @@ const char* dispatcher_name(
 const char* executor_name(ExecutorKind kind) noexcept;      // "contiguous", "masked", "hybrid"
 const char* provider_name(GemmProvider provider) noexcept;  // "cpu", "hopper", "cublas"
 
-/// Everything the choice depends on. Equal on every rank, so ranks agree without talking.
-struct StrategyRequest {
+/// What a layer is planned by, beside its config: the choices that every rank shares.
+struct PlanOptions {
+  int64_t max_tokens = 4096;  // capacity: most tokens of one rank in one call; >= 0
+  /// The user's word: auto, [dispatcher+]executor[+provider], or a known name.
+  std::string strategy = "auto";
+  int64_t masked_max_tokens = 256;      // hybrid: masked layout up to this many rows, inclusive
+  int64_t alignment = 1;                // of contiguous groups, >= 1
+  bool allow_repeated_experts = false;  // a token's ids may repeat; masked buffers grow by K
+  int tp_size = 1;                      // consecutive ranks that hold the same tokens
+  bool use_all_gather = true;           // lets `auto` skip communication where tp = P
+  /// A larger workspace is refused, with its bytes.
+  int64_t workspace_limit_bytes = int64_t{8} << 30;
+  /// CUDA: multiprocessors that Hopper's GEMMs may use, at most the device's; 0: all. Chooses tiles,
+  /// no strategy, and changes no bit. A lent backend has its own number, which counts then.
+  int num_sms = 0;
+  /// Several ranks: pieces that the tokens of a call at the capacity are cut into, so that one
+  /// travels while another is computed (CUDA); 0: chosen by the cost model, 1: whole. Changes no
+  /// bit.
+  int token_pieces = 0;
+  /// CUDA, several ranks: where a call is whole, the normal dispatcher leaves token rows with their
+  /// source until the executor's scatter fetches them. Else they are pushed to the ranks that own
+  /// their experts before these compute, which is slower. Changes no bit.
+  bool fetch_rows = true;
+  /// CUDA: contiguous groups over cuBLAS may read counts on the host, and so may the normal
+  /// dispatcher over NCCL, which then sends exactly the rows that there are. forward then waits for
+  /// its stream and cannot be captured. No other strategy reads them, whatever this says.
+  bool host_counts = false;
+  /// CUDA, several ranks: kernels may reach the memory of other ranks of the host. Else rows travel
+  /// over NCCL, as between hosts; workspace_bytes then gives what those need. Changes no bit. Ranks
+  /// that are threads of one process: docs/guide/ranks.md, "Threads over NCCL".
+  bool peer_memory = true;
+};
+
+/// Everything the choice depends on. Equal on every rank, so ranks agree without talking. Its
+/// peer_memory says that ranks can and may reach each other's memory.
+struct StrategyRequest : PlanOptions {
   MoeConfig config;
   DType dtype = DType::Bf16;          // of activations and weights
   std::string quantization;           // "" is none; anything else is refused by the bf16 strategies
   int num_ranks = 1;                  // P
-  int tp_size = 1;                    // ranks that hold the same tokens
   std::string transport = "threads";  // of the communicator
-  int64_t max_tokens = 0;             // capacity: tokens per rank in one call
-  int64_t masked_max_tokens = 256;
-  int64_t alignment = 1;  // of contiguous groups
-  bool allow_repeated_experts = false;
-  int64_t workspace_limit_bytes = int64_t{8}
-                                  << 30;  // a larger workspace is refused, with its bytes
-  bool use_all_gather = true;             // lets `auto` skip communication where tp = P
-  bool use_low_latency = false;           // the reference system's deepep_low_latency
-  bool cuda_graph = false;                // the caller will capture forward
-  bool host_counts = false;               // forward may wait for the stream to read counts
-  // CUDA, several ranks: they can and may reach each other's memory; else rows travel over NCCL.
-  bool peer_memory = true;
-  bool has_nccl = false;  // of this build, see has_nccl() in communicator.h
-  int num_sms = 0;  // CUDA: multiprocessors the GEMMs may use; 0: all. Chooses tiles, no strategy
-  int token_pieces = 0;    // of a call at the capacity, see Strategy; 0: chosen
-  bool push_rows = false;  // see Strategy::fetch_rows
+  bool use_low_latency = false;       // the reference system's deepep_low_latency
+  bool cuda_graph = false;            // the caller will capture forward
+  bool has_nccl = false;              // of this build, see has_nccl() in communicator.h
   DeviceDescription device;
-  // The user's word: auto, [dispatcher+]executor[+provider], or a known name.
-  std::string name = "auto";
 };
 
 /// One rule with the value it saw: {"E % P == 0 (saw E=128, P=4)", true}.

@@ -17,7 +17,7 @@ inline RowCarrier row_carrier(DispatcherKind kind, const StrategyRequest& r, int
   if (r.device.kind != DeviceKind::Cuda || r.num_ranks == 1) return RowCarrier::Communicator;
   const bool normal = kind == DispatcherKind::Normal;
   if (r.peer_memory)  // what overlaps with other work is pushed
-    return normal && !r.push_rows && token_pieces <= 1 ? RowCarrier::PeerFetch
+    return normal && r.fetch_rows && token_pieces <= 1 ? RowCarrier::PeerFetch
                                                        : RowCarrier::PeerPush;
   // Only the normal dispatcher's sizes depend on the routing.
   return normal && r.host_counts ? RowCarrier::NcclExact : RowCarrier::NcclBlocks;

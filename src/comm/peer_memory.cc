@@ -27,7 +27,7 @@ int64_t reach_here(Memory& memory, const Card& peer, int rank,
   const std::string why = memory.reach(static_cast<int>(peer.ordinal));
   SWITCHYARD_REQUIRE(
       why.empty(), Unsupported, "peer memory: rank ", rank, ", ", why,
-      ". Use devices that are linked, or forbid_peer_memory: NCCL then carries rows.");
+      ". Use devices that are linked, or peer_memory=false: NCCL then carries rows.");
   owners.push_back(*reinterpret_cast<const std::shared_ptr<void>*>(peer.owner));
   return peer.base;
 }

@@ -41,16 +41,16 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
   request.transport = communicator.transport();
   request.device = describe_device(backend->kind());
   request.host_counts = options.host_counts;
-  request.push_rows = !options.fetch_rows;
+  request.fetch_rows = options.fetch_rows;
   request.has_nccl = has_nccl();
   if (backend->kind() == DeviceKind::Cuda)
-    request.peer_memory = !options.forbid_peer_memory && are_on_one_host(communicator);
+    request.peer_memory = options.peer_memory.value_or(true) && are_on_one_host(communicator);
   require_all("make_dispatcher", dispatcher_conditions(options.kind, request));
 
   const RowCarrier carrier = row_carrier(options.kind, request);
   if (is_nccl(carrier)) return make(over_nccl(config, options, communicator, backend, carrier));
   DispatcherParts parts{config, options, communicator, std::move(backend)};
-  if (is_peer(carrier) || (options.peer_memory && communicator.size() > 1))
+  if (is_peer(carrier) || (options.peer_memory.value_or(false) && communicator.size() > 1))
     return make_peer_dispatcher(std::move(parts));
   return make(std::move(parts));
 }

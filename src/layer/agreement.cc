@@ -1,6 +1,7 @@
 // src/layer/agreement.cc
 #include "layer/agreement.h"
 
+#include <string>
 #include <vector>
 
 #include "base/require.h"
@@ -17,23 +18,30 @@ int32_t fingerprint(const std::string& text) {
 
 }  // namespace
 
-void agree_or_throw(const std::optional<Error>& mine, const std::string& shared_facts,
+void agree_or_throw(const std::optional<Error>& mine, const LayerPlan& plan,
                     Communicator& communicator) {
-  const int64_t num_ranks = communicator.size();
+  const auto num_ranks = static_cast<size_t>(communicator.size());
   if (num_ranks > 1) {
-    const int32_t said[2] = {mine ? static_cast<int32_t>(mine->code()) : 0,
-                             fingerprint(shared_facts)};
-    std::vector<int32_t> all(static_cast<size_t>(num_ranks * 2));
-    communicator.all_gather(Tensor(all.data(), {num_ranks, 2}), ConstTensor(said, {2}), nullptr);
-
-    for (size_t r = 0; r < static_cast<size_t>(num_ranks) && !mine; ++r)
-      if (const auto code = static_cast<Errc>(all[2 * r]); all[2 * r] != 0)
+    std::vector<const char*> names{"error"};
+    std::vector<int32_t> said{mine ? static_cast<int32_t>(mine->code()) : 0};
+    for_each_shared_field(plan, [&](const char* name, const auto& value) {
+      names.push_back(name);
+      said.push_back(fingerprint(cat(value)));
+    });
+    const size_t width = said.size();
+    std::vector<int32_t> all(num_ranks * width);
+    communicator.all_gather(Tensor(all.data(), {communicator.size(), static_cast<int64_t>(width)}),
+                            ConstTensor(said.data(), {static_cast<int64_t>(width)}), nullptr);
+    for (size_t r = 0; r < num_ranks && !mine; ++r)
+      if (const auto code = static_cast<Errc>(all[r * width]); all[r * width] != 0)
         throw Error(code, cat("create: rank ", r, " refused its arguments (", errc_name(code),
                               "). See the error thrown there."));
-    for (size_t r = 0; r < static_cast<size_t>(num_ranks) && !mine; ++r)
-      SWITCHYARD_REQUIRE(all[2 * r + 1] == all[1], ShapeMismatch,
-                         "create: config or options of rank ", r,
-                         " differ from those of rank 0. They must be equal on every rank.");
+    for (size_t r = 0; r < num_ranks && !mine; ++r)
+      for (size_t f = 1; f < width; ++f)
+        SWITCHYARD_REQUIRE(all[r * width + f] == all[f], ShapeMismatch, "create: ", names[f],
+                           " of rank ", r,
+                           " differs from that of rank 0, it must be equal on every rank. Pass the "
+                           "same config and options.");
   }
   if (mine) throw *mine;
 }

@@ -2,6 +2,7 @@
 #include "switchyard/layer.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <optional>
 #include <thread>
@@ -18,6 +19,7 @@
 #include "device/memory.h"
 #include "layer/agreement.h"
 #include "layer/layer_buffers.h"
+#include "layer/layer_plan.h"
 #include "layer/routed_path.h"
 #include "layer/shared_expert.h"
 #include "ops/ops.h"
@@ -26,42 +28,9 @@
 namespace switchyard {
 namespace {
 
-// The routed experts alone, as dispatcher and executor see them behind a path.
-MoeConfig routed_config(const MoeConfig& config) {
-  MoeConfig c = config;
-  if (!config.path.present()) return c;
-  c.hidden = config.routed_hidden();
-  c.path = {};
-  c.shared = {};
-  c.f32_sums = config.path.output_norm;
-  return c;
-}
-
-StrategyRequest request_of(const MoeConfig& config, int num_ranks, const LayerOptions& options) {
-  StrategyRequest r;
-  r.config = routed_config(config);
-  r.num_ranks = num_ranks;
-  r.tp_size = options.tp_size;
-  r.max_tokens = options.max_tokens;
-  r.masked_max_tokens = options.masked_max_tokens;
-  r.alignment = options.alignment;
-  r.allow_repeated_experts = options.allow_repeated_experts;
-  r.workspace_limit_bytes = options.workspace_limit_bytes;
-  r.use_all_gather = options.use_all_gather;
-  r.host_counts = options.host_counts;
-  r.peer_memory = !options.forbid_peer_memory;
-  r.has_nccl = has_nccl();
-  r.num_sms = options.num_sms;
-  r.token_pieces = options.token_pieces;
-  r.push_rows = options.push_rows;
-  r.device = describe_device(options.device);
-  r.name = options.strategy;
-  return r;
-}
-
-size_t bytes_of(const MoeConfig& config, const StrategyRequest& request, const Strategy& strategy) {
+size_t bytes_of(const LayerPlan& plan) {
   Arena arena({});
-  LayerBuffers::take(arena, config, request, strategy);
+  LayerBuffers::take(arena, plan);
   return arena.bytes();
 }
 
@@ -71,37 +40,6 @@ std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   return make_cpu_backend(options.num_threads > 0 ? options.num_threads
                                                   : std::max(1, cores / num_ranks));
-}
-
-std::string facts_of(const Activation& a) {
-  return cat(activation_name(a.kind), ' ', a.alpha, ' ', a.limit, ' ');
-}
-
-std::string facts_of(const GateConfig& g) {
-  return cat(static_cast<int>(g.scoring), g.renormalize, ' ', g.renormalize_epsilon,
-             g.clamp_renormalizer, ' ', g.scale, g.correction_bias, ' ', g.num_groups, ' ',
-             g.num_groups_kept, ' ', static_cast<int>(g.group_score), ' ', g.jitter_epsilon, ' ',
-             g.logit_softcap, ' ', g.vocabulary, ' ', g.num_zero_experts, ' ', g.expert_scale,
-             g.rms_of_hidden, ' ');
-}
-
-std::string facts_of(const MoeConfig& c) {
-  return cat(c.hidden, ' ', c.intermediate, ' ', c.num_experts, ' ', c.top_k, ' ',
-             facts_of(c.activation), facts_of(c.gate), c.shared.intermediate,
-             c.shared.sigmoid_gated, ' ', c.shared.num_scored, ' ', facts_of(c.shared_activation()),
-             c.expert_bias, c.router_bias, c.router_f32, c.f32_sums, c.router_weight_on_input,
-             c.path.input_norm, c.path.output_norm, ' ', c.path.latent, ' ', c.path.norm_epsilon,
-             ' ');
-}
-
-// Everything that must be equal on every rank, as one text.
-std::string shared_facts(const MoeConfig& config, const StrategyRequest& r,
-                         const LayerOptions& options) {
-  return cat(facts_of(config), r.tp_size, ' ', r.max_tokens, ' ', r.masked_max_tokens, ' ',
-             r.alignment, ' ', r.allow_repeated_experts, ' ', r.workspace_limit_bytes, ' ',
-             r.use_all_gather, ' ', r.host_counts, ' ', options.host_ordered, ' ', r.token_pieces,
-             ' ', r.push_rows, ' ', device_name(r.device.kind), ' ', options.forbid_peer_memory,
-             ' ', r.name);
 }
 
 void check_device(const char* name, ConstTensor t, DeviceKind device) {
@@ -127,42 +65,39 @@ void check_rows(const char* name, ConstTensor t, DType dtype, Shape shape, Devic
 class Layer final : public MoeLayer {
  public:
   struct Parts {
-    MoeConfig config;
-    StrategyRequest request;  // its config is that of the routed experts
-    Strategy strategy;
-    LayerWeights weights;
-    DispatcherOptions dispatcher;
-    std::shared_ptr<Backend> backend;
-    Workspace workspace;
-    std::shared_ptr<void> memory;  // of the workspace, unless the caller lent it
-    std::unique_ptr<Gate> gate;    // null without router weights
-    std::unique_ptr<Executor> executor;
-    std::unique_ptr<Communicator> own_communicator;  // of a layer that was made without one
+    LayerPlan plan;
+    LayerWeights weights{};
+    std::shared_ptr<Backend> backend{};
+    Workspace workspace{};
+    std::shared_ptr<void> memory{};  // of the workspace, unless the caller lent it
+    std::unique_ptr<Gate> gate{};    // null without router weights
+    std::unique_ptr<Executor> executor{};
+    std::unique_ptr<Communicator> own_communicator{};  // of a layer that was made without one
     Communicator* communicator = nullptr;
   };
 
   // Collective: the dispatcher may split the communicator.
   explicit Layer(Parts parts) : parts_(std::move(parts)) {
     Arena arena(parts_.workspace, backend().kind());
-    buffers_ = LayerBuffers::take(arena, config(), parts_.request, parts_.strategy);
+    buffers_ = LayerBuffers::take(arena, plan());
     workspace_bytes_ = arena.bytes();
     if (config().shared.intermediate > 0)
-      shared_.emplace(config(), parts_.weights.shared, parts_.backend, parts_.strategy.provider);
+      shared_.emplace(config(), parts_.weights.shared, parts_.backend, plan().strategy.provider);
     if (config().path.present())
-      path_.emplace(config(), parts_.weights.path, parts_.backend, parts_.strategy.provider);
+      path_.emplace(config(), parts_.weights.path, parts_.backend, plan().strategy.provider);
     dispatcher_ =
-        make_dispatcher(parts_.request.config, parts_.dispatcher, communicator(), parts_.backend);
-    if (parts_.strategy.token_pieces > 1)
-      pipeline_.emplace(backend().memory(), parts_.strategy.token_pieces);
+        make_dispatcher(plan().request.config, plan().dispatcher(), communicator(), parts_.backend);
+    if (plan().strategy.token_pieces > 1)
+      pipeline_.emplace(backend().memory(), plan().strategy.token_pieces);
     clear_status(nullptr);
     wait(nullptr);  // a first forward may come on a stream that does not wait for the default one
     // Last: a rank that is past it may make the others wait on the device.
     for (const Workspace& window : buffers_.dispatcher)
-      dispatcher_->connect(window, cut(parts_.request.max_tokens).tokens, parts_.memory);
+      dispatcher_->connect(window, cut(plan().request.max_tokens).tokens, parts_.memory);
   }
 
-  const MoeConfig& config() const override { return parts_.config; }
-  const Strategy& strategy() const override { return parts_.strategy; }
+  const MoeConfig& config() const override { return plan().config; }
+  const Strategy& strategy() const override { return plan().strategy; }
   size_t workspace_bytes() const override { return workspace_bytes_; }
 
   Gate& gate() override {
@@ -172,7 +107,7 @@ class Layer final : public MoeLayer {
   }
 
   Tensor input_rows() const override {
-    if (parts_.strategy.token_pieces > 1) return {};  // each has a workspace of its own
+    if (plan().strategy.token_pieces > 1) return {};  // each has a workspace of its own
     if (path_) return {};                             // other rows travel
     return dispatcher_->input_rows(buffers_.dispatcher.front());
   }
@@ -181,9 +116,9 @@ class Layer final : public MoeLayer {
     throw_what_is_visible();
     dispatcher_->check_stream(args.stream);
     const bool bound_is_valid =
-        args.max_tokens >= -1 && args.max_tokens <= parts_.request.max_tokens;
+        args.max_tokens >= -1 && args.max_tokens <= plan().request.max_tokens;
     const int64_t max_tokens =
-        args.max_tokens >= 0 && bound_is_valid ? args.max_tokens : parts_.request.max_tokens;
+        args.max_tokens >= 0 && bound_is_valid ? args.max_tokens : plan().request.max_tokens;
     const Turn turn(dispatcher_->enqueues_in_turn());
     try {
       check(args, bound_is_valid, max_tokens);
@@ -195,7 +130,7 @@ class Layer final : public MoeLayer {
     const int64_t max_rows = dispatcher_->max_rows(cut(max_tokens).tokens);
     const bool hybrid = parts_.executor->kind() == ExecutorKind::Hybrid;
     return {parts_.executor->layout_for(max_rows), max_rows,
-            hybrid ? parts_.request.masked_max_tokens : -1};
+            hybrid ? plan().request.masked_max_tokens : -1};
   }
 
   void wait(CUstream_st* stream) override {
@@ -206,11 +141,12 @@ class Layer final : public MoeLayer {
   }
 
  private:
+  const LayerPlan& plan() const { return parts_.plan; }
   Backend& backend() const { return *parts_.backend; }
   Communicator& communicator() const { return *parts_.communicator; }
 
   TokenPieces cut(int64_t max_tokens) const {
-    return cut_tokens(max_tokens, parts_.request.max_tokens, parts_.strategy.token_pieces);
+    return cut_tokens(max_tokens, plan().request.max_tokens, plan().strategy.token_pieces);
   }
 
   void clear_status(CUstream_st* stream) {
@@ -254,7 +190,7 @@ class Layer final : public MoeLayer {
 
   void check(const ForwardArgs& args, bool bound_is_valid, int64_t max_tokens) const {
     SWITCHYARD_REQUIRE(bound_is_valid, ShapeMismatch, "forward: max_tokens=", args.max_tokens,
-                       ", need 0 to the layer's capacity ", parts_.request.max_tokens,
+                       ", need 0 to the layer's capacity ", plan().request.max_tokens,
                        " (or -1 for it). Create the layer with a larger max_tokens.");
     const int64_t num_tokens = args.hidden.shape.rank() == 2 ? args.hidden.dim(0) : 0;
     const Shape rows{num_tokens, config().hidden};
@@ -412,27 +348,12 @@ class Layer final : public MoeLayer {
       call.output = buffers_.path.sums.rows(0, num_tokens);
       call.joins = false;
     }
-    pieces.count > 1 ? run_pieces(call, pieces) : run_whole(call, slice, max_tokens);
+    run_routed(call, pieces, slice);
     if (path_) {
       const Addend shared = run_shared(args, {0, num_tokens});
       path_->after(args.output, shared, buffers_.path, args.stream);
     }
     backend().ops().run(Poison{args.output, buffers_.status}, args.stream);
-  }
-
-  void run_whole(const RoutedCall& routed, Dispatcher::Slice slice, int64_t max_tokens) {
-    const int64_t max_rows = dispatcher_->max_rows(max_tokens);
-    Ops& ops = backend().ops();
-    ops.begin(Phase::Dispatch);
-    finish_ids(routed, {0, slice.size}, slice, buffers_.status);
-    auto call =
-        dispatcher_->dispatch(buffers_.dispatcher.front(), routed.hidden, routed.routing.ids,
-                              routed.routing.weights, max_tokens, buffers_.status, routed.stream);
-    const Addend addend = addend_of(routed, slice);
-    ops.begin(Phase::Experts);
-    const PartialRows partial = run_experts(call, 0, max_rows, buffers_.status, routed.stream);
-    ops.begin(Phase::Combine);
-    dispatcher_->combine(routed.output, partial, call, addend, buffers_.status, routed.stream);
   }
 
   Addend addend_of(const RoutedCall& call, Dispatcher::Slice slice) {
@@ -460,57 +381,66 @@ class Layer final : public MoeLayer {
     return dispatcher_->sum_experts(sums, call, room, stream);
   }
 
-  // Rows travel on a stream of their own. While the experts compute one piece there, the next one
-  // is dispatched and the one before it comes back.
-  void run_pieces(const RoutedCall& routed, const TokenPieces& pieces) {
+  // A call in pieces: rows travel on a stream of their own. While the experts compute one piece
+  // there, the next one is dispatched and the one before it comes back.
+  void run_routed(const RoutedCall& routed, const TokenPieces& pieces, Dispatcher::Slice slice) {
     Ops& ops = backend().ops();
+    const bool overlaps = pieces.count > 1;
     const int64_t num_tokens = routed.hidden.dim(0),
                   max_rows = dispatcher_->max_rows(pieces.tokens);
     const auto count = static_cast<size_t>(pieces.count);
+    CUstream_st* link = overlaps ? pipeline_->link.get() : routed.stream;
     const auto tokens_of = [&](size_t i) {
       const int64_t begin = std::min(static_cast<int64_t>(i) * pieces.tokens, num_tokens);
       return Dispatcher::Slice{begin, std::min(pieces.tokens, num_tokens - begin)};
     };
     const auto status_of = [&](size_t i) {
+      if (!overlaps) return buffers_.status;
       Tensor t = buffers_.piece_status.rows(static_cast<int64_t>(i), 1);
       t.shape = {kStatusWords};
       return t;
     };
-    for (size_t i = 0; i < count; ++i) {
-      ops.run(Copy{status_of(i), buffers_.status}, routed.stream);
-      finish_ids(routed, tokens_of(i), tokens_of(i), status_of(i));
-    }
-    Pipeline& pipeline = *pipeline_;
-    CUstream_st* link = pipeline.link.get();
-    pipeline.joined->record(routed.stream);
-    pipeline.joined->wait(link);
+    const auto then = [&](StreamEvent& event, CUstream_st* first, CUstream_st* second) {
+      event.record(first);
+      event.wait(second);
+    };
+    // Of this rank's ids: a whole call may be a slice of a tensor-parallel group's.
+    const auto ids_of = [&](size_t i) { return overlaps ? tokens_of(i) : RowRange{0, slice.size}; };
 
-    std::vector<DispatchedCall> calls(count);
+    ops.begin(Phase::Dispatch);
+    for (size_t i = 0; i < count; ++i) {
+      if (overlaps) ops.run(Copy{status_of(i), buffers_.status}, routed.stream);
+      finish_ids(routed, ids_of(i), overlaps ? tokens_of(i) : slice, status_of(i));
+    }
+    if (overlaps) then(*pipeline_->joined, routed.stream, link);
+    std::array<DispatchedCall, 2> calls;  // that at hand, and the next
     const auto dispatch = [&](size_t i) {
       const auto [begin, size] = tokens_of(i);
+      const RowRange ids = ids_of(i);
       ops.begin(Phase::Dispatch);
-      calls[i] = dispatcher_->dispatch(buffers_.dispatcher[i], routed.hidden.rows(begin, size),
-                                       routed.routing.ids.rows(begin, size),
-                                       routed.routing.weights.rows(begin, size), pieces.tokens,
-                                       status_of(i), link);
-      pipeline.dispatched[i]->record(link);
+      calls[i % 2] = dispatcher_->dispatch(buffers_.dispatcher[i], routed.hidden.rows(begin, size),
+                                           routed.routing.ids.rows(ids.begin, ids.size),
+                                           routed.routing.weights.rows(ids.begin, ids.size),
+                                           pieces.tokens, status_of(i), link);
+      if (overlaps) pipeline_->dispatched[i]->record(link);
     };
     dispatch(0);
-    const Addend addend = addend_of(routed, {0, num_tokens});
+    const Addend addend = addend_of(routed, overlaps ? RowRange{0, num_tokens} : slice);
     for (size_t i = 0; i < count; ++i) {
       if (i + 1 < count) dispatch(i + 1);
-      pipeline.dispatched[i]->wait(routed.stream);
+      if (overlaps) pipeline_->dispatched[i]->wait(routed.stream);
       ops.begin(Phase::Experts);
-      const PartialRows partial = run_experts(calls[i], i, max_rows, status_of(i), routed.stream);
-      pipeline.computed->record(routed.stream);
-      pipeline.computed->wait(link);
+      const DispatchedCall& call = calls[i % 2];
+      const PartialRows partial = run_experts(call, i, max_rows, status_of(i), routed.stream);
+      if (overlaps) then(*pipeline_->computed, routed.stream, link);
       const auto [begin, size] = tokens_of(i);
+      const RowRange ids = ids_of(i);
       ops.begin(Phase::Combine);
-      dispatcher_->combine(routed.output.rows(begin, size), partial, calls[i],
-                           rows_of(addend, begin, size), status_of(i), link);
+      dispatcher_->combine(routed.output.rows(begin, size), partial, call,
+                           rows_of(addend, ids.begin, ids.size), status_of(i), link);
     }
-    pipeline.joined->record(link);
-    pipeline.joined->wait(routed.stream);
+    if (!overlaps) return;
+    then(*pipeline_->joined, link, routed.stream);
     ops.run(MergeStatus{buffers_.status, buffers_.piece_status.rows(0, pieces.count)},
             routed.stream);
   }
@@ -547,23 +477,16 @@ class Layer final : public MoeLayer {
 
 // What this rank can check and make alone.
 void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank) {
-  const StrategyRequest& r = parts.request;
-  const MoeConfig& config = parts.config;
+  LayerPlan& plan = parts.plan;
+  const MoeConfig& config = plan.config;
   SWITCHYARD_REQUIRE(parts.backend->kind() == options.device, ShapeMismatch,
                      "create: backend is on ", device_name(parts.backend->kind()),
                      ", device=", device_name(options.device),
                      ". Pass a backend of the layer's device.");
   validate(config);
-  parts.strategy = choose_strategy(r);
-  parts.dispatcher = {.kind = parts.strategy.dispatcher,
-                      .tp_size = r.tp_size,
-                      .num_link_blocks = options.num_link_blocks,
-                      .fetch_rows = parts.strategy.fetch_rows,
-                      .host_ordered = options.host_ordered,
-                      .forbid_peer_memory = !r.peer_memory,
-                      .host_counts = r.host_counts};
-  validate(parts.weights, config, r.num_ranks, options.device);
-  const size_t bytes = bytes_of(config, r, parts.strategy);
+  plan.strategy = choose_strategy(plan.request);
+  validate(parts.weights, config, plan.request.num_ranks, options.device);
+  const size_t bytes = bytes_of(plan);
   parts.workspace = options.workspace;
   if (parts.workspace.data == nullptr) {
     parts.memory = parts.backend->memory().allocate(bytes);
@@ -576,21 +499,17 @@ void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank
                      Misaligned, "create: workspace address is not a multiple of ",
                      Workspace::kAlignment, ". Align it.");
   if (parts.weights.router.weight.present())
-    parts.gate = make_gate(config, parts.weights.router, parts.backend, parts.strategy.provider);
-  parts.executor = make_executor(r.config,
-                                 {parts.strategy.executor, r.alignment, r.masked_max_tokens,
-                                  r.allow_repeated_experts, parts.strategy.provider, r.host_counts},
-                                 parts.weights.experts, r.num_ranks, rank, parts.backend);
+    parts.gate = make_gate(config, parts.weights.router, parts.backend, plan.strategy.provider);
+  parts.executor = make_executor(plan.request.config, plan.executor(), parts.weights.experts,
+                                 plan.request.num_ranks, rank, parts.backend);
 }
 
 std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeights& weights,
                                        std::unique_ptr<Communicator> own,
                                        Communicator& communicator, const LayerOptions& options) {
-  Layer::Parts parts;
-  parts.config = config;
-  parts.request = request_of(config, communicator.size(), options);
-  parts.request.transport = communicator.transport();
-  parts.request.peer_memory &= are_on_one_host(communicator);
+  Layer::Parts parts{.plan = {config, communicator.size(), options}};
+  parts.plan.request.transport = communicator.transport();
+  parts.plan.request.peer_memory &= are_on_one_host(communicator);
   parts.backend = make_backend(options, communicator.size());
   parts.weights = weights;
   parts.own_communicator = std::move(own);
@@ -602,7 +521,7 @@ std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeigh
   } catch (const Error& e) {
     mine.emplace(e);
   }
-  agree_or_throw(mine, shared_facts(config, parts.request, options), communicator);
+  agree_or_throw(mine, parts.plan, communicator);
   return std::make_unique<Layer>(std::move(parts));
 }
 
@@ -624,8 +543,9 @@ std::unique_ptr<MoeLayer> MoeLayer::create(const MoeConfig& config, const LayerW
 size_t MoeLayer::workspace_bytes(const MoeConfig& config, int num_ranks,
                                  const LayerOptions& options) {
   validate(config);
-  const StrategyRequest request = request_of(config, num_ranks, options);
-  return bytes_of(config, request, choose_strategy(request));
+  LayerPlan plan(config, num_ranks, options);
+  plan.strategy = choose_strategy(plan.request);
+  return bytes_of(plan);
 }
 
 std::string describe(const ForwardReport& report) {

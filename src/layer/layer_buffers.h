@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/buffers.h"
+#include "layer/layer_plan.h"
 #include "strategy/token_pieces.h"
 
 namespace switchyard {
@@ -20,12 +21,13 @@ struct LayerBuffers {
   std::vector<Workspace> dispatcher;  // one for each piece
   Workspace executor;
   // bf16 [R, H], of a call in pieces two of them, since one is on its way back while the next is
-  // computed; absent when the executor writes the final rows, or into the dispatcher's workspace
+  // computed; absent on one rank, and where partial rows are in the dispatcher's workspace
   Tensor partial;
 
-  // `config` is the layer's; that of the request has the routed experts alone.
-  static LayerBuffers take(Arena& arena, const MoeConfig& config, const StrategyRequest& r,
-                           const Strategy& s) {
+  static LayerBuffers take(Arena& arena, const LayerPlan& plan) {
+    const MoeConfig& config = plan.config;
+    const StrategyRequest& r = plan.request;
+    const Strategy& s = plan.strategy;
     const bool local = s.dispatcher == DispatcherKind::Local;
     const int64_t slice = local ? r.max_tokens : slice_capacity(r.max_tokens, r.tp_size);
     const int64_t tokens = cut_tokens(r.max_tokens, r.max_tokens, s.token_pieces).tokens;

@@ -10,20 +10,20 @@ namespace switchyard {
 // then S scored shared experts.
 struct GateTopk {
   static constexpr const char* kName = "gate_topk";
-  Tensor ids;             // i32 [T, K]
-  Tensor weights;         // f32 [T, K]
-  Tensor shared_weights;  // f32 [T, S]; absent: no shared expert is scored
+  Tensor ids;               // i32 [T, K]
+  Tensor weights;           // f32 [T, K]
+  Tensor shared_weights{};  // f32 [T, S]; absent: no shared expert is scored
   // f32 [T, logit_parts * N]. logit(t, e) = row_scale[t] * sum of logits[t, part * N + e] + bias[e]
   ConstTensor logits;
   int logit_parts = 1;
-  ConstTensor row_scale;        // f32 [T]; absent: 1
-  ConstTensor bias;             // f32 [N]; absent: 0
-  ConstTensor correction_bias;  // f32 [choices]; absent: 0
-  ConstTensor expert_scale;     // f32 [N]; absent: 1
+  ConstTensor row_scale{};        // f32 [T]; absent: 1
+  ConstTensor bias{};             // f32 [N]; absent: 0
+  ConstTensor correction_bias{};  // f32 [choices]; absent: 0
+  ConstTensor expert_scale{};     // f32 [N]; absent: 1
   // Both or neither: ids[t, :] = token_experts[token_ids[t], :], or INT32_MIN, which is out of
   // range, where there is no such token.
-  ConstTensor token_ids;      // i32 or i64 [T]
-  ConstTensor token_experts;  // i32 [V, K]
+  ConstTensor token_ids{};      // i32 or i64 [T]
+  ConstTensor token_experts{};  // i32 [V, K]
   GateConfig gate;
 
   Work work(const ReadI32&) const {

@@ -125,17 +125,17 @@ Strategy choose_automatically(const StrategyRequest& r) {
 }
 
 Strategy choose_named(const StrategyRequest& r) {
-  const NamedChoice choice = parse_strategy_name(r.name);
-  SWITCHYARD_REQUIRE(choice.not_provided.empty(), Unsupported, "strategy: name=", r.name, ", ",
+  const NamedChoice choice = parse_strategy_name(r.strategy);
+  SWITCHYARD_REQUIRE(choice.not_provided.empty(), Unsupported, "strategy: name=", r.strategy, ", ",
                      choice.not_provided);
   const auto dispatcher =
       choice.dispatcher.value_or(r.num_ranks == 1 ? DispatcherKind::Local : DispatcherKind::Normal);
   const auto provider = choice.provider.value_or(providers_of(r.device.kind).front());
   Strategy s = evaluate(dispatcher, choice.executor, provider, r);
-  SWITCHYARD_REQUIRE(s.holds(), Unsupported, "strategy: name=", r.name, " (", s.name,
+  SWITCHYARD_REQUIRE(s.holds(), Unsupported, "strategy: name=", r.strategy, " (", s.name,
                      "), condition failed: ", failures(s.conditions),
                      ". Change what it saw, or say auto.");
-  s.reason = cat("asked for by name: ", r.name);
+  s.reason = cat("asked for by name: ", r.strategy);
   if (!choice.dispatcher) s.reason += cat("; ", why_dispatcher(r, dispatcher));
   if (!choice.warning.empty()) s.warnings.push_back(choice.warning);
   return s;
@@ -153,7 +153,7 @@ std::vector<Strategy> evaluate_strategies(const StrategyRequest& request) {
 }
 
 Strategy choose_strategy(const StrategyRequest& request) {
-  return request.name == "auto" ? choose_automatically(request) : choose_named(request);
+  return request.strategy == "auto" ? choose_automatically(request) : choose_named(request);
 }
 
 }  // namespace switchyard

@@ -40,7 +40,7 @@ LayerProblem problem(int tp_size = 1) {
 
 LayerOptions over_nccl(const LayerProblem& p, const GpuRank& g, const std::string& strategy) {
   auto o = options_of(p, g, strategy);
-  o.forbid_peer_memory = true;
+  o.peer_memory = false;
   return o;
 }
 

@@ -32,7 +32,7 @@ TEST_P(NcclRanks, DispatchersGiveTheBitsOfTheCpu) {
   for (const int64_t hidden : {64, 200, 7168})
     for (auto c : dispatch_cases(GetParam().num_ranks, hidden)) {
       const auto expected = expected_outcomes(c);
-      c.options.forbid_peer_memory = true;
+      c.options.peer_memory = false;
       for (const bool exact : {false, true}) {
         if (exact && c.options.kind != DispatcherKind::Normal) continue;
         c.options.host_counts = exact;
@@ -47,7 +47,7 @@ TEST_P(NcclRanks, ManyCallsOfAnyBoundOnOneWorkspace) {
   for (const int64_t capacity : {24, 3000}) {
     auto c = random_calls(GetParam().num_ranks, capacity > 24 ? 20 : 200, capacity, 17);
     const auto expected = expected_outcomes(c);
-    c.options.forbid_peer_memory = true;
+    c.options.peer_memory = false;
     for (const bool exact : {false, true}) {
       c.options.host_counts = exact;
       ASSERT_EQ(difference(c, expected, on_gpus(c, GetParam())), "")
@@ -59,10 +59,10 @@ TEST_P(NcclRanks, ManyCallsOfAnyBoundOnOneWorkspace) {
 // ---- layers
 
 void forbid(LayerOptions& o) {
-  o.forbid_peer_memory = true;
+  o.peer_memory = false;
 }
 void forbid_and_count(LayerOptions& o) {
-  o.forbid_peer_memory = o.host_counts = true;
+  o.peer_memory = false, o.host_counts = true;
 }
 
 // `others` ranks count themselves before they wait for this one, which gives up.

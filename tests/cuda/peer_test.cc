@@ -134,7 +134,8 @@ TEST_P(PeerCudaFamilies, StayWithinFourThousandthsAndStrategiesAgreeToTheBit) {
   EXPECT_LE(d.max_row_error, 2e-2) << "row " << d.worst_row;
   for (const std::string strategy : {"normal+masked", "normal+hybrid", "all_gather+contiguous"})
     EXPECT_TRUE(same_bits(joined(p, run_layer(p, place, strategy)), base)) << strategy;
-  const auto pushed = run_layer(p, place, "normal+contiguous", [](auto& o) { o.push_rows = true; });
+  const auto pushed =
+      run_layer(p, place, "normal+contiguous", [](auto& o) { o.fetch_rows = false; });
   EXPECT_TRUE(same_bits(joined(p, pushed), base)) << "pushed";
   const auto tp = problem_of(c, place.num_ranks, place.num_ranks);
   EXPECT_TRUE(same_bits(joined(tp, run_layer(tp, place, "local+contiguous")), base)) << "tp = P";
@@ -315,7 +316,7 @@ constexpr int64_t kRandomCapacity = 48;
 struct RandomLayer {
   MoeConfig config;
   std::string strategy;
-  bool push_rows;
+  bool fetch_rows;
   uint64_t seed;
 
   RandomLayer(std::mt19937_64& rng, int num_ranks) {
@@ -332,7 +333,7 @@ struct RandomLayer {
     const char* const names[] = {"normal+contiguous", "normal+masked", "normal+hybrid",
                                  "all_gather+contiguous"};
     strategy = names[rng() % std::size(names)];
-    push_rows = rng() % 2 == 0;
+    fetch_rows = rng() % 2 != 0;
     seed = rng();
   }
 };
@@ -361,7 +362,7 @@ RandomErrors random_calls_of(GpuRank& g, const RandomLayer& drawn, int num_calls
   LayerOptions o;
   o.max_tokens = kRandomCapacity;
   o.strategy = drawn.strategy;
-  o.push_rows = drawn.push_rows;
+  o.fetch_rows = drawn.fetch_rows;
   o.device = DeviceKind::Cuda;
   o.backend = g.backend;
   o.masked_max_tokens = 30;

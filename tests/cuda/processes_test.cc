@@ -212,10 +212,12 @@ const Fault kFaults[] = {
        std::this_thread::sleep_for(kSpawnLimit);
      },
      {"dispatch: rows of rank 1 did not come"}},
-    {"AnotherShape", [](GpuRank& g) { Call call(g, 264); }, {"config or options of rank 1 differ"}},
+    {"AnotherShape",
+     [](GpuRank& g) { Call call(g, 264); },
+     {"of rank 1 differs from that of rank 0"}},
     {"AnotherCapacity",
      [](GpuRank& g) { Call call(g, 256, 65); },
-     {"config or options of rank 1 differ"}},
+     {"of rank 1 differs from that of rank 0"}},
     {"AnotherBound",
      [](GpuRank& g) {
        Call call(g);

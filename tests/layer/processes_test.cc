@@ -135,7 +135,7 @@ const Fault kFaults[] = {
      {"rank 1 did not come within 1000 ms"}},
     {"another shape",
      [](Communicator& comm) { Call call(comm, 136); },
-     {"config or options of rank 1 differ"}},
+     {"of rank 1 differs from that of rank 0"}},
     {"another bound",
      [](Communicator& comm) {
        Call call(comm);

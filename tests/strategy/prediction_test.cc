@@ -18,7 +18,7 @@ StrategyRequest request_of(const nlohmann::json& config, const nlohmann::json& r
   r.config.num_experts = config.at("experts");
   r.config.top_k = config.at("top_k");
   r.max_tokens = row.at("tokens");
-  r.name = row.at("strategy");
+  r.strategy = row.at("strategy");
   r.workspace_limit_bytes = int64_t{1} << 40;
   r.device.kind = DeviceKind::Cuda;
   r.device.available = true;

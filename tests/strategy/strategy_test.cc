@@ -36,7 +36,7 @@ StrategyRequest request(const std::string& name = "auto", int num_ranks = 1) {
   r.num_ranks = num_ranks;
   r.max_tokens = 128;
   r.device = cpu();
-  r.name = name;
+  r.strategy = name;
   return r;
 }
 
@@ -262,9 +262,9 @@ TEST(Carrier, FollowsFromWhatRanksReachAndWhetherTheHostMayReadCounts) {
   const Strategy exact = choose_strategy(r);
   EXPECT_EQ(exact.carrier, "NCCL, in exact sizes (host counts)");
   EXPECT_LT(exact.workspace_bytes, blocks.workspace_bytes);
-  r.name = "auto";
+  r.strategy = "auto";
   EXPECT_NE(choose_strategy(r).reason.find("over NCCL"), std::string::npos);
-  r.name = "all_gather+masked";
+  r.strategy = "all_gather+masked";
   EXPECT_EQ(choose_strategy(r).carrier, "NCCL, in blocks of the call's bound")
       << "its sizes do not depend on the routing";
 }
@@ -378,7 +378,7 @@ TEST(Providers, HostCountsLetContiguousRunOverCublasUnlessCaptured) {
   EXPECT_EQ(choose_strategy(r).name, "local+contiguous+cublas");
   r.cuda_graph = true;
   EXPECT_NE(message_of(r).find("waits for the stream to read counts"), std::string::npos);
-  r.name = "masked+cublas";
+  r.strategy = "masked+cublas";
   EXPECT_NO_THROW(choose_strategy(r));
 }
 
@@ -387,7 +387,7 @@ TEST(Providers, OnlyCublasTakesScratchForItsSums) {
   r.host_counts = true;
   const auto cpu_bytes = choose_strategy(request("contiguous")).workspace_bytes;
   EXPECT_EQ(choose_strategy(r).workspace_bytes, cpu_bytes);
-  r.name = "contiguous+cublas";
+  r.strategy = "contiguous+cublas";
   const int64_t rows = 128 * 8, columns = 2 * 768;
   EXPECT_EQ(choose_strategy(r).workspace_bytes, cpu_bytes + rows * columns * 4);
 }
@@ -466,7 +466,7 @@ TEST(TokenPieces, AreChosenWhereLinksTakeLongAndWeightsDoNot) {
   slow_link.max_tokens = 16;
   EXPECT_EQ(choose_strategy(slow_link).token_pieces, 1) << "the weights would be read twice";
   auto one = on_two_gpus(8192);
-  one.num_ranks = 1, one.name = "contiguous";
+  one.num_ranks = 1, one.strategy = "contiguous";
   EXPECT_EQ(choose_strategy(one).token_pieces, 1);
   auto cpus = request("normal+contiguous", 2);
   cpus.max_tokens = 8192;
@@ -510,7 +510,7 @@ TEST(Workspace, OfAMaskedStrategyIsRefusedWithItsBytes) {
   const auto message = message_of(r);
   EXPECT_NE(message.find("the workspace is within the limit (saw "), std::string::npos) << message;
   EXPECT_NE(message.find("GiB"), std::string::npos) << message;
-  r.name = "hybrid";
+  r.strategy = "hybrid";
   EXPECT_NO_THROW(choose_strategy(r));
 }
 

@@ -239,7 +239,8 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     auto partial = weigh(o, has_gaps, h, k, capacity);
     PartialRows back = dispatcher->sum_experts({}, call, {}, stream);
     const RowSource& source = call.received.source;
-    if (c.own_sums && source.peers.present() && comm.size() == 2) {
+    if (c.own_sums && source.peers.present() && comm.size() == 2 &&
+        c.options.num_link_blocks == 0) {
       back.sums = receiver.sums(o, call.received, stream);
       std::fill_n(partial.begin() + comm.rank() * source.block * h, hidden.dim(0) * h, kNanBits);
     }

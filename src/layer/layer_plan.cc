@@ -1,0 +1,52 @@
+// src/layer/layer_plan.cc
+#include "layer/layer_plan.h"
+
+namespace switchyard {
+namespace {
+
+// The routed experts alone, as dispatcher and executor see them behind a path.
+MoeConfig routed_config(const MoeConfig& config) {
+  MoeConfig c = config;
+  if (!config.path.present()) return c;
+  c.hidden = config.routed_hidden();
+  c.path = {};
+  c.shared = {};
+  c.f32_sums = config.path.output_norm;
+  return c;
+}
+
+}  // namespace
+
+LayerPlan::LayerPlan(const MoeConfig& layer, int num_ranks, const LayerOptions& options)
+    : config(layer), num_link_blocks(options.num_link_blocks), host_ordered(options.host_ordered) {
+  static_cast<PlanOptions&>(request) = options;
+  request.config = routed_config(layer);
+  request.num_ranks = num_ranks;
+  request.has_nccl = has_nccl();
+  request.device = describe_device(options.device);
+}
+
+DispatcherOptions LayerPlan::dispatcher() const {
+  DispatcherOptions o;
+  o.kind = strategy.dispatcher;
+  o.tp_size = request.tp_size;
+  o.num_link_blocks = num_link_blocks;
+  o.fetch_rows = strategy.fetch_rows;
+  o.host_ordered = host_ordered;
+  if (request.device.kind == DeviceKind::Cuda) o.peer_memory = request.peer_memory;
+  o.host_counts = request.host_counts;
+  return o;
+}
+
+ExecutorOptions LayerPlan::executor() const {
+  ExecutorOptions o;
+  o.kind = strategy.executor;
+  o.alignment = request.alignment;
+  o.masked_max_tokens = request.masked_max_tokens;
+  o.allow_repeated_experts = request.allow_repeated_experts;
+  o.provider = strategy.provider;
+  o.host_counts = request.host_counts;
+  return o;
+}
+
+}  // namespace switchyard

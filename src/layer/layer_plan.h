@@ -1,0 +1,97 @@
+// src/layer/layer_plan.h -- what a layer is made by, and what of it ranks must share.
+#pragma once
+
+#include "switchyard/dispatcher.h"
+#include "switchyard/executor.h"
+#include "switchyard/layer.h"
+
+namespace switchyard {
+
+struct LayerPlan {
+  MoeConfig config;         // of the whole layer
+  StrategyRequest request;  // its config is that of the routed experts alone, behind a path
+  Strategy strategy;        // chosen last
+  int num_link_blocks = 0;
+  bool host_ordered = false;
+
+  LayerPlan(const MoeConfig& layer, int num_ranks, const LayerOptions& options);
+
+  DispatcherOptions dispatcher() const;
+  ExecutorOptions executor() const;
+};
+
+// field(name, value) for everything that must be equal on every rank.
+template <class F>
+void for_each_shared_field(const Activation& a, F&& field) {
+  field("activation", static_cast<int>(a.kind));
+  field("activation.alpha", a.alpha);
+  field("activation.limit", a.limit);
+}
+
+template <class F>
+void for_each_shared_field(const GateConfig& g, F&& field) {
+  field("gate.scoring", static_cast<int>(g.scoring));
+  field("gate.renormalize", g.renormalize);
+  field("gate.renormalize_epsilon", g.renormalize_epsilon);
+  field("gate.clamp_renormalizer", g.clamp_renormalizer);
+  field("gate.scale", g.scale);
+  field("gate.correction_bias", g.correction_bias);
+  field("gate.num_groups", g.num_groups);
+  field("gate.num_groups_kept", g.num_groups_kept);
+  field("gate.group_score", static_cast<int>(g.group_score));
+  field("gate.jitter_epsilon", g.jitter_epsilon);
+  field("gate.logit_softcap", g.logit_softcap);
+  field("gate.vocabulary", g.vocabulary);
+  field("gate.num_zero_experts", g.num_zero_experts);
+  field("gate.expert_scale", g.expert_scale);
+  field("gate.rms_of_hidden", g.rms_of_hidden);
+}
+
+template <class F>
+void for_each_shared_field(const MoeConfig& c, F&& field) {
+  field("hidden", c.hidden);
+  field("intermediate", c.intermediate);
+  field("num_experts", c.num_experts);
+  field("top_k", c.top_k);
+  for_each_shared_field(c.activation, field);
+  for_each_shared_field(c.gate, field);
+  field("shared.intermediate", c.shared.intermediate);
+  field("shared.sigmoid_gated", c.shared.sigmoid_gated);
+  field("shared.num_scored", c.shared.num_scored);
+  for_each_shared_field(c.shared_activation(), field);
+  field("expert_bias", c.expert_bias);
+  field("router_bias", c.router_bias);
+  field("router_f32", c.router_f32);
+  field("f32_sums", c.f32_sums);
+  field("path.input_norm", c.path.input_norm);
+  field("path.latent", c.path.latent);
+  field("path.output_norm", c.path.output_norm);
+  field("path.norm_epsilon", c.path.norm_epsilon);
+  field("router_weight_on_input", c.router_weight_on_input);
+}
+
+template <class F>
+void for_each_shared_field(const PlanOptions& o, F&& field) {
+  field("max_tokens", o.max_tokens);
+  field("strategy", o.strategy);
+  field("masked_max_tokens", o.masked_max_tokens);
+  field("alignment", o.alignment);
+  field("allow_repeated_experts", o.allow_repeated_experts);
+  field("tp_size", o.tp_size);
+  field("use_all_gather", o.use_all_gather);
+  field("workspace_limit_bytes", o.workspace_limit_bytes);
+  field("token_pieces", o.token_pieces);
+  field("fetch_rows", o.fetch_rows);
+  field("host_counts", o.host_counts);
+  field("peer_memory", o.peer_memory);
+}
+
+template <class F>
+void for_each_shared_field(const LayerPlan& p, F&& field) {
+  for_each_shared_field(p.config, field);
+  for_each_shared_field(static_cast<const PlanOptions&>(p.request), field);
+  field("device", device_name(p.request.device.kind));
+  field("host_ordered", p.host_ordered);
+}
+
+}  // namespace switchyard
