@@ -1,6 +1,6 @@
 #include "waiting_kernels.h"
 
-#include "cuda/ptx/system_scope.cuh"
+#include "cuda/ptx/ld_st_sys.cuh"
 #include "device/cuda_check.h"
 
 namespace switchyard::bench {
@@ -22,9 +22,9 @@ __global__ void await_kernel(Board board, int meeting, int64_t limit_ns, Late* l
   if (rank >= board.num_ranks) return;
   const volatile int32_t* told = board.told + meeting * board.num_ranks;
   const int32_t call = told[board.rank];
-  const uint64_t end = cuda::ptx::global_ns() + static_cast<uint64_t>(limit_ns);
+  const uint64_t end = cuda::ptx::get_sreg_globaltimer() + static_cast<uint64_t>(limit_ns);
   while (told[rank] < call)
-    if (cuda::ptx::global_ns() > end) {
+    if (cuda::ptx::get_sreg_globaltimer() > end) {
       *late = {call, meeting, rank};
       return;
     }

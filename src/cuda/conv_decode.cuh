@@ -18,7 +18,7 @@
 #include "cuda/activation.cuh"
 #include "cuda/launch.h"
 #include "cuda/numbers.cuh"
-#include "cuda/ptx/copy_async.cuh"
+#include "cuda/ptx/cp_async.cuh"
 
 namespace switchyard::cuda {
 
@@ -83,7 +83,7 @@ __device__ __forceinline__ void copy_tile_in(void* shared, const void* global, i
   for (int first = 0; first < kBytes / 16; first += 32) {
     const int v = first + static_cast<int>(threadIdx.x) % 32;
     if (v < bytes / 16)
-      ptx::copy_async_16(static_cast<uint4*>(shared) + v, static_cast<const uint4*>(global) + v);
+      ptx::cp_async_16(static_cast<uint4*>(shared) + v, static_cast<const uint4*>(global) + v);
   }
 }
 template <int kBytes, bool kStream>
@@ -195,7 +195,7 @@ __global__ __launch_bounds__(
       for (int t = 0; t < kTokens; ++t) kept.write[t] = static_cast<int32_t>(plan.write[t]);
       if (plan.faults != 0 && blockIdx.x == 0 && lane == 0) atomicOr(p.status + b, plan.faults);
     }
-    ptx::end_copy_group();
+    ptx::cp_async_commit_group();
     return kept;
   };
 
@@ -211,7 +211,7 @@ __global__ __launch_bounds__(
 #pragma unroll 1
   for (; b < p.batch; b += step, at ^= 1) {
     const ConvPlan<kTokens> next = ask_for(b + step, shared.stages[warp][at ^ 1]);
-    ptx::wait_for_copy_groups<1>();
+    ptx::cp_async_wait_group<1>();
     __syncwarp();
 
     typename Tile::Stage& stage = shared.stages[warp][at];

@@ -6,7 +6,7 @@
 
 #include "cuda/headers.cuh"
 #include "cuda/launch.h"
-#include "cuda/ptx/system_scope.cuh"
+#include "cuda/ptx/ld_st_sys.cuh"
 
 namespace switchyard::cuda {
 
@@ -73,7 +73,7 @@ __global__ __launch_bounds__(32) void note_ended_kernel(int32_t* __restrict__ st
                                                         int rank) {
   wait_for_predecessor();
   allow_successor();
-  if (threadIdx.x != 0 || ptx::load_relaxed_sys(ended) == 0) return;
+  if (threadIdx.x != 0 || ptx::ld_relaxed_sys(ended) == 0) return;
   write_status(status, Errc::Transport, StatusDetail::PeerLost, rank, kGivenUpByHost);
 }
 

@@ -5,7 +5,7 @@
 
 #include "base/random.h"
 #include "cuda/launch.h"
-#include "cuda/ptx/system_scope.cuh"
+#include "cuda/ptx/ld_st_sys.cuh"
 
 namespace switchyard::cuda {
 
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(512) copy_kernel(uint4* dst, const uint4* src,
 }
 
 __device__ __forceinline__ int64_t nanoseconds() {
-  return static_cast<int64_t>(ptx::global_ns());
+  return static_cast<int64_t>(ptx::get_sreg_globaltimer());
 }
 
 // Begins and ends at a tick of the global timer, which may be a microsecond.

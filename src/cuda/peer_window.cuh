@@ -6,7 +6,7 @@
 #pragma once
 
 #include "cuda/launch.h"
-#include "cuda/ptx/system_scope.cuh"
+#include "cuda/ptx/ld_st_sys.cuh"
 #include "cuda/status.cuh"
 #include "ops/ops.h"
 
@@ -59,7 +59,7 @@ __device__ __forceinline__ void begin_waiting(const WindowView& w) {
 __device__ __forceinline__ void give_up(const WindowView& w, int64_t lost, int32_t* status) {
   const int lane = threadIdx.x;
   for (int r = lane; r < w.num_ranks; r += 32)
-    ptx::store_release_sys(w.control_of(r) + kControlLost, lost);
+    ptx::st_release_sys(w.control_of(r) + kControlLost, lost);
   if (lane == 0)
     write_status(status, Errc::Transport, StatusDetail::PeerLost, lost_rank(lost), lost_why(lost));
 }
@@ -67,9 +67,9 @@ __device__ __forceinline__ void give_up(const WindowView& w, int64_t lost, int32
 // Looked at between polls, by one lane: 0, or why to go on no longer. `rank` has not come.
 __device__ __forceinline__ int64_t lost_now(const WindowView& w, PeerPhase phase, int rank,
                                             uint64_t start) {
-  if (const int64_t word = ptx::load_acquire_sys(w.control + kControlLost); word != 0) return word;
-  if (ptx::load_relaxed_sys(w.ended) != 0) return lost_word(kGivenUpByHost, w.rank);
-  if (ptx::global_ns() - start > static_cast<uint64_t>(w.deadline_ns))
+  if (const int64_t word = ptx::ld_acquire_sys(w.control + kControlLost); word != 0) return word;
+  if (ptx::ld_relaxed_sys(w.ended) != 0) return lost_word(kGivenUpByHost, w.rank);
+  if (ptx::get_sreg_globaltimer() - start > static_cast<uint64_t>(w.deadline_ns))
     return lost_word(static_cast<int32_t>(phase) + 1, rank);
   return 0;
 }
@@ -88,15 +88,15 @@ __device__ __forceinline__ Came await_peers(const WindowView& w, PeerPhase phase
   // The words of consecutive ranks follow each other.
   const int64_t* words = w.control + told_at(phase, epoch, first, w.num_ranks);
   // On its way while the words are looked at.
-  int64_t lost = lane == 0 ? ptx::load_relaxed_sys(w.control + kControlLost) : 0;
+  int64_t lost = lane == 0 ? ptx::ld_relaxed_sys(w.control + kControlLost) : 0;
   bool agree = true;
-  const uint64_t start = ptx::global_ns();
+  const uint64_t start = ptx::get_sreg_globaltimer();
   for (int64_t begin = 0; begin < count; begin += 32) {
     const int64_t i = begin + lane;
     bool here = i >= count;
     for (unsigned polls = 1;; ++polls) {
       if (!here) {
-        const int64_t word = ptx::load_acquire_sys(words + i);
+        const int64_t word = ptx::ld_acquire_sys(words + i);
         here = has_come(word, epoch);
         if (here) {
           w.headers[i] = told_value(word);
@@ -128,8 +128,8 @@ __device__ __forceinline__ void tell_peers(const WindowView& w, PeerPhase phase,
   const int64_t mine = told_at(phase, epoch, w.rank, w.num_ranks);
   __threadfence_system();  // of all that is told of; each word alone may then be relaxed
   for (int i = threadIdx.x; i < num * width; i += 32)
-    ptx::store_relaxed_sys(w.control_of(first + i / width) + mine + i % width,
-                           told_word(epoch, word(i % width)));
+    ptx::st_relaxed_sys(w.control_of(first + i / width) + mine + i % width,
+                        told_word(epoch, word(i % width)));
   __syncwarp();  // status is told before it is merged
 }
 

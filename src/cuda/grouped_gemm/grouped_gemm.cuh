@@ -26,8 +26,10 @@
 #include "cuda/activation.cuh"
 #include "cuda/launch.h"
 #include "cuda/numbers.cuh"
+#include "cuda/ptx/atom.cuh"
 #include "cuda/ptx/barrier.cuh"
-#include "cuda/ptx/counter.cuh"
+#include "cuda/ptx/cp_async_bulk.cuh"
+#include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/stmatrix.cuh"
 #include "cuda/ptx/wgmma.cuh"
 #include "strategy/tiles.h"
@@ -211,14 +213,14 @@ class StepDraw {
   __device__ void ask(int step) {
     draws = p.next_step && step + num_clusters() >= first_drawn;
     drawn = step + num_clusters() - first_drawn;
-    ptx::count_on(draws && rank == 0, drawn, p.next_step,
+    ptx::atom_inc(draws && rank == 0, drawn, p.next_step,
                   num_steps - first_drawn + num_clusters() - 1);
   }
   // Once it may be here.
   __device__ void tell() {
     if (!kPair || !draws || rank > 0) return;
     const int slot = num_told++ % kToldSteps;
-    ptx::store_to(1, &shared.told_steps[slot], drawn, &shared.told[slot]);
+    ptx::st_async_mapa(1, &shared.told_steps[slot], drawn, &shared.told[slot]);
   }
   __device__ int next() { return first_drawn + (kPair && draws && rank > 0 ? hear() : drawn); }
 
@@ -231,8 +233,9 @@ class StepDraw {
 
   __device__ int hear() {
     const int slot = num_told % kToldSteps, parity = num_told++ / kToldSteps % 2;
-    ptx::barrier_arrive_expect(&shared.told[slot], sizeof(int32_t));
-    ptx::barrier_wait(&shared.told[slot], parity);
+    ptx::mbarrier_arrive_expect_tx(ptx::sem_release, ptx::scope_cta, ptx::space_shared,
+                                   &shared.told[slot], sizeof(int32_t));
+    ptx::mbarrier_wait_parity(&shared.told[slot], parity);
     return *static_cast<volatile int32_t*>(&shared.told_steps[slot]);
   }
 
@@ -253,7 +256,8 @@ class Loader {
       : p(params),
         shared(shared_memory),
         rank(cluster_rank),
-        keep_weights(p.stream_weights ? ptx::L2Keep::First : ptx::L2Keep::Normal) {}
+        keep_weights(p.stream_weights ? ptx::L2CacheHint::EvictFirst
+                                      : ptx::L2CacheHint::EvictNormal) {}
 
   __device__ void run(const GemmSchedule<kTile>& schedule) {
     const int num_k = (p.k + kTileInner - 1) / kTileInner, num_steps = schedule.num_steps();
@@ -264,17 +268,19 @@ class Loader {
       const int num_boxes = (block.num_rows + kBoxRows - 1) / kBoxRows;
       const int row = static_cast<int>(block.first_row);
       for (int kb = 0; kb < num_k; ++kb, at.advance()) {
-        ptx::barrier_wait(&shared.empty[at.stage], at.parity ^ 1);
+        ptx::mbarrier_wait_parity(&shared.empty[at.stage], at.parity ^ 1);
         if (kb == 0) shared.blocks[slot.stage] = block, slot.advance();
-        ptx::barrier_arrive_expect(&shared.full[at.stage], num_boxes * kBoxBytes + kWeightBytes);
+        ptx::mbarrier_arrive_expect_tx(ptx::sem_release, ptx::scope_cta, ptx::space_shared,
+                                       &shared.full[at.stage],
+                                       num_boxes * kBoxBytes + kWeightBytes);
         load_weights(block, kb * kTileInner);
         load_rows(kb * kTileInner, row, num_boxes);
         if (kb == num_k / 2) draw.tell();
       }
     }
-    ptx::barrier_wait(&shared.empty[at.stage], at.parity ^ 1);
+    ptx::mbarrier_wait_parity(&shared.empty[at.stage], at.parity ^ 1);
     shared.blocks[slot.stage] = {};
-    ptx::barrier_arrive(&shared.full[at.stage]);
+    ptx::mbarrier_arrive(&shared.full[at.stage]);
   }
 
  private:
@@ -286,8 +292,10 @@ class Loader {
     const int row = block.weights * kTile.weights;
     uint8_t* dst = shared.weights(at.stage);
     uint64_t* full = &shared.full[at.stage];
-    p.gated ? ptx::load_box(dst, &p.weights, full, keep_weights, k, 0, 0, row / 16, block.expert)
-            : ptx::load_box(dst, &p.weights, full, keep_weights, k, row, block.expert);
+    p.gated
+        ? ptx::cp_async_bulk_tensor(dst, &p.weights, {k, 0, 0, row / 16, block.expert}, full,
+                                    keep_weights)
+        : ptx::cp_async_bulk_tensor(dst, &p.weights, {k, row, block.expert}, full, keep_weights);
   }
 
   __device__ void load_rows(int k, int row, int num_boxes) const {
@@ -295,16 +303,18 @@ class Loader {
       uint8_t* dst = shared.rows(at.stage) + b * kBoxBytes;
       uint64_t* full = &shared.full[at.stage];
       if constexpr (kTile.cluster > 1)
-        ptx::load_box_to(kAll, dst, &p.src, full, ptx::L2Keep::Last, k, row + b * kBoxRows);
+        ptx::cp_async_bulk_tensor_multicast(dst, &p.src, {k, row + b * kBoxRows}, full, kAll,
+                                            ptx::L2CacheHint::EvictLast);
       else
-        ptx::load_box(dst, &p.src, full, ptx::L2Keep::Last, k, row + b * kBoxRows);
+        ptx::cp_async_bulk_tensor(dst, &p.src, {k, row + b * kBoxRows}, full,
+                                  ptx::L2CacheHint::EvictLast);
     }
   }
 
   const GemmParams& p;
   const GemmShared<kTile>& shared;
   const int rank;
-  const ptx::L2Keep keep_weights;
+  const ptx::L2CacheHint keep_weights;
   PipelinePosition<kTile.stages> at;
   PipelinePosition<step_slots(kTile)> slot;
 };
@@ -435,28 +445,29 @@ class RowWriter {
     for (int first = 0; first < 2 * kSums; first += kRows) {
       if (first >= t.num_rows) break;
       uint8_t* buffer = buffers + (count++ % 2) * kStagingBytes;
-      if (place.lane == 0) ptx::store_wait_read<1>();
-      ptx::group_sync(barrier);
+      if (place.lane == 0) ptx::cp_async_bulk_wait_group_read(ptx::n32_t<1>{});
+      ptx::bar_sync<128>(barrier);
       kGated ? put_gated<kRows>(acc, first, t.num_rows - first, buffer)
              : put<kRows>(acc, first, buffer);
-      ptx::fence_copies();
-      ptx::group_sync(barrier);
+      ptx::fence_proxy_async(ptx::space_shared);
+      ptx::bar_sync<128>(barrier);
       const int box = place.warp * kBoxRows, rows = t.num_rows - first - box;
       const int64_t row = t.first_row + first + box;
       if (rows >= kBoxRows) {
         if (place.lane == 0)
-          ptx::store_box(&p.dst_boxes, buffer + box * kRowBytes, t.first_col,
-                         static_cast<int>(row));
+          ptx::cp_async_bulk_tensor(ptx::space_global, ptx::space_shared, &p.dst_boxes,
+                                    {t.first_col, static_cast<int>(row)}, buffer + box * kRowBytes);
       } else {
         store_some<kGated>(buffer + box * kRowBytes, rows, row, t.first_col);
       }
-      if (place.lane == 0) ptx::store_commit();  // also of none, so that groups count buffers
+      if (place.lane == 0)
+        ptx::cp_async_bulk_commit_group();  // also of none, so that groups count buffers
     }
   }
 
   // Before the block ends: its shared memory must outlive the copies, and the next kernel see them.
   __device__ void finish() const {
-    ptx::store_wait();
+    ptx::cp_async_bulk_wait_group(ptx::n32_t<0>{});
   }
 
  private:
@@ -476,8 +487,8 @@ class RowWriter {
 #pragma unroll
     for (int r = 0; r < kRows && first + r < 2 * kSums; r += 16) {
       const float* s = acc + (first + r) / 2;
-      ptx::store_transposed(at<false>(buffer, r + row, piece), two_bf16(s[0], s[1]),
-                            two_bf16(s[2], s[3]), two_bf16(s[4], s[5]), two_bf16(s[6], s[7]));
+      ptx::stmatrix_x4_trans(at<false>(buffer, r + row, piece), two_bf16(s[0], s[1]),
+                             two_bf16(s[2], s[3]), two_bf16(s[4], s[5]), two_bf16(s[6], s[7]));
     }
   }
   // The same, four along the rows.
@@ -487,8 +498,8 @@ class RowWriter {
     for (int r = 0; r < kRows && first + r < 2 * kSums; r += 32) {
       if (r % 64 == 0 && r >= rows) break;
       const float* s = acc + (first + r) / 2;
-      ptx::store_transposed(at<true>(buffer, r + place.lane, place.warp), two_bf16(s[0], s[1]),
-                            two_bf16(s[4], s[5]), two_bf16(s[8], s[9]), two_bf16(s[12], s[13]));
+      ptx::stmatrix_x4_trans(at<true>(buffer, r + place.lane, place.warp), two_bf16(s[0], s[1]),
+                             two_bf16(s[4], s[5]), two_bf16(s[8], s[9]), two_bf16(s[12], s[13]));
     }
   }
 
@@ -536,7 +547,7 @@ class Multiplier {
 
   // The step that comes next: its first stage has arrived then. Without rows: there is none.
   __device__ GemmBlock next() {
-    ptx::barrier_wait(&shared.full[at.stage], at.parity);
+    ptx::mbarrier_wait_parity(&shared.full[at.stage], at.parity);
     const GemmBlock block = shared.blocks[slot.stage];
     slot.advance();
     return block;
@@ -561,20 +572,20 @@ class Multiplier {
   __device__ __forceinline__ void multiply_columns(float (&acc)[kSums]) {
     int previous = -1;
     for (int kb = 0; kb < num_k; ++kb, at.advance()) {
-      ptx::barrier_wait(&shared.full[at.stage], at.parity);
+      ptx::mbarrier_wait_parity(&shared.full[at.stage], at.parity);
       const uint64_t a = ptx::matrix_descriptor(
           ptx::shared_address(shared.weights(at.stage) + threadIdx.x / 128 * 64 * kTileInner * 2));
       const uint64_t b = ptx::matrix_descriptor(ptx::shared_address(shared.rows(at.stage)));
       ptx::wgmma_fence();
 #pragma unroll
       for (int i = 0; i < kTileInner / 16; ++i)  // 16 elements are 32 bytes: 2 in a descriptor
-        ptx::wgmma_k16<kN>(acc, a + 2 * i, b + 2 * i, kb > 0 || i > 0);
-      ptx::wgmma_commit();
-      ptx::wgmma_wait<1>();
+        ptx::wgmma_mma_async_k16<kN>(acc, a + 2 * i, b + 2 * i, kb > 0 || i > 0);
+      ptx::wgmma_commit_group();
+      ptx::wgmma_wait_group<1>();
       release(previous);
       previous = at.stage;
     }
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait_group<0>();
     release(previous);
   }
 
@@ -582,8 +593,10 @@ class Multiplier {
   __device__ void release(int stage) const {
     const int lane = threadIdx.x % 32;
     if (stage < 0 || lane >= kTile.cluster) return;
-    kTile.cluster == 1 ? ptx::barrier_arrive(&shared.empty[stage])
-                       : ptx::barrier_arrive(&shared.empty[stage], lane);
+    if constexpr (kTile.cluster == 1)
+      ptx::mbarrier_arrive(&shared.empty[stage]);
+    else
+      ptx::mbarrier_arrive_mapa(&shared.empty[stage], lane);
   }
 
   const GemmShared<kTile>& shared;
@@ -620,16 +633,17 @@ __global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
   constexpr GemmTile kTile = kTiles[kIndex];
   constexpr int kMathThreads = math_threads(kTile);
   const GemmShared<kTile> shared(base);
-  const int rank = kTile.cluster > 1 ? ptx::cluster_rank() : 0;
+  const int rank = kTile.cluster > 1 ? static_cast<int>(ptx::get_sreg_cluster_ctarank()) : 0;
   if (threadIdx.x == 0) {
     for (int s = 0; s < kTile.stages; ++s) {
-      ptx::barrier_init(&shared.full[s], 1);
-      ptx::barrier_init(&shared.empty[s], kMathThreads / 32 * kTile.cluster);
+      ptx::mbarrier_init(&shared.full[s], 1);
+      ptx::mbarrier_init(&shared.empty[s], kMathThreads / 32 * kTile.cluster);
     }
-    for (int s = 0; kTile.cluster > 1 && s < kToldSteps; ++s) ptx::barrier_init(&shared.told[s], 1);
-    ptx::fence_barrier_init();
-    ptx::prefetch_map(&p.src);
-    ptx::prefetch_map(&p.weights);
+    for (int s = 0; kTile.cluster > 1 && s < kToldSteps; ++s)
+      ptx::mbarrier_init(&shared.told[s], 1);
+    ptx::fence_mbarrier_init(ptx::sem_release, ptx::scope_cluster);
+    ptx::prefetch_tensormap(&p.src);
+    ptx::prefetch_tensormap(&p.weights);
   }
   wait_for_predecessor();
   allow_successor();
@@ -637,21 +651,25 @@ __global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
   const GemmSchedule<kTile> schedule{shared.first_step, p.counts, p.first_row, p.num_experts,
                                      (p.width + step_cols - 1) / step_cols};
   count_steps(schedule, shared.first_step, shared.warp_sums);
-  if constexpr (kTile.cluster > 1) ptx::cluster_sync();  // the other block's barriers are ready
+  if constexpr (kTile.cluster > 1)
+    ptx::barrier_cluster_sync_aligned();  // the other block's barriers are ready
 
   // 65,536 registers: two warpgroups that multiply need more than a third each.
   constexpr bool kMoveRegisters = kMathThreads > 128;
   if (threadIdx.x >= kMathThreads) {
-    if constexpr (kMoveRegisters) ptx::shrink_registers<56>();
+    if constexpr (kMoveRegisters) ptx::setmaxnreg_dec<56>();
     if (threadIdx.x == kMathThreads) {
       Loader<kTile>(p, shared, rank).run(schedule);
-      if constexpr (kTile.cluster > 1) ptx::cluster_sync_alone();
+      if constexpr (kTile.cluster > 1) {
+        ptx::barrier_cluster_arrive(ptx::sem_release);
+        ptx::barrier_cluster_wait(ptx::sem_acquire);
+      }
     }
   } else {
-    if constexpr (kMoveRegisters) ptx::grow_registers<224>();
+    if constexpr (kMoveRegisters) ptx::setmaxnreg_inc<224>();
     multiply_tiles(p, shared);
     // The other block may still fill this one's stages, and tell it of its own.
-    if constexpr (kTile.cluster > 1) ptx::cluster_sync();
+    if constexpr (kTile.cluster > 1) ptx::barrier_cluster_sync_aligned();
   }
 }
 

@@ -1,5 +1,5 @@
-// src/cuda/ptx/wgmma.cuh -- one thin wrapper per warpgroup matrix instruction. PTX ISA,
-// "Asynchronous Warpgroup Level Matrix Instructions".
+// src/cuda/ptx/wgmma.cuh -- one thin wrapper per instruction of a warpgroup. PTX ISA,
+// "wgmma" and "setmaxnreg".
 #pragma once
 
 #include <cstdint>
@@ -19,12 +19,12 @@ __device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address) {
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
-__device__ __forceinline__ void wgmma_commit() {
+__device__ __forceinline__ void wgmma_commit_group() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 // Until at most kPending committed groups are unfinished.
 template <int kPending>
-__device__ __forceinline__ void wgmma_wait() {
+__device__ __forceinline__ void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
@@ -69,7 +69,7 @@ __device__ __forceinline__ void wgmma_wait() {
 #define SWITCHYARD_WGMMA(n, a_name, b_name, accumulate_name)                                      \
   template <int kN, int kSums>                                                                    \
     requires(kN == n)                                                                             \
-  __device__ __forceinline__ void wgmma_k16(float (&d)[kSums], uint64_t a, uint64_t b,            \
+  __device__ __forceinline__ void wgmma_mma_async_k16(float (&d)[kSums], uint64_t a, uint64_t b,            \
                                             bool accumulate) {                                    \
     static_assert(kSums >= n / 2);                                                                \
     asm volatile(                                                                                 \
@@ -129,5 +129,15 @@ SWITCHYARD_WGMMA(256, 128, 129, 130)
 #undef SWITCHYARD_NAMES_256
 #undef SWITCHYARD_SUMS_256
 // clang-format on
+
+// A warpgroup's new number of registers per thread, down or up.
+template <int kRegisters>
+__device__ __forceinline__ void setmaxnreg_dec() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void setmaxnreg_inc() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
 
 }  // namespace switchyard::cuda::ptx

@@ -1,4 +1,4 @@
-// src/cuda/ptx/copy_async.cuh -- copies to shared memory that pass no register. PTX ISA,
+// src/cuda/ptx/cp_async.cuh -- copies to shared memory that pass no register. PTX ISA,
 // "cp.async", sm_80 and up.
 #pragma once
 
@@ -7,19 +7,19 @@
 namespace switchyard::cuda::ptx {
 
 // 16 bytes through L2 only; both addresses are multiples of 16.
-__device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
+__device__ __forceinline__ void cp_async_16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
                    static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
                "l"(global)
                : "memory");
 }
 // A group: this thread's copies since its last one, none too.
-__device__ __forceinline__ void end_copy_group() {
+__device__ __forceinline__ void cp_async_commit_group() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 // All but the thread's last kGroups groups have arrived; a barrier makes them visible to others.
 template <int kGroups>
-__device__ __forceinline__ void wait_for_copy_groups() {
+__device__ __forceinline__ void cp_async_wait_group() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 

@@ -1,4 +1,4 @@
-// src/cuda/ptx/counter.cuh -- a counter in memory that many draw from. PTX ISA, "atom".
+// src/cuda/ptx/atom.cuh -- a counter in memory that many draw from. PTX ISA, "atom".
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@ namespace switchyard::cuda::ptx {
 // If `wanted`, value = *counter, which counts on, and after `last` from 0. Nothing here reads the
 // value, so the thread goes on until it is used: a C++ atomic in a branch would be waited for at
 // the branch's end.
-__device__ __forceinline__ void count_on(bool wanted, int32_t& value, int32_t* counter,
+__device__ __forceinline__ void atom_inc(bool wanted, int32_t& value, int32_t* counter,
                                          int32_t last) {
   asm volatile(
       "{\n"
