@@ -2,7 +2,7 @@
 #include "strategy/gemms.h"
 
 #include "base/capacity.h"
-#include "strategy/tiles.h"
+#include "strategy/gemm_configs.h"
 
 namespace switchyard {
 namespace {
@@ -12,10 +12,10 @@ std::string gemms_at(int64_t max_rows, const StrategyRequest& r) {
   const MoeConfig& c = r.config;
   const int64_t experts = experts_of_rank(c.num_experts, r.num_ranks);
   const int64_t slots = checked_mul(max_rows, c.top_k, "gemms");
-  const auto tile = [&](int64_t n, int64_t k) {
-    return describe(choose_tile({experts, slots, n, k, r.num_sms}));
+  const auto config = [&](int64_t n, int64_t k) {
+    return describe(choose_gemm_config({experts, slots, n, k, r.num_sms}));
   };
-  return cat("GEMM1 ", tile(c.w1_rows(), c.hidden), "; GEMM2 ", tile(c.hidden, c.intermediate));
+  return cat("GEMM1 ", config(c.w1_rows(), c.hidden), "; GEMM2 ", config(c.hidden, c.intermediate));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// src/strategy/gemms.h -- which compiled tiles the grouped GEMMs of a strategy take, in words.
+// src/strategy/gemms.h -- the configurations that the grouped GEMMs of a strategy take, in words.
 #pragma once
 
 #include <string>

@@ -10,7 +10,7 @@
 #include "base/backend.h"
 #include "device/cuda_check.h"
 #include "ops/ops.h"
-#include "strategy/tiles.h"
+#include "strategy/gemm_configs.h"
 #include "testing/cuda_buffer.h"
 
 namespace switchyard {
@@ -336,8 +336,8 @@ TEST(HopperGroupedGemm, UsesNoMoreMultiprocessorsThanItMay) {
   for (const int64_t max_rows : {int64_t{100}, int64_t{4000}})
     for (const int num_sms : {1, 2, 7, all - 1, all}) {
       g.max_rows = max_rows, g.num_sms = num_sms;
-      const auto tile = choose_tile({2, max_rows, 1024, 64, num_sms});
-      EXPECT_LE(blocks_of(g), num_sms / tile.cluster * tile.cluster) << max_rows;
+      const auto config = choose_gemm_config({2, max_rows, 1024, 64, num_sms});
+      EXPECT_LE(blocks_of(g), num_sms / config.cluster() * config.cluster()) << max_rows;
       EXPECT_GE(blocks_of(g), 1);
     }
 }

@@ -14,12 +14,12 @@ bool is_gated(const GroupedGemm& g) {
   return g.activation != nullptr && g.activation->gated();
 }
 
-GemmParams params_of(const GroupedGemm& g, GemmTile tile) {
+GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
   GemmParams p{};
   const bool gated = is_gated(g);
-  p.src = map_of_rows(g.src, rows_per_box(tile));
+  p.src = map_of_rows(g.src, rows_per_box(config));
   p.weights =
-      gated ? map_of_halves(g.weights, tile.weights) : map_of_weights(g.weights, tile.weights);
+      gated ? map_of_halves(g.weights, config.weights) : map_of_weights(g.weights, config.weights);
   p.dst = g.dst.data;
   if (g.dst.dtype == DType::Bf16)
     p.dst_boxes = map_of_output(g.dst, store_box_rows(gated), store_box_cols(gated));
@@ -38,32 +38,33 @@ GemmParams params_of(const GroupedGemm& g, GemmTile tile) {
   p.gated = gated;
   p.up_first = g.order == GateUpOrder::UpGate;
   p.dst_is_f32 = g.dst.dtype == DType::F32;
-  p.stream_weights = 2 * g.max_rows <= int64_t{p.num_experts} * tile.rows;
+  p.stream_weights = 2 * g.max_rows <= int64_t{p.num_experts} * config.rows;
   return p;
 }
 
 // No more clusters than steps can be: every expert may add a tile that is not full.
-int64_t most_steps(const GroupedGemm& g, GemmTile tile) {
+int64_t most_steps(const GroupedGemm& g, const GemmConfig& config) {
   const int64_t row_tiles =
-      g.max_rows / tile.rows + std::min<int64_t>(g.weights.dim(0), g.max_rows);
-  const int64_t step_weights = int64_t{tile.weights} * tile.cluster;
+      g.max_rows / config.rows + std::min<int64_t>(g.weights.dim(0), g.max_rows);
+  const int64_t step_weights = int64_t{config.weights} * config.cluster();
   return row_tiles * ((g.weights.dim(1) + step_weights - 1) / step_weights);
 }
 
-template <size_t kIndex>
-void launch_tile(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
-  constexpr GemmTile kTile = kTiles[kIndex];
-  const auto kernel = grouped_gemm_kernel<kIndex>;
-  const auto smem_bytes = static_cast<size_t>(shared_bytes(kTile, g.weights.dim(0)));
+template <GemmConfig kConfig>
+void launch_config(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
+  const auto kernel =
+      grouped_gemm_kernel<kConfig.rows, kConfig.weights, kConfig.stages, kConfig.cluster_rows,
+                          kConfig.cluster_weights, Bf16Operands, TmaRows>;
+  const auto smem_bytes = static_cast<size_t>(shared_bytes(kConfig, g.weights.dim(0)));
   allow_smem(kernel, smem_bytes);
-  const GemmParams p = params_of(g, kTile);
-  // At least one: choose_tile takes no cluster that is larger than num_sms.
-  const int64_t clusters = std::min<int64_t>(num_sms / kTile.cluster, most_steps(g, kTile));
+  const GemmParams p = params_of(g, kConfig);
+  // At least one: choose_gemm_config takes no cluster that is larger than num_sms.
+  const int64_t clusters = std::min<int64_t>(num_sms / kConfig.cluster(), most_steps(g, kConfig));
   launch(kernel,
-         LaunchShape{.grid = static_cast<unsigned>(clusters * kTile.cluster),
-                     .block = math_threads(kTile) + 128,
+         LaunchShape{.grid = static_cast<unsigned>(clusters * kConfig.cluster()),
+                     .block = kConfig.threads(),
                      .smem_bytes = smem_bytes,
-                     .cluster = static_cast<unsigned>(kTile.cluster)},
+                     .cluster = static_cast<unsigned>(kConfig.cluster())},
          stream, p);
 }
 
@@ -72,7 +73,8 @@ void launch_tile(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
 void grouped_gemm_hopper(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
   if (g.max_rows == 0 || g.src.dim(0) == 0) return;
   const GemmShape shape{g.weights.dim(0), g.max_rows, g.weights.dim(1), g.weights.dim(2), num_sms};
-  visit_tile(choose_tile(shape), [&]<size_t kIndex>() { launch_tile<kIndex>(g, num_sms, stream); });
+  visit_gemm_config(choose_gemm_config(shape),
+                    [&]<GemmConfig kConfig>() { launch_config<kConfig>(g, num_sms, stream); });
 }
 
 }  // namespace switchyard::cuda

@@ -32,9 +32,16 @@
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/stmatrix.cuh"
 #include "cuda/ptx/wgmma.cuh"
-#include "strategy/tiles.h"
+#include "strategy/gemm_configs.h"
 
 namespace switchyard::cuda {
+
+struct Bf16Operands {
+  static constexpr OperandKind kKind = OperandKind::Bf16;
+};
+struct TmaRows {
+  static constexpr ProducerKind kKind = ProducerKind::TmaRows;
+};
 
 struct GemmParams {
   CUtensorMap src, weights;
@@ -54,7 +61,7 @@ struct GemmParams {
 };
 
 // Rows of src that one copy brings: small ones where most of a tile's rows may be idle.
-constexpr int rows_per_box(GemmTile t) {
+constexpr int rows_per_box(const GemmConfig& t) {
   return t.rows <= 64 ? 16 : 32;
 }
 // What a warp stores at once: a quarter of its warpgroup's buffer, all columns of the warpgroup.
@@ -64,49 +71,6 @@ constexpr int store_box_cols(bool gated) {
 constexpr int store_box_rows(bool gated) {
   return kStagingBytes / 4 / (2 * store_box_cols(gated));
 }
-constexpr int math_threads(GemmTile t) {
-  return t.weights / 64 * 128;
-}
-
-// What a block does in a step.
-struct GemmBlock {
-  int64_t first_row;  // of src and dst
-  int num_rows;       // 0: no step is left
-  int expert;
-  int weights;  // tile of weights
-};
-static_assert(sizeof(GemmBlock) == kStepBytes);
-
-template <GemmTile kTile>
-struct GemmShared {
-  uint8_t* stages;
-  uint8_t* staging;
-  GemmBlock* blocks;       // [step_slots] of steps that are loaded and not yet multiplied
-  uint64_t *full, *empty;  // [stages]
-  uint64_t* told;          // [kToldSteps] the other block of a cluster has told a step
-  int32_t* told_steps;     // [kToldSteps]
-  int32_t* warp_sums;      // [32]
-  int32_t* first_step;     // [E + 1] steps of the experts before e
-
-  __device__ explicit GemmShared(uint8_t* base)
-      : stages(base),
-        staging(stages + kTile.stages * stage_bytes(kTile)),
-        blocks(reinterpret_cast<GemmBlock*>(staging + staging_bytes(kTile))),
-        full(reinterpret_cast<uint64_t*>(blocks + step_slots(kTile))),
-        empty(full + kTile.stages),
-        told(empty + kTile.stages),
-        told_steps(reinterpret_cast<int32_t*>(told + kToldSteps)),
-        warp_sums(told_steps + kToldSteps),
-        first_step(warp_sums + 32) {}
-
-  __device__ uint8_t* weights(int stage) const {
-    return stages + stage * static_cast<int>(stage_bytes(kTile));
-  }
-  __device__ uint8_t* rows(int stage) const {
-    return weights(stage) + kTile.weights * kTileInner * 2;
-  }
-};
-
 // Where a ring of stages or steps stands: the same sequence for the thread that loads and those
 // that multiply.
 template <int kStages>
@@ -121,7 +85,7 @@ struct PipelinePosition {
 // The steps that clusters take, in order of expert: every tile of rows with every kCluster tiles of
 // weights. Groups of tiles of rows walk along the weights together: what the SMs work on at one
 // time is then shared in L2.
-template <GemmTile kTile>
+template <GemmConfig kConfig>
 struct GemmSchedule {
   static constexpr int kGroup = 8;  // tiles of rows
 
@@ -130,12 +94,12 @@ struct GemmSchedule {
   const int64_t* first_row;
   int num_experts, num_weights;  // of weights: tiles for each block of a cluster
 
-  static __device__ int num_tiles(int rows) { return (rows + kTile.rows - 1) / kTile.rows; }
+  static __device__ int num_tiles(int rows) { return (rows + kConfig.rows - 1) / kConfig.rows; }
   __device__ int num_steps(int rows) const { return num_tiles(rows) * num_weights; }
   __device__ int num_steps() const { return first_step[num_experts]; }
 
   // What block `rank` of the cluster does in a step.
-  __device__ GemmBlock block(int step, int rank) const {
+  __device__ GemmStep block(int step, int rank) const {
     int low = 0, high = num_experts;  // first_step[low] <= step < first_step[high]
     while (high - low > 1) {
       const int middle = (low + high) / 2;
@@ -151,7 +115,7 @@ struct GemmSchedule {
     local -= group * kGroup * num_weights;
     const int first = (group * kGroup + local % group_tiles) * tile_rows;
     return {first_row[low] + first, min(tile_rows, rows - first), low,
-            local / group_tiles * kTile.cluster + rank};
+            local / group_tiles * kConfig.cluster() + rank};
   }
 };
 
@@ -196,10 +160,10 @@ __device__ void count_steps(const Schedule& schedule, int32_t* first_step, int32
 // each: clusters then stay side by side, and those with the same weights or rows share what L2
 // sends. The others are drawn. Every cluster draws after its last divided step and after every
 // drawn one: then the counter is 0 again. One block of a cluster draws and tells the other.
-template <GemmTile kTile>
+template <GemmConfig kConfig>
 class StepDraw {
  public:
-  __device__ StepDraw(const GemmParams& params, const GemmShared<kTile>& shared_memory,
+  __device__ StepDraw(const GemmParams& params, SharedStorage<kConfig>& shared_memory,
                       int cluster_rank, int number_of_steps)
       : p(params), shared(shared_memory), rank(cluster_rank), num_steps(number_of_steps) {
     // Weights that are read once leave nothing to share.
@@ -207,7 +171,7 @@ class StepDraw {
     first_drawn = waves * num_clusters();
   }
 
-  __device__ int first() const { return blockIdx.x / kTile.cluster; }
+  __device__ int first() const { return blockIdx.x / kConfig.cluster(); }
 
   // For the step after `step`, which begins: the answer takes as long as a short step.
   __device__ void ask(int step) {
@@ -225,11 +189,11 @@ class StepDraw {
   __device__ int next() { return first_drawn + (kPair && draws && rank > 0 ? hear() : drawn); }
 
  private:
-  static constexpr bool kPair = kTile.cluster > 1;
-  static_assert(kTile.cluster <= 2);
+  static constexpr bool kPair = kConfig.cluster() > 1;
+  static_assert(kConfig.cluster() <= 2);
   static constexpr int kDrawnWaves = 8;  // more than clusters drift apart
 
-  static __device__ int num_clusters() { return gridDim.x / kTile.cluster; }
+  static __device__ int num_clusters() { return gridDim.x / kConfig.cluster(); }
 
   __device__ int hear() {
     const int slot = num_told % kToldSteps, parity = num_told++ / kToldSteps % 2;
@@ -240,7 +204,7 @@ class StepDraw {
   }
 
   const GemmParams& p;
-  const GemmShared<kTile>& shared;
+  SharedStorage<kConfig>& shared;
   const int rank, num_steps;
   int first_drawn;
   bool draws = false;
@@ -248,10 +212,10 @@ class StepDraw {
   uint32_t num_told = 0;
 };
 
-template <GemmTile kTile>
+template <GemmConfig kConfig>
 class Loader {
  public:
-  __device__ Loader(const GemmParams& params, const GemmShared<kTile>& shared_memory,
+  __device__ Loader(const GemmParams& params, SharedStorage<kConfig>& shared_memory,
                     int cluster_rank)
       : p(params),
         shared(shared_memory),
@@ -259,37 +223,38 @@ class Loader {
         keep_weights(p.stream_weights ? ptx::L2CacheHint::EvictFirst
                                       : ptx::L2CacheHint::EvictNormal) {}
 
-  __device__ void run(const GemmSchedule<kTile>& schedule) {
-    const int num_k = (p.k + kTileInner - 1) / kTileInner, num_steps = schedule.num_steps();
-    StepDraw<kTile> draw(p, shared, rank, num_steps);
+  __device__ void run(const GemmSchedule<kConfig>& schedule) {
+    const int num_k = (p.k + kConfig.inner() - 1) / kConfig.inner(),
+              num_steps = schedule.num_steps();
+    StepDraw<kConfig> draw(p, shared, rank, num_steps);
     for (int step = draw.first(); step < num_steps; step = draw.next()) {
-      const GemmBlock block = schedule.block(step, rank);
+      const GemmStep block = schedule.block(step, rank);
       draw.ask(step);
       const int num_boxes = (block.num_rows + kBoxRows - 1) / kBoxRows;
       const int row = static_cast<int>(block.first_row);
       for (int kb = 0; kb < num_k; ++kb, at.advance()) {
         ptx::mbarrier_wait_parity(&shared.empty[at.stage], at.parity ^ 1);
-        if (kb == 0) shared.blocks[slot.stage] = block, slot.advance();
+        if (kb == 0) shared.steps[slot.stage] = block, slot.advance();
         ptx::mbarrier_arrive_expect_tx(ptx::sem_release, ptx::scope_cta, ptx::space_shared,
                                        &shared.full[at.stage],
                                        num_boxes * kBoxBytes + kWeightBytes);
-        load_weights(block, kb * kTileInner);
-        load_rows(kb * kTileInner, row, num_boxes);
+        load_weights(block, kb * kConfig.inner());
+        load_rows(kb * kConfig.inner(), row, num_boxes);
         if (kb == num_k / 2) draw.tell();
       }
     }
     ptx::mbarrier_wait_parity(&shared.empty[at.stage], at.parity ^ 1);
-    shared.blocks[slot.stage] = {};
+    shared.steps[slot.stage] = {};
     ptx::mbarrier_arrive(&shared.full[at.stage]);
   }
 
  private:
-  static constexpr int kBoxRows = rows_per_box(kTile), kBoxBytes = kBoxRows * kTileInner * 2;
-  static constexpr int kWeightBytes = kTile.weights * kTileInner * 2;
-  static constexpr uint16_t kAll = (1 << kTile.cluster) - 1;
+  static constexpr int kBoxRows = rows_per_box(kConfig), kBoxBytes = kBoxRows * kStageRowBytes;
+  static constexpr int kWeightBytes = kConfig.weights * kStageRowBytes;
+  static constexpr uint16_t kAll = (1 << kConfig.cluster()) - 1;
 
-  __device__ void load_weights(const GemmBlock& block, int k) const {
-    const int row = block.weights * kTile.weights;
+  __device__ void load_weights(const GemmStep& block, int k) const {
+    const int row = block.weights * kConfig.weights;
     uint8_t* dst = shared.weights(at.stage);
     uint64_t* full = &shared.full[at.stage];
     p.gated
@@ -299,10 +264,10 @@ class Loader {
   }
 
   __device__ void load_rows(int k, int row, int num_boxes) const {
-    for (int b = kTile.cluster > 1 ? rank : 0; b < num_boxes; b += kTile.cluster) {
+    for (int b = kConfig.cluster() > 1 ? rank : 0; b < num_boxes; b += kConfig.cluster()) {
       uint8_t* dst = shared.rows(at.stage) + b * kBoxBytes;
       uint64_t* full = &shared.full[at.stage];
-      if constexpr (kTile.cluster > 1)
+      if constexpr (kConfig.cluster() > 1)
         ptx::cp_async_bulk_tensor_multicast(dst, &p.src, {k, row + b * kBoxRows}, full, kAll,
                                             ptx::L2CacheHint::EvictLast);
       else
@@ -312,11 +277,11 @@ class Loader {
   }
 
   const GemmParams& p;
-  const GemmShared<kTile>& shared;
+  SharedStorage<kConfig>& shared;
   const int rank;
   const ptx::L2CacheHint keep_weights;
-  PipelinePosition<kTile.stages> at;
-  PipelinePosition<step_slots(kTile)> slot;
+  PipelinePosition<kConfig.stages> at;
+  PipelinePosition<SharedStorage<kConfig>::kStepSlots> slot;
 };
 
 // ---- the warpgroups that multiply
@@ -539,23 +504,23 @@ __device__ void write_tile(float (&acc)[kSums], const GemmParams& p, const Group
 }
 
 // The products of one warpgroup.
-template <GemmTile kTile>
+template <GemmConfig kConfig>
 class Multiplier {
  public:
-  __device__ Multiplier(const GemmShared<kTile>& shared_memory, int inner)
-      : shared(shared_memory), num_k((inner + kTileInner - 1) / kTileInner) {}
+  __device__ Multiplier(SharedStorage<kConfig>& shared_memory, int inner)
+      : shared(shared_memory), num_k((inner + kConfig.inner() - 1) / kConfig.inner()) {}
 
   // The step that comes next: its first stage has arrived then. Without rows: there is none.
-  __device__ GemmBlock next() {
+  __device__ GemmStep next() {
     ptx::mbarrier_wait_parity(&shared.full[at.stage], at.parity);
-    const GemmBlock block = shared.blocks[slot.stage];
+    const GemmStep block = shared.steps[slot.stage];
     slot.advance();
     return block;
   }
 
   // acc = 64 weight rows x `rows` over the whole inner dimension, in products of 16 i columns with
   // the least i of kFrom to kTo that will do: by halves, as each has its own code.
-  template <int kFrom = 1, int kTo = kTile.rows / 16, int kSums>
+  template <int kFrom = 1, int kTo = kConfig.rows / 16, int kSums>
   __device__ void multiply(float (&acc)[kSums], int rows) {
     if constexpr (kFrom == kTo) {
       multiply_columns<kTo * 16>(acc);
@@ -574,11 +539,11 @@ class Multiplier {
     for (int kb = 0; kb < num_k; ++kb, at.advance()) {
       ptx::mbarrier_wait_parity(&shared.full[at.stage], at.parity);
       const uint64_t a = ptx::matrix_descriptor(
-          ptx::shared_address(shared.weights(at.stage) + threadIdx.x / 128 * 64 * kTileInner * 2));
+          ptx::shared_address(shared.weights(at.stage) + threadIdx.x / 128 * 64 * kStageRowBytes));
       const uint64_t b = ptx::matrix_descriptor(ptx::shared_address(shared.rows(at.stage)));
       ptx::wgmma_fence();
 #pragma unroll
-      for (int i = 0; i < kTileInner / 16; ++i)  // 16 elements are 32 bytes: 2 in a descriptor
+      for (int i = 0; i < kConfig.inner() / 16; ++i)  // 16 elements are 32 bytes: 2 in a descriptor
         ptx::wgmma_mma_async_k16<kN>(acc, a + 2 * i, b + 2 * i, kb > 0 || i > 0);
       ptx::wgmma_commit_group();
       ptx::wgmma_wait_group<1>();
@@ -592,32 +557,32 @@ class Multiplier {
   // A stage is free once every block that loads into it knows: lane i of a warp tells block i.
   __device__ void release(int stage) const {
     const int lane = threadIdx.x % 32;
-    if (stage < 0 || lane >= kTile.cluster) return;
-    if constexpr (kTile.cluster == 1)
+    if (stage < 0 || lane >= kConfig.cluster()) return;
+    if constexpr (kConfig.cluster() == 1)
       ptx::mbarrier_arrive(&shared.empty[stage]);
     else
       ptx::mbarrier_arrive_mapa(&shared.empty[stage], lane);
   }
 
-  const GemmShared<kTile>& shared;
+  SharedStorage<kConfig>& shared;
   const int num_k;
-  PipelinePosition<kTile.stages> at;
-  PipelinePosition<step_slots(kTile)> slot;
+  PipelinePosition<kConfig.stages> at;
+  PipelinePosition<SharedStorage<kConfig>::kStepSlots> slot;
 };
 
-template <GemmTile kTile>
-__device__ void multiply_tiles(const GemmParams& p, const GemmShared<kTile>& shared) {
+template <GemmConfig kConfig>
+__device__ void multiply_tiles(const GemmParams& p, SharedStorage<kConfig>& shared) {
   const int group = threadIdx.x / 128;
   const Place place{static_cast<int>(threadIdx.x % 32), static_cast<int>(threadIdx.x / 32 % 4)};
-  Multiplier<kTile> multiplier(shared, p.k);
-  RowWriter writer(p, shared.staging + group * 2 * kStagingBytes, place, group + 1);
+  Multiplier<kConfig> multiplier(shared, p.k);
+  RowWriter writer(p, shared.staging_of(group), place, group + 1);
   for (;;) {
     // Defined anew, or the compiler defines what a narrow product leaves alone in the midst of the
     // products, and to do so serialises them (C7515).
-    float acc[kTile.rows / 2] = {};
-    const GemmBlock block = multiplier.next();
+    float acc[kConfig.rows / 2] = {};
+    const GemmStep block = multiplier.next();
     if (block.num_rows == 0) break;
-    const int weight_row = block.weights * kTile.weights + group * 64;
+    const int weight_row = block.weights * kConfig.weights + group * 64;
     const GroupTile tile{block.first_row, block.num_rows, block.expert,
                          p.gated ? weight_row / 2 : weight_row};
     multiplier.multiply(acc, tile.num_rows);
@@ -626,20 +591,22 @@ __device__ void multiply_tiles(const GemmParams& p, const GemmShared<kTile>& sha
   writer.finish();
 }
 
-template <size_t kIndex>
-__global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
+template <int kRows, int kWeights, int kStages, int kClusterRows, int kClusterWeights,
+          class Operands, class RowProducer>
+__global__ __launch_bounds__(GemmConfig{kRows, kWeights}.threads(),
                              1) void grouped_gemm_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(1024) uint8_t base[];
-  constexpr GemmTile kTile = kTiles[kIndex];
-  constexpr int kMathThreads = math_threads(kTile);
-  const GemmShared<kTile> shared(base);
-  const int rank = kTile.cluster > 1 ? static_cast<int>(ptx::get_sreg_cluster_ctarank()) : 0;
+  constexpr GemmConfig kConfig{kRows,           kWeights,        kStages,           kClusterRows,
+                               kClusterWeights, Operands::kKind, RowProducer::kKind};
+  constexpr int kMathThreads = kConfig.math_threads();
+  auto& shared = *reinterpret_cast<SharedStorage<kConfig>*>(base);
+  const int rank = kConfig.cluster() > 1 ? static_cast<int>(ptx::get_sreg_cluster_ctarank()) : 0;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < kTile.stages; ++s) {
+    for (int s = 0; s < kConfig.stages; ++s) {
       ptx::mbarrier_init(&shared.full[s], 1);
-      ptx::mbarrier_init(&shared.empty[s], kMathThreads / 32 * kTile.cluster);
+      ptx::mbarrier_init(&shared.empty[s], kMathThreads / 32 * kConfig.cluster());
     }
-    for (int s = 0; kTile.cluster > 1 && s < kToldSteps; ++s)
+    for (int s = 0; kConfig.cluster() > 1 && s < kToldSteps; ++s)
       ptx::mbarrier_init(&shared.told[s], 1);
     ptx::fence_mbarrier_init(ptx::sem_release, ptx::scope_cluster);
     ptx::prefetch_tensormap(&p.src);
@@ -647,11 +614,11 @@ __global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
   }
   wait_for_predecessor();
   allow_successor();
-  const int step_cols = (p.gated ? kTile.weights / 2 : kTile.weights) * kTile.cluster;
-  const GemmSchedule<kTile> schedule{shared.first_step, p.counts, p.first_row, p.num_experts,
-                                     (p.width + step_cols - 1) / step_cols};
-  count_steps(schedule, shared.first_step, shared.warp_sums);
-  if constexpr (kTile.cluster > 1)
+  const int step_cols = (p.gated ? kConfig.weights / 2 : kConfig.weights) * kConfig.cluster();
+  const GemmSchedule<kConfig> schedule{shared.first_step(), p.counts, p.first_row, p.num_experts,
+                                       (p.width + step_cols - 1) / step_cols};
+  count_steps(schedule, shared.first_step(), shared.warp_sums);
+  if constexpr (kConfig.cluster() > 1)
     ptx::barrier_cluster_sync_aligned();  // the other block's barriers are ready
 
   // 65,536 registers: two warpgroups that multiply need more than a third each.
@@ -659,8 +626,8 @@ __global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
   if (threadIdx.x >= kMathThreads) {
     if constexpr (kMoveRegisters) ptx::setmaxnreg_dec<56>();
     if (threadIdx.x == kMathThreads) {
-      Loader<kTile>(p, shared, rank).run(schedule);
-      if constexpr (kTile.cluster > 1) {
+      Loader<kConfig>(p, shared, rank).run(schedule);
+      if constexpr (kConfig.cluster() > 1) {
         ptx::barrier_cluster_arrive(ptx::sem_release);
         ptx::barrier_cluster_wait(ptx::sem_acquire);
       }
@@ -669,7 +636,7 @@ __global__ __launch_bounds__(math_threads(kTiles[kIndex]) + 128,
     if constexpr (kMoveRegisters) ptx::setmaxnreg_inc<224>();
     multiply_tiles(p, shared);
     // The other block may still fill this one's stages, and tell it of its own.
-    if constexpr (kTile.cluster > 1) ptx::barrier_cluster_sync_aligned();
+    if constexpr (kConfig.cluster() > 1) ptx::barrier_cluster_sync_aligned();
   }
 }
 

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "device/cuda_check.h"
-#include "strategy/tiles.h"
+#include "strategy/gemm_configs.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -27,6 +27,9 @@ PFN_cuTensorMapEncodeTiled_v12000 encoder() {
   return encode;
 }
 
+constexpr cuuint64_t kBytes = element_bytes(OperandKind::Bf16);
+constexpr cuuint32_t kInner = kStageRowBytes / kBytes;
+
 // Extents innermost first; strides in bytes of every dimension but the innermost. Shared memory is
 // swizzled over as many bytes as a row of the box has, 128 or 64.
 template <size_t kRank>
@@ -35,8 +38,7 @@ CUtensorMap encode(const void* address, const std::array<cuuint64_t, kRank>& ext
                    const std::array<cuuint32_t, kRank>& box) {
   std::array<cuuint32_t, kRank> steps;
   steps.fill(1);
-  const auto swizzle =
-      box[0] == kTileInner ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
+  const auto swizzle = box[0] == kInner ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
   CUtensorMap map{};
   const CUresult code = encoder()(
       &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(address), extents.data(),
@@ -57,27 +59,27 @@ cuuint64_t extent(int64_t n) {
 
 CUtensorMap map_of_rows(ConstTensor src, int box_rows) {
   const cuuint64_t k = extent(src.dim(1));
-  return encode<2>(src.data, {k, extent(src.dim(0))}, {2 * k},
-                   {kTileInner, static_cast<cuuint32_t>(box_rows)});
+  return encode<2>(src.data, {k, extent(src.dim(0))}, {kBytes * k},
+                   {kInner, static_cast<cuuint32_t>(box_rows)});
 }
 
 CUtensorMap map_of_output(Tensor dst, int box_rows, int box_cols) {
   const cuuint64_t width = extent(dst.dim(1));
-  return encode<2>(dst.data, {width, extent(dst.dim(0))}, {2 * width},
+  return encode<2>(dst.data, {width, extent(dst.dim(0))}, {kBytes * width},
                    {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows)});
 }
 
 CUtensorMap map_of_weights(ConstTensor weights, int box_rows) {
   const cuuint64_t n = extent(weights.dim(1)), k = extent(weights.dim(2));
-  return encode<3>(weights.data, {k, n, extent(weights.dim(0))}, {2 * k, 2 * k * n},
-                   {kTileInner, static_cast<cuuint32_t>(box_rows), 1});
+  return encode<3>(weights.data, {k, n, extent(weights.dim(0))}, {kBytes * k, kBytes * k * n},
+                   {kInner, static_cast<cuuint32_t>(box_rows), 1});
 }
 
 CUtensorMap map_of_halves(ConstTensor weights, int box_rows) {
   const cuuint64_t n = extent(weights.dim(1)), k = extent(weights.dim(2));
   return encode<5>(weights.data, {k, 8, 2, n / 16, extent(weights.dim(0))},
-                   {2 * k, k * n, 16 * k, 2 * k * n},
-                   {kTileInner, 8, 2, static_cast<cuuint32_t>(box_rows / 16), 1});
+                   {kBytes * k, kBytes * k * n / 2, kBytes * k * 8, kBytes * k * n},
+                   {kInner, 8, 2, static_cast<cuuint32_t>(box_rows / 16), 1});
 }
 
 }  // namespace switchyard::cuda

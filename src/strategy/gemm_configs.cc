@@ -1,0 +1,30 @@
+// src/strategy/gemm_configs.cc
+#include "strategy/gemm_configs.h"
+
+namespace switchyard {
+namespace {
+
+constexpr GemmConfig kNarrow = kGemmConfigs[0], kFew = kGemmConfigs[1], kSome = kGemmConfigs[2],
+                     kMany = kGemmConfigs[3];
+static_assert(config_fits(kNarrow, 4096) && config_fits(kFew, 4096) && config_fits(kSome, 4096) &&
+              config_fits(kMany, 512));
+
+}  // namespace
+
+GemmConfig choose_gemm_config(const GemmShape& s) {
+  const int64_t rows_per_expert = s.num_experts > 0 ? s.max_rows / s.num_experts : 0;
+  if (rows_per_expert <= 4 && config_fits(kNarrow, s.num_experts)) return kNarrow;
+  // With an even gate few experts have more than 1.25 of the average.
+  if (rows_per_expert <= 51) return kFew;
+  const bool cluster_fits = s.num_sms == 0 || s.num_sms >= kMany.cluster();
+  const bool wide = rows_per_expert > 192 && s.n > kMany.weights;
+  return wide && cluster_fits && config_fits(kMany, s.num_experts) ? kMany : kSome;
+}
+
+std::string describe(const GemmConfig& c) {
+  const std::string across = c.cluster_rows > 1 ? cat(c.cluster_rows, "x") : "";
+  return cat(c.rows, "x", c.weights, "x", c.inner(), ", ", c.stages, " stages, cluster of ", across,
+             c.cluster_weights);
+}
+
+}  // namespace switchyard

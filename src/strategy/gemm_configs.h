@@ -1,0 +1,125 @@
+// src/strategy/gemm_configs.h -- the only list of compiled configurations of Hopper's grouped GEMM,
+// and the pure choice between them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "base/require.h"
+
+namespace switchyard {
+
+enum class OperandKind { Bf16 };      // what src and weights are made of
+enum class ProducerKind { TmaRows };  // how rows of src come to shared memory
+
+constexpr int element_bytes(OperandKind kind) {
+  return kind == OperandKind::Bf16 ? 2 : 0;
+}
+// What a stage holds of a row's inner dimension: one swizzled row of shared memory.
+inline constexpr int kStageRowBytes = 128;
+
+struct GemmConfig {
+  int rows, weights;        // of a tile, at most: rows of src, rows of weights
+  int stages;               // in flight
+  int cluster_rows = 1;     // blocks side by side with the same weights
+  int cluster_weights = 1;  // blocks side by side with the same rows: each loads a share for all
+  OperandKind operands = OperandKind::Bf16;
+  ProducerKind producer = ProducerKind::TmaRows;
+
+  bool operator==(const GemmConfig&) const = default;
+  constexpr int cluster() const { return cluster_rows * cluster_weights; }
+  constexpr int inner() const { return kStageRowBytes / element_bytes(operands); }
+  constexpr int math_warpgroups() const { return weights / 64; }
+  constexpr int math_threads() const { return 128 * math_warpgroups(); }
+  constexpr int threads() const { return math_threads() + 128; }  // and the producer's warpgroup
+};
+
+// A line is a kernel: CMake makes a file of each, src/cuda/grouped_gemm/kernel.cu.in.
+inline constexpr std::array kGemmConfigs = {
+    // Very few rows per expert, bound by the bytes of the weights: narrow tiles, so that all SMs
+    // end together; 96 KiB of weights in flight per SM.
+    GemmConfig{64, 64, 12},
+    // Few rows per expert: rows are fetched half as often.
+    GemmConfig{64, 128, 7},
+    // One tile for an expert that has somewhat more.
+    GemmConfig{128, 128, 5},
+    // Many rows: the most reuse per byte that 64 Ki registers allow (128 sums per thread). Alone a
+    // block would ask L2 for 48 KiB per 0.71 us, 9 TB/s over the card; two share a third of it.
+    GemmConfig{256, 128, 4, 1, 2},
+};
+
+// What a configuration is chosen by: known on the host before any row is.
+struct GemmShape {
+  int64_t num_experts = 0;  // local
+  int64_t max_rows = 0;     // bound of the rows of all experts together
+  int64_t n = 0, k = 0;     // weights [num_experts, n, k]
+  int num_sms = 0;          // multiprocessors that the call may use; 0: all
+};
+
+// Equal shapes give equal configurations. The order in which an inner dimension is summed does not
+// depend on them, so neither do the bits.
+GemmConfig choose_gemm_config(const GemmShape& shape);
+// "256x128x64, 4 stages, cluster of 2": rows, weights, inner dimension.
+std::string describe(const GemmConfig& config);
+
+// Steps that one block of a cluster may have told the other before that one has come to them: it is
+// at most all stages ahead, a step each if the inner dimension is short, and one more is drawn.
+inline constexpr int kToldSteps = 8;
+inline constexpr int kStagingBytes = 8192;  // one of a warpgroup's two buffers of output
+
+// What a block does in a step.
+struct GemmStep {
+  int64_t first_row;  // of src and dst
+  int num_rows;       // 0: no step is left
+  int expert;
+  int weights;  // tile of weights
+};
+
+// The shared memory of a block. A table of the steps before each expert follows it.
+template <GemmConfig kConfig>
+struct SharedStorage {
+  // Steps that are loaded, one to a stage if the inner dimension is short, and the one multiplied.
+  static constexpr int kStepSlots = kConfig.stages + 1;
+  static_assert(kConfig.cluster() == 1 || kStepSlots < kToldSteps);
+  static constexpr int kStageBytes = (kConfig.weights + kConfig.rows) * kStageRowBytes;
+
+  uint8_t stages[kConfig.stages *
+                 kStageBytes];  // each at a multiple of 1024 bytes, as swizzles want it
+  uint8_t staging[kConfig.math_warpgroups() * 2 * kStagingBytes];
+  GemmStep steps[kStepSlots];
+  uint64_t full[kConfig.stages], empty[kConfig.stages];
+  uint64_t told[kToldSteps];  // the other block of a cluster has told a step
+  int32_t told_steps[kToldSteps];
+  int32_t warp_sums[32];
+
+  constexpr uint8_t* weights(int i) { return stages + i * kStageBytes; }
+  constexpr uint8_t* rows(int i) { return weights(i) + kConfig.weights * kStageRowBytes; }
+  constexpr uint8_t* staging_of(int warpgroup) { return staging + warpgroup * 2 * kStagingBytes; }
+  // [E + 1] steps of the experts before e.
+  constexpr int32_t* first_step() { return reinterpret_cast<int32_t*>(this + 1); }
+};
+
+// Calls f.operator()<config>() for the compiled configuration equal to `wanted`.
+template <class F>
+constexpr void visit_gemm_config(const GemmConfig& wanted, F&& f) {
+  const bool found = [&]<size_t... I>(std::index_sequence<I...>) {
+    return ((wanted == kGemmConfigs[I] && (f.template operator()<kGemmConfigs[I]>(), true)) || ...);
+  }
+  (std::make_index_sequence<kGemmConfigs.size()>{});
+  SWITCHYARD_REQUIRE(found, Unsupported, "grouped_gemm: configuration ", describe(wanted),
+                     ", is not compiled. Add it to strategy/gemm_configs.h.");
+}
+
+constexpr int64_t shared_bytes(const GemmConfig& config, int64_t num_experts) {
+  int64_t bytes = (num_experts + 1) * int64_t{sizeof(int32_t)};
+  visit_gemm_config(config, [&]<GemmConfig kConfig>() { bytes += sizeof(SharedStorage<kConfig>); });
+  return bytes;
+}
+inline constexpr int64_t kSharedBytesPerBlock = int64_t{227} * 1024;  // sm_90; programming guide
+constexpr bool config_fits(const GemmConfig& config, int64_t num_experts) {
+  return shared_bytes(config, num_experts) <= kSharedBytesPerBlock;
+}
+
+}  // namespace switchyard

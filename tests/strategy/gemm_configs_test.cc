@@ -1,0 +1,46 @@
+#include "strategy/gemm_configs.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace switchyard {
+namespace {
+
+TEST(GemmConfigs, EveryChoiceIsCompiledAndFitsSharedMemory) {
+  for (const int64_t experts : {1, 8, 60, 128, 512, 4096})
+    for (const int64_t max_rows : {0, 1, 63, 64, 1000, 65536, 1 << 20})
+      for (const int64_t n : {8, 96, 704, 2880, 28672}) {
+        const GemmConfig config = choose_gemm_config({experts, max_rows, n, 64});
+        EXPECT_NE(std::find(kGemmConfigs.begin(), kGemmConfigs.end(), config), kGemmConfigs.end());
+        EXPECT_LE(shared_bytes(config, experts), kSharedBytesPerBlock);
+      }
+}
+
+TEST(GemmConfigs, AClusterFitsTheMultiprocessorsThatACallMayUse) {
+  for (const int num_sms : {1, 2, 3, 132})
+    EXPECT_LE(choose_gemm_config({8, 65536, 4096, 64, num_sms}).cluster(), num_sms);
+  EXPECT_EQ(choose_gemm_config({8, 65536, 4096, 64, 2}), choose_gemm_config({8, 65536, 4096, 64}));
+}
+
+TEST(GemmConfigs, PrintAllThatTellsThemApart) {
+  EXPECT_EQ(describe(GemmConfig{256, 128, 4, 1, 2}), "256x128x64, 4 stages, cluster of 2");
+  EXPECT_EQ(describe(GemmConfig{64, 64, 12, 2, 1}), "64x64x64, 12 stages, cluster of 2x1");
+  for (const GemmConfig& a : kGemmConfigs)
+    for (const GemmConfig& b : kGemmConfigs) EXPECT_EQ(describe(a) == describe(b), a == b);
+}
+
+TEST(GemmConfigs, OneThatIsNotCompiledIsRefusedByName) {
+  try {
+    visit_gemm_config({1, 2, 3, 1, 4}, []<GemmConfig>() {});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::Unsupported);
+    EXPECT_STREQ(e.what(),
+                 "grouped_gemm: configuration 1x2x64, 3 stages, cluster of 4, is not compiled. Add "
+                 "it to strategy/gemm_configs.h.");
+  }
+}
+
+}  // namespace
+}  // namespace switchyard
