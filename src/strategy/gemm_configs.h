@@ -96,7 +96,8 @@ struct SharedStorage {
 
   constexpr uint8_t* weights(int i) { return stages + i * kStageBytes; }
   constexpr uint8_t* rows(int i) { return weights(i) + kConfig.weights * kStageRowBytes; }
-  constexpr uint8_t* staging_of(int warpgroup) { return staging + warpgroup * 2 * kStagingBytes; }
+  // Two buffers of output for each warpgroup.
+  constexpr uint8_t* outputs() { return staging; }
   // [E + 1] steps of the experts before e.
   constexpr int32_t* first_step() { return reinterpret_cast<int32_t*>(this + 1); }
 };

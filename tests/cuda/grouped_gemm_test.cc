@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <random>
 
 #include "base/backend.h"
+#include "cuda/grouped_gemm/launch_gemm.h"
 #include "device/cuda_check.h"
 #include "ops/ops.h"
 #include "strategy/gemm_configs.h"
@@ -33,6 +35,8 @@ struct GemmCase {
   int64_t max_rows = 0;   // 0: the sum of counts; a larger bound chooses larger tiles
   int num_sms = 0;        // 0: the backend's
   bool divided = false;   // steps are divided beforehand, not drawn
+  // One of kGemmConfigs; null: the one that is chosen.
+  const GemmConfig* config = nullptr;
 
   int64_t sum() const {
     int64_t all = 0;
@@ -99,6 +103,10 @@ class Problem {
   Buffer<float> bias_, row_weights_;
 };
 
+int device_sms() {
+  return describe_device(DeviceKind::Cuda).num_sms;
+}
+
 // The rows of every expert one after the other, as floats; what is not theirs must be untouched.
 template <class T>
 std::vector<float> run_on_gpu(const GemmCase& c, Problem& p) {
@@ -117,7 +125,8 @@ std::vector<float> run_on_gpu(const GemmCase& c, Problem& p) {
   CudaBuffer<int32_t> next_step(zero);
   if (!c.divided) g.groups.next_step = next_step.view();
   for (int call = 0; call < 2; ++call)  // the second finds the counter as the first left it
-    cuda_backend().ops().run(g, nullptr);
+    c.config ? cuda::launch_gemm(*c.config, g, device_sms(), nullptr)
+             : cuda_backend().ops().run(g, nullptr);
   EXPECT_EQ(next_step.host()[0], 0);
   const Buffer<T>& out = dst.host();
   EXPECT_TRUE(out.guards_intact());
@@ -266,8 +275,22 @@ TEST(HopperGroupedGemm, GivesTheSameBitsInEveryLayoutAndTile) {
   }
 }
 
-int device_sms() {
-  return describe_device(DeviceKind::Cuda).num_sms;
+TEST(HopperGroupedGemm, GivesTheSameBitsInEveryConfiguration) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  Activation silu, relu2;
+  relu2.kind = ActivationKind::Relu2;
+  for (const Activation* activation : std::array<const Activation*, 3>{nullptr, &silu, &relu2})
+    for (const DType dst : {DType::Bf16, DType::F32}) {
+      GemmCase c;
+      c.counts = {0, 1, 63, 64, 65, 0, 127, 257, 300, 7};
+      c.n = 704, c.k = 712, c.activation = activation, c.dst = dst;
+      c.bias = c.row_weights = true;
+      const auto expected = run_on_gpu(c);
+      for (const GemmConfig& config : kGemmConfigs) {
+        c.config = &config;
+        EXPECT_EQ(run_on_gpu(c), expected) << describe(config);
+      }
+    }
 }
 
 TEST(HopperGroupedGemm, GivesTheSameBitsOnAnyNumberOfMultiprocessors) {

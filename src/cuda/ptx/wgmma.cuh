@@ -4,16 +4,18 @@
 
 #include <cstdint>
 
+#include "cuda/ptx/mbarrier.cuh"
+
 namespace switchyard::cuda::ptx {
 
 // Shared memory of a tile as the instruction wants it: rows of 64 bf16 (128 bytes) one below the
-// other, 128-byte swizzle, inner dimension contiguous; `address` a multiple of 1024 plus 32 bytes
+// other, 128-byte swizzle, inner dimension contiguous; at a multiple of 1024 bytes plus 32 bytes
 // for each 16 elements of the inner dimension.
-__device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address) {
+__device__ __forceinline__ uint64_t matrix_descriptor(const void* tile) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
   constexpr uint64_t kEightRows = uint64_t{1024 >> 4} << 32;  // from 8 rows to the next 8
   constexpr uint64_t kLeading = uint64_t{1} << 16;            // has no meaning with this swizzle
-  return kSwizzle128 | kEightRows | kLeading | ((address & 0x3ffff) >> 4);
+  return kSwizzle128 | kEightRows | kLeading | ((shared_address(tile) & 0x3ffff) >> 4);
 }
 
 __device__ __forceinline__ void wgmma_fence() {

@@ -1,0 +1,61 @@
+// src/cuda/grouped_gemm/epilogue_activate.cuh -- the activation: of a gate and an up value, which
+// leaves the output in sum 0 of a row, or of every sum.
+#pragma once
+
+#include "cuda/activation.cuh"
+#include "cuda/grouped_gemm/fragment.cuh"
+#include "ops/expert_ops.h"
+
+namespace switchyard::cuda {
+
+struct Activate {
+  int kind;  // an ActivationKind, or -1
+  float alpha, limit;
+  bool up_first;
+
+  static Activate of(const GroupedGemm& g) {
+    if (!g.activation) return {-1, 0, 0, false};
+    return {static_cast<int>(g.activation->kind), g.activation->alpha, g.activation->limit,
+            g.order == GateUpOrder::UpGate};
+  }
+
+  template <int kSums>
+  __device__ void operator()(const Fragment<kSums>& f, const OutputTile& t) const {
+    if (kind < 0) return;
+    switch (static_cast<ActivationKind>(kind)) {
+      case ActivationKind::SiluGated: return run<ActivationKind::SiluGated>(f, t);
+      case ActivationKind::GeluGated: return run<ActivationKind::GeluGated>(f, t);
+      case ActivationKind::GeluTanhGated: return run<ActivationKind::GeluTanhGated>(f, t);
+      case ActivationKind::ClampedSwiglu: return run<ActivationKind::ClampedSwiglu>(f, t);
+      case ActivationKind::Relu2: return run<ActivationKind::Relu2>(f, t);
+      case ActivationKind::SiluOfClamped: return run<ActivationKind::SiluOfClamped>(f, t);
+      case ActivationKind::ClampedSilu: return run<ActivationKind::ClampedSilu>(f, t);
+      case ActivationKind::Situ: return run<ActivationKind::Situ>(f, t);
+    }
+  }
+
+ private:
+  template <ActivationKind kKind, int kSums>
+  __device__ void run(const Fragment<kSums>& f, const OutputTile& t) const {
+#pragma unroll
+    for (int j = 0; j < f.kBlocks; ++j) {
+      if (f.ends(j, t)) break;
+      if constexpr (kKind == ActivationKind::Relu2) {
+#pragma unroll
+        for (int s = 0; s < 4; ++s) {
+          float& sum = f.at(j, s / 2, s % 2);
+          sum = activate<kKind>(sum, sum, alpha, limit);
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          float &first = f.at(j, 0, i), second = f.at(j, 1, i);
+          first =
+              activate<kKind>(up_first ? second : first, up_first ? first : second, alpha, limit);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace switchyard::cuda

@@ -1,0 +1,33 @@
+// src/cuda/grouped_gemm/epilogue_scale.cuh -- the router's weight on the input: scales the sums of a
+// row.
+#pragma once
+
+#include "cuda/grouped_gemm/fragment.cuh"
+#include "ops/expert_ops.h"
+
+namespace switchyard::cuda {
+
+struct ScaleRows {
+  const float* row_weights;    // by slot, or null
+  const int32_t* slot_of_row;  // [C]
+
+  static ScaleRows of(const GroupedGemm& g) {
+    return {g.row_weights.as<float>(), g.slot_of_row.as<int32_t>()};
+  }
+
+  template <int kSums>
+  __device__ void operator()(const Fragment<kSums>& f, const OutputTile& t) const {
+    if (!row_weights) return;
+#pragma unroll
+    for (int j = 0; j < f.kBlocks; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = f.row(j, i);
+        const float scale = row < t.num_rows ? row_weights[slot_of_row[t.first_row + row]] : 1.0f;
+        f.at(j, 0, i) *= scale;
+        f.at(j, 1, i) *= scale;
+      }
+  }
+};
+
+}  // namespace switchyard::cuda

@@ -1,0 +1,102 @@
+// src/cuda/grouped_gemm/kernel.cuh -- the grouped GEMM of Hopper: TMA, wgmma, persistent.
+//
+//     s = src[r, :] weights[e, j, :]^T * scale[r] + bias[e, j]     dst[r, c] = activation(s_1, s_2)
+//
+// for the rows [first_row[e], first_row[e] + counts[e]) of each expert e. The product is formed
+// transposed, weights times rows: the instruction multiplies 64 of its first operand by any
+// multiple of 16 of its second, and an expert has any number of rows, but weights come in hundreds.
+// An expert's rows are divided into as few tiles as hold them, all but the last equal.
+//
+// One block per SM takes steps, a tile of weight rows x a tile of rows, until none is left
+// (schedule.cuh). Roles: the last warpgroup is the producer, which fills the stages (producer.cuh)
+// and puts each step beside its first stage (pipeline.cuh); every other warpgroup multiplies 64
+// weight rows (mainloop.cuh, operands.cuh), and passes over what it made and stores it
+// (fragment.cuh, epilogue*.cuh). The blocks of a cluster take neighbouring weights with the same
+// rows, each loading a share of the rows for all.
+//
+// Order of summation: the inner dimension ascending in steps of 16, one fp32 accumulator, whatever
+// the configuration. Bound: tensor cores with many rows per expert, the bytes of the weights with
+// few.
+#pragma once
+
+#include "cuda/grouped_gemm/mainloop.cuh"
+#include "cuda/grouped_gemm/producer.cuh"
+#include "cuda/launch.h"
+
+namespace switchyard::cuda {
+
+template <GemmConfig kConfig, class Operands>
+__device__ void multiply_tiles(const GemmParams& p, SharedStorage<kConfig>& shared) {
+  const int group = threadIdx.x / 128;
+  const Place place{static_cast<int>(threadIdx.x % 32), static_cast<int>(threadIdx.x / 32 % 4)};
+  MainLoop<kConfig, Operands> main_loop(shared, p.k);
+  TileStore store(p.store, shared.outputs() + group * 2 * kStagingBytes, place, group + 1);
+  for (;;) {
+    // Defined anew, or the compiler defines what a narrow product leaves alone in the midst of the
+    // products, and to do so serialises them (C7515).
+    float sums[kConfig.rows / 2] = {};
+    const GemmStep step = main_loop.next_step();
+    if (step.num_rows == 0) break;
+    const int weight_row = step.weights * kConfig.weights + group * 64;
+    const OutputTile tile{step.first_row, step.num_rows, step.expert,
+                          p.out.gated ? weight_row / 2 : weight_row};
+    main_loop.multiply(sums, tile.num_rows);
+    if (tile.first_col >= p.out.width) continue;
+    const Fragment fragment(sums, place, p.out);
+    p.epilogue(fragment, tile);
+    store(fragment, tile);
+  }
+  store.finish();
+}
+
+// Integers and types: a profiler shows them in the kernel's name, and nvcc 13.0 with g++ 12 takes no
+// struct here.
+template <int kRows, int kWeights, int kStages, int kClusterRows, int kClusterWeights,
+          class Operands, class Rows>
+__global__ __launch_bounds__(GemmConfig{kRows, kWeights}.threads(),
+                             1) void grouped_gemm_kernel(const __grid_constant__ GemmParams p) {
+  extern __shared__ __align__(1024) uint8_t base[];
+  constexpr GemmConfig kConfig{kRows,           kWeights,        kStages,    kClusterRows,
+                               kClusterWeights, Operands::kKind, Rows::kKind};
+  constexpr int kMathThreads = kConfig.math_threads();
+  constexpr bool kCluster = kConfig.cluster() > 1;
+  auto& shared = *reinterpret_cast<SharedStorage<kConfig>*>(base);
+  const int rank = kCluster ? static_cast<int>(ptx::get_sreg_cluster_ctarank()) : 0;
+  if (threadIdx.x == 0) {
+    Pipeline<kConfig>::init(shared);
+    ptx::prefetch_tensormap(&p.src);
+    ptx::prefetch_tensormap(&p.weights);
+  }
+  wait_for_predecessor();
+  allow_successor();
+  const Schedule<kConfig> schedule(p, shared);
+  count_steps(schedule, shared.first_step(), shared.warp_sums);
+  if constexpr (kCluster) ptx::barrier_cluster_sync_aligned();  // the others' barriers are ready
+
+  // 65,536 registers: two warpgroups that multiply need more than a third each.
+  constexpr bool kMoveRegisters = kConfig.math_warpgroups() > 1;
+  if (threadIdx.x >= kMathThreads) {
+    if constexpr (kMoveRegisters) ptx::setmaxnreg_dec<56>();
+    if (threadIdx.x == kMathThreads) {
+      Producer<kConfig, Rows>(p, shared, rank).run(schedule);
+      if constexpr (kCluster) {
+        ptx::barrier_cluster_arrive(ptx::sem_release);
+        ptx::barrier_cluster_wait(ptx::sem_acquire);
+      }
+    }
+  } else {
+    if constexpr (kMoveRegisters) ptx::setmaxnreg_inc<224>();
+    multiply_tiles<kConfig, Operands>(p, shared);
+    // Other blocks may still fill this one's stages, and tell it of steps.
+    if constexpr (kCluster) ptx::barrier_cluster_sync_aligned();
+  }
+}
+
+template <GemmConfig kConfig>
+GemmKernel gemm_kernel() {
+  return grouped_gemm_kernel<kConfig.rows, kConfig.weights, kConfig.stages, kConfig.cluster_rows,
+                             kConfig.cluster_weights, typename OperandsOf<kConfig.operands>::type,
+                             typename RowsOf<kConfig.producer>::type>;
+}
+
+}  // namespace switchyard::cuda

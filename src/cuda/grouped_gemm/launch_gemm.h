@@ -1,0 +1,15 @@
+// src/cuda/grouped_gemm/launch_gemm.h -- the grouped GEMM in a configuration that the caller names.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "ops/expert_ops.h"
+#include "strategy/gemm_configs.h"
+
+namespace switchyard::cuda {
+
+// What grouped_gemm_hopper does once it has chosen. num_sms is at least config.cluster().
+void launch_gemm(const GemmConfig& config, const GroupedGemm& gemm, int num_sms,
+                 cudaStream_t stream);
+
+}  // namespace switchyard::cuda

@@ -1,0 +1,34 @@
+// src/cuda/grouped_gemm/operands.cuh -- what src and weights are made of, and how a stage of them is
+// multiplied. Another kind is another struct: block-scaled fp8 would bring its scales here.
+#pragma once
+
+#include "cuda/ptx/wgmma.cuh"
+#include "strategy/gemm_configs.h"
+
+namespace switchyard::cuda {
+
+struct Bf16Operands {
+  static constexpr OperandKind kKind = OperandKind::Bf16;
+  static constexpr int kInner = kStageRowBytes / element_bytes(kKind);  // of a stage
+
+  // sums (+)= 64 weight rows x kN rows over the inner dimension of a stage, whose tiles the
+  // descriptors name: one group of products that nobody waits for here.
+  template <int kN, int kSums>
+  static __device__ __forceinline__ void multiply(float (&sums)[kSums], uint64_t weights,
+                                                  uint64_t rows, bool accumulate) {
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < kInner / 16; ++i)  // 16 elements are 32 bytes: 2 in a descriptor
+      ptx::wgmma_mma_async_k16<kN>(sums, weights + 2 * i, rows + 2 * i, accumulate || i > 0);
+    ptx::wgmma_commit_group();
+  }
+};
+
+template <OperandKind kKind>
+struct OperandsOf;
+template <>
+struct OperandsOf<OperandKind::Bf16> {
+  using type = Bf16Operands;
+};
+
+}  // namespace switchyard::cuda

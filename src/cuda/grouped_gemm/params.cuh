@@ -1,0 +1,26 @@
+// src/cuda/grouped_gemm/params.cuh -- what a kernel of the grouped GEMM is given, and the kernel of a
+// configuration.
+#pragma once
+
+#include "cuda/grouped_gemm/epilogue.cuh"
+#include "cuda/grouped_gemm/epilogue_store.cuh"
+
+namespace switchyard::cuda {
+
+struct GemmParams {
+  CUtensorMap src, weights;
+  StoreParams store;
+  const int32_t* counts;     // [E]
+  const int64_t* first_row;  // [E + 1]
+  int32_t* next_step;        // 0 before the call and after it; null: no step is drawn
+  int num_experts, k;
+  OutputShape out;
+  bool stream_weights;  // most experts have one tile of rows: their weights are read once
+  Epilogue epilogue;
+};
+
+using GemmKernel = void (*)(GemmParams);
+template <GemmConfig kConfig>
+GemmKernel gemm_kernel();  // each in a file of its own, kernel.cu.in
+
+}  // namespace switchyard::cuda

@@ -1,0 +1,93 @@
+// src/cuda/grouped_gemm/pipeline.cuh -- the rings of stages and steps between the producer and the
+// warpgroups that multiply.
+#pragma once
+
+#include "cuda/ptx/barrier.cuh"
+#include "cuda/ptx/mbarrier.cuh"
+#include "strategy/gemm_configs.h"
+
+namespace switchyard::cuda {
+
+// Where a ring stands: the same sequence for all roles.
+template <int kSlots>
+struct RingPosition {
+  int slot = 0;
+  uint32_t parity = 0;
+  __device__ void advance() {
+    if (++slot == kSlots) slot = 0, parity ^= 1;
+  }
+};
+
+// One role's view. Each role has its own.
+template <GemmConfig kConfig>
+class Pipeline {
+ public:
+  using Storage = SharedStorage<kConfig>;
+  // Who arrives: the producer, with the bytes of its copies; a lane of every warp that multiplies,
+  // of each block that loads into this one; the block that is told a step.
+  static constexpr int kFullArrivals = 1;
+  static constexpr int kEmptyArrivals = kConfig.math_threads() / 32 * kConfig.cluster();
+  static constexpr int kToldArrivals = 1;
+
+  __device__ explicit Pipeline(Storage& storage) : shared(storage) {}
+
+  // By one thread, before any role begins.
+  static __device__ void init(Storage& shared) {
+    for (int s = 0; s < kConfig.stages; ++s) {
+      ptx::mbarrier_init(&shared.full[s], kFullArrivals);
+      ptx::mbarrier_init(&shared.empty[s], kEmptyArrivals);
+    }
+    for (int s = 0; kConfig.cluster() > 1 && s < kToldSteps; ++s)
+      ptx::mbarrier_init(&shared.told[s], kToldArrivals);
+    ptx::fence_mbarrier_init(ptx::sem_release, ptx::scope_cluster);
+  }
+
+  // The stage at which this role stands.
+  __device__ int stage() const { return at.slot; }
+  __device__ uint8_t* weights() const { return shared.weights(at.slot); }
+  __device__ uint8_t* rows() const { return shared.rows(at.slot); }
+  __device__ uint64_t* full() const { return &shared.full[at.slot]; }
+  __device__ void advance() { at.advance(); }
+
+  // ---- the producer
+  __device__ void wait_empty() const {
+    ptx::mbarrier_wait_parity(&shared.empty[at.slot], at.parity ^ 1);
+  }
+  __device__ void put_step(const GemmStep& s) { shared.steps[step.slot] = s, step.advance(); }
+  __device__ void expect(int bytes) const {
+    ptx::mbarrier_arrive_expect_tx(ptx::sem_release, ptx::scope_cta, ptx::space_shared, full(),
+                                   bytes);
+  }
+  // Tells those that multiply that no step is left.
+  __device__ void end() {
+    wait_empty();
+    shared.steps[step.slot] = {};
+    ptx::mbarrier_arrive(full());
+  }
+
+  // ---- those that multiply
+  __device__ void wait_full() const { ptx::mbarrier_wait_parity(full(), at.parity); }
+  // The step that comes next: its first stage has arrived then. Without rows: there is none.
+  __device__ GemmStep next_step() {
+    wait_full();
+    const GemmStep s = shared.steps[step.slot];
+    step.advance();
+    return s;
+  }
+  // A stage is free once every block that loads into it knows: lane i of a warp tells block i.
+  __device__ void release(int stage) const {
+    const int lane = threadIdx.x % 32;
+    if (stage < 0 || lane >= kConfig.cluster()) return;
+    if constexpr (kConfig.cluster() == 1)
+      ptx::mbarrier_arrive(&shared.empty[stage]);
+    else
+      ptx::mbarrier_arrive_mapa(&shared.empty[stage], lane);
+  }
+
+ private:
+  Storage& shared;
+  RingPosition<kConfig.stages> at;
+  RingPosition<Storage::kStepSlots> step;
+};
+
+}  // namespace switchyard::cuda
