@@ -8,8 +8,8 @@
 
 namespace switchyard::cuda {
 
-// The steps that clusters take, in order of expert: every tile of rows with the tiles of
-// weights of a cluster. Groups of tiles of rows walk along the weights together: what the SMs work on at one
+// The steps that clusters take, in order of expert: every tile of rows with the tiles of weights of
+// a cluster. Groups of tiles of rows walk along the weights together: what the SMs work on at one
 // time is then shared in L2.
 template <GemmConfig kConfig>
 struct Schedule {
