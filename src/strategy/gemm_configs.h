@@ -48,6 +48,7 @@ inline constexpr std::array kGemmConfigs = {
     // Many rows: the most reuse per byte that 64 Ki registers allow (128 sums per thread). Alone a
     // block would ask L2 for 48 KiB per 0.71 us, 9 TB/s over the card; two share a third of it.
     GemmConfig{256, 128, 4, 1, 2},
+    GemmConfig{128, 64, 8},  // twice the tiles of 128 x 128; not measured, so no shape chooses it
 };
 
 // What a configuration is chosen by: known on the host before any row is.
