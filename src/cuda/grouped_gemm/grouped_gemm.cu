@@ -14,13 +14,13 @@ namespace {
 GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
   GemmParams p{};
   p.out.gated = g.activation != nullptr && g.activation->gated();
-  p.src = map_of_rows(g.src, TmaRows::box_rows(config));
+  p.src = map_of_rows(g.src, TmaRows::box_rows(config), config.inner());
   p.weights = p.out.gated ? map_of_halves(g.weights, config.weights)
                           : map_of_weights(g.weights, config.weights);
   p.store.dst = g.dst.data;
   p.store.is_f32 = g.dst.dtype == DType::F32;
   if (!p.store.is_f32)
-    p.store.boxes = map_of_output(g.dst, store_box_rows(p.out.gated), store_box_cols(p.out.gated));
+    p.store.boxes = map_of_rows(g.dst, store_box_rows(p.out.gated), store_box_cols(p.out.gated));
   p.counts = g.groups.counts.as<int32_t>();
   p.first_row = g.groups.first_row.as<int64_t>();
   p.next_step = g.groups.next_step.as<int32_t>();

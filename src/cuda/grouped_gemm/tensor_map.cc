@@ -57,15 +57,9 @@ cuuint64_t extent(int64_t n) {
 
 }  // namespace
 
-CUtensorMap map_of_rows(ConstTensor src, int box_rows) {
-  const cuuint64_t k = extent(src.dim(1));
-  return encode<2>(src.data, {k, extent(src.dim(0))}, {kBytes * k},
-                   {kInner, static_cast<cuuint32_t>(box_rows)});
-}
-
-CUtensorMap map_of_output(Tensor dst, int box_rows, int box_cols) {
-  const cuuint64_t width = extent(dst.dim(1));
-  return encode<2>(dst.data, {width, extent(dst.dim(0))}, {kBytes * width},
+CUtensorMap map_of_rows(ConstTensor rows, int box_rows, int box_cols) {
+  const cuuint64_t cols = extent(rows.dim(1));
+  return encode<2>(rows.data, {cols, extent(rows.dim(0))}, {kBytes * cols},
                    {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows)});
 }
 

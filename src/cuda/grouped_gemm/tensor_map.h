@@ -7,10 +7,8 @@
 
 namespace switchyard::cuda {
 
-// Rows of src [C, k]: boxes of `box_rows` x 64.
-CUtensorMap map_of_rows(ConstTensor src, int box_rows);
-// Rows of dst [C, width] to be stored: boxes of `box_rows` x `box_cols`, the latter 64 or 32.
-CUtensorMap map_of_output(Tensor dst, int box_rows, int box_cols);
+// Rows of src [C, k] or dst [C, width]: boxes of `box_rows` x `box_cols`, the latter 64 or 32.
+CUtensorMap map_of_rows(ConstTensor rows, int box_rows, int box_cols);
 // weights [E, n, k]: boxes of `box_rows` x 64 within one expert.
 CUtensorMap map_of_weights(ConstTensor weights, int box_rows);
 // The same of a gated W1 whose halves alternate in eights within a box: (k, 8, 2, n / 16, E).
