@@ -34,6 +34,8 @@ struct GemmConfig {
   constexpr int math_warpgroups() const { return weights / 64; }
   constexpr int math_threads() const { return 128 * math_warpgroups(); }
   constexpr int threads() const { return math_threads() + 128; }  // and the producer's warpgroup
+  // Of which so many load: one is enough to ask the copy engine.
+  constexpr int producer_threads() const { return producer == ProducerKind::TmaRows ? 1 : 0; }
 };
 
 // A line is a kernel: CMake makes a file of each, src/cuda/grouped_gemm/kernel.cu.in.

@@ -77,7 +77,7 @@ __global__ __launch_bounds__(GemmConfig{kRows, kWeights}.threads(),
   constexpr bool kMoveRegisters = kConfig.math_warpgroups() > 1;
   if (threadIdx.x >= kMathThreads) {
     if constexpr (kMoveRegisters) ptx::setmaxnreg_dec<56>();
-    if (threadIdx.x == kMathThreads) {
+    if (threadIdx.x < kMathThreads + kConfig.producer_threads()) {
       Producer<kConfig, Rows>(p, shared, rank).run(schedule);
       if constexpr (kCluster) {
         ptx::barrier_cluster_arrive(ptx::sem_release);

@@ -23,9 +23,9 @@ template <GemmConfig kConfig>
 class Pipeline {
  public:
   using Storage = SharedStorage<kConfig>;
-  // Who arrives: the producer, with the bytes of its copies; a lane of every warp that multiplies,
-  // of each block that loads into this one; the block that is told a step.
-  static constexpr int kFullArrivals = 1;
+  // Who arrives: every thread that loads, with the bytes of its copies; a lane of every warp that
+  // multiplies, of each block that loads into this one; the block that is told a step.
+  static constexpr int kFullArrivals = kConfig.producer_threads();
   static constexpr int kEmptyArrivals = kConfig.math_threads() / 32 * kConfig.cluster();
   static constexpr int kToldArrivals = 1;
 

@@ -51,7 +51,7 @@ struct RowsOf<ProducerKind::TmaRows> {
   using type = TmaRows;
 };
 
-// One thread.
+// One of the threads that load.
 template <GemmConfig kConfig, class Rows>
 class Producer {
  public:
