@@ -6,35 +6,9 @@
 #include <string>
 #include <string_view>
 
+#include "switchyard/activation.h"
+
 namespace switchyard {
-
-/// The function between the two GEMMs of an expert; all of it in fp32 on unrounded sums.
-enum class ActivationKind {
-  SiluGated,      // up * gate / (1 + exp(-gate)); also named silu, SiGLU, swiglu
-  GeluGated,      // up * gate * Phi(gate), Phi by erf; named gelu
-  GeluTanhGated,  // up * gelu(gate) by its tanh form; named gelu_tanh, gelu_pytorch_tanh
-  ClampedSwiglu,  // gpt-oss: (clamp(up, -limit, limit) + 1) * g / (1 + exp(-alpha g)), g =
-                  // min(gate, limit)
-  Relu2,          // max(x, 0)^2, without a gate: W1 has I rows instead of 2I
-  SiluOfClamped,  // DeepSeek-V4: clamp(up, -limit, limit) * silu(min(gate, limit))
-  ClampedSilu,    // Step-3.5: clamp(up, -limit, limit) * min(silu(gate), limit)
-  Situ,           // Kimi-K3: alpha tanh(gate / alpha) sigmoid(gate) * limit tanh(up / limit)
-};
-
-struct Activation {
-  ActivationKind kind = ActivationKind::SiluGated;
-  float alpha = 1.702f;  // ClampedSwiglu; Situ: > 0
-  float limit = 7.0f;    // ClampedSwiglu, SiluOfClamped, ClampedSilu, Situ; > 0
-
-  bool gated() const { return kind != ActivationKind::Relu2; }
-  bool operator==(const Activation&) const = default;
-};
-
-/// Throws Error(Unsupported) that lists the accepted names.
-Activation activation_from_name(std::string_view name);
-/// The canonical name: silu, gelu, gelu_tanh, clamped_swiglu, relu2, silu_of_clamped, clamped_silu,
-/// situ.
-const char* activation_name(ActivationKind kind) noexcept;
 
 /// How router logits become scores.
 enum class Scoring {

@@ -10,33 +10,18 @@
 namespace switchyard {
 namespace {
 
-struct ActivationName {
-  std::string_view name;
-  ActivationKind kind;
-};
-
-// The first name of a kind is the canonical one.
-constexpr std::array kActivationNames = {
-    ActivationName{"silu", ActivationKind::SiluGated},
-    ActivationName{"SiGLU", ActivationKind::SiluGated},
-    ActivationName{"swiglu", ActivationKind::SiluGated},
-    ActivationName{"gelu", ActivationKind::GeluGated},
-    ActivationName{"gelu_tanh", ActivationKind::GeluTanhGated},
-    ActivationName{"gelu_pytorch_tanh", ActivationKind::GeluTanhGated},
-    ActivationName{"clamped_swiglu", ActivationKind::ClampedSwiglu},
-    ActivationName{"swigluoai", ActivationKind::ClampedSwiglu},
-    ActivationName{"relu2", ActivationKind::Relu2},
-    ActivationName{"silu_of_clamped", ActivationKind::SiluOfClamped},
-    ActivationName{"clamped_silu", ActivationKind::ClampedSilu},
-    ActivationName{"situ", ActivationKind::Situ},
-};
-
 // Sizes far beyond any model, small enough that products of three fit 63 bits.
 constexpr int64_t kMaxWidth = int64_t{1} << 20;
 
+bool has_alpha(ActivationKind kind) {
+  bool has = false;
+  Activations::visit(kind, [&]<ActivationKind k>() { has = ActivationRule<k>::kHasAlpha; });
+  return has;
+}
 bool has_limit(ActivationKind kind) {
-  return kind == ActivationKind::ClampedSwiglu || kind == ActivationKind::SiluOfClamped ||
-         kind == ActivationKind::ClampedSilu || kind == ActivationKind::Situ;
+  bool has = false;
+  Activations::visit(kind, [&]<ActivationKind k>() { has = ActivationRule<k>::kHasLimit; });
+  return has;
 }
 
 void check_width(const char* name, int64_t value) {
@@ -155,8 +140,7 @@ void check_activation(const Activation& a) {
 std::string activation_text(const Activation& a) {
   std::string text = activation_name(a.kind);
   if (!has_limit(a.kind)) return text;
-  const bool has_alpha = a.kind == ActivationKind::ClampedSwiglu || a.kind == ActivationKind::Situ;
-  return cat(text, " (", has_alpha ? cat("alpha ", a.alpha, ", ") : std::string(), "limit ",
+  return cat(text, " (", has_alpha(a.kind) ? cat("alpha ", a.alpha, ", ") : std::string(), "limit ",
              a.limit, ")");
 }
 
@@ -182,18 +166,24 @@ std::string shared_text(const MoeConfig& c) {
 
 Activation activation_from_name(std::string_view name) {
   std::string accepted;
-  for (const auto& a : kActivationNames) {
-    if (a.name == name) return {.kind = a.kind};
-    accepted += cat(accepted.empty() ? "" : ", ", a.name);
+  for (const ActivationKind kind : Activations::kAll) {
+    bool found = false;
+    Activations::visit(kind, [&]<ActivationKind k>() {
+      for (const char* known : ActivationRule<k>::kNames) {
+        found |= known == name;
+        accepted += cat(accepted.empty() ? "" : ", ", known);
+      }
+    });
+    if (found) return {.kind = kind};
   }
   throw Error(Errc::Unsupported,
               cat("activation: name=", name, ", accepted are ", accepted, ". Use one of these."));
 }
 
 const char* activation_name(ActivationKind kind) noexcept {
-  for (const auto& a : kActivationNames)
-    if (a.kind == kind) return a.name.data();
-  return "unknown";
+  const char* name = "unknown";
+  Activations::visit(kind, [&]<ActivationKind k>() { name = ActivationRule<k>::kNames.front(); });
+  return name;
 }
 
 void validate(const MoeConfig& c) {

@@ -1,5 +1,4 @@
-// src/cuda/activation.cuh -- what each activation means, on one unrounded fp32 pair; the same
-// functions as cpu/activation.h. Comparisons keep a NaN where fminf and fmaxf would drop it.
+// src/cuda/activation.cuh -- the arithmetic of activation.h on devices.
 #pragma once
 
 #include "switchyard/config.h"
@@ -18,38 +17,27 @@ __device__ __forceinline__ float sigmoid(float x) {
   return inverse;
 }
 
-__device__ __forceinline__ float at_most(float x, float limit) {
-  return x > limit ? limit : x;
-}
-
-__device__ __forceinline__ float within(float x, float limit) {
-  return x < -limit ? -limit : at_most(x, limit);
-}
-
-template <ActivationKind kKind>
-__device__ __forceinline__ float activate(float gate, float up, float alpha, float limit) {
-  if constexpr (kKind == ActivationKind::SiluGated) {
-    return up * gate * sigmoid(gate);
-  } else if constexpr (kKind == ActivationKind::GeluGated) {
-    return up * 0.5f * gate * (1.0f + erff(gate * 0.70710678f));  // 1 / sqrt 2
-  } else if constexpr (kKind == ActivationKind::GeluTanhGated) {
-    constexpr float kSqrt2OverPi = 0.79788456f;
-    // (1 + tanh y) / 2 = sigmoid(2 y)
-    return up * gate * sigmoid(2.0f * kSqrt2OverPi * (gate + 0.044715f * gate * gate * gate));
-  } else if constexpr (kKind == ActivationKind::ClampedSwiglu) {
-    const float g = at_most(gate, limit);
-    return (within(up, limit) + 1.0f) * g * sigmoid(alpha * g);
-  } else if constexpr (kKind == ActivationKind::SiluOfClamped) {
-    const float g = at_most(gate, limit);
-    return within(up, limit) * g * sigmoid(g);
-  } else if constexpr (kKind == ActivationKind::ClampedSilu) {
-    return within(up, limit) * at_most(gate * sigmoid(gate), limit);
-  } else if constexpr (kKind == ActivationKind::Situ) {
-    return alpha * tanhf(gate / alpha) * sigmoid(gate) * limit * tanhf(up / limit);
-  } else {
-    const float x = gate < 0.0f ? 0.0f : gate;
-    return x * x;
+// With the fewest instructions, beside products.
+struct FastMath {
+  static __device__ __forceinline__ float times_sigmoid(float x, float y) { return x * sigmoid(y); }
+  // (1 + tanh y) / 2 = sigmoid(2 y)
+  static __device__ __forceinline__ float times_gelu(float x, float y) {
+    return x * sigmoid(2.0f * y);
   }
-}
+  static __device__ __forceinline__ float erf(float x) { return erff(x); }
+  static __device__ __forceinline__ float tanh(float x) { return tanhf(x); }
+};
+
+// The CPU's.
+struct ExactMath {
+  static __device__ __forceinline__ float times_sigmoid(float x, float y) {
+    return x / (1.0f + expf(-y));
+  }
+  static __device__ __forceinline__ float times_gelu(float x, float y) {
+    return x * 0.5f * (1.0f + tanhf(y));
+  }
+  static __device__ __forceinline__ float erf(float x) { return erff(x); }
+  static __device__ __forceinline__ float tanh(float x) { return tanhf(x); }
+};
 
 }  // namespace switchyard::cuda

@@ -32,32 +32,12 @@ struct EpilogueParams {
   int64_t up_column;    // where those of up begin; equal to gate_column without a gate
 };
 
-// cpu/activation.h has the formulas.
 __device__ __forceinline__ float activate(const Activation& a, float gate, float up) {
-  switch (a.kind) {
-    case ActivationKind::SiluGated: return up * gate / (1.0f + expf(-gate));
-    case ActivationKind::GeluGated: return up * 0.5f * gate * (1.0f + erff(gate * 0.70710678f));
-    case ActivationKind::GeluTanhGated:
-      return up * 0.5f * gate *
-             (1.0f + tanhf(0.79788456f * (gate + 0.044715f * gate * gate * gate)));
-    case ActivationKind::ClampedSwiglu: {
-      const float g = at_most(gate, a.limit);
-      return (within(up, a.limit) + 1.0f) * g / (1.0f + expf(-a.alpha * g));
-    }
-    case ActivationKind::Relu2: {
-      const float x = gate < 0.0f ? 0.0f : gate;
-      return x * x;
-    }
-    case ActivationKind::SiluOfClamped: {
-      const float g = at_most(gate, a.limit);
-      return within(up, a.limit) * g / (1.0f + expf(-g));
-    }
-    case ActivationKind::ClampedSilu:
-      return within(up, a.limit) * at_most(gate / (1.0f + expf(-gate)), a.limit);
-    case ActivationKind::Situ:
-      return a.alpha * tanhf(gate / a.alpha) / (1.0f + expf(-gate)) * a.limit * tanhf(up / a.limit);
-  }
-  return 0;
+  float y = 0;
+  Activations::visit(a.kind, [&]<ActivationKind kKind>() {
+    y = ActivationRule<kKind>::of(ExactMath(), gate, up, a.alpha, a.limit);
+  });
+  return y;
 }
 
 // The expert whose group has `row`, or kNoExpert. Groups may stand in any order, so the block looks

@@ -50,33 +50,19 @@ double sigmoid(double x) {
   return 1 / (1 + std::exp(-x));
 }
 
+struct Float64 {
+  static double times_sigmoid(double x, double y) { return x * sigmoid(y); }
+  static double times_gelu(double x, double y) { return x * 0.5 * (1 + std::tanh(y)); }
+  static double erf(double x) { return std::erf(x); }
+  static double tanh(double x) { return std::tanh(x); }
+};
+
 double activate(const Activation& a, double gate, double up) {
-  switch (a.kind) {
-    case ActivationKind::SiluGated: return up * gate * sigmoid(gate);
-    case ActivationKind::GeluGated: return up * gate * 0.5 * (1 + std::erf(gate / std::sqrt(2.0)));
-    case ActivationKind::GeluTanhGated: {
-      const double inner = std::sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate);
-      return up * gate * 0.5 * (1 + std::tanh(inner));
-    }
-    case ActivationKind::ClampedSwiglu: {
-      const double g = std::min(gate, double{a.limit});
-      const double u = std::clamp(up, -double{a.limit}, double{a.limit});
-      return (u + 1) * g * sigmoid(double{a.alpha} * g);
-    }
-    case ActivationKind::Relu2: return std::pow(std::max(gate, 0.0), 2);
-    case ActivationKind::SiluOfClamped: {
-      const double g = std::min(gate, double{a.limit});
-      return std::clamp(up, -double{a.limit}, double{a.limit}) * g * sigmoid(g);
-    }
-    case ActivationKind::ClampedSilu:
-      return std::clamp(up, -double{a.limit}, double{a.limit}) *
-             std::min(gate * sigmoid(gate), double{a.limit});
-    case ActivationKind::Situ: {
-      const double beta = a.alpha, lambda = a.limit;
-      return beta * std::tanh(gate / beta) * sigmoid(gate) * lambda * std::tanh(up / lambda);
-    }
-  }
-  return 0;
+  double y = 0;
+  Activations::visit(a.kind, [&]<ActivationKind k>() {
+    y = ActivationRule<k>::of(Float64(), gate, up, double{a.alpha}, double{a.limit});
+  });
+  return y;
 }
 
 // One expert on one token. The weight scales W1 x when it stands on the input.

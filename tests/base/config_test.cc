@@ -104,10 +104,8 @@ TEST(ActivationNames, EverySpellingMeansItsKind) {
       {"relu2", ActivationKind::Relu2},
   };
   for (const auto& [name, kind] : names) EXPECT_EQ(activation_from_name(name).kind, kind) << name;
-  for (int k = 0; k < 5; ++k) {
-    const auto kind = static_cast<ActivationKind>(k);
+  for (const ActivationKind kind : Activations::kAll)
     EXPECT_EQ(activation_from_name(activation_name(kind)).kind, kind);
-  }
 }
 
 TEST(ActivationNames, AnUnknownOneListsTheKnown) {

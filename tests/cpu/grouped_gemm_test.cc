@@ -129,19 +129,14 @@ TEST_P(GroupedGemmTest, FastEqualsPlainForEveryShapeOfTileAndTail) {
 
 TEST_P(GroupedGemmTest, FastEqualsPlainForEveryActivationOrderBiasAndRowWeight) {
   const Problem p({3, 1, 0, 21, 8}, 48, 64, 4);
-  const Activation activations[] = {{ActivationKind::SiluGated},
-                                    {ActivationKind::GeluGated},
-                                    {ActivationKind::GeluTanhGated},
-                                    {ActivationKind::ClampedSwiglu, 1.702f, 1.5f},
-                                    {ActivationKind::Relu2}};
-  for (const auto& activation : activations)
+  for (const auto kind : Activations::kAll)
     for (const auto order : {GateUpOrder::GateUp, GateUpOrder::UpGate})
       for (const bool bias : {false, true})
         for (const bool row_weights : {false, true})
           // An activation multiplies two sums of size about 8: errors grow by that, relu2 doubles.
           compare_forms(
               p,
-              [&](GroupedGemm& g) {
+              [&, activation = Activation{kind, 1.702f, 1.5f}](GroupedGemm& g) {
                 g.activation = &activation;
                 g.order = order;
                 if (bias) g.bias = p.bias.view();
@@ -150,7 +145,7 @@ TEST_P(GroupedGemmTest, FastEqualsPlainForEveryActivationOrderBiasAndRowWeight) 
                   g.slot_of_row = p.slot_of_row.view();
                 }
               },
-              std::string(activation_name(activation.kind)) + (bias ? " bias" : "") +
+              std::string(activation_name(kind)) + (bias ? " bias" : "") +
                   (row_weights ? " weighted" : "") +
                   (order == GateUpOrder::UpGate ? " up-gate" : ""),
               16);
@@ -159,12 +154,10 @@ TEST_P(GroupedGemmTest, FastEqualsPlainForEveryActivationOrderBiasAndRowWeight) 
 TEST_P(GroupedGemmTest, ActivationsSurviveHugeAndInfiniteSums) {
   Problem p({4}, 16, 8);
   for (int64_t i = 0; i < p.src.count(); ++i) p.src[i] = Bf16(i % 2 ? 1e4f : -3e4f);
-  const Activation activations[] = {{ActivationKind::SiluGated},
-                                    {ActivationKind::GeluGated},
-                                    {ActivationKind::GeluTanhGated},
-                                    {ActivationKind::ClampedSwiglu}};
   ThreadPool pool(1);
-  for (const auto& a : activations) {
+  for (const auto kind : Activations::kAll) {
+    const Activation a{kind};
+    if (!a.gated()) continue;
     Buffer<float> out({4, 8});
     GroupedGemm g = p.gemm(out.view());
     g.activation = &a;

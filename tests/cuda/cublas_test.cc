@@ -164,9 +164,7 @@ TEST_P(CublasGemm, PlainAndWithEveryEpilogue) {
 
 TEST_P(CublasGemm, EveryActivationInBothOrders) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
-  for (const auto kind :
-       {ActivationKind::SiluGated, ActivationKind::GeluGated, ActivationKind::GeluTanhGated,
-        ActivationKind::ClampedSwiglu, ActivationKind::Relu2}) {
+  for (const auto kind : Activations::kAll) {
     const Activation activation{.kind = kind, .limit = 0.5f};  // reached by some sums
     for (const auto order : {GateUpOrder::GateUp, GateUpOrder::UpGate})
       for (const int64_t n : {48, 1040, 28})

@@ -217,9 +217,7 @@ TEST(HopperGroupedGemm, MatchesTheCpuOnEveryShape) {
 
 TEST(HopperGroupedGemm, MatchesTheCpuWithEveryActivationOrderAndBias) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
-  for (const auto kind :
-       {ActivationKind::SiluGated, ActivationKind::GeluGated, ActivationKind::GeluTanhGated,
-        ActivationKind::ClampedSwiglu, ActivationKind::Relu2})
+  for (const auto kind : Activations::kAll)
     for (const auto order : {GateUpOrder::GateUp, GateUpOrder::UpGate})
       for (const bool extras : {false, true})
         for (const int32_t most : {20, 200}) {

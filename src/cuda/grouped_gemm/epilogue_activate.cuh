@@ -22,16 +22,8 @@ struct Activate {
   template <int kSums>
   __device__ void operator()(const Fragment<kSums>& f, const OutputTile& t) const {
     if (kind < 0) return;
-    switch (static_cast<ActivationKind>(kind)) {
-      case ActivationKind::SiluGated: return run<ActivationKind::SiluGated>(f, t);
-      case ActivationKind::GeluGated: return run<ActivationKind::GeluGated>(f, t);
-      case ActivationKind::GeluTanhGated: return run<ActivationKind::GeluTanhGated>(f, t);
-      case ActivationKind::ClampedSwiglu: return run<ActivationKind::ClampedSwiglu>(f, t);
-      case ActivationKind::Relu2: return run<ActivationKind::Relu2>(f, t);
-      case ActivationKind::SiluOfClamped: return run<ActivationKind::SiluOfClamped>(f, t);
-      case ActivationKind::ClampedSilu: return run<ActivationKind::ClampedSilu>(f, t);
-      case ActivationKind::Situ: return run<ActivationKind::Situ>(f, t);
-    }
+    Activations::visit(static_cast<ActivationKind>(kind),
+                       [&]<ActivationKind kKind>() { run<kKind>(f, t); });
   }
 
  private:
@@ -40,18 +32,18 @@ struct Activate {
 #pragma unroll
     for (int j = 0; j < f.kBlocks; ++j) {
       if (f.ends(j, t)) break;
-      if constexpr (kKind == ActivationKind::Relu2) {
+      if constexpr (!ActivationRule<kKind>::kGated) {
 #pragma unroll
         for (int s = 0; s < 4; ++s) {
           float& sum = f.at(j, s / 2, s % 2);
-          sum = activate<kKind>(sum, sum, alpha, limit);
+          sum = ActivationRule<kKind>::of(FastMath(), sum, sum, alpha, limit);
         }
       } else {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float &first = f.at(j, 0, i), second = f.at(j, 1, i);
-          first =
-              activate<kKind>(up_first ? second : first, up_first ? first : second, alpha, limit);
+          first = ActivationRule<kKind>::of(FastMath(), up_first ? second : first,
+                                            up_first ? first : second, alpha, limit);
         }
       }
     }
