@@ -24,6 +24,7 @@ enum class ActivationKind {
   SiluOfClamped,  // DeepSeek-V4: clamp(up, -limit, limit) * silu(min(gate, limit))
   ClampedSilu,    // Step-3.5: clamp(up, -limit, limit) * min(silu(gate), limit)
   Situ,           // Kimi-K3: alpha tanh(gate / alpha) sigmoid(gate) * limit tanh(up / limit)
+  Relu2Gated,     // up * max(gate, 0)^2; named relu2_gated, sqrelu_gated
 };
 
 /// What an activation says of itself unless it says otherwise. Its formula takes a gate value and an
@@ -129,6 +130,16 @@ struct ActivationRule<ActivationKind::Situ> : ActivationDefaults {
   }
 };
 
+template <>
+struct ActivationRule<ActivationKind::Relu2Gated> : ActivationDefaults {
+  static constexpr std::array kNames{"relu2_gated", "sqrelu_gated"};
+  template <class M, class T>
+  SWITCHYARD_HOST_DEVICE static T of(M, T gate, T up, T, T) {
+    const T x = gate < T(0) ? T(0) : gate;
+    return up * x * x;
+  }
+};
+
 template <ActivationKind... kKinds>
 struct ActivationList {
   static constexpr std::array kAll{kKinds...};
@@ -140,10 +151,11 @@ struct ActivationList {
   }
 };
 
-using Activations = ActivationList<ActivationKind::SiluGated, ActivationKind::GeluGated,
-                                   ActivationKind::GeluTanhGated, ActivationKind::ClampedSwiglu,
-                                   ActivationKind::Relu2, ActivationKind::SiluOfClamped,
-                                   ActivationKind::ClampedSilu, ActivationKind::Situ>;
+using Activations =
+    ActivationList<ActivationKind::SiluGated, ActivationKind::GeluGated,
+                   ActivationKind::GeluTanhGated, ActivationKind::ClampedSwiglu,
+                   ActivationKind::Relu2, ActivationKind::SiluOfClamped,
+                   ActivationKind::ClampedSilu, ActivationKind::Situ, ActivationKind::Relu2Gated>;
 
 struct Activation {
   ActivationKind kind = ActivationKind::SiluGated;
@@ -162,7 +174,7 @@ struct Activation {
 /// Throws Error(Unsupported) that lists the accepted names.
 Activation activation_from_name(std::string_view name);
 /// The canonical name: silu, gelu, gelu_tanh, clamped_swiglu, relu2, silu_of_clamped, clamped_silu,
-/// situ.
+/// situ, relu2_gated.
 const char* activation_name(ActivationKind kind) noexcept;
 
 }  // namespace switchyard

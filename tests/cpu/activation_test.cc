@@ -45,6 +45,7 @@ const std::map<std::string, Definition> kDefinitions = {
                         double l) { return std::min(g * sigmoid(g), l) * clamp(u, l); }},
     {"situ", [](double g, double u, double a,
                 double l) { return a * std::tanh(g / a) * sigmoid(g) * l * std::tanh(u / l); }},
+    {"relu2_gated", [](double g, double u, double, double) { return g > 0 ? g * g * u : 0.0; }},
 };
 
 TEST(Activation, EachIsItsDefinitionInFloat64) {
