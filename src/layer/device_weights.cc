@@ -3,7 +3,7 @@
 #include "base/backend.h"
 #include "device/cuda_rates.h"
 #include "device/memory.h"
-#include "weights/random_tensors.h"
+#include "weights/weight_block.h"
 
 namespace switchyard {
 
@@ -20,10 +20,11 @@ LayerWeights random_device_weights(const MoeConfig& config, Backend& backend, ui
   Arena arena({memory.get(), bytes}, backend.kind());
   WeightBlock block = WeightBlock::take(arena, config, num_ranks);
   block.memory = std::move(memory);
-  for (const auto& r : random_tensors(block, config))
-    fill_random(r.tensor, seed,
-                r.by_expert ? rank * experts_of_rank(config.num_experts, num_ranks) : -1, r.number,
-                r.range);
+  for (const WeightPart& part : weight_parts(config, num_ranks))
+    if (part.wanted)
+      fill_random(block.*part.tensor, seed,
+                  part.by_expert() ? rank * experts_of_rank(config.num_experts, num_ranks) : -1,
+                  part.random.number, part.random.range);
   return block.view();
 }
 

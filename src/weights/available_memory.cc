@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "weights/text.h"
+
 namespace switchyard {
 namespace {
 
@@ -30,11 +32,8 @@ std::optional<uint64_t> number(std::string_view text) {
 
 // What follows `key` on the line that begins with it.
 std::optional<uint64_t> number_of(std::string_view text, std::string_view key) {
-  for (size_t at = 0; at < text.size();) {
-    const std::string_view line = text.substr(at, text.find('\n', at) - at);
+  for (const auto line : split(text, '\n'))
     if (line.starts_with(key)) return number(line.substr(key.size()));
-    at += line.size() + 1;
-  }
   return {};
 }
 
@@ -85,27 +84,17 @@ void take_groups(Least& least, const fs::path& mount, std::string_view group,
   }
 }
 
-bool names_memory(std::string_view controllers) {
-  while (!controllers.empty()) {
-    const size_t comma = std::min(controllers.find(','), controllers.size());
-    if (controllers.substr(0, comma) == "memory") return true;
-    controllers.remove_prefix(std::min(comma + 1, controllers.size()));
-  }
-  return false;
-}
-
 // /proc/self/cgroup: lines of number:controllers:path; v2 has number 0 and no controllers.
 void take_all_groups(Least& least, const fs::path& root) {
   const fs::path mount = root / "sys/fs/cgroup";
   const std::string text = text_of(root / "proc/self/cgroup");
-  for (size_t at = 0; at < text.size();) {
-    const std::string_view line = std::string_view(text).substr(at, text.find('\n', at) - at);
-    at += line.size() + 1;
+  for (const auto line : split(text, '\n')) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (first == line.npos || second == line.npos) continue;
     const auto controllers = line.substr(first + 1, second - first - 1);
     const auto group = line.substr(second + 1);
-    if (names_memory(controllers)) take_groups(least, mount / "memory", group, kV1);
+    if (std::ranges::count(split(controllers, ','), "memory") > 0)
+      take_groups(least, mount / "memory", group, kV1);
     if (controllers.empty()) take_groups(least, mount, group, kV2);
   }
 }

@@ -6,24 +6,22 @@
 
 #include "base/require.h"
 #include "weights/name_template.h"
+#include "weights/text.h"
 
 namespace switchyard {
 namespace {
 
 // Components of names of other models beside the text model: drafts of later tokens, speech,
 // images.
-constexpr std::array<std::string_view, 8> kOtherModels = {"mtp",    "nextn",  "draft",  "eagle",
-                                                          "talker", "visual", "vision", "audio"};
+constexpr std::array kOtherModels = {"mtp",    "nextn",  "draft",  "eagle",
+                                     "talker", "visual", "vision", "audio"};
 
 bool is_another_model(std::string_view prefix) {
-  while (!prefix.empty()) {
-    const auto component = prefix.substr(0, prefix.find('.'));
-    for (const auto other : kOtherModels)
-      if (component.starts_with(other)) return true;
-    if (component == "code_predictor") return true;
-    prefix.remove_prefix(std::min(prefix.size(), component.size() + 1));
-  }
-  return false;
+  return std::ranges::any_of(split(prefix, '.'), [](std::string_view component) {
+    return component == "code_predictor" || std::ranges::any_of(kOtherModels, [&](auto other) {
+             return component.starts_with(other);
+           });
+  });
 }
 
 // How many of a form's tensors the file has.
@@ -83,10 +81,10 @@ const FoundBlock* BlockSearch::find(int64_t layer) const {
   const auto at = blocks_.find(layer);
   if (at == blocks_.end()) return nullptr;
   const auto& blocks = at->second;
-  std::string list;
-  for (const auto& block : blocks) list += cat(list.empty() ? "" : ", ", block.router);
+  std::vector<std::string> routers;
+  for (const auto& block : blocks) routers.push_back(block.router);
   SWITCHYARD_REQUIRE(blocks.size() == 1, BadFile, "checkpoint: layer ", layer,
-                     ", its router could be each of ", list,
+                     ", its router could be each of ", joined(routers),
                      ". Name the right one in a layer.json and pass it with --config.");
   return &blocks.front();
 }

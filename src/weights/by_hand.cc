@@ -4,8 +4,8 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "base/require.h"
 #include "weights/family_parts.h"
+#include "weights/text.h"
 
 namespace switchyard {
 namespace {
@@ -23,12 +23,13 @@ constexpr std::array kScoringNames = {
 };
 
 Scoring scoring_from(const std::string& name) {
-  std::string known;
+  std::vector<std::string_view> known;
   for (const auto& s : kScoringNames) {
     if (s.name == name) return s.scoring;
-    known += cat(known.empty() ? "" : ", ", s.name);
+    known.push_back(s.name);
   }
-  throw Error(Errc::BadFile, cat("checkpoint: gate.scoring=", name, ", known are ", known, "."));
+  throw Error(Errc::BadFile,
+              cat("checkpoint: gate.scoring=", name, ", known are ", joined(known), "."));
 }
 
 GroupScore group_score_from(const std::string& name) {

@@ -2,13 +2,11 @@
 #include "switchyard/checkpoint.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <optional>
 
 #include "base/require.h"
 #include "weights/block_search.h"
 #include "weights/checkpoint_files.h"
-#include "weights/config_reader.h"
+#include "weights/json_file.h"
 #include "weights/layer_loader.h"
 #include "weights/model_config.h"
 #include "weights/model_folder.h"
@@ -34,7 +32,7 @@ class FamilyCheckpoint final : public Checkpoint {
         layers_(std::move(model.layers)),
         directory_(std::move(directory)) {
     if (!has_weights(directory_)) return;
-    files_.emplace(directory_);
+    files_ = CheckpointFiles::open(directory_);
     blocks_ = BlockSearch(*files_, layers_);
   }
 
@@ -71,7 +69,7 @@ class FamilyCheckpoint final : public Checkpoint {
 
   // Of a config alone: the refusal of its folder, which says what is there instead.
   const CheckpointFiles& files() const {
-    if (!files_) CheckpointFiles refused(directory_);
+    if (!files_) CheckpointFiles::open(directory_);
     return *files_;
   }
 
@@ -101,7 +99,7 @@ class FamilyCheckpoint final : public Checkpoint {
   std::string family_;
   FamilyLayers layers_;
   std::filesystem::path directory_;
-  std::optional<CheckpointFiles> files_;
+  std::unique_ptr<const CheckpointFiles> files_;
   BlockSearch blocks_;
 };
 

@@ -3,14 +3,209 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
+#include <mutex>
 #include <string_view>
 
 #include "base/require.h"
-#include "weights/found_files.h"
-#include "weights/indexed_files.h"
+#include "weights/shard_index.h"
+#include "weights/text.h"
 
 namespace switchyard {
 namespace {
+
+// ---- files without an index: their headers say what they hold
+
+constexpr std::string_view kEnding = ".safetensors", kOf = "-of-";
+
+// model-00002-of-00003.safetensors: "model", 2, 3.
+struct ShardName {
+  std::string stem;
+  std::string number;  // with its zeros
+  std::string count;
+};
+
+// The digits that `text` ends with, taken from it.
+std::string take_digits(std::string_view& text) {
+  const size_t last = text.find_last_not_of("0123456789");
+  const size_t begin = last == text.npos ? 0 : last + 1;
+  std::string digits(text.substr(begin));
+  text.remove_suffix(digits.size());
+  return digits;
+}
+
+std::optional<ShardName> shard_name(const std::filesystem::path& path) {
+  const std::string file = path.filename().string();
+  std::string_view text = file;
+  if (!text.ends_with(kEnding)) return {};
+  text.remove_suffix(kEnding.size());
+  ShardName name;
+  name.count = take_digits(text);
+  if (name.count.empty() || !text.ends_with(kOf)) return {};
+  text.remove_suffix(kOf.size());
+  name.number = take_digits(text);
+  if (name.number.empty() || !text.ends_with('-')) return {};
+  name.stem = text.substr(0, text.size() - 1);
+  return name;
+}
+
+// The first file that the names of the others speak of; empty when all are there.
+std::string missing_shard(const std::vector<std::filesystem::path>& paths) {
+  const auto name = paths.empty() ? std::nullopt : shard_name(paths.front());
+  if (!name) return "";
+  const int64_t count = integer_of(name->count).value_or(0);
+  // One more than there are files is enough to find one that is missing.
+  const auto look_at = std::min<int64_t>(count, static_cast<int64_t>(paths.size()) + 1);
+  for (int64_t i = 1; i <= look_at; ++i) {
+    std::string digits = std::to_string(i);
+    if (digits.size() < name->number.size())
+      digits.insert(0, name->number.size() - digits.size(), '0');
+    const auto path =
+        paths.front().parent_path() / cat(name->stem, "-", digits, kOf, name->count, kEnding);
+    if (std::find(paths.begin(), paths.end(), path) == paths.end()) return path.string();
+  }
+  return "";
+}
+
+class FoundFiles final : public CheckpointFiles {
+ public:
+  // Throws Error(BadFile) where none of them can be opened. One that cannot is named when a tensor
+  // is missing, which it may hold.
+  explicit FoundFiles(std::vector<std::filesystem::path> paths);
+
+  bool has(const std::string& name) const override;
+  const TensorEntry& entry(const std::string& name) const override;
+  void for_each_name(const std::function<void(const std::string&)>& visit) const override;
+
+ private:
+  [[noreturn]] void refuse_missing(const std::string& name) const;
+
+  std::vector<std::filesystem::path> paths_;
+  std::vector<std::shared_ptr<const TensorFile>> files_;
+  std::string first_fault_;  // of a file that cannot be opened
+};
+
+FoundFiles::FoundFiles(std::vector<std::filesystem::path> paths) : paths_(std::move(paths)) {
+  for (const auto& path : paths_) try {
+      files_.push_back(TensorFile::open(path));
+    } catch (const Error& e) {
+      if (first_fault_.empty()) first_fault_ = e.what();
+    }
+  if (files_.empty()) throw Error(Errc::BadFile, first_fault_);
+}
+
+bool FoundFiles::has(const std::string& name) const {
+  return std::any_of(files_.begin(), files_.end(),
+                     [&](const auto& file) { return file->find(name) != nullptr; });
+}
+
+const TensorEntry& FoundFiles::entry(const std::string& name) const {
+  const TensorFile* holder = nullptr;
+  for (const auto& file : files_) {
+    if (file->find(name) == nullptr) continue;
+    SWITCHYARD_REQUIRE(holder == nullptr, BadFile, "checkpoint: tensor ", name, " stands in ",
+                       holder->path().string(), " and in ", file->path().filename().string(),
+                       ", need one. Take away the file that does not belong here.");
+    holder = file.get();
+  }
+  if (holder == nullptr) refuse_missing(name);
+  return *holder->find(name);
+}
+
+void FoundFiles::refuse_missing(const std::string& name) const {
+  const auto folder = paths_.front().parent_path().string();
+  const std::string missing = missing_shard(paths_);
+  SWITCHYARD_REQUIRE(missing.empty(), BadFile, "checkpoint: tensor ", name, ", shard ", missing,
+                     " is missing, and no other holds it. Download it again.");
+  SWITCHYARD_REQUIRE(first_fault_.empty(), BadFile, "checkpoint: ", folder, ", has no tensor ",
+                     name, " in files that can be read. ", first_fault_);
+  if (paths_.front().filename() == "model.safetensors")
+    files_.front()->tensor(name);  // throws, with the nearest name
+  throw Error(Errc::BadFile, cat("checkpoint: ", folder,
+                                 ", has neither model.safetensors nor "
+                                 "model.safetensors.index.json, and in its other ",
+                                 files_.size(), " safetensors files no tensor ", name,
+                                 ". Download the files that are missing."));
+}
+
+void FoundFiles::for_each_name(const std::function<void(const std::string&)>& visit) const {
+  std::vector<const std::string*> names;
+  for (const auto& file : files_)
+    for (const auto& entry : file->entries()) names.push_back(&entry.name);
+  std::sort(names.begin(), names.end(), [](auto* a, auto* b) { return *a < *b; });
+  const auto last =
+      std::unique(names.begin(), names.end(), [](auto* a, auto* b) { return *a == *b; });
+  std::for_each(names.begin(), last, [&](const std::string* name) { visit(*name); });
+}
+
+// The safetensors files of a folder, in order: those named `<name>-00001-of-00003.safetensors` if
+// there are such, else all.
+std::vector<std::filesystem::path> find_safetensors(const std::filesystem::path& directory) {
+  std::vector<std::filesystem::path> all, shards;
+  std::error_code error;
+  for (const auto& file : std::filesystem::directory_iterator(directory, error)) {
+    if (!file.path().filename().string().ends_with(kEnding)) continue;
+    all.push_back(file.path());
+    if (shard_name(file.path())) shards.push_back(file.path());
+  }
+  auto& found = shards.empty() ? all : shards;
+  std::sort(found.begin(), found.end());
+  return std::move(found);
+}
+
+// ---- shards by their index, opened when a tensor of theirs is needed
+
+class IndexedFiles final : public CheckpointFiles {
+ public:
+  explicit IndexedFiles(const std::filesystem::path& index)
+      : directory_(index.parent_path()), index_(ShardIndex::read(index)) {}
+
+  bool has(const std::string& name) const override { return index_.has(name); }
+  const TensorEntry& entry(const std::string& name) const override;
+  void for_each_name(const std::function<void(const std::string&)>& visit) const override;
+
+ private:
+  const TensorFile& shard(const std::string& file, const std::string& tensor) const;
+
+  std::filesystem::path directory_;
+  ShardIndex index_;
+  mutable std::mutex mutex_;  // of shards_; ranks that are threads share a checkpoint
+  mutable std::map<std::string, std::shared_ptr<const TensorFile>> shards_;  // the open ones
+};
+
+const TensorFile& IndexedFiles::shard(const std::string& file, const std::string& tensor) const {
+  const std::lock_guard lock(mutex_);
+  auto& open = shards_[file];
+  if (open) return *open;
+  const auto path = directory_ / file;
+  std::error_code error;
+  const auto kind = std::filesystem::symlink_status(path, error).type();
+  SWITCHYARD_REQUIRE(
+      kind != std::filesystem::file_type::not_found && kind != std::filesystem::file_type::none,
+      BadFile, "checkpoint: tensor ", tensor, ", shard ", path.string(),
+      " is missing; its index names it. Download it again.");
+  try {
+    open = TensorFile::open(path);
+  } catch (const Error& e) {
+    throw Error(e.code(), cat("checkpoint: tensor ", tensor, ", ", e.what()));
+  }
+  return *open;
+}
+
+const TensorEntry& IndexedFiles::entry(const std::string& name) const {
+  const std::string file = index_.file_of(name);
+  const TensorEntry* found = shard(file, name).find(name);
+  SWITCHYARD_REQUIRE(found != nullptr, BadFile, "checkpoint: ", index_.path(), ", tensor ", name,
+                     ": is not in ", file,
+                     ". The index does not fit its files; download both again.");
+  return *found;
+}
+
+void IndexedFiles::for_each_name(const std::function<void(const std::string&)>& visit) const {
+  for (size_t i = 0; i < index_.size(); ++i) visit(std::string(index_.tensor(i)));
+}
+
+// ---- the choice
 
 // False as well for what cannot be a file's name, and for a link whose target is gone.
 bool is_there(const std::filesystem::path& path) {
@@ -49,7 +244,10 @@ std::string other_format(const std::filesystem::path& directory) {
                                  "Download them into it."));
 }
 
-std::unique_ptr<const NamedTensors> source_in(const std::filesystem::path& directory) {
+}  // namespace
+
+std::unique_ptr<const CheckpointFiles> CheckpointFiles::open(
+    const std::filesystem::path& directory) {
   const auto single = directory / "model.safetensors",
              index = directory / "model.safetensors.index.json";
   if (is_there(single) || (is_link(single) && !is_there(index)))
@@ -59,10 +257,5 @@ std::unique_ptr<const NamedTensors> source_in(const std::filesystem::path& direc
   if (found.empty()) refuse_empty(directory);
   return std::make_unique<FoundFiles>(std::move(found));
 }
-
-}  // namespace
-
-CheckpointFiles::CheckpointFiles(const std::filesystem::path& directory)
-    : source_(source_in(directory)) {}
 
 }  // namespace switchyard

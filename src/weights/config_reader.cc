@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
-#include "base/require.h"
+#include "weights/text.h"
 
 namespace switchyard {
 namespace {
@@ -36,14 +36,12 @@ bool ConfigReader::is_list(const char* key) const {
 }
 
 void ConfigReader::refuse(Keys keys, const char* rule) const {
-  std::string names;
-  for (const char* key : keys) names += cat(names.empty() ? "" : " or ", key);
   const auto* value = find(keys);
   const std::string seen = value             ? value->dump().substr(0, 60)
                            : is_absent(keys) ? "nothing"
                                              : "null";
-  throw Error(Errc::BadFile,
-              cat("checkpoint: ", file_, ", ", names, "=", seen, ", need ", rule, "."));
+  throw Error(Errc::BadFile, cat("checkpoint: ", file_, ", ", joined(keys, " or "), "=", seen,
+                                 ", need ", rule, "."));
 }
 
 int64_t ConfigReader::integer(Keys keys) const {
@@ -157,13 +155,11 @@ std::optional<ConfigReader> ConfigReader::object(Keys keys) const {
 }
 
 void ConfigReader::refuse_unknown(std::span<const char* const> known) const {
-  std::string names;
-  for (const char* key : known) names += cat(names.empty() ? "" : ", ", key);
   for (const auto& [key, value] : object_.items())
     SWITCHYARD_REQUIRE(std::any_of(known.begin(), known.end(),
                                    [&key = key](std::string_view k) { return k == key; }),
                        BadFile, "checkpoint: ", file_, ", key ", key, " is unknown. Known are ",
-                       names, ".");
+                       joined(known), ".");
 }
 
 }  // namespace switchyard

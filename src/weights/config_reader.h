@@ -9,8 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "weights/json_file.h"
-
 namespace switchyard {
 
 class ConfigReader {

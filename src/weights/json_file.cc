@@ -3,11 +3,9 @@
 
 #include <algorithm>
 #include <cctype>
-#include <nlohmann/json.hpp>
 
 #include "base/require.h"
-#include "weights/json_events.h"
-#include "weights/json_nesting.h"
+#include "weights/mapped_file.h"
 #include "weights/python_json.h"
 
 namespace switchyard {
@@ -16,28 +14,15 @@ namespace {
 using Json = nlohmann::json;
 
 // Where a text stops being JSON.
-struct FaultFinder final : JsonEvents {
-  bool null() override { return true; }
-  bool boolean(bool) override { return true; }
-  bool number_integer(number_integer_t) override { return true; }
-  bool number_unsigned(number_unsigned_t) override { return true; }
-  bool number_float(number_float_t, const string_t&) override { return true; }
-  bool string(string_t&) override { return true; }
-  bool binary(binary_t&) override { return true; }
-  bool start_object(size_t) override { return true; }
-  bool key(string_t&) override { return true; }
-  bool end_object() override { return true; }
-  bool start_array(size_t) override { return true; }
-  bool end_array() override { return true; }
-  bool parse_error(size_t position, const std::string&,
-                   const nlohmann::detail::exception&) override {
+struct FaultFinder final : nlohmann::detail::json_sax_acceptor<Json> {
+  bool parse_error(size_t position, const std::string&, const Json::exception&) {
     read = position;
     return false;
   }
   size_t read = 0;  // characters, the one at fault too
 };
 
-// What stands on the line up to the word at `fault`.
+// The line up to the end of the word at `fault`.
 std::string shown(std::string_view text, size_t fault) {
   constexpr size_t kShown = 40;
   size_t end = fault + (text[fault] != '\n');
@@ -66,27 +51,43 @@ std::string shown(std::string_view text, size_t fault) {
 
 }  // namespace
 
-MappedFile map_json(const std::filesystem::path& path, uintmax_t max_bytes) {
-  return MappedFile("checkpoint", path, max_bytes);
-}
-
 nlohmann::json read_json_object(const std::filesystem::path& path) {
   constexpr uintmax_t kMaxBytes = uintmax_t{16} << 20;  // configs have some kB
-  return parse_json_object(map_json(path, kMaxBytes).text(), path.string());
+  return parse_json_object(MappedFile("checkpoint", path, kMaxBytes).text(), path.string());
 }
 
 nlohmann::json parse_json_object(std::string_view text, const std::string& file) {
-  check_nesting(text, file);
-  auto json = Json::parse(PythonJson::begin(text), PythonJson::end(text), nullptr,
-                          /*allow_exceptions=*/false);
-  if (json.is_discarded()) refuse(text, file);
+  auto json = parse_json(text, file);
   SWITCHYARD_REQUIRE(json.is_object(), BadFile, "checkpoint: ", file, ", is no JSON object.");
   return json;
 }
 
-void read_json(std::string_view text, const std::string& file, JsonEvents& events) {
+nlohmann::json parse_json(std::string_view text, const std::string& file,
+                          const Json::parser_callback_t& keep) {
   check_nesting(text, file);
-  if (!Json::sax_parse(PythonJson::begin(text), PythonJson::end(text), &events)) refuse(text, file);
+  auto json = Json::parse(PythonJson::begin(text), PythonJson::end(text), keep,
+                          /*allow_exceptions=*/false);
+  if (json.is_discarded()) refuse(text, file);
+  return json;
+}
+
+// Brackets inside strings do not count. 64 levels: configs have five, a parser's stack bears
+// thousands.
+void check_nesting(std::string_view text, const std::string& file) {
+  constexpr int kMaxDepth = 64;
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '"')
+      in_string = !in_string;
+    else if (in_string && c == '\\')
+      ++i;
+    if (in_string) continue;
+    depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+    SWITCHYARD_REQUIRE(depth <= kMaxDepth, BadFile, "json: ", file, ", nests deeper than ",
+                       kMaxDepth, " levels. The file is damaged.");
+  }
 }
 
 }  // namespace switchyard

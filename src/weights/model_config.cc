@@ -5,19 +5,13 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
-#include "base/require.h"
 #include "switchyard/checkpoint.h"
 #include "weights/config_reader.h"
 #include "weights/moe_keys.h"
+#include "weights/text.h"
 
 namespace switchyard {
 namespace {
-
-std::string family_list() {
-  std::string list;
-  for (const auto& name : known_families()) list += cat(list.empty() ? "" : ", ", name);
-  return list;
-}
 
 // The rules of every layer, and the file that breaks one.
 void validate_from_file(const MoeConfig& config, const std::string& path) {
@@ -60,7 +54,7 @@ const Family& family_of(const ConfigReader& outer, const ConfigReader& text) {
   if (family == nullptr) family = find_family(nested);
   SWITCHYARD_REQUIRE(
       family != nullptr, Unsupported, "checkpoint: ", outer.file(), ", model_type=", nested,
-      ", known families are ", family_list(),
+      ", known families are ", joined(known_families()),
       ". Describe the layer by hand with --config layer.json (docs/guide/checkpoints.md).");
   return *family;
 }
@@ -79,13 +73,8 @@ std::string_view stem_of(std::string_view architecture) {
   return architecture.substr(0, architecture.rfind("For"));
 }
 
-bool is_one_of(std::string_view stem, std::string_view list) {
-  while (!list.empty()) {
-    const auto word = list.substr(0, list.find(' '));
-    if (word == stem) return true;
-    list.remove_prefix(std::min(list.size(), word.size() + 1));
-  }
-  return false;
+bool has_architecture(const Family& family, std::string_view stem) {
+  return std::ranges::count(split(family.architectures, ' '), stem) > 0;
 }
 
 // Whether a file could be of either family: a router of theirs has one name.
@@ -106,14 +95,13 @@ bool may_be_mistaken(const Family& a, const Family& b, const ConfigReader& confi
 void check_architectures(const ConfigReader& config, const Family& family) {
   for (const std::string& name : config.texts_or_none({"architectures"})) {
     const auto stem = stem_of(name);
-    if (is_one_of(stem, family.architectures)) continue;
+    if (has_architecture(family, stem)) continue;
     for (const Family& other : families())
-      SWITCHYARD_REQUIRE(
-          !is_one_of(stem, other.architectures) || !may_be_mistaken(family, other, config),
-          Unsupported, "checkpoint: ", config.file(), ", architectures=", name,
-          ", model_type=", family.model_type,
-          ", they are two families. Make them agree, or use "
-          "--config layer.json.");
+      SWITCHYARD_REQUIRE(!has_architecture(other, stem) || !may_be_mistaken(family, other, config),
+                         Unsupported, "checkpoint: ", config.file(), ", architectures=", name,
+                         ", model_type=", family.model_type,
+                         ", they are two families. Make them agree, or use "
+                         "--config layer.json.");
   }
 }
 

@@ -1,7 +1,7 @@
 // src/weights/presets.cc -- layers of known models by name. Shapes: the models' public config.json
 // files.
-#include "base/require.h"
 #include "switchyard/checkpoint.h"
+#include "weights/text.h"
 
 namespace switchyard {
 namespace {
@@ -130,12 +130,12 @@ const std::vector<Preset>& presets() {
 }
 
 const Preset& find_preset(std::string_view name) {
-  std::string names;
+  std::vector<std::string> names;
   for (const auto& p : presets()) {
     if (p.name == name) return p;
-    names += cat(names.empty() ? "" : ", ", p.name);
+    names.push_back(p.name);
   }
-  throw Error(Errc::Unsupported, cat("preset: name=", name, ", known are ", names, "."));
+  throw Error(Errc::Unsupported, cat("preset: name=", name, ", known are ", joined(names), "."));
 }
 
 }  // namespace switchyard

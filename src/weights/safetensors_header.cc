@@ -9,7 +9,7 @@
 #include <set>
 
 #include "base/require.h"
-#include "weights/json_nesting.h"
+#include "weights/json_file.h"
 
 static_assert(std::endian::native == std::endian::little, "safetensors files are little-endian");
 

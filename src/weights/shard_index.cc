@@ -4,81 +4,47 @@
 #include <algorithm>
 
 #include "base/require.h"
-#include "weights/json_events.h"
 #include "weights/json_file.h"
+#include "weights/mapped_file.h"
 
 namespace switchyard {
-
-// Finds weight_map at the top and its entries; whatever else stands in the index is passed over.
-class IndexEvents final : public JsonEvents {
- public:
-  explicit IndexEvents(ShardIndex& index) : index_(index) {}
-
-  bool has_map() const { return has_map_; }
-
-  bool null() override { return value(nullptr); }
-  bool boolean(bool) override { return value(nullptr); }
-  bool number_integer(number_integer_t) override { return value(nullptr); }
-  bool number_unsigned(number_unsigned_t) override { return value(nullptr); }
-  bool number_float(number_float_t, const string_t&) override { return value(nullptr); }
-  bool string(string_t& text) override { return value(&text); }
-  bool binary(binary_t&) override { return value(nullptr); }
-  bool start_array(size_t) override { return value(nullptr), ++depth_, true; }
-  bool end_array() override { return --depth_, true; }
-
-  bool start_object(size_t) override {
-    value(nullptr);
-    // Of two maps the last one counts, as it does in Python.
-    if (depth_ == 1 && key_ == "weight_map") {
-      index_.text_.clear();
-      index_.entries_.clear();
-      in_map_ = has_map_ = true;
-    }
-    ++depth_;
-    is_object_ = is_object_ || depth_ == 1;
-    return true;
-  }
-  bool end_object() override {
-    --depth_;
-    if (depth_ == 1) in_map_ = false;
-    return true;
-  }
-  bool key(string_t& name) override {
-    if (is_object_ && depth_ <= 2) key_ = std::move(name);
-    return true;
-  }
-  bool parse_error(size_t, const std::string&, const nlohmann::detail::exception&) override {
-    return false;
-  }
-
- private:
-  bool value(const std::string* text) {
-    if (depth_ == 1 && key_ == "weight_map") has_map_ = false;
-    if (depth_ == 2 && in_map_) index_.add(key_, text);
-    return true;
-  }
-
-  ShardIndex& index_;
-  std::string key_;  // the last one of the two upper levels
-  int depth_ = 0;
-  bool is_object_ = false, in_map_ = false, has_map_ = false;
-};
 
 ShardIndex ShardIndex::read(const std::filesystem::path& path) {
   // Ten times what the largest published checkpoint has: 23.5 MB for 200,000 tensors.
   constexpr uintmax_t kMaxBytes = uintmax_t{256} << 20;
-  return ShardIndex(map_json(path, kMaxBytes).text(), path.string());
+  return ShardIndex(MappedFile("checkpoint", path, kMaxBytes).text(), path.string());
 }
 
 ShardIndex::ShardIndex(std::string_view text, std::string path) : path_(std::move(path)) {
   SWITCHYARD_REQUIRE(text.size() < UINT32_MAX, BadFile, "checkpoint: ", path_,
                      ", bytes=", text.size(), ", need less than 4 GiB.");
-  IndexEvents events(*this);
-  read_json(text, path_, events);
-  SWITCHYARD_REQUIRE(events.has_map(), BadFile, "checkpoint: ", path_,
-                     ", has no object weight_map.");
+  SWITCHYARD_REQUIRE(read_map(text), BadFile, "checkpoint: ", path_, ", has no object weight_map.");
   SWITCHYARD_REQUIRE(!entries_.empty(), BadFile, "checkpoint: ", path_, ", names no files.");
   sort();
+}
+
+// Takes weight_map at the top and its entries as the parser meets them, and makes no tree of them.
+bool ShardIndex::read_map(std::string_view text) {
+  using Event = nlohmann::json::parse_event_t;
+  std::string key, tensor;  // the last ones of the two upper levels
+  bool has_map = false, in_map = false;
+  parse_json(text, path_, [&](int depth, Event event, nlohmann::json& value) {
+    if (event == Event::key && depth == 1) key = value.get<std::string>();
+    if (event == Event::key && depth == 2) tensor = value.get<std::string>();
+    const bool begins =
+        event == Event::value || event == Event::object_start || event == Event::array_start;
+    if (begins && depth == 1) {
+      in_map = event == Event::object_start && key == "weight_map";
+      if (key == "weight_map") has_map = in_map;
+      if (in_map) {  // of two maps the last one counts, as it does in Python
+        text_.clear();
+        entries_.clear();
+      }
+    }
+    if (begins && depth == 2 && in_map) add(tensor, value.get_ptr<const std::string*>());
+    return depth == 0 || (depth == 1 && in_map && event != Event::key);
+  });
+  return has_map;
 }
 
 ShardIndex::Piece ShardIndex::keep(std::string_view text) {

@@ -15,7 +15,7 @@ class ShardIndex {
   // Throws Error(BadFile): more than 256 MiB, damaged, no weight_map, or no entry. Entries are
   // looked at when they are needed.
   static ShardIndex read(const std::filesystem::path& path);
-  // The same of a text that stands at `path`.
+  // The same of the text of `path`.
   ShardIndex(std::string_view text, std::string path);
 
   const std::string& path() const { return path_; }
@@ -29,7 +29,6 @@ class ShardIndex {
   std::string_view tensor(size_t i) const { return at(entries_[i].tensor); }
 
  private:
-  friend class IndexEvents;
   struct Piece {  // of text_
     uint32_t begin, size;
   };
@@ -42,6 +41,7 @@ class ShardIndex {
     return std::string_view(text_).substr(piece.begin, piece.size);
   }
   const Entry* find(std::string_view tensor) const;
+  bool read_map(std::string_view text);  // whether there is one
   Piece keep(std::string_view text);
   void add(std::string_view tensor, const std::string* file);
   void sort();

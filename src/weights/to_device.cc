@@ -16,30 +16,6 @@ struct Copy {
   ConstTensor src;
 };
 
-// What is present on the host; its shapes are those of the block, `validate` has seen to that.
-std::vector<Copy> copies(const WeightBlock& b, const LayerWeights& w) {
-  std::vector<Copy> all = {
-      {b.w1, w.experts.w1},
-      {b.w2, w.experts.w2},
-      {b.b1, w.experts.b1},
-      {b.b2, w.experts.b2},
-      {b.router, w.router.weight},
-      {b.router_bias, w.router.bias},
-      {b.correction_bias, w.router.correction_bias},
-      {b.expert_scale, w.router.expert_scale},
-      {b.token_experts, w.router.token_experts},
-      {b.shared_w1, w.shared.w1},
-      {b.shared_w2, w.shared.w2},
-      {b.shared_gate, w.shared.gate},
-      {b.input_norm, w.path.input_norm},
-      {b.down, w.path.down},
-      {b.output_norm, w.path.output_norm},
-      {b.up, w.path.up},
-  };
-  std::erase_if(all, [](const Copy& c) { return !c.src.present(); });
-  return all;
-}
-
 void copy_in_pieces(Copy copy, Backend& backend, int64_t& done, int64_t total,
                     const Progress& progress) {
   const int64_t count = copy.dst.count();
@@ -75,7 +51,9 @@ LayerWeights to_device(const LayerWeights& host, const MoeConfig& config, int nu
 
   LayerWeights wanted = host;
   if (!wanted.router.weight.present()) wanted.router = {};
-  const auto all = copies(block, wanted);
+  std::vector<Copy> all;  // of one shape: `validate` has seen to that
+  for (const WeightPart& part : weight_parts(config, num_ranks))
+    if (part.view(wanted).present()) all.push_back({block.*part.tensor, part.view(wanted)});
   int64_t done = 0, total = 0;
   for (const Copy& c : all) total += c.dst.bytes();
   for (const Copy& c : all) copy_in_pieces(c, backend, done, total, progress);

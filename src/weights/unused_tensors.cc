@@ -2,31 +2,14 @@
 #include "weights/unused_tensors.h"
 
 #include <algorithm>
-#include <charconv>
 
-#include "base/require.h"
 #include "weights/name_template.h"
+#include "weights/text.h"
 
 namespace switchyard {
 namespace {
 
 constexpr std::string_view kLayer = "{layer}.", kExpert = "{expert}", kExperts = "experts";
-
-std::vector<std::string_view> components_of(std::string_view name) {
-  std::vector<std::string_view> all;
-  while (!name.empty()) {
-    all.push_back(name.substr(0, name.find('.')));
-    name.remove_prefix(std::min(name.size(), all.back().size() + 1));
-  }
-  return all;
-}
-
-std::optional<int64_t> integer_of(std::string_view text) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc{} && end == text.data() + text.size() ? std::optional(value)
-                                                                  : std::nullopt;
-}
 
 // The templates that this layer's config reads.
 std::vector<std::string> read_templates(const TensorNames& n, const MoeConfig& c) {
@@ -90,7 +73,7 @@ class BlockNames {
     std::string_view name = whole;
     if (head_.empty() || !name.starts_with(head_) || is_read(name)) return nullptr;
     name.remove_prefix(head_.size());
-    const auto parts = components_of(name);
+    const auto parts = split(name, '.');
     if (parts.empty()) return nullptr;
     const bool shared = is_shared(name, parts);
     if (shared && !is_beside_read(whole)) return "a shared expert's and is not used";

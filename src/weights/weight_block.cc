@@ -2,6 +2,7 @@
 #include "weights/weight_block.h"
 
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 #include <string>
 
@@ -21,49 +22,75 @@ std::string size_text(uint64_t bytes) {
   return std::string(digits, end) + (large ? " GiB" : " MiB");
 }
 
-int64_t checked_local_experts(const MoeConfig& config, int num_ranks) {
-  validate(config);
-  SWITCHYARD_REQUIRE(num_ranks >= 1, ShapeMismatch, "weights: ranks=", num_ranks,
-                     ", need at least 1.");
-  return experts_of_rank(config.num_experts, num_ranks);
-}
-
-void take_router(WeightBlock& b, Arena& arena, const MoeConfig& c) {
-  b.router = arena.take(c.router_f32 ? DType::F32 : DType::Bf16, {c.router_rows(), c.hidden});
-  if (c.router_bias) b.router_bias = arena.take(DType::F32, {c.router_rows()});
-  if (c.gate.correction_bias) b.correction_bias = arena.take(DType::F32, {c.num_choices()});
-  if (c.gate.expert_scale) b.expert_scale = arena.take(DType::F32, {c.router_rows()});
-  if (c.gate.vocabulary > 0) b.token_experts = arena.take(DType::I32, {c.gate.vocabulary, c.top_k});
-}
-
-void take_shared(WeightBlock& b, Arena& arena, const MoeConfig& c) {
-  const int64_t is = c.shared.intermediate;
-  if (is == 0) return;
-  b.shared_w1 = arena.take(DType::Bf16, {c.shared_w1_rows(), c.hidden});
-  b.shared_w2 = arena.take(DType::Bf16, {c.hidden, is});
-  if (c.shared.sigmoid_gated) b.shared_gate = arena.take(DType::Bf16, {1, c.hidden});
-}
-
-void take_path(WeightBlock& b, Arena& arena, const MoeConfig& c) {
-  const RoutedPathConfig& p = c.path;
-  if (p.input_norm) b.input_norm = arena.take(DType::F32, {c.hidden});
-  if (p.latent > 0) b.down = arena.take(DType::Bf16, {p.latent, c.hidden});
-  if (p.output_norm) b.output_norm = arena.take(DType::F32, {c.routed_hidden()});
-  if (p.latent > 0) b.up = arena.take(DType::Bf16, {c.hidden, p.latent});
+// sqrt(3 / fan_in): a uniform value of that range has variance 1 / fan_in, which keeps the size of
+// what is multiplied.
+RandomValues for_fan_in(int64_t fan_in, int number) {
+  return {number, std::sqrt(3.0f / static_cast<float>(fan_in))};
 }
 
 }  // namespace
 
-WeightBlock WeightBlock::take(Arena& arena, const MoeConfig& c, int num_ranks) {
-  const int64_t experts = checked_local_experts(c, num_ranks), h = c.routed_hidden();
+std::vector<WeightPart> weight_parts(const MoeConfig& c, int num_ranks) {
+  validate(c);
+  SWITCHYARD_REQUIRE(num_ranks >= 1, ShapeMismatch, "weights: ranks=", num_ranks,
+                     ", need at least 1.");
+  std::vector<WeightPart> parts;
+  const auto parts_in = [&](WeightPart::Group group, auto weights) {
+    return [&parts, group, weights](const char* name, Tensor WeightBlock::*tensor, auto view,
+                                    bool wanted, DType dtype, Shape shape, RandomValues random) {
+      const auto view_in = [=](const LayerWeights& w) { return w.*weights.*view; };
+      parts.push_back({group, name, tensor, view_in, wanted, dtype, shape, random});
+    };
+  };
+  using Block = WeightBlock;
+  constexpr DType kBf16 = DType::Bf16, kF32 = DType::F32;
+  const int64_t n = experts_of_rank(c.num_experts, num_ranks), rows = c.router_rows();
+  const int64_t h = c.hidden, i = c.intermediate, is = c.shared.intermediate, l = c.path.latent;
+  const int64_t routed_h = c.routed_hidden();
+
+  using E = ExpertWeights;
+  const auto expert = parts_in(WeightPart::Group::Experts, &LayerWeights::experts);
+  expert("w1", &Block::w1, &E::w1, true, kBf16, {n, c.w1_rows(), routed_h},
+         for_fan_in(routed_h, 1));
+  expert("w2", &Block::w2, &E::w2, true, kBf16, {n, routed_h, i}, for_fan_in(i, 2));
+  expert("b1", &Block::b1, &E::b1, c.expert_bias, kF32, {n, c.w1_rows()}, {3, 0.5f});
+  expert("b2", &Block::b2, &E::b2, c.expert_bias, kF32, {n, routed_h}, {4, 0.5f});
+
+  using R = RouterWeights;
+  const auto router = parts_in(WeightPart::Group::Router, &LayerWeights::router);
+  router("router", &Block::router, &R::weight, true, c.router_f32 ? kF32 : kBf16, {rows, h},
+         for_fan_in(h, 1));
+  router("router bias", &Block::router_bias, &R::bias, c.router_bias, kF32, {rows}, {2, 0.5f});
+  router("correction bias", &Block::correction_bias, &R::correction_bias, c.gate.correction_bias,
+         kF32, {c.num_choices()}, {3, 0.1f});
+  router("expert scale", &Block::expert_scale, &R::expert_scale, c.gate.expert_scale, kF32, {rows},
+         {7, 0.5f, 1.0f});
+  router("token experts", &Block::token_experts, &R::token_experts, c.gate.vocabulary > 0,
+         DType::I32, {c.gate.vocabulary, c.top_k}, {8});
+
+  using S = SharedExpertWeights;
+  const auto shared = parts_in(WeightPart::Group::Shared, &LayerWeights::shared);
+  shared("shared w1", &Block::shared_w1, &S::w1, is > 0, kBf16, {c.shared_w1_rows(), h},
+         for_fan_in(h, 4));
+  shared("shared w2", &Block::shared_w2, &S::w2, is > 0, kBf16, {h, is}, for_fan_in(is, 5));
+  shared("shared gate", &Block::shared_gate, &S::gate, c.shared.sigmoid_gated, kBf16, {1, h},
+         for_fan_in(h, 6));
+
+  using P = RoutedPathWeights;
+  const auto path = parts_in(WeightPart::Group::Path, &LayerWeights::path);
+  path("input norm", &Block::input_norm, &P::input_norm, c.path.input_norm, kF32, {h},
+       {9, 0.5f, 1.0f});
+  path("down", &Block::down, &P::down, l > 0, kBf16, {l, h}, for_fan_in(h, 10));
+  path("output norm", &Block::output_norm, &P::output_norm, c.path.output_norm, kF32, {routed_h},
+       {11, 0.5f, 1.0f});
+  path("up", &Block::up, &P::up, l > 0, kBf16, {h, l}, for_fan_in(l, 12));
+  return parts;
+}
+
+WeightBlock WeightBlock::take(Arena& arena, const MoeConfig& config, int num_ranks) {
   WeightBlock b;
-  b.w1 = arena.take(DType::Bf16, {experts, c.w1_rows(), h});
-  b.w2 = arena.take(DType::Bf16, {experts, h, c.intermediate});
-  if (c.expert_bias) b.b1 = arena.take(DType::F32, {experts, c.w1_rows()});
-  if (c.expert_bias) b.b2 = arena.take(DType::F32, {experts, h});
-  take_router(b, arena, c);
-  take_shared(b, arena, c);
-  take_path(b, arena, c);
+  for (const WeightPart& part : weight_parts(config, num_ranks))
+    if (part.wanted) b.*part.tensor = arena.take(part.dtype, part.shape);
   return b;
 }
 

@@ -1,6 +1,9 @@
 // src/weights/weight_block.h -- one rank's weights of one layer in one block of memory.
 #pragma once
 
+#include <functional>
+#include <vector>
+
 #include "base/arena.h"
 #include "switchyard/weights.h"
 
@@ -23,5 +26,34 @@ struct WeightBlock {
 
   LayerWeights view() const;
 };
+
+// Values of base/random.h within `range` of `middle`, or, for i32 (a table of experts), rows of K
+// different ids.
+struct RandomValues {
+  int number;
+  float range = 0, middle = 0;
+};
+
+// What a config says of one tensor of a layer.
+struct WeightPart {
+  enum class Group { Experts, Router, Shared, Path };
+
+  Group group;
+  const char* name;  // in messages
+  Tensor WeightBlock::*tensor;
+  std::function<ConstTensor(const LayerWeights&)> view;
+  bool wanted;
+  DType dtype;
+  Shape shape;
+  RandomValues random;
+
+  // Whether there is a sequence of random values for each slice of the outermost dimension, counted
+  // from the rank's first expert; else there is one, of "expert" -1.
+  bool by_expert() const { return group == Group::Experts; }
+};
+
+// In the order of WeightBlock, the absent ones too. Throws Error(ShapeMismatch or Unsupported) for
+// a config or a number of ranks that no layer has.
+std::vector<WeightPart> weight_parts(const MoeConfig& config, int num_ranks);
 
 }  // namespace switchyard

@@ -372,7 +372,7 @@ TEST(CheckpointFiles, WalksOverEveryNameInOrder) {
   for (const auto& [name, tensor] : mixtral_tensors()) expected.push_back(name);
   const auto names = [](const TemporaryFolder& folder) {
     std::vector<std::string> all;
-    CheckpointFiles(folder.path()).for_each_name([&](const std::string& name) {
+    CheckpointFiles::open(folder.path())->for_each_name([&](const std::string& name) {
       all.push_back(name);
     });
     return all;
