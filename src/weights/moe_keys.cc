@@ -2,20 +2,19 @@
 #include "weights/moe_keys.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "base/require.h"
+#include "weights/text.h"
 
 namespace switchyard {
 namespace {
 
 using nlohmann::json;
 
-// What a rule sees: the value, the object it stands in, what is computed.
+// What a rule sees: the value, the object that has it, what is computed.
 struct Seen {
   const json& value;
   const json& config;
@@ -54,7 +53,7 @@ bool is_number(const json& value, double expected, double null) {
   return number && static_cast<float>(*number) == static_cast<float>(expected);
 }
 
-Verdict number_rule(const Seen& s, double computed, double null) {
+Verdict number_rule(const Seen& s, double computed, double null = 0) {
   return agrees_if(is_number(s.value, computed, null), cat(computed));
 }
 
@@ -73,8 +72,7 @@ Verdict text_rule(const Seen& s, std::initializer_list<std::string_view> accepte
 
 // One integer for all layers, or a list with one for each; where the list is shorter, its first
 // entry is that of the text model.
-Verdict size_rule(const Seen& s, const std::function<int64_t(const MoeConfig&)>& computed,
-                  int64_t null) {
+Verdict size_rule(const Seen& s, const std::function<int64_t(const MoeConfig&)>& computed) {
   for (const int64_t layer : s.layers.moe_layers) {
     const int64_t expected = computed(s.layers.config_of(layer));
     const json* value = &s.value;
@@ -83,7 +81,7 @@ Verdict size_rule(const Seen& s, const std::function<int64_t(const MoeConfig&)>&
       value = &(*value)[static_cast<size_t>(size >= s.layers.num_layers ? layer : 0)];
     }
     const bool whole = value->is_null() || value->is_number_integer();
-    if (!whole || !is_number(*value, static_cast<double>(expected), static_cast<double>(null)))
+    if (!whole || !is_number(*value, static_cast<double>(expected), 0))
       return cat(expected, " in layer ", layer);
   }
   return {};
@@ -102,10 +100,6 @@ Verdict scoring_rule(const Seen& s) {
   return text_rule(s, {"sparsemixer"});
 }
 
-Verdict sigmoid_rule(const Seen& s) {
-  return flag_rule(s, s.gate().scoring == Scoring::Sigmoid);
-}
-
 Verdict method_rule(const Seen& s) {
   const GateConfig& g = s.gate();
   if (g.correction_bias) return text_rule(s, {"noaux_tc"});
@@ -115,44 +109,11 @@ Verdict method_rule(const Seen& s) {
   return text_rule(s, {"greedy", "gready"});
 }
 
-Verdict renormalize_rule(const Seen& s) {
-  return flag_rule(s, s.gate().renormalize || s.gate().scoring == Scoring::SoftmaxOfTopK);
-}
-
-// The exponent of a norm.
-Verdict norm_exponent_rule(const Seen& s) {
-  return number_rule(s, s.gate().renormalize ? 1 : 0, 0);
-}
-
-Verdict norm_floor_rule(const Seen& s) {
-  return number_rule(s, s.gate().clamp_renormalizer ? s.gate().renormalize_epsilon : 0, 0);
-}
-
-Verdict scale_rule(const Seen& s) {
-  return number_rule(s, s.gate().scale, 1);
-}
-
-Verdict groups_rule(const Seen& s) {
-  return number_rule(s, static_cast<double>(s.gate().num_groups), 1);
-}
-
-Verdict groups_kept_rule(const Seen& s) {
-  return number_rule(s, static_cast<double>(s.gate().num_groups_kept), 1);
-}
-
 // True with a number of groups changes nothing: that number is looked at on its own.
 Verdict grouped_rule(const Seen& s) {
   const bool counted = s.has_number("n_group") || s.has_number("num_expert_group");
   if (counted && s.value == true) return {};
   return flag_rule(s, s.gate().num_groups > 1);
-}
-
-Verdict bias_rule(const Seen& s) {
-  return flag_rule(s, s.gate().correction_bias);
-}
-
-Verdict router_bias_rule(const Seen& s) {
-  return flag_rule(s, s.block().router_bias);
 }
 
 // Logits are fp32 products of what is stored.
@@ -161,25 +122,9 @@ Verdict router_dtype_rule(const Seen& s) {
   return text_rule(s, {"float32", "fp32", "bfloat16", "bf16"});
 }
 
-Verdict router_f32_rule(const Seen& s) {
-  return agrees_if(s.value.is_boolean() || s.value.is_null(), "true");
-}
-
-Verdict softcap_rule(const Seen& s) {
-  return number_rule(s, s.gate().logit_softcap, 0);
-}
-
-Verdict weight_on_input_rule(const Seen& s) {
-  return flag_rule(s, s.block().router_weight_on_input);
-}
-
 Verdict jitter_rule(const Seen& s) {
-  if (s.gate().scoring == Scoring::SparseMixer) return number_rule(s, s.gate().jitter_epsilon, 0);
+  if (s.gate().scoring == Scoring::SparseMixer) return number_rule(s, s.gate().jitter_epsilon);
   return agrees_if(s.value.is_null() || s.value.is_number(), "a number");  // of training
-}
-
-Verdict top_k_gate_rule(const Seen& s) {
-  return text_rule(s, {"topk", "top_k"});
 }
 
 Verdict hashed_rule(const Seen& s) {
@@ -190,32 +135,6 @@ Verdict hashed_rule(const Seen& s) {
   const bool agrees = value && std::min(*value, static_cast<double>(s.layers.num_layers)) ==
                                    static_cast<double>(hashed);
   return agrees_if(agrees, cat(hashed));
-}
-
-// ---- sizes
-
-Verdict experts_rule(const Seen& s) {
-  return size_rule(
-      s, [](const MoeConfig& c) { return c.num_experts; }, 0);
-}
-
-Verdict top_k_rule(const Seen& s) {
-  return size_rule(
-      s, [](const MoeConfig& c) { return c.top_k; }, 0);
-}
-
-Verdict latent_rule(const Seen& s) {
-  return size_rule(
-      s, [](const MoeConfig& c) { return c.path.latent; }, 0);
-}
-
-Verdict latent_norm_rule(const Seen& s) {
-  return flag_rule(s, s.block().path.output_norm);
-}
-
-Verdict zero_experts_rule(const Seen& s) {
-  return size_rule(
-      s, [](const MoeConfig& c) { return c.gate.num_zero_experts; }, 0);
 }
 
 Verdict zero_type_rule(const Seen& s) {
@@ -246,10 +165,6 @@ Verdict activation_rule(const Seen& s) {
   }
 }
 
-Verdict limit_rule(const Seen& s) {
-  return number_rule(s, limit_of(s.block().activation), 0);
-}
-
 Verdict limits_of(const Seen& s, const std::function<Activation(const MoeConfig&)>& activation) {
   if (!s.value.is_array() && !s.value.is_null()) return Verdict("a list");
   for (const int64_t layer : s.layers.moe_layers) {
@@ -261,74 +176,32 @@ Verdict limits_of(const Seen& s, const std::function<Activation(const MoeConfig&
   return {};
 }
 
-Verdict limits_rule(const Seen& s) {
-  return limits_of(s, [](const MoeConfig& c) { return c.activation; });
-}
-
-Verdict shared_limits_rule(const Seen& s) {
-  return limits_of(s, [](const MoeConfig& c) { return c.shared_activation(); });
-}
-
 Verdict alpha_rule(const Seen& s) {
   const Activation& a = s.block().activation;
   if (a.kind != ActivationKind::ClampedSwiglu) return agrees_if(s.value.is_null(), "none");
-  return number_rule(s, a.alpha, 0);
+  return number_rule(s, a.alpha);
 }
 
 Verdict situ_rule(const Seen& s, float computed) {
   if (s.block().activation.kind != ActivationKind::Situ)
     return agrees_if(s.value.is_null(), "none");
-  return number_rule(s, computed, 0);
-}
-
-Verdict situ_alpha_rule(const Seen& s) {
-  return situ_rule(s, s.block().activation.alpha);
-}
-
-Verdict situ_limit_rule(const Seen& s) {
-  return situ_rule(s, s.block().activation.limit);
-}
-
-Verdict expert_bias_rule(const Seen& s) {
-  return flag_rule(s, s.block().expert_bias);
+  return number_rule(s, computed);
 }
 
 // ---- shared experts
 
 bool has_own_width(const Seen& s) {
-  for (const char* key : {"shared_expert_intermediate_size", "shared_intermediate_size",
-                          "moe_shared_expert_intermediate_size", "share_expert_dim"})
-    if (s.has(key)) return true;
-  return false;
+  return s.has("shared_expert_intermediate_size") || s.has("shared_intermediate_size") ||
+         s.has("moe_shared_expert_intermediate_size") || s.has("share_expert_dim");
 }
 
 // Of experts with a width of their own there is at most one.
 Verdict shared_number_rule(const Seen& s) {
   const bool own = has_own_width(s);
-  return size_rule(
-      s,
-      [own](const MoeConfig& c) -> int64_t {
-        if (c.shared.intermediate == 0) return 0;
-        return own ? 1 : c.shared.intermediate / c.intermediate;
-      },
-      0);
-}
-
-Verdict shared_width_rule(const Seen& s) {
-  return size_rule(
-      s, [](const MoeConfig& c) { return c.shared.intermediate; }, 0);
-}
-
-Verdict shared_present_rule(const Seen& s) {
-  return flag_rule(s, s.block().shared.intermediate > 0);
-}
-
-Verdict shared_gate_rule(const Seen& s) {
-  return flag_rule(s, s.block().shared.sigmoid_gated);
-}
-
-Verdict shared_scored_rule(const Seen& s) {
-  return flag_rule(s, s.block().shared.num_scored > 0);
+  return size_rule(s, [own](const MoeConfig& c) -> int64_t {
+    if (c.shared.intermediate == 0) return 0;
+    return own ? 1 : c.shared.intermediate / c.intermediate;
+  });
 }
 
 Verdict combination_rule(const Seen& s) {
@@ -374,19 +247,11 @@ Verdict every_nth_rule(const Seen& s) {
   });
 }
 
-Verdict only_one_rule(const Seen& s) {
-  return number_rule(s, 1, 1);
-}
-
 Verdict period_rule(const Seen& s) {
   const int64_t first = s.first_layer();
   return allowed_rule(s, 1, [first](int64_t layer, int64_t period) {
     return period >= 1 && (layer - first) % period == 0;
   });
-}
-
-Verdict offset_rule(const Seen& s) {
-  return number_rule(s, static_cast<double>(s.first_layer()), 0);
 }
 
 // A list or string with an entry for each layer; what it has more belongs to layers that predict
@@ -459,155 +324,121 @@ Verdict moe_list_rule(const Seen& s) {
   return agrees_if(listed == s.layers.moe_layers, layer_list(s));
 }
 
-Verdict has_moe_rule(const Seen& s) {
-  return flag_rule(s, true);
-}
-
-struct KnownKey {
-  std::string_view name;
+struct KnownKeys {
+  std::string_view names;  // separated by spaces
   Rule rule;
 };
 
 // Sorted by what they are about.
-constexpr std::array kKeys = {
-    KnownKey{"scoring_func", scoring_rule},
-    KnownKey{"scoring_function", scoring_rule},
-    KnownKey{"score_func", scoring_rule},
-    KnownKey{"score_function", scoring_rule},
-    KnownKey{"router_score_function", scoring_rule},
-    KnownKey{"router_activation", scoring_rule},
-    KnownKey{"router_activation_func", scoring_rule},
-    KnownKey{"moe_router_activation", scoring_rule},
-    KnownKey{"moe_router_activation_func", scoring_rule},
-    KnownKey{"moe_router_score_function", scoring_rule},
-    KnownKey{"expert_selection_fn", scoring_rule},
-    KnownKey{"moe_router_use_sigmoid", sigmoid_rule},
-    KnownKey{"topk_method", method_rule},
-    KnownKey{"moe_gate", top_k_gate_rule},
+constexpr KnownKeys kKeys[] = {
+    {"scoring_func scoring_function score_func score_function router_score_function "
+     "router_activation router_activation_func moe_router_activation "
+     "moe_router_activation_func moe_router_score_function expert_selection_fn",
+     scoring_rule},
+    {"moe_router_use_sigmoid",
+     [](const Seen& s) { return flag_rule(s, s.gate().scoring == Scoring::Sigmoid); }},
+    {"topk_method", method_rule},
+    {"moe_gate",
+     [](const Seen& s) {
+       return text_rule(s, {"topk", "top_k"});
+     }},
 
-    KnownKey{"norm_topk_prob", renormalize_rule},
-    KnownKey{"moe_norm_topk_prob", renormalize_rule},
-    KnownKey{"moe_renormalize", renormalize_rule},
-    KnownKey{"norm_expert_weight", renormalize_rule},
-    KnownKey{"normalize_expert_weights", renormalize_rule},
-    KnownKey{"route_norm", renormalize_rule},
-    KnownKey{"moe_normalize_expert_weights", norm_exponent_rule},
-    KnownKey{"moe_norm_min", norm_floor_rule},
+    {"norm_topk_prob moe_norm_topk_prob moe_renormalize norm_expert_weight "
+     "normalize_expert_weights route_norm",
+     [](const Seen& s) {
+       return flag_rule(s, s.gate().renormalize || s.gate().scoring == Scoring::SoftmaxOfTopK);
+     }},
+    {"moe_normalize_expert_weights",  // the exponent of a norm
 
-    KnownKey{"routed_scaling_factor", scale_rule},
-    KnownKey{"moe_routed_scaling_factor", scale_rule},
-    KnownKey{"moe_router_scaling_factor", scale_rule},
-    KnownKey{"moe_router_topk_scaling_factor", scale_rule},
-    KnownKey{"router_scaling_factor", scale_rule},
-    KnownKey{"route_scale", scale_rule},
+     [](const Seen& s) { return number_rule(s, s.gate().renormalize ? 1 : 0); }},
+    {"moe_norm_min",
+     [](const Seen& s) {
+       return number_rule(s, s.gate().clamp_renormalizer ? s.gate().renormalize_epsilon : 0);
+     }},
 
-    KnownKey{"n_group", groups_rule},
-    KnownKey{"num_expert_group", groups_rule},
-    KnownKey{"num_expert_groups", groups_rule},
-    KnownKey{"moe_router_num_groups", groups_rule},
-    KnownKey{"topk_group", groups_kept_rule},
-    KnownKey{"num_limited_groups", groups_kept_rule},
-    KnownKey{"moe_router_group_topk", groups_kept_rule},
-    KnownKey{"use_grouped_topk", grouped_rule},
-    KnownKey{"group_limited_greedy", grouped_rule},
+    {"routed_scaling_factor moe_routed_scaling_factor moe_router_scaling_factor "
+     "moe_router_topk_scaling_factor router_scaling_factor route_scale",
+     [](const Seen& s) { return number_rule(s, s.gate().scale, 1); }},
 
-    KnownKey{"use_routing_bias", bias_rule},
-    KnownKey{"use_moe_router_bias", bias_rule},
-    KnownKey{"use_router_bias", bias_rule},
-    KnownKey{"use_expert_bias", bias_rule},
-    KnownKey{"moe_use_aux_free", bias_rule},
-    KnownKey{"moe_router_enable_expert_bias", bias_rule},
-    KnownKey{"router_bias", router_bias_rule},
+    {"n_group num_expert_group num_expert_groups moe_router_num_groups",
+     [](const Seen& s) { return number_rule(s, static_cast<double>(s.gate().num_groups), 1); }},
+    {"topk_group num_limited_groups moe_router_group_topk",
+     [](const Seen& s) {
+       return number_rule(s, static_cast<double>(s.gate().num_groups_kept), 1);
+     }},
+    {"use_grouped_topk group_limited_greedy", grouped_rule},
 
-    KnownKey{"moe_router_dtype", router_dtype_rule},
-    KnownKey{"router_dtype", router_dtype_rule},
-    KnownKey{"gate_dtype", router_dtype_rule},
-    KnownKey{"need_fp32_gate", router_f32_rule},
-    KnownKey{"moe_router_logit_softcapping", softcap_rule},
-    KnownKey{"router_logit_softcapping", softcap_rule},
-    KnownKey{"router_jitter_noise", jitter_rule},
-    KnownKey{"moe_apply_router_weight_on_input", weight_on_input_rule},
-    KnownKey{"apply_router_weight_on_input", weight_on_input_rule},
-    KnownKey{"num_hash_layers", hashed_rule},
+    {"use_routing_bias use_moe_router_bias use_router_bias use_expert_bias "
+     "moe_use_aux_free moe_router_enable_expert_bias",
+     [](const Seen& s) { return flag_rule(s, s.gate().correction_bias); }},
+    {"router_bias", [](const Seen& s) { return flag_rule(s, s.block().router_bias); }},
 
-    KnownKey{"num_experts", experts_rule},
-    KnownKey{"num_local_experts", experts_rule},
-    KnownKey{"n_routed_experts", experts_rule},
-    KnownKey{"num_routed_experts", experts_rule},
-    KnownKey{"moe_num_experts", experts_rule},
-    KnownKey{"num_experts_per_tok", top_k_rule},
-    KnownKey{"num_experts_per_token", top_k_rule},
-    KnownKey{"experts_per_token", top_k_rule},
-    KnownKey{"moe_topk", top_k_rule},
-    KnownKey{"moe_top_k", top_k_rule},
-    KnownKey{"moe_k", top_k_rule},
-    KnownKey{"top_k_experts", top_k_rule},
-    KnownKey{"moe_latent_size", latent_rule},
-    KnownKey{"routed_expert_hidden_size", latent_rule},
-    KnownKey{"latent_moe_use_norm", latent_norm_rule},
-    KnownKey{"zero_expert_num", zero_experts_rule},
-    KnownKey{"zero_expert_type", zero_type_rule},
+    {"moe_router_dtype router_dtype gate_dtype", router_dtype_rule},
+    {"need_fp32_gate",
+     [](const Seen& s) { return agrees_if(s.value.is_boolean() || s.value.is_null(), "true"); }},
+    {"moe_router_logit_softcapping router_logit_softcapping",
+     [](const Seen& s) { return number_rule(s, s.gate().logit_softcap); }},
+    {"router_jitter_noise", jitter_rule},
+    {"moe_apply_router_weight_on_input apply_router_weight_on_input",
+     [](const Seen& s) { return flag_rule(s, s.block().router_weight_on_input); }},
+    {"num_hash_layers", hashed_rule},
 
-    KnownKey{"hidden_act", activation_rule},
-    KnownKey{"hidden_activation", activation_rule},
-    KnownKey{"mlp_hidden_act", activation_rule},
-    KnownKey{"moe_hidden_act", activation_rule},
-    KnownKey{"swiglu_limit", limit_rule},
-    KnownKey{"swiglu_limits", limits_rule},
-    KnownKey{"swiglu_limits_shared", shared_limits_rule},
-    KnownKey{"swiglu_alpha", alpha_rule},
-    KnownKey{"activation_situ_beta", situ_alpha_rule},
-    KnownKey{"activation_situ_linear_beta", situ_limit_rule},
-    KnownKey{"mlp_bias", expert_bias_rule},
-    KnownKey{"moe_bias", expert_bias_rule},
-    KnownKey{"use_bias", expert_bias_rule},
-    KnownKey{"add_bias_linear", expert_bias_rule},
+    {"num_experts num_local_experts n_routed_experts num_routed_experts moe_num_experts",
+     [](const Seen& s) { return size_rule(s, &MoeConfig::num_experts); }},
+    {"num_experts_per_tok num_experts_per_token experts_per_token moe_topk moe_top_k "
+     "moe_k top_k_experts",
+     [](const Seen& s) { return size_rule(s, &MoeConfig::top_k); }},
+    {"moe_latent_size routed_expert_hidden_size",
+     [](const Seen& s) { return size_rule(s, [](auto& c) { return c.path.latent; }); }},
+    {"latent_moe_use_norm", [](const Seen& s) { return flag_rule(s, s.block().path.output_norm); }},
+    {"zero_expert_num",
+     [](const Seen& s) { return size_rule(s, [](auto& c) { return c.gate.num_zero_experts; }); }},
+    {"zero_expert_type", zero_type_rule},
 
-    KnownKey{"n_shared_experts", shared_number_rule},
-    KnownKey{"num_shared_experts", shared_number_rule},
-    KnownKey{"num_shared_expert", shared_number_rule},
-    KnownKey{"moe_num_shared_experts", shared_number_rule},
-    KnownKey{"shared_expert_intermediate_size", shared_width_rule},
-    KnownKey{"shared_intermediate_size", shared_width_rule},
-    KnownKey{"moe_shared_expert_intermediate_size", shared_width_rule},
-    KnownKey{"share_expert_dim", shared_width_rule},
-    KnownKey{"share_expert_dims", shared_width_rule},
-    KnownKey{"use_mixed_mlp_moe", shared_present_rule},
-    KnownKey{"use_shared_expert_gate", shared_gate_rule},
-    KnownKey{"shared_expert_sink", shared_scored_rule},
-    KnownKey{"shared_expert_combination_strategy", combination_rule},
+    {"hidden_act hidden_activation mlp_hidden_act moe_hidden_act", activation_rule},
+    {"swiglu_limit", [](const Seen& s) { return number_rule(s, limit_of(s.block().activation)); }},
+    {"swiglu_limits", [](const Seen& s) { return limits_of(s, &MoeConfig::activation); }},
+    {"swiglu_limits_shared",
+     [](const Seen& s) { return limits_of(s, &MoeConfig::shared_activation); }},
+    {"swiglu_alpha", alpha_rule},
+    {"activation_situ_beta",
+     [](const Seen& s) { return situ_rule(s, s.block().activation.alpha); }},
+    {"activation_situ_linear_beta",
+     [](const Seen& s) { return situ_rule(s, s.block().activation.limit); }},
+    {"mlp_bias moe_bias use_bias add_bias_linear",
+     [](const Seen& s) { return flag_rule(s, s.block().expert_bias); }},
 
-    KnownKey{"first_k_dense_replace", from_layer_rule},
-    KnownKey{"num_dense_layers", from_layer_rule},
-    KnownKey{"dense_mlp_idx", from_layer_rule},
-    KnownKey{"moe_layer_num_skipped", from_layer_rule},
-    KnownKey{"moe_layer_start_index", from_layer_rule},
-    KnownKey{"moe_layer_offset", from_layer_rule},
-    KnownKey{"moe_layer_end_index", up_to_layer_rule},
-    KnownKey{"decoder_sparse_step", every_nth_rule},
-    KnownKey{"moe_layer_interval", every_nth_rule},
-    KnownKey{"interleave_moe_layer_step", every_nth_rule},
-    KnownKey{"moe_every_n_layer", only_one_rule},
-    KnownKey{"expert_layer_period", period_rule},
-    KnownKey{"expert_layer_offset", offset_rule},
-    KnownKey{"moe_layer_freq", frequency_rule},
-    KnownKey{"is_moe_layer", flags_rule},
-    KnownKey{"mlp_layer_types", types_rule},
-    KnownKey{"layers_block_type", blocks_rule},
-    KnownKey{"layer_types", blocks_rule},
-    KnownKey{"hybrid_override_pattern", pattern_rule},
-    KnownKey{"mlp_only_layers", dense_list_rule},
-    KnownKey{"moe_layers", moe_list_rule},
-    KnownKey{"moe_layers_enum", moe_list_rule},
-    KnownKey{"enable_moe_block", has_moe_rule},
-    KnownKey{"use_moe", has_moe_rule},
+    {"n_shared_experts num_shared_experts num_shared_expert moe_num_shared_experts",
+     shared_number_rule},
+    {"shared_expert_intermediate_size shared_intermediate_size "
+     "moe_shared_expert_intermediate_size share_expert_dim share_expert_dims",
+     [](const Seen& s) { return size_rule(s, [](auto& c) { return c.shared.intermediate; }); }},
+    {"use_mixed_mlp_moe",
+     [](const Seen& s) { return flag_rule(s, s.block().shared.intermediate > 0); }},
+    {"use_shared_expert_gate",
+     [](const Seen& s) { return flag_rule(s, s.block().shared.sigmoid_gated); }},
+    {"shared_expert_sink",
+     [](const Seen& s) { return flag_rule(s, s.block().shared.num_scored > 0); }},
+    {"shared_expert_combination_strategy", combination_rule},
+
+    {"first_k_dense_replace num_dense_layers dense_mlp_idx moe_layer_num_skipped "
+     "moe_layer_start_index moe_layer_offset",
+     from_layer_rule},
+    {"moe_layer_end_index", up_to_layer_rule},
+    {"decoder_sparse_step moe_layer_interval interleave_moe_layer_step", every_nth_rule},
+    {"moe_every_n_layer", [](const Seen& s) { return number_rule(s, 1, 1); }},
+    {"expert_layer_period", period_rule},
+    {"expert_layer_offset",
+     [](const Seen& s) { return number_rule(s, static_cast<double>(s.first_layer())); }},
+    {"moe_layer_freq", frequency_rule},
+    {"is_moe_layer", flags_rule},
+    {"mlp_layer_types", types_rule},
+    {"layers_block_type layer_types", blocks_rule},
+    {"hybrid_override_pattern", pattern_rule},
+    {"mlp_only_layers", dense_list_rule},
+    {"moe_layers moe_layers_enum", moe_list_rule},
+    {"enable_moe_block use_moe", [](const Seen& s) { return flag_rule(s, true); }},
 };
-
-constexpr auto kNames = [] {
-  std::array<std::string_view, kKeys.size()> names{};
-  for (size_t i = 0; i < names.size(); ++i) names[i] = kKeys[i].name;
-  return names;
-}();
 
 bool is_unread(const FamilyLayers& layers, std::string_view key, const std::string& value) {
   return std::any_of(layers.unread.begin(), layers.unread.end(),
@@ -618,20 +449,24 @@ bool is_unread(const FamilyLayers& layers, std::string_view key, const std::stri
 
 void check_moe_keys(const ConfigReader& config, std::string_view family,
                     const FamilyLayers& layers) {
-  for (const KnownKey& key : kKeys) {
-    const auto at = config.json().find(key.name);
-    if (at == config.json().end()) continue;
-    const std::string value = at->dump();
-    const Verdict computed = key.rule({*at, config.json(), layers});
-    SWITCHYARD_REQUIRE(!computed || is_unread(layers, key.name, value), Unsupported,
-                       "checkpoint: ", config.file(), ", ", key.name, "=", value.substr(0, 60),
-                       ", ", family, " computes with ", *computed,
-                       ". Use a family that does otherwise, or --config layer.json.");
-  }
+  for (const auto& [names, rule] : kKeys)
+    for (const auto name : split(names, ' ')) {
+      const auto at = config.json().find(name);
+      if (at == config.json().end()) continue;
+      const std::string value = at->dump();
+      const Verdict computed = rule({*at, config.json(), layers});
+      SWITCHYARD_REQUIRE(!computed || is_unread(layers, name, value), Unsupported,
+                         "checkpoint: ", config.file(), ", ", name, "=", value.substr(0, 60), ", ",
+                         family, " computes with ", *computed,
+                         ". Use a family that does otherwise, or --config layer.json.");
+    }
 }
 
-std::span<const std::string_view> moe_keys() {
-  return kNames;
+std::vector<std::string_view> moe_keys() {
+  std::vector<std::string_view> all;
+  for (const auto& [names, rule] : kKeys)
+    for (const auto name : split(names, ' ')) all.push_back(name);
+  return all;
 }
 
 }  // namespace switchyard

@@ -2,8 +2,8 @@
 // its published spellings, and what each says about the block that is computed.
 #pragma once
 
-#include <span>
 #include <string_view>
+#include <vector>
 
 #include "weights/family.h"
 
@@ -16,6 +16,6 @@ void check_moe_keys(const ConfigReader& config, std::string_view family,
                     const FamilyLayers& layers);
 
 // All of them, in order.
-std::span<const std::string_view> moe_keys();
+std::vector<std::string_view> moe_keys();
 
 }  // namespace switchyard
