@@ -91,9 +91,11 @@ struct FamilyLayers {
   }
 };
 
+using Describe = FamilyLayers(const ConfigReader& config);
+
 struct Family {
   std::string_view model_type;
-  FamilyLayers (*describe)(const ConfigReader& config);
+  Describe* describe;
   // `architectures` of config.json without their endings, separated by spaces.
   std::string_view architectures;
 };

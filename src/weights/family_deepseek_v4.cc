@@ -6,12 +6,6 @@
 namespace switchyard {
 namespace {
 
-TensorNames names_of_v4(TensorNames names, const std::string& block, const char* bias) {
-  names.correction_bias = block + bias;
-  names.token_experts = block + ".gate.tid2eid";
-  return names;
-}
-
 // By mlp_layer_types, else the first num_hash_layers.
 std::vector<int64_t> hashed_layers(const ConfigReader& config, int64_t num_layers) {
   const auto types = config.texts_or_none({"mlp_layer_types"});
@@ -33,8 +27,7 @@ FamilyLayers describe_deepseek_v4(const ConfigReader& config) {
   use_sigmoid_gate(c.gate);
   c.gate.scoring = scoring_from_name(config, "scoring_func", "sqrtsoftplus");
   c.gate.scale = scale_of(config, {"routed_scaling_factor"}, 1.5);
-  clamp_activation(c.activation, ActivationKind::SiluOfClamped,
-                   config.number_or({"swiglu_limit"}, 10.0, 0.0));
+  clamp_before_silu(c.activation, config);
   add_shared_experts(c, num_shared_experts(config, 1));
   f.moe_layers = sparse_layers(config, f.num_layers, 0);
   for (const int64_t layer : hashed_layers(config, f.num_layers)) {
@@ -43,13 +36,15 @@ FamilyLayers describe_deepseek_v4(const ConfigReader& config) {
     hashed.gate.vocabulary = config.integer({"vocab_size"});
   }
 
-  const std::string ffn = "layers.{layer}.ffn", mlp = "layers.{layer}.mlp";
-  TensorNames hub = names_of_v4(names_of_w_experts(ffn), ffn, ".gate.bias");
+  const std::string ffn = "layers.{layer}.ffn";
+  TensorNames hub = names_of_w_experts(ffn, {.correction_bias = ".gate.bias"});
+  hub.token_experts = ffn + ".gate.tid2eid";
   hub.shared_gate = ffn + ".shared_experts.w1.weight";
   hub.shared_up = ffn + ".shared_experts.w3.weight";
   hub.shared_down = ffn + ".shared_experts.w2.weight";
-  TensorNames in_memory = names_of_v4(names_of_experts(mlp), mlp, ".gate.e_score_correction_bias");
-  name_shared_expert(in_memory, mlp + ".shared_experts");
+  TensorNames in_memory = names_of_experts(
+      kMlp, {.correction_bias = ".gate.e_score_correction_bias", .shared = ".shared_experts"});
+  in_memory.token_experts = cat(kMlp, ".gate.tid2eid");
   f.forms = {hub, in_memory};
   return f;
 }

@@ -34,10 +34,7 @@ FamilyLayers describe_hunyuan_v1_moe(const ConfigReader& config) {
       f.other_layers[layer] = c;
     f.moe_layers.push_back(layer);
   }
-  TensorNames names = names_of_experts("layers.{layer}.mlp");
-  names.router = "layers.{layer}.mlp.gate.wg.weight";
-  name_shared_expert(names, "layers.{layer}.mlp.shared_mlp");
-  f.forms = {names};
+  f.forms = {names_of_experts(kMlp, {.router = ".gate.wg.weight", .shared = ".shared_mlp"})};
   // Published so, and not read: there are no groups.
   f.unread = {{"n_group", "false"}, {"topk_group", "false"}};
   return f;

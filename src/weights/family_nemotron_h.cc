@@ -41,11 +41,10 @@ FamilyLayers describe_nemotron_h(const ConfigReader& config) {
   for (int64_t i = 0; i < f.num_layers; ++i)
     if (types[static_cast<size_t>(i)] == "moe") f.moe_layers.push_back(i);
 
-  TensorNames names = names_of_experts(kMixer);
+  TensorNames names = names_of_experts(
+      kMixer, {.correction_bias = ".gate.e_score_correction_bias", .shared = ".shared_experts"});
   names.fused_gate_up.clear();
   names.stacked_up = cat(kMixer, ".experts.up_proj");
-  names.correction_bias = cat(kMixer, ".gate.e_score_correction_bias");
-  name_shared_expert(names, cat(kMixer, ".shared_experts"));
   names.path_down = cat(kMixer, ".fc1_latent_proj.weight");
   names.path_up = cat(kMixer, ".fc2_latent_proj.weight");
   f.forms = {names};

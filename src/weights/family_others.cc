@@ -10,9 +10,7 @@ FamilyLayers describe_phimoe(const ConfigReader& config) {
   f.config.gate.scoring = Scoring::SparseMixer;
   f.config.gate.jitter_epsilon =
       static_cast<float>(config.number_or({"router_jitter_noise"}, 0.01));
-  TensorNames in_memory = names_of_experts("layers.{layer}.mlp");
-  in_memory.router = "layers.{layer}.mlp.router.weight";
-  f.forms = {names_of_w_experts("layers.{layer}.block_sparse_moe"), in_memory};
+  f.forms = {names_of_w_experts(kSparseMoe), names_of_experts(kMlp, {.router = ".router.weight"})};
   return f;
 }
 

@@ -8,25 +8,13 @@
 namespace switchyard {
 namespace {
 
-void name_separate_experts(TensorNames& names, const std::string& experts, const char* gate,
-                           const char* up, const char* down) {
-  names.expert_gate = cat(experts, ".{expert}.", gate, ".weight");
-  names.expert_up = cat(experts, ".{expert}.", up, ".weight");
-  names.expert_down = cat(experts, ".{expert}.", down, ".weight");
-}
-
-TensorNames names_with_fused(const std::string& block) {
-  TensorNames names;
-  names.router = block + ".gate.weight";
-  names.fused_gate_up = block + ".experts.gate_up_proj";
-  names.fused_down = block + ".experts.down_proj";
-  return names;
+void check_entries(const char* key, size_t entries, int64_t num_layers) {
+  SWITCHYARD_REQUIRE(static_cast<int64_t>(entries) >= num_layers, BadFile, "checkpoint: ", key,
+                     " has ", entries, " entries, need one for each of ", num_layers, " layers.");
 }
 
 std::vector<int64_t> layers_by_type(const std::vector<std::string>& types, int64_t num_layers) {
-  SWITCHYARD_REQUIRE(static_cast<int64_t>(types.size()) >= num_layers, BadFile,
-                     "checkpoint: mlp_layer_types has ", types.size(),
-                     " entries, need one for each of ", num_layers, " layers.");
+  check_entries("mlp_layer_types", types.size(), num_layers);
   std::vector<int64_t> layers;
   for (int64_t i = 0; i < num_layers; ++i) {
     const std::string& type = types[static_cast<size_t>(i)];
@@ -39,13 +27,25 @@ std::vector<int64_t> layers_by_type(const std::vector<std::string>& types, int64
 }
 
 std::vector<int64_t> layers_by_flag(const std::vector<int64_t>& flags, int64_t num_layers) {
-  SWITCHYARD_REQUIRE(static_cast<int64_t>(flags.size()) >= num_layers, BadFile,
-                     "checkpoint: moe_layer_freq has ", flags.size(),
-                     " entries, need one for each of ", num_layers, " layers.");
+  check_entries("moe_layer_freq", flags.size(), num_layers);
   std::vector<int64_t> layers;
   for (int64_t i = 0; i < num_layers; ++i)
     if (flags[static_cast<size_t>(i)] != 0) layers.push_back(i);
   return layers;
+}
+
+TensorNames names_in(const std::string& block, const BlockNames& own, const char* gate,
+                     const char* up, const char* down) {
+  TensorNames names;
+  names.router = block + own.router;
+  if (*own.correction_bias) names.correction_bias = block + own.correction_bias;
+  names.expert_gate = cat(block, ".experts.{expert}.", gate, ".weight");
+  names.expert_up = cat(block, ".experts.{expert}.", up, ".weight");
+  names.expert_down = cat(block, ".experts.{expert}.", down, ".weight");
+  names.fused_gate_up = block + ".experts.gate_up_proj";
+  names.fused_down = block + ".experts.down_proj";
+  if (*own.shared) name_shared_expert(names, block + own.shared);
+  return names;
 }
 
 }  // namespace
@@ -131,6 +131,11 @@ void clamp_activation(Activation& activation, ActivationKind kind, double limit)
   activation.limit = static_cast<float>(limit);
 }
 
+void clamp_before_silu(Activation& activation, const ConfigReader& config) {
+  clamp_activation(activation, ActivationKind::SiluOfClamped,
+                   config.number_or({"swiglu_limit"}, 10.0, 0.0));
+}
+
 std::vector<int64_t> layers_from(int64_t first, int64_t num_layers) {
   return every_layer_of(std::max<int64_t>(0, first), 1, num_layers);
 }
@@ -160,16 +165,12 @@ std::vector<int64_t> sparse_layers(const ConfigReader& config, int64_t num_layer
   return layers_from(config.integer_or({"first_k_dense_replace"}, first_dense, 0), num_layers);
 }
 
-TensorNames names_of_experts(const std::string& block) {
-  TensorNames names = names_with_fused(block);
-  name_separate_experts(names, block + ".experts", "gate_proj", "up_proj", "down_proj");
-  return names;
+TensorNames names_of_experts(const std::string& block, const BlockNames& own) {
+  return names_in(block, own, "gate_proj", "up_proj", "down_proj");
 }
 
-TensorNames names_of_w_experts(const std::string& block) {
-  TensorNames names = names_with_fused(block);
-  name_separate_experts(names, block + ".experts", "w1", "w3", "w2");
-  return names;
+TensorNames names_of_w_experts(const std::string& block, const BlockNames& own) {
+  return names_in(block, own, "w1", "w3", "w2");
 }
 
 void name_shared_expert(TensorNames& names, const std::string& prefix) {

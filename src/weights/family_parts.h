@@ -14,7 +14,7 @@ int64_t num_layers_of(const ConfigReader& config);
 int64_t num_shared_experts(const ConfigReader& config, int64_t fallback);
 // `number` experts as wide as a routed one, as one wider expert.
 void add_shared_experts(MoeConfig& config, int64_t number);
-// Sigmoid scores with a correction bias, renormalised with epsilon, scaled.
+// Sigmoid scores with a correction bias, renormalised with epsilon.
 void use_sigmoid_gate(GateConfig& gate, float epsilon = 1e-20f);
 // What the routing weights are multiplied by; null is 1.
 float scale_of(const ConfigReader& config, ConfigReader::Keys keys, double absent);
@@ -25,6 +25,8 @@ Activation activation_of(const ConfigReader& config, ConfigReader::Keys keys,
 Scoring scoring_from_name(const ConfigReader& config, const char* key, const char* absent);
 // silu becomes `kind` with that limit; 0 leaves it as it is.
 void clamp_activation(Activation& activation, ActivationKind kind, double limit);
+// SiluOfClamped with the limit of swiglu_limit, 10 where it is absent.
+void clamp_before_silu(Activation& activation, const ConfigReader& config);
 
 // ---- which layers are MoE layers
 
@@ -39,13 +41,23 @@ std::vector<int64_t> every_nth_layer(int64_t step, int64_t num_layers);
 std::vector<int64_t> sparse_layers(const ConfigReader& config, int64_t num_layers,
                                    int64_t first_dense);
 
-// ---- names; `block` is a template such as "layers.{layer}.mlp"
+// ---- names; `block` is a template such as kMlp
+
+inline constexpr const char* kMlp = "layers.{layer}.mlp";
+inline constexpr const char* kSparseMoe = "layers.{layer}.block_sparse_moe";
+
+// What families call differently behind the block; empty: there is no such tensor.
+struct BlockNames {
+  const char* router = ".gate.weight";
+  const char* correction_bias = "";
+  const char* shared = "";  // of name_shared_expert
+};
 
 // `<block>.gate.weight`, `<block>.experts.{expert}.gate_proj.weight` and so on, and the fused names
 // beside them.
-TensorNames names_of_experts(const std::string& block);
+TensorNames names_of_experts(const std::string& block, const BlockNames& own = {});
 // The same with w1, w3, w2.
-TensorNames names_of_w_experts(const std::string& block);
+TensorNames names_of_w_experts(const std::string& block, const BlockNames& own = {});
 // `<prefix>.gate_proj.weight` and so on.
 void name_shared_expert(TensorNames& names, const std::string& prefix);
 

@@ -8,8 +8,6 @@
 namespace switchyard {
 namespace {
 
-constexpr const char* kMlp = "layers.{layer}.mlp";
-
 std::vector<int64_t> layers_without_dense_ones(const ConfigReader& config, int64_t num_layers) {
   auto dense = config.integers_or_none({"mlp_only_layers"});
   std::sort(dense.begin(), dense.end());

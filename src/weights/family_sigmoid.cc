@@ -6,8 +6,9 @@
 namespace switchyard {
 namespace {
 
-constexpr const char* kMlp = "layers.{layer}.mlp";
-constexpr const char* kSparse = "layers.{layer}.block_sparse_moe";
+// Of DeepSeek-V3 and most others.
+constexpr BlockNames kNames = {.correction_bias = ".gate.e_score_correction_bias",
+                               .shared = ".shared_experts"};
 
 // What a family has where its config says nothing.
 struct Defaults {
@@ -17,13 +18,6 @@ struct Defaults {
   int64_t shared = 1;
   int64_t first_dense = 0;
 };
-
-TensorNames names_of_deepseek(const std::string& block) {
-  TensorNames names = names_of_experts(block);
-  name_shared_expert(names, block + ".shared_experts");
-  names.correction_bias = block + ".gate.e_score_correction_bias";
-  return names;
-}
 
 FamilyLayers describe_sigmoid(const ConfigReader& config, const Defaults& absent) {
   FamilyLayers f = common_layers(config);
@@ -35,7 +29,7 @@ FamilyLayers describe_sigmoid(const ConfigReader& config, const Defaults& absent
   gate.num_groups_kept = config.integer_or({"topk_group"}, absent.groups_kept, 1);
   add_shared_experts(f.config, num_shared_experts(config, absent.shared));
   f.moe_layers = sparse_layers(config, f.num_layers, absent.first_dense);
-  f.forms = {names_of_deepseek(kMlp)};
+  f.forms = {names_of_experts(kMlp, kNames)};
   return f;
 }
 
@@ -73,15 +67,13 @@ FamilyLayers describe_mimo_v2_flash(const ConfigReader& config) {
 FamilyLayers describe_hy_v4(const ConfigReader& config) {
   FamilyLayers f = describe_sigmoid(config, {.scale = 2.827, .first_dense = 1});
   f.config.shared.activation = f.config.activation;
-  clamp_activation(f.config.activation, ActivationKind::SiluOfClamped,
-                   config.number_or({"swiglu_limit"}, 10.0, 0.0));
+  clamp_before_silu(f.config.activation, config);
   return f;
 }
 
 FamilyLayers describe_glm5_next(const ConfigReader& config) {
   FamilyLayers f = describe_sigmoid(config, {.scale = 2.5, .first_dense = 3});
-  const double limit = config.number_or({"swiglu_limit"}, 10.0, 0.0);
-  clamp_activation(f.config.activation, ActivationKind::SiluOfClamped, limit);
+  clamp_before_silu(f.config.activation, config);
   return f;
 }
 
@@ -95,10 +87,7 @@ FamilyLayers describe_exaone_moe(const ConfigReader& config) {
 
 FamilyLayers describe_kimi_linear(const ConfigReader& config) {
   FamilyLayers f = describe_sigmoid(config, {.scale = 2.446, .first_dense = 1});
-  TensorNames hub = names_of_w_experts(kSparse);
-  name_shared_expert(hub, cat(kSparse, ".shared_experts"));
-  hub.correction_bias = cat(kSparse, ".gate.e_score_correction_bias");
-  f.forms.insert(f.forms.begin(), hub);
+  f.forms.insert(f.forms.begin(), names_of_w_experts(kSparseMoe, kNames));
   return f;
 }
 
@@ -116,12 +105,12 @@ FamilyLayers describe_kimi_k3(const ConfigReader& config) {
   c.path.norm_epsilon = static_cast<float>(config.number_or({"rms_norm_eps"}, 1e-5));
   for (const size_t form : {0, 1}) {
     TensorNames& names = f.forms[form];
-    const std::string block = form == 0 ? kSparse : kMlp;
+    const std::string block = form == 0 ? kSparseMoe : kMlp;
     names.path_down = block + ".routed_expert_down_proj.weight";
     names.output_norm = block + ".routed_expert_norm.weight";
     names.path_up = block + ".routed_expert_up_proj.weight";
   }
-  f.nested_module = cat("language_model.model.", kSparse);
+  f.nested_module = cat("language_model.model.", kSparseMoe);
   return f;
 }
 
@@ -130,11 +119,8 @@ FamilyLayers describe_minimax_m2(const ConfigReader& config) {
   FamilyLayers f = common_layers(config);
   use_sigmoid_gate(f.config.gate, 0);
   f.config.gate.correction_bias = config.boolean_or({"use_routing_bias"}, true);
-  TensorNames hub = names_of_w_experts(kSparse);
-  hub.correction_bias = cat(kSparse, ".e_score_correction_bias");
-  TensorNames in_memory = names_of_experts(kMlp);
-  in_memory.correction_bias = cat(kMlp, ".e_score_correction_bias");
-  f.forms = {hub, in_memory};
+  constexpr BlockNames kOwn = {.correction_bias = ".e_score_correction_bias"};
+  f.forms = {names_of_w_experts(kSparseMoe, kOwn), names_of_experts(kMlp, kOwn)};
   return f;
 }
 
@@ -150,7 +136,7 @@ FamilyLayers describe_minimax_m3(const ConfigReader& config) {
   c.shared.intermediate = config.integer_or({"shared_intermediate_size"}, 3072, 0);
   f.moe_layers = sparse_layers(config, f.num_layers, 0);
   TensorNames &hub = f.forms[0], &in_memory = f.forms[1];
-  name_shared_expert(hub, cat(kSparse, ".shared_experts"));
+  name_shared_expert(hub, cat(kSparseMoe, ".shared_experts"));
   in_memory.correction_bias = cat(kMlp, ".gate.e_score_correction_bias");
   in_memory.shared_gate_up = cat(kMlp, ".shared_experts.gate_up_proj.weight");
   in_memory.shared_down = cat(kMlp, ".shared_experts.down_proj.weight");
@@ -167,12 +153,9 @@ FamilyLayers describe_laguna(const ConfigReader& config) {
       static_cast<float>(config.number_or({"moe_router_logit_softcapping"}, 0.0, 0.0));
   c.shared.intermediate = config.integer_or({"shared_expert_intermediate_size"}, 512, 0);
   f.moe_layers = sparse_layers(config, f.num_layers, 1);
-  TensorNames hub = names_of_experts(kMlp), in_memory = hub;
-  hub.correction_bias = cat(kMlp, ".experts.e_score_correction_bias");
-  name_shared_expert(hub, cat(kMlp, ".shared_expert"));
-  in_memory.correction_bias = cat(kMlp, ".gate.e_score_correction_bias");
-  name_shared_expert(in_memory, cat(kMlp, ".shared_experts"));
-  f.forms = {hub, in_memory};
+  f.forms = {names_of_experts(kMlp, {.correction_bias = ".experts.e_score_correction_bias",
+                                     .shared = ".shared_expert"}),
+             names_of_experts(kMlp, kNames)};
   return f;
 }
 
@@ -182,13 +165,9 @@ FamilyLayers describe_hy_v3(const ConfigReader& config) {
   f.config.gate.scale = scale_of(config, {"router_scaling_factor"}, 2.826);
   add_shared_experts(f.config, num_shared_experts(config, 1));
   f.moe_layers = sparse_layers(config, f.num_layers, 1);
-  TensorNames hub = names_of_experts(kMlp), in_memory = hub;
-  hub.router = cat(kMlp, ".router.gate.weight");
-  hub.correction_bias = cat(kMlp, ".expert_bias");
-  name_shared_expert(hub, cat(kMlp, ".shared_mlp"));
-  in_memory.correction_bias = cat(kMlp, ".e_score_correction_bias");
-  name_shared_expert(in_memory, cat(kMlp, ".shared_experts"));
-  f.forms = {hub, in_memory};
+  f.forms = {names_of_experts(kMlp, {".router.gate.weight", ".expert_bias", ".shared_mlp"}),
+             names_of_experts(kMlp, {.correction_bias = ".e_score_correction_bias",
+                                     .shared = ".shared_experts"})};
   return f;
 }
 
@@ -198,11 +177,7 @@ FamilyLayers describe_afmoe(const ConfigReader& config) {
   f.config.gate.scale = scale_of(config, {"route_scale"}, 1.0);
   add_shared_experts(f.config, num_shared_experts(config, 2));
   f.moe_layers = layers_from(config.integer_or({"num_dense_layers"}, 1, 0), f.num_layers);
-  TensorNames names = names_of_experts(kMlp);
-  names.router = cat(kMlp, ".router.gate.weight");
-  names.correction_bias = cat(kMlp, ".expert_bias");
-  name_shared_expert(names, cat(kMlp, ".shared_experts"));
-  f.forms = {names};
+  f.forms = {names_of_experts(kMlp, {".router.gate.weight", ".expert_bias", ".shared_experts"})};
   return f;
 }
 
@@ -217,9 +192,7 @@ FamilyLayers describe_lfm2_moe(const ConfigReader& config) {
   f.moe_layers = layers_from(config.integer_or({"num_dense_layers"}, 2, 0), f.num_layers);
   const std::string block = "layers.{layer}.feed_forward";
   f.module = "model." + block;
-  TensorNames names = names_of_w_experts(block);
-  names.correction_bias = block + ".expert_bias";
-  f.forms = {names};
+  f.forms = {names_of_w_experts(block, {.correction_bias = ".expert_bias"})};
   return f;
 }
 

@@ -3,17 +3,12 @@
 #include "weights/family_parts.h"
 
 namespace switchyard {
-namespace {
-
-constexpr const char* kMlp = "layers.{layer}.mlp";
-
-}  // namespace
 
 // mixtral, minimax: always renormalised; w1 is gate, w3 is up.
 FamilyLayers describe_mixtral(const ConfigReader& config) {
   FamilyLayers f = common_layers(config);
   f.config.gate.renormalize = true;
-  f.forms = {names_of_w_experts("layers.{layer}.block_sparse_moe"), names_of_experts(kMlp)};
+  f.forms = {names_of_w_experts(kSparseMoe), names_of_experts(kMlp)};
   return f;
 }
 
@@ -30,10 +25,9 @@ FamilyLayers describe_jamba(const ConfigReader& config) {
   FamilyLayers f = common_layers(config);
   f.moe_layers = every_layer_of(config.integer_or({"expert_layer_offset"}, 1),
                                 config.integer_or({"expert_layer_period"}, 2), f.num_layers);
-  f.module = "model.layers.{layer}.feed_forward";
-  TensorNames names = names_of_experts("layers.{layer}.feed_forward");
-  names.router = "layers.{layer}.feed_forward.router.weight";
-  f.forms = {names};
+  const std::string block = "layers.{layer}.feed_forward";
+  f.module = "model." + block;
+  f.forms = {names_of_experts(block, {.router = ".router.weight"})};
   return f;
 }
 

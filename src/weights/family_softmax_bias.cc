@@ -7,8 +7,6 @@
 namespace switchyard {
 namespace {
 
-constexpr const char* kMlp = "layers.{layer}.mlp";
-
 // Weights divided by their sum or a floor.
 void use_ernie_gate(GateConfig& gate, const ConfigReader& config) {
   gate.correction_bias = config.boolean_or({"moe_use_aux_free"}, true);
@@ -16,16 +14,15 @@ void use_ernie_gate(GateConfig& gate, const ConfigReader& config) {
   gate.renormalize_epsilon = static_cast<float>(config.number_or({"moe_norm_min"}, 1e-12));
 }
 
-struct ErnieLayers {
-  int64_t start, end, interval;
+struct LayerRange {
+  int64_t start, end, step;
 };
 
 // MoE layers from one index to another in steps.
-std::vector<int64_t> layers_of(const ErnieLayers& range, int64_t num_layers) {
+std::vector<int64_t> layers_in(const LayerRange& range, int64_t num_layers) {
   const int64_t end = range.end == -1 ? num_layers : std::min(num_layers - 1, range.end) + 1;
-  std::vector<int64_t> layers;
-  for (const int64_t layer : every_nth_layer(range.interval, end))
-    if (layer >= range.start) layers.push_back(layer);
+  auto layers = every_nth_layer(range.step, end);
+  std::erase_if(layers, [&](int64_t layer) { return layer < range.start; });
   return layers;
 }
 
@@ -42,16 +39,14 @@ FamilyLayers describe_ernie4_5_moe(const ConfigReader& config) {
   FamilyLayers f = common_layers(config);
   use_ernie_gate(f.config.gate, config);
   add_shared_experts(f.config, num_shared_experts(config, 2));
-  f.moe_layers = layers_of({config.integer_or({"moe_layer_start_index"}, 1),
+  f.moe_layers = layers_in({config.integer_or({"moe_layer_start_index"}, 1),
                             config.integer_or({"moe_layer_end_index"}, -1),
                             config.integer_or({"moe_layer_interval"}, 1)},
                            f.num_layers);
-  TensorNames hub = names_of_experts(kMlp);
-  name_shared_expert(hub, cat(kMlp, ".shared_experts"));
-  hub.correction_bias = cat(kMlp, ".moe_statics.e_score_correction_bias");
-  TensorNames in_memory = hub;
-  in_memory.correction_bias = cat(kMlp, ".gate.moe_statics.e_score_correction_bias");
-  f.forms = {hub, in_memory};
+  for (const char* bias :
+       {".moe_statics.e_score_correction_bias", ".gate.moe_statics.e_score_correction_bias"})
+    f.forms.push_back(
+        names_of_experts(kMlp, {.correction_bias = bias, .shared = ".shared_experts"}));
   return f;
 }
 
@@ -69,20 +64,19 @@ FamilyLayers describe_ernie4_5_vl_moe(const ConfigReader& config) {
   f.num_layers = num_layers_of(config);
   f.moe_layers = config.has({"mlp_layer_types"})
                      ? sparse_layers(config, f.num_layers, 1)
-                     : layers_of({of_text(config, "moe_layer_start_index", 1),
+                     : layers_in({of_text(config, "moe_layer_start_index", 1),
                                   of_text(config, "moe_layer_end_index", -1),
                                   config.integer_or({"moe_layer_interval"}, 1)},
                                  f.num_layers);
-  TensorNames hub = names_of_experts(kMlp);
+  TensorNames hub =
+      names_of_experts(kMlp, {.correction_bias = ".moe_statics.e_score_correction_bias"});
   hub.router_transposed = true;
-  hub.correction_bias = cat(kMlp, ".moe_statics.e_score_correction_bias");
   hub.correction_rows = 2;
-  TensorNames in_memory = names_of_experts(cat(kMlp, ".text_moe"));
-  in_memory.correction_bias = cat(kMlp, ".text_moe.gate.moe_statics.e_score_correction_bias");
-  f.forms = {hub, in_memory};
+  f.forms = {hub,
+             names_of_experts(cat(kMlp, ".text_moe"),
+                              {.correction_bias = ".gate.moe_statics.e_score_correction_bias"})};
   for (TensorNames& names : f.forms) name_shared_expert(names, cat(kMlp, ".shared_experts"));
-  f.module = cat("model.language_model.", kMlp);
-  f.nested_module = f.module;
+  f.module = f.nested_module = cat("model.language_model.", kMlp);
   f.left_out = {cat(kMlp, ".gate.weight_1")};
   f.num_left_out_experts = c.num_experts;
   return f;
@@ -99,11 +93,9 @@ FamilyLayers describe_longcat_flash(const ConfigReader& config) {
   // transformers counts both halves of a layer as layers.
   f.num_layers = config.integer({"num_layers"});
   f.moe_layers = layers_from(0, f.num_layers);
-  TensorNames names = names_of_experts(kMlp);
-  names.router = cat(kMlp, ".router.classifier.weight");
-  names.router_bias = cat(kMlp, ".router.classifier.bias");
-  names.correction_bias = cat(kMlp, ".router.e_score_correction_bias");
-  f.forms = {names};
+  f.forms = {names_of_experts(kMlp, {.router = ".router.classifier.weight",
+                                     .correction_bias = ".router.e_score_correction_bias"})};
+  f.forms.front().router_bias = cat(kMlp, ".router.classifier.bias");
   return f;
 }
 

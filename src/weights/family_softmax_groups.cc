@@ -4,15 +4,6 @@
 #include "weights/family_parts.h"
 
 namespace switchyard {
-namespace {
-
-TensorNames names_with_shared_experts() {
-  TensorNames names = names_of_experts("layers.{layer}.mlp");
-  name_shared_expert(names, "layers.{layer}.mlp.shared_experts");
-  return names;
-}
-
-}  // namespace
 
 // Greedy, or greedy inside the groups with the best expert; never renormalised.
 FamilyLayers describe_deepseek_v2(const ConfigReader& config) {
@@ -36,7 +27,7 @@ FamilyLayers describe_deepseek_v2(const ConfigReader& config) {
   }
   f.moe_layers = layers_from(config.integer_or({"first_k_dense_replace"}, 0, 0), f.num_layers);
   add_shared_experts(f.config, num_shared_experts(config, 2));
-  f.forms = {names_with_shared_experts()};
+  f.forms = {names_of_experts(kMlp, {.shared = ".shared_experts"})};
   return f;
 }
 
@@ -51,7 +42,7 @@ FamilyLayers describe_mistral4(const ConfigReader& config) {
   gate.num_groups_kept = config.integer_or({"topk_group"}, 1, 1);
   f.moe_layers = layers_from(config.integer_or({"first_k_dense_replace"}, 0, 0), f.num_layers);
   add_shared_experts(f.config, num_shared_experts(config, 1));
-  f.forms = {names_with_shared_experts()};
+  f.forms = {names_of_experts(kMlp, {.shared = ".shared_experts"})};
   return f;
 }
 

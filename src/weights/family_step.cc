@@ -47,7 +47,7 @@ FamilyLayers describe_step(const ConfigReader& config) {
     f.other_layers[layer] = own;
   }
 
-  const std::string moe = "layers.{layer}.moe", mlp = "layers.{layer}.mlp";
+  const std::string moe = "layers.{layer}.moe";
   TensorNames hub;
   hub.router = moe + ".gate.weight";
   hub.correction_bias = moe + ".router_bias";
@@ -55,12 +55,9 @@ FamilyLayers describe_step(const ConfigReader& config) {
   hub.stacked_up = moe + ".up_proj.weight";
   hub.fused_down = moe + ".down_proj.weight";
   name_shared_expert(hub, "layers.{layer}.share_expert");
-  TensorNames in_memory = names_of_experts(mlp);
-  in_memory.correction_bias = mlp + ".gate.e_score_correction_bias";
-  name_shared_expert(in_memory, mlp + ".shared_experts");
-  f.forms = {hub, in_memory};
-  f.module = "model.language_model." + mlp;
-  f.nested_module = f.module;
+  f.forms = {hub, names_of_experts(kMlp, {.correction_bias = ".gate.e_score_correction_bias",
+                                          .shared = ".shared_experts"})};
+  f.module = f.nested_module = cat("model.language_model.", kMlp);
   return f;
 }
 

@@ -5,8 +5,6 @@
 namespace switchyard {
 namespace {
 
-constexpr const char* kBlock = "layers.{layer}.block_sparse_moe";
-
 // A shared expert beside the block, gate and up in one matrix.
 FamilyLayers with_shared_mlp(FamilyLayers f, const ConfigReader& config, int64_t absent) {
   f.config.shared.intermediate = config.integer_or({"shared_intermediate_size"}, absent, 0);
@@ -48,14 +46,14 @@ FamilyLayers describe_gpt_oss(const ConfigReader& config) {
 FamilyLayers describe_granitemoe(const ConfigReader& config) {
   FamilyLayers f = common_layers(config);
   f.config.gate.scoring = Scoring::SoftmaxOfTopK;
-  f.module = cat("model.", kBlock);
+  f.module = cat("model.", kSparseMoe);
   TensorNames names, in_memory;
-  names.router = cat(kBlock, ".router.layer.weight");
-  names.fused_gate_up = cat(kBlock, ".input_linear.weight");
-  names.fused_down = cat(kBlock, ".output_linear.weight");
-  in_memory.router = cat(kBlock, ".router.weight");
-  in_memory.fused_gate_up = cat(kBlock, ".experts.gate_up_proj");
-  in_memory.fused_down = cat(kBlock, ".experts.down_proj");
+  names.router = cat(kSparseMoe, ".router.layer.weight");
+  names.fused_gate_up = cat(kSparseMoe, ".input_linear.weight");
+  names.fused_down = cat(kSparseMoe, ".output_linear.weight");
+  in_memory.router = cat(kSparseMoe, ".router.weight");
+  in_memory.fused_gate_up = cat(kSparseMoe, ".experts.gate_up_proj");
+  in_memory.fused_down = cat(kSparseMoe, ".experts.down_proj");
   f.forms = {names, in_memory};
   return f;
 }
@@ -83,8 +81,7 @@ FamilyLayers describe_cohere2_moe(const ConfigReader& config) {
   const auto strategy = config.text_or({"shared_expert_combination_strategy"}, "average");
   if (strategy == "average" && f.config.shared.intermediate > 0) f.down_factor = 0.5f;
   f.moe_layers = sparse_layers(config, f.num_layers, 0);
-  f.forms = {names_of_experts("layers.{layer}.mlp")};
-  name_shared_expert(f.forms.front(), "layers.{layer}.mlp.shared_experts");
+  f.forms = {names_of_experts(kMlp, {.shared = ".shared_experts"})};
   return f;
 }
 
