@@ -1,4 +1,4 @@
-// src/weights/by_hand.cc -- layer.json: a layer of a family that nobody taught us.
+// src/weights/by_hand.cc -- layer.json: a layer of a family that is not in the list.
 // docs/guide/checkpoints.md has the format.
 #include <array>
 #include <cmath>
@@ -43,10 +43,11 @@ float number(const ConfigReader& reader, const char* key, double absent) {
 }
 
 GateConfig gate_from(const ConfigReader& gate) {
-  gate.refuse_unknown({"scoring", "renormalize", "renormalize_epsilon", "clamp_renormalizer",
-                       "scale", "correction_bias", "num_groups", "num_groups_kept", "group_score",
-                       "jitter_epsilon", "logit_softcap", "vocabulary", "num_zero_experts",
-                       "expert_scale", "rms_of_hidden"});
+  gate.refuse_unknown(
+      split("scoring renormalize renormalize_epsilon clamp_renormalizer scale correction_bias "
+            "num_groups num_groups_kept group_score jitter_epsilon logit_softcap vocabulary "
+            "num_zero_experts expert_scale rms_of_hidden",
+            ' '));
   GateConfig g;
   g.scoring = scoring_from(gate.text_or({"scoring"}, "softmax"));
   g.renormalize = gate.boolean_or({"renormalize"}, false);
@@ -99,8 +100,8 @@ constexpr std::array kTensorKeys = {
 };
 
 TensorNames names_from(const ConfigReader& tensors) {
-  std::vector<const char*> known = {"router_transposed", "fused_transposed", "fused_interleaved",
-                                    "shared_interleaved"};
+  std::vector<std::string_view> known = {"router_transposed", "fused_transposed",
+                                         "fused_interleaved", "shared_interleaved"};
   TensorNames n;
   for (const auto& key : kTensorKeys) {
     n.*key.name = tensors.text_or({key.key}, "");
@@ -163,34 +164,13 @@ MoeConfig config_from(const ConfigReader& layer) {
 }  // namespace
 
 FamilyLayers describe_by_hand(const ConfigReader& layer) {
-  layer.refuse_unknown({"hidden",
-                        "intermediate",
-                        "num_experts",
-                        "top_k",
-                        "activation",
-                        "activation_alpha",
-                        "activation_limit",
-                        "gate",
-                        "shared_intermediate",
-                        "shared_sigmoid_gated",
-                        "shared_num_scored",
-                        "shared_activation",
-                        "shared_activation_alpha",
-                        "shared_activation_limit",
-                        "input_norm",
-                        "latent",
-                        "output_norm",
-                        "norm_epsilon",
-                        "expert_bias",
-                        "router_bias",
-                        "router_weight_on_input",
-                        "down_factor",
-                        "num_layers",
-                        "moe_layers",
-                        "module",
-                        "tensors",
-                        "left_out",
-                        "quantization_config"});
+  layer.refuse_unknown(
+      split("hidden intermediate num_experts top_k activation activation_alpha activation_limit "
+            "gate shared_intermediate shared_sigmoid_gated shared_num_scored shared_activation "
+            "shared_activation_alpha shared_activation_limit input_norm latent output_norm "
+            "norm_epsilon expert_bias router_bias router_weight_on_input down_factor num_layers "
+            "moe_layers module tensors left_out quantization_config",
+            ' '));
   FamilyLayers f;
   f.config = config_from(layer);
   f.down_factor = number(layer, "down_factor", 1);

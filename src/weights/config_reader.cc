@@ -2,10 +2,8 @@
 #include "weights/config_reader.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <string_view>
 
 #include "weights/text.h"
 
@@ -105,44 +103,32 @@ std::string ConfigReader::text_or(Keys keys, const std::string& absent) const {
   return is_absent(keys) ? absent : text(keys);
 }
 
-std::vector<int64_t> ConfigReader::integers_or_none(Keys keys) const {
-  std::vector<int64_t> values;
+template <class T>
+std::vector<T> ConfigReader::list(Keys keys, bool (*is_entry)(const nlohmann::json&),
+                                  const char* rule) const {
   const auto* list = find(keys);
-  if (!list) return values;
-  if (!list->is_array()) refuse(keys, "a list of integers");
-  for (const auto& v : *list) {
-    if (!is_int64(v)) refuse(keys, "a list of integers");
-    values.push_back(v.get<int64_t>());
-  }
-  return values;
+  if (!list) return {};
+  if (!list->is_array() || !std::ranges::all_of(*list, is_entry)) refuse(keys, rule);
+  return list->get<std::vector<T>>();
+}
+
+std::vector<int64_t> ConfigReader::integers_or_none(Keys keys) const {
+  return list<int64_t>(keys, is_int64, "a list of integers");
 }
 
 std::vector<std::string> ConfigReader::texts_or_none(Keys keys) const {
-  std::vector<std::string> values;
-  const auto* list = find(keys);
-  if (!list) return values;
-  if (!list->is_array()) refuse(keys, "a list of strings");
-  for (const auto& v : *list) {
-    if (!v.is_string()) refuse(keys, "a list of strings");
-    values.push_back(v.get<std::string>());
-  }
-  return values;
+  return list<std::string>(
+      keys, [](const auto& value) { return value.is_string(); }, "a list of strings");
 }
 
 std::vector<int64_t> ConfigReader::integers_of_text_or_list(const char* key) const {
   const auto* value = find({key});
   if (!value || !value->is_string()) return integers_or_none({key});
   std::vector<int64_t> values;
-  const auto text = value->get<std::string>();
-  const char* at = text.data();
-  const char* const end = at + text.size();
-  while (at < end) {
-    int64_t number = 0;
-    const auto [next, error] = std::from_chars(at, end, number);
-    if (error != std::errc{} || (next != end && *next != ','))
-      refuse({key}, "integers between commas");
-    values.push_back(number);
-    at = next == end ? end : next + 1;
+  for (const auto part : split(value->get_ref<const std::string&>(), ',')) {
+    const auto number = integer_of(part);
+    if (!number) refuse({key}, "integers between commas");
+    values.push_back(*number);
   }
   return values;
 }
@@ -154,12 +140,10 @@ std::optional<ConfigReader> ConfigReader::object(Keys keys) const {
   return ConfigReader(*value, file_);
 }
 
-void ConfigReader::refuse_unknown(std::span<const char* const> known) const {
+void ConfigReader::refuse_unknown(const std::vector<std::string_view>& known) const {
   for (const auto& [key, value] : object_.items())
-    SWITCHYARD_REQUIRE(std::any_of(known.begin(), known.end(),
-                                   [&key = key](std::string_view k) { return k == key; }),
-                       BadFile, "checkpoint: ", file_, ", key ", key, " is unknown. Known are ",
-                       joined(known), ".");
+    SWITCHYARD_REQUIRE(std::ranges::count(known, key) > 0, BadFile, "checkpoint: ", file_, ", key ",
+                       key, " is unknown. Known are ", joined(known), ".");
 }
 
 }  // namespace switchyard

@@ -5,8 +5,8 @@
 #include <initializer_list>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
-#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace switchyard {
@@ -14,7 +14,7 @@ namespace switchyard {
 class ConfigReader {
  public:
   // Spellings of one key, newest first; the first that is present and not null counts. A key that
-  // is null is refused where nothing is said about null.
+  // is null is refused where a function does not mention null.
   using Keys = std::initializer_list<const char*>;
 
   ConfigReader(const nlohmann::json& object, std::string file)
@@ -42,15 +42,14 @@ class ConfigReader {
   // The object under a key; empty when there is none.
   std::optional<ConfigReader> object(Keys keys) const;
   // Refuses keys that are not in `known`, so that a typing error is not silently a default.
-  void refuse_unknown(std::span<const char* const> known) const;
-  void refuse_unknown(Keys known) const {
-    refuse_unknown(std::span<const char* const>(known.begin(), known.size()));
-  }
+  void refuse_unknown(const std::vector<std::string_view>& known) const;
 
   const nlohmann::json& json() const { return object_; }
   const std::string& file() const { return file_; }
 
  private:
+  template <class T>
+  std::vector<T> list(Keys keys, bool (*is_entry)(const nlohmann::json&), const char* rule) const;
   const nlohmann::json* find(Keys keys) const;
   bool is_absent(Keys keys) const;
   [[noreturn]] void refuse(Keys keys, const char* rule) const;

@@ -62,7 +62,7 @@ constexpr std::array kFamilies = {
     Family{"qwen3_omni_moe", describe_qwen3_omni_moe, "Qwen3OmniMoe Qwen3Moe"},
     Family{"qwen3_omni_moe_thinker", describe_qwen3_omni_moe, "Qwen3OmniMoe Qwen3Moe"},
     Family{"qwen3_vl_moe", describe_qwen3_vl_moe, "Qwen3VLMoe Qwen3Moe"},
-    Family{"qwen4_exp", describe_qwen4_exp, "Qwen4Exp"},
+    Family{"qwen4_exp", describe_qwen3_next, "Qwen4Exp"},
     Family{"solar_open", describe_solar_open, "SolarOpen"},
     Family{"step3p5", describe_step, "Step3p5"},
     Family{"step3p7", describe_step, "Step3p7 Step3p5"},

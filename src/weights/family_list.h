@@ -25,8 +25,8 @@ Describe describe_nemotron_h;
 Describe describe_phimoe, describe_llama4;
 
 // family_qwen.cc
-Describe describe_qwen2_moe, describe_qwen3_moe, describe_qwen3_next, describe_qwen4_exp,
-    describe_qwen3_5_moe, describe_qwen3_vl_moe, describe_qwen3_omni_moe;
+Describe describe_qwen2_moe, describe_qwen3_moe, describe_qwen3_next, describe_qwen3_5_moe,
+    describe_qwen3_vl_moe, describe_qwen3_omni_moe;
 
 // family_sigmoid.cc
 Describe describe_deepseek_v3, describe_glm4_moe, describe_glm4_moe_lite, describe_glm_moe_dsa,

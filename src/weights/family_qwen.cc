@@ -52,10 +52,6 @@ FamilyLayers describe_qwen3_next(const ConfigReader& config) {
   return with_gated_shared_expert(describe_qwen(config, true), config);
 }
 
-FamilyLayers describe_qwen4_exp(const ConfigReader& config) {
-  return describe_qwen3_next(config);
-}
-
 // Always renormalised: absent norm_topk_prob says nothing else.
 FamilyLayers describe_qwen3_5_moe(const ConfigReader& config) {
   FamilyLayers f = with_gated_shared_expert(describe_qwen(config, true), config);

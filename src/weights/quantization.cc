@@ -2,6 +2,7 @@
 #include "weights/quantization.h"
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -17,25 +18,14 @@ constexpr int64_t kWhole = ScaleBlock::kWhole;
 constexpr ScaleBlock kPerTensor{kWhole, kWhole}, kPerChannel{1, kWhole}, kMxGroup{1, 32},
     kNvfp4Group{1, 16};
 
-WeightForm fp8(ScaleBlock block, bool powers_of_two = false) {
+constexpr WeightForm fp8(ScaleBlock block, bool powers_of_two = false) {
   return {Elements::E4m3, block, false, powers_of_two || block == kMxGroup, false};
 }
-WeightForm mxfp8() {
-  return {Elements::E4m3, kMxGroup, false, true, true};
-}
-WeightForm mxfp4() {
-  return {Elements::E2m1, kMxGroup, false, true, true};
-}
+constexpr WeightForm kMxfp8{Elements::E4m3, kMxGroup, false, true, true};
+constexpr WeightForm kMxfp4{Elements::E2m1, kMxGroup, false, true, true};
 // Where nothing but the scales' dtype says that they are exponents.
-WeightForm mxfp4_of_e8m0() {
-  return {Elements::E2m1, kMxGroup, false, false, true};
-}
-WeightForm nvfp4() {
-  return {Elements::E2m1, kNvfp4Group, true, false, false};
-}
-WeightForm int4(ScaleBlock block) {
-  return {Elements::Int4, block, false, false, false};
-}
+constexpr WeightForm kMxfp4OfE8m0{Elements::E2m1, kMxGroup, false, false, true};
+constexpr WeightForm kNvfp4{Elements::E2m1, kNvfp4Group, true, false, false};
 
 // What a user reads of a form that is not known.
 std::string refusal_of(const std::string& key, const std::string& value) {
@@ -85,11 +75,11 @@ class Reader {
     else if (result_.method == "modelopt")
       read_modelopt();
     else if (result_.method == "mxfp4")
-      result_.forms = {mxfp4()};
+      result_.forms = {kMxfp4};
     else if (result_.method == "mxfp8")
       read_mxfp8();
     else if (result_.method == "nvfp4" || result_.method == "modelopt_fp4")
-      result_.forms = {nvfp4()};
+      result_.forms = {kNvfp4};
     else
       result_.refusal = refusal_of("quant_method", result_.method);
     return std::move(result_);
@@ -125,13 +115,13 @@ class Reader {
     else
       result_.forms = {fp8(ScaleBlock{}, powers), fp8(kPerTensor, powers),
                        fp8(kPerChannel, powers)};
-    if (experts.empty() || experts == "fp4") add(mxfp4_of_e8m0());
+    if (experts.empty() || experts == "fp4") add(kMxfp4OfE8m0);
   }
 
   void read_mxfp8() {
     if (find(object_, "weight_block_size") && block_of("weight_block_size") != kMxGroup)
       return leave("weight_block_size", shown(*find(object_, "weight_block_size")));
-    result_.forms = {mxfp8()};
+    result_.forms = {kMxfp8};
   }
 
   ScaleBlock block_of(const char* key) const {
@@ -157,16 +147,13 @@ class Reader {
   }
 
   void add_modelopt(const std::string& algorithm) {
-    if (algorithm == "FP8")
-      add(fp8(kPerTensor));
-    else if (algorithm == "FP8_PER_CHANNEL_PER_TOKEN")
-      add(fp8(kPerChannel));
-    else if (algorithm == "MXFP8")
-      add(mxfp8());
-    else if (algorithm == "NVFP4")
-      add(nvfp4());
-    else
-      leave("quant_algo", algorithm);
+    static const std::map<std::string_view, WeightForm> known = {
+        {"FP8", fp8(kPerTensor)},
+        {"FP8_PER_CHANNEL_PER_TOKEN", fp8(kPerChannel)},
+        {"MXFP8", kMxfp8},
+        {"NVFP4", kNvfp4}};
+    const auto form = known.find(algorithm);
+    form == known.end() ? leave("quant_algo", algorithm) : add(form->second);
   }
 
   // ---- compressed-tensors
@@ -199,16 +186,15 @@ class Reader {
       return leave("actorder", shown(*order));
     const int64_t bits = keys.integer({"num_bits"});
     const std::string type = keys.text_or({"type"}, "int");
-    if (format == "float-quantized" || format == "naive-quantized" || format == "mxfp8-quantized")
-      return type == "float" && bits == 8
-                 ? add_float8(keys, weights, format)
-                 : leave("format", cat(format, " of ", bits, "-bit ", type));
-    if (format == "pack-quantized")
-      return type == "int" && bits == 4 ? add_int4(keys)
-                                        : leave("format", cat(format, " of ", bits, "-bit ", type));
     if (format == "mxfp4-pack-quantized" || format == "nvfp4-pack-quantized")
       return add_float4(keys, format);
-    leave("format", format);
+    const bool is_int4 = format == "pack-quantized";
+    if (!is_int4 && format != "float-quantized" && format != "naive-quantized" &&
+        format != "mxfp8-quantized")
+      return leave("format", format);
+    if (type != (is_int4 ? "int" : "float") || bits != (is_int4 ? 4 : 8))
+      return leave("format", cat(format, " of ", bits, "-bit ", type));
+    add_scaled(keys, format, is_int4);
   }
 
   // Whether columns stand in another order, which a tensor of indices tells.
@@ -216,28 +202,30 @@ class Reader {
     return order != false && order != "weight" && order != "static";
   }
 
-  void add_float8(const ConfigReader& keys, const Json& weights, const std::string& format) {
+  void add_scaled(const ConfigReader& keys, const std::string& format, bool is_int4) {
     const std::string strategy = keys.text({"strategy"});
     if (format == "mxfp8-quantized") {
-      if (keys.integer_or({"group_size"}, 32) != 32)
-        return leave("group_size", shown(*find(weights, "group_size")));
-      return add(mxfp8());
+      const int64_t group = keys.integer_or({"group_size"}, 32);
+      return group == 32 ? add(kMxfp8) : leave("group_size", cat(group));
     }
-    if (strategy == "tensor")
-      add(fp8(kPerTensor));
-    else if (strategy == "channel")
-      add(fp8(kPerChannel));
-    else if (strategy == "block")
-      add(fp8(block_structure(keys, weights)));
+    const auto add_blocks = [&](ScaleBlock block) {
+      add(is_int4 ? WeightForm{Elements::Int4, block} : fp8(block));
+    };
+    if (strategy == "channel")
+      add_blocks(kPerChannel);
     else if (strategy == "group")
-      add(fp8(group_of(keys)));
+      add_blocks(block_from({1, keys.integer({"group_size"})}, "group_size"));
+    else if (strategy == "tensor" && !is_int4)
+      add_blocks(kPerTensor);
+    else if (strategy == "block" && !is_int4)
+      add_blocks(block_structure(keys));
     else
       leave("strategy", strategy);
   }
 
   // [128, 128], or "128x128" of older ones.
-  ScaleBlock block_structure(const ConfigReader& keys, const Json& weights) const {
-    const Json* value = find(weights, "block_structure");
+  static ScaleBlock block_structure(const ConfigReader& keys) {
+    const Json* value = find(keys.json(), "block_structure");
     if (value == nullptr || !value->is_string())
       return block_from(keys.integers_or_none({"block_structure"}), "block_structure");
     const auto& text = value->get_ref<const std::string&>();
@@ -254,22 +242,8 @@ class Reader {
     return good ? std::stoll(text) : 0;
   }
 
-  static ScaleBlock group_of(const ConfigReader& keys) {
-    return block_from({1, keys.integer({"group_size"})}, "group_size");
-  }
-
-  void add_int4(const ConfigReader& keys) {
-    const std::string strategy = keys.text({"strategy"});
-    if (strategy == "group")
-      add(int4(group_of(keys)));
-    else if (strategy == "channel")
-      add(int4(kPerChannel));
-    else
-      leave("strategy", strategy);
-  }
-
   void add_float4(const ConfigReader& keys, const std::string& format) {
-    const WeightForm form = format == "nvfp4-pack-quantized" ? nvfp4() : mxfp4();
+    const WeightForm form = format == "nvfp4-pack-quantized" ? kNvfp4 : kMxfp4;
     const int64_t group = keys.integer_or({"group_size"}, form.block.cols);
     if (group != form.block.cols) return leave("group_size", cat(group, " of ", format));
     const std::string type = keys.text_or({"type"}, "float");
@@ -315,8 +289,7 @@ std::string forms_text(const std::vector<WeightForm>& forms) {
 }
 
 Quantization undeclared_quantization() {
-  return {
-      "", {fp8(ScaleBlock{}), fp8(kPerTensor), fp8(kPerChannel), mxfp4_of_e8m0(), nvfp4()}, "", ""};
+  return {"", {fp8(ScaleBlock{}), fp8(kPerTensor), fp8(kPerChannel), kMxfp4OfE8m0, kNvfp4}, "", ""};
 }
 
 Quantization read_quantization(const Json& config, const std::string& file) {

@@ -138,18 +138,6 @@ StoredTensor TensorSource::open(const std::string& name) const {
   return StoredTensor::plain(*parts.values);
 }
 
-StoredTensor TensorSource::open_scaled(const Parts& p) const {
-  const std::string& dtype = p.values->dtype;
-  if (p.scales == nullptr) refuse(p, "has no scale beside it");
-  if (p.in_blocks || (dtype == "U8" && p.is_packed) ||
-      ((dtype == "U8" || dtype == "I8") && !p.is_packed))
-    return open_fp4(p);
-  if (p.overall != nullptr) refuse(p, cat("only nvfp4 has ", p.overall->name));
-  if (p.is_packed && dtype == "I32") return open_int4(p);
-  if (!p.is_packed && dtype == "F8_E4M3") return open_fp8(p);
-  refuse(p, "a dtype that is not read");
-}
-
 // The form that the config admits and whose scales have this shape.
 WeightForm TensorSource::form_of(const Parts& p, Elements elements, bool is_nvfp4) const {
   std::vector<WeightForm> of_kind;
@@ -172,37 +160,28 @@ WeightForm TensorSource::form_of(const Parts& p, Elements elements, bool is_nvfp
   return of_kind.front();
 }
 
-StoredTensor TensorSource::open_fp8(const Parts& p) const {
-  const WeightForm form = form_of(p, Elements::E4m3, false);
-  const ScaleBits bits = bits_of(*p.scales, form);
+// fp4 is told by its scales: e4m3 with one for the tensor, or exponents.
+StoredTensor TensorSource::open_scaled(const Parts& p) const {
+  const std::string& dtype = p.values->dtype;
+  if (p.scales == nullptr) refuse(p, "has no scale beside it");
+  const bool is_fp4 = p.in_blocks || dtype == "U8" || (dtype == "I8" && !p.is_packed);
+  const bool is_nvfp4 = is_fp4 && p.scales->dtype == "F8_E4M3";
+  const std::string only_nvfp4 =
+      p.overall == nullptr || is_nvfp4 ? "" : cat("only nvfp4 has ", p.overall->name);
+  if (!is_fp4 && !only_nvfp4.empty()) refuse(p, only_nvfp4);
+  if (!is_fp4 && dtype != (p.is_packed ? "I32" : "F8_E4M3")) refuse(p, "a dtype that is not read");
+  const Elements elements = is_fp4 ? Elements::E2m1 : p.is_packed ? Elements::Int4 : Elements::E4m3;
+  const WeightForm form = form_of(p, elements, is_nvfp4);
+  if (!only_nvfp4.empty()) refuse(p, only_nvfp4);
+  if (p.in_blocks) return StoredTensor::mxfp4(*p.values, *p.scales);
+  if (is_nvfp4 && p.overall == nullptr)
+    refuse(p, "nvfp4 needs weight_scale_2 or weight_global_scale");
+  const ScaleBits bits = is_nvfp4 ? ScaleBits::E4m3 : bits_of(*p.scales, form);
   if (form.only_powers_of_two && bits != ScaleBits::E8m0)
     refuse(p, cat(p.scales->name, " is ", p.scales->dtype, ", need F8_E8M0 or U8"));
-  return StoredTensor::scaled(Elements::E4m3, *p.values, {*p.scales, bits, form.block});
-}
-
-// Told apart by the scales: e4m3 with one for the tensor, or exponents.
-StoredTensor TensorSource::open_fp4(const Parts& p) const {
-  const bool is_nvfp4 = p.scales->dtype == "F8_E4M3";
-  const WeightForm form = form_of(p, Elements::E2m1, is_nvfp4);
-  if (!is_nvfp4 && p.overall != nullptr) refuse(p, cat("only nvfp4 has ", p.overall->name));
-  if (p.in_blocks) return StoredTensor::mxfp4(*p.values, *p.scales);
-  if (is_nvfp4) {
-    if (p.overall == nullptr) refuse(p, "nvfp4 needs weight_scale_2 or weight_global_scale");
-    return StoredTensor::scaled(
-        Elements::E2m1, *p.values,
-        {*p.scales, ScaleBits::E4m3, form.block, p.overall, p.overall_divides});
-  }
-  const ScaleBits bits = bits_of(*p.scales, form);
-  if (bits != ScaleBits::E8m0)
-    refuse(p, cat(p.scales->name, " is ", p.scales->dtype, ", need F8_E8M0 or U8"));
-  return StoredTensor::scaled(Elements::E2m1, *p.values, {*p.scales, bits, form.block});
-}
-
-StoredTensor TensorSource::open_int4(const Parts& p) const {
-  const WeightForm form = form_of(p, Elements::Int4, false);
-  const ScaleBits bits = bits_of(*p.scales, form);
-  auto matrix = StoredTensor::scaled(Elements::Int4, *p.values, {*p.scales, bits, form.block});
-  check_shape_of(p, matrix);
+  auto matrix = StoredTensor::scaled(elements, *p.values,
+                                     {*p.scales, bits, form.block, p.overall, p.overall_divides});
+  if (elements == Elements::Int4) check_shape_of(p, matrix);
   return matrix;
 }
 

@@ -45,9 +45,6 @@ class TensorSource {
   const TensorEntry* one_of(std::initializer_list<std::string> names) const;
   void refuse_foreign(const std::string& name, const std::string& module) const;
   StoredTensor open_scaled(const Parts& parts) const;
-  StoredTensor open_fp8(const Parts& parts) const;
-  StoredTensor open_fp4(const Parts& parts) const;
-  StoredTensor open_int4(const Parts& parts) const;
   void check_shape_of(const Parts& parts, const StoredTensor& matrix) const;
   WeightForm form_of(const Parts& parts, Elements elements, bool is_nvfp4) const;
   [[noreturn]] void refuse(const Parts& parts, const std::string& what) const;
