@@ -5,6 +5,7 @@
 #include <array>
 #include <map>
 #include <mutex>
+#include <regex>
 #include <string_view>
 
 #include "base/require.h"
@@ -16,37 +17,19 @@ namespace {
 
 // ---- files without an index: their headers say what they hold
 
-constexpr std::string_view kEnding = ".safetensors", kOf = "-of-";
+constexpr std::string_view kEnding = ".safetensors";
 
-// model-00002-of-00003.safetensors: "model", 2, 3.
+// model-00002-of-00003.safetensors: "model", 00002, 00003.
 struct ShardName {
-  std::string stem;
-  std::string number;  // with its zeros
-  std::string count;
+  std::string stem, number, count;
 };
 
-// The digits that `text` ends with, taken from it.
-std::string take_digits(std::string_view& text) {
-  const size_t last = text.find_last_not_of("0123456789");
-  const size_t begin = last == text.npos ? 0 : last + 1;
-  std::string digits(text.substr(begin));
-  text.remove_suffix(digits.size());
-  return digits;
-}
-
 std::optional<ShardName> shard_name(const std::filesystem::path& path) {
+  static const std::regex pattern(R"(([^]*)-([0-9]+)-of-([0-9]+)\.safetensors)");
   const std::string file = path.filename().string();
-  std::string_view text = file;
-  if (!text.ends_with(kEnding)) return {};
-  text.remove_suffix(kEnding.size());
-  ShardName name;
-  name.count = take_digits(text);
-  if (name.count.empty() || !text.ends_with(kOf)) return {};
-  text.remove_suffix(kOf.size());
-  name.number = take_digits(text);
-  if (name.number.empty() || !text.ends_with('-')) return {};
-  name.stem = text.substr(0, text.size() - 1);
-  return name;
+  std::smatch parts;
+  if (!std::regex_match(file, parts, pattern)) return {};
+  return ShardName{parts[1], parts[2], parts[3]};
 }
 
 // The first file that the names of the others speak of; empty when all are there.
@@ -61,7 +44,7 @@ std::string missing_shard(const std::vector<std::filesystem::path>& paths) {
     if (digits.size() < name->number.size())
       digits.insert(0, name->number.size() - digits.size(), '0');
     const auto path =
-        paths.front().parent_path() / cat(name->stem, "-", digits, kOf, name->count, kEnding);
+        paths.front().parent_path() / cat(name->stem, "-", digits, "-of-", name->count, kEnding);
     if (std::find(paths.begin(), paths.end(), path) == paths.end()) return path.string();
   }
   return "";

@@ -3,7 +3,7 @@
 
 #include <array>
 
-#include "weights/family_list.h"
+#include "weights/family_parts.h"
 
 namespace switchyard {
 namespace {

@@ -1,6 +1,5 @@
 // src/weights/family_deepseek_v4.cc -- square roots of softplus as scores, always renormalised; in
 // the first layers a token's id chooses its experts; all experts clamp what goes into silu.
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

@@ -1,7 +1,6 @@
 // src/weights/family_gemma4.cc -- gemma4: the router sees normed and scaled hidden states, softmax
 // then top-k, renormalised, then a scale per expert; norms before and after the experts.
 #include "base/require.h"
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

@@ -1,6 +1,5 @@
 // src/weights/family_hunyuan.cc -- hunyuan_v1_moe: softmax then top-k, renormalised; a shared
 // expert. Sizes may be lists, one entry per layer.
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

@@ -1,6 +1,5 @@
 // src/weights/family_inkling.cc -- sigmoid scores of routed and shared experts, renormalised over
 // both, scaled by a constant and a tensor; a correction bias for the choice.
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

@@ -1,6 +1,5 @@
 // src/weights/family_nemotron_h.cc -- DeepSeek-V3's gate; experts of two matrices with relu^2
 // between them, perhaps on a latent; a pattern says which layers are MoE layers.
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

@@ -1,5 +1,4 @@
 // src/weights/family_others.cc -- gates that no other family has.
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

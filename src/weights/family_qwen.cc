@@ -2,7 +2,6 @@
 // shared expert with a sigmoid gate.
 #include <algorithm>
 
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

@@ -1,5 +1,4 @@
 // src/weights/family_softmax.cc -- softmax over all experts, then top-k; no shared expert.
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

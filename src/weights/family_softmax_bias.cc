@@ -1,7 +1,6 @@
 // src/weights/family_softmax_bias.cc -- softmax over all experts, a correction bias for the choice.
 #include <algorithm>
 
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

@@ -1,6 +1,5 @@
 // src/weights/family_softmax_groups.cc -- softmax over all experts, perhaps inside the best groups;
 // scaled; shared experts.
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

@@ -1,7 +1,6 @@
 // src/weights/family_step.cc -- step3p5, step3p7: sigmoid scores with a correction bias,
 // renormalised and scaled; some layers clamp what comes out of silu, the shared expert elsewhere
 // than the routed ones.
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

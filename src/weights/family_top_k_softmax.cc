@@ -1,5 +1,4 @@
 // src/weights/family_top_k_softmax.cc -- top-k of the logits, then softmax over the chosen.
-#include "weights/family_list.h"
 #include "weights/family_parts.h"
 
 namespace switchyard {

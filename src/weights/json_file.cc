@@ -3,15 +3,38 @@
 
 #include <algorithm>
 #include <cctype>
+#include <charconv>
 
 #include "base/require.h"
 #include "weights/mapped_file.h"
-#include "weights/python_json.h"
 
 namespace switchyard {
 namespace {
 
 using Json = nlohmann::json;
+
+bool in_token(char c) {
+  return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '+' ||
+         c == '-' || c == '.';
+}
+
+// A number too large for a double. One too small is 0 to a parser, as to Python.
+bool overflows(std::string_view number) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+  if (error != std::errc::result_out_of_range || end != number.data() + number.size()) return false;
+  const size_t exponent = number.find_first_of("eE");
+  if (exponent != number.npos) return number[exponent + 1] != '-';
+  return !number.substr(number.front() == '-').starts_with("0.");
+}
+
+bool is_no_finite_number(std::string_view token) {
+  if (token == "NaN" || token == "Infinity" || token == "-Infinity") return true;
+  // Up to here an integer or a fraction fits, and most tokens are short: nothing to measure.
+  constexpr size_t kDigitsThatFit = 300;
+  return (token.size() > kDigitsThatFit || token.find_first_of("eE") != token.npos) &&
+         overflows(token);
+}
 
 // Where a text stops being JSON.
 struct FaultFinder final : nlohmann::detail::json_sax_acceptor<Json> {
@@ -34,22 +57,52 @@ std::string shown(std::string_view text, size_t fault) {
   return cat("...", text.substr(end - kShown, kShown));
 }
 
-[[noreturn]] void refuse(std::string_view text, const std::string& file) {
-  FaultFinder fault;
-  Json::sax_parse(PythonJson::begin(text), PythonJson::end(text), &fault);
-  auto at = PythonJson::begin(text);
-  const auto end = PythonJson::end(text);
-  for (size_t left = fault.read; left > 1 && !(at == end); --left) ++at;
-  const auto before = text.substr(0, at.position());
+[[noreturn]] void refuse(const QuotedJson& json, const std::string& file) {
+  FaultFinder finder;
+  Json::sax_parse(json.text(), &finder);
+  const size_t fault = finder.read > 0 ? finder.read - 1 : 0;
+  const std::string_view text = json.original();
+  const auto before = text.substr(0, json.original_position(fault));
   const std::string where = cat("checkpoint: ", file, ", line ",
                                 1 + std::count(before.begin(), before.end(), '\n'), ": ");
-  SWITCHYARD_REQUIRE(!(at == end), BadFile, where,
+  SWITCHYARD_REQUIRE(fault < json.text().size(), BadFile, where,
                      "the text ends inside its JSON. The file is truncated; copy it again.");
-  throw Error(Errc::BadFile, cat(where, "no JSON at the end of '", shown(text, at.position()),
+  throw Error(Errc::BadFile, cat(where, "no JSON at the end of '", shown(text, before.size()),
                                  "'. Correct it, or copy the file again."));
 }
 
 }  // namespace
+
+QuotedJson::QuotedJson(std::string_view text) : original_(text) {
+  size_t copied = 0;
+  for (size_t at = 0; at < text.size();) {
+    if (text[at] == '"') {
+      for (++at; at < text.size() && text[at] != '"'; ++at) at += text[at] == '\\';
+      ++at;
+    } else if (!in_token(text[at])) {
+      ++at;
+    } else {
+      const size_t begin = at;
+      while (at < text.size() && in_token(text[at])) ++at;
+      const size_t next = text.find_first_not_of(" \t\r\n", at);
+      const bool is_key = next != text.npos && text[next] == ':';  // no JSON, for Python neither
+      if (is_key || !is_no_finite_number(text.substr(begin, at - begin))) continue;
+      copy_ += text.substr(copied, begin - copied);
+      quotes_.push_back(copy_.size());
+      copy_ += cat('"', text.substr(begin, at - begin), '"');
+      quotes_.push_back(copy_.size() - 1);
+      copied = at;
+    }
+  }
+  if (!quotes_.empty()) copy_ += text.substr(copied);
+}
+
+size_t QuotedJson::original_position(size_t position) const {
+  const auto next = std::ranges::lower_bound(quotes_, position);
+  const auto before = static_cast<size_t>(next - quotes_.begin());
+  const bool is_behind = before % 2 != 0 && *next == position;
+  return std::min(position - before - is_behind, original_.size());
+}
 
 nlohmann::json read_json_object(const std::filesystem::path& path) {
   constexpr uintmax_t kMaxBytes = uintmax_t{16} << 20;  // configs have some kB
@@ -65,9 +118,9 @@ nlohmann::json parse_json_object(std::string_view text, const std::string& file)
 nlohmann::json parse_json(std::string_view text, const std::string& file,
                           const Json::parser_callback_t& keep) {
   check_nesting(text, file);
-  auto json = Json::parse(PythonJson::begin(text), PythonJson::end(text), keep,
-                          /*allow_exceptions=*/false);
-  if (json.is_discarded()) refuse(text, file);
+  const QuotedJson quoted(text);
+  auto json = Json::parse(quoted.text(), keep, /*allow_exceptions=*/false);
+  if (json.is_discarded()) refuse(quoted, file);
   return json;
 }
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace switchyard {
 
@@ -17,6 +18,24 @@ nlohmann::json parse_json_object(std::string_view text, const std::string& file)
 // The same without a rule for the result: what `keep` refuses is left out of it.
 nlohmann::json parse_json(std::string_view text, const std::string& file,
                           const nlohmann::json::parser_callback_t& keep = nullptr);
+
+// JSON as Python writes it, for a parser of JSON: NaN, Infinity, -Infinity and numbers that no double
+// holds (1e999), which Python reads as one of them, are put in quotes. A reader that needs a number
+// refuses what it sees, and a key that is not read does not matter. `text` must stay.
+class QuotedJson {
+ public:
+  explicit QuotedJson(std::string_view text);
+
+  std::string_view original() const { return original_; }
+  std::string_view text() const { return quotes_.empty() ? original_ : copy_; }
+  // Of a character of text(); of a quote behind a word, that of the word's last character.
+  size_t original_position(size_t position) const;
+
+ private:
+  std::string_view original_;
+  std::string copy_;            // empty without quotes
+  std::vector<size_t> quotes_;  // where they are in it: before and behind a word, by turns
+};
 
 // Refuses JSON of more than 64 levels before a recursive parser reads it.
 void check_nesting(std::string_view text, const std::string& file);

@@ -9,7 +9,6 @@
 #include "base/shape_text.h"
 #include "weights/name_template.h"
 #include "weights/tensor_source.h"
-#include "weights/unused_tensors.h"
 #include "weights/weight_block.h"
 
 namespace switchyard {

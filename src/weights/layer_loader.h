@@ -16,6 +16,13 @@ struct LayerTensors {
   int64_t layer = 0;
 };
 
+// unused_tensors.cc
+// Throws Error(Unsupported) that names a tensor of the layer's block which is not read though it
+// changes numbers: biases, norms, scales of experts, shared experts, projections around the
+// experts, tables of token ids, experts that the config does not count. Unknown names and what
+// belongs to quantised tensors are not looked at.
+void check_unused_tensors(const CheckpointFiles& files, const LayerTensors& tensors);
+
 // How the experts are stored. Contract: Checkpoint::stored_format.
 std::string stored_format(const CheckpointFiles& files, const LayerTensors& tensors);
 

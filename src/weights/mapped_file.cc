@@ -10,7 +10,6 @@
 #include <cstring>
 
 #include "base/require.h"
-#include "weights/file_descriptor.h"
 
 namespace switchyard {
 namespace {

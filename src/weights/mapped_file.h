@@ -1,6 +1,8 @@
 // src/weights/mapped_file.h -- a file's bytes without a copy. What only stands for a file is named.
 #pragma once
 
+#include <unistd.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -9,6 +11,21 @@
 #include <string_view>
 
 namespace switchyard {
+
+// An open file that is closed.
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
 
 class MappedFile {
  public:

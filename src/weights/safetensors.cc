@@ -11,7 +11,6 @@
 #include <nlohmann/json.hpp>
 
 #include "base/shape_text.h"
-#include "weights/file_descriptor.h"
 #include "weights/mapped_file.h"
 #include "weights/safetensors_header.h"
 

@@ -1,8 +1,8 @@
-// src/weights/unused_tensors.cc
-#include "weights/unused_tensors.h"
-
+// src/weights/unused_tensors.cc -- tensors that would change what a layer computes, if they were
+// read.
 #include <algorithm>
 
+#include "weights/layer_loader.h"
 #include "weights/name_template.h"
 #include "weights/text.h"
 

@@ -8,18 +8,11 @@
 #include "switchyard/error.h"
 #include "testing/temporary_folder.h"
 #include "weights/config_reader.h"
-#include "weights/python_json.h"
 
 namespace switchyard {
 namespace {
 
 using nlohmann::json;
-
-std::string characters(std::string_view text) {
-  std::string all;
-  for (auto at = PythonJson::begin(text); !(at == PythonJson::end(text)); ++at) all += *at;
-  return all;
-}
 
 std::string refusal(const std::function<void()>& f) {
   try {
@@ -32,7 +25,7 @@ std::string refusal(const std::function<void()>& f) {
   return "";
 }
 
-TEST(PythonJson, PutsQuotesAroundWhatIsNoFiniteNumberAndNothingElse) {
+TEST(QuotedJson, PutsQuotesAroundWhatIsNoFiniteNumberAndNothingElse) {
   const std::string big(400, '9');
   const std::pair<std::string, std::string> all[] = {
       {"", ""},
@@ -58,12 +51,12 @@ TEST(PythonJson, PutsQuotesAroundWhatIsNoFiniteNumberAndNothingElse) {
       {"[0." + std::string(400, '0') + "1]", "[0." + std::string(400, '0') + "1]"},
       {"[1e, 1e+, e, -, 1.5]", "[1e, 1e+, e, -, 1.5]"},
   };
-  for (const auto& [text, expected] : all) EXPECT_EQ(characters(text), expected);
+  for (const auto& [text, expected] : all) EXPECT_EQ(QuotedJson(text).text(), expected);
 }
 
-TEST(PythonJson, AHugeNumberTakesTimeOnce) {
+TEST(QuotedJson, AHugeNumberTakesTimeOnce) {
   const std::string text = "[" + std::string(8 << 20, '1') + "]";
-  EXPECT_EQ(characters(text).size(), text.size() + 2);
+  EXPECT_EQ(QuotedJson(text).text().size(), text.size() + 2);
 }
 
 TEST(JsonFile, WhatNobodyReadsMayBeNoNumber) {
