@@ -17,12 +17,9 @@ namespace {
 
 // A folder with a config.json alone can be listed.
 bool has_weights(const std::filesystem::path& directory) {
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) return true;
-  }
-  return false;
+  return std::ranges::any_of(names_in(directory), [](const std::string& name) {
+    return name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+  });
 }
 
 class FamilyCheckpoint final : public Checkpoint {

@@ -2,13 +2,13 @@
 #include "weights/checkpoint_files.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <mutex>
 #include <regex>
 #include <string_view>
 
 #include "base/require.h"
+#include "weights/model_folder.h"
 #include "weights/shard_index.h"
 #include "weights/text.h"
 
@@ -54,86 +54,75 @@ class FoundFiles final : public CheckpointFiles {
  public:
   // Throws Error(BadFile) where none of them can be opened. One that cannot is named when a tensor
   // is missing, which it may hold.
-  explicit FoundFiles(std::vector<std::filesystem::path> paths);
+  explicit FoundFiles(std::vector<std::filesystem::path> paths) : paths_(std::move(paths)) {
+    for (const auto& path : paths_) try {
+        files_.push_back(TensorFile::open(path));
+      } catch (const Error& e) {
+        if (first_fault_.empty()) first_fault_ = e.what();
+      }
+    if (files_.empty()) throw Error(Errc::BadFile, first_fault_);
+  }
 
-  bool has(const std::string& name) const override;
-  const TensorEntry& entry(const std::string& name) const override;
-  void for_each_name(const std::function<void(const std::string&)>& visit) const override;
+  bool has(const std::string& name) const override {
+    return std::any_of(files_.begin(), files_.end(),
+                       [&](const auto& file) { return file->find(name) != nullptr; });
+  }
+
+  const TensorEntry& entry(const std::string& name) const override {
+    const TensorFile* holder = nullptr;
+    for (const auto& file : files_) {
+      if (file->find(name) == nullptr) continue;
+      SWITCHYARD_REQUIRE(holder == nullptr, BadFile, "checkpoint: tensor ", name, " stands in ",
+                         holder->path().string(), " and in ", file->path().filename().string(),
+                         ", need one. Take away the file that does not belong here.");
+      holder = file.get();
+    }
+    if (holder == nullptr) refuse_missing(name);
+    return *holder->find(name);
+  }
+
+  void for_each_name(const std::function<void(const std::string&)>& visit) const override {
+    std::vector<const std::string*> names;
+    for (const auto& file : files_)
+      for (const auto& entry : file->entries()) names.push_back(&entry.name);
+    std::sort(names.begin(), names.end(), [](auto* a, auto* b) { return *a < *b; });
+    const auto last =
+        std::unique(names.begin(), names.end(), [](auto* a, auto* b) { return *a == *b; });
+    std::for_each(names.begin(), last, [&](const std::string* name) { visit(*name); });
+  }
 
  private:
-  [[noreturn]] void refuse_missing(const std::string& name) const;
+  [[noreturn]] void refuse_missing(const std::string& name) const {
+    const auto folder = paths_.front().parent_path().string();
+    const std::string missing = missing_shard(paths_);
+    SWITCHYARD_REQUIRE(missing.empty(), BadFile, "checkpoint: tensor ", name, ", shard ", missing,
+                       " is missing, and no other holds it. Download it again.");
+    SWITCHYARD_REQUIRE(first_fault_.empty(), BadFile, "checkpoint: ", folder, ", has no tensor ",
+                       name, " in files that can be read. ", first_fault_);
+    if (paths_.front().filename() == "model.safetensors")
+      files_.front()->tensor(name);  // throws, with the nearest name
+    throw Error(Errc::BadFile, cat("checkpoint: ", folder,
+                                   ", has neither model.safetensors nor "
+                                   "model.safetensors.index.json, and in its other ",
+                                   files_.size(), " safetensors files no tensor ", name,
+                                   ". Download the files that are missing."));
+  }
 
   std::vector<std::filesystem::path> paths_;
   std::vector<std::shared_ptr<const TensorFile>> files_;
   std::string first_fault_;  // of a file that cannot be opened
 };
 
-FoundFiles::FoundFiles(std::vector<std::filesystem::path> paths) : paths_(std::move(paths)) {
-  for (const auto& path : paths_) try {
-      files_.push_back(TensorFile::open(path));
-    } catch (const Error& e) {
-      if (first_fault_.empty()) first_fault_ = e.what();
-    }
-  if (files_.empty()) throw Error(Errc::BadFile, first_fault_);
-}
-
-bool FoundFiles::has(const std::string& name) const {
-  return std::any_of(files_.begin(), files_.end(),
-                     [&](const auto& file) { return file->find(name) != nullptr; });
-}
-
-const TensorEntry& FoundFiles::entry(const std::string& name) const {
-  const TensorFile* holder = nullptr;
-  for (const auto& file : files_) {
-    if (file->find(name) == nullptr) continue;
-    SWITCHYARD_REQUIRE(holder == nullptr, BadFile, "checkpoint: tensor ", name, " stands in ",
-                       holder->path().string(), " and in ", file->path().filename().string(),
-                       ", need one. Take away the file that does not belong here.");
-    holder = file.get();
-  }
-  if (holder == nullptr) refuse_missing(name);
-  return *holder->find(name);
-}
-
-void FoundFiles::refuse_missing(const std::string& name) const {
-  const auto folder = paths_.front().parent_path().string();
-  const std::string missing = missing_shard(paths_);
-  SWITCHYARD_REQUIRE(missing.empty(), BadFile, "checkpoint: tensor ", name, ", shard ", missing,
-                     " is missing, and no other holds it. Download it again.");
-  SWITCHYARD_REQUIRE(first_fault_.empty(), BadFile, "checkpoint: ", folder, ", has no tensor ",
-                     name, " in files that can be read. ", first_fault_);
-  if (paths_.front().filename() == "model.safetensors")
-    files_.front()->tensor(name);  // throws, with the nearest name
-  throw Error(Errc::BadFile, cat("checkpoint: ", folder,
-                                 ", has neither model.safetensors nor "
-                                 "model.safetensors.index.json, and in its other ",
-                                 files_.size(), " safetensors files no tensor ", name,
-                                 ". Download the files that are missing."));
-}
-
-void FoundFiles::for_each_name(const std::function<void(const std::string&)>& visit) const {
-  std::vector<const std::string*> names;
-  for (const auto& file : files_)
-    for (const auto& entry : file->entries()) names.push_back(&entry.name);
-  std::sort(names.begin(), names.end(), [](auto* a, auto* b) { return *a < *b; });
-  const auto last =
-      std::unique(names.begin(), names.end(), [](auto* a, auto* b) { return *a == *b; });
-  std::for_each(names.begin(), last, [&](const std::string* name) { visit(*name); });
-}
-
 // The safetensors files of a folder, in order: those named `<name>-00001-of-00003.safetensors` if
 // there are such, else all.
 std::vector<std::filesystem::path> find_safetensors(const std::filesystem::path& directory) {
   std::vector<std::filesystem::path> all, shards;
-  std::error_code error;
-  for (const auto& file : std::filesystem::directory_iterator(directory, error)) {
-    if (!file.path().filename().string().ends_with(kEnding)) continue;
-    all.push_back(file.path());
-    if (shard_name(file.path())) shards.push_back(file.path());
+  for (const std::string& name : names_in(directory)) {
+    if (!name.ends_with(kEnding)) continue;
+    all.push_back(directory / name);
+    if (shard_name(name)) shards.push_back(directory / name);
   }
-  auto& found = shards.empty() ? all : shards;
-  std::sort(found.begin(), found.end());
-  return std::move(found);
+  return shards.empty() ? all : shards;
 }
 
 // ---- shards by their index, opened when a tensor of theirs is needed
@@ -144,49 +133,44 @@ class IndexedFiles final : public CheckpointFiles {
       : directory_(index.parent_path()), index_(ShardIndex::read(index)) {}
 
   bool has(const std::string& name) const override { return index_.has(name); }
-  const TensorEntry& entry(const std::string& name) const override;
-  void for_each_name(const std::function<void(const std::string&)>& visit) const override;
+  const TensorEntry& entry(const std::string& name) const override {
+    const std::string file = index_.file_of(name);
+    const TensorEntry* found = shard(file, name).find(name);
+    SWITCHYARD_REQUIRE(found != nullptr, BadFile, "checkpoint: ", index_.path(), ", tensor ", name,
+                       ": is not in ", file,
+                       ". The index does not fit its files; download both again.");
+    return *found;
+  }
+
+  void for_each_name(const std::function<void(const std::string&)>& visit) const override {
+    for (size_t i = 0; i < index_.size(); ++i) visit(std::string(index_.tensor(i)));
+  }
 
  private:
-  const TensorFile& shard(const std::string& file, const std::string& tensor) const;
+  const TensorFile& shard(const std::string& file, const std::string& tensor) const {
+    const std::lock_guard lock(mutex_);
+    auto& open = shards_[file];
+    if (open) return *open;
+    const auto path = directory_ / file;
+    std::error_code error;
+    const auto kind = std::filesystem::symlink_status(path, error).type();
+    SWITCHYARD_REQUIRE(
+        kind != std::filesystem::file_type::not_found && kind != std::filesystem::file_type::none,
+        BadFile, "checkpoint: tensor ", tensor, ", shard ", path.string(),
+        " is missing; its index names it. Download it again.");
+    try {
+      open = TensorFile::open(path);
+    } catch (const Error& e) {
+      throw Error(e.code(), cat("checkpoint: tensor ", tensor, ", ", e.what()));
+    }
+    return *open;
+  }
 
   std::filesystem::path directory_;
   ShardIndex index_;
   mutable std::mutex mutex_;  // of shards_; ranks that are threads share a checkpoint
   mutable std::map<std::string, std::shared_ptr<const TensorFile>> shards_;  // the open ones
 };
-
-const TensorFile& IndexedFiles::shard(const std::string& file, const std::string& tensor) const {
-  const std::lock_guard lock(mutex_);
-  auto& open = shards_[file];
-  if (open) return *open;
-  const auto path = directory_ / file;
-  std::error_code error;
-  const auto kind = std::filesystem::symlink_status(path, error).type();
-  SWITCHYARD_REQUIRE(
-      kind != std::filesystem::file_type::not_found && kind != std::filesystem::file_type::none,
-      BadFile, "checkpoint: tensor ", tensor, ", shard ", path.string(),
-      " is missing; its index names it. Download it again.");
-  try {
-    open = TensorFile::open(path);
-  } catch (const Error& e) {
-    throw Error(e.code(), cat("checkpoint: tensor ", tensor, ", ", e.what()));
-  }
-  return *open;
-}
-
-const TensorEntry& IndexedFiles::entry(const std::string& name) const {
-  const std::string file = index_.file_of(name);
-  const TensorEntry* found = shard(file, name).find(name);
-  SWITCHYARD_REQUIRE(found != nullptr, BadFile, "checkpoint: ", index_.path(), ", tensor ", name,
-                     ": is not in ", file,
-                     ". The index does not fit its files; download both again.");
-  return *found;
-}
-
-void IndexedFiles::for_each_name(const std::function<void(const std::string&)>& visit) const {
-  for (size_t i = 0; i < index_.size(); ++i) visit(std::string(index_.tensor(i)));
-}
 
 // ---- the choice
 
@@ -203,16 +187,10 @@ bool is_link(const std::filesystem::path& path) {
 
 // A file of the folder in a format that is not read; empty without one.
 std::string other_format(const std::filesystem::path& directory) {
-  constexpr std::array<std::string_view, 5> kEndings = {".bin", ".gguf", ".pth", ".pt", ".h5"};
-  std::string first;
-  std::error_code error;
-  for (const auto& file : std::filesystem::directory_iterator(directory, error)) {
-    const std::string name = file.path().filename().string();
-    const bool is_one = std::any_of(kEndings.begin(), kEndings.end(),
-                                    [&](std::string_view e) { return name.ends_with(e); });
-    if (is_one && (first.empty() || name < first)) first = name;
-  }
-  return first;
+  for (const std::string& name : names_in(directory))
+    for (const char* ending : {".bin", ".gguf", ".pth", ".pt", ".h5"})
+      if (name.ends_with(ending)) return name;
+  return "";
 }
 
 [[noreturn]] void refuse_empty(const std::filesystem::path& directory) {

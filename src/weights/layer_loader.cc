@@ -120,9 +120,10 @@ class Loader {
     if (progress_) progress_(done_bytes_, total_bytes_);
   }
 
-  // A whole stored tensor.
-  void load(Tensor dst, const std::string& name, const char* key, Shape shape, int64_t expert = 0) {
-    copy(dst, stored(name, key, shape, expert), 1, dst.count(), {0, dst.count(), 1});
+  // A stored tensor of this shape, or as much of it as dst holds.
+  void load(Tensor dst, const std::string& name, const char* key, Shape shape, int64_t expert = 0,
+            float factor = 1) {
+    copy(dst, stored(name, key, shape, expert), 1, dst.count(), {0, dst.count(), 1}, factor);
   }
 
  private:
@@ -175,8 +176,7 @@ void load_separate_experts(Loader& loader, const WeightBlock& b, int64_t first_e
                   {i, h}, id);
       if (c.activation.gated()) loader.load(w1.rows(i, i), n.expert_up, "expert_up", {i, h}, id);
     }
-    loader.copy(b.w2.rows(e, 1), loader.stored(n.expert_down, "expert_down", {h, i}, id), h, i,
-                {0, i, 1}, loader.down_factor());
+    loader.load(b.w2.rows(e, 1), n.expert_down, "expert_down", {h, i}, id, loader.down_factor());
   }
 }
 
@@ -353,8 +353,7 @@ void load_correction_bias(Loader& loader, Tensor dst) {
   const int64_t count = dst.dim(0);
   const bool has_rows = n.correction_rows > 1 || loader.rank_of(n.correction_bias) == 2;
   const Shape shape = has_rows ? Shape{n.correction_rows, count} : Shape{count};
-  loader.copy(dst, loader.stored(n.correction_bias, "correction_bias", shape), 1, count,
-              {0, count, 1});
+  loader.load(dst, n.correction_bias, "correction_bias", shape);
 }
 
 void load_expert_scale(Loader& loader, Tensor dst) {
@@ -430,8 +429,7 @@ void load_shared(Loader& loader, const WeightBlock& b) {
   if (is == 0) return;
   load_shared_w1(loader, b.shared_w1);
   const Shape w2 = scored > 0 ? Shape{scored, h, is / scored} : Shape{h, is};
-  loader.copy(b.shared_w2, loader.stored(n.shared_down, "shared_down", w2), 1, h * is,
-              {0, h * is, 1}, loader.down_factor());
+  loader.load(b.shared_w2, n.shared_down, "shared_down", w2, 0, loader.down_factor());
   if (c.shared.sigmoid_gated)
     loader.load(b.shared_gate, n.shared_expert_gate, "shared_expert_gate", {1, h});
 }

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <string>
-#include <vector>
 
 #include "base/require.h"
 #include "weights/mapped_file.h"
@@ -52,11 +50,8 @@ bool is_hub_name(const std::string& text) {
 }
 
 std::vector<std::string> folders_in(const fs::path& folder) {
-  std::vector<std::string> names;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error))
-    if (is_folder(entry.path())) names.push_back(entry.path().filename().string());
-  std::sort(names.begin(), names.end());
+  auto names = names_in(folder);
+  std::erase_if(names, [&](const std::string& name) { return !is_folder(folder / name); });
   return names;
 }
 
@@ -99,6 +94,15 @@ fs::path only_snapshot(const fs::path& snapshots) {
 }
 
 }  // namespace
+
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error))
+    names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
 
 fs::path find_model_folder(const fs::path& path) {
   if (!is_folder(path)) refuse_no_folder(path);

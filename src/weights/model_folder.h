@@ -2,6 +2,8 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <vector>
 
 namespace switchyard {
 
@@ -10,5 +12,8 @@ namespace switchyard {
 // Throws Error(BadFile): no folder (for what looks like a name on the hub, how to download it), or
 // not one snapshot to take, with those that are there.
 std::filesystem::path find_model_folder(const std::filesystem::path& path);
+
+// What the folder holds, in order; nothing where it cannot be read.
+std::vector<std::string> names_in(const std::filesystem::path& folder);
 
 }  // namespace switchyard

@@ -254,9 +254,11 @@ Verdict period_rule(const Seen& s) {
   });
 }
 
-// A list or string with an entry for each layer; what it has more belongs to layers that predict
+// A list with an entry for each layer; what it has more belongs to layers that predict
 // later tokens.
 Verdict each_layer_rule(const Seen& s, const std::function<bool(const json& entry)>& is_moe) {
+  if (s.value.is_null()) return {};
+  if (!s.value.is_array()) return layer_list(s);
   bool agrees = static_cast<int64_t>(s.value.size()) >= s.layers.num_layers;
   for (int64_t i = 0; agrees && i < s.layers.num_layers; ++i)
     agrees = is_moe(s.value[static_cast<size_t>(i)]) == s.is_moe(i);
@@ -264,8 +266,6 @@ Verdict each_layer_rule(const Seen& s, const std::function<bool(const json& entr
 }
 
 Verdict types_rule(const Seen& s) {
-  if (s.value.is_null()) return {};
-  if (!s.value.is_array()) return layer_list(s);
   return each_layer_rule(
       s, [](const json& v) { return v == "sparse" || v == "moe" || v == "hash_moe"; });
 }
@@ -286,8 +286,6 @@ Verdict pattern_rule(const Seen& s) {
 }
 
 Verdict flags_rule(const Seen& s) {
-  if (s.value.is_null()) return {};
-  if (!s.value.is_array()) return layer_list(s);
   return each_layer_rule(s, [](const json& v) {
     return v.is_boolean() ? v.get<bool>() : v.is_number() && v.get<double>() != 0;
   });

@@ -13,6 +13,7 @@
 #include "base/shape_text.h"
 #include "weights/mapped_file.h"
 #include "weights/safetensors_header.h"
+#include "weights/text.h"
 
 namespace switchyard {
 namespace {
@@ -35,11 +36,6 @@ std::string_view file_dtype(DType dtype) {
 
 std::string errno_text() {
   return std::strerror(errno);
-}
-
-size_t common_prefix(std::string_view a, std::string_view b) {
-  return static_cast<size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first -
-                             a.begin());
 }
 
 class MappedTensorFile final : public TensorFile {

@@ -31,6 +31,11 @@ std::string joined(const Parts& parts, const char* separator = ", ") {
   return text;
 }
 
+// How many characters both begin with.
+inline size_t common_prefix(std::string_view a, std::string_view b) {
+  return static_cast<size_t>(std::ranges::mismatch(a, b).in1 - a.begin());
+}
+
 // The number that the whole text spells.
 inline std::optional<int64_t> integer_of(std::string_view text) {
   int64_t value = 0;

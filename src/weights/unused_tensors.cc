@@ -60,11 +60,7 @@ class BlockNames {
     const std::string_view experts = behind_layer(down);
     experts_folder_ = experts.substr(0, experts.find(kExpert));
     experts_folder_ = folder_of(experts_folder_);
-    const size_t common =
-        static_cast<size_t>(std::mismatch(router_folder_.begin(), router_folder_.end(),
-                                          experts_folder_.begin(), experts_folder_.end())
-                                .first -
-                            router_folder_.begin());
+    const size_t common = common_prefix(router_folder_, experts_folder_);
     block_folder_ = folder_of(router_folder_.substr(0, common));
   }
 
