@@ -1,4 +1,4 @@
-// src/weights/block_search.h -- where a checkpoint has its MoE blocks: whatever stands before
+// src/weights/block_search.h -- where a checkpoint has its MoE blocks: behind which prefix of
 // `layers.N`, and under which of a family's forms of names.
 #pragma once
 

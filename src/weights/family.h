@@ -14,12 +14,12 @@
 
 namespace switchyard {
 
-// How all experts' matrices stand in one tensor. Straight: [E, 2I, H] and [E, H, I]. Of Either the
+// The layout of all experts' matrices in one tensor. Straight: [E, 2I, H] and [E, H, I]. Of Either the
 // shapes of both tensors decide: 2I = H and I = H never hold at once.
 enum class Fused { Straight, Transposed, Either };
 
-// Tensor names as templates that begin at the layer: "layers.{layer}.mlp.gate.weight". What stands
-// before is found in the file. {layer} and {expert} stand for numbers. Empty: there is no such
+// Tensor names as templates that begin at the layer: "layers.{layer}.mlp.gate.weight". The
+// prefix before it is found in the file. {layer} and {expert} are replaced by numbers. Empty: there is no such
 // tensor.
 struct TensorNames {
   std::string router;              // [router_rows, H]
@@ -80,7 +80,7 @@ struct FamilyLayers {
   std::string nested_module;
   int64_t num_layers = 0;
   std::vector<int64_t> moe_layers;
-  bool names_are_whole = false;  // templates say what stands before the layer, too (layer.json)
+  bool names_are_whole = false;  // templates have the prefix, too (layer.json)
   std::vector<UnreadKey> unread;
   std::vector<std::string> left_out;  // templates: tensors of a layer that are not read on purpose
   int64_t num_left_out_experts = 0;   // and experts, behind those that are

@@ -30,7 +30,7 @@ FamilyLayers describe_jamba(const ConfigReader& config) {
   return f;
 }
 
-// The experts of a layer stand below each other in one matrix. Weights are divided by their 1-norm,
+// The rows of all experts of a layer are one matrix. Weights are divided by their 1-norm,
 // or by nothing where the exponent is null.
 FamilyLayers describe_dbrx(const ConfigReader& config) {
   const auto ffn = config.object({"ffn_config"});

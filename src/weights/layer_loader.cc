@@ -37,8 +37,7 @@ void store_run(Tensor dst, int64_t at, const StoredTensor& src, int64_t first, i
   }
 }
 
-// How a matrix stands in a stored one: element (row, col) at first + row * row_step + col *
-// col_step.
+// A matrix inside a stored one: element (row, col) is at first + row * row_step + col * col_step.
 struct Stride {
   int64_t first, row_step, col_step;
 };
@@ -180,7 +179,7 @@ void load_separate_experts(Loader& loader, const WeightBlock& b, int64_t first_e
   }
 }
 
-// Rows of W1 in the order gate, up, from rows that stand in halves or alternate.
+// Rows of W1 in the order gate, up, from rows in halves or in turns.
 Stride half_of(bool up, bool interleaved, int64_t first, int64_t rows, int64_t row_step,
                int64_t col_step) {
   if (interleaved) return {first + (up ? row_step : 0), 2 * row_step, col_step};
@@ -394,7 +393,7 @@ void load_router(Loader& loader, const WeightBlock& b) {
   if (c.gate.vocabulary > 0) load_token_experts(loader, b.token_experts);
 }
 
-// ---- shared experts and what stands around the routed ones
+// ---- shared experts and the path around the routed ones
 
 // One expert, or S that the gate weighs, each a block of gate rows, then up rows.
 void load_shared_w1(Loader& loader, Tensor dst) {

@@ -12,7 +12,7 @@ struct LayerTensors {
   const FamilyLayers* family = nullptr;
   const TensorNames* names = nullptr;  // one of the family's forms
   MoeConfig config;
-  std::string prefix;  // stands before every name
+  std::string prefix;  // of every name
   int64_t layer = 0;
 };
 

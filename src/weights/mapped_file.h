@@ -1,4 +1,5 @@
-// src/weights/mapped_file.h -- a file's bytes without a copy. What only stands for a file is named.
+// src/weights/mapped_file.h -- a file's bytes without a copy. Links without a target and Git LFS
+// pointers are named.
 #pragma once
 
 #include <unistd.h>

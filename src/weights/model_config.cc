@@ -7,7 +7,6 @@
 
 #include "switchyard/checkpoint.h"
 #include "weights/config_reader.h"
-#include "weights/moe_keys.h"
 #include "weights/text.h"
 
 namespace switchyard {

@@ -17,14 +17,14 @@ bool is_folder(const fs::path& path) {
   return fs::is_directory(path, ignored);
 }
 
-bool stands(const fs::path& path) {  // a link whose target is gone stands, too
+bool is_present(const fs::path& path) {  // true for a link whose target is gone, too
   std::error_code ignored;
   return fs::exists(fs::symlink_status(path, ignored));
 }
 
 bool holds_model(const fs::path& folder) {
-  return stands(folder / "config.json") || stands(folder / "model.safetensors") ||
-         stands(folder / "model.safetensors.index.json");
+  return is_present(folder / "config.json") || is_present(folder / "model.safetensors") ||
+         is_present(folder / "model.safetensors.index.json");
 }
 
 // org/name, as the hub spells it.
@@ -42,7 +42,7 @@ bool is_hub_name(const std::string& text) {
 [[noreturn]] void refuse_no_folder(const fs::path& path) {
   const std::string name = path.string(), gone = dangling(path);
   SWITCHYARD_REQUIRE(gone.empty(), BadFile, "checkpoint: ", name, ",", gone);
-  SWITCHYARD_REQUIRE(stands(path) || !is_hub_name(name), BadFile, "checkpoint: ", name,
+  SWITCHYARD_REQUIRE(is_present(path) || !is_hub_name(name), BadFile, "checkpoint: ", name,
                      ", is no folder. Download it first: hf download ", name,
                      " --local-dir DIR, then pass DIR.");
   throw Error(Errc::BadFile,

@@ -1,12 +1,11 @@
-// src/weights/moe_keys.cc
-#include "weights/moe_keys.h"
-
+// src/weights/moe_keys.cc -- what each key says about the block that is computed.
 #include <algorithm>
 #include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "weights/model_config.h"
 #include "weights/text.h"
 
 namespace switchyard {

@@ -13,7 +13,7 @@ std::string fill_template(std::string name, int64_t layer, int64_t expert = 0);
 // Its {layer} alone.
 std::string fill_layer(std::string name, int64_t layer);
 
-// The layer of a name that ends with the template, and how long what stands before it is. A
+// The layer of a name that ends with the template, and the length of its prefix. A
 // template begins behind a dot or at the name's beginning.
 struct TemplateMatch {
   int64_t layer = 0;

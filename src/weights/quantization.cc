@@ -197,7 +197,7 @@ class Reader {
     add_scaled(keys, format, is_int4);
   }
 
-  // Whether columns stand in another order, which a tensor of indices tells.
+  // Whether a tensor of indices reorders the columns.
   static bool reorders(const Json& order) {
     return order != false && order != "weight" && order != "static";
   }

@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kMxGroup = 32;  // values that share a scale; OCP Microscaling Formats 1.0
 
 template <class T>
-T load(const std::byte* bytes, int64_t i) {  // a file's bytes stand anywhere
+T load(const std::byte* bytes, int64_t i) {  // a file's bytes have no alignment
   T value;
   std::memcpy(&value, bytes + static_cast<size_t>(i) * sizeof(T), sizeof(T));
   return value;

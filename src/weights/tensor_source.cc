@@ -160,7 +160,7 @@ WeightForm TensorSource::form_of(const Parts& p, Elements elements, bool is_nvfp
   return of_kind.front();
 }
 
-// fp4 is told by its scales: e4m3 with one for the tensor, or exponents.
+// The scales decide which fp4 it is: e4m3 with one for the tensor, or exponents.
 StoredTensor TensorSource::open_scaled(const Parts& p) const {
   const std::string& dtype = p.values->dtype;
   if (p.scales == nullptr) refuse(p, "has no scale beside it");

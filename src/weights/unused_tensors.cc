@@ -33,7 +33,7 @@ std::vector<std::string> read_templates(const TensorNames& n, const MoeConfig& c
   return all;
 }
 
-// "mlp.gate." of "layers.{layer}.mlp.gate.weight"; what stands behind the layer.
+// "mlp.gate." of "layers.{layer}.mlp.gate.weight"; the part behind the layer.
 std::string_view behind_layer(std::string_view name_template) {
   const size_t at = name_template.find(kLayer);
   return at == std::string_view::npos ? name_template : name_template.substr(at + kLayer.size());

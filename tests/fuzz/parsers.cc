@@ -10,7 +10,7 @@
 
 #include "switchyard/error.h"
 #include "switchyard/layer.h"
-#include "weights/config_reader.h"
+#include "weights/json_file.h"
 #include "weights/model_config.h"
 #include "weights/safetensors_header.h"
 #include "weights/shard_index.h"

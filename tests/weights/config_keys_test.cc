@@ -11,7 +11,6 @@
 #include "switchyard/error.h"
 #include "testing/family_configs.h"
 #include "weights/model_config.h"
-#include "weights/moe_keys.h"
 
 namespace switchyard {
 namespace {
