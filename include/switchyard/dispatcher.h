@@ -159,14 +159,14 @@ class Dispatcher {
   virtual void check_stream(CUstream_st* stream) const { (void)stream; }
   /// Whether ranks of this process share a device on which their kernels wait for each other: the
   /// driver may put what two threads enqueue at once into one queue, one rank's wait before what it
-  /// waits for. So one rank at a time had better enqueue a call.
+  /// waits for. So one rank at a time enqueues a call.
   /// Source: docs/decisions/0049, bench/bench_waits_on_one_gpu.cc.
-  virtual bool enqueues_in_turn() const { return false; }
+  virtual bool serializes_enqueue() const { return false; }
   /// The host is about to wait for `stream`. Over NCCL a peer that does not come to what is on it,
   /// replayed graphs included, then ends that wait after the deadline; elsewhere nothing happens.
   virtual void before_wait(CUstream_st* stream) { (void)stream; }
   /// Once a status says that a peer is lost and the communicator does not know why: what is known
-  /// here, or empty. Over NCCL the host calls the roll of the ranks, up to the deadline once more.
+  /// here, or empty. Over NCCL the ranks first meet on the host, up to the deadline once more.
   virtual std::string why_lost() { return {}; }
 };
 

@@ -41,7 +41,7 @@ class DeviceLink {
   virtual bool is_capturing(CUstream_st* stream) = 0;
   // Throws Error(Transport) with the reason once the link is over.
   virtual void require_open() = 0;
-  // Not 0 once the link is over; the device reads it too. Whoever finds that it is over sets the
+  // Not 0 once the link is over; the device reads it too. The thread that finds it over sets the
   // word, before work that waits for peers ends.
   virtual const int32_t* ended() const = 0;
 };

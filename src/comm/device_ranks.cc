@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "base/require.h"
-#include "comm/reason.h"
+#include "comm/handshake.h"
 #include "device/memory.h"
 
 namespace switchyard {
@@ -206,13 +206,13 @@ void DeviceRanks::while_open(F enqueue) {
 // Every rank throws the reason that was given first.
 void DeviceRanks::give_up(const std::string& seen) {
   std::string reason = await_reason(host_, kPatience);
-  if (reason.empty()) reason = call_the_roll();
+  if (reason.empty()) reason = find_missing_ranks();
   host_.abort(reason.empty() ? seen : reason);
   const std::string first = host_.failure_reason();
   throw Error(Errc::Transport, first.empty() ? seen : first);
 }
 
-std::string DeviceRanks::call_the_roll() {
+std::string DeviceRanks::find_missing_ranks() {
   try {
     meet(host_);
   } catch (const Error& e) {

@@ -46,7 +46,7 @@ class DeviceRanks final : public Communicator {
   }
   void abort(const std::string& reason) noexcept override { host_.abort(reason); }
 
-  // all_gather together with the next call that moves anything, as one piece of work of the link.
+  // all_gather together with the next call that moves anything, as one call of the link.
   void gather_along(Tensor dst, ConstTensor src, CUstream_st* stream);
   // Such a call that moves nothing else.
   void exchange(CUstream_st* stream);
@@ -62,9 +62,9 @@ class DeviceRanks final : public Communicator {
   void expect(CUstream_st* stream) { link_->expect(stream); }
   // Throws Unsupported where sizes that the host reads cannot be had.
   void check_stream(CUstream_st* stream) const;
-  // Who is missing, once work did not end in time and the host's communicator knows nothing: ranks
-  // that are there meet on the host, up to the deadline.
-  std::string call_the_roll();
+  // Which ranks are missing, once work did not end in time and the host's communicator knows
+  // nothing: ranks that are there meet on the host, up to the deadline.
+  std::string find_missing_ranks();
 
  private:
   DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRanks& parent);

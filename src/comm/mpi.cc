@@ -1,4 +1,4 @@
-// src/comm/mpi.cc -- byte streams over MPI messages of at most 64 KiB. The only file that knows
+// src/comm/mpi.cc -- bytes over MPI messages of at most 64 KiB. The only file that knows
 // MPI.
 #include <mpi.h>
 
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/require.h"
-#include "comm/stream_comm.h"
+#include "comm/byte_transport.h"
 
 namespace switchyard {
 namespace {
@@ -50,9 +50,9 @@ struct Peer {
   size_t in_size = 0, in_done = 0;  // of `in`: received, handed out
 };
 
-class MpiStreams final : public Streams {
+class MpiTransport final : public ByteTransport {
  public:
-  MpiStreams() {
+  MpiTransport() {
     check(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup");
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
     check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
@@ -60,17 +60,17 @@ class MpiStreams final : public Streams {
     peers_.resize(static_cast<size_t>(size_));
     notices_.assign(static_cast<size_t>(size_), MPI_REQUEST_NULL);
   }
-  ~MpiStreams() override {
+  ~MpiTransport() override {
     for (Peer& peer : peers_) let_go(peer.sending);
     for (MPI_Request& request : notices_) let_go(request);
     MPI_Comm_free(&comm_);
   }
-  MpiStreams(const MpiStreams&) = delete;
-  MpiStreams& operator=(const MpiStreams&) = delete;
+  MpiTransport(const MpiTransport&) = delete;
+  MpiTransport& operator=(const MpiTransport&) = delete;
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  const char* transport() const override { return "mpi"; }
+  const char* name() const override { return "mpi"; }
 
   int64_t send(int to, std::span<const std::byte> bytes) override {
     Peer& peer = peers_[static_cast<size_t>(to)];
@@ -165,7 +165,7 @@ bool has_mpi() noexcept {
 
 std::unique_ptr<Communicator> make_mpi_rank(std::chrono::milliseconds deadline) {
   initialize();
-  return make_stream_comm(std::make_unique<MpiStreams>(), deadline);
+  return make_transport_comm(std::make_unique<MpiTransport>(), deadline);
 }
 
 }  // namespace switchyard

@@ -9,9 +9,8 @@
 #include <system_error>
 #include <thread>
 
-#include "comm/cards.h"
+#include "comm/handshake.h"
 #include "comm/nccl_state.h"
-#include "comm/process_identity.h"
 #include "comm/shared_by_ranks.h"
 #include "device/memory.h"
 
@@ -20,8 +19,8 @@ namespace {
 
 constexpr const char* kOperation = "nccl";
 
-// What a rank shows the others. Plain words.
-struct Card {
+// What a rank tells the others. Plain words.
+struct Handshake {
   int64_t code = 0;  // of an Error; 0: good
   ProcessIdentity process;
   DeviceId device{};
@@ -35,8 +34,8 @@ void check(const char* name, ncclResult_t answer) {
                      ". Set NCCL_DEBUG=INFO and look at that rank.");
 }
 
-Card card_of(int rank, Memory& memory) {
-  Card mine;
+Handshake handshake_of(int rank, Memory& memory) {
+  Handshake mine;
   mine.process = ProcessIdentity::mine();
   mine.device = memory.id();
   int version = 0;
@@ -49,8 +48,8 @@ Card card_of(int rank, Memory& memory) {
   return mine;
 }
 
-// The same verdict on every rank, since all see the same cards.
-void require_usable(const std::vector<Card>& all) {
+// The same verdict on every rank, since all see the same handshakes.
+void require_usable(const std::vector<Handshake>& all) {
   for (size_t r = 0; r < all.size(); ++r) {
     SWITCHYARD_REQUIRE(all[r].version == all[0].version, Unsupported,
                        "nccl: version=", all[r].version, " on rank ", r, ", rank 0 has ",
@@ -64,8 +63,8 @@ void require_usable(const std::vector<Card>& all) {
   }
 }
 
-bool has_siblings(const std::vector<Card>& all, const ProcessIdentity& process) {
-  return std::ranges::count(all, process, &Card::process) > 1;
+bool has_siblings(const std::vector<Handshake>& all, const ProcessIdentity& process) {
+  return std::ranges::count(all, process, &Handshake::process) > 1;
 }
 
 class NcclLink final : public DeviceLink {
@@ -125,14 +124,14 @@ class NcclLink final : public DeviceLink {
   }
 
   void introduce(Communicator& host, Backend& backend) {
-    Card mine;
-    const auto all = together(kOperation, host, mine, [&] {
+    Handshake mine;
+    const auto all = agree(kOperation, host, mine, [&] {
       start_watching();
       backend.load_kernels();
-      mine = card_of(rank_, backend.memory());
+      mine = handshake_of(rank_, backend.memory());
     });
     require_usable(all);
-    together(kOperation, host, mine, [&] {
+    agree(kOperation, host, mine, [&] {
       ncclUniqueId id;
       std::memcpy(&id, all[0].id.data(), sizeof id);
       state_->connect(id, num_ranks_, rank_);

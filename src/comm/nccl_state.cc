@@ -12,7 +12,7 @@
 namespace switchyard {
 namespace {
 
-using Clock = Progress::Clock;
+using Clock = StreamWatchdog::Clock;
 using std::chrono::milliseconds;
 
 // More calls than a stream holds work of (1024 launches, several for each call); with more, the
@@ -46,7 +46,7 @@ NcclState::NcclState(std::shared_ptr<Backend> backend, milliseconds deadline)
     : backend_(std::move(backend)),
       ended_(backend_->memory().shared_word()),
       deadline_(deadline),
-      progress_(kMarks) {
+      watchdog_(kMarks) {
   for (size_t i = 0; i < kMarks; ++i) {
     cudaEvent_t mark = nullptr;
     SWITCHYARD_CUDA_CHECK(cudaEventCreateWithFlags(&mark, cudaEventDisableTiming));
@@ -128,7 +128,7 @@ void NcclState::set_mark(cudaStream_t stream) {
   if (cudaStreamIsCapturing(stream, &capture) != cudaSuccess) (void)cudaGetLastError();
   if (capture != cudaStreamCaptureStatusNone) return;
   const std::lock_guard lock(mutex_);
-  SWITCHYARD_CUDA_CHECK(cudaEventRecord(marks_[progress_.set(Clock::now())], stream));
+  SWITCHYARD_CUDA_CHECK(cudaEventRecord(marks_[watchdog_.set(Clock::now())], stream));
 }
 
 void NcclState::drain() {
@@ -137,7 +137,7 @@ void NcclState::drain() {
     {
       const std::lock_guard lock(mutex_);
       require_open_locked();
-      if (!progress_.oldest()) return;
+      if (!watchdog_.oldest()) return;
     }
     if (is_over()) end(kOver);
     std::this_thread::sleep_for(std::chrono::microseconds(200));
@@ -213,7 +213,7 @@ void NcclState::watch() {
 milliseconds NcclState::next_look() {
   constexpr milliseconds kIdle{500};
   const std::lock_guard lock(mutex_);
-  if (!progress_.oldest()) return kIdle;
+  if (!watchdog_.oldest()) return kIdle;
   return std::clamp(deadline_ / 20, milliseconds(1), milliseconds(50));
 }
 
@@ -229,7 +229,7 @@ void NcclState::look() {
 
 // Takes in which marks are reached. Empty: nothing is wrong.
 std::string NcclState::fault_locked() {
-  while (const auto mark = progress_.oldest()) {
+  while (const auto mark = watchdog_.oldest()) {
     const cudaError_t reached = cudaEventQuery(marks_[*mark]);
     if (reached == cudaErrorNotReady) break;
     if (reached != cudaSuccess) {
@@ -237,11 +237,11 @@ std::string NcclState::fault_locked() {
       return cat("nccl: cudaEventQuery=", cudaGetErrorName(reached), ", ",
                  cudaGetErrorString(reached), ". Is the device healthy and free?");
     }
-    progress_.reach_oldest(Clock::now());
+    watchdog_.reach_oldest(Clock::now());
   }
   if (const ncclResult_t answer = answer_locked(); !is_good(answer))
     return told("ncclCommGetAsyncError", answer, comm_);
-  if (!progress_.is_late(Clock::now(), deadline_)) return {};
+  if (!watchdog_.is_late(Clock::now(), deadline_)) return {};
   return cat("nccl: work did not end within ", deadline_.count(),
              " ms, the deadline of the communicator. Look at the other ranks.");
 }

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "base/backend.h"
-#include "comm/progress.h"
+#include "comm/stream_watchdog.h"
 #include "switchyard/communicator.h"
 
 namespace switchyard {
@@ -84,7 +84,7 @@ class NcclState {
   std::string why_;            // it is over
   bool has_siblings_ = false;
   std::vector<cudaEvent_t> marks_;
-  Progress progress_;
+  StreamWatchdog watchdog_;
 
   std::mutex wake_mutex_;  // of these; nothing is called while it is held
   std::condition_variable wake_;

@@ -4,25 +4,24 @@
 #include <atomic>
 
 #include "base/require.h"
-#include "comm/cards.h"
-#include "comm/process_identity.h"
+#include "comm/handshake.h"
 
 namespace switchyard {
 namespace {
 
-// What a rank shows the others. Plain words.
-struct Card {
+// What a rank tells the others. Plain words.
+struct Handshake {
   int64_t code = 0;  // of an Error; 0: good
   int64_t bytes = 0;
   ProcessIdentity process;
   int64_t base = 0, owner = 0, ordinal = 0;  // what they mean in that process
   DeviceId device{};
-  Lease::Place lease;
+  ProcessLock::Place lock;
   SharedRange range;
 };
 
 // A window of this process stays where it is for this rank, too.
-int64_t reach_here(Memory& memory, const Card& peer, int rank,
+int64_t reach_here(Memory& memory, const Handshake& peer, int rank,
                    std::vector<std::shared_ptr<void>>& owners) {
   const std::string why = memory.reach(static_cast<int>(peer.ordinal));
   SWITCHYARD_REQUIRE(
@@ -33,7 +32,7 @@ int64_t reach_here(Memory& memory, const Card& peer, int rank,
 }
 
 // A window of another process is somewhere else here.
-int64_t open_here(Memory& memory, const Card& peer, size_t peer_rank, SharedWindow& shared) {
+int64_t open_here(Memory& memory, const Handshake& peer, size_t peer_rank, SharedWindow& shared) {
   try {
     auto opened = memory.open(peer.range, peer.device);
     const auto base = reinterpret_cast<int64_t>(opened.get());
@@ -56,14 +55,14 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
   window_.deadline_ns =
       std::chrono::duration_cast<std::chrono::nanoseconds>(communicator.deadline()).count();
 
-  Card mine;
+  Handshake mine;
   mine.bytes = static_cast<int64_t>(window.bytes);
   mine.process = ProcessIdentity::mine();
   mine.base = reinterpret_cast<int64_t>(window.data);
   mine.owner = reinterpret_cast<int64_t>(&owner);
   mine.ordinal = memory.ordinal();
   mine.device = memory.id();
-  const auto all = together("peer memory", communicator, mine, [&] {
+  const auto all = agree("peer memory", communicator, mine, [&] {
     SWITCHYARD_REQUIRE(control.data == window.data, ShapeMismatch,
                        "peer memory: the control words are not at the window's beginning.");
     const std::vector<int64_t> zeros(static_cast<size_t>(control.count()));
@@ -73,13 +72,13 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
     backend.load_kernels();
     if (communicator.shares_process()) return;
     shared_ = std::make_unique<SharedWindow>(owner, ended_);
-    mine.lease = shared_->place();
+    mine.lock = shared_->place();
     mine.range = memory.share(window.data);
   });
   const auto here = [&](size_t r) { return all[r].process == mine.process; };
 
   // Before anybody opens a window, every rank knows whom its own one is lent to.
-  together("peer memory", communicator, mine, [&] {
+  agree("peer memory", communicator, mine, [&] {
     for (size_t r = 0; r < num_ranks; ++r) {
       SWITCHYARD_REQUIRE(all[r].bytes == mine.bytes, ShapeMismatch,
                          "peer memory: bytes=", all[r].bytes, " on rank ", r, ", rank ",
@@ -87,13 +86,13 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
       SWITCHYARD_REQUIRE(all[r].process.host == mine.process.host, Unsupported,
                          "peer memory: rank ", r, " is on another host than rank ", window_.rank,
                          ", kernels reach memory of one host. Use ranks of one host.");
-      if (!here(r)) shared_->lend_to(all[r].lease, cat("rank ", r));
+      if (!here(r)) shared_->lend_to(all[r].lock, cat("rank ", r));
       window_.shares_device |=
           here(r) && static_cast<int>(r) != window_.rank && all[r].ordinal == mine.ordinal;
     }
   });
   // Owners and windows of every rank stay where they are until all ranks have come past here.
-  together("peer memory", communicator, mine, [&] {
+  agree("peer memory", communicator, mine, [&] {
     std::vector<int64_t> bases;
     for (size_t r = 0; r < num_ranks; ++r)
       bases.push_back(here(r) ? reach_here(memory, all[r], window_.rank, owners_)

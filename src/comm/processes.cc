@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "base/require.h"
+#include "comm/byte_transport.h"
 #include "comm/sockets.h"
-#include "comm/stream_comm.h"
 
 namespace switchyard {
 namespace {
@@ -47,9 +47,9 @@ std::string name_of(size_t rank) {
   return cat("rank ", rank);
 }
 
-class SocketStreams final : public Streams {
+class SocketTransport final : public ByteTransport {
  public:
-  SocketStreams(int rank, std::vector<Peer> peers)
+  SocketTransport(int rank, std::vector<Peer> peers)
       : rank_(rank),
         peers_(std::move(peers)),
         was_told_(peers_.size()),
@@ -58,7 +58,7 @@ class SocketStreams final : public Streams {
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(peers_.size()); }
-  const char* transport() const override { return "processes"; }
+  const char* name() const override { return "processes"; }
 
   int64_t send(int peer, std::span<const std::byte> bytes) override {
     return result_of(::send(peer_at(peer).data.fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL));
@@ -263,8 +263,8 @@ std::unique_ptr<Communicator> make_process_rank(int rank, int size, const Gather
   gather(table.data(), &mine, sizeof mine);
   for (Address& address : table) address.host[sizeof address.host - 1] = '\0';
   const Deadline deadline = Clock::now() + options.deadline;
-  return make_stream_comm(
-      std::make_unique<SocketStreams>(rank, connect_all(rank, table, listener, deadline)),
+  return make_transport_comm(
+      std::make_unique<SocketTransport>(rank, connect_all(rank, table, listener, deadline)),
       options.deadline);
 }
 

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "comm/cards.h"
+#include "comm/handshake.h"
 #include "switchyard/communicator.h"
 
 namespace switchyard {
@@ -24,11 +24,11 @@ class SharedByRanks {
   std::shared_ptr<T> get(Communicator& host, int device, F make) {
     const Key key{&host, device};
     const Made mine = find(key);
-    const auto all = show_cards(host, Card{mine.number, newest()});
+    const auto all = exchange_words(host, Handshake{mine.number, newest()});
     const bool is_the_same =
-        std::ranges::all_of(all, [&](const Card& c) { return c.number == all[0].number; });
+        std::ranges::all_of(all, [&](const Handshake& c) { return c.number == all[0].number; });
     if (is_the_same && mine.number != 0) return mine.shared;
-    const int64_t number = std::ranges::max(all, {}, &Card::newest).newest + 1;
+    const int64_t number = std::ranges::max(all, {}, &Handshake::newest).newest + 1;
     std::shared_ptr<T> shared = make();
     keep(key, number, shared);
     return shared;
@@ -37,7 +37,7 @@ class SharedByRanks {
  private:
   // Numbers of one communicator only grow, on every rank alike, so that one that is new here is not
   // taken for an older one elsewhere: a rank may be done with that, and another one not yet.
-  struct Card {
+  struct Handshake {
     int64_t number = 0;  // of what this rank has; 0: nothing
     int64_t newest = 0;  // of all that this process ever had
   };

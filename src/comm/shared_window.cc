@@ -6,17 +6,16 @@
 #include <chrono>
 #include <thread>
 
-#include "device/kept_memory.h"
+#include "device/deferred_free.h"
 
 namespace switchyard {
 namespace {
 
-// Ranks of one program end within milliseconds of each other; nobody notices a second of a late
-// one.
+// Ranks of one program end within milliseconds of each other; a second for a late one is not felt.
 constexpr std::chrono::milliseconds kPatience{1000};
 
-bool any_held(const std::vector<PeerLease>& leases) {
-  return std::any_of(leases.begin(), leases.end(), [](const auto& lease) { return lease.held(); });
+bool any_held(const std::vector<PeerProcessLock>& locks) {
+  return std::ranges::any_of(locks, &PeerProcessLock::held);
 }
 
 }  // namespace
@@ -24,7 +23,7 @@ bool any_held(const std::vector<PeerLease>& leases) {
 SharedWindow::SharedWindow(std::shared_ptr<void> owner, std::shared_ptr<int32_t> ended)
     : owner_(std::move(owner)), ended_(std::move(ended)) {}
 
-void SharedWindow::lend_to(const Lease::Place& peer, const std::string& who) {
+void SharedWindow::lend_to(const ProcessLock::Place& peer, const std::string& who) {
   peers_->emplace_back(peer, who);
 }
 
@@ -40,9 +39,9 @@ bool SharedWindow::wait_for_peers() const {
 
 SharedWindow::~SharedWindow() {
   borrowed_.clear();
-  mine_.give_back();
+  mine_.release();
   if (wait_for_peers() || owner_ == nullptr) return;
-  keep_while(std::move(owner_), [peers = peers_] { return any_held(*peers); });
+  defer_free(std::move(owner_), [peers = peers_] { return any_held(*peers); });
 }
 
 }  // namespace switchyard

@@ -1,11 +1,11 @@
 // src/comm/shared_window.h -- a window that other processes have open, while this one has theirs.
 //
 // CUDA wants memory that other processes opened to stay until they closed it. At the end of a layer
-// ranks cannot meet any more: a peer may be stopped, or gone. So every rank holds a lease for as
-// long as it has windows of others open; whoever sees no lease held may free its own window. Ranks
-// that end together wait for each other, a moment; a window that is still in use then is kept, and
-// freed by a later allocation of this process, or by its end. A killed peer's lease is gone with
-// it, a stopped one's is not: rather a window lost than a rank that hangs.
+// ranks cannot meet any more: a peer may be stopped, or gone. So every rank holds a process lock
+// for as long as it has windows of others open; a rank that sees no lock held may free its own
+// window. Ranks that end together wait for each other, a moment; a window that is still in use then
+// is kept, and freed by a later allocation of this process, or by its end. A killed peer's lock is
+// gone with it, a stopped one's is not: rather a window lost than a rank that hangs.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "comm/lease.h"
+#include "comm/process_lock.h"
 
 namespace switchyard {
 
@@ -26,9 +26,9 @@ class SharedWindow {
   SharedWindow(const SharedWindow&) = delete;
   SharedWindow& operator=(const SharedWindow&) = delete;
 
-  Lease::Place place() const { return mine_.place(); }
+  ProcessLock::Place place() const { return mine_.place(); }
   // Before the peer may open this window.
-  void lend_to(const Lease::Place& peer, const std::string& who);
+  void lend_to(const ProcessLock::Place& peer, const std::string& who);
   // A peer's window, open until this object is gone.
   void borrow(std::shared_ptr<void> window) { borrowed_.push_back(std::move(window)); }
 
@@ -37,8 +37,9 @@ class SharedWindow {
 
   std::shared_ptr<void> owner_;
   std::shared_ptr<int32_t> ended_;
-  Lease mine_;
-  std::shared_ptr<std::vector<PeerLease>> peers_ = std::make_shared<std::vector<PeerLease>>();
+  ProcessLock mine_;
+  std::shared_ptr<std::vector<PeerProcessLock>> peers_ =
+      std::make_shared<std::vector<PeerProcessLock>>();
   std::vector<std::shared_ptr<void>> borrowed_;
 };
 

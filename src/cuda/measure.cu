@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "cuda/measure.h"
-#include "device/cuda_rates.h"
+#include "device/cuda_device.h"
 
 namespace switchyard {
 namespace cuda {

@@ -7,7 +7,7 @@
 #include "base/require.h"
 #include "cuda/measure.h"
 #include "device/cuda_check.h"
-#include "device/cuda_rates.h"
+#include "device/cuda_device.h"
 #include "device/memory.h"
 
 namespace switchyard {

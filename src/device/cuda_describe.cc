@@ -2,7 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include "base/require.h"
-#include "device/describe_cuda.h"
+#include "device/cuda_device.h"
 
 namespace switchyard {
 

@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "device/cuda_check.h"
-#include "device/kept_memory.h"
+#include "device/deferred_free.h"
 #include "device/open_handles.h"
 
 namespace switchyard {
@@ -87,7 +87,7 @@ CudaMemory::CudaMemory() {
 }
 
 std::shared_ptr<void> CudaMemory::allocate(size_t bytes) {
-  free_what_is_returned();
+  free_deferred();
   void* address = nullptr;
   const cudaError_t code = cudaMalloc(&address, std::max<size_t>(bytes, 1));
   if (code == cudaErrorMemoryAllocation) {

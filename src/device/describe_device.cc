@@ -4,7 +4,7 @@
 #include <fstream>
 #include <string>
 
-#include "device/describe_cuda.h"
+#include "device/cuda_device.h"
 #include "switchyard/backend.h"
 
 namespace switchyard {

@@ -1,7 +1,6 @@
 // src/device/no_cuda.cc -- in place of src/cuda/ and src/device/cuda_*.cc in a build without CUDA.
 #include "base/require.h"
-#include "device/cuda_rates.h"
-#include "device/describe_cuda.h"
+#include "device/cuda_device.h"
 #include "device/stopwatch.h"
 
 namespace switchyard {

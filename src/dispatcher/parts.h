@@ -65,7 +65,7 @@ class CommunicatorDispatcher : public Dispatcher {
     if (parts_.device_ranks) parts_.device_ranks->expect(stream);
   }
   std::string why_lost() override {
-    return parts_.device_ranks ? parts_.device_ranks->call_the_roll() : "";
+    return parts_.device_ranks ? parts_.device_ranks->find_missing_ranks() : "";
   }
 
  protected:

@@ -17,9 +17,9 @@
 #include <algorithm>
 #include <deque>
 
+#include "base/enqueue_lock.h"
 #include "base/overlap.h"
 #include "base/require.h"
-#include "base/turn.h"
 #include "comm/peer_memory.h"
 #include "dispatcher/parts.h"
 
@@ -37,7 +37,7 @@ class PeerDispatcher final : public Dispatcher {
         kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size, carrier()));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
-  bool enqueues_in_turn() const override {
+  bool serializes_enqueue() const override {
     return parts_.backend->kind() == DeviceKind::Cuda && !parts_.options.host_ordered &&
            !connections_.empty() && connections_.front().window.shares_device;
   }
@@ -66,7 +66,7 @@ class PeerDispatcher final : public Dispatcher {
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
                           CUstream_st* stream) override {
-    const Turn turn(enqueues_in_turn());
+    const EnqueueLock lock(serializes_enqueue());
     const Slice own = slice(hidden.dim(0));
     parts_.check(hidden, ids, weights, max_tokens, own);
     const Connection& c = connection(workspace, max_tokens);
@@ -125,7 +125,7 @@ class PeerDispatcher final : public Dispatcher {
 
   void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
                const Addend& addend, Tensor status, CUstream_st* stream) override {
-    const Turn turn(enqueues_in_turn());
+    const EnqueueLock lock(serializes_enqueue());
     const Slice own = slice(call.num_tokens);
     const Connection& c = connection(call.workspace, call.max_tokens);
     const PeerBuffers& b = c.buffers;

@@ -1,7 +1,7 @@
 // src/layer/device_weights.cc -- random weights made where they are used: gigabytes of them take
 // minutes on a host, and no time on a GPU.
 #include "base/backend.h"
-#include "device/cuda_rates.h"
+#include "device/cuda_device.h"
 #include "device/memory.h"
 #include "weights/weight_block.h"
 

@@ -9,13 +9,12 @@
 #include <vector>
 
 #include "base/backend.h"
+#include "base/enqueue_lock.h"
 #include "base/overlap.h"
 #include "base/peer_control.h"
 #include "base/require.h"
 #include "base/status.h"
-#include "base/turn.h"
-#include "comm/one_host.h"
-#include "comm/reason.h"
+#include "comm/handshake.h"
 #include "device/memory.h"
 #include "layer/agreement.h"
 #include "layer/layer_buffers.h"
@@ -119,7 +118,7 @@ class Layer final : public MoeLayer {
         args.max_tokens >= -1 && args.max_tokens <= plan().request.max_tokens;
     const int64_t max_tokens =
         args.max_tokens >= 0 && bound_is_valid ? args.max_tokens : plan().request.max_tokens;
-    const Turn turn(dispatcher_->enqueues_in_turn());
+    const EnqueueLock lock(dispatcher_->serializes_enqueue());
     try {
       check(args, bound_is_valid, max_tokens);
     } catch (const Error& e) {

@@ -7,7 +7,7 @@
 
 #include "base/backend.h"
 #include "base/require.h"
-#include "device/cuda_rates.h"
+#include "device/cuda_device.h"
 #include "device/stopwatch.h"
 #include "ops/ops.h"
 

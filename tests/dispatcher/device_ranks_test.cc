@@ -217,7 +217,7 @@ TEST(DeviceRanks, WhereEveryRankIsThereTheRollSaysThatTheirCallsDiffer) {
   run_local_ranks(2, [&](Communicator& comm) {
     DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks,
                       std::make_shared<HostLink>(comm));
-    said[static_cast<size_t>(comm.rank())] = ranks.call_the_roll();
+    said[static_cast<size_t>(comm.rank())] = ranks.find_missing_ranks();
   });
   for (const auto& text : said)
     EXPECT_NE(text.find("every rank is here"), std::string::npos) << text;

@@ -3,7 +3,7 @@
 // or stop, and windows that nobody frees too early.
 #include <gtest/gtest.h>
 
-#include "comm/reason.h"
+#include "comm/handshake.h"
 #include "testing/forked_ranks.h"
 #include "testing/peer_dispatch.h"
 #include "testing/shared_memory.h"

@@ -13,7 +13,7 @@
 
 #include "base/backend.h"
 #include "base/require.h"
-#include "device/kept_memory.h"
+#include "device/deferred_free.h"
 #include "device/memory.h"
 #include "device/open_handles.h"
 
@@ -54,7 +54,7 @@ class SharedCpuMemory final : public Memory {
   }
 
   std::shared_ptr<void> allocate(size_t bytes) override {
-    free_what_is_returned();
+    free_deferred();
     const int fd = memfd_create("switchyard-test", MFD_CLOEXEC);
     const size_t all = kHeadBytes + bytes + 1;
     if (fd < 0 || ftruncate(fd, static_cast<off_t>(all)) != 0)

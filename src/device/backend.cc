@@ -1,4 +1,4 @@
-// src/device/backend_memory.cc -- memory of a backend's device, for callers who see only Backend.
+// src/device/backend.cc -- what callers who see only the name Backend can do with one.
 #include "base/backend.h"
 #include "device/memory.h"
 
@@ -22,6 +22,10 @@ void make_current(Backend& backend) {
 
 std::shared_ptr<CUstream_st> make_stream(Backend& backend) {
   return backend.memory().make_stream();
+}
+
+void observe_operations(Backend& backend, OpObserver observer) {
+  backend.observe(std::move(observer));
 }
 
 }  // namespace switchyard

@@ -1,4 +1,4 @@
-// src/base/turn.h -- one thread at a time enqueues a call, where ranks that share a device should.
+// src/base/enqueue_lock.h -- one thread at a time enqueues a call, where ranks share a device.
 #pragma once
 
 #include <chrono>
@@ -9,9 +9,9 @@ namespace switchyard {
 // Held while a call is enqueued, by a layer and again by its dispatcher. Not waited for without
 // end: a launch into a queue that is full waits for kernels, and those perhaps for what another
 // thread is about to enqueue.
-class Turn {
+class EnqueueLock {
  public:
-  explicit Turn(bool wanted) : lock_(mutex(), std::defer_lock) {
+  explicit EnqueueLock(bool wanted) : lock_(mutex(), std::defer_lock) {
     if (wanted) (void)lock_.try_lock_for(std::chrono::milliseconds(100));
   }
 

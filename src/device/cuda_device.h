@@ -1,14 +1,17 @@
-// src/device/describe_cuda.h -- the current CUDA device; a build without CUDA has its own form.
+// src/device/cuda_device.h -- what is asked of a CUDA device beside its memory and operations; a
+// build without CUDA has its own form.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
 
 #include "switchyard/backend.h"
+#include "switchyard/measure.h"
 
 namespace switchyard {
 
-// Never throws: what cannot be had is `available = false` with its reason.
+// The current device. Never throws: what cannot be had is `available = false` with its reason.
 DeviceDescription describe_cuda();
 
 // A CUDA device of which only the kind is known. What is predicted for it is predicted for an H100.
@@ -29,5 +32,12 @@ inline DeviceDescription no_cuda_device(std::string reason) {
   d.unavailable_reason = std::move(reason);
   return d;
 }
+
+DeviceRates measure_cuda_device(Backend& backend);
+double measure_cuda_link(Backend& from, Backend& to, int64_t bytes);
+
+// Values of base/random.h on the device: slice g of the outermost dimension holds the sequence of
+// expert `first_expert` + g; all of it that of expert -1 when first_expert is -1. bf16 or f32.
+void fill_random(Tensor dst, uint64_t seed, int64_t first_expert, int number, float range);
 
 }  // namespace switchyard

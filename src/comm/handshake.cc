@@ -1,12 +1,13 @@
-// src/comm/process_identity.cc
-#include "comm/process_identity.h"
+// src/comm/handshake.cc
+#include "comm/handshake.h"
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 #include <random>
-#include <string>
+#include <thread>
 
 namespace switchyard {
 namespace {
@@ -40,6 +41,28 @@ ProcessIdentity ProcessIdentity::mine() {
   static const auto here = host_words();
   static const int64_t nonce = draw();  // a forked child has another pid
   return {here, getpid(), nonce};
+}
+
+bool are_on_one_host(Communicator& communicator) {
+  if (communicator.size() == 1 || communicator.shares_process()) return true;
+  const auto mine = ProcessIdentity::mine().host;
+  return std::ranges::count(exchange_words(communicator, mine), mine) == communicator.size();
+}
+
+void meet(Communicator& communicator) {
+  const int32_t here = 1;
+  std::vector<int32_t> all(static_cast<size_t>(communicator.size()));
+  communicator.all_gather(Tensor(all.data(), {communicator.size()}), ConstTensor(&here, {1}),
+                          nullptr);
+}
+
+std::string await_reason(const Communicator& communicator, std::chrono::milliseconds patience) {
+  const auto end = std::chrono::steady_clock::now() + patience;
+  while (true) {
+    std::string reason = communicator.failure_reason();
+    if (!reason.empty() || std::chrono::steady_clock::now() >= end) return reason;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
 }
 
 }  // namespace switchyard

@@ -1,17 +1,21 @@
-// src/comm/streams.h -- what sockets and MPI have in common: ordered bytes between this rank and
-// every other one, moved without blocking, and a short notice beside them.
+// src/comm/byte_transport.h -- what sockets and MPI have in common: ordered bytes between this rank
+// and every other one, moved without blocking, and a short notice beside them; and the communicator
+// over them.
 #pragma once
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 
+#include "switchyard/communicator.h"
+
 namespace switchyard {
 
-class Streams {
+class ByteTransport {
  public:
   static constexpr int64_t kLeft = -1;          // the peer's process ended or closed the connection
   static constexpr size_t kNoticeBytes = 1024;  // a longer notice is cut
@@ -22,10 +26,10 @@ class Streams {
     bool receive = false;
   };
 
-  virtual ~Streams() = default;
+  virtual ~ByteTransport() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual const char* transport() const = 0;  // "processes", "mpi"
+  virtual const char* name() const = 0;  // "processes", "mpi"
 
   // Move what can move now: the number of bytes, 0 if none can, or kLeft.
   virtual int64_t send(int peer, std::span<const std::byte> bytes) = 0;
@@ -41,12 +45,15 @@ class Streams {
     std::optional<std::string> reason;  // why the peer gives up; none: it left
   };
   virtual std::optional<Notice> notice() = 0;
-  // True once there may be a notice, false once `stop` is readable or where nobody can wait beside
-  // other calls. The one function that another thread may be in.
+  // True once there may be a notice, false once `stop` is readable or where no thread can wait
+  // beside other calls. The one function that another thread may be in.
   virtual bool wait_for_notice(int stop) {
     (void)stop;
     return false;
   }
 };
+
+std::unique_ptr<Communicator> make_transport_comm(std::unique_ptr<ByteTransport> transport,
+                                                  std::chrono::milliseconds deadline);
 
 }  // namespace switchyard

@@ -1,5 +1,5 @@
-// src/comm/stream_state.cc
-#include "comm/stream_state.h"
+// src/comm/transport_state.cc
+#include "comm/transport_state.h"
 
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -13,29 +13,30 @@
 
 namespace switchyard {
 
-StreamState::StreamState(std::unique_ptr<Streams> streams) : streams_(std::move(streams)) {}
+TransportState::TransportState(std::unique_ptr<ByteTransport> transport)
+    : transport_(std::move(transport)) {}
 
-std::optional<Error> StreamState::failure() const {
+std::optional<Error> TransportState::failure() const {
   const std::lock_guard lock(mutex_);
   return failure_;
 }
 
-void StreamState::record(const std::string& reason) {
+void TransportState::record(const std::string& reason) {
   failure_.emplace(Errc::Transport, reason);
 }
 
-void StreamState::fail(const std::string& reason) {
+void TransportState::fail(const std::string& reason) {
   const std::lock_guard lock(mutex_);
   if (failure_) return;
   record(reason);
-  streams_->notify(reason);
+  transport_->notify(reason);
   tell_watches();
 }
 
-void StreamState::listen() {
+void TransportState::listen() {
   const std::lock_guard lock(mutex_);
   bool heard = false;
-  while (const auto notice = streams_->notice()) {
+  while (const auto notice = transport_->notice()) {
     heard = true;
     if (!notice->reason)
       left_.push_back(notice->peer);
@@ -45,24 +46,24 @@ void StreamState::listen() {
   if (heard) tell_watches();
 }
 
-std::optional<size_t> StreamState::first_left(const std::vector<int>& peers) const {
+std::optional<size_t> TransportState::first_left(const std::vector<int>& peers) const {
   const std::lock_guard lock(mutex_);
   return find_left(peers);
 }
 
-std::optional<size_t> StreamState::find_left(const std::vector<int>& peers) const {
+std::optional<size_t> TransportState::find_left(const std::vector<int>& peers) const {
   for (const int left : left_)
     if (const auto at = std::find(peers.begin(), peers.end(), left); at != peers.end())
       return static_cast<size_t>(at - peers.begin());
   return {};
 }
 
-void StreamState::tell_watches() const {
+void TransportState::tell_watches() const {
   for (const auto& [number, watch] : watches_)
     if (failure_ || find_left(watch.peers)) watch.ended();
 }
 
-uint64_t StreamState::watch(const std::vector<int>& peers, const std::function<void()>& ended) {
+uint64_t TransportState::watch(const std::vector<int>& peers, const std::function<void()>& ended) {
   const std::lock_guard thread_lock(thread_mutex_);
   if (!thread_.joinable()) start();
   const std::lock_guard lock(mutex_);
@@ -71,7 +72,7 @@ uint64_t StreamState::watch(const std::vector<int>& peers, const std::function<v
   return last_watch_;
 }
 
-void StreamState::forget(uint64_t watch) {
+void TransportState::forget(uint64_t watch) {
   const std::lock_guard thread_lock(thread_mutex_);
   bool last = false;
   {
@@ -82,13 +83,13 @@ void StreamState::forget(uint64_t watch) {
   if (last) stop();
 }
 
-void StreamState::start() {
+void TransportState::start() {
   stop_ = Socket(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   SWITCHYARD_REQUIRE(stop_.open(), Unsupported, "communicator: eventfd, ", std::strerror(errno),
                      ". Raise the limit of open files.");
   try {
     thread_ = std::jthread([this, stop = stop_.fd()] {
-      while (streams_->wait_for_notice(stop)) listen();
+      while (transport_->wait_for_notice(stop)) listen();
     });
   } catch (const std::system_error& e) {
     throw Error(Errc::Unsupported, cat("communicator: no thread to listen for peers (", e.what(),
@@ -96,7 +97,7 @@ void StreamState::start() {
   }
 }
 
-void StreamState::stop() {
+void TransportState::stop() {
   const uint64_t one = 1;
   (void)!write(stop_.fd(), &one, sizeof one);
   thread_.join();

@@ -1,6 +1,6 @@
-// tests/device/kept_memory_test.cc -- memory that others still use is freed later, by nobody who
-// waits.
-#include "device/kept_memory.h"
+// tests/device/deferred_free_test.cc -- memory that others still use is freed later, and no
+// thread waits.
+#include "device/deferred_free.h"
 
 #include <gtest/gtest.h>
 
@@ -11,41 +11,41 @@
 namespace switchyard {
 namespace {
 
-TEST(KeptMemory, IsFreedOnceNobodyUsesIt) {
+TEST(DeferredFree, IsFreedOnceItIsUnused) {
   bool used = true, other_used = true;
   const auto memory = std::make_shared<int>(1), other = std::make_shared<int>(2);
-  keep_while(memory, [&] { return used; });
-  keep_while(other, [&] { return other_used; });
-  free_what_is_returned();
+  defer_free(memory, [&] { return used; });
+  defer_free(other, [&] { return other_used; });
+  free_deferred();
   EXPECT_EQ(memory.use_count() + other.use_count(), 4);
   used = false;
-  EXPECT_EQ(memory.use_count(), 2) << "before somebody asks";
-  free_what_is_returned();
+  EXPECT_EQ(memory.use_count(), 2) << "before the next look";
+  free_deferred();
   EXPECT_EQ(memory.use_count(), 1);
   EXPECT_EQ(other.use_count(), 2);
   other_used = false;
-  free_what_is_returned();
+  free_deferred();
   EXPECT_EQ(other.use_count(), 1);
 }
 
-TEST(KeptMemory, FreeingMayKeepMore) {
+TEST(DeferredFree, FreeingMayKeepMore) {
   const auto inner = std::make_shared<int>(1);
-  keep_while({nullptr, [inner](void*) { keep_while(inner, [] { return false; }); }},
+  defer_free({nullptr, [inner](void*) { defer_free(inner, [] { return false; }); }},
              [] { return false; });
-  free_what_is_returned();
-  free_what_is_returned();
+  free_deferred();
+  free_deferred();
   EXPECT_EQ(inner.use_count(), 1);
 }
 
-TEST(KeptMemory, ServesThreads) {
+TEST(DeferredFree, ServesThreads) {
   std::atomic<int> freed{0};
   {
     std::vector<std::jthread> threads;
     for (int t = 0; t < 4; ++t)
       threads.emplace_back([&] {
         for (int i = 0; i < 200; ++i) {
-          keep_while({nullptr, [&](void*) { ++freed; }}, [] { return false; });
-          free_what_is_returned();
+          defer_free({nullptr, [&](void*) { ++freed; }}, [] { return false; });
+          free_deferred();
         }
       });
   }

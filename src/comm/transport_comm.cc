@@ -1,6 +1,7 @@
-// src/comm/stream_comm.cc -- every operation is one exchange: a header to each peer that says what
-// is called, then the bytes; nothing is copied into a destination before the peer's header agrees.
-#include "comm/stream_comm.h"
+// src/comm/transport_comm.cc -- every operation is one exchange: a header to each peer that says
+// what is called, then the bytes; nothing is copied into a destination before the peer's header
+// agrees.
+#include "comm/byte_transport.h"
 
 #include <algorithm>
 #include <array>
@@ -9,7 +10,7 @@
 #include <vector>
 
 #include "base/checked.h"
-#include "comm/stream_state.h"
+#include "comm/transport_state.h"
 
 namespace switchyard {
 namespace {
@@ -37,7 +38,7 @@ struct Header {
 };
 
 // Rows of one kind to or from one peer.
-struct Piece {
+struct Payload {
   std::byte* dst = nullptr;        // receiving: contiguous
   const std::byte* src = nullptr;  // sending: base address of all rows
   const int32_t* rows = nullptr;   // sending: which rows; null: [0, num_rows) of src
@@ -52,33 +53,36 @@ constexpr size_t kStageBytes = size_t{64} << 10;  // about what a socket takes a
 
 // One direction of one peer in one exchange.
 struct Lane {
-  std::array<Piece, kMaxKinds> pieces;
-  size_t num_pieces = 0;
+  std::array<Payload, kMaxKinds> payloads;
+  size_t num_payloads = 0;
   Header header;
   size_t header_done = 0;
-  size_t piece = 0;
-  int64_t piece_done = 0;  // bytes of pieces[piece]
+  size_t payload = 0;
+  int64_t payload_done = 0;  // bytes of payloads[payload]
   std::vector<std::byte> stage;
   size_t stage_size = 0, stage_done = 0;
 
-  void begin() { num_pieces = header_done = piece = stage_size = stage_done = 0, piece_done = 0; }
-  void add(const Piece& p) { pieces[num_pieces++] = p; }
+  void begin() {
+    num_payloads = header_done = payload = stage_size = stage_done = 0, payload_done = 0;
+  }
+  void add(const Payload& p) { payloads[num_payloads++] = p; }
   uint64_t bytes() const {
     int64_t sum = 0;
-    for (size_t i = 0; i < num_pieces; ++i) sum += pieces[i].bytes();
+    for (size_t i = 0; i < num_payloads; ++i) sum += payloads[i].bytes();
     return static_cast<uint64_t>(sum);
   }
-  bool pieces_done() const {
-    for (size_t i = piece; i < num_pieces; ++i)
-      if (pieces[i].bytes() > (i == piece ? piece_done : 0)) return false;
+  bool payloads_done() const {
+    for (size_t i = payload; i < num_payloads; ++i)
+      if (payloads[i].bytes() > (i == payload ? payload_done : 0)) return false;
     return true;
   }
   bool done() const {
-    return header_done == sizeof(Header) && pieces_done() && stage_done == stage_size;
+    return header_done == sizeof(Header) && payloads_done() && stage_done == stage_size;
   }
   void advance(int64_t bytes) {
-    piece_done += bytes;
-    while (piece < num_pieces && piece_done == pieces[piece].bytes()) ++piece, piece_done = 0;
+    payload_done += bytes;
+    while (payload < num_payloads && payload_done == payloads[payload].bytes())
+      ++payload, payload_done = 0;
   }
   void skip_empty() { advance(0); }
 };
@@ -86,31 +90,31 @@ struct Lane {
 // What another thread heard is seen after this long, though nothing moves.
 constexpr std::chrono::milliseconds kGlance{50};
 
-// What the communicators of one set of streams share.
+// What the communicators of one transport share.
 struct Shared {
-  Shared(std::unique_ptr<Streams> streams, std::chrono::milliseconds limit)
-      : state(std::move(streams)), deadline(limit) {}
-  StreamState state;
+  Shared(std::unique_ptr<ByteTransport> transport, std::chrono::milliseconds limit)
+      : state(std::move(transport)), deadline(limit) {}
+  TransportState state;
   std::chrono::milliseconds deadline;
 };
 
-class StreamComm final : public Communicator {
+class TransportComm final : public Communicator {
  public:
-  StreamComm(std::shared_ptr<Shared> shared, std::vector<int> members, uint64_t id)
+  TransportComm(std::shared_ptr<Shared> shared, std::vector<int> members, uint64_t id)
       : shared_(std::move(shared)),
         members_(std::move(members)),
         id_(id),
-        wanted_(static_cast<size_t>(shared_->state.streams().size())),
+        wanted_(static_cast<size_t>(shared_->state.transport().size())),
         out_(members_.size()),
         in_(members_.size()) {
-    const auto me = std::find(members_.begin(), members_.end(), streams().rank());
+    const auto me = std::find(members_.begin(), members_.end(), wire().rank());
     rank_ = static_cast<int>(me - members_.begin());
     for (Lane& lane : out_) lane.stage.resize(kStageBytes);
   }
 
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }
-  const char* transport() const override { return streams().transport(); }
+  const char* transport() const override { return wire().name(); }
   std::chrono::milliseconds deadline() const override { return shared_->deadline; }
   std::string failure_reason() const override {
     shared_->state.listen();
@@ -160,7 +164,7 @@ class StreamComm final : public Communicator {
     // Equal on all members, since it follows from what they share; differs from its relatives'.
     const uint64_t id = (id_ * 0x9e3779b97f4a7c15u + sequence_) * 0xbf58476d1ce4e5b9u +
                         static_cast<uint32_t>(color) + 1;
-    return std::make_unique<StreamComm>(shared_, std::move(members), id);
+    return std::make_unique<TransportComm>(shared_, std::move(members), id);
   }
 
   void abort(const std::string& reason) noexcept override {
@@ -171,7 +175,7 @@ class StreamComm final : public Communicator {
   }
 
  private:
-  Streams& streams() const { return shared_->state.streams(); }
+  ByteTransport& wire() const { return shared_->state.transport(); }
 
   [[noreturn]] void fail(const std::string& reason) {
     shared_->state.fail(reason);
@@ -259,9 +263,9 @@ class StreamComm final : public Communicator {
   static void fill_stage(Lane& lane) {
     lane.stage_done = lane.stage_size = 0;
     lane.skip_empty();
-    while (lane.piece < lane.num_pieces && lane.stage_size < kStageBytes) {
-      const Piece& p = lane.pieces[lane.piece];
-      const int64_t row = lane.piece_done / p.row_bytes, offset = lane.piece_done % p.row_bytes;
+    while (lane.payload < lane.num_payloads && lane.stage_size < kStageBytes) {
+      const Payload& p = lane.payloads[lane.payload];
+      const int64_t row = lane.payload_done / p.row_bytes, offset = lane.payload_done % p.row_bytes;
       const auto* from = p.src + (p.rows ? int64_t{p.rows[row]} : row) * p.row_bytes + offset;
       const auto room = static_cast<int64_t>(kStageBytes - lane.stage_size);
       const int64_t num = std::min(room, p.row_bytes - offset);
@@ -272,8 +276,8 @@ class StreamComm final : public Communicator {
   }
 
   static void copy_own_rows(Lane& out, const Lane& in) {
-    for (size_t i = 0; i < in.num_pieces; ++i) {
-      const Piece &from = out.pieces[i], &to = in.pieces[i];
+    for (size_t i = 0; i < in.num_payloads; ++i) {
+      const Payload &from = out.payloads[i], &to = in.payloads[i];
       for (int64_t r = 0; r < to.num_rows && to.row_bytes > 0; ++r)
         std::memcpy(to.dst + r * to.row_bytes,
                     from.src + (from.rows ? int64_t{from.rows[r]} : r) * from.row_bytes,
@@ -282,7 +286,7 @@ class StreamComm final : public Communicator {
   }
 
   int64_t moved(int64_t bytes, size_t member) {
-    if (bytes == Streams::kLeft)
+    if (bytes == ByteTransport::kLeft)
       fail_unless_told(left_message(op_name(static_cast<uint32_t>(op_)), member));
     return bytes;
   }
@@ -292,17 +296,16 @@ class StreamComm final : public Communicator {
     const int peer = members_[member];
     if (lane.header_done < sizeof(Header)) {
       const auto* bytes = reinterpret_cast<const std::byte*>(&lane.header);
-      const auto n =
-          moved(streams().send(peer, {bytes + lane.header_done, sizeof(Header) - lane.header_done}),
-                member);
+      const auto n = moved(
+          wire().send(peer, {bytes + lane.header_done, sizeof(Header) - lane.header_done}), member);
       lane.header_done += static_cast<size_t>(n);
       return n > 0;
     }
     if (lane.stage_done == lane.stage_size) fill_stage(lane);
     if (lane.stage_done == lane.stage_size) return false;
-    const auto n = moved(streams().send(peer, {lane.stage.data() + lane.stage_done,
-                                               lane.stage_size - lane.stage_done}),
-                         member);
+    const auto n = moved(
+        wire().send(peer, {lane.stage.data() + lane.stage_done, lane.stage_size - lane.stage_done}),
+        member);
     lane.stage_done += static_cast<size_t>(n);
     return n > 0;
   }
@@ -311,20 +314,19 @@ class StreamComm final : public Communicator {
     const int peer = members_[member];
     if (lane.header_done < sizeof(Header)) {
       auto* bytes = reinterpret_cast<std::byte*>(&lane.header);
-      const auto n = moved(
-          streams().receive(peer, {bytes + lane.header_done, sizeof(Header) - lane.header_done}),
-          member);
+      const auto n =
+          moved(wire().receive(peer, {bytes + lane.header_done, sizeof(Header) - lane.header_done}),
+                member);
       lane.header_done += static_cast<size_t>(n);
       if (lane.header_done == sizeof(Header)) check_header(lane, member);
       return n > 0;
     }
     lane.skip_empty();
-    if (lane.piece == lane.num_pieces) return false;
-    const Piece& p = lane.pieces[lane.piece];
-    const auto n = moved(
-        streams().receive(
-            peer, {p.dst + lane.piece_done, static_cast<size_t>(p.bytes() - lane.piece_done)}),
-        member);
+    if (lane.payload == lane.num_payloads) return false;
+    const Payload& p = lane.payloads[lane.payload];
+    const auto n = moved(wire().receive(peer, {p.dst + lane.payload_done,
+                                               static_cast<size_t>(p.bytes() - lane.payload_done)}),
+                         member);
     lane.advance(n);
     return n > 0;
   }
@@ -367,7 +369,7 @@ class StreamComm final : public Communicator {
           std::chrono::duration_cast<std::chrono::milliseconds>(now - last_progress);
       if (waited >= shared_->deadline) fail_unless_told(absence());
       check_notice();
-      streams().wait(wanted_, std::min(kGlance, shared_->deadline - waited));
+      wire().wait(wanted_, std::min(kGlance, shared_->deadline - waited));
     }
   }
 
@@ -383,27 +385,27 @@ class StreamComm final : public Communicator {
   }
 
   std::shared_ptr<Shared> shared_;
-  std::vector<int> members_;  // rank here -> rank of the streams
+  std::vector<int> members_;  // rank here -> rank of the transport
   int rank_ = 0;
   uint64_t id_ = 0;
   uint64_t sequence_ = 0;
   Op op_ = Op::AllGather;
   uint32_t num_kinds_ = 0;
-  std::vector<Streams::Wanted> wanted_;  // by rank of the streams
+  std::vector<ByteTransport::Wanted> wanted_;  // by rank of the transport
   std::vector<Lane> out_, in_;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_stream_comm(std::unique_ptr<Streams> streams,
-                                               std::chrono::milliseconds deadline) {
+std::unique_ptr<Communicator> make_transport_comm(std::unique_ptr<ByteTransport> transport,
+                                                  std::chrono::milliseconds deadline) {
   SWITCHYARD_REQUIRE(deadline.count() > 0, ShapeMismatch,
                      "communicator: deadline=", deadline.count(),
                      " ms, must be positive. The default is 30000.");
-  std::vector<int> members(static_cast<size_t>(streams->size()));
+  std::vector<int> members(static_cast<size_t>(transport->size()));
   for (size_t r = 0; r < members.size(); ++r) members[r] = static_cast<int>(r);
-  auto shared = std::make_shared<Shared>(std::move(streams), deadline);
-  return std::make_unique<StreamComm>(std::move(shared), std::move(members), 1);
+  auto shared = std::make_shared<Shared>(std::move(transport), deadline);
+  return std::make_unique<TransportComm>(std::move(shared), std::move(members), 1);
 }
 
 }  // namespace switchyard

@@ -1,5 +1,5 @@
-// src/comm/progress.h -- whether work on streams goes on. Marks are set behind it; the device
-// reaches them one by one, and late is a device that has not reached one for too long.
+// src/comm/stream_watchdog.h -- whether work on streams goes on. Marks are set behind it; the
+// device reaches them one by one, and it is late when it has not reached one for too long.
 #pragma once
 
 #include <algorithm>
@@ -10,14 +10,14 @@
 
 namespace switchyard {
 
-class Progress {
+class StreamWatchdog {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit Progress(size_t num_marks) : set_at_(num_marks) {}
+  explicit StreamWatchdog(size_t num_marks) : set_at_(num_marks) {}
 
   // The mark to set behind the work now: a free one, or else the newest anew, so that the newest
-  // stands behind everything of one stream, and of several behind what came last.
+  // is behind everything of one stream, and of several behind what came last.
   size_t set(Clock::time_point now) {
     if (num_pending_ == set_at_.size()) return (oldest_ + num_pending_ - 1) % set_at_.size();
     const size_t mark = (oldest_ + num_pending_++) % set_at_.size();

@@ -1,5 +1,5 @@
-// tests/comm/progress_test.cc -- when work on a device counts as late.
-#include "comm/progress.h"
+// tests/comm/stream_watchdog_test.cc -- when work on a device counts as late.
+#include "comm/stream_watchdog.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@ namespace switchyard {
 namespace {
 
 using std::chrono::milliseconds;
-using Clock = Progress::Clock;
+using Clock = StreamWatchdog::Clock;
 
 const Clock::time_point kStart{std::chrono::hours(1)};
 constexpr milliseconds kDeadline{100};
@@ -16,21 +16,21 @@ Clock::time_point at(int ms) {
   return kStart + milliseconds(ms);
 }
 
-TEST(Progress, NothingExpectedIsNeverLate) {
-  Progress p(4);
+TEST(StreamWatchdog, NothingExpectedIsNeverLate) {
+  StreamWatchdog p(4);
   EXPECT_FALSE(p.oldest());
   EXPECT_FALSE(p.is_late(at(1000000), kDeadline));
 }
 
-TEST(Progress, TheDeadlineCountsFromTheMark) {
-  Progress p(4);
+TEST(StreamWatchdog, TheDeadlineCountsFromTheMark) {
+  StreamWatchdog p(4);
   EXPECT_EQ(p.set(at(50)), 0u);
   EXPECT_FALSE(p.is_late(at(150), kDeadline));
   EXPECT_TRUE(p.is_late(at(151), kDeadline));
 }
 
-TEST(Progress, ItCountsAnewFromEveryMarkThatIsReached) {
-  Progress p(4);
+TEST(StreamWatchdog, ItCountsAnewFromEveryMarkThatIsReached) {
+  StreamWatchdog p(4);
   for (int i = 0; i < 3; ++i) p.set(at(i));
   p.reach_oldest(at(90));
   EXPECT_EQ(p.oldest(), 1u);
@@ -42,8 +42,8 @@ TEST(Progress, ItCountsAnewFromEveryMarkThatIsReached) {
   EXPECT_FALSE(p.is_late(at(100000), kDeadline));
 }
 
-TEST(Progress, WhenMarksRunOutTheNewestMovesOn) {
-  Progress p(3);
+TEST(StreamWatchdog, WhenMarksRunOutTheNewestMovesOn) {
+  StreamWatchdog p(3);
   EXPECT_EQ(p.set(at(0)), 0u);
   EXPECT_EQ(p.set(at(1)), 1u);
   EXPECT_EQ(p.set(at(2)), 2u);

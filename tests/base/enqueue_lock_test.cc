@@ -1,4 +1,4 @@
-#include "base/turn.h"
+#include "base/enqueue_lock.h"
 
 #include <gtest/gtest.h>
 
@@ -9,30 +9,30 @@ namespace {
 
 bool another_thread_gets_it() {
   bool held = false;
-  std::thread([&] { held = Turn(true).is_held(); }).join();
+  std::thread([&] { held = EnqueueLock(true).is_held(); }).join();
   return held;
 }
 
-TEST(Turn, IsOneThreadsAtATimeAndNobodyWaitsForItWithoutEnd) {
+TEST(EnqueueLock, IsOneThreadsAtATimeAndIsNotWaitedForWithoutEnd) {
   {
-    const Turn mine(true);
+    const EnqueueLock mine(true);
     EXPECT_TRUE(mine.is_held());
     EXPECT_FALSE(another_thread_gets_it());
   }
   EXPECT_TRUE(another_thread_gets_it());
 }
 
-TEST(Turn, IsTakenAgainByTheThreadThatHasIt) {
-  const Turn of_layer(true);
+TEST(EnqueueLock, IsTakenAgainByTheThreadThatHasIt) {
+  const EnqueueLock of_layer(true);
   {
-    const Turn of_dispatcher(true);
+    const EnqueueLock of_dispatcher(true);
     EXPECT_TRUE(of_dispatcher.is_held());
   }
   EXPECT_FALSE(another_thread_gets_it()) << "the layer still has it";
 }
 
-TEST(Turn, IsNotTakenWhereNobodyWantsIt) {
-  const Turn none(false);
+TEST(EnqueueLock, IsNotTakenWhereItIsNotWanted) {
+  const EnqueueLock none(false);
   EXPECT_FALSE(none.is_held());
   EXPECT_TRUE(another_thread_gets_it());
 }

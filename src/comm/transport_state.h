@@ -1,5 +1,5 @@
-// src/comm/stream_state.h -- how a set of streams ends: why it failed, which peers left, and who
-// wants to be told of that while the rank's own thread is busy elsewhere.
+// src/comm/transport_state.h -- how a transport ends: why it failed, which peers left, and whom to
+// notify of that while the rank's own thread is busy elsewhere.
 #pragma once
 
 #include <functional>
@@ -11,17 +11,17 @@
 #include <thread>
 #include <vector>
 
+#include "comm/byte_transport.h"
 #include "comm/sockets.h"
-#include "comm/streams.h"
 #include "switchyard/error.h"
 
 namespace switchyard {
 
-class StreamState {
+class TransportState {
  public:
-  explicit StreamState(std::unique_ptr<Streams> streams);
+  explicit TransportState(std::unique_ptr<ByteTransport> transport);
 
-  Streams& streams() { return *streams_; }
+  ByteTransport& transport() { return *transport_; }
   std::optional<Error> failure() const;
   // The first reason stays; peers are told of it if it is this rank's.
   void fail(const std::string& reason);
@@ -48,8 +48,8 @@ class StreamState {
   void start();
   void stop();
 
-  std::unique_ptr<Streams> streams_;
-  mutable std::mutex mutex_;  // of all that follows, and of streams_->notice
+  std::unique_ptr<ByteTransport> transport_;
+  mutable std::mutex mutex_;  // of all that follows, and of transport_->notice
   std::optional<Error> failure_;
   std::vector<int> left_;  // peers, as they were heard
   std::map<uint64_t, Watch> watches_;

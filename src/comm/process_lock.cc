@@ -1,6 +1,6 @@
-// src/comm/lease.cc -- a lease is a lock of flock(2) on a file without a name, which others open
+// src/comm/process_lock.cc -- a lock of flock(2) on a file without a name, which others open
 // through /proc.
-#include "comm/lease.h"
+#include "comm/process_lock.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -22,24 +22,24 @@ std::string why() {
 
 }  // namespace
 
-Lease::Lease() : file_(memfd_create("switchyard-lease", MFD_CLOEXEC)) {
+ProcessLock::ProcessLock() : file_(memfd_create("switchyard-lock", MFD_CLOEXEC)) {
   SWITCHYARD_REQUIRE(file_.open() && flock(file_.fd(), LOCK_EX | LOCK_NB) == 0, Unsupported,
                      "peer memory: no lock on a file in memory, ", why(),
                      ", ranks that are processes need it. Use threads as ranks.");
 }
 
-Lease::Place Lease::place() const {
+ProcessLock::Place ProcessLock::place() const {
   struct stat facts {};
   fstat(file_.fd(), &facts);
   return {getpid(), file_.fd(), static_cast<int64_t>(facts.st_dev),
           static_cast<int64_t>(facts.st_ino)};
 }
 
-void Lease::give_back() {
+void ProcessLock::release() {
   file_ = Socket();
 }
 
-PeerLease::PeerLease(const Lease::Place& place, const std::string& who)
+PeerProcessLock::PeerProcessLock(const ProcessLock::Place& place, const std::string& who)
     : file_(::open(cat("/proc/", place.pid, "/fd/", place.fd).c_str(), O_RDWR | O_CLOEXEC)) {
   SWITCHYARD_REQUIRE(file_.open(), Unsupported, "peer memory: ", who, " is process ", place.pid,
                      " of this host, its files cannot be seen (", why(),
@@ -52,7 +52,7 @@ PeerLease::PeerLease(const Lease::Place& place, const std::string& who)
                      " where it runs, another process here. Run all ranks in one container.");
 }
 
-bool PeerLease::held() const {
+bool PeerProcessLock::held() const {
   if (flock(file_.fd(), LOCK_SH | LOCK_NB) != 0) return true;
   (void)flock(file_.fd(), LOCK_UN);
   return false;

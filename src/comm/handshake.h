@@ -1,0 +1,67 @@
+// src/comm/handshake.h -- what the ranks of any communicator tell each other when they connect, and
+// why they were lost. The words are memory of the host.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "base/require.h"
+#include "switchyard/communicator.h"
+
+namespace switchyard {
+
+// Collective. all[r] = `mine` of rank r: plain words.
+template <class Words>
+std::vector<Words> exchange_words(Communicator& communicator, const Words& mine) {
+  static_assert(std::is_trivially_copyable_v<Words> && sizeof(Words) % sizeof(int64_t) == 0);
+  constexpr int64_t kWords = sizeof(Words) / sizeof(int64_t);
+  std::vector<Words> all(static_cast<size_t>(communicator.size()));
+  communicator.all_gather(Tensor(all.data(), DType::I64, {communicator.size(), kWords}),
+                          ConstTensor(&mine, DType::I64, {kWords}), nullptr);
+  return all;
+}
+
+// Collective: a step that every rank takes, or none. Runs `step`, which may write `mine`, and
+// exchanges `mine`; if the step threw on one rank, every rank throws. Handshake::code is that of an
+// Error; 0: good. `operation` begins the message.
+template <class Handshake, class F>
+std::vector<Handshake> agree(const char* operation, Communicator& communicator, Handshake& mine,
+                             F step) {
+  std::optional<Error> failed;
+  try {
+    step();
+  } catch (const Error& e) {
+    failed.emplace(e);
+    mine.code = static_cast<int64_t>(e.code());
+  }
+  auto all = exchange_words(communicator, mine);
+  if (failed) throw *failed;
+  for (size_t r = 0; r < all.size(); ++r)
+    if (const auto code = static_cast<Errc>(all[r].code); all[r].code != 0)
+      throw Error(code, cat(operation, ": rank ", r, " refused (", errc_name(code),
+                            "). See the error thrown there."));
+  return all;
+}
+
+// Which host and which process a rank lives in, in words that every process can compare.
+struct ProcessIdentity {
+  std::array<int64_t, 2> host{};  // of this boot of the machine
+  int64_t pid = 0;
+  int64_t nonce = 0;  // two containers may number their processes alike
+
+  static ProcessIdentity mine();
+  bool operator==(const ProcessIdentity&) const = default;
+};
+
+// Collective: whether ranks could reach each other's memory at all.
+bool are_on_one_host(Communicator& communicator);
+
+// Why a communicator is over, once a device says that it is. Words in windows are faster than the
+// host's: the reason may still be on its way. Empty if none comes within `patience`.
+std::string await_reason(const Communicator& communicator, std::chrono::milliseconds patience);
+
+}  // namespace switchyard
