@@ -9,6 +9,7 @@
 #include "bench.h"
 #include "commands.h"
 #include "console.h"
+#include "device.h"
 #include "machine.h"
 #include "rows.h"
 #include "switchyard/measure.h"
@@ -44,9 +45,7 @@ std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
   const auto progress = progress_on_terminal("measuring");
   run_local_ranks(a.run.ranks, [&](Communicator& comm) {
     LayerOptions options = shared_options;
-    const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    options.backend =
-        make_cpu_backend(a.run.threads > 0 ? a.run.threads : std::max(1, cores / comm.size()));
+    options.backend = make_backend(options, comm.size(), comm.rank());
     auto layer = MoeLayer::create(a.source.config(), a.source.weights(comm.size(), comm.rank(), {}),
                                   comm, options);
     if (comm.rank() == 0) strategy = layer->strategy().name;
@@ -64,19 +63,17 @@ std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
 int bench(BenchArguments& a) {
   const DeviceKind device = device_from(a.run.device);
   const bool cuda = device == DeviceKind::Cuda;
-  if (a.run.ranks < 1 || a.repeat < 1) throw UsageError("--ranks and --repeat need at least 1");
+  require_usage(a.run.ranks >= 1 && a.repeat >= 1, "--ranks and --repeat need at least 1");
   a.run.require_even_groups();
-  if (cuda && a.repeat < 20) throw UsageError("--device cuda needs --repeat of at least 20");
+  require_usage(!cuda || a.repeat >= 20, "--device cuda needs --repeat of at least 20");
   if (a.linear_attention) {
-    if (a.run.ranks != 1) throw UsageError("--linear-attention needs --ranks 1");
+    require_usage(a.run.ranks == 1, "--linear-attention needs --ranks 1");
     return bench_linear_attention(a);
   }
   if (a.tokens.empty())
     a.tokens = cuda ? std::vector<int64_t>{1, 8, 32, 128, 512, 2048, 8192}
                     : std::vector<int64_t>{1, 8, 32, 128};
-  for (const int64_t t : a.tokens)
-    if (t < 0 || t > INT32_MAX)
-      throw UsageError(fmt::format("--tokens={}, need 0 to 2147483647", t));
+  for (const int64_t t : a.tokens) require_tokens(t);
   a.source.open();
   if (!cuda) return bench_on_cpu(a);
   return a.run.ranks > 1 ? bench_over_ranks(a) : bench_on_cuda(a);
@@ -86,8 +83,8 @@ int bench(BenchArguments& a) {
 
 int bench_on_cpu(const BenchArguments& a) {
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
-  const int threads =
-      a.run.threads > 0 ? a.run.threads * a.run.ranks : std::max(cores, a.run.ranks);
+  const int threads = a.run.layer.num_threads > 0 ? a.run.layer.num_threads * a.run.ranks
+                                                  : std::max(cores, a.run.ranks);
   const MachineRates machine = measure_machine(std::min(threads, cores));
   std::string strategy;
   const auto rows = run_bench(a, strategy);

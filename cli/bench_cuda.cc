@@ -73,7 +73,7 @@ class CudaBench {
     } catch (const Error& e) {
       Result r;
       r.tokens = tokens;
-      r.strategy = a_.run.strategy;
+      r.strategy = a_.run.layer.strategy;
       r.problem = e.what();
       r.failed = true;
       results_.push_back(std::move(r));
@@ -84,7 +84,7 @@ class CudaBench {
   void measure_tokens(int64_t tokens) {
     const Problem problem(config_, weights_, *backend_, a_.routing, tokens);
     active_experts_[tokens] = problem.routing.active_experts();
-    for (const auto& name : bench_strategies(a_.run.strategy)) {
+    for (const auto& name : bench_strategies(a_.run.layer.strategy)) {
       Result r;
       r.tokens = tokens;
       r.strategy = name;

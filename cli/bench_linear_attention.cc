@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <thread>
 
@@ -62,10 +63,8 @@ class Sequences {
     std::vector<int32_t> lengths(static_cast<size_t>(batch), kLength);
     std::vector<int32_t> ids(static_cast<size_t>(batch * tokens));
     for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i + 1);
-    lengths_ =
-        std::make_unique<DeviceBuffer>(backend, device, ConstTensor(lengths.data(), {batch}));
-    ids_ =
-        std::make_unique<DeviceBuffer>(backend, device, ConstTensor(ids.data(), {batch, tokens}));
+    lengths_.emplace(backend, device, ConstTensor(lengths.data(), {batch}));
+    ids_.emplace(backend, device, ConstTensor(ids.data(), {batch, tokens}));
   }
 
   StateMap map() const {
@@ -88,7 +87,7 @@ class Sequences {
 
  private:
   int64_t num_blocks_, slots_;
-  std::unique_ptr<DeviceBuffer> lengths_, ids_;
+  std::optional<DeviceBuffer> lengths_, ids_;
 };
 
 void require_close(const char* op, double got, double need) {
@@ -103,13 +102,14 @@ class Bench {
       : a_(a),
         device_(device_from(a.run.device)),
         cuda_(device_ == DeviceKind::Cuda),
-        backend_(cuda_ ? make_cuda_backend() : make_cpu_backend(a.run.threads)) {
+        backend_(cuda_ ? make_cuda_backend() : make_cpu_backend(a.run.layer.num_threads)) {
     if (cuda_) {
       rates_ = measure_device(*backend_);
     } else {
       const int cores = static_cast<int>(std::thread::hardware_concurrency());
+      const int threads = a.run.layer.num_threads;
       rates_.name = describe_device(device_).name;
-      rates_.copy_gbps = measure_machine(a.run.threads > 0 ? a.run.threads : cores).read_gbps;
+      rates_.copy_gbps = measure_machine(threads > 0 ? threads : cores).read_gbps;
     }
   }
 
@@ -119,8 +119,7 @@ class Bench {
                                           : std::vector<int64_t>{1, 8, 32});
     const auto delta_batch =
         batches(cuda_ ? std::vector<int64_t>{1, 8, 32, 64, 128, 256} : std::vector<int64_t>{1, 4});
-    for (const int64_t n : tokens)
-      if (n < 1 || n > 4) throw UsageError(fmt::format("--tokens={}, need 1 to 4", n));
+    for (const int64_t n : tokens) require_usage(n >= 1 && n <= 4, "--tokens={}, need 1 to 4", n);
     for (const int64_t n : tokens)
       for (const int64_t b : conv_batch) conv(b, n);
     for (const int64_t n : tokens)
@@ -133,7 +132,7 @@ class Bench {
  private:
   std::vector<int64_t> batches(const std::vector<int64_t>& usual) const {
     for (const int64_t b : a_.batch)
-      if (b < 1 || b > 65536) throw UsageError(fmt::format("--batch={}, need 1 to 65536", b));
+      require_usage(b >= 1 && b <= 65536, "--batch={}, need 1 to 65536", b);
     return a_.batch.empty() ? usual : a_.batch;
   }
 

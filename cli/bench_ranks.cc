@@ -81,7 +81,7 @@ class RanksBench {
                       const LayerWeights& weights, int64_t tokens) {
     const BenchProblem problem(config_, *backend, a_.routing, tokens, a_.run.group_of(comm.rank()));
     const SpotCheck check(config_, shared_.weights, problem.host_hidden, problem.routing);
-    for (const auto& name : bench_strategies(a_.run.strategy)) {
+    for (const auto& name : bench_strategies(a_.run.layer.strategy)) {
       LayerOptions options = a_.run.layer_options(tokens);
       options.strategy = name;
       options.backend = backend;

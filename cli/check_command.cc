@@ -9,7 +9,6 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <numeric>
-#include <optional>
 #include <random>
 
 #include "commands.h"
@@ -50,12 +49,7 @@ struct Result {
 };
 
 MoeConfig shape(int64_t h, int64_t i, int64_t e, int64_t k) {
-  MoeConfig c;
-  c.hidden = h;
-  c.intermediate = i;
-  c.num_experts = e;
-  c.top_k = k;
-  return c;
+  return {.hidden = h, .intermediate = i, .num_experts = e, .top_k = k};
 }
 
 std::vector<Case> shapes_and_skews() {
@@ -207,42 +201,12 @@ class Device {
   std::map<std::pair<int, int>, std::shared_ptr<Backend>> kept_;
 };
 
-// The routing on the device, or nothing where the gate chooses.
-struct DeviceRouting {
-  std::optional<DeviceBuffer> ids, weights;
-
-  void give_to(ForwardArgs& args) const {
-    if (!ids) return;
-    args.ids = ids->view();
-    args.weights = weights->view();
-  }
-};
-
-DeviceRouting place_routing(const Case& c, const Problem& p, int64_t begin, int64_t size,
-                            const LayerOptions& options) {
-  if (c.by_gate) return {};
-  const Shape slots{c.tokens, c.config.top_k};
-  const auto ids = ConstTensor(p.routing.ids.data(), slots).rows(begin, size);
-  const auto weights = ConstTensor(p.routing.weights.data(), slots).rows(begin, size);
-  return {DeviceBuffer(*options.backend, options.device, ids),
-          DeviceBuffer(*options.backend, options.device, weights)};
-}
-
-// The last of several ranks gets no tokens; the others share them evenly.
-struct Split {
-  int64_t tokens;
-  int num_ranks;
-
-  int64_t parts() const { return std::max(1, num_ranks - 1); }
-  int64_t begin(int rank) const { return tokens * std::min<int64_t>(rank, parts()) / parts(); }
-  int64_t size(int rank) const { return begin(rank + 1) - begin(rank); }
-  int64_t largest() const { return (tokens + parts() - 1) / parts(); }
-};
-
-// Collective. What this rank computes of its tokens, in as many rows as the largest share has.
+// Collective. Runs this rank's share; every rank knows the whole output.
 Rows run_rank(const Case& c, const Problem& p, Device& device, Communicator& comm,
-              const Ranks& ranks, const Split& split, const std::string& strategy, uint64_t seed) {
-  const int64_t begin = split.begin(comm.rank()), size = split.size(comm.rank());
+              const Ranks& ranks, const std::string& strategy, uint64_t seed) {
+  // The last of several ranks gets no tokens; the others share them evenly.
+  const Shares shares(c.tokens, std::max(1, comm.size() - 1));
+  const int64_t begin = shares.begin(comm.rank()), size = shares.size(comm.rank());
   LayerOptions options;
   options.max_tokens = c.tokens;
   options.strategy = strategy;
@@ -257,16 +221,20 @@ Rows run_rank(const Case& c, const Problem& p, Device& device, Communicator& com
       c.config, place_weights(weights, c.config, comm.size(), options, backend), comm, options);
   const DeviceBuffer hidden(backend, device.kind(), p.hidden.view().rows(begin, size));
   const DeviceBuffer written(backend, device.kind(), DType::Bf16, hidden.view().shape);
-  const DeviceRouting routing = place_routing(c, p, begin, size, options);
+  const auto place = [&](const auto& of_slots) {
+    const ConstTensor all(of_slots.data(), {c.tokens, c.config.top_k});
+    return DeviceBuffer(backend, device.kind(), all.rows(begin, size));
+  };
+  const DeviceBuffer ids = place(p.routing.ids), router_weights = place(p.routing.weights);
   ForwardArgs args{.output = written.view(), .hidden = hidden.view(), .stream = stream.get()};
-  routing.give_to(args);
+  if (!c.by_gate) args.ids = ids.view(), args.weights = router_weights.view();
   meet(comm);
   layer->forward(args);
   layer->wait(stream.get());
-  Rows own(split.largest(), c.config.hidden);
+  Rows own(shares.largest(), c.config.hidden);
   written.copy_to(own.view().data);
   meet(comm);
-  return own;
+  return shares.gather(comm, own);
 }
 
 // The whole output, where rank 0 lives; elsewhere NaN.
@@ -275,17 +243,9 @@ Rows run_layer(const Case& c, const Problem& p, Device& device, const Ranks& ran
   Rows out(c.tokens, c.config.hidden);
   std::memset(out.view().data, 0xff,
               static_cast<size_t>(out.view().bytes()));  // NaN: what is not written shows
-  const Split split{c.tokens, ranks.size()};
   ranks.run([&](Communicator& comm) {
-    const Rows own = run_rank(c, p, device, comm, ranks, split, strategy, seed);
-    Rows all(comm.size() * own.num_rows(), own.hidden());
-    comm.all_gather(all.view(), own.view(), nullptr);
-    for (int r = 0; r < comm.size() && comm.rank() == 0; ++r) {
-      const auto from = std::as_const(all).view().rows(r * own.num_rows(), split.size(r));
-      if (from.bytes() > 0)
-        std::memcpy(out.view().rows(split.begin(r), split.size(r)).data, from.data,
-                    static_cast<size_t>(from.bytes()));
-    }
+    Rows whole = run_rank(c, p, device, comm, ranks, strategy, seed);
+    if (comm.rank() == 0) out = std::move(whole);
   });
   return out;
 }
@@ -294,14 +254,10 @@ bool same_bits(const Rows& a, const Rows& b) {
   return std::memcmp(a.view().data, b.view().data, static_cast<size_t>(a.view().bytes())) == 0;
 }
 
-bool is_close(const Difference& d) {
-  return d.rel_error <= kTolerance && d.max_row_error <= kRowTolerance;
-}
-
 void note_difference(Result& result, const std::string& what, const Difference& d) {
   result.rel_error = std::max(result.rel_error, d.rel_error);
   result.max_row_error = std::max(result.max_row_error, d.max_row_error);
-  if (!is_close(d))
+  if (!(d.rel_error <= kTolerance && d.max_row_error <= kRowTolerance))
     result.failure = fmt::format("{}: error {:.3e}, row {} {:.3e}", what, d.rel_error, d.worst_row,
                                  d.max_row_error);
 }
@@ -324,17 +280,16 @@ Plan plan_for(DeviceKind device, int ranks) {
   return {{1}, {"contiguous", "masked", "hybrid"}, {"masked+cublas"}};
 }
 
-// Every layout on every number of ranks, the first one twice. `launched` are those of a transport
-// other than threads.
-Result check_case(const Case& c, Device& device, const Ranks* launched, int ranks, uint64_t seed) {
+// Every layout on every number of ranks, the first one twice.
+Result check_case(const Case& c, Device& device, const Ranks& ranks, uint64_t seed) {
   Result result;
   const Problem p = make_problem(c, seed);
   const ConstTensor expected(p.expected.data(), {c.tokens, c.config.hidden});
-  const Plan plan = plan_for(device.kind(), ranks);
+  const Plan plan = plan_for(device.kind(), ranks.size());
   for (const int num_ranks : plan.ranks) {
     const Ranks threads("threads", num_ranks);
     const auto run = [&](const std::string& strategy) {
-      return run_layer(c, p, device, launched ? *launched : threads, strategy, seed);
+      return run_layer(c, p, device, ranks.are_threads() ? threads : ranks, strategy, seed);
     };
     const std::string& base = plan.same_bits.front();
     const Rows first = run(base);
@@ -356,42 +311,37 @@ std::string what_is_checked(DeviceKind device, int ranks) {
                                    : "each on one GPU, in every layout and over cublas";
 }
 
-// Cases whose experts split over the ranks.
-bool can_split(const Case& c, int ranks) {
-  return ranks <= 1 || c.config.num_experts % ranks == 0;
-}
-
-nlohmann::json line_of(const std::string& name, const Result& r) {
-  return {{"name", name},
-          {"rel_error", r.rel_error},
-          {"max_row_error", r.max_row_error},
-          {"failure", r.failure}};
-}
-
 // Collective. Of several processes the one of rank 0 judges and prints.
-int check_all(const CheckArguments& a, const Ranks* launched, int ranks) {
-  const bool speaks = launched == nullptr || launched->speaks();
+int check_all(const CheckArguments& a, const Ranks& ranks) {
+  require_usage(a.ranks == 0 || a.ranks == ranks.size(), "--ranks={}, the launcher started {}",
+                a.ranks, ranks.size());
   Device device(a);
   auto cases = shapes_and_skews();
   for (auto& c : gates_and_activations()) cases.push_back(std::move(c));
-  std::erase_if(cases, [&](const Case& c) { return !can_split(c, ranks); });
+  // Experts split over the ranks.
+  std::erase_if(cases, [num = std::max(1, ranks.size())](const Case& c) {
+    return c.config.num_experts % num != 0;
+  });
   nlohmann::json lines = nlohmann::json::array();
   int64_t num_failed = 0;
-  if (speaks && !a.json)
-    fmt::print("{:<56}  {:>9}  {:>9}\n", what_is_checked(device.kind(), ranks), "error",
+  if (ranks.speaks() && !a.json)
+    fmt::print("{:<56}  {:>9}  {:>9}\n", what_is_checked(device.kind(), ranks.size()), "error",
                "worst row");
   for (size_t i = 0; i < cases.size(); ++i) {
-    const Result r = check_case(cases[i], device, launched, ranks, a.seed + 1000 * i);
-    if (!speaks) continue;
+    const Result r = check_case(cases[i], device, ranks, a.seed + 1000 * i);
+    if (!ranks.speaks()) continue;
     num_failed += !r.failure.empty();
     if (a.json)
-      lines.push_back(line_of(cases[i].name, r));
+      lines.push_back({{"name", cases[i].name},
+                       {"rel_error", r.rel_error},
+                       {"max_row_error", r.max_row_error},
+                       {"failure", r.failure}});
     else
       fmt::print("{:<56}  {:9.2e}  {:9.2e}  {}\n", cases[i].name, r.rel_error, r.max_row_error,
                  r.failure.empty() ? "ok" : "FAIL " + r.failure);
     std::fflush(stdout);
   }
-  if (!speaks) return kGood;
+  if (!ranks.speaks()) return kGood;
   const auto num_good = static_cast<int64_t>(cases.size()) - num_failed;
   if (a.json)
     fmt::print("{}\n",
@@ -403,19 +353,9 @@ int check_all(const CheckArguments& a, const Ranks* launched, int ranks) {
 }
 
 int check(const CheckArguments& a) {
-  if (a.ranks < 0) throw UsageError(fmt::format("--ranks={}, must not be negative", a.ranks));
-  if (a.transport == "threads") return check_all(a, nullptr, a.ranks);
-  const Ranks launched(a.transport, 1);
-  try {
-    if (a.ranks != 0 && a.ranks != launched.size())
-      throw UsageError(
-          fmt::format("--ranks={}, the launcher started {}", a.ranks, launched.size()));
-    return check_all(a, &launched, launched.size());
-  } catch (const std::exception& e) {
-    launched.give_up(e.what());
-    if (launched.speaks()) throw;
-    return exit_code(e);
-  }
+  require_usage(a.ranks >= 0, "--ranks={}, must not be negative", a.ranks);
+  const Ranks ranks(a.transport, a.ranks);
+  return ranks.exit_code_of([&] { return check_all(a, ranks); });
 }
 
 }  // namespace

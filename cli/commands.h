@@ -2,9 +2,12 @@
 // gives the exit code. Errors leave as exceptions; main.cc turns them into one line and a code.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <stdexcept>
+#include <utility>
 
 namespace switchyard::cli {
 
@@ -14,6 +17,11 @@ inline constexpr int kGood = 0, kFailed = 1, kBadInput = 2;
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+
+template <class... Values>
+void require_usage(bool good, fmt::format_string<Values...> text, Values&&... values) {
+  if (!good) throw UsageError(fmt::format(text, std::forward<Values>(values)...));
+}
 
 // What the user gave is wrong: 2. What was asked for went wrong: 1.
 int exit_code(const std::exception& e);

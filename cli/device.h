@@ -39,16 +39,4 @@ class DeviceBuffer {
   Tensor view_;
 };
 
-// A workspace in memory of a backend's device.
-class DeviceWorkspace {
- public:
-  DeviceWorkspace(Backend& backend, size_t bytes)
-      : bytes_(bytes), memory_(allocate(backend, bytes)) {}
-  Workspace workspace() const { return {memory_.get(), bytes_}; }
-
- private:
-  size_t bytes_;
-  std::shared_ptr<void> memory_;
-};
-
 }  // namespace switchyard::cli

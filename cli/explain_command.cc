@@ -22,22 +22,13 @@ struct ExplainArguments {
 
 StrategyRequest request_of(const ExplainArguments& a) {
   StrategyRequest r;
+  static_cast<PlanOptions&>(r) = a.run.layer;
+  r.max_tokens = a.tokens;
   r.config = a.source.config();
   r.num_ranks = a.run.ranks;
-  r.tp_size = a.run.tp_size;
-  r.max_tokens = a.tokens;
-  r.masked_max_tokens = a.run.masked_max_tokens;
-  r.alignment = a.run.alignment;
-  r.allow_repeated_experts = a.run.allow_repeated_experts;
-  r.use_all_gather = a.run.use_all_gather;
   r.use_low_latency = a.low_latency;
-  r.host_counts = a.run.host_counts;
-  r.peer_memory = !a.run.no_peer_memory;
   r.has_nccl = has_nccl();
-  r.token_pieces = a.run.pieces;
-  r.fetch_rows = !a.run.push_rows;
   r.device = describe_device(a.run.device == "cuda" ? DeviceKind::Cuda : DeviceKind::Cpu);
-  r.strategy = a.run.strategy;
   return r;
 }
 
@@ -113,8 +104,8 @@ void print_names() {
 int explain(ExplainArguments& a) {
   if (a.run.device != "cpu" && a.run.device != "cuda")
     device_from(a.run.device);  // refuses other words
-  if (a.run.ranks < 1) throw UsageError(fmt::format("--ranks={}, need at least 1", a.run.ranks));
-  if (!a.source.given()) throw UsageError("need either --model DIR --layer N or --preset NAME");
+  a.run.require_ranks();
+  require_usage(a.source.given(), "need either --model DIR --layer N or --preset NAME");
   a.source.open();
   const auto request = request_of(a);
   const auto all = evaluate_strategies(request);
@@ -128,7 +119,7 @@ int explain(ExplainArguments& a) {
       "layer   {}\n        {}\ndevice  {} ({}){}\nranks   {}, tp {}, at most {} tokens a rank\n",
       a.source.name(), describe(a.source.config()), a.run.device, request.device.name,
       request.device.available ? "" : ", not here: times are predicted for an H100", a.run.ranks,
-      a.run.tp_size, a.tokens);
+      a.run.layer.tp_size, a.tokens);
   if (choice.error.empty())
     fmt::print("chosen  {}: {}\n", choice.strategy.name, choice.strategy.reason);
   else

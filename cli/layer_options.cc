@@ -32,26 +32,24 @@ void LayerSource::add_options(CLI::App& command) {
 }
 
 void LayerSource::open() {
-  if (model_.empty() == preset_.empty())
-    throw UsageError("need either --model DIR or --preset NAME");
+  require_usage(model_.empty() != preset_.empty(), "need either --model DIR or --preset NAME");
   if (!preset_.empty()) return open_preset();
-  if (ep_size_ != 1 || ep_rank_ != 0)
-    throw UsageError("--ep-size and --ep-rank go with --preset; say --ranks with --model");
+  require_usage(ep_size_ == 1 && ep_rank_ == 0,
+                "--ep-size and --ep-rank go with --preset; say --ranks with --model");
   checkpoint_ = Checkpoint::open(model_, layer_json_);
-  if (layer_ < 0)
-    throw UsageError(
-        fmt::format("--layer is missing; `switchyard models --model {}` lists them", model_));
+  require_usage(layer_ >= 0, "--layer is missing; `switchyard models --model {}` lists them",
+                model_);
   config_ = checkpoint_->config(layer_);
 }
 
 void LayerSource::open_preset() {
-  if (!layer_json_.empty() || layer_ >= 0) throw UsageError("--layer and --config go with --model");
+  require_usage(layer_json_.empty() && layer_ < 0, "--layer and --config go with --model");
   config_ = find_preset(preset_).config;
-  if (ep_size_ < 1 || config_.num_experts % ep_size_ != 0)
-    throw UsageError(fmt::format("--ep-size={}, must divide the {} experts of {}", ep_size_,
-                                 config_.num_experts, preset_));
-  if (ep_rank_ < 0 || ep_rank_ >= ep_size_)
-    throw UsageError(fmt::format("--ep-rank={}, need 0 to {}", ep_rank_, ep_size_ - 1));
+  require_usage(ep_size_ >= 1 && config_.num_experts % ep_size_ == 0,
+                "--ep-size={}, must divide the {} experts of {}", ep_size_, config_.num_experts,
+                preset_);
+  require_usage(ep_rank_ >= 0 && ep_rank_ < ep_size_, "--ep-rank={}, need 0 to {}", ep_rank_,
+                ep_size_ - 1);
   if (ep_size_ == 1) return;
   config_.num_experts /= ep_size_;
   config_.top_k = std::min(config_.top_k, config_.num_experts);
@@ -105,77 +103,74 @@ void LayerSource::check_memory_of(const DeviceDescription& device, double weight
 
 void RunOptions::add_options(CLI::App& command) {
   command.add_option("--ranks", ranks, "Ranks that own the experts together")->type_name("R");
-  command.add_option("--tp-size", tp_size, "Consecutive ranks that hold the same tokens");
+  command.add_option("--tp-size", layer.tp_size, "Consecutive ranks that hold the same tokens");
   command.add_option("--device", device, "cpu or cuda")->type_name("NAME");
   command
       .add_option(
-          "--strategy,--moe_strategy", strategy,
+          "--strategy,--moe_strategy", layer.strategy,
           "auto, [dispatcher+]executor[+provider] such as normal+masked or masked+cublas, or a "
           "name of the reference system (`switchyard explain` lists them)")
       ->envname("MOE_STRATEGY")
       ->type_name("NAME");
   command
-      .add_option("--masked-max-tokens,--masked_max_token_num", masked_max_tokens,
+      .add_option("--masked-max-tokens,--masked_max_token_num", layer.masked_max_tokens,
                   "hybrid: masked layout up to this many rows")
       ->envname("MASKED_MAX_TOKEN_NUM");
-  command.add_option("--use-all-gather,--use_all_gather", use_all_gather,
+  command.add_option("--use-all-gather,--use_all_gather", layer.use_all_gather,
                      "Where every rank holds all tokens (tp = ranks), `auto` moves none");
-  command.add_option("--alignment", alignment,
+  command.add_option("--alignment", layer.alignment,
                      "contiguous: rows of an expert are padded to a multiple");
-  command.add_option("--threads", threads, "Threads of each rank; 0: cores / ranks");
-  command.add_flag("--allow-repeated-experts", allow_repeated_experts,
+  command.add_option("--threads", layer.num_threads, "Threads of each rank; 0: cores / ranks");
+  command.add_flag("--allow-repeated-experts", layer.allow_repeated_experts,
                    "A token's ids may repeat (larger masked buffers)");
   command
-      .add_option("--pieces", pieces,
+      .add_option("--pieces", layer.token_pieces,
                   "Several ranks: pieces a call's tokens are cut into, so that one travels while "
                   "another is computed; 0: chosen")
       ->check(CLI::NonNegativeNumber);
-  command.add_flag("--push-rows", push_rows,
-                   "CUDA, several ranks: rows are pushed to their experts' ranks in dispatch, not "
-                   "fetched by the scatter");
+  command.add_flag_callback(
+      "--push-rows", [this] { layer.fetch_rows = false; },
+      "CUDA, several ranks: rows are pushed to their experts' ranks in dispatch, not "
+      "fetched by the scatter");
   command
-      .add_option("--link-blocks", link_blocks,
+      .add_option("--link-blocks", layer.num_link_blocks,
                   "CUDA: most thread blocks that move rows between ranks; 0: chosen")
       ->check(CLI::NonNegativeNumber);
-  command.add_option("--num-sms", num_sms, "CUDA: multiprocessors that GEMMs may use; 0: all")
+  command
+      .add_option("--num-sms", layer.num_sms, "CUDA: multiprocessors that GEMMs may use; 0: all")
       ->check(CLI::NonNegativeNumber);
-  command.add_flag("--host-counts", host_counts,
+  command.add_flag("--host-counts", layer.host_counts,
                    "CUDA: contiguous groups over cublas, and rows over NCCL, may wait for the "
                    "stream to read counts");
-  command.add_flag("--no-peer-memory", no_peer_memory, kNoPeerMemoryHelp);
+  command.add_flag_callback(
+      "--no-peer-memory", [this] { layer.peer_memory = false; }, kNoPeerMemoryHelp);
+}
+
+void RunOptions::require_ranks() const {
+  require_usage(ranks >= 1, "--ranks={}, need at least 1", ranks);
 }
 
 void RunOptions::require_even_groups() const {
-  if (tp_size < 1 || ranks % tp_size != 0)
-    throw UsageError(fmt::format("--tp-size={}, must divide --ranks={}", tp_size, ranks));
+  require_usage(layer.tp_size >= 1 && ranks % layer.tp_size == 0,
+                "--tp-size={}, must divide --ranks={}", layer.tp_size, ranks);
 }
 
 LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
-  LayerOptions o;
-  o.max_tokens = max_tokens;
-  o.strategy = strategy;
-  o.device = device_from(device);
-  o.masked_max_tokens = masked_max_tokens;
-  o.alignment = alignment;
-  o.allow_repeated_experts = allow_repeated_experts;
-  o.tp_size = tp_size;
-  o.use_all_gather = use_all_gather;
-  o.num_threads = threads;
-  o.host_counts = host_counts;
-  o.num_sms = num_sms;
-  o.num_link_blocks = link_blocks;
-  o.peer_memory = !no_peer_memory;
-  o.token_pieces = pieces;
-  o.fetch_rows = !push_rows;
-  return o;
+  LayerOptions options = layer;
+  options.max_tokens = max_tokens;
+  options.device = device_from(device);
+  return options;
+}
+
+void require_tokens(int64_t tokens) {
+  require_usage(tokens >= 0 && tokens <= INT32_MAX, "--tokens={}, need 0 to 2147483647", tokens);
 }
 
 DeviceKind device_from(const std::string& name) {
   if (name == "cpu") return DeviceKind::Cpu;
-  if (name != "cuda") throw UsageError(fmt::format("--device={}, need cpu or cuda", name));
+  require_usage(name == "cuda", "--device={}, need cpu or cuda", name);
   const auto& device = describe_device(DeviceKind::Cuda);
-  if (!device.available)
-    throw UsageError(fmt::format("--device=cuda, {}. Use --device cpu", device.unavailable_reason));
+  require_usage(device.available, "--device=cuda, {}. Use --device cpu", device.unavailable_reason);
   return DeviceKind::Cuda;
 }
 

@@ -51,28 +51,19 @@ inline constexpr const char* kNoPeerMemoryHelp =
 // How it runs.
 struct RunOptions {
   int ranks = 1;
-  int tp_size = 1;
   std::string device = "cpu";
-  std::string strategy = "auto";
-  int64_t masked_max_tokens = 256;
-  int64_t alignment = 1;
-  int threads = 0;
-  bool allow_repeated_experts = false;
-  bool use_all_gather = true;
-  bool host_counts = false;
-  int num_sms = 0;
-  int link_blocks = 0;
-  bool push_rows = false;
-  int pieces = 0;
-  bool no_peer_memory = false;
+  LayerOptions layer;  // all but its capacity and device
 
   void add_options(CLI::App& command);
+  void require_ranks() const;        // throws UsageError
   void require_even_groups() const;  // throws UsageError
   // Ranks of a group hold the same tokens.
-  int group_of(int rank) const { return rank / tp_size; }
+  int group_of(int rank) const { return rank / layer.tp_size; }
   LayerOptions layer_options(int64_t max_tokens) const;
 };
 
+// These throw UsageError.
+void require_tokens(int64_t tokens);
 DeviceKind device_from(const std::string& name);
 
 }  // namespace switchyard::cli

@@ -65,9 +65,7 @@ nlohmann::json json_of(const MoeConfig& c) {
 }
 
 std::string listed(const std::vector<std::string>& parts) {
-  std::string list;
-  for (const auto& part : parts) list += (list.empty() ? "" : ", ") + part;
-  return list.empty() ? "-" : list;
+  return parts.empty() ? "-" : fmt::format("{}", fmt::join(parts, ", "));
 }
 
 // A listing goes on where loading would not.

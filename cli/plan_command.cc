@@ -3,17 +3,38 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <exception>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <ranges>
+#include <set>
+#include <string_view>
 
 #include "commands.h"
 #include "console.h"
 #include "expert_counts.h"
 #include "layer_options.h"
-#include "rank_numbers.h"
 #include "switchyard/plan.h"
+
+namespace switchyard {
+
+// For JSON with the members' names as keys.
+void to_json(nlohmann::json& json, PlanBound bound) {
+  json = bound_name(bound);
+}
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Spread, max, mean)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Traffic, nvlink_sent, nvlink_received, network_sent,
+                                   network_received)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RowMove, us, meetings_us, bound, rows, bytes)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ExpertTime, us, bound, rank, rows, slots, mean_slots,
+                                   active_experts)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(DispatcherPlan, us, bound, dispatch, experts, combine)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ClusterRates, nvlink_gbps, network_gbps, nvlink_meeting_us,
+                                   network_meeting_us, network_peer_us, gemm_tflops, read_gbps)
+
+}  // namespace switchyard
 
 namespace switchyard::cli {
 namespace {
@@ -27,6 +48,33 @@ struct PlanArguments {
   ClusterRates rates;
   bool json = false;
 };
+
+// "8", "8,16,24", and "8..256": the powers of two in between, both ends included. Rising, each
+// once.
+std::set<int> rank_numbers(const std::string& text) {
+  constexpr int kMostRanks = 1 << 20;
+  const auto number = [&](std::string_view word) {
+    int value = 0;
+    const auto [stop, error] = std::from_chars(word.begin(), word.end(), value);
+    require_usage(error == std::errc() && stop == word.end() && value >= 1 && value <= kMostRanks,
+                  "--ranks={}, need numbers from 1 to {}: 8, 8,16,32 or 8..256", text, kMostRanks);
+    return value;
+  };
+  std::set<int> numbers;
+  for (const auto part : std::views::split(text, ',')) {
+    const std::string_view word(part.begin(), part.end());
+    const size_t dots = word.find("..");
+    if (dots == std::string_view::npos) {
+      numbers.insert(number(word));
+      continue;
+    }
+    const int low = number(word.substr(0, dots)), high = number(word.substr(dots + 2));
+    for (int p = 1; p <= high; p *= 2)
+      if (p >= low) numbers.insert(p);
+  }
+  if (numbers.empty()) (void)number("");
+  return numbers;
+}
 
 struct Planned {
   int ranks, nodes;
@@ -84,40 +132,6 @@ const char* fastest(const RankPlan& plan) {
   return best->name;
 }
 
-nlohmann::json json_of(const Spread& s) {
-  return {{"max", s.max}, {"mean", s.mean}};
-}
-
-nlohmann::json json_of(const Traffic& t) {
-  return {{"nvlink_sent", json_of(t.nvlink_sent)},
-          {"nvlink_received", json_of(t.nvlink_received)},
-          {"network_sent", json_of(t.network_sent)},
-          {"network_received", json_of(t.network_received)}};
-}
-
-nlohmann::json json_of(const RowMove& m) {
-  return {{"us", m.us},
-          {"meetings_us", m.meetings_us},
-          {"bound", bound_name(m.bound)},
-          {"rows", json_of(m.rows)},
-          {"bytes", json_of(m.bytes)}};
-}
-
-nlohmann::json json_of(const DispatcherPlan& d) {
-  return {{"us", d.us},
-          {"bound", bound_name(d.bound)},
-          {"dispatch", json_of(d.dispatch)},
-          {"experts",
-           {{"us", d.experts.us},
-            {"bound", bound_name(d.experts.bound)},
-            {"rank", d.experts.rank},
-            {"rows", d.experts.rows},
-            {"slots", d.experts.slots},
-            {"mean_slots", d.experts.mean_slots},
-            {"active_experts", d.experts.active_experts}}},
-          {"combine", json_of(d.combine)}};
-}
-
 nlohmann::json json_of(const Planned& p) {
   nlohmann::json json = {{"ranks", p.ranks},
                          {"nodes", p.nodes},
@@ -126,18 +140,8 @@ nlohmann::json json_of(const Planned& p) {
                          {"remote_nodes_per_token", p.plan.remote_nodes_per_token},
                          {"window_bytes", p.plan.window_bytes},
                          {"fastest", fastest(p.plan)}};
-  for (const Way& way : kWays) json[way.name] = json_of(p.plan.*way.plan);
+  for (const Way& way : kWays) json[way.name] = p.plan.*way.plan;
   return json;
-}
-
-nlohmann::json json_of(const ClusterRates& r) {
-  return {{"nvlink_gbps", r.nvlink_gbps},
-          {"network_gbps", r.network_gbps},
-          {"nvlink_meeting_us", r.nvlink_meeting_us},
-          {"network_meeting_us", r.network_meeting_us},
-          {"network_peer_us", r.network_peer_us},
-          {"gemm_tflops", r.gemm_tflops},
-          {"read_gbps", r.read_gbps}};
 }
 
 void print_json(const PlanArguments& a, const Plans& plans) {
@@ -146,7 +150,7 @@ void print_json(const PlanArguments& a, const Plans& plans) {
   for (const auto& [ranks, why] : plans.skipped)
     skipped.push_back({{"ranks", ranks}, {"reason", why}});
   const nlohmann::json json = {{"layer", a.source.name()}, {"tokens", a.tokens},
-                               {"routing", a.routing},     {"rates", json_of(a.rates)},
+                               {"routing", a.routing},     {"rates", a.rates},
                                {"plans", planned},         {"skipped", skipped}};
   fmt::print("{}\n", json.dump());
 }
@@ -223,10 +227,10 @@ void print_chart(const std::vector<Planned>& planned) {
 // "16, 32": where this holds; empty if nowhere.
 std::string ranks_where(const std::vector<Planned>& planned,
                         const std::function<bool(const RankPlan&)>& holds) {
-  std::string ranks;
+  std::vector<int> ranks;
   for (const auto& p : planned)
-    if (holds(p.plan)) ranks += fmt::format("{}{}", ranks.empty() ? "" : ", ", p.ranks);
-  return ranks;
+    if (holds(p.plan)) ranks.push_back(p.ranks);
+  return fmt::format("{}", fmt::join(ranks, ", "));
 }
 
 void print_limits(const std::vector<Planned>& planned) {
@@ -258,12 +262,10 @@ void print_limits(const std::vector<Planned>& planned) {
 }
 
 int plan(PlanArguments& a) {
-  if (!a.source.given()) throw UsageError("need either --model DIR --layer N or --preset NAME");
-  if (a.nodes < 0) throw UsageError(fmt::format("--nodes={}, need at least 1", a.nodes));
-  if (a.ranks_per_node < 1)
-    throw UsageError(fmt::format("--ranks-per-node={}, need at least 1", a.ranks_per_node));
-  if (a.tokens < 0 || a.tokens > INT32_MAX)
-    throw UsageError(fmt::format("--tokens={}, need 0 to 2147483647", a.tokens));
+  require_usage(a.source.given(), "need either --model DIR --layer N or --preset NAME");
+  require_usage(a.nodes >= 0, "--nodes={}, need at least 1", a.nodes);
+  require_usage(a.ranks_per_node >= 1, "--ranks-per-node={}, need at least 1", a.ranks_per_node);
+  require_tokens(a.tokens);
   a.source.open();
   const Plans plans = make_plans(a);
   if (a.json) {

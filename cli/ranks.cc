@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <cstring>
+#include <utility>
 
 #include "commands.h"
 
@@ -41,11 +43,26 @@ void Ranks::run(const std::function<void(Communicator&)>& body) const {
   comm_ ? body(*comm_) : run_local_ranks(size_, body);
 }
 
-void Ranks::give_up(const std::string& reason) const noexcept {
+int Ranks::exit_code_of(const std::function<int()>& command) const {
   try {
-    if (comm_) comm_->abort(fmt::format("rank {}: {}", comm_->rank(), reason));
-  } catch (...) {  // no memory for the words: peers still end at their deadline
+    return command();
+  } catch (const std::exception& e) {
+    if (comm_) comm_->abort(fmt::format("rank {}: {}", comm_->rank(), e.what()));
+    if (speaks()) throw;
+    return exit_code(e);
   }
+}
+
+Rows Shares::gather(Communicator& comm, const Rows& own) const {
+  Rows all(comm.size() * own.num_rows(), own.hidden()), whole(num_rows_, own.hidden());
+  comm.all_gather(all.view(), own.view(), nullptr);
+  for (int r = 0; r < comm.size(); ++r) {
+    if (!is_first_of_group(r) || size(r) == 0) continue;
+    const auto from = std::as_const(all).view().rows(r * own.num_rows(), size(r));
+    std::memcpy(whole.view().rows(begin(r), size(r)).data, from.data,
+                static_cast<size_t>(from.bytes()));
+  }
+  return whole;
 }
 
 }  // namespace switchyard::cli

@@ -21,8 +21,9 @@ std::vector<double> bias_of(const std::string& kind, int64_t num_experts) {
     for (size_t e = 0; e < bias.size(); ++e) bias[e] = -std::log(static_cast<double>(e + 1));
   else if (kind == "hot")
     bias[bias.size() / 2] = 100;
-  else if (kind != "random" && kind != "balanced")
-    throw UsageError(fmt::format("--routing={}, need random, balanced, zipf or hot", kind));
+  else
+    require_usage(kind == "random" || kind == "balanced",
+                  "--routing={}, need random, balanced, zipf or hot", kind);
   return bias;
 }
 

@@ -13,16 +13,18 @@
 
 namespace switchyard::cli {
 
-AlignedMemory::AlignedMemory(size_t bytes) : bytes_(bytes) {
+std::shared_ptr<void> aligned_memory(size_t bytes) {
   constexpr size_t kAlign = Workspace::kAlignment;
-  memory_.reset(std::aligned_alloc(kAlign, (bytes / kAlign + 1) * kAlign), std::free);
-  if (memory_ == nullptr) throw std::bad_alloc();
+  std::shared_ptr<void> memory(std::aligned_alloc(kAlign, (bytes / kAlign + 1) * kAlign),
+                               std::free);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
 }
 
 Rows::Rows(int64_t num_rows, int64_t hidden)
     : num_rows_(num_rows),
       hidden_(hidden),
-      memory_(static_cast<size_t>(num_rows * hidden) * sizeof(Bf16)) {}
+      memory_(aligned_memory(static_cast<size_t>(num_rows * hidden) * sizeof(Bf16))) {}
 
 Rows random_rows(int64_t num_rows, int64_t hidden, uint64_t seed) {
   Rows rows(num_rows, hidden);
@@ -39,19 +41,15 @@ Rows read_rows(const TensorFile& file, const std::string& name, int64_t hidden) 
   const bool is_wide = entry->dtype == "F32";
   const bool fits =
       (is_wide || entry->dtype == "BF16") && entry->shape.size() == 2 && entry->shape[1] == hidden;
-  if (!fits) {
-    std::string shape;
-    for (const int64_t d : entry->shape) shape += fmt::format("{}{}", shape.empty() ? "" : ", ", d);
-    throw UsageError(fmt::format("{}: tensor {} is {} [{}], need BF16 or F32 [T, {}]",
-                                 file.path().string(), name, entry->dtype, shape, hidden));
-  }
+  require_usage(fits, "{}: tensor {} is {} [{}], need BF16 or F32 [T, {}]", file.path().string(),
+                name, entry->dtype, fmt::join(entry->shape, ", "), hidden);
   Rows rows(entry->shape[0], hidden);
   if (!is_wide) {
     std::memcpy(rows.view().data, entry->bytes.data(), entry->bytes.size());
     return rows;
   }
   for (int64_t i = 0; i < rows.view().count(); ++i) {
-    float value;  // a file's bytes need not stand at a multiple of 4
+    float value;  // a file's bytes need not be at a multiple of 4
     std::memcpy(&value, entry->bytes.data() + static_cast<size_t>(i) * sizeof value, sizeof value);
     rows.view().as<Bf16>()[i] = Bf16(value);
   }
@@ -70,9 +68,9 @@ std::vector<int64_t> read_token_ids(const TensorFile& file, const std::string& n
                                     int64_t num_tokens) {
   const ConstTensor t = file.tensor(name);
   const bool is_wide = t.dtype == DType::I64;
-  if (t.shape != Shape{num_tokens} || (!is_wide && t.dtype != DType::I32))
-    throw UsageError(fmt::format("{}: tensor {} is no I32 or I64 [{}], one id for each input row",
-                                 file.path().string(), name, num_tokens));
+  require_usage(t.shape == Shape{num_tokens} && (is_wide || t.dtype == DType::I32),
+                "{}: tensor {} is no I32 or I64 [{}], one id for each input row",
+                file.path().string(), name, num_tokens);
   std::vector<int64_t> ids(static_cast<size_t>(num_tokens));
   for (size_t i = 0; i < ids.size(); ++i)
     ids[i] = is_wide ? t.as<int64_t>()[i] : t.as<int32_t>()[i];

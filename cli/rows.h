@@ -11,28 +11,19 @@
 
 namespace switchyard::cli {
 
-class AlignedMemory {
- public:
-  explicit AlignedMemory(size_t bytes);
-  void* data() const { return memory_.get(); }
-  Workspace workspace() const { return {memory_.get(), bytes_}; }
-
- private:
-  size_t bytes_;
-  std::shared_ptr<void> memory_;
-};
+std::shared_ptr<void> aligned_memory(size_t bytes);
 
 class Rows {
  public:
   Rows(int64_t num_rows, int64_t hidden);
   int64_t num_rows() const { return num_rows_; }
   int64_t hidden() const { return hidden_; }
-  Tensor view() { return {memory_.data(), DType::Bf16, {num_rows_, hidden_}}; }
-  ConstTensor view() const { return {memory_.data(), DType::Bf16, {num_rows_, hidden_}}; }
+  Tensor view() { return {memory_.get(), DType::Bf16, {num_rows_, hidden_}}; }
+  ConstTensor view() const { return {memory_.get(), DType::Bf16, {num_rows_, hidden_}}; }
 
  private:
   int64_t num_rows_, hidden_;
-  AlignedMemory memory_;
+  std::shared_ptr<void> memory_;
 };
 
 // Uniform in [-1, 1).

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -53,41 +52,37 @@ struct RunResult {
 
 void check_usage(const RunArguments& a) {
   a.run.require_even_groups();
-  if (a.tokens < 0 || a.tokens > INT32_MAX)
-    throw UsageError(fmt::format("--tokens={}, need 0 to 2147483647", a.tokens));
-  if (a.repeat < 1) throw UsageError(fmt::format("--repeat={}, need at least 1", a.repeat));
-  if (!(a.tolerance >= 0))
-    throw UsageError(fmt::format("--tolerance={}, must not be negative", a.tolerance));
-  if (a.output_dtype != "bf16" && a.output_dtype != "f32")
-    throw UsageError(fmt::format("--output-dtype={}, need bf16 or f32", a.output_dtype));
-  if (!a.input_tensor.empty() && a.input.empty()) throw UsageError("--input-tensor needs --input");
-  if (!a.expect_tensor.empty() && a.expect.empty())
-    throw UsageError("--expect-tensor needs --expect");
-  if (!a.expect.empty() && a.input.empty())
-    throw UsageError("--expect needs --input: random rows have no expected output");
-  if (!a.output.empty()) {
-    const auto folder = std::filesystem::absolute(a.output).parent_path();
-    std::error_code ignored;
-    if (!std::filesystem::is_directory(folder, ignored))
-      throw UsageError(fmt::format("--output={}, its folder does not exist", a.output));
-    if (std::filesystem::is_directory(a.output, ignored))
-      throw UsageError(fmt::format("--output={}, is a folder", a.output));
-  }
+  require_tokens(a.tokens);
+  require_usage(a.repeat >= 1, "--repeat={}, need at least 1", a.repeat);
+  require_usage(a.tolerance >= 0, "--tolerance={}, must not be negative", a.tolerance);
+  require_usage(a.output_dtype == "bf16" || a.output_dtype == "f32",
+                "--output-dtype={}, need bf16 or f32", a.output_dtype);
+  require_usage(a.input_tensor.empty() || !a.input.empty(), "--input-tensor needs --input");
+  require_usage(a.expect_tensor.empty() || !a.expect.empty(), "--expect-tensor needs --expect");
+  require_usage(a.expect.empty() || !a.input.empty(),
+                "--expect needs --input: random rows have no expected output");
+  if (a.output.empty()) return;
+  const auto folder = std::filesystem::absolute(a.output).parent_path();
+  std::error_code ignored;
+  require_usage(std::filesystem::is_directory(folder, ignored),
+                "--output={}, its folder does not exist", a.output);
+  require_usage(!std::filesystem::is_directory(a.output, ignored), "--output={}, is a folder",
+                a.output);
 }
 
 // The tensor that was named, or the one that oracle files call by the layer's module path.
 std::string tensor_name(const std::string& given, const LayerSource& source, const char* suffix,
                         const char* option) {
   if (!given.empty()) return given;
-  if (source.module_path().empty()) throw UsageError(fmt::format("{} is missing", option));
+  require_usage(!source.module_path().empty(), "{} is missing", option);
   return source.module_path() + suffix;
 }
 
 Input read_input(const RunArguments& a) {
   const MoeConfig& config = a.source.config();
   const int64_t vocabulary = config.gate.vocabulary;
-  if (!a.token_ids_tensor.empty() && vocabulary == 0)
-    throw UsageError("--token-ids-tensor: this layer chooses by scores");
+  require_usage(a.token_ids_tensor.empty() || vocabulary > 0,
+                "--token-ids-tensor: this layer chooses by scores");
   if (a.input.empty()) {
     const int64_t num_ids = vocabulary > 0 ? a.tokens : 0;
     return {random_rows(a.tokens, config.hidden, a.seed),
@@ -117,9 +112,9 @@ Expected read_expected(const RunArguments& a, int64_t num_tokens) {
   const Shape wanted{num_tokens, a.source.config().hidden};
   const bool real =
       e.rows.dtype == DType::F64 || e.rows.dtype == DType::F32 || e.rows.dtype == DType::Bf16;
-  if (e.rows.shape != wanted || !real)
-    throw UsageError(fmt::format("--expect: tensor {} in {} is no bf16, f32 or f64 [{}, {}]", name,
-                                 a.expect, wanted[0], wanted[1]));
+  require_usage(e.rows.shape == wanted && real,
+                "--expect: tensor {} in {} is no bf16, f32 or f64 [{}, {}]", name, a.expect,
+                wanted[0], wanted[1]);
   return e;
 }
 
@@ -131,51 +126,19 @@ std::vector<int64_t> count_experts(MoeLayer& layer, ConstTensor hidden, ConstTen
   const DeviceBuffer weights(backend, hidden.device, DType::F32, slots);
   const int64_t num_scored = layer.config().shared.num_scored;
   const DeviceBuffer shared(backend, hidden.device, DType::F32, {hidden.dim(0), num_scored});
-  const DeviceWorkspace workspace(backend, layer.gate().workspace_bytes(hidden.dim(0)));
+  const size_t bytes = layer.gate().workspace_bytes(hidden.dim(0));
+  const auto workspace = allocate(backend, bytes);
   layer.gate().choose({.ids = chosen.view(),
                        .weights = weights.view(),
                        .shared_weights = num_scored > 0 ? shared.view() : Tensor(),
                        .token_ids = token_ids},
-                      hidden, workspace.workspace(), nullptr);
+                      hidden, {workspace.get(), bytes}, nullptr);
   std::vector<int32_t> ids(static_cast<size_t>(slots.count()));
   chosen.copy_to(ids.data());
   std::vector<int64_t> counts(static_cast<size_t>(layer.config().num_experts));
   for (const int32_t id : ids)
     if (id >= 0 && id < layer.config().num_experts) ++counts[static_cast<size_t>(id)];
   return counts;
-}
-
-// Consecutive ranks of a group hold the same tokens; the groups share all of them evenly.
-class Shares {
- public:
-  Shares(int64_t num_tokens, int num_ranks, int tp_size)
-      : num_tokens_(num_tokens), num_ranks_(num_ranks), tp_size_(tp_size) {}
-
-  int num_ranks() const { return num_ranks_; }
-  bool is_first_of_group(int rank) const { return rank % tp_size_ == 0; }
-  int64_t begin(int rank) const { return num_tokens_ * (rank / tp_size_) / num_groups(); }
-  int64_t size(int rank) const { return begin(rank + tp_size_) - begin(rank); }
-  int64_t largest() const { return (num_tokens_ + num_groups() - 1) / num_groups(); }
-
- private:
-  int num_groups() const { return num_ranks_ / tp_size_; }
-  int64_t num_tokens_;
-  int num_ranks_, tp_size_;
-};
-
-// Collective. `output` is this rank's share, in as many rows as the largest has.
-Rows gather_output(Communicator& comm, const Shares& shares, const Rows& output,
-                   int64_t num_tokens) {
-  const int64_t hidden = output.hidden();
-  Rows all(comm.size() * output.num_rows(), hidden), whole(num_tokens, hidden);
-  comm.all_gather(all.view(), output.view(), nullptr);
-  for (int r = 0; r < comm.size(); ++r) {
-    if (!shares.is_first_of_group(r) || shares.size(r) == 0) continue;
-    const auto from = std::as_const(all).view().rows(r * output.num_rows(), shares.size(r));
-    const auto to = whole.view().rows(shares.begin(r), shares.size(r));
-    std::memcpy(to.data, from.data, static_cast<size_t>(from.bytes()));
-  }
-  return whole;
 }
 
 // Collective. The sum over groups.
@@ -244,17 +207,17 @@ RunResult run_rank(const RunArguments& a, Communicator& comm, const Ranks& ranks
   us.erase(us.begin());
   Rows output(shares.largest(), input.rows.hidden());
   written.copy_to(output.view().data);
-  return {gather_output(comm, shares, output, input.rows.num_rows()), layer->strategy(), report,
+  return {shares.gather(comm, output), layer->strategy(), report,
           gather_counts(comm, shares, counts), median(us)};
 }
 
 // The whole result, where rank 0 lives.
 std::optional<RunResult> execute(const RunArguments& a, const Ranks& ranks, const Input& input) {
-  const Shares shares(input.rows.num_rows(), ranks.size(), a.run.tp_size);
+  const Shares shares(input.rows.num_rows(), ranks.size() / a.run.layer.tp_size,
+                      a.run.layer.tp_size);
   const int64_t max_tokens = a.max_tokens >= 0 ? a.max_tokens : shares.largest();
-  if (max_tokens < shares.largest())
-    throw UsageError(
-        fmt::format("--max-tokens={}, a rank has {} tokens", max_tokens, shares.largest()));
+  require_usage(max_tokens >= shares.largest(), "--max-tokens={}, a rank has {} tokens", max_tokens,
+                shares.largest());
   a.source.check_memory(
       ranks.size(), ranks.num_on_machine(),
       MoeLayer::workspace_bytes(a.source.config(), ranks.size(), a.run.layer_options(max_tokens)),
@@ -330,8 +293,8 @@ void print_text(const RunArguments& a, const RunResult& r, bool compared, const 
 }
 
 int run_on(RunArguments& a, const Ranks& ranks) {
-  if (a.run.ranks != 1 && a.run.ranks != ranks.size())
-    throw UsageError(fmt::format("--ranks={}, the launcher started {}", a.run.ranks, ranks.size()));
+  require_usage(a.run.ranks == 1 || a.run.ranks == ranks.size(),
+                "--ranks={}, the launcher started {}", a.run.ranks, ranks.size());
   a.run.ranks = ranks.size();
   check_usage(a);
   device_from(a.run.device);
@@ -353,15 +316,9 @@ int run_on(RunArguments& a, const Ranks& ranks) {
 }
 
 int run(RunArguments& a) {
-  if (a.run.ranks < 1) throw UsageError(fmt::format("--ranks={}, need at least 1", a.run.ranks));
+  a.run.require_ranks();
   const Ranks ranks(a.transport, a.run.ranks);
-  try {
-    return run_on(a, ranks);
-  } catch (const std::exception& e) {
-    ranks.give_up(e.what());
-    if (ranks.speaks()) throw;
-    return exit_code(e);
-  }
+  return ranks.exit_code_of([&] { return run_on(a, ranks); });
 }
 
 }  // namespace

@@ -63,8 +63,8 @@ class HostExperts {
   ConstTensor join(const std::vector<Slice>& slices, int64_t rows) {
     const ConstTensor& first = slices.front().values;
     const auto bytes = static_cast<size_t>(first.bytes());
-    memory_.emplace_back(bytes * slices.size());
-    auto* to = static_cast<std::byte*>(memory_.back().data());
+    memory_.push_back(aligned_memory(bytes * slices.size()));
+    auto* to = static_cast<std::byte*>(memory_.back().get());
     for (size_t i = 0; i < slices.size(); ++i)
       copy_to_host(*slices[i].backend, to + i * bytes, slices[i].values);
     Tensor joined(to, first.dtype, first.shape);
@@ -74,7 +74,7 @@ class HostExperts {
 
   std::span<const PlacedWeights> ranks_;
   const std::set<int32_t>& used_;
-  std::vector<AlignedMemory> memory_;
+  std::vector<std::shared_ptr<void>> memory_;
 };
 
 // The layer of the renumbered experts; routing is given, so the gate's rules are of no concern.

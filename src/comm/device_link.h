@@ -1,11 +1,12 @@
 // src/comm/device_link.h -- what moves bytes between the memory of ranks' devices, in the order of
-// a stream. NCCL is one (comm/nccl_link.h); tests have their own.
+// a stream. NCCL is one; tests have their own.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
 
+#include "base/backend.h"
 #include "switchyard/communicator.h"
 
 namespace switchyard {
@@ -45,5 +46,12 @@ class DeviceLink {
   // word, before work that waits for peers ends.
   virtual const int32_t* ended() const = 0;
 };
+
+// NCCL between the ranks of `host`: one communicator of NCCL for all layers of it and a device.
+//
+// Collective. Throws Error(Unsupported) on every rank where NCCL cannot be: this build has none,
+// versions differ, two ranks share a GPU; Transport when a rank does not come.
+std::shared_ptr<DeviceLink> make_nccl_link(Communicator& host,
+                                           const std::shared_ptr<Backend>& backend);
 
 }  // namespace switchyard

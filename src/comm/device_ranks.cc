@@ -11,7 +11,7 @@
 namespace switchyard {
 namespace {
 
-// What the host is told takes a moment longer than what the device sees.
+// The host hears of a loss a moment later than the device.
 constexpr std::chrono::milliseconds kPatience{1000};
 
 }  // namespace

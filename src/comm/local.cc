@@ -1,5 +1,5 @@
 // src/comm/local.cc -- ranks are threads of one process: they meet, copy from each other's memory,
-// and meet again before anybody reuses a buffer.
+// and meet again before a buffer is reused.
 #include <condition_variable>
 #include <cstring>
 #include <exception>
@@ -256,7 +256,7 @@ class World {
   uint64_t agreed_in_ = 0;
   uint64_t born_in_ = 0;  // the parent's generation
   std::map<int, std::shared_ptr<World>> children_;
-  std::map<uint64_t, std::function<void()>> ended_;  // told of a failure
+  std::map<uint64_t, std::function<void()>> ended_;  // called on a failure
   uint64_t last_watch_ = 0;
   std::optional<Error> failure_;
 };
@@ -335,25 +335,11 @@ class LocalComm final : public Communicator {
   int rank_;
 };
 
-bool is_failure_of(const std::exception_ptr& thrown, const std::optional<Error>& failure) {
-  if (!failure) return false;
-  try {
-    std::rethrow_exception(thrown);
-  } catch (const Error& e) {
-    return e.code() == failure->code() && std::string_view(e.what()) == failure->what();
-  } catch (...) {
-    return false;
-  }
-}
-
-std::string message_of(const std::exception_ptr& thrown) {
-  try {
-    std::rethrow_exception(thrown);
-  } catch (const std::exception& e) {
-    return e.what();
-  } catch (...) {
-    return "unknown error";
-  }
+// Whether a rank threw because the communicator failed.
+bool follows_from(const std::optional<Error>& failure, const std::exception& thrown) {
+  const auto* error = dynamic_cast<const Error*>(&thrown);
+  return failure && error && error->code() == failure->code() &&
+         std::string_view(error->what()) == failure->what();
 }
 
 }  // namespace
@@ -377,18 +363,23 @@ std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
 void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& body,
                      LocalRanksOptions options) {
   auto ranks = make_local_ranks(num_ranks, options);
-  std::vector<std::exception_ptr> thrown(ranks.size());
-  std::vector<char> by_itself(ranks.size(), 0);
+  std::vector<std::exception_ptr> causes(ranks.size()), consequences(ranks.size());
 
   const auto run_rank = [&](size_t r) {
     auto& comm = static_cast<LocalComm&>(*ranks[r]);
+    const auto fail = [&](const char* what) {
+      causes[r] = std::current_exception();
+      comm.abort(cat("run_local_ranks: rank ", r, " failed: ", what));
+    };
     try {
       body(comm);
+    } catch (const std::exception& e) {
+      if (follows_from(comm.failure(), e))
+        consequences[r] = std::current_exception();
+      else
+        fail(e.what());
     } catch (...) {
-      thrown[r] = std::current_exception();
-      by_itself[r] = !is_failure_of(thrown[r], comm.failure());
-      if (by_itself[r])
-        comm.abort(cat("run_local_ranks: rank ", r, " failed: ", message_of(thrown[r])));
+      fail("unknown error");
     }
   };
   {
@@ -400,10 +391,9 @@ void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& bo
     }
     run_rank(0);
   }
-  for (size_t r = 0; r < ranks.size(); ++r)
-    if (thrown[r] && by_itself[r]) std::rethrow_exception(thrown[r]);
-  for (const auto& t : thrown)
-    if (t) std::rethrow_exception(t);
+  for (const auto& thrown : {causes, consequences})
+    for (const auto& of_rank : thrown)
+      if (of_rank) std::rethrow_exception(of_rank);
 }
 
 }  // namespace switchyard

@@ -26,7 +26,7 @@ void check(int code, const char* call) {
   throw Error(Errc::Transport, cat("mpi: ", call, ": ", text, "."));
 }
 
-// MPI stands from the first communicator to the end of the process.
+// MPI runs from the first communicator to the end of the process.
 void initialize() {
   int done = 0;
   check(MPI_Initialized(&done), "MPI_Initialized");

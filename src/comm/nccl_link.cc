@@ -1,6 +1,9 @@
-// src/comm/nccl_link.cc
-#include "comm/nccl_link.h"
-
+// src/comm/nccl_link.cc -- NCCL as the link between devices of ranks.
+//
+// NCCL's own calls never wait here for long: its communicator is a non-blocking one. A thread
+// beside the rank's own looks whether work that was enqueued ends, and whether the host's
+// communicator is over; if so it aborts NCCL's communicator, and kernels that wait for a peer end.
+// What they leave behind means nothing, which `ended` says.
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
@@ -9,6 +12,7 @@
 #include <system_error>
 #include <thread>
 
+#include "comm/device_link.h"
 #include "comm/handshake.h"
 #include "comm/nccl_state.h"
 #include "comm/shared_by_ranks.h"
@@ -100,18 +104,14 @@ class NcclLink final : public DeviceLink {
   void finish_work() noexcept override {
     try {
       state_->drain();
-    } catch (...) {  // it is over, and has a reason for whoever calls it next
+    } catch (...) {  // it is over, and the next call gets the reason
     }
   }
   void require_open() override { state_->require_open(); }
   bool is_open() { return state_->is_open(); }
   const int32_t* ended() const override { return state_->ended(); }
 
-  bool is_capturing(CUstream_st* stream) override {
-    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-    if (cudaStreamIsCapturing(stream, &capture) != cudaSuccess) (void)cudaGetLastError();
-    return capture != cudaStreamCaptureStatusNone;
-  }
+  bool is_capturing(CUstream_st* stream) override { return NcclState::is_capturing(stream); }
 
  private:
   void start_watching() {

@@ -28,7 +28,7 @@ constexpr milliseconds kQuiet{250}, kPrompt{50};
 constexpr const char* kOver =
     "nccl: the communicator is over, or one of its ranks left. Make a new communicator and layer.";
 
-std::string told(const char* name, ncclResult_t answer, ncclComm_t comm) {
+std::string message_of(const char* name, ncclResult_t answer, ncclComm_t comm) {
   const char* last = ncclGetLastError(comm);
   return cat(
       "nccl: ", name, "=", ncclGetErrorString(answer), ", ",
@@ -92,7 +92,7 @@ void NcclState::require_open_locked() const {
 }
 
 void NcclState::take_answer_locked(const char* name, ncclResult_t answer) const {
-  SWITCHYARD_REQUIRE(is_good(answer), Transport, told(name, answer, comm_));
+  SWITCHYARD_REQUIRE(is_good(answer), Transport, message_of(name, answer, comm_));
 }
 
 ncclResult_t NcclState::answer_locked() const {
@@ -123,10 +123,14 @@ void NcclState::await(const char* name) {
   }
 }
 
-void NcclState::set_mark(cudaStream_t stream) {
+bool NcclState::is_capturing(cudaStream_t stream) {
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   if (cudaStreamIsCapturing(stream, &capture) != cudaSuccess) (void)cudaGetLastError();
-  if (capture != cudaStreamCaptureStatusNone) return;
+  return capture != cudaStreamCaptureStatusNone;
+}
+
+void NcclState::set_mark(cudaStream_t stream) {
+  if (is_capturing(stream)) return;
   const std::lock_guard lock(mutex_);
   SWITCHYARD_CUDA_CHECK(cudaEventRecord(marks_[watchdog_.set(Clock::now())], stream));
 }
@@ -240,7 +244,7 @@ std::string NcclState::fault_locked() {
     watchdog_.reach_oldest(Clock::now());
   }
   if (const ncclResult_t answer = answer_locked(); !is_good(answer))
-    return told("ncclCommGetAsyncError", answer, comm_);
+    return message_of("ncclCommGetAsyncError", answer, comm_);
   if (!watchdog_.is_late(Clock::now(), deadline_)) return {};
   return cat("nccl: work did not end within ", deadline_.count(),
              " ms, the deadline of the communicator. Look at the other ranks.");
@@ -256,7 +260,7 @@ void NcclState::abort() {
   if (comm != nullptr) (void)ncclCommAbort(comm);
 }
 
-// Nobody else uses the communicator any more.
+// No other thread uses the communicator any more.
 void NcclState::finish() {
   if (is_over()) return abort();
   const auto end_at = Clock::now() + deadline_;
@@ -273,7 +277,7 @@ void NcclState::finish() {
 }
 
 // NCCL maps buffers of a rank a second time for other ranks of its process. Finalize tells the
-// rank's service thread to unmap the first mappings, and nobody can wait for that thread; the last
+// rank's service thread to unmap the first mappings, and no call waits for that thread; the last
 // sibling that destroys unmaps the second ones. A driver that unmaps both at once breaks the heap
 // (docs/decisions/0046), so every sibling lets a while pass between the two.
 // Another process that starts CUDA holds up the driver: such times do not count.

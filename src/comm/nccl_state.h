@@ -1,5 +1,5 @@
 // src/comm/nccl_state.h -- one communicator of NCCL and the thread that watches it. Shared by both,
-// so that a thread that NCCL does not let go is left behind, and nobody hangs.
+// so that a thread that NCCL does not let go is left behind, and no rank hangs.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -40,6 +40,7 @@ class NcclState {
     }
     await(name);
   }
+  static bool is_capturing(cudaStream_t stream);
   // What is on the stream is expected to end: not that of a graph that is being captured.
   void set_mark(cudaStream_t stream);
   // Until everything that is expected has ended.

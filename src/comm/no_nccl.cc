@@ -1,6 +1,6 @@
 // src/comm/no_nccl.cc -- in place of nccl_link.cc and nccl_state.cc where the build has no NCCL.
 #include "base/require.h"
-#include "comm/nccl_link.h"
+#include "comm/device_link.h"
 
 namespace switchyard {
 

@@ -77,7 +77,7 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
   });
   const auto here = [&](size_t r) { return all[r].process == mine.process; };
 
-  // Before anybody opens a window, every rank knows whom its own one is lent to.
+  // Before a window is opened, its rank knows whom it is lent to.
   agree("peer memory", communicator, mine, [&] {
     for (size_t r = 0; r < num_ranks; ++r) {
       SWITCHYARD_REQUIRE(all[r].bytes == mine.bytes, ShapeMismatch,

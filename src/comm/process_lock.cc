@@ -36,7 +36,7 @@ ProcessLock::Place ProcessLock::place() const {
 }
 
 void ProcessLock::release() {
-  file_ = Socket();
+  file_ = FileDescriptor();
 }
 
 PeerProcessLock::PeerProcessLock(const ProcessLock::Place& place, const std::string& who)

@@ -23,7 +23,7 @@ class ProcessLock {
   void release();
 
  private:
-  Socket file_;
+  FileDescriptor file_;
 };
 
 // The lock of another process.
@@ -34,7 +34,7 @@ class PeerProcessLock {
   bool held() const;
 
  private:
-  Socket file_;
+  FileDescriptor file_;
 };
 
 }  // namespace switchyard

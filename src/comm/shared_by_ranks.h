@@ -22,15 +22,25 @@ class SharedByRanks {
   // and open; else what `make`, collective too, gives. `host` must outlive it.
   template <class F>
   std::shared_ptr<T> get(Communicator& host, int device, F make) {
-    const Key key{&host, device};
-    const Made mine = find(key);
-    const auto all = exchange_words(host, Handshake{mine.number, newest()});
-    const bool is_the_same =
-        std::ranges::all_of(all, [&](const Handshake& c) { return c.number == all[0].number; });
-    if (is_the_same && mine.number != 0) return mine.shared;
+    Handshake mine;
+    std::shared_ptr<T> shared;
+    {
+      const std::lock_guard lock(mutex_);
+      const Entry& entry = entries_[{&host, device}];
+      shared = entry.shared.lock();
+      if (shared && !shared->is_open()) shared.reset();
+      mine = {shared ? entry.number : 0, newest_};
+    }
+    const auto all = exchange_words(host, mine);
+    const bool is_the_same = std::ranges::all_of(
+        all, [&](const Handshake& h) { return h.number != 0 && h.number == mine.number; });
+    if (is_the_same) return shared;
     const int64_t number = std::ranges::max(all, {}, &Handshake::newest).newest + 1;
-    std::shared_ptr<T> shared = make();
-    keep(key, number, shared);
+    shared = make();
+    const std::lock_guard lock(mutex_);
+    std::erase_if(entries_, [](const auto& e) { return e.second.shared.expired(); });
+    newest_ = std::max(newest_, number);
+    entries_[{&host, device}] = {number, shared};
     return shared;
   }
 
@@ -41,37 +51,13 @@ class SharedByRanks {
     int64_t number = 0;  // of what this rank has; 0: nothing
     int64_t newest = 0;  // of all that this process ever had
   };
-  struct Made {
-    int64_t number = 0;
-    std::shared_ptr<T> shared;
-  };
   struct Entry {
     int64_t number = 0;
     std::weak_ptr<T> shared;
   };
-  using Key = std::pair<const Communicator*, int>;  // and device
-
-  Made find(const Key& key) {
-    const std::lock_guard lock(mutex_);
-    const auto found = entries_.find(key);
-    if (found == entries_.end()) return {};
-    auto shared = found->second.shared.lock();
-    if (!shared || !shared->is_open()) return {};
-    return {found->second.number, std::move(shared)};
-  }
-  int64_t newest() {
-    const std::lock_guard lock(mutex_);
-    return newest_;
-  }
-  void keep(const Key& key, int64_t number, const std::shared_ptr<T>& shared) {
-    const std::lock_guard lock(mutex_);
-    std::erase_if(entries_, [](const auto& e) { return e.second.shared.expired(); });
-    newest_ = std::max(newest_, number);
-    entries_[key] = {number, shared};
-  }
 
   std::mutex mutex_;
-  std::map<Key, Entry> entries_;
+  std::map<std::pair<const Communicator*, int>, Entry> entries_;  // by communicator and device
   int64_t newest_ = 0;
 };
 

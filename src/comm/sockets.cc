@@ -73,13 +73,7 @@ Addresses resolve(const std::string& host, uint16_t port, bool passive) {
   return Addresses(list);
 }
 
-std::string text_of(const sockaddr_in& address) {
-  char text[INET_ADDRSTRLEN] = "";
-  inet_ntop(AF_INET, &address.sin_addr, text, sizeof text);
-  return text;
-}
-
-// Whether the connection stands; a refusal may pass, since the other side may not listen yet.
+// Whether it is connected; a refusal may pass, since the other side may not listen yet.
 bool try_connect(Socket& socket, const addrinfo& address, Deadline deadline) {
   socket = Socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!socket.open()) return false;
@@ -95,7 +89,7 @@ bool try_connect(Socket& socket, const addrinfo& address, Deadline deadline) {
 
 }  // namespace
 
-Socket::~Socket() {
+FileDescriptor::~FileDescriptor() {
   if (fd_ >= 0) close(fd_);
 }
 
@@ -170,14 +164,9 @@ std::string own_address(const Socket& socket) {
   sockaddr_in address{};
   socklen_t size = sizeof address;
   getsockname(socket.fd(), reinterpret_cast<sockaddr*>(&address), &size);
-  return text_of(address);
-}
-
-std::string peer_address(const Socket& socket) {
-  sockaddr_in address{};
-  socklen_t size = sizeof address;
-  getpeername(socket.fd(), reinterpret_cast<sockaddr*>(&address), &size);
-  return text_of(address);
+  char text[INET_ADDRSTRLEN] = "";
+  inet_ntop(AF_INET, &address.sin_addr, text, sizeof text);
+  return text;
 }
 
 }  // namespace switchyard

@@ -12,16 +12,16 @@ namespace switchyard {
 using Deadline = std::chrono::steady_clock::time_point;
 
 // A file descriptor with an owner.
-class Socket {
+class FileDescriptor {
  public:
-  Socket() = default;
-  explicit Socket(int fd) : fd_(fd) {}
-  Socket(Socket&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Socket& operator=(Socket&& other) noexcept {
+  FileDescriptor() = default;
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
     std::swap(fd_, other.fd_);
     return *this;
   }
-  ~Socket();
+  ~FileDescriptor();
 
   int fd() const { return fd_; }
   bool open() const { return fd_ >= 0; }
@@ -29,6 +29,7 @@ class Socket {
  private:
   int fd_ = -1;
 };
+using Socket = FileDescriptor;
 
 // A TCP port of this machine, IPv4.
 struct Listener {
@@ -47,9 +48,8 @@ void send_all(const Socket& socket, std::span<const std::byte> bytes, Deadline d
               const std::string& who);
 void receive_all(const Socket& socket, std::span<std::byte> bytes, Deadline deadline,
                  const std::string& who);
-// This machine's address on the way to the peer, and the peer's.
+// This machine's address on the way to the peer.
 std::string own_address(const Socket& socket);
-std::string peer_address(const Socket& socket);
 
 template <class T>
 std::span<const std::byte> bytes_of(const T& value) {

@@ -19,8 +19,8 @@ using Clock = std::chrono::steady_clock;
 
 enum class Op : uint32_t { AllGather = 1, AllToAllRows = 2, Split = 3 };
 
-const char* op_name(uint32_t op) {
-  switch (static_cast<Op>(op)) {
+const char* op_name(Op op) {
+  switch (op) {
     case Op::AllGather: return "all_gather";
     case Op::AllToAllRows: return "all_to_all_rows";
     case Op::Split: return "split";
@@ -28,7 +28,7 @@ const char* op_name(uint32_t op) {
   return "nothing known";
 }
 
-// What stands before every message. All ranks of a job run on machines of one byte order.
+// The head of every message. All ranks of a job run on machines of one byte order.
 struct Header {
   uint64_t comm_id = 0;  // of the communicator or the split that it came from
   uint64_t sequence = 0;
@@ -37,7 +37,7 @@ struct Header {
   uint64_t bytes = 0;      // that follow
 };
 
-// Rows of one kind to or from one peer.
+// To or from one peer: the header, or rows of one kind.
 struct Payload {
   std::byte* dst = nullptr;        // receiving: contiguous
   const std::byte* src = nullptr;  // sending: base address of all rows
@@ -46,6 +46,7 @@ struct Payload {
   int64_t row_bytes = 0;
 
   int64_t bytes() const { return num_rows * row_bytes; }
+  const std::byte* row(int64_t r) const { return src + (rows ? int64_t{rows[r]} : r) * row_bytes; }
 };
 
 constexpr size_t kMaxKinds = 8;                   // a dispatch moves three kinds of rows
@@ -53,58 +54,44 @@ constexpr size_t kStageBytes = size_t{64} << 10;  // about what a socket takes a
 
 // One direction of one peer in one exchange.
 struct Lane {
-  std::array<Payload, kMaxKinds> payloads;
-  size_t num_payloads = 0;
   Header header;
-  size_t header_done = 0;
+  std::array<Payload, 1 + kMaxKinds> payloads;  // the header is the first
+  size_t num_payloads = 0;
   size_t payload = 0;
   int64_t payload_done = 0;  // bytes of payloads[payload]
   std::vector<std::byte> stage;
   size_t stage_size = 0, stage_done = 0;
 
   void begin() {
-    num_payloads = header_done = payload = stage_size = stage_done = 0, payload_done = 0;
+    num_payloads = payload = stage_size = stage_done = 0, payload_done = 0;
+    auto* words = reinterpret_cast<std::byte*>(&header);
+    add({words, words, nullptr, 1, sizeof header});
   }
   void add(const Payload& p) { payloads[num_payloads++] = p; }
-  uint64_t bytes() const {
+  uint64_t bytes_of_rows() const {
     int64_t sum = 0;
-    for (size_t i = 0; i < num_payloads; ++i) sum += payloads[i].bytes();
+    for (size_t i = 1; i < num_payloads; ++i) sum += payloads[i].bytes();
     return static_cast<uint64_t>(sum);
   }
-  bool payloads_done() const {
-    for (size_t i = payload; i < num_payloads; ++i)
-      if (payloads[i].bytes() > (i == payload ? payload_done : 0)) return false;
-    return true;
-  }
-  bool done() const {
-    return header_done == sizeof(Header) && payloads_done() && stage_done == stage_size;
-  }
+  bool done() const { return payload == num_payloads && stage_done == stage_size; }
+  // Passes empty payloads, too.
   void advance(int64_t bytes) {
     payload_done += bytes;
     while (payload < num_payloads && payload_done == payloads[payload].bytes())
       ++payload, payload_done = 0;
   }
-  void skip_empty() { advance(0); }
 };
 
 // What another thread heard is seen after this long, though nothing moves.
 constexpr std::chrono::milliseconds kGlance{50};
 
-// What the communicators of one transport share.
-struct Shared {
-  Shared(std::unique_ptr<ByteTransport> transport, std::chrono::milliseconds limit)
-      : state(std::move(transport)), deadline(limit) {}
-  TransportState state;
-  std::chrono::milliseconds deadline;
-};
-
 class TransportComm final : public Communicator {
  public:
-  TransportComm(std::shared_ptr<Shared> shared, std::vector<int> members, uint64_t id)
-      : shared_(std::move(shared)),
+  TransportComm(std::shared_ptr<TransportState> state, std::vector<int> members, uint64_t id)
+      : state_(std::move(state)),
         members_(std::move(members)),
         id_(id),
-        wanted_(static_cast<size_t>(shared_->state.transport().size())),
+        wanted_(static_cast<size_t>(state_->transport().size())),
         out_(members_.size()),
         in_(members_.size()) {
     const auto me = std::find(members_.begin(), members_.end(), wire().rank());
@@ -115,16 +102,16 @@ class TransportComm final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return static_cast<int>(members_.size()); }
   const char* transport() const override { return wire().name(); }
-  std::chrono::milliseconds deadline() const override { return shared_->deadline; }
+  std::chrono::milliseconds deadline() const override { return state_->deadline(); }
   std::string failure_reason() const override {
-    shared_->state.listen();
-    if (const auto failure = shared_->state.failure()) return failure->what();
-    const auto left = shared_->state.first_left(members_);
-    return left ? left_message("forward", *left) : "";  // nobody else asks before a failure
+    state_->listen();
+    if (const auto failure = state_->failure()) return failure->what();
+    const auto left = state_->first_left(members_);
+    return left ? left_message("forward", *left) : "";  // only forward asks before a failure
   }
   std::shared_ptr<void> when_over(const std::function<void()>& ended) override {
-    const uint64_t watch = shared_->state.watch(members_, ended);
-    return {nullptr, [shared = shared_, watch](void*) { shared->state.forget(watch); }};
+    const uint64_t watch = state_->watch(members_, ended);
+    return {nullptr, [state = state_, watch](void*) { state->forget(watch); }};
   }
 
   void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
@@ -164,22 +151,22 @@ class TransportComm final : public Communicator {
     // Equal on all members, since it follows from what they share; differs from its relatives'.
     const uint64_t id = (id_ * 0x9e3779b97f4a7c15u + sequence_) * 0xbf58476d1ce4e5b9u +
                         static_cast<uint32_t>(color) + 1;
-    return std::make_unique<TransportComm>(shared_, std::move(members), id);
+    return std::make_unique<TransportComm>(state_, std::move(members), id);
   }
 
   void abort(const std::string& reason) noexcept override {
     try {
-      shared_->state.fail(reason);
+      state_->fail(reason);
     } catch (...) {  // no memory for the message: peers still end at their deadline
     }
   }
 
  private:
-  ByteTransport& wire() const { return shared_->state.transport(); }
+  ByteTransport& wire() const { return state_->transport(); }
 
   [[noreturn]] void fail(const std::string& reason) {
-    shared_->state.fail(reason);
-    throw *shared_->state.failure();
+    state_->fail(reason);
+    throw *state_->failure();
   }
   // A peer's reason is the first: what this rank sees may only follow from it.
   [[noreturn]] void fail_unless_told(const std::string& reason) {
@@ -187,8 +174,8 @@ class TransportComm final : public Communicator {
     fail(reason);
   }
   void check_notice() {
-    shared_->state.listen();
-    if (const auto failure = shared_->state.failure()) throw *failure;
+    state_->listen();
+    if (const auto failure = state_->failure()) throw *failure;
   }
   static std::string left_message(const char* op, size_t member) {
     return cat(op, ": rank ", member,
@@ -209,8 +196,8 @@ class TransportComm final : public Communicator {
     begin(op, 1);
     const int64_t bytes = src.bytes();
     if (dst.bytes() != bytes * size())
-      fail(cat(op_name(static_cast<uint32_t>(op)), ": dst bytes=", dst.bytes(), " on rank ", rank_,
-               ", need ", size(), " times those of src (", bytes, ")."));
+      fail(cat(op_name(op), ": dst bytes=", dst.bytes(), " on rank ", rank_, ", need ", size(),
+               " times those of src (", bytes, ")."));
     for (int p = 0; p < size(); ++p) {
       out_[static_cast<size_t>(p)].add({nullptr, src.as<std::byte>(), nullptr, 1, bytes});
       in_[static_cast<size_t>(p)].add(
@@ -262,91 +249,72 @@ class TransportComm final : public Communicator {
   // Copies the next rows of a lane into its stage.
   static void fill_stage(Lane& lane) {
     lane.stage_done = lane.stage_size = 0;
-    lane.skip_empty();
     while (lane.payload < lane.num_payloads && lane.stage_size < kStageBytes) {
       const Payload& p = lane.payloads[lane.payload];
-      const int64_t row = lane.payload_done / p.row_bytes, offset = lane.payload_done % p.row_bytes;
-      const auto* from = p.src + (p.rows ? int64_t{p.rows[row]} : row) * p.row_bytes + offset;
+      const int64_t offset = lane.payload_done % p.row_bytes;
       const auto room = static_cast<int64_t>(kStageBytes - lane.stage_size);
       const int64_t num = std::min(room, p.row_bytes - offset);
-      std::memcpy(lane.stage.data() + lane.stage_size, from, static_cast<size_t>(num));
+      std::memcpy(lane.stage.data() + lane.stage_size,
+                  p.row(lane.payload_done / p.row_bytes) + offset, static_cast<size_t>(num));
       lane.stage_size += static_cast<size_t>(num);
       lane.advance(num);
     }
   }
 
-  static void copy_own_rows(Lane& out, const Lane& in) {
-    for (size_t i = 0; i < in.num_payloads; ++i) {
-      const Payload &from = out.payloads[i], &to = in.payloads[i];
+  static void copy_own_rows(const Lane& out, const Lane& in) {
+    for (size_t i = 1; i < in.num_payloads; ++i) {
+      const Payload& to = in.payloads[i];
       for (int64_t r = 0; r < to.num_rows && to.row_bytes > 0; ++r)
-        std::memcpy(to.dst + r * to.row_bytes,
-                    from.src + (from.rows ? int64_t{from.rows[r]} : r) * from.row_bytes,
+        std::memcpy(to.dst + r * to.row_bytes, out.payloads[i].row(r),
                     static_cast<size_t>(to.row_bytes));
     }
   }
 
+  // What the transport says that it moved; no peer may have left.
   int64_t moved(int64_t bytes, size_t member) {
-    if (bytes == ByteTransport::kLeft)
-      fail_unless_told(left_message(op_name(static_cast<uint32_t>(op_)), member));
+    if (bytes == ByteTransport::kLeft) fail_unless_told(left_message(op_name(op_), member));
     return bytes;
   }
 
-  // Sends what can be sent; whether anything moved.
+  // Sends what can be sent of a lane that is not done; whether anything moved.
   bool push(Lane& lane, size_t member) {
-    const int peer = members_[member];
-    if (lane.header_done < sizeof(Header)) {
-      const auto* bytes = reinterpret_cast<const std::byte*>(&lane.header);
-      const auto n = moved(
-          wire().send(peer, {bytes + lane.header_done, sizeof(Header) - lane.header_done}), member);
-      lane.header_done += static_cast<size_t>(n);
-      return n > 0;
-    }
     if (lane.stage_done == lane.stage_size) fill_stage(lane);
-    if (lane.stage_done == lane.stage_size) return false;
-    const auto n = moved(
-        wire().send(peer, {lane.stage.data() + lane.stage_done, lane.stage_size - lane.stage_done}),
-        member);
+    const std::span<const std::byte> stage(lane.stage.data(), lane.stage_size);
+    const auto n = moved(wire().send(members_[member], stage.subspan(lane.stage_done)), member);
     lane.stage_done += static_cast<size_t>(n);
     return n > 0;
   }
 
   bool pull(Lane& lane, size_t member) {
-    const int peer = members_[member];
-    if (lane.header_done < sizeof(Header)) {
-      auto* bytes = reinterpret_cast<std::byte*>(&lane.header);
-      const auto n =
-          moved(wire().receive(peer, {bytes + lane.header_done, sizeof(Header) - lane.header_done}),
-                member);
-      lane.header_done += static_cast<size_t>(n);
-      if (lane.header_done == sizeof(Header)) check_header(lane, member);
-      return n > 0;
-    }
-    lane.skip_empty();
-    if (lane.payload == lane.num_payloads) return false;
+    const bool is_header = lane.payload == 0;
     const Payload& p = lane.payloads[lane.payload];
-    const auto n = moved(wire().receive(peer, {p.dst + lane.payload_done,
-                                               static_cast<size_t>(p.bytes() - lane.payload_done)}),
-                         member);
+    const auto rest = static_cast<size_t>(p.bytes() - lane.payload_done);
+    const auto n =
+        moved(wire().receive(members_[member], {p.dst + lane.payload_done, rest}), member);
     lane.advance(n);
+    if (is_header && lane.payload > 0) check_header(lane, member);
     return n > 0;
   }
 
   void check_header(const Lane& lane, size_t member) {
     const Header& h = lane.header;
-    const char* mine = op_name(static_cast<uint32_t>(op_));
+    const char* mine = op_name(op_);
     if (h.op != static_cast<uint32_t>(op_) || h.comm_id != id_ || h.sequence != sequence_)
-      fail_unless_told(cat(mine, ": rank ", member, " called ", op_name(h.op), " (call ",
-                           h.sequence, ") while rank ", rank_, " called ", mine, " (call ",
-                           sequence_, "). Every rank must make the same calls in the same order."));
-    if (h.num_kinds != num_kinds_ || h.bytes != lane.bytes())
+      fail_unless_told(cat(mine, ": rank ", member, " called ", op_name(static_cast<Op>(h.op)),
+                           " (call ", h.sequence, ") while rank ", rank_, " called ", mine,
+                           " (call ", sequence_,
+                           "). Every rank must make the same calls in the same order."));
+    if (h.num_kinds != num_kinds_ || h.bytes != lane.bytes_of_rows())
       fail_unless_told(cat(mine, ": rank ", member, " sent ", h.bytes, " bytes, rank ", rank_,
-                           " expected ", lane.bytes(), ". Did the ranks exchange counts first?"));
+                           " expected ", lane.bytes_of_rows(),
+                           ". Did the ranks exchange counts first?"));
   }
 
   void exchange() {
     const auto me = static_cast<size_t>(rank_);
     for (size_t p = 0; p < members_.size(); ++p)
-      out_[p].header = {id_, sequence_, static_cast<uint32_t>(op_), num_kinds_, out_[p].bytes()};
+      out_[p].header = {id_, sequence_, static_cast<uint32_t>(op_), num_kinds_,
+                        out_[p].bytes_of_rows()};
     copy_own_rows(out_[me], in_[me]);
 
     auto last_progress = Clock::now();
@@ -367,9 +335,9 @@ class TransportComm final : public Communicator {
       }
       const auto waited =
           std::chrono::duration_cast<std::chrono::milliseconds>(now - last_progress);
-      if (waited >= shared_->deadline) fail_unless_told(absence());
+      if (waited >= state_->deadline()) fail_unless_told(absence());
       check_notice();
-      wire().wait(wanted_, std::min(kGlance, shared_->deadline - waited));
+      wire().wait(wanted_, std::min(kGlance, state_->deadline() - waited));
     }
   }
 
@@ -378,14 +346,14 @@ class TransportComm final : public Communicator {
     for (size_t p = 0; p < members_.size(); ++p)
       if (static_cast<int>(p) != rank_ && !(in_[p].done() && out_[p].done()))
         missing += cat(missing.empty() ? "" : ", ", p);
-    return cat(op_name(static_cast<uint32_t>(op_)), ": rank ", missing, " did not come within ",
-               shared_->deadline.count(),
+    return cat(op_name(op_), ": rank ", missing, " did not come within ",
+               state_->deadline().count(),
                " ms, the deadline of this communicator. Look at that rank, then make a new "
                "communicator.");
   }
 
-  std::shared_ptr<Shared> shared_;
-  std::vector<int> members_;  // rank here -> rank of the transport
+  std::shared_ptr<TransportState> state_;  // of all communicators over one transport
+  std::vector<int> members_;               // rank here -> rank of the transport
   int rank_ = 0;
   uint64_t id_ = 0;
   uint64_t sequence_ = 0;
@@ -404,8 +372,8 @@ std::unique_ptr<Communicator> make_transport_comm(std::unique_ptr<ByteTransport>
                      " ms, must be positive. The default is 30000.");
   std::vector<int> members(static_cast<size_t>(transport->size()));
   for (size_t r = 0; r < members.size(); ++r) members[r] = static_cast<int>(r);
-  auto shared = std::make_shared<Shared>(std::move(transport), deadline);
-  return std::make_unique<TransportComm>(std::move(shared), std::move(members), 1);
+  auto state = std::make_shared<TransportState>(std::move(transport), deadline);
+  return std::make_unique<TransportComm>(std::move(state), std::move(members), 1);
 }
 
 }  // namespace switchyard

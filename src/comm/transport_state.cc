@@ -13,9 +13,6 @@
 
 namespace switchyard {
 
-TransportState::TransportState(std::unique_ptr<ByteTransport> transport)
-    : transport_(std::move(transport)) {}
-
 std::optional<Error> TransportState::failure() const {
   const std::lock_guard lock(mutex_);
   return failure_;
@@ -84,7 +81,7 @@ void TransportState::forget(uint64_t watch) {
 }
 
 void TransportState::start() {
-  stop_ = Socket(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  stop_ = FileDescriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   SWITCHYARD_REQUIRE(stop_.open(), Unsupported, "communicator: eventfd, ", std::strerror(errno),
                      ". Raise the limit of open files.");
   try {

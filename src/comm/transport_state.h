@@ -19,20 +19,22 @@ namespace switchyard {
 
 class TransportState {
  public:
-  explicit TransportState(std::unique_ptr<ByteTransport> transport);
+  TransportState(std::unique_ptr<ByteTransport> transport, std::chrono::milliseconds deadline)
+      : transport_(std::move(transport)), deadline_(deadline) {}
 
   ByteTransport& transport() { return *transport_; }
+  std::chrono::milliseconds deadline() const { return deadline_; }
   std::optional<Error> failure() const;
-  // The first reason stays; peers are told of it if it is this rank's.
+  // The first reason stays; peers get it if it is this rank's.
   void fail(const std::string& reason);
-  // Takes in what peers told until now.
+  // Takes in the notices of peers until now.
   void listen();
-  // Of `peers` the one that is known to have left first, which is no failure until somebody needs
-  // it.
+  // Of `peers` the one that is known to have left first, which is no failure until it is
+  // needed.
   std::optional<size_t> first_left(const std::vector<int>& peers) const;
 
   // `ended` is called on a failure, or when one of `peers` leaves; until `forget` gets what this
-  // returned. A thread listens as long as anybody watches. Throws Error(Unsupported) without one.
+  // returned. A thread listens as long as there is a watch. Throws Error(Unsupported) without one.
   uint64_t watch(const std::vector<int>& peers, const std::function<void()>& ended);
   void forget(uint64_t watch);
 
@@ -49,6 +51,7 @@ class TransportState {
   void stop();
 
   std::unique_ptr<ByteTransport> transport_;
+  const std::chrono::milliseconds deadline_;
   mutable std::mutex mutex_;  // of all that follows, and of transport_->notice
   std::optional<Error> failure_;
   std::vector<int> left_;  // peers, as they were heard
@@ -56,7 +59,7 @@ class TransportState {
   uint64_t last_watch_ = 0;
 
   std::mutex thread_mutex_;  // before mutex_
-  Socket stop_;
+  FileDescriptor stop_;
   std::jthread thread_;  // first to go
 };
 

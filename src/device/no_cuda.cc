@@ -21,7 +21,7 @@ std::shared_ptr<Backend> make_cuda_backend(const CudaOptions&) {
   refuse("make_cuda_backend");
 }
 
-// No backend of this build is one of CUDA, so nobody gets here.
+// No backend of this build is one of CUDA, so these are not called.
 std::unique_ptr<Stopwatch> make_cuda_stopwatch(Backend&) {
   refuse("measure_forward");
 }

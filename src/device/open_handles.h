@@ -16,10 +16,24 @@ class OpenHandles {
  public:
   using Key = std::pair<int, std::array<int64_t, 8>>;  // device that opens, handle
 
-  // What `open` gives, or gave an earlier caller who still has it. `close` gets it when the last of
-  // them lets go, before anybody opens it again. Both run one at a time.
+  // What `open` gives, or gave an earlier caller that still has it. `close` gets it when the last
+  // of them lets go, before it is opened again. Both run one at a time.
   std::shared_ptr<void> get(const Key& key, const std::function<void*()>& open,
-                            const std::function<void(void*)>& close);
+                            const std::function<void(void*)>& close) {
+    std::unique_lock lock(state_->mutex);
+    auto found = state_->opened.find(key);
+    if (found == state_->opened.end()) found = state_->opened.emplace(key, Opened{open(), 0}).first;
+    ++found->second.users;
+    void* shared = found->second.base;
+    lock.unlock();
+    return {shared, [state = state_, key, close](void* base) {
+              const std::lock_guard closing(state->mutex);
+              const auto mine = state->opened.find(key);
+              if (--mine->second.users > 0) return;
+              state->opened.erase(mine);
+              close(base);
+            }};
+  }
 
  private:
   struct Opened {
