@@ -28,14 +28,6 @@ struct Row {
   }
 };
 
-std::vector<OpTime> measure(const BenchArguments& a, MoeLayer& layer, Backend& backend,
-                            int64_t tokens, int group) {
-  const Rows hidden = random_rows(tokens, layer.config().hidden, 7 + static_cast<uint64_t>(group));
-  Rows output(tokens, layer.config().hidden);
-  const ForwardArgs args{.output = output.view(), .hidden = hidden.view(), .max_tokens = tokens};
-  return measure_forward(layer, args, backend, {.repeat = a.repeat});
-}
-
 std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
   const int64_t capacity = *std::max_element(a.tokens.begin(), a.tokens.end());
   const LayerOptions shared_options = a.run.layer_options(capacity);
@@ -49,11 +41,17 @@ std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
     auto layer = MoeLayer::create(a.source.config(), a.source.weights(comm.size(), comm.rank(), {}),
                                   comm, options);
     if (comm.rank() == 0) strategy = layer->strategy().name;
+    const int64_t width = layer->config().hidden;
     for (size_t i = 0; i < a.tokens.size(); ++i) {
-      const auto times =
-          measure(a, *layer, *options.backend, a.tokens[i], a.run.group_of(comm.rank()));
+      const int64_t tokens = a.tokens[i];
+      const auto seed = 7 + static_cast<uint64_t>(a.run.group_of(comm.rank()));
+      const Rows hidden = random_rows(tokens, width, seed);
+      Rows output(tokens, width);
+      const auto times = measure_forward(
+          *layer, {.output = output.view(), .hidden = hidden.view(), .max_tokens = tokens},
+          *options.backend, {.repeat = a.repeat});
       if (comm.rank() != 0) continue;
-      for (const auto& time : times) all.push_back({a.tokens[i], time});
+      for (const auto& time : times) all.push_back({tokens, time});
       if (progress) progress(static_cast<int64_t>(i + 1), static_cast<int64_t>(a.tokens.size()));
     }
   });
@@ -139,22 +137,19 @@ Command add_bench(CLI::App& app) {
       "bench", "Time every operation and the layer beside the floor of this machine");
   a->source.add_options(c);
   a->run.add_options(c);
-  c.add_option("--tokens", a->tokens,
-               "Tokens of each rank, a list; default 1,8,32,128, on CUDA up to 8192")
-      ->delimiter(',')
-      ->type_name("T,T,...");
+  add_value(c, "--tokens", a->tokens, "T,T,...",
+            "Tokens of each rank, a list; default 1,8,32,128, on CUDA up to 8192")
+      ->delimiter(',');
   c.add_flag("--linear-attention", a->linear_attention,
              "Steps of linear attention in place of a layer; --tokens of each sequence, 1 to 4");
-  c.add_option("--batch", a->batch, "Sequences of a step of linear attention, a list")
-      ->delimiter(',')
-      ->type_name("B,B,...");
+  add_value(c, "--batch", a->batch, "B,B,...", "Sequences of a step of linear attention, a list")
+      ->delimiter(',');
   c.add_option("--repeat", a->repeat, "Runs whose median is shown");
   c.add_flag("--json", a->json, "Print one JSON object");
-  c.add_option("--routing", a->routing,
-               "CUDA: random (top-k of random logits), balanced, zipf or hot")
-      ->type_name("NAME");
+  add_value(c, "--routing", a->routing, "NAME",
+            "CUDA: random (top-k of random logits), balanced, zipf or hot");
   c.add_flag("--routed-only", a->routed_only, "CUDA: leave out shared experts");
-  c.add_option("--commit", a->commit, "CUDA: what was built, for the JSON")->type_name("HASH");
+  add_value(c, "--commit", a->commit, "HASH", "CUDA: what was built, for the JSON");
   c.footer(
       "Example:\n  switchyard bench --preset olmoe-1b-7b --tokens 1,32,512\n"
       "  switchyard bench --preset olmoe-1b-7b --device cuda --strategy all\n"

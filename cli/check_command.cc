@@ -16,6 +16,7 @@
 #include "device.h"
 #include "layer_options.h"
 #include "ranks.h"
+#include "routing.h"
 #include "rows.h"
 #include "switchyard/oracle.h"
 
@@ -49,7 +50,12 @@ struct Result {
 };
 
 MoeConfig shape(int64_t h, int64_t i, int64_t e, int64_t k) {
-  return {.hidden = h, .intermediate = i, .num_experts = e, .top_k = k};
+  MoeConfig c;
+  c.hidden = h;
+  c.intermediate = i;
+  c.num_experts = e;
+  c.top_k = k;
+  return c;
 }
 
 std::vector<Case> shapes_and_skews() {
@@ -117,11 +123,6 @@ std::vector<Case> gates_and_activations() {
       [](MoeConfig& c) { c.activation.kind = ActivationKind::Relu2; });
   return all;
 }
-
-struct Routing {
-  std::vector<int32_t> ids;
-  std::vector<float> weights;
-};
 
 // Distinct experts per token, by weights that fall as `skew` says.
 Routing route(const Case& c, uint64_t seed) {
@@ -364,14 +365,11 @@ Command add_check(CLI::App& app) {
   auto a = std::make_shared<CheckArguments>();
   auto& c = *app.add_subcommand("check", "Verify this build on this machine against float64");
   c.add_option("--device", a->device, "cpu or cuda");
-  c.add_option(
-       "--ranks", a->ranks,
-       "Threads as ranks; 0: 1, 2 and 4 on the CPU, one on a GPU. On CUDA they take the GPUs "
-       "in turn")
-      ->type_name("R");
-  c.add_option("--transport", a->transport,
-               "threads of this process; processes, as torchrun starts them; or mpi, under mpirun")
-      ->type_name("NAME");
+  add_value(c, "--ranks", a->ranks, "R",
+            "Threads as ranks; 0: 1, 2 and 4 on the CPU, one on a GPU. On CUDA they take the GPUs "
+            "in turn");
+  add_value(c, "--transport", a->transport, "NAME",
+            "threads of this process; processes, as torchrun starts them; or mpi, under mpirun");
   c.add_flag("--no-peer-memory", a->no_peer_memory, kNoPeerMemoryHelp);
   c.add_option("--seed", a->seed, "Of inputs, weights and routing");
   c.add_flag("--json", a->json, "Print one JSON object");

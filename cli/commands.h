@@ -26,6 +26,13 @@ void require_usage(bool good, fmt::format_string<Values...> text, Values&&... va
 // What the user gave is wrong: 2. What was asked for went wrong: 1.
 int exit_code(const std::exception& e);
 
+// An option with a value; `type` is what its help calls the value.
+template <class T>
+CLI::Option* add_value(CLI::App& app, const char* names, T& value, const char* type,
+                       const char* help) {
+  return app.add_option(names, value, help)->type_name(type);
+}
+
 using Command = std::function<int()>;
 Command add_run(CLI::App& app);
 Command add_models(CLI::App& app);

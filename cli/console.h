@@ -8,8 +8,8 @@
 
 namespace switchyard::cli {
 
-// Columns as wide as their widest cell. Numbers stand right; a header that begins with '<' (which
-// is not shown) makes a column of words, which stand left.
+// Columns as wide as their widest cell. Numbers are aligned right; a header that begins with '<'
+// (which is not shown) makes a column of words, aligned left.
 class Table {
  public:
   explicit Table(std::vector<std::string> header) { add(std::move(header)); }

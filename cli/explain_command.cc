@@ -32,19 +32,6 @@ StrategyRequest request_of(const ExplainArguments& a) {
   return r;
 }
 
-struct Choice {
-  Strategy strategy;
-  std::string error;  // why there is none
-};
-
-Choice choose(const StrategyRequest& request) {
-  try {
-    return {choose_strategy(request), ""};
-  } catch (const Error& e) {
-    return {{}, e.what()};
-  }
-}
-
 nlohmann::json json_of(const Strategy& s) {
   nlohmann::json conditions = nlohmann::json::array();
   for (const auto& c : s.conditions) conditions.push_back({{"text", c.text}, {"holds", c.holds}});
@@ -63,15 +50,16 @@ nlohmann::json json_of(const Strategy& s) {
           {"conditions", conditions}};
 }
 
-void print_json(const std::vector<Strategy>& all, const Choice& choice) {
+// `error`: why no strategy was chosen.
+void print_json(const std::vector<Strategy>& all, const Strategy& choice,
+                const std::string& error) {
   nlohmann::json strategies = nlohmann::json::array(), names = nlohmann::json::array();
   for (const auto& s : all) strategies.push_back(json_of(s));
   for (const auto& n : strategy_names())
     names.push_back({{"name", n.name}, {"means", n.canonical}, {"kind", n.kind}, {"note", n.note}});
-  const bool chosen = choice.error.empty();
   const nlohmann::json json = {
-      {"chosen", chosen ? nlohmann::json(choice.strategy.name) : nlohmann::json()},
-      {"reason", chosen ? choice.strategy.reason : choice.error},
+      {"chosen", error.empty() ? nlohmann::json(choice.name) : nlohmann::json()},
+      {"reason", error.empty() ? choice.reason : error},
       {"strategies", strategies},
       {"names", names}};
   fmt::print("{}\n", json.dump());
@@ -109,10 +97,16 @@ int explain(ExplainArguments& a) {
   a.source.open();
   const auto request = request_of(a);
   const auto all = evaluate_strategies(request);
-  const Choice choice = choose(request);
-  const int code = choice.error.empty() ? kGood : kFailed;
+  Strategy choice;
+  std::string error;
+  try {
+    choice = choose_strategy(request);
+  } catch (const Error& e) {
+    error = e.what();
+  }
+  const int code = error.empty() ? kGood : kFailed;
   if (a.json) {
-    print_json(all, choice);
+    print_json(all, choice, error);
     return code;
   }
   fmt::print(
@@ -120,11 +114,11 @@ int explain(ExplainArguments& a) {
       a.source.name(), describe(a.source.config()), a.run.device, request.device.name,
       request.device.available ? "" : ", not here: times are predicted for an H100", a.run.ranks,
       a.run.layer.tp_size, a.tokens);
-  if (choice.error.empty())
-    fmt::print("chosen  {}: {}\n", choice.strategy.name, choice.strategy.reason);
+  if (error.empty())
+    fmt::print("chosen  {}: {}\n", choice.name, choice.reason);
   else
-    fmt::print("chosen  none: {}\n", choice.error);
-  for (const auto& warning : choice.strategy.warnings) fmt::print("note    {}\n", warning);
+    fmt::print("chosen  none: {}\n", error);
+  for (const auto& warning : choice.warnings) fmt::print("note    {}\n", warning);
   for (const auto& s : all) print_strategy(s);
   print_names();
   return code;

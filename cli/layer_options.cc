@@ -11,19 +11,13 @@
 namespace switchyard::cli {
 
 void LayerSource::add_options(CLI::App& command) {
-  command.add_option("--model", model_, "Folder of a checkpoint: config.json and safetensors")
-      ->type_name("DIR");
-  command.add_option("--layer", layer_, "Layer of the model (see `switchyard models`)")
-      ->type_name("N");
-  command
-      .add_option("--config", layer_json_,
-                  "Describes the layer by hand where the family is unknown "
-                  "(docs/guide/checkpoints.md)")
-      ->type_name("layer.json");
-  command
-      .add_option("--preset", preset_,
-                  "Instead of --model: a known model's shape with random weights")
-      ->type_name("NAME");
+  add_value(command, "--model", model_, "DIR",
+            "Folder of a checkpoint: config.json and safetensors");
+  add_value(command, "--layer", layer_, "N", "Layer of the model (see `switchyard models`)");
+  add_value(command, "--config", layer_json_, "layer.json",
+            "Describes the layer by hand where the family is unknown (docs/guide/checkpoints.md)");
+  add_value(command, "--preset", preset_, "NAME",
+            "Instead of --model: a known model's shape with random weights");
   command.add_option("--ep-size", ep_size_,
                      "With --preset: the share of one of N expert-parallel ranks. Its E/N experts "
                      "stand alone, and "
@@ -102,16 +96,13 @@ void LayerSource::check_memory_of(const DeviceDescription& device, double weight
 }
 
 void RunOptions::add_options(CLI::App& command) {
-  command.add_option("--ranks", ranks, "Ranks that own the experts together")->type_name("R");
+  add_value(command, "--ranks", ranks, "R", "Ranks that own the experts together");
   command.add_option("--tp-size", layer.tp_size, "Consecutive ranks that hold the same tokens");
-  command.add_option("--device", device, "cpu or cuda")->type_name("NAME");
-  command
-      .add_option(
-          "--strategy,--moe_strategy", layer.strategy,
-          "auto, [dispatcher+]executor[+provider] such as normal+masked or masked+cublas, or a "
-          "name of the reference system (`switchyard explain` lists them)")
-      ->envname("MOE_STRATEGY")
-      ->type_name("NAME");
+  add_value(command, "--device", device, "NAME", "cpu or cuda");
+  add_value(command, "--strategy,--moe_strategy", layer.strategy, "NAME",
+            "auto, [dispatcher+]executor[+provider] such as normal+masked or masked+cublas, or a "
+            "name of the reference system (`switchyard explain` lists them)")
+      ->envname("MOE_STRATEGY");
   command
       .add_option("--masked-max-tokens,--masked_max_token_num", layer.masked_max_tokens,
                   "hybrid: masked layout up to this many rows")

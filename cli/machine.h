@@ -1,4 +1,4 @@
-// cli/machine.h -- what this machine can do at most, measured: the floors that times stand beside.
+// cli/machine.h -- what this machine can do at most, measured: the floors of times.
 #pragma once
 
 namespace switchyard::cli {

@@ -13,8 +13,7 @@ namespace switchyard::cli {
 namespace {
 
 int complain(int code, std::string message) {
-  for (char& c : message)
-    if (c == '\n') c = ' ';
+  std::replace(message.begin(), message.end(), '\n', ' ');
   std::fputs(fmt::format("switchyard: {}\n", message).c_str(), stderr);
   return code;
 }

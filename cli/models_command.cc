@@ -136,9 +136,9 @@ Command add_models(CLI::App& app) {
   auto a = std::make_shared<ModelsArguments>();
   auto& c = *app.add_subcommand(
       "models", "Show the MoE layers of a checkpoint, or the known families and presets");
-  c.add_option("--model", a->model, "Folder of a checkpoint")->type_name("DIR");
-  c.add_option("--config", a->layer_json, "Describes the layer by hand (docs/guide/checkpoints.md)")
-      ->type_name("layer.json");
+  add_value(c, "--model", a->model, "DIR", "Folder of a checkpoint");
+  add_value(c, "--config", a->layer_json, "layer.json",
+            "Describes the layer by hand (docs/guide/checkpoints.md)");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer("Example:\n  switchyard models --model data/tiny-code-moe");
   return [a] { return a->model.empty() ? show_known(a->json) : show_checkpoint(*a); };

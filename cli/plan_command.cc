@@ -14,8 +14,8 @@
 
 #include "commands.h"
 #include "console.h"
-#include "expert_counts.h"
 #include "layer_options.h"
+#include "routing.h"
 #include "switchyard/plan.h"
 
 namespace switchyard {
@@ -303,23 +303,20 @@ Command add_plan(CLI::App& app) {
       "Foresee rows, bytes and time of a layer over many GPUs and nodes, and what bounds it");
   a->source.add_options(c);
   for (const char* share : {"--ep-size", "--ep-rank"}) c.remove_option(c.get_option(share));
-  c.add_option("--ranks", a->ranks, "GPUs: a number, a list, or a range (its powers of two)")
-      ->type_name("P|P,P|P..P")
+  add_value(c, "--ranks", a->ranks, "P|P,P|P..P",
+            "GPUs: a number, a list, or a range (its powers of two)")
       ->capture_default_str();
-  auto* nodes = c.add_option("--nodes", a->nodes, "Nodes; equal parts of the ranks are on each")
-                    ->type_name("N");
-  c.add_option("--ranks-per-node", a->ranks_per_node,
-               "Without --nodes: as few nodes as hold the ranks")
-      ->type_name("G")
+  auto* nodes =
+      add_value(c, "--nodes", a->nodes, "N", "Nodes; equal parts of the ranks are on each");
+  add_value(c, "--ranks-per-node", a->ranks_per_node, "G",
+            "Without --nodes: as few nodes as hold the ranks")
       ->capture_default_str()
       ->excludes(nodes);
-  c.add_option("--max-tokens,--tokens", a->tokens, "Tokens of each rank")
-      ->type_name("T")
+  add_value(c, "--max-tokens,--tokens", a->tokens, "T", "Tokens of each rank")
       ->capture_default_str();
-  c.add_option("--routing", a->routing,
-               "balanced, zipf, zipf-spread, hot, or a file with a count for each expert, such as "
-               "the output of `switchyard run --json` (docs/guide/planning.md)")
-      ->type_name("NAME|FILE")
+  add_value(c, "--routing", a->routing, "NAME|FILE",
+            "balanced, zipf, zipf-spread, hot, or a file with a count for each expert, such as "
+            "the output of `switchyard run --json` (docs/guide/planning.md)")
       ->capture_default_str();
   add_rates(c, a->rates);
   c.add_flag("--json", a->json, "Print one JSON object");

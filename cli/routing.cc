@@ -4,15 +4,23 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
 #include <set>
+#include <sstream>
 
 #include "commands.h"
+#include "switchyard/error.h"
 
 namespace switchyard::cli {
 namespace {
+
+// ---- the routing of a benchmark
 
 // log popularity of each expert; the top-k of it plus Gumbel noise are the choice.
 std::vector<double> bias_of(const std::string& kind, int64_t num_experts) {
@@ -33,6 +41,122 @@ void softmax(float* values, int64_t count) {
   for (int64_t i = 0; i < count; ++i) sum += values[i] = std::exp(values[i] - max);
   for (int64_t i = 0; i < count; ++i) values[i] /= sum;
 }
+
+// ---- how often experts are chosen
+
+constexpr uintmax_t kMostBytes = 1 << 20;  // of a recording: far more than any layer's
+
+std::vector<double> zipf_at(double scale, int64_t num_experts) {
+  std::vector<double> shares;
+  for (int64_t e = 0; e < num_experts; ++e)
+    shares.push_back(scale / (scale + static_cast<double>(e + 1)));
+  return shares;
+}
+
+// The scale at which K experts are chosen in all, by bisection to the last bit.
+std::vector<double> zipf(const MoeConfig& c) {
+  if (c.top_k == c.num_experts) return {};
+  double low = 0, high = 1;
+  const auto chosen = [&](double scale) {
+    const auto shares = zipf_at(scale, c.num_experts);
+    return std::accumulate(shares.begin(), shares.end(), 0.0);
+  };
+  const auto k = static_cast<double>(c.top_k);
+  while (chosen(high) < k) high *= 2;
+  for (int i = 0; i < 64; ++i) {
+    const double middle = (low + high) / 2;
+    (chosen(middle) < k ? low : high) = middle;
+  }
+  return zipf_at(low, c.num_experts);
+}
+
+// Neighbours end up about 0.618 E apart: a golden step leaves no rank without its turn.
+std::vector<double> spread(const std::vector<double>& counts) {
+  const auto size = static_cast<int64_t>(counts.size());
+  auto step = static_cast<int64_t>(static_cast<double>(size) * 0.618) | 1;
+  while (std::gcd(step, size) > 1) step += 2;
+  std::vector<double> moved(counts.size());
+  for (int64_t e = 0; e < size; ++e)
+    moved[static_cast<size_t>(e * step % size)] = counts[static_cast<size_t>(e)];
+  return moved;
+}
+
+std::vector<double> hot(const MoeConfig& c) {
+  const auto others = static_cast<double>(c.num_experts - 1);
+  std::vector<double> counts(static_cast<size_t>(c.num_experts),
+                             others > 0 ? static_cast<double>(c.top_k - 1) / others : 0);
+  counts[counts.size() / 2] = 1;
+  return counts;
+}
+
+// A damaged recording, or none.
+class Recording {
+ public:
+  explicit Recording(std::string path) : path_(std::move(path)) {}
+
+  std::vector<double> counts() const {
+    const std::string text = read();
+    const size_t first = text.find_first_not_of(" \t\r\n");
+    const bool json = first != std::string::npos && (text[first] == '{' || text[first] == '[');
+    return json ? from_json(text) : from_words(text);
+  }
+
+  [[noreturn]] void refuse(const std::string& why) const {
+    throw Error(Errc::BadFile, fmt::format("plan: routing={}, {}.", path_, why));
+  }
+
+ private:
+  std::string read() const {
+    std::error_code failed;
+    if (!std::filesystem::is_regular_file(path_, failed))
+      refuse(
+          "is no file and none of balanced, zipf, zipf-spread, hot. Name one of them or a "
+          "recording");
+    const auto bytes = std::filesystem::file_size(path_, failed);
+    if (failed || bytes > kMostBytes)
+      refuse(fmt::format("bytes={}, at most {} are read. Give one count for each expert", bytes,
+                         kMostBytes));
+    std::ifstream file(path_, std::ios::binary);
+    std::string text(static_cast<size_t>(bytes), '\0');
+    if (!file.read(text.data(), static_cast<std::streamsize>(bytes)))
+      refuse("cannot be read. Record it again");
+    return text;
+  }
+
+  std::vector<double> from_json(const std::string& text) const {
+    const auto json = nlohmann::json::parse(text, nullptr, false);
+    if (json.is_discarded()) refuse("is no JSON. Record it again");
+    if (json.is_object() && !json.contains("expert_counts"))
+      refuse("has no expert_counts. Record it with `switchyard run --json`");
+    const auto& list = json.is_object() ? json["expert_counts"] : json;
+    if (!list.is_array()) refuse("expert_counts is no array. Record it again");
+    std::vector<double> counts;
+    for (const auto& value : list) {
+      if (!value.is_number())
+        refuse(fmt::format("count {} is no number. Record it again", counts.size()));
+      counts.push_back(value.get<double>());
+    }
+    return counts;
+  }
+
+  std::vector<double> from_words(std::string text) const {
+    std::replace(text.begin(), text.end(), ',', ' ');
+    std::istringstream words(text);
+    std::vector<double> counts;
+    for (std::string word; words >> word;) {
+      double value = 0;
+      const auto end = word.data() + word.size();
+      const auto [stop, error] = std::from_chars(word.data(), end, value);
+      if (error != std::errc() || stop != end)
+        refuse(fmt::format("count {} is \"{}\", no number. Record it again", counts.size(),
+                           word.substr(0, 40)));
+      counts.push_back(value);
+    }
+    return counts;
+  }
+
+  std::string path_;
+};
 
 }  // namespace
 
@@ -66,6 +190,19 @@ Routing make_routing(const std::string& kind, int64_t num_tokens, int64_t num_ex
     softmax(weights, top_k);
   }
   return routing;
+}
+
+std::vector<double> expert_counts(const std::string& routing, const MoeConfig& config) {
+  if (routing == "balanced") return {};
+  if (routing == "zipf") return zipf(config);
+  if (routing == "zipf-spread") return spread(zipf(config));
+  if (routing == "hot") return hot(config);
+  const Recording recording(routing);
+  auto counts = recording.counts();
+  if (counts.size() != static_cast<size_t>(config.num_experts))
+    recording.refuse(fmt::format("holds {} counts, the layer has E={} experts. Record this layer",
+                                 counts.size(), config.num_experts));
+  return counts;
 }
 
 }  // namespace switchyard::cli

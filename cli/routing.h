@@ -1,12 +1,15 @@
-// cli/routing.h -- made-up routing for benchmarks: which experts, and how they weigh.
+// cli/routing.h -- which experts tokens choose, and how often: made up by name, or recorded.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "switchyard/config.h"
+
 namespace switchyard::cli {
 
+// Of a benchmark.
 struct Routing {
   std::vector<int32_t> ids;    // [T, K], distinct within a token
   std::vector<float> weights;  // [T, K], a softmax over the K chosen
@@ -19,5 +22,13 @@ struct Routing {
 // UsageError for another name.
 Routing make_routing(const std::string& kind, int64_t num_tokens, int64_t num_experts,
                      int64_t top_k, uint64_t seed);
+
+// How often each expert of a layer is chosen, for a plan.
+// "balanced": all alike. "zipf": the odds of expert e are as 1 / (e + 1), so the popular ones are
+// together on the first rank. "zipf-spread": the same experts, spread over the ranks. "hot": one
+// expert is in every token. Any other word is a file with a count for each expert: the JSON object
+// of `switchyard run --json`, a JSON array, or numbers between blanks or commas. Throws
+// Error(BadFile).
+std::vector<double> expert_counts(const std::string& routing, const MoeConfig& config);
 
 }  // namespace switchyard::cli

@@ -48,6 +48,8 @@ struct RunResult {
   ForwardReport report;
   std::vector<int64_t> expert_counts;
   double time_us = 0;
+  std::optional<Difference> difference{};  // from the expected output
+  bool good = true;
 };
 
 void check_usage(const RunArguments& a) {
@@ -243,12 +245,11 @@ void write_output(const RunArguments& a, const Rows& output) {
   write_safetensors(a.output, {&named, 1});
 }
 
-nlohmann::json number_or_null(bool present, double value) {
-  return present && std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(nullptr);
-}
-
-void print_json(const RunArguments& a, const RunResult& r, bool compared, const Difference& d,
-                bool good) {
+void print_json(const RunArguments& a, const RunResult& r) {
+  const auto error = [&](double Difference::*which) {
+    const bool known = r.difference && std::isfinite(*r.difference.*which);
+    return known ? nlohmann::json(*r.difference.*which) : nlohmann::json(nullptr);
+  };
   const nlohmann::json json = {
       {"strategy", r.strategy.name},
       {"reason", r.strategy.reason},
@@ -259,11 +260,11 @@ void print_json(const RunArguments& a, const RunResult& r, bool compared, const 
       {"tokens", r.output.num_rows()},
       {"experts", a.source.config().num_experts},
       {"time_us", r.time_us},
-      {"rel_error", number_or_null(compared, d.rel_error)},
-      {"max_row_error", number_or_null(compared, d.max_row_error)},
-      {"max_abs_error", number_or_null(compared, d.max_abs_error)},
+      {"rel_error", error(&Difference::rel_error)},
+      {"max_row_error", error(&Difference::max_row_error)},
+      {"max_abs_error", error(&Difference::max_abs_error)},
       {"tolerance", a.tolerance},
-      {"good", good},
+      {"good", r.good},
       {"expert_counts", r.expert_counts},
       {"device", a.run.device},
       {"layer", a.source.name()},
@@ -272,8 +273,7 @@ void print_json(const RunArguments& a, const RunResult& r, bool compared, const 
   fmt::print("{}\n", json.dump());
 }
 
-void print_text(const RunArguments& a, const RunResult& r, bool compared, const Difference& d,
-                bool good) {
+void print_text(const RunArguments& a, const RunResult& r) {
   fmt::print("layer     {}\n          {}\n", a.source.name(), describe(a.source.config()));
   fmt::print("weights   stored as {}, {} in memory\n", a.source.stored_format(),
              human_bytes(static_cast<double>(weight_bytes(a.source.config(), 1))));
@@ -286,10 +286,11 @@ void print_text(const RunArguments& a, const RunResult& r, bool compared, const 
              bar_chart(r.expert_counts, "expert", 12));
   fmt::print("time      {:.1f} us (median of {})\n", r.time_us, a.repeat);
   if (!a.output.empty()) fmt::print("output    {} ({})\n", a.output, a.output_dtype);
-  if (compared)
+  if (r.difference)
     fmt::print(
         "error     {:.3e} relative to the expected output, worst row {:.3e}: {} (tolerance {:g})\n",
-        d.rel_error, d.max_row_error, good ? "good" : "MISMATCH", a.tolerance);
+        r.difference->rel_error, r.difference->max_row_error, r.good ? "good" : "MISMATCH",
+        a.tolerance);
 }
 
 int run_on(RunArguments& a, const Ranks& ranks) {
@@ -301,18 +302,20 @@ int run_on(RunArguments& a, const Ranks& ranks) {
   a.source.open();
   const Input input = read_input(a);
   const Expected expected = ranks.speaks() ? read_expected(a, input.rows.num_rows()) : Expected{};
-  const auto result = execute(a, ranks, input);
+  auto result = execute(a, ranks, input);
   if (!result) return kGood;
   for (const auto& warning : result->strategy.warnings)
     std::fputs(fmt::format("switchyard: {}\n", warning).c_str(), stderr);
 
-  const bool compared = expected.rows.present();
-  const Difference d = compared ? compare(result->output.view(), expected.rows) : Difference{};
-  // No row may be five times worse than the whole: a single wrong row hides in a relative error.
-  const bool good = !compared || (d.rel_error <= a.tolerance && d.max_row_error <= 5 * a.tolerance);
+  if (expected.rows.present()) {
+    const Difference d = compare(result->output.view(), expected.rows);
+    // No row may be five times worse than the whole: a single wrong row hides in a relative error.
+    result->good = d.rel_error <= a.tolerance && d.max_row_error <= 5 * a.tolerance;
+    result->difference = d;
+  }
   write_output(a, result->output);
-  a.json ? print_json(a, *result, compared, d, good) : print_text(a, *result, compared, d, good);
-  return good ? kGood : kFailed;
+  a.json ? print_json(a, *result) : print_text(a, *result);
+  return result->good ? kGood : kFailed;
 }
 
 int run(RunArguments& a) {
@@ -328,34 +331,27 @@ Command add_run(CLI::App& app) {
   auto& c = *app.add_subcommand("run", "Run one MoE block (gate, experts, shared experts) on rows");
   a->source.add_options(c);
   a->run.add_options(c);
-  c.add_option("--transport", a->transport,
-               "threads of this process; processes that torchrun started (RANK, WORLD_SIZE, "
-               "MASTER_ADDR, MASTER_PORT); or mpi, under mpirun")
-      ->type_name("NAME");
-  c.add_option("--input", a->input, "safetensors file with the input rows; without it, random rows")
-      ->type_name("FILE");
-  c.add_option("--input-tensor", a->input_tensor,
-               "bf16 or f32 (then rounded) [T, H]; default: <module path>.input")
-      ->type_name("NAME");
-  c.add_option("--token-ids-tensor", a->token_ids_tensor,
-               "i32 or i64 [T] in --input, of layers that choose by token id; default: <module "
-               "path>.input_ids")
-      ->type_name("NAME");
-  c.add_option("--expect", a->expect, "safetensors file with the expected output")
-      ->type_name("FILE");
-  c.add_option("--expect-tensor", a->expect_tensor,
-               "f64, f32 or bf16 [T, H]; default: <module path>.output_fp64")
-      ->type_name("NAME");
-  c.add_option("--output", a->output, "Writes tensor `output` to this safetensors file")
-      ->type_name("FILE");
+  add_value(c, "--transport", a->transport, "NAME",
+            "threads of this process; processes that torchrun started (RANK, WORLD_SIZE, "
+            "MASTER_ADDR, MASTER_PORT); or mpi, under mpirun");
+  add_value(c, "--input", a->input, "FILE",
+            "safetensors file with the input rows; without it, random rows");
+  add_value(c, "--input-tensor", a->input_tensor, "NAME",
+            "bf16 or f32 (then rounded) [T, H]; default: <module path>.input");
+  add_value(c, "--token-ids-tensor", a->token_ids_tensor, "NAME",
+            "i32 or i64 [T] in --input, of layers that choose by token id; default: <module "
+            "path>.input_ids");
+  add_value(c, "--expect", a->expect, "FILE", "safetensors file with the expected output");
+  add_value(c, "--expect-tensor", a->expect_tensor, "NAME",
+            "f64, f32 or bf16 [T, H]; default: <module path>.output_fp64");
+  add_value(c, "--output", a->output, "FILE", "Writes tensor `output` to this safetensors file");
   c.add_option("--output-dtype", a->output_dtype, "bf16 or f32");
-  c.add_option("--tokens", a->tokens, "Random rows without --input")->type_name("T");
+  add_value(c, "--tokens", a->tokens, "T", "Random rows without --input");
   c.add_option("--seed", a->seed, "Of the random rows");
   c.add_option("--max-tokens", a->max_tokens, "Capacity of a rank; default: its share of the rows");
   c.add_option("--repeat", a->repeat, "Timed runs after one that warms up");
-  c.add_option("--tolerance", a->tolerance,
-               "Relative L2 error that is still good; single rows may reach 5 times it")
-      ->type_name("X");
+  add_value(c, "--tolerance", a->tolerance, "X",
+            "Relative L2 error that is still good; single rows may reach 5 times it");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer(
       "Example:\n  switchyard run --model data/tiny-code-moe --layer 1 --ranks 4 \\\n"
