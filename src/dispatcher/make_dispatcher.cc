@@ -1,6 +1,6 @@
 // src/dispatcher/make_dispatcher.cc
-#include "comm/handshake.h"
 #include "comm/device_link.h"
+#include "comm/handshake.h"
 #include "dispatcher/parts.h"
 #include "strategy/conditions.h"
 
