@@ -1,27 +1,13 @@
 // cli/bench_problem.cc
 #include "bench_problem.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 
-#include <chrono>
 #include <ctime>
 #include <sstream>
 
 namespace switchyard::cli {
-namespace {
-
-// "2026-11-25T09:30:00Z"
-std::string utc_now() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  char text[32];
-  std::tm utc{};
-  gmtime_r(&now, &utc);
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &utc);
-  return text;
-}
-
-}  // namespace
-
 BenchProblem::BenchProblem(const MoeConfig& config, Backend& backend, const std::string& kind,
                            int64_t num_tokens, int group)
     : tokens(num_tokens),
@@ -77,7 +63,7 @@ nlohmann::json result_head(const BenchArguments& a, const MoeConfig& config,
           {"read_gbps", rates.read_gbps},
           {"gemm_tflops", rates.gemm_tflops},
           {"sm_clock_mhz", rates.sm_clock_mhz},
-          {"date", utc_now()},
+          {"date", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
           {"commit", a.commit},
           {"version", SWITCHYARD_VERSION},
           {"routing", a.routing},

@@ -178,28 +178,21 @@ Problem make_problem(const Case& c, uint64_t seed) {
 
 // A CUDA backend of a rank serves all lines: making one takes longer than most of them. On the CPU
 // each rank of each layer has its own.
-class Device {
- public:
-  explicit Device(const CheckArguments& a)
-      : kind_(device_from(a.device)), peer_memory_(!a.no_peer_memory) {}
+struct Device {
+  DeviceKind kind;
+  bool peer_memory;
+  std::mutex mutex{};
+  std::map<std::pair<int, int>, std::shared_ptr<Backend>> kept{};
 
-  DeviceKind kind() const { return kind_; }
-  bool peer_memory() const { return peer_memory_; }
   // Of this rank, whose thread it becomes current on.
   std::shared_ptr<Backend> backend(const LayerOptions& options, int num_ranks, int rank) {
-    if (kind_ == DeviceKind::Cpu) return make_backend(options, num_ranks, rank);
-    const std::lock_guard lock(mutex_);
-    auto& kept = kept_[{num_ranks, rank}];
-    if (!kept) kept = make_backend(options, num_ranks, rank);
-    make_current(*kept);
-    return kept;
+    if (kind == DeviceKind::Cpu) return make_backend(options, num_ranks, rank);
+    const std::lock_guard lock(mutex);
+    auto& mine = kept[{num_ranks, rank}];
+    if (!mine) mine = make_backend(options, num_ranks, rank);
+    make_current(*mine);
+    return mine;
   }
-
- private:
-  DeviceKind kind_;
-  bool peer_memory_;
-  std::mutex mutex_;
-  std::map<std::pair<int, int>, std::shared_ptr<Backend>> kept_;
 };
 
 // Collective. Runs this rank's share; every rank knows the whole output.
@@ -212,19 +205,19 @@ Rows run_rank(const Case& c, const Problem& p, Device& device, Communicator& com
   options.max_tokens = c.tokens;
   options.strategy = strategy;
   options.num_threads = 1;
-  options.device = device.kind();
-  options.peer_memory = device.peer_memory();
+  options.device = device.kind;
+  options.peer_memory = device.peer_memory;
   options.backend = device.backend(options, ranks.num_on_machine(), ranks.local(comm.rank()));
   Backend& backend = *options.backend;
   const auto stream = comm.size() > 1 ? make_stream(backend) : nullptr;
   const auto weights = random_weights(c.config, comm.size(), comm.rank(), seed + 2);
   auto layer = MoeLayer::create(
       c.config, place_weights(weights, c.config, comm.size(), options, backend), comm, options);
-  const DeviceBuffer hidden(backend, device.kind(), p.hidden.view().rows(begin, size));
-  const DeviceBuffer written(backend, device.kind(), DType::Bf16, hidden.view().shape);
+  const DeviceBuffer hidden(backend, device.kind, p.hidden.view().rows(begin, size));
+  const DeviceBuffer written(backend, device.kind, DType::Bf16, hidden.view().shape);
   const auto place = [&](const auto& of_slots) {
     const ConstTensor all(of_slots.data(), {c.tokens, c.config.top_k});
-    return DeviceBuffer(backend, device.kind(), all.rows(begin, size));
+    return DeviceBuffer(backend, device.kind, all.rows(begin, size));
   };
   const DeviceBuffer ids = place(p.routing.ids), router_weights = place(p.routing.weights);
   ForwardArgs args{.output = written.view(), .hidden = hidden.view(), .stream = stream.get()};
@@ -286,7 +279,7 @@ Result check_case(const Case& c, Device& device, const Ranks& ranks, uint64_t se
   Result result;
   const Problem p = make_problem(c, seed);
   const ConstTensor expected(p.expected.data(), {c.tokens, c.config.hidden});
-  const Plan plan = plan_for(device.kind(), ranks.size());
+  const Plan plan = plan_for(device.kind, ranks.size());
   for (const int num_ranks : plan.ranks) {
     const Ranks threads("threads", num_ranks);
     const auto run = [&](const std::string& strategy) {
@@ -316,7 +309,7 @@ std::string what_is_checked(DeviceKind device, int ranks) {
 int check_all(const CheckArguments& a, const Ranks& ranks) {
   require_usage(a.ranks == 0 || a.ranks == ranks.size(), "--ranks={}, the launcher started {}",
                 a.ranks, ranks.size());
-  Device device(a);
+  Device device{device_from(a.device), !a.no_peer_memory};
   auto cases = shapes_and_skews();
   for (auto& c : gates_and_activations()) cases.push_back(std::move(c));
   // Experts split over the ranks.
@@ -326,7 +319,7 @@ int check_all(const CheckArguments& a, const Ranks& ranks) {
   nlohmann::json lines = nlohmann::json::array();
   int64_t num_failed = 0;
   if (ranks.speaks() && !a.json)
-    fmt::print("{:<56}  {:>9}  {:>9}\n", what_is_checked(device.kind(), ranks.size()), "error",
+    fmt::print("{:<56}  {:>9}  {:>9}\n", what_is_checked(device.kind, ranks.size()), "error",
                "worst row");
   for (size_t i = 0; i < cases.size(); ++i) {
     const Result r = check_case(cases[i], device, ranks, a.seed + 1000 * i);

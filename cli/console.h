@@ -30,7 +30,4 @@ std::function<void(int64_t done, int64_t total)> progress_on_terminal(std::strin
 // "1.86 GiB", "12.6 MB" style sizes for people.
 std::string human_bytes(double bytes);
 
-// Of at least one value; the upper one of an even number.
-double median(std::vector<double> values);
-
 }  // namespace switchyard::cli

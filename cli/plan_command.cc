@@ -86,10 +86,6 @@ struct Plans {
   std::vector<std::pair<int, std::string>> skipped;  // ranks, why
 };
 
-int nodes_of(const PlanArguments& a, int ranks) {
-  return a.nodes > 0 ? a.nodes : (ranks + a.ranks_per_node - 1) / a.ranks_per_node;
-}
-
 // A number of ranks that cannot be is left out and named, unless no other is left.
 Plans make_plans(const PlanArguments& a) {
   PlanRequest r;
@@ -101,7 +97,7 @@ Plans make_plans(const PlanArguments& a) {
   std::exception_ptr first;
   for (const int ranks : rank_numbers(a.ranks)) {
     r.num_ranks = ranks;
-    r.num_nodes = nodes_of(a, ranks);
+    r.num_nodes = a.nodes > 0 ? a.nodes : (ranks + a.ranks_per_node - 1) / a.ranks_per_node;
     try {
       plans.planned.push_back({ranks, r.num_nodes, plan_ranks(r)});
     } catch (const Error& e) {

@@ -207,10 +207,12 @@ RunResult run_rank(const RunArguments& a, Communicator& comm, const Ranks& ranks
                      .count());
   }
   us.erase(us.begin());
+  const auto median = us.begin() + static_cast<int64_t>(us.size() / 2);  // the upper one of two
+  std::nth_element(us.begin(), median, us.end());
   Rows output(shares.largest(), input.rows.hidden());
   written.copy_to(output.view().data);
   return {shares.gather(comm, output), layer->strategy(), report,
-          gather_counts(comm, shares, counts), median(us)};
+          gather_counts(comm, shares, counts), *median};
 }
 
 // The whole result, where rank 0 lives.

@@ -23,29 +23,20 @@ DeviceRanks::DeviceRanks(Communicator& host, std::shared_ptr<Backend> backend, R
       sizes_(sizes),
       link_(std::move(link)),
       members_(static_cast<size_t>(size())) {
-  reserve();
   std::iota(members_.begin(), members_.end(), 0);
-}
-
-DeviceRanks::DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRanks& parent)
-    : own_host_(std::move(own_host)),
-      host_(*own_host_),
-      backend_(parent.backend_),
-      sizes_(parent.sizes_),
-      link_(parent.link_),
-      members_(static_cast<size_t>(size())) {
-  reserve();
-  const int32_t mine = parent.members_[static_cast<size_t>(parent.rank())];
-  host_.all_gather(Tensor(members_.data(), {size()}), ConstTensor(&mine, {1}), nullptr);
-}
-
-// No call allocates.
-void DeviceRanks::reserve() {
+  // No call allocates.
   const auto num_ranks = static_cast<size_t>(size());
   counts_.resize(num_ranks * num_ranks);
   gathers_.reserve(4);  // headers, rows, ids and weights
   out_.reserve(sent_.size() * num_ranks);
   in_.reserve(sent_.size() * num_ranks);
+}
+
+DeviceRanks::DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRanks& parent)
+    : DeviceRanks(*own_host, parent.backend_, parent.sizes_, parent.link_) {
+  own_host_ = std::move(own_host);
+  const int32_t mine = parent.members_[static_cast<size_t>(parent.rank())];
+  host_.all_gather(Tensor(members_.data(), {size()}), ConstTensor(&mine, {1}), nullptr);
 }
 
 // A rank to send to and one to receive from at a time, so that no rank gets all at once.

@@ -69,7 +69,6 @@ class DeviceRanks final : public Communicator {
  private:
   DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRanks& parent);
 
-  void reserve();
   template <class F>
   void while_open(F enqueue);
   template <class F>
