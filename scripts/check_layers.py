@@ -9,8 +9,8 @@ import pathlib
 import re
 import sys
 
-LEVEL = {"base": 0, "plan": 1, "ops": 1, "strategy": 1, "device": 1, "cpu": 2, "cuda": 2, "comm": 2, "weights": 2,
-         "gate": 3, "dispatcher": 3, "executor": 3, "linear_attention": 3, "layer": 4}
+LEVEL = {"base": 0, "plan": 1, "ops": 2, "strategy": 2, "device": 2, "cpu": 3, "cuda": 3, "comm": 3, "weights": 3,
+         "gate": 4, "dispatcher": 4, "executor": 4, "linear_attention": 4, "layer": 5}
 # Header prefix -> folders that may include it.
 HOMES = {"nlohmann/": {"src/weights", "cli", "bench", "tests"}, "hwy/": {"src/cpu"}, "fmt/": {"cli", "bench"},
          "CLI/": {"cli", "bench"}, "cuda_": {"src/device", "src/cuda", "src/comm", "bench", "tests"}, "cuda.h": {"src/device", "src/cuda", "src/comm"},

@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "base/backend.h"
-#include "base/buffers.h"
 #include "comm/device_link.h"
 #include "ops/ops.h"
+#include "plan/buffers.h"
 
 namespace switchyard {
 

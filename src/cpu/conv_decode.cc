@@ -5,8 +5,8 @@
 #include <cmath>
 #include <limits>
 
-#include "base/state_slots.h"
 #include "cpu/numbers.h"
+#include "plan/state_slots.h"
 
 namespace switchyard::cpu {
 namespace {

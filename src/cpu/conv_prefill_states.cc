@@ -1,8 +1,8 @@
 // src/cpu/conv_prefill_states.cc -- the states that a convolution over whole prompts leaves behind.
 #include "cpu/run.h"
 
-#include "base/state_slots.h"
 #include "cpu/numbers.h"
+#include "plan/state_slots.h"
 
 namespace switchyard::cpu {
 namespace {

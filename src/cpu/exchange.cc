@@ -3,8 +3,8 @@
 
 #include <atomic>
 
-#include "base/buffers.h"
 #include "base/status.h"
+#include "plan/buffers.h"
 
 namespace switchyard::cpu {
 namespace {

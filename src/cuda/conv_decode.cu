@@ -5,8 +5,8 @@
 #include <type_traits>
 
 #include "base/checked.h"
-#include "base/state_slots.h"
 #include "cuda/run.h"
+#include "plan/state_slots.h"
 
 namespace switchyard::cuda {
 namespace {

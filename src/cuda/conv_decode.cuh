@@ -6,7 +6,7 @@
 // vectors of its channels. While a tile is on its way and while it is computed, the next sequence's
 // block is looked up and its tile asked for. The warps of a block share the tile's weights, in
 // shared memory. Width and tokens are template parameters: a channel takes some 40 instructions.
-// Which block of the pool: base/state_slots.h, the same answer for every lane, so nothing
+// Which block of the pool: plan/state_slots.h, the same answer for every lane, so nothing
 // diverges. All reads of a tile end before its first write, and tiles are disjoint, so a sequence
 // may read and write one block, and x may be the output.
 // Memory bound: x, output, w - 1 values of each channel in and n (w - 1) out, once.
@@ -14,11 +14,11 @@
 
 #include <type_traits>
 
-#include "base/state_slots.h"
 #include "cuda/activation.cuh"
 #include "cuda/launch.h"
 #include "cuda/numbers.cuh"
 #include "cuda/ptx/cp_async.cuh"
+#include "plan/state_slots.h"
 
 namespace switchyard::cuda {
 

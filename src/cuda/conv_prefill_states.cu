@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "base/checked.h"
-#include "base/state_slots.h"
 #include "cuda/run.h"
+#include "plan/state_slots.h"
 
 namespace switchyard::cuda {
 namespace {

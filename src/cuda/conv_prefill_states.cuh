@@ -6,9 +6,9 @@
 // before they write. Few bytes: w - 1 rows of x in and as many values out per block of the pool.
 #pragma once
 
-#include "base/state_slots.h"
 #include "cuda/launch.h"
 #include "cuda/numbers.cuh"
+#include "plan/state_slots.h"
 
 namespace switchyard::cuda {
 

@@ -5,14 +5,14 @@
 // float4 of it in registers over all tokens of the step, and two sums over eight lanes per token
 // are all that lanes exchange. A warp's load is four rows of 128 contiguous bytes. Queries, keys,
 // values and betas of the step lie in shared memory, q and k normalised there by one warp each.
-// Which block of the pool: base/state_slots.h, the same answer for every thread. Each row is read
+// Which block of the pool: plan/state_slots.h, the same answer for every thread. Each row is read
 // by the thread that writes it, before it writes: a sequence may read and write one block.
 // Memory bound: Dv Dk floats per head in and n times as many out; 7 flops per float and token.
 #pragma once
 
-#include "base/state_slots.h"
 #include "cuda/launch.h"
 #include "cuda/numbers.cuh"
+#include "plan/state_slots.h"
 
 namespace switchyard::cuda {
 

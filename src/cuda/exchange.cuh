@@ -1,4 +1,4 @@
-// src/cuda/exchange.cuh -- what the headers of a dispatch tell (layout: base/buffers.h).
+// src/cuda/exchange.cuh -- what the headers of a dispatch tell (layout: plan/buffers.h).
 //
 // P headers of W words are a few KiB: one warp finds the lowest rank with an error by ballots, 32
 // ranks at a time, and one block reads the counts. Bound by the latency of a launch.

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <bit>
 
-#include "base/capacity.h"
 #include "cuda/run.h"
 #include "cuda/shared_memory.h"
+#include "plan/capacity.h"
 
 namespace switchyard::cuda {
 namespace {

@@ -2,9 +2,9 @@
 // begins with: what makes errors reach every rank or none.
 #pragma once
 
-#include "base/buffers.h"
 #include "comm/device_ranks.h"
 #include "ops/ops.h"
+#include "plan/buffers.h"
 #include "switchyard/communicator.h"
 
 namespace switchyard {

@@ -4,8 +4,8 @@
 #include <memory>
 
 #include "base/backend.h"
-#include "base/buffers.h"
 #include "dispatcher/exchange.h"
+#include "plan/buffers.h"
 #include "switchyard/dispatcher.h"
 
 namespace switchyard {

@@ -3,9 +3,9 @@
 #include "switchyard/executor.h"
 
 #include "base/backend.h"
-#include "base/buffers.h"
 #include "base/require.h"
 #include "ops/ops.h"
+#include "plan/buffers.h"
 #include "strategy/conditions.h"
 
 namespace switchyard {

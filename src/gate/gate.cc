@@ -3,10 +3,10 @@
 #include "switchyard/gate.h"
 
 #include "base/backend.h"
-#include "base/buffers.h"
 #include "base/require.h"
 #include "device/memory.h"
 #include "ops/ops.h"
+#include "plan/buffers.h"
 
 namespace switchyard {
 namespace {

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "base/buffers.h"
 #include "layer/layer_plan.h"
+#include "plan/buffers.h"
 #include "strategy/token_pieces.h"
 
 namespace switchyard {

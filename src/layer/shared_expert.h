@@ -4,8 +4,8 @@
 #include <memory>
 
 #include "base/backend.h"
-#include "base/buffers.h"
 #include "ops/ops.h"
+#include "plan/buffers.h"
 #include "switchyard/weights.h"
 
 namespace switchyard {

@@ -6,7 +6,7 @@
 
 #include "base/checked.h"
 #include "base/shape_text.h"
-#include "base/state_slots.h"
+#include "plan/state_slots.h"
 
 namespace switchyard {
 namespace {

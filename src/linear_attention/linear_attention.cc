@@ -5,10 +5,10 @@
 
 #include "base/backend.h"
 #include "base/checked.h"
-#include "base/state_slots.h"
 #include "device/memory.h"
 #include "linear_attention/checks.h"
 #include "ops/ops.h"
+#include "plan/state_slots.h"
 
 namespace switchyard {
 namespace {

@@ -1,11 +1,11 @@
 // src/ops/linear_attention_ops.h -- the steps of linear_attention.h, whose `stream` is not used
-// here. The guard is base/state_slots.h.
+// here. The guard is plan/state_slots.h.
 //
 // status i32 [at least B]: bits of StateFault are added to the words of sequences at fault.
 #pragma once
 
-#include "base/state_slots.h"
 #include "ops/op.h"
+#include "plan/state_slots.h"
 #include "switchyard/linear_attention.h"
 
 namespace switchyard {

@@ -5,9 +5,9 @@
 #include <cmath>
 #include <utility>
 
-#include "base/buffers.h"
 #include "base/require.h"
-#include "base/row_carrier.h"
+#include "plan/buffers.h"
+#include "plan/row_carrier.h"
 #include "strategy/conditions.h"
 #include "strategy/cost_model.h"
 #include "strategy/gemms.h"

@@ -1,8 +1,8 @@
 // src/strategy/conditions.cc
 #include "strategy/conditions.h"
 
-#include "base/buffers.h"
 #include "base/require.h"
+#include "plan/buffers.h"
 
 namespace switchyard {
 namespace {

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/capacity.h"
-#include "base/row_carrier.h"
+#include "plan/capacity.h"
+#include "plan/row_carrier.h"
 
 namespace switchyard {
 namespace {

@@ -1,7 +1,7 @@
 // src/strategy/gemms.cc
 #include "strategy/gemms.h"
 
-#include "base/capacity.h"
+#include "plan/capacity.h"
 #include "strategy/gemm_configs.h"
 
 namespace switchyard {

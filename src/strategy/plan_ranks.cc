@@ -4,8 +4,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "base/buffers.h"
 #include "base/peer_control.h"
+#include "plan/buffers.h"
 #include "strategy/cost_model.h"
 #include "strategy/expert_choice.h"
 #include "switchyard/plan.h"

@@ -3,9 +3,9 @@
 
 #include <map>
 
-#include "base/buffers.h"
 #include "base/status.h"
 #include "cpu/run.h"
+#include "plan/buffers.h"
 #include "plan/index.h"
 #include "testing/cpu_ops.h"
 #include "testing/routing.h"

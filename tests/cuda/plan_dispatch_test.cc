@@ -2,8 +2,8 @@
 // GPU's answers are the CPU's, bit for bit.
 #include <gtest/gtest.h>
 
-#include "base/buffers.h"
 #include "base/status.h"
+#include "plan/buffers.h"
 #include "testing/both.h"
 #include "testing/routing.h"
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/capacity.h"
+#include "plan/capacity.h"
 #include "testing/both.h"
 
 namespace switchyard {

@@ -2,8 +2,8 @@
 // left out.
 #include <gtest/gtest.h>
 
-#include "base/buffers.h"
 #include "base/status.h"
+#include "plan/buffers.h"
 #include "switchyard/executor.h"
 #include "switchyard/oracle.h"
 #include "testing/routing.h"

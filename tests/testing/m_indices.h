@@ -6,8 +6,8 @@
 #include <map>
 #include <utility>
 
-#include "base/capacity.h"
 #include "ops/ops.h"
+#include "plan/capacity.h"
 #include "testing/cuda_buffer.h"
 #include "testing/routing.h"
 

@@ -1,4 +1,4 @@
-// src/base/row_carrier.h -- what carries rows from rank to rank: it decides the buffers of a call.
+// src/plan/row_carrier.h -- what carries rows from rank to rank: it decides the buffers of a call.
 #pragma once
 
 #include "switchyard/strategy.h"

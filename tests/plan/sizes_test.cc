@@ -1,11 +1,11 @@
-// tests/base/sizes_test.cc -- arithmetic on sizes, arenas and the buffers cut from them.
+// tests/plan/sizes_test.cc -- arithmetic on sizes, arenas and the buffers cut from them.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
-#include "base/buffers.h"
 #include "base/status.h"
+#include "plan/buffers.h"
 
 namespace switchyard {
 namespace {

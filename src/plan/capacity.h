@@ -1,4 +1,4 @@
-// src/base/capacity.h -- how many rows a buffer must hold. Host arithmetic on capacities, no
+// src/plan/capacity.h -- how many rows a buffer must hold. Host arithmetic on capacities, no
 // counts.
 #pragma once
 

@@ -1,4 +1,4 @@
-// src/base/state_slots.h -- which block of a cache a sequence's state stands in, and the one guard
+// src/plan/state_slots.h -- which block of a cache a sequence's state stands in, and the one guard
 // between lengths, ids and memory. Arithmetic that host and device share.
 //
 // An address is only formed from what passed the guard: a slot inside the table, then a block

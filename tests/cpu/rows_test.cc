@@ -1,6 +1,6 @@
-// tests/cpu/row_ops_test.cc -- the fast forms of scatter, gather and combine give the plain forms'
+// tests/cpu/rows_test.cc -- the fast forms of scatter, gather and combine give the plain forms'
 // bits.
-#include "cpu/row_ops.h"
+#include "cpu/rows.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,4 @@
-// src/cpu/row_ops.h -- operations that move or add whole rows. The plain forms define the meaning;
-// the fast ones give the same bits.
+// src/cpu/rows.h -- what operations on whole rows share.
 #pragma once
 
 #include <algorithm>
@@ -34,9 +33,18 @@ inline const Bf16* row_of(const RowSource& src, int64_t r) {
   return at_peer(src.peers, static_cast<int>(r / src.block), rows) + r % src.block * hidden;
 }
 
-void scatter_rows_plain(const ScatterRows& op);
-void scatter_rows_fast(const ScatterRows& op, ThreadPool& pool);
+// Rows a task takes: enough that a task outweighs its start, few enough to level threads out.
+inline constexpr int64_t kRowsPerTask = 8;
 
+template <class F>
+void for_each_row(int64_t num_rows, ThreadPool& pool, F&& f) {
+  pool.parallel_for((num_rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task) {
+    const int64_t end = std::min((task + 1) * kRowsPerTask, num_rows);
+    for (int64_t r = task * kRowsPerTask; r < end; ++r) f(r);
+  });
+}
+
+// The plain form defines the meaning; the fast one gives the same bits.
 void sum_rows_plain(const SumRows& op);
 void sum_rows_fast(const SumRows& op, ThreadPool& pool);  // of rows that are here
 

@@ -1,10 +1,7 @@
-// src/cpu/row_ops.cc -- what scatter, gather and combine mean.
-#include "cpu/row_ops.h"
-
-#include <cstring>
-
+// src/cpu/sum_rows.cc -- what gather and combine mean.
 #include "base/status.h"
 #include "cpu/numbers.h"
+#include "cpu/rows.h"
 
 namespace switchyard::cpu {
 namespace {
@@ -29,14 +26,6 @@ float sum_of(const SlotSums& sums, const PeerBases& peers, const SlotSums& own, 
 
 }  // namespace
 
-void scatter_rows_plain(const ScatterRows& op) {
-  const int64_t top_k = op.row_of_slot.dim(1), hidden = op.dst.dim(1);
-  for (int64_t s = 0; s < op.num_rows.as<int32_t>()[0] * top_k; ++s)
-    if (const int64_t row = op.row_of_slot.as<int32_t>()[s]; row != kNoRow)
-      std::memcpy(op.dst.as<Bf16>() + row * hidden, row_of(op.src, s / top_k),
-                  static_cast<size_t>(hidden) * sizeof(Bf16));
-}
-
 void sum_rows_plain(const SumRows& op) {
   if (op.status.present() && !op.status.as<StatusWords>()->good()) return;
   const int64_t hidden = op.dst.dim(1);
@@ -51,11 +40,6 @@ void sum_rows_plain(const SumRows& op) {
       store_number(op.dst, r * hidden + h, sum);
     }
   }
-}
-
-template <>
-void run(const ScatterRows& op, const Context& context) {
-  context.fast ? scatter_rows_fast(op, context.pool) : scatter_rows_plain(op);
 }
 
 template <>

@@ -1,4 +1,4 @@
-// tests/cuda/row_ops_test.cc -- scatter, gather and combine of the GPU give the CPU's bits.
+// tests/cuda/rows_test.cc -- scatter, gather and combine of the GPU give the CPU's bits.
 #include <gtest/gtest.h>
 
 #include <algorithm>

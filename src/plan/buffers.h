@@ -1,11 +1,11 @@
-// src/base/buffers.h -- the buffers of one call, taken from an arena. Run over an empty workspace
+// src/plan/buffers.h -- the buffers of one call, taken from an arena. Run over an empty workspace
 // they give the size, which is how the strategy, workspace_bytes and the call itself agree.
 #pragma once
 
 #include "base/arena.h"
-#include "base/capacity.h"
 #include "base/peer_control.h"
-#include "base/row_carrier.h"
+#include "plan/capacity.h"
+#include "plan/row_carrier.h"
 #include "switchyard/dispatcher.h"
 
 namespace switchyard {

@@ -1,18 +1,17 @@
-// src/cpu/row_ops_fast.cc -- the row operations with Highway and threads. Multiply and add stay two
+// src/cpu/sum_rows_fast.cc -- sums of rows with Highway and threads. Multiply and add stay two
 // roundings, as in the plain form, so that every instruction set gives its bits. Memory bound.
 #include "cpu/simd_targets.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "cpu/row_ops_fast.cc"
+#define HWY_TARGET_INCLUDE "cpu/sum_rows_fast.cc"
 #include <hwy/foreach_target.h>  // first: it includes this file once per instruction set
 
 #include <hwy/highway.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "cpu/round_bf16-inl.h"
-#include "cpu/row_ops.h"
+#include "cpu/rows.h"
 
 #ifndef SWITCHYARD_CPU_ROW_SUM
 #define SWITCHYARD_CPU_ROW_SUM
@@ -102,28 +101,7 @@ namespace {
 
 HWY_EXPORT(sum_row);
 
-// Rows a task takes: enough that a task outweighs its start, few enough to level threads out.
-constexpr int64_t kRowsPerTask = 8;
-
-template <class F>
-void for_each_row(int64_t num_rows, ThreadPool& pool, F&& f) {
-  pool.parallel_for((num_rows + kRowsPerTask - 1) / kRowsPerTask, [&](int64_t task) {
-    const int64_t end = std::min((task + 1) * kRowsPerTask, num_rows);
-    for (int64_t r = task * kRowsPerTask; r < end; ++r) f(r);
-  });
-}
-
 }  // namespace
-
-void scatter_rows_fast(const ScatterRows& op, ThreadPool& pool) {
-  const int64_t top_k = op.row_of_slot.dim(1), hidden = op.dst.dim(1);
-  for_each_row(op.num_rows.as<int32_t>()[0], pool, [&](int64_t r) {
-    for (int64_t s = r * top_k; s < (r + 1) * top_k; ++s)
-      if (const int64_t row = op.row_of_slot.as<int32_t>()[s]; row != kNoRow)
-        std::memcpy(op.dst.as<Bf16>() + row * hidden, row_of(op.src, r),
-                    static_cast<size_t>(hidden) * sizeof(Bf16));
-  });
-}
 
 void sum_rows_fast(const SumRows& op, ThreadPool& pool) {
   const int64_t num_terms = op.sums.row_of_slot.dim(1), hidden = op.dst.dim(1);
