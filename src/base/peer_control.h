@@ -22,34 +22,34 @@ enum class PeerPhase : int32_t {
 
 // Words are i64. Those that peers tell hold the epoch of the call in the upper half and a value in
 // the lower one: each arrives as a whole, so no flag has to follow. Epochs only grow.
-inline constexpr int64_t kControlEpoch = 0;  // of the last call whose rows this rank awaited
-inline constexpr int64_t kControlLost = 1;   // 0, or a lost_word: the window is over
-inline constexpr int64_t kControlBadId = 2;  // 0, or the largest bad_id_word of the call at hand
-inline constexpr int64_t kControlTold = 16;  // from here on
+inline constexpr int64_t kControlEpoch = 0;     // of the last call whose rows this rank awaited
+inline constexpr int64_t kControlLost = 1;      // 0, or a lost_word: the window is over
+inline constexpr int64_t kControlBadId = 2;     // 0, or the largest bad_id_word of the call at hand
+inline constexpr int64_t kControlHeaders = 16;  // from here on
 
-constexpr int64_t told_width(PeerPhase phase) {
+constexpr int64_t header_width(PeerPhase phase) {
   return phase == PeerPhase::Rows ? kHeaderCounts : kStatusWords;
 }
 
 // The first word that rank `from` tells in a call's phase. Two sets by parity: a rank is never two
 // calls ahead of a peer that it waits for in every call, so what it tells overwrites nothing
 // unread.
-constexpr int64_t told_at(PeerPhase phase, uint32_t epoch, int64_t from, int64_t num_ranks) {
-  const int64_t width = told_width(phase), set = (epoch & 1) * num_ranks + from;
-  if (phase == PeerPhase::Rows) return kControlTold + set * width;
-  const int64_t after_rows = 2 * num_ranks * told_width(PeerPhase::Rows);
+constexpr int64_t header_at(PeerPhase phase, uint32_t epoch, int64_t from, int64_t num_ranks) {
+  const int64_t width = header_width(phase), set = (epoch & 1) * num_ranks + from;
+  if (phase == PeerPhase::Rows) return kControlHeaders + set * width;
+  const int64_t after_rows = 2 * num_ranks * header_width(PeerPhase::Rows);
   const int64_t meeting = static_cast<int64_t>(phase) - 1;
-  return kControlTold + after_rows + (meeting * 2 * num_ranks + set) * width;
+  return kControlHeaders + after_rows + (meeting * 2 * num_ranks + set) * width;
 }
 
 constexpr int64_t control_words(int64_t num_ranks) {
-  return told_at(PeerPhase::Slices, 1, num_ranks, num_ranks);
+  return header_at(PeerPhase::Slices, 1, num_ranks, num_ranks);
 }
 
-constexpr int64_t told_word(uint32_t epoch, int32_t value) {
+constexpr int64_t epoch_word(uint32_t epoch, int32_t value) {
   return static_cast<int64_t>(uint64_t{epoch} << 32 | static_cast<uint32_t>(value));
 }
-constexpr int32_t told_value(int64_t word) {
+constexpr int32_t word_value(int64_t word) {
   return static_cast<int32_t>(word);
 }
 // Whether a word is of this call, or of a later one (somebody runs an operation by itself, again).
@@ -66,10 +66,10 @@ constexpr uint64_t bad_id_word(int64_t index, int32_t id) {
 // Why a window is over; its lower half is the value of StatusDetail::PeerLost.
 inline constexpr int32_t kGivenUpByHost = 4;  // else 1 + the phase that a rank did not come to
 constexpr int64_t lost_word(int32_t why, int32_t rank) {
-  return told_word(static_cast<uint32_t>(rank), why);
+  return epoch_word(static_cast<uint32_t>(rank), why);
 }
 constexpr int32_t lost_why(int64_t word) {
-  return told_value(word);
+  return word_value(word);
 }
 constexpr int32_t lost_rank(int64_t word) {
   return static_cast<int32_t>(static_cast<uint64_t>(word) >> 32);

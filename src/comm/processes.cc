@@ -52,7 +52,7 @@ class SocketTransport final : public ByteTransport {
   SocketTransport(int rank, std::vector<Peer> peers)
       : rank_(rank),
         peers_(std::move(peers)),
-        was_told_(peers_.size()),
+        was_notified_(peers_.size()),
         polled_(2 * peers_.size()),
         polled_beside_(peers_.size() + 1) {}
 
@@ -94,7 +94,7 @@ class SocketTransport final : public ByteTransport {
       char text[kNoticeBytes];
       const auto n = recv(fd, text, sizeof text, 0);
       if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;  // nothing yet
-      was_told_[p] = true;
+      was_notified_[p] = true;
       if (n <= 0) return Notice{static_cast<int>(p), {}};
       text[n - 1] = '\0';
       return Notice{static_cast<int>(p), text};
@@ -120,11 +120,11 @@ class SocketTransport final : public ByteTransport {
   }
 
   // -1 where nothing more will be heard.
-  int notice_fd(size_t peer) const { return was_told_[peer] ? -1 : peers_[peer].notice.fd(); }
+  int notice_fd(size_t peer) const { return was_notified_[peer] ? -1 : peers_[peer].notice.fd(); }
 
   int rank_;
   std::vector<Peer> peers_;
-  std::vector<std::atomic<bool>> was_told_;  // by peer
+  std::vector<std::atomic<bool>> was_notified_;  // by peer
   std::vector<pollfd> polled_, polled_beside_;
 };
 

@@ -169,7 +169,7 @@ class TransportComm final : public Communicator {
     throw *state_->failure();
   }
   // A peer's reason is the first: what this rank sees may only follow from it.
-  [[noreturn]] void fail_unless_told(const std::string& reason) {
+  [[noreturn]] void fail_unless_known(const std::string& reason) {
     check_notice();
     fail(reason);
   }
@@ -272,7 +272,7 @@ class TransportComm final : public Communicator {
 
   // What the transport says that it moved; no peer may have left.
   int64_t moved(int64_t bytes, size_t member) {
-    if (bytes == ByteTransport::kLeft) fail_unless_told(left_message(op_name(op_), member));
+    if (bytes == ByteTransport::kLeft) fail_unless_known(left_message(op_name(op_), member));
     return bytes;
   }
 
@@ -300,14 +300,14 @@ class TransportComm final : public Communicator {
     const Header& h = lane.header;
     const char* mine = op_name(op_);
     if (h.op != static_cast<uint32_t>(op_) || h.comm_id != id_ || h.sequence != sequence_)
-      fail_unless_told(cat(mine, ": rank ", member, " called ", op_name(static_cast<Op>(h.op)),
-                           " (call ", h.sequence, ") while rank ", rank_, " called ", mine,
-                           " (call ", sequence_,
-                           "). Every rank must make the same calls in the same order."));
+      fail_unless_known(cat(mine, ": rank ", member, " called ", op_name(static_cast<Op>(h.op)),
+                            " (call ", h.sequence, ") while rank ", rank_, " called ", mine,
+                            " (call ", sequence_,
+                            "). Every rank must make the same calls in the same order."));
     if (h.num_kinds != num_kinds_ || h.bytes != lane.bytes_of_rows())
-      fail_unless_told(cat(mine, ": rank ", member, " sent ", h.bytes, " bytes, rank ", rank_,
-                           " expected ", lane.bytes_of_rows(),
-                           ". Did the ranks exchange counts first?"));
+      fail_unless_known(cat(mine, ": rank ", member, " sent ", h.bytes, " bytes, rank ", rank_,
+                            " expected ", lane.bytes_of_rows(),
+                            ". Did the ranks exchange counts first?"));
   }
 
   void exchange() {
@@ -335,7 +335,7 @@ class TransportComm final : public Communicator {
       }
       const auto waited =
           std::chrono::duration_cast<std::chrono::milliseconds>(now - last_progress);
-      if (waited >= state_->deadline()) fail_unless_told(absence());
+      if (waited >= state_->deadline()) fail_unless_known(absence());
       check_notice();
       wire().wait(wanted_, std::min(kGlance, state_->deadline() - waited));
     }

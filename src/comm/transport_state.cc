@@ -27,7 +27,7 @@ void TransportState::fail(const std::string& reason) {
   if (failure_) return;
   record(reason);
   transport_->notify(reason);
-  tell_watches();
+  notify_watches();
 }
 
 void TransportState::listen() {
@@ -40,7 +40,7 @@ void TransportState::listen() {
     else if (!failure_)
       record(*notice->reason);
   }
-  if (heard) tell_watches();
+  if (heard) notify_watches();
 }
 
 std::optional<size_t> TransportState::first_left(const std::vector<int>& peers) const {
@@ -55,7 +55,7 @@ std::optional<size_t> TransportState::find_left(const std::vector<int>& peers) c
   return {};
 }
 
-void TransportState::tell_watches() const {
+void TransportState::notify_watches() const {
   for (const auto& [number, watch] : watches_)
     if (failure_ || find_left(watch.peers)) watch.ended();
 }

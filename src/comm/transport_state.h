@@ -46,7 +46,7 @@ class TransportState {
 
   std::optional<size_t> find_left(const std::vector<int>& peers) const;
   void record(const std::string& reason);
-  void tell_watches() const;
+  void notify_watches() const;
   void start();
   void stop();
 

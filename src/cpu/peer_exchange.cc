@@ -17,21 +17,21 @@ int64_t* control_of(const PeerWindow& w, int rank) {
   return reinterpret_cast<int64_t*>(w.bases.as<int64_t>()[rank]);
 }
 
-void tell(int64_t& word, int64_t value) {
+void store_release(int64_t& word, int64_t value) {
   std::atomic_ref(word).store(value, std::memory_order_release);
 }
-int64_t told(int64_t& word) {
+int64_t load_acquire(int64_t& word) {
   return std::atomic_ref(word).load(std::memory_order_acquire);
 }
 
 // Tells ranks [first, first + num) the header word(i) of this rank in a call's phase.
 template <class Word>
-void tell_peers(const PeerWindow& w, PeerPhase phase, uint32_t epoch, int first, int num,
-                const Word& word) {
-  const int64_t mine = told_at(phase, epoch, w.rank, w.num_ranks);
+void send_header(const PeerWindow& w, PeerPhase phase, uint32_t epoch, int first, int num,
+                 const Word& word) {
+  const int64_t mine = header_at(phase, epoch, w.rank, w.num_ranks);
   for (int d = first; d < first + num; ++d)
-    for (int64_t i = 0; i < told_width(phase); ++i)
-      tell(control_of(w, d)[mine + i], told_word(epoch, static_cast<int32_t>(word(i))));
+    for (int64_t i = 0; i < header_width(phase); ++i)
+      store_release(control_of(w, d)[mine + i], epoch_word(epoch, static_cast<int32_t>(word(i))));
 }
 
 uint32_t epoch_of(const PeerWindow& w) {
@@ -44,7 +44,7 @@ StatusWords& words_of(Tensor status) {
 
 // Ends the window for every rank.
 void give_up(const PeerWindow& w, int64_t lost, Tensor status) {
-  for (int r = 0; r < w.num_ranks; ++r) tell(control_of(w, r)[kControlLost], lost);
+  for (int r = 0; r < w.num_ranks; ++r) store_release(control_of(w, r)[kControlLost], lost);
   words_of(status) = {static_cast<int32_t>(Errc::Transport),
                       static_cast<int32_t>(StatusDetail::PeerLost), lost_rank(lost), lost_why(lost),
                       0};
@@ -54,28 +54,28 @@ void give_up(const PeerWindow& w, int64_t lost, Tensor status) {
 bool await(const PeerWindow& w, PeerPhase phase, uint32_t epoch, int first, int num,
            Tensor status) {
   const auto limit = std::chrono::steady_clock::now() + std::chrono::nanoseconds(w.deadline_ns);
-  const int64_t width = told_width(phase);
+  const int64_t width = header_width(phase);
   auto* control = w.control.as<int64_t>();
   const auto lost = [&](int rank) -> int64_t {
-    if (const int64_t word = told(control[kControlLost]); word != 0) return word;
+    if (const int64_t word = load_acquire(control[kControlLost]); word != 0) return word;
     if (std::atomic_ref(*w.ended).load(std::memory_order_relaxed) != 0)
       return lost_word(kGivenUpByHost, w.rank);
     if (std::chrono::steady_clock::now() > limit)
       return lost_word(static_cast<int32_t>(phase) + 1, rank);
     return 0;
   };
-  if (const int64_t word = told(control[kControlLost]); word != 0)
+  if (const int64_t word = load_acquire(control[kControlLost]); word != 0)
     return give_up(w, word, status), false;
   for (int r = first; r < first + num; ++r) {
-    int64_t* from = control + told_at(phase, epoch, r, w.num_ranks);
+    int64_t* from = control + header_at(phase, epoch, r, w.num_ranks);
     for (int64_t i = 0; i < width; ++i) {
-      int64_t word = told(from[i]);
+      int64_t word = load_acquire(from[i]);
       while (!has_come(word, epoch)) {
         if (const int64_t why = lost(r); why != 0) return give_up(w, why, status), false;
         std::this_thread::yield();
-        word = told(from[i]);
+        word = load_acquire(from[i]);
       }
-      w.headers.as<int32_t>()[(r - first) * width + i] = told_value(word);
+      w.headers.as<int32_t>()[(r - first) * width + i] = word_value(word);
     }
   }
   return true;
@@ -83,7 +83,7 @@ bool await(const PeerWindow& w, PeerPhase phase, uint32_t epoch, int first, int 
 
 Tensor unpacked(const PeerWindow& w, PeerPhase phase, int num) {
   Tensor t = w.headers;
-  t.shape = {num, told_width(phase)};
+  t.shape = {num, header_width(phase)};
   return t;
 }
 
@@ -99,13 +99,13 @@ void run(const AwaitRows& op, const Context& context) {
       note(words_of(op.status), Errc::BadRouting, StatusDetail::IdOutOfRange, op.window.rank,
            static_cast<int32_t>(bad));
     bad = 0;
-    tell_peers(op.window, PeerPhase::Rows, epoch, 0, num_ranks, [&](int64_t i) -> int64_t {
+    send_header(op.window, PeerPhase::Rows, epoch, 0, num_ranks, [&](int64_t i) -> int64_t {
       return i == kHeaderMaxTokens ? op.max_tokens
              : i == kHeaderTokens  ? op.num_tokens
                                    : op.status.as<int32_t>()[i];
     });
   }
-  if (op.part == PeerMeet::Tell) return;
+  if (op.part == PeerMeet::Signal) return;
   const bool all_came = await(op.window, PeerPhase::Rows, epoch, 0, num_ranks, op.status);
   op.window.control.as<int64_t>()[kControlEpoch] = epoch;
   if (all_came) run(CheckHeaders{op.status, op.window.headers, op.tp_size}, context);
@@ -116,9 +116,9 @@ template <>
 void run(const MeetPeers& op, const Context& context) {
   const uint32_t epoch = epoch_of(op.window);
   if (op.part != PeerMeet::Wait)
-    tell_peers(op.window, op.phase, epoch, op.first, op.num,
-               [&](int64_t i) { return op.status.as<int32_t>()[i]; });
-  if (op.part == PeerMeet::Tell) return;
+    send_header(op.window, op.phase, epoch, op.first, op.num,
+                [&](int64_t i) { return op.status.as<int32_t>()[i]; });
+  if (op.part == PeerMeet::Signal) return;
   if (await(op.window, op.phase, epoch, op.first, op.num, op.status))
     run(MergeStatus{op.status, unpacked(op.window, op.phase, op.num)}, context);
 }

@@ -21,7 +21,7 @@ struct AwaitRowsParams {
 __device__ __forceinline__ void note_bad_id(const WindowView& w, int32_t* status) {
   if (threadIdx.x == 0 && w.control[kControlBadId] != 0) {
     note_status(status, Errc::BadRouting, StatusDetail::IdOutOfRange, w.rank,
-                told_value(w.control[kControlBadId]));
+                word_value(w.control[kControlBadId]));
     w.control[kControlBadId] = 0;
   }
   __syncwarp();
@@ -33,13 +33,13 @@ __global__ __launch_bounds__(32) void await_rows_kernel(const __grid_constant__ 
   const uint32_t epoch = w.epoch() + 1;
   if (p.part != PeerMeet::Wait) {
     note_bad_id(w, p.status);
-    tell_peers(w, PeerPhase::Rows, epoch, 0, w.num_ranks, [&](int word) {
+    send_header(w, PeerPhase::Rows, epoch, 0, w.num_ranks, [&](int word) {
       return word == kHeaderMaxTokens ? p.max_tokens
              : word == kHeaderTokens  ? p.num_tokens
                                       : p.status[word];
     });
   }
-  if (p.part == PeerMeet::Tell) return;
+  if (p.part == PeerMeet::Signal) return;
   const Came came = await_peers(
       w, PeerPhase::Rows, epoch, 0, w.num_ranks, p.status, [&](int word, int32_t value) {
         return word == 0 ? value == 0
@@ -72,8 +72,8 @@ __global__ __launch_bounds__(32) void meet_peers_kernel(const __grid_constant__ 
   begin_waiting(w);
   const uint32_t epoch = w.epoch();
   if (p.part != PeerMeet::Wait)
-    tell_peers(w, p.phase, epoch, p.first, p.num, [&](int word) { return p.status[word]; });
-  if (p.part == PeerMeet::Tell) return;
+    send_header(w, p.phase, epoch, p.first, p.num, [&](int word) { return p.status[word]; });
+  if (p.part == PeerMeet::Signal) return;
   const auto is_no_error = [](int word, int32_t value) { return word != 0 || value == 0; };
   if (await_peers(w, p.phase, epoch, p.first, p.num, p.status, is_no_error) == Came::All)
     merge_statuses(p.status, w.headers, p.num, static_cast<int>(kStatusWords));

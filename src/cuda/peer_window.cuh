@@ -84,9 +84,9 @@ __device__ __forceinline__ Came await_peers(const WindowView& w, PeerPhase phase
                                             int first, int num, int32_t* status,
                                             const Agrees& agrees) {
   const int lane = threadIdx.x;
-  const int64_t width = told_width(phase), count = num * width;
+  const int64_t width = header_width(phase), count = num * width;
   // The words of consecutive ranks follow each other.
-  const int64_t* words = w.control + told_at(phase, epoch, first, w.num_ranks);
+  const int64_t* words = w.control + header_at(phase, epoch, first, w.num_ranks);
   // On its way while the words are looked at.
   int64_t lost = lane == 0 ? ptx::ld_relaxed_sys(w.control + kControlLost) : 0;
   bool agree = true;
@@ -99,8 +99,8 @@ __device__ __forceinline__ Came await_peers(const WindowView& w, PeerPhase phase
         const int64_t word = ptx::ld_acquire_sys(words + i);
         here = has_come(word, epoch);
         if (here) {
-          w.headers[i] = told_value(word);
-          agree &= agrees(static_cast<int>(i % width), told_value(word));
+          w.headers[i] = word_value(word);
+          agree &= agrees(static_cast<int>(i % width), word_value(word));
         }
       }
       const unsigned missing = __ballot_sync(~0u, !here);
@@ -122,14 +122,14 @@ __device__ __forceinline__ Came await_peers(const WindowView& w, PeerPhase phase
 // Tells ranks [first, first + num) the header word(i), i in [0, width): kernels before this one
 // have written what it stands for. One warp.
 template <class Word>
-__device__ __forceinline__ void tell_peers(const WindowView& w, PeerPhase phase, uint32_t epoch,
-                                           int first, int num, const Word& word) {
-  const int width = static_cast<int>(told_width(phase));
-  const int64_t mine = told_at(phase, epoch, w.rank, w.num_ranks);
+__device__ __forceinline__ void send_header(const WindowView& w, PeerPhase phase, uint32_t epoch,
+                                            int first, int num, const Word& word) {
+  const int width = static_cast<int>(header_width(phase));
+  const int64_t mine = header_at(phase, epoch, w.rank, w.num_ranks);
   __threadfence_system();  // of all that is told of; each word alone may then be relaxed
   for (int i = threadIdx.x; i < num * width; i += 32)
     ptx::st_relaxed_sys(w.control_of(first + i / width) + mine + i % width,
-                        told_word(epoch, word(i % width)));
+                        epoch_word(epoch, word(i % width)));
   __syncwarp();  // status is told before it is merged
 }
 

@@ -21,7 +21,7 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     const auto b = parts_.take_buffers(workspace, max_tokens);
     Ops& ops = parts_.ops();
     const Exchange exchange = parts_.exchange(b, status, stream);
-    exchange.tell_header(max_tokens, hidden.dim(0), {});
+    exchange.send_header(max_tokens, hidden.dim(0), {});
 
     // Rows that pad a slice are sent as they are and never read: their ids are -1.
     const auto padded = [&](Tensor block, ConstTensor rows) -> ConstTensor {
@@ -34,7 +34,7 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     exchange.gather(b.rows, padded(b.own_rows, hidden.rows(own.begin, own.size)));
     exchange.gather(b.weights, padded(b.own_weights, weights));
     exchange.send();
-    exchange.hear_headers(parts_.options.tp_size);
+    exchange.receive_headers(parts_.options.tp_size);
     ops.run(FillI32{b.num_rows, static_cast<int32_t>(b.rows.dim(0))}, stream);
     parts_.localize(b.ids, b.received_ids, b.num_rows, status, stream);
     return {.received = {{b.rows}, b.ids, b.weights, b.num_rows},
@@ -50,10 +50,10 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
     Ops& ops = parts_.ops();
     const Exchange exchange = parts_.exchange(b, status, stream);
-    exchange.tell_status();
+    exchange.send_status();
     const int64_t block = b.own_rows.dim(0);
     exchange.equal_blocks(b.returned, partial.rows);
-    exchange.hear_statuses();
+    exchange.receive_statuses();
     const Tensor return_row = b.return_row.rows(0, own.size);
     ops.run(BlockRows{return_row, block}, stream);
     ops.run(SumRows{.name = "sum_partials",

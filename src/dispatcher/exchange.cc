@@ -5,7 +5,7 @@
 
 namespace switchyard {
 
-void Exchange::tell_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const {
+void Exchange::send_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const {
   const Tensor& header = buffers.header;
   ops.run(Copy{header.rows(0, kStatusWords), status}, stream);
   ops.run(FillI32{header.rows(kHeaderMaxTokens, 1), static_cast<int32_t>(max_tokens)}, stream);
@@ -18,17 +18,17 @@ void Exchange::tell_header(int64_t max_tokens, int64_t num_tokens, ConstTensor c
   gather(buffers.headers, header);
 }
 
-void Exchange::hear_headers(int tp_size) const {
+void Exchange::receive_headers(int tp_size) const {
   ops.run(CheckHeaders{status, buffers.headers, tp_size}, stream);
 }
 
-void Exchange::tell_status() const {
+void Exchange::send_status() const {
   const Tensor mine = buffers.header.rows(0, kStatusWords);
   ops.run(Copy{mine, status}, stream);
   gather(status_headers(), mine);
 }
 
-void Exchange::hear_statuses() const {
+void Exchange::receive_statuses() const {
   ops.run(MergeStatus{status, status_headers()}, stream);
 }
 

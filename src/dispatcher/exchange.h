@@ -20,12 +20,12 @@ struct Exchange {
 
   // Status, max_tokens, T, and `counts` (rows to each rank, may be absent) reach every rank with
   // the next exchange, at once with `send`. Once heard, status holds the same words everywhere.
-  void tell_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const;
-  void hear_headers(int tp_size) const;
+  void send_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const;
+  void receive_headers(int tp_size) const;
 
   // The same for what went wrong since (an executor's overflow).
-  void tell_status() const;
-  void hear_statuses() const;
+  void send_status() const;
+  void receive_statuses() const;
 
   // Communicator::all_gather, of which several are one piece of work for a link: with the next
   // exchange.

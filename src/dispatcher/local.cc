@@ -24,9 +24,9 @@ class LocalDispatcher final : public CommunicatorDispatcher {
     parts_.localize(buffers.ids, ids, {}, status, stream);
     if (parts_.num_ranks() > 1) {
       const Exchange exchange = parts_.exchange(buffers, status, stream);
-      exchange.tell_header(max_tokens, num_tokens, {});
+      exchange.send_header(max_tokens, num_tokens, {});
       exchange.send();
-      exchange.hear_headers(parts_.num_ranks());
+      exchange.receive_headers(parts_.num_ranks());
     }
     return {.received = {{hidden}, buffers.ids, weights, buffers.num_rows},
             .num_tokens = num_tokens,
@@ -48,10 +48,10 @@ class LocalDispatcher final : public CommunicatorDispatcher {
       return parts_.sum_experts(dst, partial.sums, call.received, {}, addend, stream);
     const auto buffers = parts_.take_buffers(call.workspace, call.max_tokens);
     const Exchange exchange = parts_.exchange(buffers, status, stream);
-    exchange.tell_status();
+    exchange.send_status();
     exchange.gather(buffers.returned, partial.rows.rows(0, call.max_tokens));
     exchange.send();
-    exchange.hear_statuses();
+    exchange.receive_statuses();
     const Tensor return_row = buffers.return_row.rows(0, call.num_tokens);
     parts_.ops().run(BlockRows{return_row, call.max_tokens}, stream);
     parts_.ops().run(SumRows{.name = "sum_partials",

@@ -33,9 +33,9 @@ class NormalDispatcher final : public CommunicatorDispatcher {
                          .status = status},
             stream);
     const Exchange exchange = parts_.exchange(b, status, stream);
-    exchange.tell_header(max_tokens, hidden.dim(0), b.send_counts);
+    exchange.send_header(max_tokens, hidden.dim(0), b.send_counts);
     exchange.send();
-    exchange.hear_headers(parts_.options.tp_size);
+    exchange.receive_headers(parts_.options.tp_size);
     exchange.note_lost_peers();
     ops.run(ReadCounts{b.counts, b.counts_back, b.num_rows, b.headers, parts_.rank(), status},
             stream);
@@ -56,10 +56,10 @@ class NormalDispatcher final : public CommunicatorDispatcher {
     const Slice own = slice(call.num_tokens);
     const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
     const Exchange exchange = parts_.exchange(b, status, stream);
-    exchange.tell_status();
+    exchange.send_status();
     const std::array<RowTransfer, 1> transfers{{{b.returned, partial.rows}}};
     exchange.rows(transfers, {}, b.counts_back);
-    exchange.hear_statuses();
+    exchange.receive_statuses();
     const Tensor target = slices_.target(dst, b, own);
     parts_.ops().run(SumRows{.name = "sum_partials",
                              .dst = target,

@@ -240,7 +240,7 @@ class PeerDispatcher final : public Dispatcher {
   void in_parts(Meeting meeting, CUstream_st* stream) const {
     Ops& ops = parts_.ops();
     if (!parts_.options.host_ordered) return ops.run(meeting, stream);
-    meeting.part = PeerMeet::Tell;
+    meeting.part = PeerMeet::Signal;
     ops.run(meeting, stream);
     order_by_host(meeting.status, stream);
     meeting.part = PeerMeet::Wait;

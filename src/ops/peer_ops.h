@@ -17,7 +17,7 @@ struct PeerWindow {
   int num_ranks = 1;
   ConstTensor bases;  // i64 [P], on the device: the address of every rank's window, seen from here
   Tensor control;     // i64 [control_words(P)]: this rank's window begins here
-  Tensor headers;     // i32 [P, told_width(Rows)] what the ranks told last, unpacked
+  Tensor headers;     // i32 [P, header_width(Rows)] what the ranks sent last, unpacked
   int32_t* ended = nullptr;    // set once the host gave up; the device reads it
   int64_t deadline_ns = 0;     // of one wait
   int max_blocks = 0;          // CUDA: of the kernels that move rows; 0: chosen
@@ -35,7 +35,7 @@ enum class PeerRoute : int32_t {
 };
 
 // The part of a meeting that runs: both, unless the host orders them.
-enum class PeerMeet : int32_t { Both, Tell, Wait };
+enum class PeerMeet : int32_t { Both, Signal, Wait };
 
 // Rows on their way to the ranks that own their experts. Every source rank has a block of rows on
 // every rank, token after token, so that no rank has to know how many come from others: token t
@@ -81,9 +81,9 @@ struct PushRows {
   }
 };
 
-// Begins the next call, whose epoch is that of the last one + 1: tells every rank status,
+// Begins the next call, whose epoch is that of the last one + 1: sends every rank status,
 // max_tokens and num_tokens, and that what was enqueued before has happened; waits for all of
-// them. status is as CheckHeaders leaves it. The part Wait ends what Tell began.
+// them. status is as CheckHeaders leaves it. The part Wait ends what Signal began.
 struct AwaitRows {
   static constexpr const char* kName = "await_rows";
   PeerWindow window;

@@ -249,7 +249,7 @@ struct PeerBuffers {
     const int64_t slice = moves ? slice_capacity(max_tokens, tp_size) : max_tokens;
     const int64_t max_rows = received_rows(kind, max_tokens, num_ranks, tp_size);
     b.control = arena.take(DType::I64, {control_words(p)});
-    b.headers = arena.take(DType::I32, {p, told_width(PeerPhase::Rows)});
+    b.headers = arena.take(DType::I32, {p, header_width(PeerPhase::Rows)});
     b.num_rows = arena.take(DType::I32, {1});
     b.return_row = arena.take(DType::I32, {slice, p});
     b.ids = arena.take(DType::I32, {max_rows, k});

@@ -67,9 +67,9 @@ GemmConfig choose_gemm_config(const GemmShape& shape);
 // "256x128x64, 4 stages, cluster of 2": rows, weights, inner dimension.
 std::string describe(const GemmConfig& config);
 
-// Steps that one block of a cluster may have told the other before that one has come to them: it is
+// Steps that one block of a cluster may have sent the other before that one has come to them: it is
 // at most all stages ahead, a step each if the inner dimension is short, and one more is drawn.
-inline constexpr int kToldSteps = 8;
+inline constexpr int kSentSteps = 8;
 inline constexpr int kStagingBytes = 8192;  // one of a warpgroup's two buffers of output
 
 // What a block does in a step.
@@ -85,7 +85,7 @@ template <GemmConfig kConfig>
 struct SharedStorage {
   // Steps that are loaded, one to a stage if the inner dimension is short, and the one multiplied.
   static constexpr int kStepSlots = kConfig.stages + 1;
-  static_assert(kConfig.cluster() == 1 || kStepSlots < kToldSteps);
+  static_assert(kConfig.cluster() == 1 || kStepSlots < kSentSteps);
   static constexpr int kStageBytes = (kConfig.weights + kConfig.rows) * kStageRowBytes;
 
   uint8_t stages[kConfig.stages *
@@ -93,8 +93,8 @@ struct SharedStorage {
   uint8_t staging[kConfig.math_warpgroups() * 2 * kStagingBytes];
   GemmStep steps[kStepSlots];
   uint64_t full[kConfig.stages], empty[kConfig.stages];
-  uint64_t told[kToldSteps];  // the other block of a cluster has told a step
-  int32_t told_steps[kToldSteps];
+  uint64_t step_sent[kSentSteps];  // the other block of a cluster has sent a step
+  int32_t sent_steps[kSentSteps];
   int32_t warp_sums[32];
 
   constexpr uint8_t* weights(int i) { return stages + i * kStageBytes; }

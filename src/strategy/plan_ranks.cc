@@ -197,10 +197,10 @@ struct CountBytes {
 // Over the network counts. Inside a node the slots of all tokens, since no rank knows how many rows
 // come: those of tokens that send a row are counted with it.
 CountBytes count_bytes(const Demand& d, double slot_bytes) {
-  const auto told = static_cast<double>(told_width(PeerPhase::Rows)) * sizeof(int64_t);
+  const auto sent = static_cast<double>(header_width(PeerPhase::Rows)) * sizeof(int64_t);
   const auto counts = static_cast<double>(kHeaderCounts + d.ranks) * sizeof(int32_t);
   const double others = 1 - d.ranks_per_token() / static_cast<double>(d.ranks);
-  return {(told + d.tokens * slot_bytes * others) * static_cast<double>(d.node_size() - 1),
+  return {(sent + d.tokens * slot_bytes * others) * static_cast<double>(d.node_size() - 1),
           counts * static_cast<double>(d.ranks - d.node_size())};
 }
 

@@ -223,12 +223,12 @@ TEST(PeerDispatchErrors, AWorkspaceThatPeersDoNotKnowIsRefused) {
 }
 
 TEST(PeerControl, EpochsGrowAcrossTheEndOfTheirRange) {
-  EXPECT_TRUE(has_come(told_word(5, -7), 5));
-  EXPECT_EQ(told_value(told_word(5, -7)), -7);
-  EXPECT_FALSE(has_come(told_word(4, 1), 5));
-  EXPECT_TRUE(has_come(told_word(6, 1), 5));
-  EXPECT_FALSE(has_come(told_word(0xffffffffu, 1), 0));  // the last epoch before the first again
-  EXPECT_TRUE(has_come(told_word(0, 1), 0xffffffffu));
+  EXPECT_TRUE(has_come(epoch_word(5, -7), 5));
+  EXPECT_EQ(word_value(epoch_word(5, -7)), -7);
+  EXPECT_FALSE(has_come(epoch_word(4, 1), 5));
+  EXPECT_TRUE(has_come(epoch_word(6, 1), 5));
+  EXPECT_FALSE(has_come(epoch_word(0xffffffffu, 1), 0));  // the last epoch before the first again
+  EXPECT_TRUE(has_come(epoch_word(0, 1), 0xffffffffu));
   EXPECT_EQ(lost_rank(lost_word(3, 12)), 12);
   EXPECT_EQ(lost_why(lost_word(3, 12)), 3);
 }

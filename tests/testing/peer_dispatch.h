@@ -185,7 +185,7 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
 
   if (c.first_epoch != 0) {  // as the last call would have left it
     std::vector<int64_t> words(static_cast<size_t>(control_words(comm.size())));
-    std::fill(words.begin() + kControlTold, words.end(), told_word(c.first_epoch, 0));
+    std::fill(words.begin() + kControlHeaders, words.end(), epoch_word(c.first_epoch, 0));
     words[kControlEpoch] = c.first_epoch;
     copy_to_device(b, Tensor(memory.get(), DType::I64, {control_words(comm.size())}, b.kind()),
                    words.data());

@@ -24,10 +24,10 @@ class Pipeline {
  public:
   using Storage = SharedStorage<kConfig>;
   // Who arrives: every thread that loads, with the bytes of its copies; a lane of every warp that
-  // multiplies, of each block that loads into this one; the block that is told a step.
+  // multiplies, of each block that loads into this one; the block that gets a step.
   static constexpr int kFullArrivals = kConfig.producer_threads();
   static constexpr int kEmptyArrivals = kConfig.math_threads() / 32 * kConfig.cluster();
-  static constexpr int kToldArrivals = 1;
+  static constexpr int kSentArrivals = 1;
 
   __device__ explicit Pipeline(Storage& storage) : shared(storage) {}
 
@@ -37,8 +37,8 @@ class Pipeline {
       ptx::mbarrier_init(&shared.full[s], kFullArrivals);
       ptx::mbarrier_init(&shared.empty[s], kEmptyArrivals);
     }
-    for (int s = 0; kConfig.cluster() > 1 && s < kToldSteps; ++s)
-      ptx::mbarrier_init(&shared.told[s], kToldArrivals);
+    for (int s = 0; kConfig.cluster() > 1 && s < kSentSteps; ++s)
+      ptx::mbarrier_init(&shared.step_sent[s], kSentArrivals);
     ptx::fence_mbarrier_init(ptx::sem_release, ptx::scope_cluster);
   }
 

@@ -77,7 +77,7 @@ class Producer {
         pipeline.expect(rows.bytes() + kConfig.weights * kStageRowBytes);
         load_weights(step, kb * kConfig.inner());
         rows.load(pipeline, kb * kConfig.inner());
-        if (kb == num_k / 2) draw.tell();
+        if (kb == num_k / 2) draw.send();
       }
     }
     pipeline.end();

@@ -115,12 +115,12 @@ class StepDraw {
                   num_steps - first_drawn + num_clusters() - 1);
   }
   // Once it may be here.
-  __device__ void tell() {
+  __device__ void send() {
     if (!kPair || !draws || rank > 0) return;
-    const int slot = num_told++ % kToldSteps;
-    ptx::st_async_mapa(1, &shared.told_steps[slot], drawn, &shared.told[slot]);
+    const int slot = num_sent++ % kSentSteps;
+    ptx::st_async_mapa(1, &shared.sent_steps[slot], drawn, &shared.step_sent[slot]);
   }
-  __device__ int next() { return first_drawn + (kPair && draws && rank > 0 ? hear() : drawn); }
+  __device__ int next() { return first_drawn + (kPair && draws && rank > 0 ? receive() : drawn); }
 
  private:
   static constexpr bool kPair = kConfig.cluster() > 1;
@@ -129,12 +129,12 @@ class StepDraw {
 
   static __device__ int num_clusters() { return gridDim.x / kConfig.cluster(); }
 
-  __device__ int hear() {
-    const int slot = num_told % kToldSteps, parity = num_told++ / kToldSteps % 2;
+  __device__ int receive() {
+    const int slot = num_sent % kSentSteps, parity = num_sent++ / kSentSteps % 2;
     ptx::mbarrier_arrive_expect_tx(ptx::sem_release, ptx::scope_cta, ptx::space_shared,
-                                   &shared.told[slot], sizeof(int32_t));
-    ptx::mbarrier_wait_parity(&shared.told[slot], parity);
-    return *static_cast<volatile int32_t*>(&shared.told_steps[slot]);
+                                   &shared.step_sent[slot], sizeof(int32_t));
+    ptx::mbarrier_wait_parity(&shared.step_sent[slot], parity);
+    return *static_cast<volatile int32_t*>(&shared.sent_steps[slot]);
   }
 
   const GemmParams& p;
@@ -143,7 +143,7 @@ class StepDraw {
   int first_drawn;
   bool draws = false;
   int drawn = 0;  // from first_drawn on
-  uint32_t num_told = 0;
+  uint32_t num_sent = 0;
 };
 
 }  // namespace switchyard::cuda
