@@ -121,9 +121,9 @@ class CudaBench {
 
   // The same layer with its own gate: what that adds, and the whole.
   void add_gate(MoeLayer& layer, const Problem& problem, MeasureOptions how, Result& r) {
-    how.wants = [](const std::string& op) { return op == "router" || op == "gate_topk"; };
+    how.only = Phase::Gate;
     for (auto& time : measure_forward(layer, problem.args(), *backend_, how))
-      r.times.push_back(std::move(time));
+      if (time.bytes > 0) r.times.push_back(std::move(time));
   }
 
   void print_json() const {

@@ -169,13 +169,14 @@ class RanksBench {
         row.time.bytes = std::max(row.time.bytes, rank[i].bytes);
         row.time.flops = std::max(row.time.flops, rank[i].flops);
       }
-      const bool links = row.time.op == "dispatch" || row.time.op == "combine";
+      const auto phase = row.time.phase;
+      const bool links = phase == Phase::Dispatch || phase == Phase::Combine;
       if (links && row.time.bytes >= 2) {
         row.link_gbps = link_gbps(static_cast<int64_t>(row.time.bytes));
         row.floor_us = row.time.bytes / row.link_gbps * 1e-3;
       } else if (!links) {
         OpTime layer = row.time;  // "experts" have the floor of a layer
-        layer.op = "layer";
+        layer.is_layer = true;
         row.floor_us = floor_us(layer, rates_);
       }
       rows_.push_back(std::move(row));

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "switchyard/layer.h"
+#include "switchyard/phase.h"
 
 namespace switchyard {
 
@@ -36,8 +38,8 @@ struct OpTime {
   double flops = 0;
   /// CUDA: of a forward that no graph can hold, since the host waits in it; that time counts.
   bool eager = false;
-
-  bool is_layer() const { return op.rfind("layer", 0) == 0; }
+  bool is_layer = false;         // the forward as a whole
+  std::optional<Phase> phase{};  // CUDA: of an operation's first call, or the part of a forward
 };
 
 /// The least that the operation can take on such a device: a GEMM max(flops / cuBLAS rate, bytes /
@@ -48,8 +50,9 @@ double floor_us(const OpTime& time, const DeviceRates& rates);
 struct MeasureOptions {
   int repeat = 20;   // runs whose median is taken
   bool cold = true;  // CUDA: nothing of the operands is in L2 when a run begins
-  /// Which operations of a forward are measured, each by itself; the layer always is. On one rank.
-  std::function<bool(const std::string& op)> wants = [](const std::string&) { return true; };
+  /// CUDA, one rank: operations of this part of a forward alone are measured, each by itself;
+  /// absent: all. The layer always is.
+  std::optional<Phase> only{};
   /// Several ranks on CUDA: called between what allocates memory and what peers wait for, on every
   /// rank as often. Ranks that share a device must meet there (all_gather, say).
   std::function<void()> meet = [] {};

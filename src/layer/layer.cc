@@ -342,6 +342,7 @@ class Layer final : public MoeLayer {
     const auto slice =
         pieces.count > 1 ? Dispatcher::Slice{0, num_tokens} : dispatcher_->slice(num_tokens);
     RoutedCall call{&args, args.output, args.hidden, route(args, slice), true, args.stream};
+    backend().ops().begin(Phase::Dispatch);
     if (path_) {
       call.hidden = path_->before(args.hidden, buffers_.path, args.stream);
       call.output = buffers_.path.sums.rows(0, num_tokens);

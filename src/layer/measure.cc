@@ -23,21 +23,32 @@ Spread spread_of(std::vector<double> us) {
   return {us[us.size() / 2], us.front(), us.back()};
 }
 
-const char* layer_name(const ForwardArgs& args) {
-  return args.ids.present() ? "layer_given_routing" : "layer";
-}
+// A line for each operation by its name, in order of first calls. Names are literals.
+class Lines {
+ public:
+  OpTime& of(const char* op) {
+    const auto found = std::find(names_.begin(), names_.end(), op);
+    const auto at = static_cast<size_t>(found - names_.begin());
+    if (found == names_.end()) {
+      names_.push_back(op);
+      times.emplace_back().op = op;
+    }
+    return times[at];
+  }
 
-// The line of `op`, a new one at its first call.
-OpTime& line_of(std::vector<OpTime>& lines, const char* op) {
-  for (auto& line : lines)
-    if (line.op == op) return line;
-  lines.push_back({});
-  lines.back().op = op;
-  return lines.back();
-}
+  std::vector<OpTime> times;
 
-void keep_wanted(std::vector<OpTime>& lines, const MeasureOptions& options) {
-  std::erase_if(lines, [&](const OpTime& line) { return !options.wants(line.op); });
+ private:
+  std::vector<const char*> names_;
+};
+
+OpTime layer_time(const ForwardArgs& args, const std::vector<double>& us) {
+  const Spread s = spread_of(us);
+  OpTime time;
+  time.op = args.ids.present() ? "layer_given_routing" : "layer";
+  time.us = s.median, time.min_us = s.min, time.max_us = s.max;
+  time.is_layer = true;
+  return time;
 }
 
 // ---- CUDA
@@ -108,12 +119,14 @@ class CudaMeasurement {
     record();
     if (find_call<AwaitRows>(0) < num_calls()) return run_over_peers();
     if (find_call<NoteEnded>(0) < num_calls()) return run_over_link();
-    OpTime whole = timed(layer_name(args_), [this](CUstream_st*) { layer_.forward(args_); });
+    OpTime whole = layer_time(args_, replay([this](CUstream_st*) { layer_.forward(args_); }));
     layer_.wait(watch_->stream());
     // The recorded forward left its buffers as its first call found them, or better.
-    std::vector<OpTime> lines;
-    for (const OpCall& call : calls_.calls()) measure(call, lines, whole);
-    keep_wanted(lines, options_);
+    Lines all;
+    for (const OpCall& call : calls_.calls()) measure(call, all, whole);
+    std::vector<OpTime> lines = std::move(all.times);
+    if (options_.only)
+      std::erase_if(lines, [&](const OpTime& line) { return line.phase != options_.only; });
     whole.bytes += static_cast<double>(args_.hidden.bytes() + args_.output.bytes());
     layer_.wait(watch_->stream());
     lines.push_back(whole);
@@ -189,17 +202,23 @@ class CudaMeasurement {
     layer.flops += of_call.flops;
   }
 
-  static void add(std::vector<OpTime>& lines, const char* op, const std::vector<double>& us,
-                  const Work& work) {
+  static void add_part(std::vector<OpTime>& lines, Phase phase, const char* op,
+                       const std::vector<double>& us, const Work& work) {
     const Spread s = spread_of(us);
-    lines.push_back({op, s.median, s.min, s.max, work.bytes, work.flops});
+    lines.push_back({op, s.median, s.min, s.max, work.bytes, work.flops, false, false, phase});
+  }
+
+  void add_layer(std::vector<OpTime>& lines, const std::vector<double>& us,
+                 const Work& work) const {
+    lines.push_back(layer_time(args_, us));
+    lines.back().bytes = work.bytes, lines.back().flops = work.flops;
   }
 
   static void add_parts(std::vector<OpTime>& lines, const std::vector<std::vector<double>>& us,
                         const PartWork& work) {
-    add(lines, "dispatch", us[0], work.dispatch);
-    add(lines, "experts", us[1], work.layer);
-    add(lines, "combine", us[2], work.combine);
+    add_part(lines, Phase::Dispatch, "dispatch", us[0], work.dispatch);
+    add_part(lines, Phase::Experts, "experts", us[1], work.layer);
+    add_part(lines, Phase::Combine, "combine", us[2], work.combine);
   }
 
   // No call can run without those that peers wait for, so the parts of a forward are timed where
@@ -229,7 +248,7 @@ class CudaMeasurement {
                       calls_between(at.combine, end)}),
                 work);
     const Enqueue forward = [this](CUstream_st*) { layer_.forward(args_); };
-    add(lines, layer_name(args_), time({forward})[0], work.layer);
+    add_layer(lines, time({forward})[0], work.layer);
     layer_.wait(watch_->stream());
     return lines;
   }
@@ -267,7 +286,7 @@ class CudaMeasurement {
       const auto us = watch_->replay_parts(3, enqueue, options_.meet, options_.repeat, Cache::Warm);
       add_parts(lines, us, work);
     }
-    add(lines, layer_name(args_), us_of_layer, work.layer);
+    add_layer(lines, us_of_layer, work.layer);
     lines.back().eager = eager;
     layer_.wait(watch_->stream());
     return lines;
@@ -282,19 +301,18 @@ class CudaMeasurement {
     layer_.wait(watch_->stream());
   }
 
-  OpTime timed(const char* op, const Enqueue& enqueue) {
-    const Spread us = spread_of(watch_->replay(enqueue, options_.repeat, cache()));
-    return {op, us.median, us.min, us.max, 0, 0};
+  std::vector<double> replay(const Enqueue& enqueue) {
+    return watch_->replay(enqueue, options_.repeat, cache());
   }
 
   // Called in the order of the forward: each call finds what those before it wrote, and GEMM2 may
   // overwrite what GEMM1 read.
-  void measure(const OpCall& call, std::vector<OpTime>& lines, OpTime& whole) {
-    const char* name = name_of(call.op);
-    OpTime& line = line_of(lines, name);
-    if (options_.wants(name)) {
-      const OpTime time = timed(name, [&](CUstream_st* stream) { run(call, stream); });
-      line.us += time.us, line.min_us += time.min_us, line.max_us += time.max_us;
+  void measure(const OpCall& call, Lines& lines, OpTime& whole) {
+    OpTime& line = lines.of(name_of(call.op));
+    if (!line.phase) line.phase = call.phase;
+    if (!options_.only || call.phase == options_.only) {
+      const Spread us = spread_of(replay([&](CUstream_st* stream) { run(call, stream); }));
+      line.us += us.median, line.min_us += us.min, line.max_us += us.max;
     } else {
       run(call, watch_->stream());
     }
@@ -323,14 +341,14 @@ class CudaMeasurement {
 class Trace {
  public:
   void begin_forward() {
-    for (auto& line : lines_) line.bytes = line.flops = 0;
+    for (auto& line : lines_.times) line.bytes = line.flops = 0;
     gemm_bytes_ = 0;
     for (auto& us : us_) us.push_back(0);
     ++num_forwards_;
   }
   void note(const OpEvent& e) {
-    OpTime& line = line_of(lines_, e.op);
-    const auto at = static_cast<size_t>(&line - lines_.data());
+    OpTime& line = lines_.of(e.op);
+    const auto at = static_cast<size_t>(&line - lines_.times.data());
     // An operation that earlier forwards did not need took no time in them.
     if (at == us_.size()) us_.emplace_back(num_forwards_, 0.0);
     us_[at].back() += e.us;
@@ -341,7 +359,7 @@ class Trace {
   // Of the last forward: of a layer only weights and the rows in and out have to move.
   double gemm_bytes() const { return gemm_bytes_; }
   std::vector<OpTime> lines() const {
-    auto lines = lines_;
+    auto lines = lines_.times;
     for (size_t i = 0; i < lines.size(); ++i) {
       const Spread us = spread_of(us_[i]);
       lines[i].us = us.median, lines[i].min_us = us.min, lines[i].max_us = us.max;
@@ -350,7 +368,7 @@ class Trace {
   }
 
  private:
-  std::vector<OpTime> lines_;            // bytes and flops of the last forward
+  Lines lines_;                          // bytes and flops of the last forward
   std::vector<std::vector<double>> us_;  // of each line, one per forward
   size_t num_forwards_ = 0;
   double gemm_bytes_ = 0;
@@ -379,11 +397,9 @@ std::vector<OpTime> measure_on_host(MoeLayer& layer, const ForwardArgs& args, Ba
   for (int i = 0; i < options.repeat; ++i) trace.begin_forward(), once();
   observe_operations(backend, {});
   auto lines = trace.lines();
-  const Spread spread = spread_of(us);
-  OpTime whole{layer_name(args), spread.median, spread.min, spread.max, 0, 0};
+  OpTime whole = layer_time(args, us);
   for (const auto& line : lines) whole.flops += line.flops;
   whole.bytes = trace.gemm_bytes();
-  keep_wanted(lines, options);
   lines.push_back(whole);
   return lines;
 }
@@ -407,7 +423,7 @@ double measure_link(Backend& from, Backend& to, int64_t bytes) {
 }
 
 double floor_us(const OpTime& time, const DeviceRates& rates) {
-  const double gbps = time.is_layer() ? rates.read_gbps : rates.copy_gbps;
+  const double gbps = time.is_layer ? rates.read_gbps : rates.copy_gbps;
   // Sums outside GEMMs (a gather's) are not tensor-core work, but never the limit either.
   const double compute = rates.gemm_tflops > 0 ? time.flops / rates.gemm_tflops * 1e-6 : 0;
   return std::max(compute, gbps > 0 ? time.bytes / gbps * 1e-3 : 0);

@@ -11,6 +11,7 @@
 #include "ops/gate_ops.h"
 #include "ops/linear_attention_ops.h"
 #include "ops/peer_ops.h"
+#include "switchyard/phase.h"
 
 namespace switchyard {
 
@@ -24,13 +25,11 @@ inline Work work_of(const AnyOp& op, const ReadI32& read) {
   return std::visit([&](const auto& o) { return o.work(read); }, op);
 }
 
-// The parts of a forward. The layer marks where each begins, for measurements.
-enum class Phase { Gate, Dispatch, Experts, Combine };
-
 class Ops {
  public:
   virtual ~Ops() = default;
   virtual void run(const AnyOp& op, CUstream_st* stream) = 0;
+  // The layer marks where each part of a forward begins, for measurements.
   virtual void begin(Phase phase) { (void)phase; }
 };
 

@@ -63,7 +63,7 @@ TEST(Measure, AFloorIsTheLargerLimit) {
   gemm.flops = 1e12;
   EXPECT_DOUBLE_EQ(floor_us(gemm, rates), 10000);
   OpTime layer;
-  layer.op = "layer_given_routing";
+  layer.is_layer = true;
   layer.bytes = 1e9;
   EXPECT_DOUBLE_EQ(floor_us(layer, rates), 500);
 }
