@@ -70,18 +70,14 @@ class RouterGate final : public Gate {
   }
 
   GroupedGemm router_gemm(const GateBuffers& buffers, ConstTensor hidden) const {
-    GroupedGemm gemm;
-    gemm.name = "router";
-    gemm.dst = buffers.logits;
-    gemm.src = hidden;
-    gemm.weights = weights_.weight;
+    // cuBLAS adds a bias in place: the logits are its fp32 sums.
+    GroupedGemm gemm =
+        single_group_gemm("router", buffers.logits, hidden, weights_.weight,
+                          {buffers.group.counts, buffers.group.first_row}, provider_);
     if (bias_in_gemm()) {
       gemm.bias = weights_.bias;
       gemm.bias.shape = {1, config_.router_rows()};
     }
-    gemm.groups = {buffers.group.counts, buffers.group.first_row};
-    gemm.max_rows = hidden.dim(0);
-    gemm.provider = provider_;  // cuBLAS adds a bias in place: the logits are its fp32 sums
     return gemm;
   }
 

@@ -12,8 +12,9 @@ ConstTensor RoutedPath::before(ConstTensor hidden, const PathBuffers& buffers,
   }
   if (config_.path.latent == 0) return hidden;
   Ops& ops = backend_->ops();
-  ops.run(SingleGroup{{buffers.group.counts, buffers.group.first_row}, hidden.dim(0)}, stream);
-  ops.run(product("latent_down", rows, hidden, weights_.down, buffers), stream);
+  const RowGroups group{buffers.group.counts, buffers.group.first_row};
+  ops.run(SingleGroup{group, hidden.dim(0)}, stream);
+  ops.run(single_group_gemm("latent_down", rows, hidden, weights_.down, group, provider_), stream);
   return rows;
 }
 
@@ -32,22 +33,9 @@ void RoutedPath::after(Tensor output, const Addend& shared, const PathBuffers& b
   const Tensor rows = config_.path.output_norm ? buffers.rows.rows(0, num_tokens) : sums;
   if (config_.path.output_norm) norm(rows, sums, weights_.output_norm, stream);
   const Tensor up = buffers.up.rows(0, num_tokens);
-  ops.run(product("latent_up", up, rows, weights_.up, buffers), stream);
+  const RowGroups group{buffers.group.counts, buffers.group.first_row};
+  ops.run(single_group_gemm("latent_up", up, rows, weights_.up, group, provider_), stream);
   ops.run(AddRows{output, up, shared}, stream);
-}
-
-GroupedGemm RoutedPath::product(const char* name, Tensor dst, ConstTensor src, ConstTensor matrix,
-                                const PathBuffers& buffers) const {
-  GroupedGemm gemm;
-  gemm.name = name;
-  gemm.dst = dst;
-  gemm.src = src;
-  gemm.weights = matrix;
-  gemm.weights.shape = {1, matrix.dim(0), matrix.dim(1)};
-  gemm.groups = {buffers.group.counts, buffers.group.first_row};
-  gemm.max_rows = src.dim(0);
-  gemm.provider = provider_;
-  return gemm;
 }
 
 void RoutedPath::norm(Tensor dst, ConstTensor src, ConstTensor weight, CUstream_st* stream) const {

@@ -1,4 +1,4 @@
-// src/layer/routed_path.h -- what stands around the routed experts: norms, and a latent space that
+// src/layer/routed_path.h -- what is around the routed experts: norms, and a latent space that
 // they work in.
 #pragma once
 
@@ -24,8 +24,6 @@ class RoutedPath {
              CUstream_st* stream) const;
 
  private:
-  GroupedGemm product(const char* name, Tensor dst, ConstTensor src, ConstTensor matrix,
-                      const PathBuffers& buffers) const;
   void norm(Tensor dst, ConstTensor src, ConstTensor weight, CUstream_st* stream) const;
 
   MoeConfig config_;

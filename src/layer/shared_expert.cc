@@ -4,21 +4,13 @@
 #include <algorithm>
 
 namespace switchyard {
-namespace {
-
-// Rows [first, first + num) of a matrix, as the weights of one expert.
-ConstTensor as_one_expert(ConstTensor matrix, int64_t first, int64_t num) {
-  const ConstTensor part = matrix.rows(first, num);
-  return {part.data, part.dtype, {1, num, matrix.dim(1)}, part.device};
-}
-
-}  // namespace
 
 Addend SharedExpert::run(ConstTensor hidden, const SharedExpertBuffers& buffers,
                          CUstream_st* stream) const {
   const int64_t num_tokens = hidden.dim(0), num_scored = config_.shared.num_scored;
   Ops& ops = backend_->ops();
-  ops.run(SingleGroup{{buffers.group.counts, buffers.group.first_row}, num_tokens}, stream);
+  const RowGroups group{buffers.group.counts, buffers.group.first_row};
+  ops.run(SingleGroup{group, num_tokens}, stream);
   const Tensor rows = buffers.rows.rows(0, num_tokens);
   if (num_scored > 0) {
     Tensor each = buffers.each;
@@ -32,9 +24,9 @@ Addend SharedExpert::run(ConstTensor hidden, const SharedExpertBuffers& buffers,
   if (!config_.shared.sigmoid_gated) return {rows, {}};
 
   const Tensor gate = buffers.gate.rows(0, num_tokens);
-  GroupedGemm gemm = gemm_of("shared_gate", gate, hidden, buffers);
-  gemm.weights = as_one_expert(weights_.gate, 0, 1);
-  ops.run(gemm, stream);
+  ops.run(
+      single_group_gemm("shared_gate", gate, hidden, weights_.gate.rows(0, 1), group, provider_),
+      stream);
   ops.run(Sigmoid{gate, gate}, stream);
   return {rows, gate};
 }
@@ -45,28 +37,16 @@ Tensor SharedExpert::of_expert(Tensor each, int64_t s) {
   return t;
 }
 
-GroupedGemm SharedExpert::gemm_of(const char* name, Tensor dst, ConstTensor src,
-                                  const SharedExpertBuffers& buffers) const {
-  GroupedGemm gemm;
-  gemm.name = name;
-  gemm.dst = dst;
-  gemm.src = src;
-  gemm.groups = {buffers.group.counts, buffers.group.first_row};
-  gemm.max_rows = src.dim(0);
-  gemm.provider = provider_;
-  return gemm;
-}
-
 void SharedExpert::run_one(Tensor dst, int64_t s, ConstTensor hidden,
                            const SharedExpertBuffers& buffers, CUstream_st* stream) const {
   const int64_t num_tokens = hidden.dim(0), parts = std::max<int64_t>(1, config_.shared.num_scored);
   const int64_t w1_rows = config_.shared_w1_rows() / parts;
-  const Activation activation = config_.shared_activation();
+  const RowGroups group{buffers.group.counts, buffers.group.first_row};
   Ops& ops = backend_->ops();
   GroupedGemm gemm =
-      gemm_of("shared_gemm1", buffers.activated.rows(0, num_tokens), hidden, buffers);
-  gemm.weights = as_one_expert(weights_.w1, s * w1_rows, w1_rows);
-  gemm.activation = &activation;
+      single_group_gemm("shared_gemm1", buffers.activated.rows(0, num_tokens), hidden,
+                        weights_.w1.rows(s * w1_rows, w1_rows), group, provider_);
+  gemm.activation = &activation_;
   gemm.order = weights_.order;
   if (buffers.sums.present()) gemm.scratch = buffers.sums.rows(0, num_tokens);
   ops.run(gemm, stream);
@@ -74,9 +54,9 @@ void SharedExpert::run_one(Tensor dst, int64_t s, ConstTensor hidden,
   // W2 of S experts is [S, H, Is / S]: rows of an expert are H.
   ConstTensor w2 = weights_.w2;
   w2.shape = {parts * config_.hidden, config_.shared.intermediate / parts};
-  GroupedGemm second = gemm_of("shared_gemm2", dst, gemm.dst, buffers);
-  second.weights = as_one_expert(w2, s * config_.hidden, config_.hidden);
-  ops.run(second, stream);
+  ops.run(single_group_gemm("shared_gemm2", dst, gemm.dst,
+                            w2.rows(s * config_.hidden, config_.hidden), group, provider_),
+          stream);
 }
 
 }  // namespace switchyard

@@ -14,7 +14,11 @@ class SharedExpert {
  public:
   SharedExpert(const MoeConfig& config, const SharedExpertWeights& weights,
                std::shared_ptr<Backend> backend, GemmProvider provider)
-      : config_(config), weights_(weights), backend_(std::move(backend)), provider_(provider) {}
+      : config_(config),
+        activation_(config.shared_activation()),
+        weights_(weights),
+        backend_(std::move(backend)),
+        provider_(provider) {}
 
   // rows = W2 activation(W1 hidden), never rounded after the second GEMM; scale = sigmoid(hidden .
   // gate). Scored experts are summed with the weights in the buffers.
@@ -22,13 +26,12 @@ class SharedExpert {
 
  private:
   static Tensor of_expert(Tensor each, int64_t s);
-  GroupedGemm gemm_of(const char* name, Tensor dst, ConstTensor src,
-                      const SharedExpertBuffers& buffers) const;
   // Expert s of the scored ones, or the only one.
   void run_one(Tensor dst, int64_t s, ConstTensor hidden, const SharedExpertBuffers& buffers,
                CUstream_st* stream) const;
 
   MoeConfig config_;
+  Activation activation_;  // a recorded operation points at it
   SharedExpertWeights weights_;
   std::shared_ptr<Backend> backend_;
   GemmProvider provider_;

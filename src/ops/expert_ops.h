@@ -156,6 +156,23 @@ struct GroupedGemm {
   }
 };
 
+// Of one expert that owns every row of src: the router, shared experts, a latent's matrices. The
+// matrix is [N, K_inner] or [1, N, K_inner].
+inline GroupedGemm single_group_gemm(const char* name, Tensor dst, ConstTensor src,
+                                     ConstTensor matrix, const RowGroups& groups,
+                                     GemmProvider provider) {
+  GroupedGemm gemm;
+  gemm.name = name;
+  gemm.dst = dst;
+  gemm.src = src;
+  gemm.weights = matrix;
+  if (matrix.shape.rank() == 2) gemm.weights.shape = {1, matrix.dim(0), matrix.dim(1)};
+  gemm.groups = groups;
+  gemm.max_rows = src.dim(0);
+  gemm.provider = provider;
+  return gemm;
+}
+
 // Rows that stay as they are.
 struct KeptRows {
   bool empty = false;  // those without any term, which are zero otherwise
