@@ -1,5 +1,7 @@
 # Everyday commands; each installs what it lacks (SKIP_DEPS=1: it does not). CMake does the work.
 BUILD := build/cpu
+# Debian's first: it sees Debian's packages.
+PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 IO := data/tiny-code-moe/moe_io.safetensors
 THREADED := device comm dispatcher executor linear_attention layer cpu  # tests: folders of tests/
 
@@ -55,7 +57,7 @@ style:  ## formatting, levels of the house, links, tables and snippets of the do
 	@scripts/install_deps.sh style
 	scripts/check_format.sh
 	scripts/check_layers.py
-	scripts/check_docs.py
+	$(PYTHON) scripts/check_docs.py
 
 tidy:  ## clang-tidy on changed files (BASE=commit; default: the last commit)
 	@scripts/install_deps.sh build test style
