@@ -71,7 +71,7 @@ class PeerDispatcher final : public Dispatcher {
     parts_.check(hidden, ids, weights, max_tokens, own);
     const Connection& c = connection(workspace, max_tokens);
     check_place("dispatch", hidden, input_rows_of(c));
-    check_stream(c, stream);
+    require_stream(c, stream);
     const PeerBuffers& b = c.buffers;
     const int64_t rows = max_rows(max_tokens);
     Ops& ops = parts_.ops();
@@ -219,7 +219,7 @@ class PeerDispatcher final : public Dispatcher {
   }
 
   // A stream that ranks share would put one rank's wait before the other's words.
-  void check_stream(const Connection& c, CUstream_st* stream) const {
+  void require_stream(const Connection& c, CUstream_st* stream) const {
     SWITCHYARD_REQUIRE(
         parts_.backend->kind() == DeviceKind::Cpu || stream != nullptr || !c.window.shares_device,
         ShapeMismatch,
