@@ -178,7 +178,7 @@ struct DispatcherOptions {
   DispatcherKind kind = DispatcherKind::Normal;
   int tp_size = 1;  // consecutive ranks that hold the same tokens; divides P
   // Ranks reach into each other's memory; absent: several on CUDA do, where they can, and threads
-  // of a CPU do not. On CUDA false gives NCCL, as between hosts, whatever this says.
+  // of a CPU do not. On CUDA false gives NCCL, which ranks of several hosts take anyway.
   std::optional<bool> peer_memory{};
   int num_link_blocks = 0;  // CUDA: most thread blocks that move rows between ranks; 0: chosen
   // Normal over peer memory: rows stay in their rank's memory until the executor's scatter fetches
@@ -193,9 +193,9 @@ struct DispatcherOptions {
   bool host_counts = false;
 };
 
-/// Collective on CUDA and when tp_size > 1 (splits the communicator). Throws Error(ShapeMismatch)
-/// when E is not divisible by P or P by tp_size, Unsupported for a dispatcher that is not provided
-/// yet, or for NCCL where it cannot be (this build has none, two ranks share a GPU). Borrows
+/// Collective on CUDA and when tp_size > 1 (splits the communicator). Throws Error(Unsupported) for
+/// conditions that do not hold (tp_size divides P, ...), for a dispatcher that is not provided yet,
+/// or for NCCL where it cannot be (this build has none, two ranks share a GPU). Borrows
 /// `communicator`.
 std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
                                             const DispatcherOptions& options,
