@@ -34,6 +34,12 @@ class ByteTransport {
   // Move what can move now: the number of bytes, 0 if none can, or kLeft.
   virtual int64_t send(int peer, std::span<const std::byte> bytes) = 0;
   virtual int64_t receive(int peer, std::span<std::byte> bytes) = 0;
+  // Whether what was sent to the peer has left this rank's memory: it arrives even if this rank ends
+  // now.
+  virtual bool has_left(int peer) {
+    (void)peer;
+    return true;
+  }
   // Returns when something wanted or a notice may have come, at the latest after `limit`.
   virtual void wait(std::span<const Wanted> wanted, std::chrono::milliseconds limit) = 0;
 

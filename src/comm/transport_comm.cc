@@ -325,7 +325,7 @@ class TransportComm final : public Communicator {
         while (!out_[p].done() && push(out_[p], p)) progress = true;
         while (!in_[p].done() && pull(in_[p], p)) progress = true;
         wanted_[static_cast<size_t>(members_[p])] = {!out_[p].done(), !in_[p].done()};
-        all_done &= out_[p].done() && in_[p].done();
+        all_done &= is_done(p);
       }
       if (all_done) return;
       const auto now = Clock::now();
@@ -341,10 +341,15 @@ class TransportComm final : public Communicator {
     }
   }
 
+  // After the last exchange this rank may end, so what it sent must not need it any more.
+  bool is_done(size_t member) const {
+    return in_[member].done() && out_[member].done() && wire().has_left(members_[member]);
+  }
+
   std::string absence() const {
     std::string missing;
     for (size_t p = 0; p < members_.size(); ++p)
-      if (static_cast<int>(p) != rank_ && !(in_[p].done() && out_[p].done()))
+      if (static_cast<int>(p) != rank_ && !is_done(p))
         missing += cat(missing.empty() ? "" : ", ", p);
     return cat(op_name(op_), ": rank ", missing, " did not come within ",
                state_->deadline().count(),
