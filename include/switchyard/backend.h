@@ -20,6 +20,9 @@ struct OpEvent {
 };
 using OpObserver = std::function<void(const OpEvent&)>;
 
+/// The parts of a forward, in their order.
+enum class Phase { Gate, Dispatch, Experts, Combine };
+
 /// Memory and operations of one device. Opaque; shared by the gate, dispatcher and executor of a
 /// layer. One backend serves one thread of the host at a time.
 class Backend;

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "switchyard/layer.h"
-#include "switchyard/phase.h"
 
 namespace switchyard {
 

@@ -44,8 +44,8 @@ void sum_rows_plain(const SumRows& op) {
 
 template <>
 void run(const SumRows& op, const Context& context) {
-  const bool here = !op.peers.present();
-  context.fast&& here ? sum_rows_fast(op, context.pool) : sum_rows_plain(op);
+  if (context.fast && !op.peers.present()) return sum_rows_fast(op, context.pool);
+  sum_rows_plain(op);
 }
 
 }  // namespace switchyard::cpu

@@ -56,11 +56,7 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     exchange.receive_statuses();
     const Tensor return_row = b.return_row.rows(0, own.size);
     ops.run(BlockRows{return_row, block}, stream);
-    ops.run(SumRows{.name = "sum_partials",
-                    .dst = slices_.target(dst, b, own),
-                    .sums = {b.returned, return_row, {}},
-                    .addend = addend},
-            stream);
+    ops.run(sum_partials(slices_.target(dst, b, own), b.returned, return_row, addend), stream);
     slices_.gather(dst, b, ops, stream);
     exchange.note_lost_peers();
   }

@@ -44,8 +44,12 @@ class LocalDispatcher final : public CommunicatorDispatcher {
 
   void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
                const Addend& addend, Tensor status, CUstream_st* stream) override {
-    if (!partial.rows.present())
-      return parts_.sum_experts(dst, partial.sums, call.received, {}, addend, stream);
+    const SlotSums& sums = partial.sums;
+    if (!partial.rows.present()) {
+      if (sums.rows.present())
+        parts_.ops().run(gather_rows(dst, sums, call.received, addend), stream);
+      return;
+    }
     const auto buffers = parts_.take_buffers(call.workspace, call.max_tokens);
     const Exchange exchange = parts_.exchange(buffers, status, stream);
     exchange.send_status();
@@ -54,11 +58,7 @@ class LocalDispatcher final : public CommunicatorDispatcher {
     exchange.receive_statuses();
     const Tensor return_row = buffers.return_row.rows(0, call.num_tokens);
     parts_.ops().run(BlockRows{return_row, call.max_tokens}, stream);
-    parts_.ops().run(SumRows{.name = "sum_partials",
-                             .dst = dst,
-                             .sums = {buffers.returned, return_row, {}},
-                             .addend = addend},
-                     stream);
+    parts_.ops().run(sum_partials(dst, buffers.returned, return_row, addend), stream);
     exchange.note_lost_peers();
   }
 };

@@ -61,10 +61,7 @@ class NormalDispatcher final : public CommunicatorDispatcher {
     exchange.rows(transfers, {}, b.counts_back);
     exchange.receive_statuses();
     const Tensor target = slices_.target(dst, b, own);
-    parts_.ops().run(SumRows{.name = "sum_partials",
-                             .dst = target,
-                             .sums = {b.returned, b.return_row.rows(0, own.size), {}},
-                             .addend = addend},
+    parts_.ops().run(sum_partials(target, b.returned, b.return_row.rows(0, own.size), addend),
                      stream);
     slices_.gather(dst, b, parts_.ops(), stream);
     exchange.note_lost_peers();

@@ -51,19 +51,6 @@ void DispatcherParts::check(ConstTensor hidden, ConstTensor ids, ConstTensor wei
                      "dispatch: weights is not f32 [", slice.size, ", ", config.top_k, "].");
 }
 
-void DispatcherParts::sum_experts(Tensor dst, const SlotSums& sums, const ReceivedRows& received,
-                                  RowRange left_out, const Addend& addend,
-                                  CUstream_st* stream) const {
-  if (!sums.rows.present()) return;  // no row can exist
-  ops().run(SumRows{.name = "gather_rows",
-                    .dst = dst,
-                    .sums = sums,
-                    .addend = addend,
-                    .num_rows = received.num_rows,
-                    .kept = {received.has_gaps, left_out}},
-            stream);
-}
-
 void DispatcherParts::localize(Tensor dst, ConstTensor src, ConstTensor num_rows, Tensor status,
                                CUstream_st* stream) const {
   ops().run(LocalizeIds{dst, src, num_rows, first_expert(), num_local_experts(), config.num_experts,

@@ -35,9 +35,6 @@ struct DispatcherParts {
   // Refuses what breaks the contract of dispatch, before anything moves.
   void check(ConstTensor hidden, ConstTensor ids, ConstTensor weights, int64_t max_tokens,
              Dispatcher::Slice slice) const;
-  // Sums of the experts of rows that were received -> dst, but for `left_out`.
-  void sum_experts(Tensor dst, const SlotSums& sums, const ReceivedRows& received,
-                   RowRange left_out, const Addend& addend, CUstream_st* stream) const;
   // Global ids of the received rows -> dst. num_rows absent: all rows of `src`.
   void localize(Tensor dst, ConstTensor src, ConstTensor num_rows, Tensor status,
                 CUstream_st* stream) const;
@@ -55,7 +52,7 @@ class CommunicatorDispatcher : public Dispatcher {
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor room,
                           CUstream_st* stream) override {
-    parts_.sum_experts(room, sums, call.received, {}, {}, stream);
+    if (sums.rows.present()) parts_.ops().run(gather_rows(room, sums, call.received), stream);
     return {room, sums};
   }
   void check_stream(CUstream_st* stream) const override {

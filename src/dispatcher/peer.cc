@@ -119,7 +119,8 @@ class PeerDispatcher final : public Dispatcher {
                           CUstream_st* stream) override {
     const Connection& c = connection(call.workspace, call.max_tokens);
     const Tensor partial = c.buffers.partial.rows(0, max_rows(call.max_tokens));
-    parts_.sum_experts(partial, sums, call.received, own_rows(c, call), {}, stream);
+    if (sums.rows.present())
+      parts_.ops().run(gather_rows(partial, sums, call.received, {}, own_rows(c, call)), stream);
     return {partial, sums};
   }
 
@@ -139,15 +140,13 @@ class PeerDispatcher final : public Dispatcher {
                        .status = status},
              stream);
     const bool sliced = b.output_slice.present();
-    ops.run(SumRows{.name = "sum_partials",
-                    .dst = sliced ? b.output_slice.rows(0, own.size) : dst,
-                    .sums = {b.partial, b.return_row.rows(0, own.size), {}},
-                    .peers = c.window.memory(),
-                    .own = own_sums(c, partial.sums, call),
-                    .addend = addend,
-                    .status = status,
-                    .max_blocks = c.window.max_blocks},
-            stream);
+    SumRows sum = sum_partials(sliced ? b.output_slice.rows(0, own.size) : dst, b.partial,
+                               b.return_row.rows(0, own.size), addend);
+    sum.peers = c.window.memory();
+    sum.own = own_sums(c, partial.sums, call);
+    sum.status = status;
+    sum.max_blocks = c.window.max_blocks;
+    ops.run(sum, stream);
     if (!sliced) return;
     const int tp_size = parts_.options.tp_size, first = parts_.rank() / tp_size * tp_size;
     in_parts(MeetPeers{.window = c.window,

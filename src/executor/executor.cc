@@ -140,12 +140,7 @@ void sum_rows(Backend& backend, Tensor dst, const SlotSums& sums, const Received
                          (dst.dtype == DType::Bf16 || dst.dtype == DType::F32),
                      ShapeMismatch, "sum_rows: dst is not bf16 or f32 [", sums.row_of_slot.dim(0),
                      ", ", sums.rows.dim(1), "]. Give every received row a row of dst.");
-  backend.ops().run(SumRows{.name = "gather_rows",
-                            .dst = dst,
-                            .sums = sums,
-                            .num_rows = rows.num_rows,
-                            .kept = {rows.has_gaps, {}}},
-                    stream);
+  backend.ops().run(gather_rows(dst, sums, rows), stream);
 }
 
 std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorOptions& options,

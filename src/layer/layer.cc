@@ -381,6 +381,23 @@ class Layer final : public MoeLayer {
     return dispatcher_->sum_experts(sums, call, room, stream);
   }
 
+  // A piece of a call, or the whole.
+  struct Piece {
+    RowRange tokens;
+    RowRange given;  // of the caller's ids: where tensor-parallel groups share tokens, a slice
+    RowRange ids;    // of this rank's
+    Tensor status;
+  };
+
+  Piece piece_of(const TokenPieces& pieces, int64_t num_tokens, Dispatcher::Slice slice, size_t i) {
+    if (pieces.count == 1) return {{0, num_tokens}, slice, {0, slice.size}, buffers_.status};
+    const int64_t begin = std::min(static_cast<int64_t>(i) * pieces.tokens, num_tokens);
+    const RowRange tokens{begin, std::min(pieces.tokens, num_tokens - begin)};
+    Tensor status = buffers_.piece_status.rows(static_cast<int64_t>(i), 1);
+    status.shape = {kStatusWords};
+    return {tokens, tokens, tokens, status};
+  }
+
   // A call in pieces: rows travel on a stream of their own. While the experts compute one piece
   // there, the next one is dispatched and the one before it comes back.
   void run_routed(const RoutedCall& routed, const TokenPieces& pieces, Dispatcher::Slice slice) {
@@ -390,54 +407,41 @@ class Layer final : public MoeLayer {
                   max_rows = dispatcher_->max_rows(pieces.tokens);
     const auto count = static_cast<size_t>(pieces.count);
     CUstream_st* link = overlaps ? pipeline_->link.get() : routed.stream;
-    const auto tokens_of = [&](size_t i) {
-      const int64_t begin = std::min(static_cast<int64_t>(i) * pieces.tokens, num_tokens);
-      return Dispatcher::Slice{begin, std::min(pieces.tokens, num_tokens - begin)};
-    };
-    const auto status_of = [&](size_t i) {
-      if (!overlaps) return buffers_.status;
-      Tensor t = buffers_.piece_status.rows(static_cast<int64_t>(i), 1);
-      t.shape = {kStatusWords};
-      return t;
-    };
-    const auto then = [&](StreamEvent& event, CUstream_st* first, CUstream_st* second) {
+    const auto piece = [&](size_t i) { return piece_of(pieces, num_tokens, slice, i); };
+    const auto then = [](StreamEvent& event, CUstream_st* first, CUstream_st* second) {
       event.record(first);
       event.wait(second);
     };
-    // Of this rank's ids: a whole call may be a slice of a tensor-parallel group's.
-    const auto ids_of = [&](size_t i) { return overlaps ? tokens_of(i) : RowRange{0, slice.size}; };
 
-    ops.begin(Phase::Dispatch);
     for (size_t i = 0; i < count; ++i) {
-      if (overlaps) ops.run(Copy{status_of(i), buffers_.status}, routed.stream);
-      finish_ids(routed, ids_of(i), overlaps ? tokens_of(i) : slice, status_of(i));
+      const Piece p = piece(i);
+      if (overlaps) ops.run(Copy{p.status, buffers_.status}, routed.stream);
+      finish_ids(routed, p.ids, p.given, p.status);
     }
     if (overlaps) then(*pipeline_->joined, routed.stream, link);
     std::array<DispatchedCall, 2> calls;  // that at hand, and the next
     const auto dispatch = [&](size_t i) {
-      const auto [begin, size] = tokens_of(i);
-      const RowRange ids = ids_of(i);
+      const Piece p = piece(i);
       ops.begin(Phase::Dispatch);
-      calls[i % 2] = dispatcher_->dispatch(buffers_.dispatcher[i], routed.hidden.rows(begin, size),
-                                           routed.routing.ids.rows(ids.begin, ids.size),
-                                           routed.routing.weights.rows(ids.begin, ids.size),
-                                           pieces.tokens, status_of(i), link);
+      calls[i % 2] = dispatcher_->dispatch(
+          buffers_.dispatcher[i], routed.hidden.rows(p.tokens.begin, p.tokens.size),
+          routed.routing.ids.rows(p.ids.begin, p.ids.size),
+          routed.routing.weights.rows(p.ids.begin, p.ids.size), pieces.tokens, p.status, link);
       if (overlaps) pipeline_->dispatched[i]->record(link);
     };
     dispatch(0);
-    const Addend addend = addend_of(routed, overlaps ? RowRange{0, num_tokens} : slice);
+    const Addend addend = addend_of(routed, slice);
     for (size_t i = 0; i < count; ++i) {
       if (i + 1 < count) dispatch(i + 1);
       if (overlaps) pipeline_->dispatched[i]->wait(routed.stream);
       ops.begin(Phase::Experts);
+      const Piece p = piece(i);
       const DispatchedCall& call = calls[i % 2];
-      const PartialRows partial = run_experts(call, i, max_rows, status_of(i), routed.stream);
+      const PartialRows partial = run_experts(call, i, max_rows, p.status, routed.stream);
       if (overlaps) then(*pipeline_->computed, routed.stream, link);
-      const auto [begin, size] = tokens_of(i);
-      const RowRange ids = ids_of(i);
       ops.begin(Phase::Combine);
-      dispatcher_->combine(routed.output.rows(begin, size), partial, call,
-                           rows_of(addend, ids.begin, ids.size), status_of(i), link);
+      dispatcher_->combine(routed.output.rows(p.tokens.begin, p.tokens.size), partial, call,
+                           rows_of(addend, p.ids.begin, p.ids.size), p.status, link);
     }
     if (!overlaps) return;
     then(*pipeline_->joined, link, routed.stream);

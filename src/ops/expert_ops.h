@@ -209,6 +209,22 @@ struct SumRows {
   }
 };
 
+// The experts of each received row, but of `left_out`.
+inline SumRows gather_rows(Tensor dst, const SlotSums& sums, const ReceivedRows& received,
+                           const Addend& addend = {}, RowRange left_out = {}) {
+  return {.name = "gather_rows",
+          .dst = dst,
+          .sums = sums,
+          .addend = addend,
+          .num_rows = received.num_rows,
+          .kept = {received.has_gaps, left_out}};
+}
+// The partial rows of ranks: that of rank p is row return_row[t, p] of what came back.
+inline SumRows sum_partials(Tensor dst, ConstTensor returned, ConstTensor return_row,
+                            const Addend& addend) {
+  return {.name = "sum_partials", .dst = dst, .sums = {returned, return_row, {}}, .addend = addend};
+}
+
 // dst[t, :] = bf16(src[t, :] * inverse[t] * weight), inverse = 1 / sqrt(mean of squares + epsilon).
 struct NormRows {
   static constexpr const char* kName = "norm_rows";

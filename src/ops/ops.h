@@ -11,7 +11,6 @@
 #include "ops/gate_ops.h"
 #include "ops/linear_attention_ops.h"
 #include "ops/peer_ops.h"
-#include "switchyard/phase.h"
 
 namespace switchyard {
 

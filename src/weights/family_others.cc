@@ -28,8 +28,7 @@ FamilyLayers describe_llama4(const ConfigReader& config) {
   f.nested_module = "language_model.model." + block;
   TensorNames names;
   names.router = block + ".router.weight";
-  names.fused_gate_up = block + ".experts.gate_up_proj";
-  names.fused_down = block + ".experts.down_proj";
+  name_fused_experts(names, block);
   names.fused = Fused::Transposed;
   name_shared_expert(names, block + ".shared_expert");
   f.forms = {names};
@@ -54,8 +53,7 @@ FamilyLayers describe_gemma4(const ConfigReader& config) {
   names.router = layer + ".router.proj.weight";
   names.router_scale = layer + ".router.scale";
   names.expert_scale = layer + ".router.per_expert_scale";
-  names.fused_gate_up = layer + ".experts.gate_up_proj";
-  names.fused_down = layer + ".experts.down_proj";
+  name_fused_experts(names, layer);
   names.input_norm = layer + ".pre_feedforward_layernorm_2.weight";
   names.output_norm = layer + ".post_feedforward_layernorm_2.weight";
   f.forms = {names};
@@ -79,7 +77,7 @@ FamilyLayers describe_inkling(const ConfigReader& config) {
   c.shared.num_scored = shared;
   f.moe_layers = sparse_layers(config, f.num_layers, config.integer_or({"dense_mlp_idx"}, 0, 0));
 
-  const std::string mlp = "layers.{layer}.mlp";
+  const std::string mlp = kMlp;
   TensorNames in_memory;
   in_memory.router = mlp + ".gate.weight";
   in_memory.global_scale = mlp + ".gate.global_scale";
@@ -91,8 +89,7 @@ FamilyLayers describe_inkling(const ConfigReader& config) {
   hub.shared_gate_up = mlp + ".shared_experts.shared_w13_weight";
   hub.shared_down = mlp + ".shared_experts.shared_w2_weight";
   in_memory.correction_bias = mlp + ".gate.e_score_correction_bias";
-  in_memory.fused_gate_up = mlp + ".experts.gate_up_proj";
-  in_memory.fused_down = mlp + ".experts.down_proj";
+  name_fused_experts(in_memory, mlp);
   in_memory.shared_gate = mlp + ".shared_experts.gate_proj";
   in_memory.shared_up = mlp + ".shared_experts.up_proj";
   in_memory.shared_down = mlp + ".shared_experts.down_proj";

@@ -42,8 +42,7 @@ TensorNames names_in(const std::string& block, const BlockNames& own, const char
   names.expert_gate = cat(block, ".experts.{expert}.", gate, ".weight");
   names.expert_up = cat(block, ".experts.{expert}.", up, ".weight");
   names.expert_down = cat(block, ".experts.{expert}.", down, ".weight");
-  names.fused_gate_up = block + ".experts.gate_up_proj";
-  names.fused_down = block + ".experts.down_proj";
+  name_fused_experts(names, block);
   if (*own.shared) name_shared_expert(names, block + own.shared);
   return names;
 }
@@ -171,6 +170,11 @@ TensorNames names_of_experts(const std::string& block, const BlockNames& own) {
 
 TensorNames names_of_w_experts(const std::string& block, const BlockNames& own) {
   return names_in(block, own, "w1", "w3", "w2");
+}
+
+void name_fused_experts(TensorNames& names, const std::string& block) {
+  names.fused_gate_up = block + ".experts.gate_up_proj";
+  names.fused_down = block + ".experts.down_proj";
 }
 
 void name_shared_expert(TensorNames& names, const std::string& prefix) {

@@ -59,6 +59,8 @@ struct BlockNames {
 TensorNames names_of_experts(const std::string& block, const BlockNames& own = {});
 // The same with w1, w3, w2.
 TensorNames names_of_w_experts(const std::string& block, const BlockNames& own = {});
+// `<block>.experts.gate_up_proj` and `<block>.experts.down_proj`.
+void name_fused_experts(TensorNames& names, const std::string& block);
 // `<prefix>.gate_proj.weight` and so on.
 void name_shared_expert(TensorNames& names, const std::string& prefix);
 

@@ -27,12 +27,11 @@ FamilyLayers describe_gpt_oss(const ConfigReader& config) {
   f.unread = {{"hidden_act", "\"silu\""}};
   f.config.gate.scoring = Scoring::SoftmaxOfTopK;
   f.config.expert_bias = f.config.router_bias = true;
-  const std::string mlp = "layers.{layer}.mlp";
+  const std::string mlp = kMlp;
   TensorNames names;
   names.router = mlp + ".router.weight";
   names.router_bias = mlp + ".router.bias";
-  names.fused_gate_up = mlp + ".experts.gate_up_proj";
-  names.fused_down = mlp + ".experts.down_proj";
+  name_fused_experts(names, mlp);
   names.fused_gate_up_bias = mlp + ".experts.gate_up_proj_bias";
   names.fused_down_bias = mlp + ".experts.down_proj_bias";
   names.fused = Fused::Either;
@@ -51,8 +50,7 @@ FamilyLayers describe_granitemoe(const ConfigReader& config) {
   names.fused_gate_up = cat(kSparseMoe, ".input_linear.weight");
   names.fused_down = cat(kSparseMoe, ".output_linear.weight");
   in_memory.router = cat(kSparseMoe, ".router.weight");
-  in_memory.fused_gate_up = cat(kSparseMoe, ".experts.gate_up_proj");
-  in_memory.fused_down = cat(kSparseMoe, ".experts.down_proj");
+  name_fused_experts(in_memory, kSparseMoe);
   f.forms = {names, in_memory};
   return f;
 }

@@ -9,6 +9,7 @@
 #include "testing/buffer.h"
 #include "testing/cpu_ops.h"
 #include "testing/instruction_sets.h"
+#include "testing/routing.h"
 
 namespace switchyard::cpu {
 namespace {
@@ -18,19 +19,6 @@ using testing::run_plain;
 
 class SumRowsForms : public testing::EveryInstructionSet {};
 SWITCHYARD_FOR_EVERY_INSTRUCTION_SET(SumRowsForms);
-
-// Slots of `num_rows` rows with distinct places in a buffer of `places`; about one in four has
-// none.
-Buffer<int32_t> random_places(int64_t num_rows, int64_t top_k, int64_t places, uint64_t seed) {
-  Buffer<int32_t> row_of_slot({num_rows, top_k});
-  std::vector<int32_t> order(static_cast<size_t>(places));
-  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
-  std::mt19937_64 rng(seed);
-  std::shuffle(order.begin(), order.end(), rng);
-  for (int64_t s = 0; s < row_of_slot.count(); ++s)
-    row_of_slot[s] = rng() % 4 == 0 ? kNoRow : order[static_cast<size_t>(s)];
-  return row_of_slot;
-}
 
 Buffer<int32_t> number(int32_t value) {
   Buffer<int32_t> one({1});
@@ -42,7 +30,7 @@ TEST(ScatterRows, FastEqualsPlainAndTouchesNamedRowsOnly) {
   for (const int64_t hidden : {8, 40, 64, 2048})
     for (const int32_t rows : {0, 1, 37}) {
       const auto src = testing::random_bf16({40, hidden}, 1);
-      const auto places = random_places(40, 3, 150, 2);
+      const auto places = testing::random_places(40, 3, 150, 2);
       const auto count = number(rows);
       Buffer<Bf16> plain({150, hidden}), fast({150, hidden});
       ThreadPool pool(3);
@@ -57,7 +45,7 @@ TEST_P(SumRowsForms, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
   for (const int64_t hidden : {8, 24, 72, 1024})
     for (const int options : {0, 1, 2, 3, 4, 5}) {
       const auto src = testing::random_bf16({150, hidden}, 1);
-      auto places = random_places(33, 4, 150, 2);
+      auto places = testing::random_places(33, 4, 150, 2);
       for (int64_t k = 0; k < 4; ++k) places[7 * 4 + k] = kNoRow;
       const KeptRows kept{options % 3 != 0, {11, 5}};
       const auto weights = testing::random_f32({33, 4}, 3);
@@ -108,7 +96,7 @@ TEST_P(SumRowsForms, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
 TEST_P(SumRowsForms, FastEqualsPlainInRankOrder) {
   for (const int64_t hidden : {8, 104, 2048}) {
     const auto src = testing::random_bf16({120, hidden}, 1);
-    const auto places = random_places(27, 4, 120, 6);
+    const auto places = testing::random_places(27, 4, 120, 6);
     const auto rows = testing::random_f32({27, hidden}, 4);
     Buffer<Bf16> plain({27, hidden}), fast({27, hidden});
     ThreadPool pool(2);

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "testing/both.h"
+#include "testing/routing.h"
 
 namespace switchyard {
 namespace {
@@ -14,19 +15,6 @@ using testing::cuda_ops;
 using testing::run_on_both;
 
 constexpr uint64_t kSeed = 20252;
-
-// Slots of `num_rows` rows with distinct places in a buffer of `places`; about one in four has
-// none.
-Buffer<int32_t> random_places(int64_t num_rows, int64_t top_k, int64_t places) {
-  Buffer<int32_t> row_of_slot({num_rows, top_k});
-  std::vector<int32_t> order(static_cast<size_t>(places));
-  for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
-  std::mt19937_64 rng(kSeed);
-  std::shuffle(order.begin(), order.end(), rng);
-  for (int64_t s = 0; s < row_of_slot.count(); ++s)
-    row_of_slot[s] = rng() % 4 == 0 ? kNoRow : order[static_cast<size_t>(s)];
-  return row_of_slot;
-}
 
 struct RowsCase {
   int64_t capacity, num_rows, top_k, hidden;
@@ -61,7 +49,7 @@ TEST(CudaScatterRows, WritesTheCpusBitsAndNoOtherRow) {
   for (const RowsCase& c : rows_cases()) {
     SCOPED_TRACE(::testing::Message() << c);
     Both<Bf16> src(testing::random_bf16({c.capacity, c.hidden}, kSeed));
-    Both<int32_t> places(random_places(c.capacity, c.top_k, c.places()));
+    Both<int32_t> places(testing::random_places(c.capacity, c.top_k, c.places(), kSeed));
     auto count = Both<int32_t>::of({static_cast<int32_t>(c.num_rows)});
     Both<Bf16> dst({c.places(), c.hidden});
     run_on_both([&](auto at) { return ScatterRows{at(dst), {at(src)}, at(places), at(count)}; });
@@ -80,7 +68,7 @@ TEST(CudaGatherRows, GivesTheCpusBitsWithAndWithoutWeightsAndAddend) {
       SCOPED_TRACE(::testing::Message() << c << ", weights " << weighted << ", addend " << added
                                         << ", scale " << scaled);
       Both<Bf16> src(testing::random_bf16({c.places(), c.hidden}, kSeed));
-      Both<int32_t> places(random_places(c.capacity, c.top_k, c.places()));
+      Both<int32_t> places(testing::random_places(c.capacity, c.top_k, c.places(), kSeed));
       Both<float> weights(testing::random_f32({c.capacity, c.top_k}, kSeed + 1));
       Both<float> rows(testing::random_f32({c.capacity, c.hidden}, kSeed + 2));
       Both<float> scale(testing::random_f32({c.capacity, 1}, kSeed + 3));
@@ -121,7 +109,7 @@ TEST(CudaSumPartials, GivesTheCpusBitsInRankOrder) {
   for (const RowsCase& c : rows_cases()) {
     SCOPED_TRACE(::testing::Message() << c);
     Both<Bf16> src(testing::random_bf16({c.places(), c.hidden}, kSeed));
-    Both<int32_t> places(random_places(c.num_rows, c.top_k, c.places()));
+    Both<int32_t> places(testing::random_places(c.num_rows, c.top_k, c.places(), kSeed));
     Both<float> rows(testing::random_f32({c.num_rows, c.hidden}, kSeed + 2));
     Both<Bf16> with({c.num_rows, c.hidden}), without({c.num_rows, c.hidden});
     run_on_both([&](auto at) {

@@ -12,10 +12,4 @@ void run_plain(const Op& op) {
   cpu::run(op, {pool, false});
 }
 
-template <class Op>
-void run_fast(const Op& op, int num_threads = 3) {
-  cpu::ThreadPool pool(num_threads);
-  cpu::run(op, {pool, true});
-}
-
 }  // namespace switchyard::testing

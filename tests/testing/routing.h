@@ -63,6 +63,19 @@ inline Buffer<int32_t> random_ids(int64_t num_tokens, int64_t num_experts, int64
   return ids;
 }
 
+// Slots of `num_rows` rows with distinct places in a buffer of `places`; about one in four has none.
+inline Buffer<int32_t> random_places(int64_t num_rows, int64_t top_k, int64_t places,
+                                     uint64_t seed) {
+  Buffer<int32_t> row_of_slot({num_rows, top_k});
+  std::vector<int32_t> order(static_cast<size_t>(places));
+  std::iota(order.begin(), order.end(), 0);
+  std::mt19937_64 rng(seed);
+  std::shuffle(order.begin(), order.end(), rng);
+  for (int64_t s = 0; s < row_of_slot.count(); ++s)
+    row_of_slot[s] = rng() % 4 == 0 ? -1 : order[static_cast<size_t>(s)];
+  return row_of_slot;
+}
+
 // What a dispatcher needs to know of a layer.
 inline MoeConfig dispatch_config(int64_t hidden, int64_t num_experts, int64_t top_k) {
   MoeConfig c;
