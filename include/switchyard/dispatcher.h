@@ -48,10 +48,12 @@ struct ReceivedRows {
   RowSource source;      // [capacity, H], one per (token, this rank), by source rank, then token
   ConstTensor ids;       // i32  [capacity, K], LOCAL experts; -1 where another rank owns the slot
   ConstTensor weights;   // f32  [capacity, K]
-  ConstTensor num_rows;  // i32  [1], on the device: the host does not wait for it
+  ConstTensor num_rows;  // i32  [1], on the device: the host does not wait for it. Absent: all rows
   /// Among the R rows may be gaps, of which all ids are -1: they hold anything, and their partial
   /// rows are not read.
   bool has_gaps = false;
+  /// ids are the caller's, and nobody has looked at them: the executor notes one out of range.
+  bool ids_are_given = false;
 };
 
 /// One call from dispatch to combine. It belongs to the caller, so several calls may be in flight
@@ -153,6 +155,9 @@ class Dispatcher {
   /// Collective. A token without any expert gives a zero row plus its addend.
   virtual void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
                        const Addend& addend, Tensor status, CUstream_st* stream) = 0;
+
+  /// Whether combine makes dst NaN once status is set; else the caller does.
+  virtual bool combine_poisons() const { return false; }
 
   /// Throws Error(Unsupported), on every rank that asks alike, where dispatch cannot be enqueued on
   /// this stream: host counts over NCCL, while a graph captures it. dispatch refuses it, too.

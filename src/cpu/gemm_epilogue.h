@@ -22,7 +22,10 @@ struct GemmView {
 
   int64_t first_row(int64_t e) const { return g.groups.first_row.as<int64_t>()[e]; }
   int64_t num_rows(int64_t e) const { return g.groups.counts.as<int32_t>()[e]; }
-  const Bf16* src_row(int64_t r) const { return g.src.as<Bf16>() + r * k; }
+  const Bf16* src_row(int64_t r) const {
+    if (g.slots_per_row > 0) r = g.slot_of_row.as<int32_t>()[r] / g.slots_per_row;
+    return g.src.as<Bf16>() + r * k;
+  }
   const Bf16* weight_row(int64_t e, int64_t j) const {
     return g.weights.as<Bf16>() + (e * n + j) * k;
   }

@@ -44,9 +44,17 @@ void place_groups(const PlanRows& plan) {
 template <>
 void run(const PlanRows& op, const Context&) {
   const int64_t top_k = op.ids.dim(1), num_experts = op.groups.counts.count();
-  const int64_t num_slots = op.num_rows.as<int32_t>()[0] * top_k;
+  const int64_t num_rows = op.num_rows.present() ? op.num_rows.as<int32_t>()[0] : op.ids.dim(0);
+  const int64_t num_slots = num_rows * top_k;
   const auto* id = op.ids.as<int32_t>();
-  count_slots(op, id, num_slots, op.rank, *op.status.as<StatusWords>());
+  StatusWords& status = *op.status.as<StatusWords>();
+  const auto* bad = op.notes_bad_ids
+                        ? std::find_if(id, id + num_slots,
+                                       [&](int32_t i) { return !is_valid_id(i, num_experts); })
+                        : id + num_slots;
+  if (bad != id + num_slots)
+    note(status, Errc::BadRouting, StatusDetail::IdOutOfRange, op.rank, *bad);
+  count_slots(op, id, num_slots, op.rank, status);
   place_groups(op);
 
   auto* row_of_slot = op.row_of_slot.as<int32_t>();

@@ -18,7 +18,8 @@ void scatter_row(const ScatterRows& op, int64_t r) {
 
 template <>
 void run(const ScatterRows& op, const Context& context) {
-  const int64_t num_rows = op.num_rows.as<int32_t>()[0];
+  const int64_t num_rows =
+      op.num_rows.present() ? op.num_rows.as<int32_t>()[0] : op.row_of_slot.dim(0);
   if (context.fast)
     return for_each_row(num_rows, context.pool, [&](int64_t r) { scatter_row(op, r); });
   for (int64_t r = 0; r < num_rows; ++r) scatter_row(op, r);

@@ -2,6 +2,7 @@
 #include "base/status.h"
 #include "cpu/numbers.h"
 #include "cpu/rows.h"
+#include "cpu/run.h"
 
 namespace switchyard::cpu {
 namespace {
@@ -24,6 +25,11 @@ float sum_of(const SlotSums& sums, const PeerBases& peers, const SlotSums& own, 
   return sum;
 }
 
+void poison_rows(const SumRows& op, const Context& context) {
+  for (int64_t r = 0; r < num_rows_of(op); ++r)
+    if (!stays(op, r)) run(Poison{op.dst.rows(r, 1), op.poison}, context);
+}
+
 }  // namespace
 
 void sum_rows_plain(const SumRows& op) {
@@ -44,6 +50,7 @@ void sum_rows_plain(const SumRows& op) {
 
 template <>
 void run(const SumRows& op, const Context& context) {
+  if (op.poison.present() && !op.poison.as<StatusWords>()->good()) return poison_rows(op, context);
   if (context.fast && !op.peers.present()) return sum_rows_fast(op, context.pool);
   sum_rows_plain(op);
 }

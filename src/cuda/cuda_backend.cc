@@ -20,6 +20,15 @@ class CudaOps final : public Ops {
     std::visit([&](const auto& op) { run_one(op, stream); }, any);
   }
 
+  // The call's own number may exceed the backend's, never the device's.
+  int sms_of(const GroupedGemm& gemm) const {
+    const int all = describe_device(DeviceKind::Cuda).num_sms;
+    SWITCHYARD_REQUIRE(gemm.num_sms >= 0 && gemm.num_sms <= all, ShapeMismatch, gemm.name,
+                       ": num_sms=", gemm.num_sms, ", need 0 (the backend's) to ", all,
+                       ". Pass a number of multiprocessors that the device has.");
+    return gemm.num_sms == 0 ? num_sms_ : gemm.num_sms;
+  }
+
  private:
   template <class Op>
   void run_one(const Op& op, CUstream_st* stream) {
@@ -28,15 +37,6 @@ class CudaOps final : public Ops {
   void run_one(const GroupedGemm& gemm, CUstream_st* stream) {
     gemm.provider == GemmProvider::Cublas ? cublas_.grouped_gemm(gemm, stream)
                                           : grouped_gemm_hopper(gemm, sms_of(gemm), stream);
-  }
-
-  // The call's own number may exceed the backend's, never the device's.
-  int sms_of(const GroupedGemm& gemm) const {
-    const int all = describe_device(DeviceKind::Cuda).num_sms;
-    SWITCHYARD_REQUIRE(gemm.num_sms >= 0 && gemm.num_sms <= all, ShapeMismatch, gemm.name,
-                       ": num_sms=", gemm.num_sms, ", need 0 (the backend's) to ", all,
-                       ". Pass a number of multiprocessors that the device has.");
-    return gemm.num_sms == 0 ? num_sms_ : gemm.num_sms;
   }
 
   int num_sms_;
@@ -54,6 +54,9 @@ class CudaBackend final : public Backend {
   Ops& ops() override {
     if (diverted_ != nullptr) return *diverted_;
     return traced_.observed() ? static_cast<Ops&>(traced_) : ops_;
+  }
+  bool gathers(const GroupedGemm& gemm) const override {
+    return gemm.provider == GemmProvider::Hopper && cuda::gathers(gemm, ops_.sms_of(gemm));
   }
   void load_kernels() override { cuda::load_kernels(); }
   void observe(OpObserver observer) override { traced_.observe(std::move(observer)); }

@@ -59,7 +59,7 @@ void run(const PlanRows& op, cudaStream_t stream) {
                      ", need fewer than 2^31. Use a smaller max_tokens.");
   const PlanRowsParams params{
       .ids = op.ids.as<int32_t>(),
-      .num_rows = op.num_rows.as<int32_t>(),
+      .num_rows = op.num_rows.present() ? op.num_rows.as<int32_t>() : nullptr,
       .counts = op.groups.counts.as<int32_t>(),
       .first_row = op.groups.first_row.as<int64_t>(),
       .next_step = op.groups.next_step.as<int32_t>(),
@@ -72,6 +72,7 @@ void run(const PlanRows& op, cudaStream_t stream) {
       .alignment = op.alignment,
       .capacity = op.capacity,
       .masked = op.layout == Layout::Masked,
+      .notes_bad_ids = op.notes_bad_ids,
       .num_slots = static_cast<int>(op.ids.count()),
       .top_k = static_cast<int>(op.ids.dim(1)),
       .num_experts = static_cast<int>(num_experts),

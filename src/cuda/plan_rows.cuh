@@ -25,7 +25,7 @@ inline constexpr int kMaxRounds = 2;
 
 struct PlanRowsParams {
   const int32_t* ids;       // [R_cap, K]
-  const int32_t* num_rows;  // [1]
+  const int32_t* num_rows;  // [1], null: all
   int32_t* counts;          // [E]
   int64_t* first_row;       // [E + 1]
   int32_t* next_step;       // [1] or null
@@ -37,7 +37,7 @@ struct PlanRowsParams {
   int64_t num_buffer_rows;
   int64_t alignment;  // contiguous
   int64_t capacity;   // masked
-  bool masked;
+  bool masked, notes_bad_ids;
   int num_slots;  // R_cap * K
   int top_k, num_experts, rank;
   int expert_bits;      // every expert is below 2^bits - 1
@@ -62,7 +62,7 @@ struct SlotRange {
   __device__ explicit SlotRange(const PlanRowsParams& p) {
     begin = static_cast<int>(blockIdx.x) * p.slots_per_block;
     end = min(begin + p.slots_per_block, p.num_slots);
-    const int64_t used = int64_t{p.num_rows[0]} * p.top_k;
+    const int64_t used = p.num_rows ? int64_t{p.num_rows[0]} * p.top_k : p.num_slots;
     used_end = static_cast<int>(min(used, int64_t{end}));
   }
 };
@@ -72,6 +72,16 @@ struct SlotRange {
 __device__ __forceinline__ int expert_of(const PlanRowsParams& p, int slot, int used_end) {
   const int id = slot < p.num_slots ? p.ids[slot] : kNoExpert;
   return slot < used_end && is_expert(id, p.num_experts) ? id : kNoExpert;
+}
+
+// Whole blocks: notes the first bad id of all, if this block has it.
+__device__ __forceinline__ void check_ids(const PlanRowsParams& p, const SlotRange& range) {
+  if (!p.notes_bad_ids) return;
+  bool bad = false;
+  for (int s = range.begin + static_cast<int>(threadIdx.x); s < range.used_end; s += blockDim.x)
+    bad |= !is_valid_id(p.ids[s], p.num_experts);
+  if (__syncthreads_or(bad))
+    note_first_bad_id(p.status, p.ids, range.begin, range.used_end, p.num_experts, p.rank);
 }
 
 // The lanes that have the same expert, by one vote per bit: a third of the time of
@@ -107,6 +117,7 @@ __global__ __launch_bounds__(kThreads) void count_slots_kernel(
   for (int e = threadIdx.x; e < p.num_experts; e += kThreads) block_counts[e] = 0;
   clear_rows(p);
   const SlotRange range(p);
+  check_ids(p, range);
   __syncthreads();
   // Whole warps go around together: begin and slots_per_block are multiples of 32.
   for (int s = range.begin + static_cast<int>(threadIdx.x); s < range.begin + p.slots_per_block;
@@ -367,6 +378,7 @@ __global__ __launch_bounds__(kFewSlotsThreads) void plan_few_slots_kernel(
     bit[i] = 1u << token % 32;
   }
   clear_rows(p);
+  check_ids(p, range);
   __syncthreads();
 
   bool repeats = false;

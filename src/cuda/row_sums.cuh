@@ -125,4 +125,16 @@ __device__ __forceinline__ void store_sums(const SumsOut& out, int64_t at, float
   dst[1] = {sums[4], sums[5], sums[6], sums[7]};
 }
 
+// The canonical quiet NaN of bf16; two of them are one of f32.
+__device__ __forceinline__ void store_nan(const SumsOut& out, int64_t at) {
+  constexpr uint4 kNan{0x7fc07fc0, 0x7fc07fc0, 0x7fc07fc0, 0x7fc07fc0};
+  auto* dst = static_cast<uint4*>(out.dst);
+  if (!out.is_f32) {
+    dst[at] = kNan;
+  } else {
+    dst[2 * at] = kNan;
+    dst[2 * at + 1] = kNan;
+  }
+}
+
 }  // namespace switchyard::cuda

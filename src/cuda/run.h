@@ -13,6 +13,8 @@ void run(const Op& op, cudaStream_t stream);
 
 // grouped_gemm/grouped_gemm.cu: TMA and wgmma, compute capability 9.0 exactly. The backend chooses
 // between this and cuBLAS.
+// Of the configuration that it chooses.
+bool gathers(const GroupedGemm& gemm, int num_sms);
 void grouped_gemm_hopper(const GroupedGemm& gemm, int num_sms, cudaStream_t stream);
 
 }  // namespace switchyard::cuda

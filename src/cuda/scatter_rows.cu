@@ -20,7 +20,8 @@ void scatter_with(const ScatterRows& op, const Source& src, cudaStream_t stream)
   const dim3 grid(static_cast<unsigned>(std::min(capacity, kMaxBlocksOfRows)),
                   static_cast<unsigned>(ceil_div(vectors, kVectors * kScatterThreads)));
   launch(scatter_rows_kernel<kVectors, Source>, grid, kScatterThreads, 0, stream,
-         op.dst.as<uint4>(), src, op.row_of_slot.as<int32_t>(), op.num_rows.as<int32_t>(), capacity,
+         op.dst.as<uint4>(), src, op.row_of_slot.as<int32_t>(),
+         op.num_rows.present() ? op.num_rows.as<int32_t>() : nullptr, capacity,
          op.row_of_slot.dim(1), vectors);
 }
 

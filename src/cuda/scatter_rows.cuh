@@ -62,7 +62,7 @@ __global__ __launch_bounds__(kScatterThreads) void scatter_rows_kernel(
     int top_k, int vectors_per_row) {
   wait_for_predecessor();
   allow_successor();
-  const int rows = min(num_rows[0], capacity);
+  const int rows = num_rows ? min(num_rows[0], capacity) : capacity;
   const int first =
       static_cast<int>(blockIdx.y) * kVectors * kScatterThreads + static_cast<int>(threadIdx.x);
   for (int64_t i = blockIdx.x; i < rows; i += gridDim.x) {

@@ -24,6 +24,7 @@ void sum_here(const SumRows& op, cudaStream_t stream) {
   const SumRowsParams params{sums_out(op.dst, op.addend),
                              view_of(op.sums),
                              op.num_rows.present() ? op.num_rows.as<int32_t>() : nullptr,
+                             op.poison.present() ? op.poison.as<int32_t>() : nullptr,
                              static_cast<int>(capacity),
                              static_cast<int>(vectors),
                              static_cast<int>(op.kept.range.begin),

@@ -10,6 +10,7 @@
 
 #include "cuda/launch.h"
 #include "cuda/row_sums.cuh"
+#include "cuda/status.cuh"
 #include "ops/ops.h"
 
 namespace switchyard::cuda {
@@ -18,6 +19,7 @@ struct SumRowsParams {
   SumsOut out;  // [capacity, H]
   SlotSumsView terms;
   const int32_t* num_rows;  // [1] or null: capacity
+  const int32_t* poison;    // a status, or null
   int capacity, vectors_per_row;
   int kept_begin, kept_size;  // rows that stay
   bool keeps_empty;
@@ -29,6 +31,7 @@ __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
   wait_for_predecessor();
   allow_successor();
   const int num_rows = p.num_rows ? min(p.num_rows[0], p.capacity) : p.capacity;
+  const bool is_poisoned = p.poison && !is_good(p.poison);
   const int v = static_cast<int>(blockIdx.y) * kSumThreads + static_cast<int>(threadIdx.x);
   if (v >= p.vectors_per_row) return;
   for (int64_t i = blockIdx.x; i < num_rows; i += gridDim.x) {
@@ -37,7 +40,8 @@ __global__ __launch_bounds__(kSumThreads) void sum_rows_kernel(
     float sums[8] = {};
     const bool has_terms = add_row<kSumLoads, Vector>(sums, p.terms, r, p.vectors_per_row, v);
     if (p.keeps_empty && !has_terms) continue;
-    store_sums(p.out, r * p.vectors_per_row + v, sums, r);
+    const int64_t at = r * p.vectors_per_row + v;
+    is_poisoned ? store_nan(p.out, at) : store_sums(p.out, at, sums, r);
   }
 }
 

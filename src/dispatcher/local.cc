@@ -19,21 +19,31 @@ class LocalDispatcher final : public CommunicatorDispatcher {
                           CUstream_st* stream) override {
     const int64_t num_tokens = hidden.dim(0);
     parts_.check(hidden, ids, weights, max_tokens, slice(num_tokens));
+    if (parts_.num_ranks() == 1)
+      return {.received = {.source = {hidden},
+                           .ids = ids,
+                           .weights = weights,
+                           .num_rows = {},
+                           .ids_are_given = true},
+              .num_tokens = num_tokens,
+              .max_tokens = max_tokens,
+              .workspace = workspace,
+              .weights = weights};
     const auto buffers = parts_.take_buffers(workspace, max_tokens);
     parts_.ops().run(FillI32{buffers.num_rows, static_cast<int32_t>(num_tokens)}, stream);
     parts_.localize(buffers.ids, ids, {}, status, stream);
-    if (parts_.num_ranks() > 1) {
-      const Exchange exchange = parts_.exchange(buffers, status, stream);
-      exchange.send_header(max_tokens, num_tokens, {});
-      exchange.send();
-      exchange.receive_headers(parts_.num_ranks());
-    }
+    const Exchange exchange = parts_.exchange(buffers, status, stream);
+    exchange.send_header(max_tokens, num_tokens, {});
+    exchange.send();
+    exchange.receive_headers(parts_.num_ranks());
     return {.received = {{hidden}, buffers.ids, weights, buffers.num_rows},
             .num_tokens = num_tokens,
             .max_tokens = max_tokens,
             .workspace = workspace,
             .weights = weights};
   }
+
+  bool combine_poisons() const override { return parts_.num_ranks() == 1; }
 
   // One rank's rows are final: combine sums them, and rounds once.
   PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor room,
@@ -46,8 +56,10 @@ class LocalDispatcher final : public CommunicatorDispatcher {
                const Addend& addend, Tensor status, CUstream_st* stream) override {
     const SlotSums& sums = partial.sums;
     if (!partial.rows.present()) {
-      if (sums.rows.present())
-        parts_.ops().run(gather_rows(dst, sums, call.received, addend), stream);
+      if (!sums.rows.present()) return;
+      SumRows sum = gather_rows(dst, sums, call.received, addend);
+      sum.poison = status;
+      parts_.ops().run(sum, stream);
       return;
     }
     const auto buffers = parts_.take_buffers(call.workspace, call.max_tokens);

@@ -1,5 +1,5 @@
-// src/executor/executor.cc -- scatter, two grouped GEMMs: the flow of every executor. They differ in
-// the layout of a call, and in nothing else.
+// src/executor/executor.cc -- scatter, unless GEMM1 gathers, and two grouped GEMMs: the flow of every
+// executor. They differ in the layout of a call, and in nothing else.
 #include "switchyard/executor.h"
 
 #include "base/backend.h"
@@ -57,38 +57,51 @@ class GroupedExecutor final : public Executor {
   SlotSums execute(const ReceivedRows& rows, int64_t max_rows, Workspace workspace, Tensor status,
                    CUstream_st* stream) override {
     check(rows, max_rows);
-    if (max_rows == 0) return {};  // no row can exist, so nothing is launched
+    if (rows.ids.dim(0) == 0) return {};  // no row can exist, so nothing is launched
     const Layout layout = layout_for(max_rows);
     Arena arena(workspace, parts_.backend->kind());
     const auto b = ExecutorBuffers::take(arena, parts_.shape(), layout, max_rows);
     const bool on_input = parts_.config.router_weight_on_input;
     Ops& ops = parts_.backend->ops();
+    const int64_t num_rows = rows.ids.dim(0);  // at most
+    const Tensor row_of_slot = b.row_of_slot.rows(0, num_rows);
+    GroupedGemm first = gemm1(b, rows), second = gemm2(b);
+    for (GroupedGemm* gemm : {&first, &second}) {
+      gemm->groups = {b.counts, b.first_row, b.next_step};
+      gemm->layout = layout;
+      gemm->max_rows = checked_mul(num_rows, parts_.config.top_k, "execute");
+      gemm->provider = parts_.provider();
+      gemm->host_counts = parts_.options.host_counts;
+      if (b.sums.present() && (gemm->activation != nullptr || gemm->bias.present()))
+        gemm->scratch =
+            Tensor(b.sums.data, DType::F32, {b.num_rows, gemm->weights.dim(1)}, b.sums.device);
+    }
+    second.groups_are_older = true;
+    const bool gathers = !rows.source.peers.present() && parts_.backend->gathers(first);
     ops.run(PlanRows{.layout = layout,
                      .alignment = parts_.options.alignment,
                      .capacity = b.capacity,
-                     .groups = {b.counts, b.first_row, b.next_step},
-                     .row_of_slot = b.row_of_slot,
-                     .slot_of_row = on_input ? b.slot_of_row : Tensor{},
+                     .groups = first.groups,
+                     .row_of_slot = row_of_slot,
+                     .slot_of_row = on_input || gathers ? b.slot_of_row : Tensor{},
                      .row_expert = {},
                      .scratch = b.plan_scratch,
                      .ids = rows.ids,
                      .num_rows = rows.num_rows,
+                     .notes_bad_ids = rows.ids_are_given,
                      .rank = parts_.rank,
                      .status = status},
             stream);
-    ops.run(ScatterRows{b.x, rows.source, b.row_of_slot, rows.num_rows}, stream);
-    for (GroupedGemm gemm : {gemm1(b, rows), gemm2(b)}) {
-      gemm.groups = {b.counts, b.first_row, b.next_step};
-      gemm.layout = layout;
-      gemm.max_rows = checked_mul(max_rows, parts_.config.top_k, "execute");
-      gemm.provider = parts_.provider();
-      gemm.host_counts = parts_.options.host_counts;
-      if (b.sums.present() && (gemm.activation != nullptr || gemm.bias.present()))
-        gemm.scratch =
-            Tensor(b.sums.data, DType::F32, {b.num_rows, gemm.weights.dim(1)}, b.sums.device);
-      ops.run(gemm, stream);
+    if (gathers) {
+      first.src = rows.source.rows;
+      first.slot_of_row = b.slot_of_row;
+      first.slots_per_row = static_cast<int>(parts_.config.top_k);
+    } else {
+      ops.run(ScatterRows{b.x, rows.source, row_of_slot, rows.num_rows}, stream);
     }
-    return {b.rows, b.row_of_slot, on_input ? ConstTensor{} : rows.weights};
+    ops.run(first, stream);
+    ops.run(second, stream);
+    return {b.rows, row_of_slot, on_input ? ConstTensor{} : rows.weights};
   }
 
  private:
@@ -98,8 +111,10 @@ class GroupedExecutor final : public Executor {
                        ", must not be negative.");
     SWITCHYARD_REQUIRE(rows.source.rows.dim(1) == hidden && rows.source.rows.dtype == DType::Bf16,
                        ShapeMismatch, "execute: rows are not bf16 [R, ", hidden, "].");
-    SWITCHYARD_REQUIRE(rows.ids.shape == (Shape{max_rows, top_k}) && rows.ids.dtype == DType::I32,
-                       ShapeMismatch, "execute: ids are not i32 [", max_rows, ", ", top_k, "].");
+    SWITCHYARD_REQUIRE(rows.ids.shape.rank() == 2 && rows.ids.dim(0) <= max_rows &&
+                           rows.ids.dim(1) == top_k && rows.ids.dtype == DType::I32,
+                       ShapeMismatch, "execute: ids are not i32 [", max_rows, ", ", top_k,
+                       "] or fewer rows of it.");
   }
 
   GroupedGemm gemm1(const ExecutorBuffers& b, const ReceivedRows& rows) const {

@@ -353,7 +353,8 @@ class Layer final : public MoeLayer {
       const Addend shared = run_shared(args, {0, num_tokens});
       path_->after(args.output, shared, buffers_.path, args.stream);
     }
-    backend().ops().run(Poison{args.output, buffers_.status}, args.stream);
+    if (path_ || !dispatcher_->combine_poisons())
+      backend().ops().run(Poison{args.output, buffers_.status}, args.stream);
   }
 
   Addend addend_of(const RoutedCall& call, Dispatcher::Slice slice) {

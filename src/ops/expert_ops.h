@@ -50,16 +50,17 @@ struct PlanRows {
   Tensor slot_of_row;
   // i32 [C] ("m_indices"); kNoExpert on the same rows. Absent: not wanted
   Tensor row_expert;
-  Tensor scratch;   // i32 [kPlanBlocks, E_local]; what it holds afterwards means nothing
-  ConstTensor ids;  // i32 [R_cap, K] local
-  ConstTensor num_rows;
+  Tensor scratch;              // i32 [kPlanBlocks, E_local]; what it holds afterwards means nothing
+  ConstTensor ids;             // i32 [R_cap, K] local
+  ConstTensor num_rows;        // absent: all
+  bool notes_bad_ids = false;  // the first id outside [-1, E_local) is noted: nobody did before
   int rank = 0;
   Tensor status;
 
   // ids and row_of_slot once each; slot_of_row where it is wanted
   Work work(const ReadI32& read) const {
-    const auto rows = static_cast<double>(read(num_rows).front());
-    return {(slot_of_row.present() ? 3 : 2) * row_bytes(ids, rows)};
+    const int64_t rows = num_rows.present() ? read(num_rows).front() : ids.dim(0);
+    return {(slot_of_row.present() ? 3 : 2) * row_bytes(ids, static_cast<double>(rows))};
   }
 };
 
@@ -94,11 +95,12 @@ struct ScatterRows {
   Tensor dst;  // bf16 [C, H]
   RowSource src;
   ConstTensor row_of_slot;  // i32 [R_cap, K]
-  ConstTensor num_rows;
+  ConstTensor num_rows;     // absent: all
 
   // Rows of peers come only where they have a slot.
   Work work(const ReadI32& read) const {
-    const int64_t rows = read(num_rows).front(), top_k = row_of_slot.dim(1);
+    const int64_t rows = num_rows.present() ? read(num_rows).front() : row_of_slot.dim(0);
+    const int64_t top_k = row_of_slot.dim(1);
     const auto row = read(row_of_slot.rows(0, rows));
     double slots = 0, here = 0, crossing = 0;
     for (int64_t r = 0; r < rows; ++r) {
@@ -131,10 +133,16 @@ struct GroupedGemm {
   int64_t max_rows = 0;                    // bound of the sum of counts
   const Activation* activation = nullptr;  // absent: none
   GateUpOrder order = GateUpOrder::Unset;  // of weights and bias, when gated
+  ConstTensor slot_of_row;                 // i32 [C], for the two that follow
   // Weight on the input: sums of row r are scaled by row_weights.flat[slot_of_row[r]] before bias
-  // and activation. Both or neither.
+  // and activation. Absent: they are not.
   ConstTensor row_weights;  // f32 [R_cap, K]
-  ConstTensor slot_of_row;  // i32 [C]
+  // > 0: src is [R_cap, K_inner], and row r of the groups is its row slot_of_row[r] / slots_per_row.
+  // CUDA only where Backend::gathers says so.
+  int slots_per_row = 0;
+  // What `groups` and slot_of_row hold was there before the operation before this one began, which
+  // may write src: the kernel then looks at weights first.
+  bool groups_are_older = false;
 
   // CUDA only; the CPU has one provider.
   GemmProvider provider = GemmProvider::Hopper;
@@ -193,6 +201,7 @@ struct SumRows {
   ConstTensor num_rows{};  // absent: all
   KeptRows kept{};
   ConstTensor status{};  // with peers: nothing is read once it is set
+  ConstTensor poison{};  // a status: once it is set, sums are NaN
   int max_blocks = 0;    // CUDA, with peers: of the kernel; 0: chosen
 
   Work work(const ReadI32& read) const {

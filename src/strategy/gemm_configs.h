@@ -5,20 +5,24 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "base/require.h"
 
 namespace switchyard {
 
-enum class OperandKind { Bf16 };      // what src and weights are made of
-enum class ProducerKind { TmaRows };  // how rows of src come to shared memory
+enum class OperandKind { Bf16 };  // what src and weights are made of
+// How operands come to shared memory: the copy engine brings tiles of both, asked by a warpgroup of
+// its own; or every thread copies 16 bytes at a time, and multiplies between copies.
+enum class ProducerKind { TmaRows, EveryThread };
 
 constexpr int element_bytes(OperandKind kind) {
   return kind == OperandKind::Bf16 ? 2 : 0;
 }
-// What a stage holds of a row's inner dimension: one swizzled row of shared memory.
-inline constexpr int kStageRowBytes = 128;
+// What a stage holds of a row's inner dimension: one swizzled row of shared memory. Memory gives
+// whole rows of 256 bytes to loads faster than the copy engine's boxes of 128 (decision 60).
+inline constexpr int kStageRowBytes = 128, kStreamRowBytes = 256;
 
 struct GemmConfig {
   int rows, weights;        // of a tile, at most: rows of src, rows of weights
@@ -30,20 +34,23 @@ struct GemmConfig {
 
   bool operator==(const GemmConfig&) const = default;
   constexpr int cluster() const { return cluster_rows * cluster_weights; }
-  constexpr int inner() const { return kStageRowBytes / element_bytes(operands); }
+  constexpr bool streams() const { return producer == ProducerKind::EveryThread; }
+  constexpr int row_bytes() const { return streams() ? kStreamRowBytes : kStageRowBytes; }
+  constexpr int inner() const { return row_bytes() / element_bytes(operands); }
   constexpr int math_warpgroups() const { return weights / 64; }
   constexpr int math_threads() const { return 128 * math_warpgroups(); }
-  constexpr int threads() const { return math_threads() + 128; }  // and the producer's warpgroup
+  constexpr int threads() const { return math_threads() + (streams() ? 0 : 128); }
   // Of which so many load: one is enough to ask the copy engine.
   constexpr int producer_threads() const { return producer == ProducerKind::TmaRows ? 1 : 0; }
 };
 
 // A line is a kernel: CMake makes a file of each, src/cuda/grouped_gemm/kernel.cu.in.
 inline constexpr std::array kGemmConfigs = {
-    // Very few rows per expert, bound by the bytes of the weights: narrow tiles, so that all SMs
-    // end together; 96 KiB of weights in flight per SM.
-    GemmConfig{64, 64, 12},
-    // Few rows per expert: rows are fetched half as often.
+    // Few rows per expert, bound by the bytes of the weights: small blocks, three or four to an SM,
+    // which the hardware gives out as SMs become free.
+    GemmConfig{8, 64, 3, 1, 1, OperandKind::Bf16, ProducerKind::EveryThread},
+    GemmConfig{32, 64, 3, 1, 1, OperandKind::Bf16, ProducerKind::EveryThread},
+    // Somewhat more, or not all SMs: one block to an SM.
     GemmConfig{64, 128, 7},
     // One tile for an expert that has somewhat more.
     GemmConfig{128, 128, 5},
@@ -105,6 +112,26 @@ struct SharedStorage {
   constexpr int32_t* first_step() { return reinterpret_cast<int32_t*>(this + 1); }
 };
 
+// The shared memory of a block that streams. A table of the steps before each expert follows it.
+template <GemmConfig kConfig>
+struct StreamStorage {
+  static constexpr int kStageBytes = (kConfig.weights + kConfig.rows) * kConfig.row_bytes();
+  static constexpr int kBytes = kConfig.stages * kStageBytes;
+  // The buffers of output take the place of stages.
+  static_assert(kBytes >= kConfig.math_warpgroups() * 2 * kStagingBytes);
+
+  uint8_t stages[kBytes];  // at a multiple of 1024 bytes
+  int32_t warp_sums[32];
+
+  constexpr uint8_t* weights(int i) { return stages + i * kStageBytes; }
+  constexpr uint8_t* rows(int i) { return weights(i) + kConfig.weights * kConfig.row_bytes(); }
+  constexpr int32_t* first_step() { return reinterpret_cast<int32_t*>(this + 1); }
+};
+
+template <GemmConfig kConfig>
+using StorageOf =
+    std::conditional_t<kConfig.streams(), StreamStorage<kConfig>, SharedStorage<kConfig>>;
+
 // Calls f.operator()<config>() for the compiled configuration equal to `wanted`.
 template <class F>
 constexpr void visit_gemm_config(const GemmConfig& wanted, F&& f) {
@@ -118,7 +145,7 @@ constexpr void visit_gemm_config(const GemmConfig& wanted, F&& f) {
 
 constexpr int64_t shared_bytes(const GemmConfig& config, int64_t num_experts) {
   int64_t bytes = (num_experts + 1) * int64_t{sizeof(int32_t)};
-  visit_gemm_config(config, [&]<GemmConfig kConfig>() { bytes += sizeof(SharedStorage<kConfig>); });
+  visit_gemm_config(config, [&]<GemmConfig kConfig>() { bytes += sizeof(StorageOf<kConfig>); });
   return bytes;
 }
 inline constexpr int64_t kSharedBytesPerBlock = int64_t{227} * 1024;  // sm_90; programming guide

@@ -151,6 +151,25 @@ TEST_P(GroupedGemmTest, FastEqualsPlainForEveryActivationOrderBiasAndRowWeight) 
               16);
 }
 
+TEST_P(GroupedGemmTest, GathersRowsByTheirSlotsWithTheSameBits) {
+  constexpr int kSlotsPerRow = 3;
+  Problem p({130, 0, 3, 64}, 80, 264);
+  const int64_t num_sources = (p.num_rows + kSlotsPerRow - 1) / kSlotsPerRow;
+  const auto sources = testing::random_bf16({num_sources, p.k}, 7);
+  for (int64_t r = 0; r < p.num_rows; ++r)
+    std::copy_n(sources.data() + p.slot_of_row[r] / kSlotsPerRow * p.k, p.k,
+                p.src.data() + r * p.k);
+  Buffer<Bf16> scattered({p.num_rows, p.n}), gathered({p.num_rows, p.n});
+  ThreadPool pool(2);
+  run(p.gemm(scattered), {pool});
+  GroupedGemm g = p.gemm(gathered);
+  g.src = sources.view();
+  g.slot_of_row = p.slot_of_row.view();
+  g.slots_per_row = kSlotsPerRow;
+  run(g, {pool});
+  EXPECT_TRUE(testing::same_bits(scattered, gathered));
+}
+
 TEST_P(GroupedGemmTest, ActivationsSurviveHugeAndInfiniteSums) {
   Problem p({4}, 16, 8);
   for (int64_t i = 0; i < p.src.count(); ++i) p.src[i] = Bf16(i % 2 ? 1e4f : -3e4f);

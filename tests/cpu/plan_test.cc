@@ -26,8 +26,9 @@ struct Status {
 };
 
 struct Planned {
+  // num_rows -1: all.
   Planned(const Buffer<int32_t>& ids, int64_t num_rows, int64_t experts, Layout layout,
-          int64_t alignment_or_capacity)
+          int64_t alignment_or_capacity, bool notes_bad_ids = false)
       : counts({experts}),
         first_row({experts + 1}),
         row_of_slot(ids.view().shape),
@@ -38,18 +39,19 @@ struct Planned {
         row_expert({rows_in_buffer}) {
     Buffer<int32_t> count({1});
     count[0] = static_cast<int32_t>(num_rows);
-    const PlanRows plan{layout,
-                        alignment_or_capacity,
-                        alignment_or_capacity,
-                        {counts.view(), first_row.view()},
-                        row_of_slot.view(),
-                        slot_of_row.view(),
-                        row_expert.view(),
-                        {},
-                        ids.view(),
-                        count.view(),
-                        3,
-                        status.words.view()};
+    const PlanRows plan{.layout = layout,
+                        .alignment = alignment_or_capacity,
+                        .capacity = alignment_or_capacity,
+                        .groups = {counts.view(), first_row.view()},
+                        .row_of_slot = row_of_slot.view(),
+                        .slot_of_row = slot_of_row.view(),
+                        .row_expert = row_expert.view(),
+                        .scratch = {},
+                        .ids = ids.view(),
+                        .num_rows = num_rows < 0 ? ConstTensor{} : count.view(),
+                        .notes_bad_ids = notes_bad_ids,
+                        .rank = 3,
+                        .status = status.words.view()};
     run_plain(plan);
     EXPECT_TRUE(counts.guards_intact() && first_row.guards_intact() &&
                 row_of_slot.guards_intact() && slot_of_row.guards_intact() &&
@@ -123,6 +125,28 @@ TEST(PlanRows, AnOverflowOfTheMaskedLayoutIsAStatusAndStaysInside) {
   EXPECT_EQ(p.counts[1], 10);
   for (int64_t s = 0; s < 20; ++s) EXPECT_EQ(p.row_of_slot[s], s < 10 ? 10 + s : kNoRow);
   for (int64_t r = 20; r < 30; ++r) EXPECT_EQ(p.slot_of_row[r], kNoRow) << "a neighbour's row";
+}
+
+TEST(PlanRows, WithoutANumberOfRowsAllOfThemCount) {
+  const auto ids = testing::random_ids(41, 6, 3, Skew::Zipf, 5);
+  const Planned p(ids, -1, 6, Layout::Contiguous, 1);
+  expect_stable_groups(p, ids, 41, 6, 3, Layout::Contiguous, 1);
+}
+
+TEST(PlanRows, NotesTheFirstBadIdWhereItIsAskedTo) {
+  auto ids = testing::random_ids(41, 6, 3, Skew::SomeMissing, 5);
+  ids[17] = 6;
+  ids[40] = -2;
+  EXPECT_TRUE(Planned(ids, 41, 6, Layout::Contiguous, 1).status.get().good());
+  const Planned p(ids, 41, 6, Layout::Contiguous, 1, true);
+  EXPECT_EQ(p.status.get().code, static_cast<int32_t>(Errc::BadRouting));
+  EXPECT_EQ(p.status.get().detail, static_cast<int32_t>(StatusDetail::IdOutOfRange));
+  EXPECT_EQ(p.status.get().rank, 3);
+  EXPECT_EQ(p.status.get().value, 6);
+  EXPECT_EQ(p.row_of_slot[17], kNoRow);
+  EXPECT_EQ(p.row_of_slot[40], kNoRow);
+  EXPECT_TRUE(Planned(ids, 5, 6, Layout::Contiguous, 1, true).status.get().good())
+      << "past the rows";
 }
 
 TEST(PlanDispatch, SendsARowOncePerOwningRankInOrder) {

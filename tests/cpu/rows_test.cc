@@ -79,6 +79,25 @@ TEST_P(SumRowsForms, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
     }
 }
 
+TEST_P(SumRowsForms, BecomeNaNOnceAStatusIsSet) {
+  const auto src = testing::random_bf16({4, 8}, 1);
+  const auto places = testing::random_places(3, 2, 4, 2);
+  for (const int32_t code : {0, 2}) {
+    Buffer<int32_t> status({kStatusWords});
+    for (int64_t i = 0; i < kStatusWords; ++i) status[i] = i == 0 ? code : 0;
+    Buffer<Bf16> out({3, 8});
+    ThreadPool pool(1);
+    run(SumRows{.dst = out.view(),
+                .sums = {src.view(), places.view(), {}},
+                .kept = {false, {1, 1}},
+                .poison = std::as_const(status).view()},
+        {pool});
+    EXPECT_EQ(out[0].bits() == 0x7fc0, code != 0);
+    EXPECT_EQ(out[8].bits(), 0x7fc1) << "a row that is kept stays";
+    EXPECT_EQ(out[23].bits() == 0x7fc0, code != 0);
+  }
+}
+
 TEST_P(SumRowsForms, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   const auto src = testing::random_bf16({4, 8}, 1);
   Buffer<int32_t> places({1, 2});

@@ -35,6 +35,9 @@ struct GemmCase {
   int64_t max_rows = 0;   // 0: the sum of counts; a larger bound chooses larger tiles
   int num_sms = 0;        // 0: the backend's
   bool divided = false;   // steps are divided beforehand, not drawn
+  int slots_per_row = 0;  // > 0: as many rows of the groups are the same
+  bool gathers = false;   // these are in src once
+  bool groups_are_older = false;
   // One of kGemmConfigs; null: the one that is chosen.
   const GemmConfig* config = nullptr;
 
@@ -70,8 +73,10 @@ class Problem {
     for (int64_t i = 0; i < e; ++i)
       for (int64_t r = first_[i]; r < first_[i] + counts_[i]; ++r, ++slot) {
         slot_of_row_[r] = slot;
-        std::copy_n(values.data() + slot * c.k, c.k, src_.data() + r * c.k);
+        const int64_t row = c.slots_per_row > 0 ? slot / c.slots_per_row : slot;
+        std::copy_n(values.data() + row * c.k, c.k, src_.data() + r * c.k);
       }
+    if (c.gathers) src_ = values;
   }
 
   int64_t rows() const { return rows_; }
@@ -89,7 +94,10 @@ class Problem {
     g.max_rows = c_.max_rows > 0 ? c_.max_rows : c_.sum();
     g.activation = c_.activation;
     g.order = c_.order;
-    if (c_.row_weights) g.row_weights = place(row_weights_), g.slot_of_row = place(slot_of_row_);
+    if (c_.row_weights || c_.gathers) g.slot_of_row = place(slot_of_row_);
+    if (c_.row_weights) g.row_weights = place(row_weights_);
+    if (c_.gathers) g.slots_per_row = c_.slots_per_row;
+    g.groups_are_older = c_.groups_are_older;
     g.num_sms = c_.num_sms;
     return g;
   }
@@ -289,6 +297,44 @@ TEST(HopperGroupedGemm, GivesTheSameBitsInEveryConfiguration) {
         EXPECT_EQ(run_on_gpu(c), expected) << describe(config);
       }
     }
+}
+
+TEST(HopperGroupedGemm, GathersRowsByTheirSlotsWithTheSameBits) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  const Activation silu;
+  for (const GemmConfig& config : kGemmConfigs)
+    for (const bool masked : {false, true}) {
+      GemmCase c;
+      c.counts = {0, 1, 7, 8, 9, 31, 32, 33, 0, 70};
+      c.n = 704, c.k = 712, c.activation = &silu, c.row_weights = true, c.slots_per_row = 3;
+      c.capacity = masked ? 80 : 0;
+      c.config = &config;
+      const auto expected = run_on_gpu(c);
+      c.gathers = true;
+      if (!config.streams()) {
+        EXPECT_THROW(run_on_gpu(c), Error) << describe(config);
+        continue;
+      }
+      EXPECT_EQ(run_on_gpu(c), expected) << describe(config);
+      c.groups_are_older = true;
+      EXPECT_EQ(run_on_gpu(c), expected) << describe(config);
+    }
+}
+
+TEST(HopperGroupedGemm, FindsTheExpertsOfAnyNumber) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t experts : {1, 31, 32, 33, 127, 128, 129, 1024, 1025, 1500}) {
+    GemmCase c;
+    c.counts = random_counts(experts, 12, static_cast<uint64_t>(experts));
+    c.k = 72;
+    c.config = &kGemmConfigs[3];
+    const auto expected = run_on_gpu(c);
+    for (const GemmConfig& config : kGemmConfigs) {
+      if (!config.streams()) continue;
+      c.config = &config;
+      EXPECT_EQ(run_on_gpu(c), expected) << describe(config) << ", " << experts << " experts";
+    }
+  }
 }
 
 TEST(HopperGroupedGemm, GivesTheSameBitsOnAnyNumberOfMultiprocessors) {

@@ -65,7 +65,8 @@ struct PlanCase {
   int64_t experts;
   Layout layout;
   int64_t alignment, capacity;
-  bool row_tables;  // slot_of_row and row_expert wanted
+  bool row_tables;            // slot_of_row and row_expert wanted
+  bool from_outside = false;  // all rows count, and bad ids are noted
 };
 
 void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCase& c,
@@ -94,7 +95,8 @@ void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCa
                     .row_expert = c.row_tables ? at(row_expert) : Tensor{},
                     .scratch = at(scratch),
                     .ids = at(given),
-                    .num_rows = at(count),
+                    .num_rows = c.from_outside ? Tensor{} : at(count),
+                    .notes_bad_ids = c.from_outside,
                     .rank = 3,
                     .status = at(status)};
   });
@@ -118,6 +120,7 @@ void expect_same_plans(int64_t experts, int64_t top_k, int64_t rows, Routing rou
   expect_same_plan(ids, rows, {experts, Layout::Contiguous, 1, 0, false});
   expect_same_plan(ids, rows, {experts, Layout::Contiguous, 128, 0, true});
   expect_same_plan(ids, used, {experts, Layout::Contiguous, 8, 0, true});
+  expect_same_plan(ids, rows, {experts, Layout::Contiguous, 1, 0, true, true});
   const int64_t largest = std::max<int64_t>(1, largest_count(ids, used, experts));
   if (experts * largest > kMostRows) return;
   expect_same_plan(ids, used, {experts, Layout::Masked, 1, largest, true});

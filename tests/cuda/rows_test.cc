@@ -88,6 +88,28 @@ TEST(CudaGatherRows, GivesTheCpusBitsWithAndWithoutWeightsAndAddend) {
     }
 }
 
+TEST(CudaGatherRows, BecomeTheCpusNaNOnceAStatusIsSet) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int32_t code : {0, 2}) {
+    Both<Bf16> src(testing::random_bf16({40, 704}, kSeed));
+    Both<int32_t> places(testing::random_places(9, 3, 40, kSeed));
+    auto status = Both<int32_t>::of({code, 0, 0, 0, 0});
+    Both<Bf16> dst({9, 704});
+    Both<float> wide({9, 704});
+    run_on_both([&](auto at) {
+      return SumRows{.dst = at(dst),
+                     .sums = {at(src), at(places), {}},
+                     .kept = {false, {4, 2}},
+                     .poison = at(status)};
+    });
+    run_on_both([&](auto at) {
+      return SumRows{.dst = at(wide), .sums = {at(src), at(places), {}}, .poison = at(status)};
+    });
+    EXPECT_TRUE(dst.same());
+    EXPECT_TRUE(wide.same());
+  }
+}
+
 TEST(CudaGatherRows, ASlotWithoutARowAddsNothingWhateverItsWeightIs) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   Both<Bf16> src(testing::random_bf16({4, 8}, kSeed));

@@ -79,7 +79,8 @@ struct Memory {
 // What identity experts give: the row times the weights of its local slots, as one partial row.
 void identity_experts(Buffer<Bf16>& partial, const ReceivedRows& in) {
   const int64_t top_k = in.ids.dim(1);
-  for (int64_t r = 0; r < in.num_rows.as<int32_t>()[0]; ++r) {
+  const int64_t num_rows = in.num_rows.present() ? in.num_rows.as<int32_t>()[0] : in.ids.dim(0);
+  for (int64_t r = 0; r < num_rows; ++r) {
     float weight = 0;
     for (int64_t k = 0; k < top_k; ++k)
       if (in.ids.as<int32_t>()[r * top_k + k] >= 0) weight += in.weights.as<float>()[r * top_k + k];

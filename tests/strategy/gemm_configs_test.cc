@@ -23,6 +23,15 @@ TEST(GemmConfigs, AClusterFitsTheMultiprocessorsThatACallMayUse) {
   EXPECT_EQ(choose_gemm_config({8, 65536, 4096, 64, 2}), choose_gemm_config({8, 65536, 4096, 64}));
 }
 
+TEST(GemmConfigs, FewRowsPerExpertStreamWhereACallMayUseAllMultiprocessors) {
+  const auto streams = [](int64_t rows_per_expert, int64_t k, int num_sms = 0) {
+    return choose_gemm_config({128, 128 * rows_per_expert, 2048, k, num_sms}).streams();
+  };
+  EXPECT_TRUE(streams(0, 768) && streams(8, 768) && streams(16, 2048));
+  EXPECT_FALSE(streams(9, 768) || streams(17, 2048));
+  EXPECT_FALSE(streams(1, 2048, 131));
+}
+
 TEST(GemmConfigs, PrintAllThatTellsThemApart) {
   EXPECT_EQ(describe(GemmConfig{256, 128, 4, 1, 2}), "256x128x64, 4 stages, cluster of 2");
   EXPECT_EQ(describe(GemmConfig{64, 64, 12, 2, 1}), "64x64x64, 12 stages, cluster of 2x1");

@@ -393,7 +393,7 @@ TEST(Providers, OnlyCublasTakesScratchForItsSums) {
 }
 
 constexpr char kSmallTiles[] =
-    "GEMM1 64x64x64, 12 stages, cluster of 1; GEMM2 64x64x64, 12 stages, cluster of 1";
+    "GEMM1 32x64x128, 3 stages, cluster of 1; GEMM2 32x64x128, 3 stages, cluster of 1";
 constexpr char kFewTiles[] =
     "GEMM1 64x128x64, 7 stages, cluster of 1; GEMM2 64x128x64, 7 stages, cluster of 1";
 constexpr char kLargeTiles[] =
@@ -424,12 +424,13 @@ TEST(Gemms, FollowTheColumnsOfEachGemm) {
 
 TEST(Gemms, OfAHybridNameBothLayoutsWhereTheyDiffer) {
   auto r = on_gpu("hybrid");
+  r.masked_max_tokens = 500;
   r.max_tokens = 4096;
-  EXPECT_EQ(choose_strategy(r).gemms, std::string("masked, up to 256 rows: ") + kFewTiles +
+  EXPECT_EQ(choose_strategy(r).gemms, std::string("masked, up to 500 rows: ") + kFewTiles +
                                           "; contiguous, up to 4096: " + kLargeTiles);
-  r.max_tokens = 300;  // the same tiles above the threshold
+  r.max_tokens = 600;  // the same tiles above the threshold
   EXPECT_EQ(choose_strategy(r).gemms, kFewTiles);
-  r.max_tokens = 200;  // below it
+  r.max_tokens = 400;  // below it
   EXPECT_EQ(choose_strategy(r).gemms, kFewTiles);
   r.max_tokens = 4096;
   r.masked_max_tokens = 0;  // never masked

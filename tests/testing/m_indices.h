@@ -71,18 +71,15 @@ class MIndicesGemm {
         row_expert(Shape{kBufferRows}), scratch(Shape{kPlanBlocks, kExperts}), status(filled(4, 0));
     B<int64_t> first_row(Shape{kExperts + 1});
     const RowGroups planned{counts.view(), first_row.view()};
-    ops_.run(PlanRows{Layout::Contiguous,
-                      kAlignment,
-                      0,
-                      planned,
-                      row_of_slot.view(),
-                      {},
-                      row_expert.view(),
-                      scratch.view(),
-                      ids.view(),
-                      num_rows.view(),
-                      0,
-                      status.view()},
+    ops_.run(PlanRows{.alignment = kAlignment,
+                      .groups = planned,
+                      .row_of_slot = row_of_slot.view(),
+                      .slot_of_row = {},
+                      .row_expert = row_expert.view(),
+                      .scratch = scratch.view(),
+                      .ids = ids.view(),
+                      .num_rows = num_rows.view(),
+                      .status = status.view()},
              nullptr);
     B<Bf16> src(random_bf16({kBufferRows, kK}, 33));
     const auto expected = multiply(src, planned);

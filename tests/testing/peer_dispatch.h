@@ -138,7 +138,8 @@ class Receiver {
         slots_(backend, DType::I32, {max_rows, top_k}) {}
 
   void read_into(DispatchOutcome& o, const ReceivedRows& in, CUstream_st* stream) const {
-    o.num_rows = read<int32_t>(backend_, in.num_rows, stream).front();
+    o.num_rows = in.num_rows.present() ? read<int32_t>(backend_, in.num_rows, stream).front()
+                                       : static_cast<int32_t>(in.ids.dim(0));
     o.ids = read<int32_t>(backend_, in.ids.rows(0, o.num_rows), stream);
     o.weights = read<float>(backend_, in.weights.rows(0, o.num_rows), stream);
     if (!in.source.peers.present()) {

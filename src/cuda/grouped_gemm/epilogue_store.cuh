@@ -104,6 +104,8 @@ class TileStore {
     }
   }
 
+  // A small tile has fewer matrices than go at a time: what stands for the others is stored nowhere.
+  //
   // Four matrices of 8 rows x 8 columns at a time: two neighbours along the columns, two along the
   // rows.
   template <int kRows, int kSums>
@@ -112,9 +114,9 @@ class TileStore {
     const int piece = place.warp * 2 + place.lane / 8 % 2;
 #pragma unroll
     for (int r = 0; r < kRows && first + r < f.kRows; r += 16) {
-      const int j = (first + r) / 8;
+      const int j = (first + r) / 8, next = min(j + 1, f.kBlocks - 1);
       ptx::stmatrix_x4_trans(Box<false>::at(buffer, r + row, piece), f.matrix(j, 0), f.matrix(j, 1),
-                             f.matrix(j + 1, 0), f.matrix(j + 1, 1));
+                             f.matrix(next, 0), f.matrix(next, 1));
     }
   }
   // The same, four along the rows.
@@ -123,9 +125,11 @@ class TileStore {
 #pragma unroll
     for (int r = 0; r < kRows && first + r < f.kRows; r += 32) {
       if (r % 64 == 0 && r >= rows) break;
-      const int j = (first + r) / 8;
-      ptx::stmatrix_x4_trans(Box<true>::at(buffer, r + place.lane, place.warp), f.matrix(j, 0),
-                             f.matrix(j + 1, 0), f.matrix(j + 2, 0), f.matrix(j + 3, 0));
+      const auto matrix = [&](int i) {
+        return f.matrix(min((first + r) / 8 + i, f.kBlocks - 1), 0);
+      };
+      ptx::stmatrix_x4_trans(Box<true>::at(buffer, r + place.lane, place.warp), matrix(0),
+                             matrix(1), matrix(2), matrix(3));
     }
   }
 

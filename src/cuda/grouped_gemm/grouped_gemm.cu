@@ -7,6 +7,7 @@
 #include "cuda/launch.h"
 #include "cuda/run.h"
 #include "cuda/shared_memory.h"
+#include "switchyard/backend.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -14,9 +15,20 @@ namespace {
 GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
   GemmParams p{};
   p.out.gated = g.activation != nullptr && g.activation->gated();
-  p.src = map_of_rows(g.src, TmaRows::box_rows(config), config.inner());
-  p.weights = p.out.gated ? map_of_halves(g.weights, config.weights)
-                          : map_of_weights(g.weights, config.weights);
+  SWITCHYARD_REQUIRE(g.slots_per_row == 0 || config.streams(), Unsupported, g.name,
+                     ": configuration ", describe(config),
+                     ", gathers no rows. Scatter them first.");
+  if (config.streams()) {
+    p.row = g.src.as<__nv_bfloat16>();
+    p.weight = g.weights.as<__nv_bfloat16>();
+    p.slot_of_row = g.slots_per_row > 0 ? g.slot_of_row.as<int32_t>() : nullptr;
+    p.slots_per_row = g.slots_per_row;
+    p.groups_are_older = g.groups_are_older;
+  } else {
+    p.src = map_of_rows(g.src, TmaRows::box_rows(config), config.inner());
+    p.weights = p.out.gated ? map_of_halves(g.weights, config.weights)
+                            : map_of_weights(g.weights, config.weights);
+  }
   p.store.dst = g.dst.data;
   p.store.is_f32 = g.dst.dtype == DType::F32;
   if (!p.store.is_f32)
@@ -31,6 +43,13 @@ GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
   p.stream_weights = 2 * g.max_rows <= int64_t{p.num_experts} * config.rows;
   p.epilogue = Epilogue::of(g);
   return p;
+}
+
+// It takes no cluster that is larger than num_sms.
+GemmConfig config_of(const GroupedGemm& g, int num_sms) {
+  const bool all_sms = num_sms == describe_device(DeviceKind::Cuda).num_sms;
+  return choose_gemm_config(
+      {g.weights.dim(0), g.max_rows, g.weights.dim(1), g.weights.dim(2), all_sms ? 0 : num_sms});
 }
 
 // No more clusters than steps can be: every expert may add a tile that is not full.
@@ -48,7 +67,10 @@ void launch_gemm(const GemmConfig& config, const GroupedGemm& g, int num_sms, cu
   visit_gemm_config(config, [&]<GemmConfig kConfig>() { kernel = gemm_kernel<kConfig>(); });
   const auto smem_bytes = static_cast<size_t>(shared_bytes(config, g.weights.dim(0)));
   allow_smem(kernel, smem_bytes);
-  const int64_t clusters = std::min<int64_t>(num_sms / config.cluster(), most_steps(g, config));
+  // Blocks that stream take one step each.
+  const int64_t clusters =
+      config.streams() ? most_steps(g, config)
+                       : std::min<int64_t>(num_sms / config.cluster(), most_steps(g, config));
   launch(kernel,
          LaunchShape{.grid = static_cast<unsigned>(clusters * config.cluster()),
                      .block = static_cast<unsigned>(config.threads()),
@@ -57,12 +79,13 @@ void launch_gemm(const GemmConfig& config, const GroupedGemm& g, int num_sms, cu
          stream, params_of(g, config));
 }
 
+bool gathers(const GroupedGemm& g, int num_sms) {
+  return g.max_rows > 0 && config_of(g, num_sms).streams();
+}
+
 void grouped_gemm_hopper(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
   if (g.max_rows == 0 || g.src.dim(0) == 0) return;
-  // It takes no cluster that is larger than num_sms.
-  const GemmConfig config = choose_gemm_config(
-      {g.weights.dim(0), g.max_rows, g.weights.dim(1), g.weights.dim(2), num_sms});
-  launch_gemm(config, g, num_sms, stream);
+  launch_gemm(config_of(g, num_sms), g, num_sms, stream);
 }
 
 }  // namespace switchyard::cuda

@@ -21,6 +21,7 @@
 
 #include "cuda/grouped_gemm/mainloop.cuh"
 #include "cuda/grouped_gemm/producer.cuh"
+#include "cuda/grouped_gemm/stream.cuh"
 #include "cuda/launch.h"
 
 namespace switchyard::cuda {
@@ -69,7 +70,7 @@ __global__ __launch_bounds__(GemmConfig{kRows, kWeights}.threads(),
   }
   wait_for_predecessor();
   allow_successor();
-  const Schedule<kConfig> schedule(p, shared);
+  const Schedule<kConfig> schedule(p, shared.first_step());
   count_steps(schedule, shared.first_step(), shared.warp_sums);
   if constexpr (kCluster) ptx::barrier_cluster_sync_aligned();  // the others' barriers are ready
 
@@ -94,9 +95,12 @@ __global__ __launch_bounds__(GemmConfig{kRows, kWeights}.threads(),
 
 template <GemmConfig kConfig>
 GemmKernel gemm_kernel() {
-  return grouped_gemm_kernel<kConfig.rows, kConfig.weights, kConfig.stages, kConfig.cluster_rows,
-                             kConfig.cluster_weights, typename OperandsOf<kConfig.operands>::type,
-                             typename RowsOf<kConfig.producer>::type>;
+  if constexpr (kConfig.streams())
+    return streamed_gemm_kernel<kConfig.rows, kConfig.weights, kConfig.stages>;
+  else
+    return grouped_gemm_kernel<kConfig.rows, kConfig.weights, kConfig.stages, kConfig.cluster_rows,
+                               kConfig.cluster_weights, typename OperandsOf<kConfig.operands>::type,
+                               typename RowsOf<kConfig.producer>::type>;
 }
 
 }  // namespace switchyard::cuda

@@ -8,7 +8,13 @@
 namespace switchyard::cuda {
 
 struct GemmParams {
-  CUtensorMap src, weights;
+  CUtensorMap src, weights;     // for the copy engine
+  const __nv_bfloat16* row;     // src, and
+  const __nv_bfloat16* weight;  // weights, for threads
+  // Threads gather: row r of the groups is row slot_of_row[r] / slots_per_row of src; null: row r.
+  const int32_t* slot_of_row;
+  int slots_per_row;
+  bool groups_are_older;  // than what the kernel waits for
   StoreParams store;
   const int32_t* counts;     // [E]
   const int64_t* first_row;  // [E + 1]

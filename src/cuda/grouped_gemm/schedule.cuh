@@ -21,11 +21,8 @@ struct Schedule {
   const int64_t* first_row;
   int num_experts, num_weights;  // of weights: tiles for each block of a cluster
 
-  __device__ Schedule(const GemmParams& p, SharedStorage<kConfig>& shared)
-      : first_step(shared.first_step()),
-        counts(p.counts),
-        first_row(p.first_row),
-        num_experts(p.num_experts) {
+  __device__ Schedule(const GemmParams& p, const int32_t* table)
+      : first_step(table), counts(p.counts), first_row(p.first_row), num_experts(p.num_experts) {
     const int cols = (p.out.gated ? kConfig.weights / 2 : kConfig.weights) * kConfig.cluster();
     num_weights = (p.out.width + cols - 1) / cols;
   }
@@ -41,16 +38,22 @@ struct Schedule {
       const int middle = (low + high) / 2;
       (first_step[middle] <= step ? low : high) = middle;
     }
-    const int rows = counts[low], tiles = num_tiles(rows);
-    // A multiple of 16. The last tile has the rest, at least one row: with t > 1 tiles there are
+    return step_of(low, counts[low], first_row[low], step - first_step[low], num_weights, rank);
+  }
+
+  // Of an expert with `rows` rows from `first_row` on: the local-th of its steps.
+  static __device__ GemmStep step_of(int expert, int rows, int64_t first_row, int local,
+                                     int num_weights, int rank) {
+    const int tiles = num_tiles(rows);
+    // A multiple of 16, if tiles have so many. The last tile has the rest, at least one row: with t > 1 tiles there are
     // more than (t - 1) kRows rows, and no tile takes more than kRows.
-    const int tile_rows = ((rows + tiles - 1) / tiles + 15) / 16 * 16;
-    int local = step - first_step[low];
+    constexpr int kUnit = kConfig.rows < 16 ? kConfig.rows : 16;
+    const int tile_rows = ((rows + tiles - 1) / tiles + kUnit - 1) / kUnit * kUnit;
     const int group = local / (kGroup * num_weights);
     const int group_tiles = min(kGroup, tiles - group * kGroup);
     local -= group * kGroup * num_weights;
     const int first = (group * kGroup + local % group_tiles) * tile_rows;
-    return {first_row[low] + first, min(tile_rows, rows - first), low,
+    return {first_row + first, min(tile_rows, rows - first), expert,
             local / group_tiles * kConfig.cluster() + rank};
   }
 };

@@ -13,6 +13,13 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global) {
                "l"(global)
                : "memory");
 }
+// The same, or 16 bytes of zeros without a look at `global`.
+__device__ __forceinline__ void cp_async_16_or_zeros(void* shared, const void* global, bool copy) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global), "r"(copy ? 16 : 0)
+               : "memory");
+}
 // A group: this thread's copies since its last one, none too.
 __device__ __forceinline__ void cp_async_commit_group() {
   asm volatile("cp.async.commit_group;" ::: "memory");
