@@ -21,7 +21,7 @@ BenchProblem::BenchProblem(const MoeConfig& config, Backend& backend, const std:
                      ConstTensor(routing.weights.data(), {num_tokens, config.top_k})) {}
 
 void BenchProblem::poison_output(Backend& backend, CUstream_st* stream) const {
-  const std::vector<uint16_t> nan(static_cast<size_t>(output.view().count()), 0x7fc1);
+  const std::vector<uint16_t> nan(output.view().count(), 0x7fc1);
   copy_to_device(backend, output.view(), nan.data(), stream);
 }
 

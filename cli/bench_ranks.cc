@@ -57,7 +57,7 @@ class RanksBench {
     run_local_ranks(a_.run.ranks, [&](Communicator& comm) {
       const auto backend = make_backend(a_.run.layer_options(0), comm.size(), comm.rank());
       const LayerWeights weights = bench_weights(a_, *backend, comm.size(), comm.rank());
-      shared_.weights[static_cast<size_t>(comm.rank())] = {&weights, backend.get()};
+      shared_.weights[comm.rank()] = {&weights, backend.get()};
       meet(comm);
       if (comm.rank() == 0) rates_ = measure_device(*backend);
       meet(comm);

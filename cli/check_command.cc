@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -143,11 +142,9 @@ Routing route(const Case& c, uint64_t seed) {
       key[i] = noise(rng) / popularity;
     }
     std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-      return key[static_cast<size_t>(a)] < key[static_cast<size_t>(b)];
-    });
+    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return key[a] < key[b]; });
     for (int64_t k = 0; k < c.config.top_k; ++k) {
-      r.ids.push_back(c.skew == Skew::NoExpert ? -1 : order[static_cast<size_t>(k)]);
+      r.ids.push_back(c.skew == Skew::NoExpert ? -1 : order[k]);
       r.weights.push_back(weight(rng));
     }
   }
@@ -162,7 +159,7 @@ struct Problem {
 
 Problem make_problem(const Case& c, uint64_t seed) {
   Problem p{random_rows(c.tokens, c.config.hidden, seed), route(c, seed + 1), {}};
-  p.expected.resize(static_cast<size_t>(c.tokens * c.config.hidden));
+  p.expected.resize(c.tokens * c.config.hidden);
   const auto weights = random_weights(c.config, 1, 0, seed + 2);
   const Tensor expected(p.expected.data(), {c.tokens, c.config.hidden});
   if (c.by_gate) {
@@ -236,7 +233,7 @@ Rows run_layer(const Case& c, const Problem& p, Device& device, const Ranks& ran
                const std::string& strategy, uint64_t seed) {
   Rows out(c.tokens, c.config.hidden);
   std::memset(out.view().data, 0xff,
-              static_cast<size_t>(out.view().bytes()));  // NaN: what is not written shows
+              out.view().bytes());  // NaN: what is not written shows
   ranks.run([&](Communicator& comm) {
     Rows whole = run_rank(c, p, device, comm, ranks, strategy, seed);
     if (comm.rank() == 0) out = std::move(whole);
@@ -245,7 +242,7 @@ Rows run_layer(const Case& c, const Problem& p, Device& device, const Ranks& ran
 }
 
 bool same_bits(const Rows& a, const Rows& b) {
-  return std::memcmp(a.view().data, b.view().data, static_cast<size_t>(a.view().bytes())) == 0;
+  return std::memcmp(a.view().data, b.view().data, a.view().bytes()) == 0;
 }
 
 void note_difference(Result& result, const std::string& what, const Difference& d) {

@@ -1,9 +1,7 @@
 // cli/device.h -- the device a command runs on: its backend, buffers on it, weights on it.
 #pragma once
 
-#include <cstdint>
 #include <memory>
-#include <string>
 
 #include "layer_options.h"
 #include "switchyard/backend.h"

@@ -57,7 +57,7 @@ Rows read_rows(const TensorFile& file, const std::string& name, int64_t hidden) 
 }
 
 std::vector<int64_t> random_token_ids(int64_t num_tokens, int64_t vocabulary, uint64_t seed) {
-  std::vector<int64_t> ids(static_cast<size_t>(num_tokens));
+  std::vector<int64_t> ids(num_tokens);
   std::mt19937_64 rng(seed);
   for (int64_t& id : ids)
     id = static_cast<int64_t>(rng() % static_cast<uint64_t>(std::max<int64_t>(1, vocabulary)));
@@ -71,7 +71,7 @@ std::vector<int64_t> read_token_ids(const TensorFile& file, const std::string& n
   require_usage(t.shape == Shape{num_tokens} && (is_wide || t.dtype == DType::I32),
                 "{}: tensor {} is no I32 or I64 [{}], one id for each input row",
                 file.path().string(), name, num_tokens);
-  std::vector<int64_t> ids(static_cast<size_t>(num_tokens));
+  std::vector<int64_t> ids(num_tokens);
   for (size_t i = 0; i < ids.size(); ++i)
     ids[i] = is_wide ? t.as<int64_t>()[i] : t.as<int32_t>()[i];
   return ids;

@@ -8,7 +8,6 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <random>
 
 #include "commands.h"
 #include "console.h"
@@ -135,11 +134,11 @@ std::vector<int64_t> count_experts(MoeLayer& layer, ConstTensor hidden, ConstTen
                        .shared_weights = num_scored > 0 ? shared.view() : Tensor(),
                        .token_ids = token_ids},
                       hidden, {workspace.get(), bytes}, nullptr);
-  std::vector<int32_t> ids(static_cast<size_t>(slots.count()));
+  std::vector<int32_t> ids(slots.count());
   chosen.copy_to(ids.data());
-  std::vector<int64_t> counts(static_cast<size_t>(layer.config().num_experts));
+  std::vector<int64_t> counts(layer.config().num_experts);
   for (const int32_t id : ids)
-    if (id >= 0 && id < layer.config().num_experts) ++counts[static_cast<size_t>(id)];
+    if (id >= 0 && id < layer.config().num_experts) ++counts[id];
   return counts;
 }
 

@@ -52,7 +52,7 @@ class HostExperts {
     slices.reserve(used_.size());
     for (const int32_t e : used_) {
       const int64_t per_rank = (ranks_.front().weights->experts.*which).dim(0);
-      const auto& rank = ranks_[static_cast<size_t>(e / per_rank)];
+      const auto& rank = ranks_[e / per_rank];
       slices.push_back({(rank.weights->experts.*which).rows(e % per_rank, 1), rank.backend});
     }
     return join(slices, static_cast<int64_t>(used_.size()));
@@ -104,7 +104,7 @@ SpotCheck::SpotCheck(const MoeConfig& config, std::span<const PlacedWeights> ran
     const int64_t t = tokens_[i];
     std::vector<int32_t> ids;
     for (int64_t j = 0; j < k; ++j) {
-      const auto at = used.find(routing.ids[static_cast<size_t>(t * k + j)]);
+      const auto at = used.find(routing.ids[t * k + j]);
       ids.push_back(static_cast<int32_t>(std::distance(used.begin(), at)));
     }
     oracle_forward(Tensor(expected_.data() + static_cast<int64_t>(i) * h, {1, h}), compact,
@@ -122,8 +122,7 @@ double SpotCheck::rel_error(ConstTensor output, Backend& backend) const {
   const int64_t h = output.dim(1);
   Rows actual(n, h);
   for (int64_t i = 0; i < n; ++i)
-    copy_to_host(backend, actual.view().rows(i, 1).data,
-                 output.rows(tokens_[static_cast<size_t>(i)], 1));
+    copy_to_host(backend, actual.view().rows(i, 1).data, output.rows(tokens_[i], 1));
   return compare(actual.view(), ConstTensor(expected_.data(), {n, h})).rel_error;
 }
 

@@ -11,8 +11,8 @@
 namespace switchyard {
 
 inline std::vector<int64_t> extents(const Shape& shape) {
-  std::vector<int64_t> all(static_cast<size_t>(shape.rank()));
-  for (int i = 0; i < shape.rank(); ++i) all[static_cast<size_t>(i)] = shape[i];
+  std::vector<int64_t> all(shape.rank());
+  for (int i = 0; i < shape.rank(); ++i) all[i] = shape[i];
   return all;
 }
 

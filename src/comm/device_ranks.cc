@@ -1,7 +1,6 @@
 // src/comm/device_ranks.cc
 #include "comm/device_ranks.h"
 
-#include <algorithm>
 #include <numeric>
 
 #include "base/require.h"
@@ -35,7 +34,7 @@ DeviceRanks::DeviceRanks(Communicator& host, std::shared_ptr<Backend> backend, R
 DeviceRanks::DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRanks& parent)
     : DeviceRanks(*own_host, parent.backend_, parent.sizes_, parent.link_) {
   own_host_ = std::move(own_host);
-  const int32_t mine = parent.members_[static_cast<size_t>(parent.rank())];
+  const int32_t mine = parent.members_[parent.rank()];
   host_.all_gather(Tensor(members_.data(), {size()}), ConstTensor(&mine, {1}), nullptr);
 }
 
@@ -113,11 +112,11 @@ void DeviceRanks::swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream) 
 }
 
 void DeviceRanks::send(int to, const void* data, int64_t bytes) {
-  out_.push_back({members_[static_cast<size_t>(to)], data, bytes});
+  out_.push_back({members_[to], data, bytes});
 }
 
 void DeviceRanks::receive(int from, void* data, int64_t bytes) {
-  in_.push_back({members_[static_cast<size_t>(from)], data, bytes});
+  in_.push_back({members_[from], data, bytes});
 }
 
 // Every rank's block but this one's own.

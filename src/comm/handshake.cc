@@ -51,7 +51,7 @@ bool are_on_one_host(Communicator& communicator) {
 
 void meet(Communicator& communicator) {
   const int32_t here = 1;
-  std::vector<int32_t> all(static_cast<size_t>(communicator.size()));
+  std::vector<int32_t> all(communicator.size());
   communicator.all_gather(Tensor(all.data(), {communicator.size()}), ConstTensor(&here, {1}),
                           nullptr);
 }

@@ -19,7 +19,7 @@ template <class Words>
 std::vector<Words> exchange_words(Communicator& communicator, const Words& mine) {
   static_assert(std::is_trivially_copyable_v<Words> && sizeof(Words) % sizeof(int64_t) == 0);
   constexpr int64_t kWords = sizeof(Words) / sizeof(int64_t);
-  std::vector<Words> all(static_cast<size_t>(communicator.size()));
+  std::vector<Words> all(communicator.size());
   communicator.all_gather(Tensor(all.data(), DType::I64, {communicator.size(), kWords}),
                           ConstTensor(&mine, DType::I64, {kWords}), nullptr);
   return all;

@@ -58,7 +58,7 @@ int64_t row_bytes(ConstTensor t) {
 // Rows that rank r sends must exist, and the rows that reach it must fit.
 std::string misfit_of_rows(const std::vector<Offer>& offers, int r) {
   const int num_ranks = static_cast<int>(offers.size());
-  const Offer& offer = offers[static_cast<size_t>(r)];
+  const Offer& offer = offers[r];
   const int64_t sent = sum_counts(offer, num_ranks, r, true);
   const int64_t received = sum_counts(offer, num_ranks, r, false);
   if (offer.send_rows.present() && offer.send_rows.count() < sent)
@@ -92,8 +92,7 @@ std::string disagreement_of_rows(const std::vector<Offer>& offers) {
   for (size_t r = 0; r < num_ranks; ++r) {
     const Offer& offer = offers[r];
     if (offer.counts.bytes() != static_cast<int64_t>(num_ranks * num_ranks * sizeof(int32_t)) ||
-        std::memcmp(offer.counts.data, first.counts.data,
-                    static_cast<size_t>(first.counts.bytes())) != 0)
+        std::memcmp(offer.counts.data, first.counts.data, first.counts.bytes()) != 0)
       return cat("all_to_all_rows: counts on rank ", r,
                  " differ from those on rank 0. Exchange them first.");
     if (offer.transfers.size() != first.transfers.size())
@@ -132,14 +131,14 @@ class World {
         here_(static_cast<size_t>(num_ranks)) {}
 
   int size() const { return static_cast<int>(offers_.size()); }
-  const Offer& offer(int rank) const { return offers_[static_cast<size_t>(rank)]; }
+  const Offer& offer(int rank) const { return offers_[rank]; }
 
   // Returns once every rank has made its offer and the offers agree. Each rank that returns counts
   // as reading its peers' memory until it calls leave.
   void enter(int rank, const Offer& offer) {
     std::unique_lock lock(mutex_);
     if (failure_) throw *failure_;
-    offers_[static_cast<size_t>(rank)] = offer;
+    offers_[rank] = offer;
     const uint64_t before = generation_;
     meet(lock, rank, offer.op, [this] {
       if (const auto text = disagreement(offers_); !text.empty()) return fail(text);
@@ -155,7 +154,7 @@ class World {
     std::unique_lock lock(mutex_);
     --readers_;
     changed_.notify_all();
-    if (!failure_) meet(lock, rank, offers_[static_cast<size_t>(rank)].op, [] {});
+    if (!failure_) meet(lock, rank, offers_[rank].op, [] {});
     if (!failure_) return;
     // Peers may still copy from this memory. Copying always ends; waiting may not.
     changed_.wait(lock, [this] { return readers_ == 0; });
@@ -221,7 +220,7 @@ class World {
   // wait.
   template <class F>
   void meet(std::unique_lock<std::mutex>& lock, int rank, const char* op, F complete) {
-    here_[static_cast<size_t>(rank)] = 1;
+    here_[rank] = 1;
     if (++num_here_ == size()) {
       num_here_ = 0;
       here_.assign(here_.size(), 0);
@@ -355,7 +354,7 @@ std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
                      " ms, must be positive. The default is 30000.");
   auto world = std::make_shared<World>(num_ranks, options.deadline);
   std::vector<std::unique_ptr<Communicator>> ranks;
-  ranks.reserve(static_cast<size_t>(num_ranks));
+  ranks.reserve(num_ranks);
   for (int r = 0; r < num_ranks; ++r) ranks.push_back(std::make_unique<LocalComm>(world, r));
   return ranks;
 }

@@ -65,7 +65,7 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
   const auto all = agree("peer memory", communicator, mine, [&] {
     SWITCHYARD_REQUIRE(control.data == window.data, ShapeMismatch,
                        "peer memory: the control words are not at the window's beginning.");
-    const std::vector<int64_t> zeros(static_cast<size_t>(control.count()));
+    const std::vector<int64_t> zeros(control.count());
     memory.copy_in(control, zeros.data(), nullptr);
     bases_ = memory.allocate(num_ranks * sizeof(int64_t));
     ended_ = memory.shared_word();

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <optional>
 #include <vector>
 
 #include "base/checked.h"
@@ -131,9 +130,9 @@ class TransportComm final : public Communicator {
                       num_received = count[p * size() + rank_];
         const auto* rows = send_rows.present() ? send_rows.as<int32_t>() + sent : nullptr;
         const auto* src = t.src.as<std::byte>() + (rows ? 0 : sent * row_bytes);
-        out_[static_cast<size_t>(p)].add({nullptr, src, rows, num_sent, row_bytes});
-        in_[static_cast<size_t>(p)].add({t.dst.as<std::byte>() + received * row_bytes, nullptr,
-                                         nullptr, num_received, row_bytes});
+        out_[p].add({nullptr, src, rows, num_sent, row_bytes});
+        in_[p].add({t.dst.as<std::byte>() + received * row_bytes, nullptr, nullptr, num_received,
+                    row_bytes});
         sent += num_sent;
         received += num_received;
       }
@@ -199,9 +198,8 @@ class TransportComm final : public Communicator {
       fail(cat(op_name(op), ": dst bytes=", dst.bytes(), " on rank ", rank_, ", need ", size(),
                " times those of src (", bytes, ")."));
     for (int p = 0; p < size(); ++p) {
-      out_[static_cast<size_t>(p)].add({nullptr, src.as<std::byte>(), nullptr, 1, bytes});
-      in_[static_cast<size_t>(p)].add(
-          {dst.as<std::byte>() + p * bytes, nullptr, nullptr, 1, bytes});
+      out_[p].add({nullptr, src.as<std::byte>(), nullptr, 1, bytes});
+      in_[p].add({dst.as<std::byte>() + p * bytes, nullptr, nullptr, 1, bytes});
     }
     exchange();
   }
@@ -255,7 +253,7 @@ class TransportComm final : public Communicator {
       const auto room = static_cast<int64_t>(kStageBytes - lane.stage_size);
       const int64_t num = std::min(room, p.row_bytes - offset);
       std::memcpy(lane.stage.data() + lane.stage_size,
-                  p.row(lane.payload_done / p.row_bytes) + offset, static_cast<size_t>(num));
+                  p.row(lane.payload_done / p.row_bytes) + offset, num);
       lane.stage_size += static_cast<size_t>(num);
       lane.advance(num);
     }
@@ -265,8 +263,7 @@ class TransportComm final : public Communicator {
     for (size_t i = 1; i < in.num_payloads; ++i) {
       const Payload& to = in.payloads[i];
       for (int64_t r = 0; r < to.num_rows && to.row_bytes > 0; ++r)
-        std::memcpy(to.dst + r * to.row_bytes, out.payloads[i].row(r),
-                    static_cast<size_t>(to.row_bytes));
+        std::memcpy(to.dst + r * to.row_bytes, out.payloads[i].row(r), to.row_bytes);
     }
   }
 
@@ -324,7 +321,7 @@ class TransportComm final : public Communicator {
         if (p == me) continue;
         while (!out_[p].done() && push(out_[p], p)) progress = true;
         while (!in_[p].done() && pull(in_[p], p)) progress = true;
-        wanted_[static_cast<size_t>(members_[p])] = {!out_[p].done(), !in_[p].done()};
+        wanted_[members_[p]] = {!out_[p].done(), !in_[p].done()};
         all_done &= is_done(p);
       }
       if (all_done) return;
@@ -375,7 +372,7 @@ std::unique_ptr<Communicator> make_transport_comm(std::unique_ptr<ByteTransport>
   SWITCHYARD_REQUIRE(deadline.count() > 0, ShapeMismatch,
                      "communicator: deadline=", deadline.count(),
                      " ms, must be positive. The default is 30000.");
-  std::vector<int> members(static_cast<size_t>(transport->size()));
+  std::vector<int> members(transport->size());
   for (size_t r = 0; r < members.size(); ++r) members[r] = static_cast<int>(r);
   auto state = std::make_shared<TransportState>(std::move(transport), deadline);
   return std::make_unique<TransportComm>(std::move(state), std::move(members), 1);

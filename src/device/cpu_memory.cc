@@ -43,11 +43,11 @@ std::unique_ptr<StreamEvent> CpuMemory::make_event() {
 }
 
 void CpuMemory::read_back(void* dst, ConstTensor src, CUstream_st*) {
-  if (src.bytes() > 0) std::memcpy(dst, src.data, static_cast<size_t>(src.bytes()));
+  if (src.bytes() > 0) std::memcpy(dst, src.data, src.bytes());
 }
 
 void CpuMemory::copy_in(Tensor dst, const void* src, CUstream_st*) {
-  if (dst.bytes() > 0) std::memcpy(dst.data, src, static_cast<size_t>(dst.bytes()));
+  if (dst.bytes() > 0) std::memcpy(dst.data, src, dst.bytes());
 }
 
 }  // namespace switchyard

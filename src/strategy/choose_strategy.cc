@@ -1,7 +1,6 @@
 // src/strategy/choose_strategy.cc -- pure: no clock, no environment, no device query. Equal
 // requests give equal answers on every rank, so ranks agree without talking.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <utility>
 

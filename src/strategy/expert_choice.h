@@ -25,7 +25,7 @@ class ExpertChoice {
   // BadRouting if no choice within the groups of the gate has these shares.
   ExpertChoice(const MoeConfig& config, std::vector<double> shares);
 
-  double share(int64_t expert) const { return shares_[static_cast<size_t>(expert)]; }
+  double share(int64_t expert) const { return shares_[expert]; }
 
   // How often at least one of the experts [begin, end) is among the K.
   double any_of(int64_t begin, int64_t end) const;

@@ -148,7 +148,7 @@ Traffic normal_rows(const Demand& d) {
   const auto node_peers = static_cast<double>(d.node_size() - 1);
   const auto far_peers = static_cast<double>(d.ranks - d.node_size());
   for (int64_t r = 0; r < d.ranks; ++r) {
-    const double own = d.of_rank[static_cast<size_t>(r)], inside = d.inside(d.node(r));
+    const double own = d.of_rank[r], inside = d.inside(d.node(r));
     ports.add({.nvlink_sent = d.tokens * (inside - own),
                .nvlink_received = d.tokens * node_peers * own,
                .network_sent = d.tokens * (d.ranks_per_token() - inside),
@@ -162,8 +162,8 @@ Traffic two_level_rows(const Demand& d) {
   const auto node_peers = static_cast<double>(d.node_size() - 1);
   const auto nodes = static_cast<double>(d.nodes);
   for (int64_t r = 0; r < d.ranks; ++r) {
-    const double own = d.of_rank[static_cast<size_t>(r)], inside = d.inside(d.node(r));
-    const double node = d.of_node[static_cast<size_t>(d.node(r))];
+    const double own = d.of_rank[r], inside = d.inside(d.node(r));
+    const double node = d.of_node[d.node(r)];
     // NVLink: of its own tokens, and of those of the ranks with its number on every other node.
     ports.add({.nvlink_sent = d.tokens * nodes * (inside - own),
                .nvlink_received = d.tokens * nodes * node_peers * own,

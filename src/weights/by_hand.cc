@@ -1,8 +1,6 @@
 // src/weights/by_hand.cc -- layer.json: a layer of a family that is not in the list.
 // docs/guide/checkpoints.md has the format.
 #include <array>
-#include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "weights/family_parts.h"
 #include "weights/text.h"

@@ -55,11 +55,10 @@ int64_t ConfigReader::integer_or(Keys keys, int64_t absent, std::optional<int64_
 
 std::vector<int64_t> ConfigReader::integer_of_layers(Keys keys, int64_t count) const {
   const auto* value = find(keys);
-  if (!value || !value->is_array())
-    return std::vector<int64_t>(static_cast<size_t>(count), integer(keys));
+  if (!value || !value->is_array()) return std::vector<int64_t>(count, integer(keys));
   auto all = integers_or_none(keys);
   if (static_cast<int64_t>(all.size()) < count) refuse(keys, "an integer for every layer");
-  all.resize(static_cast<size_t>(count));
+  all.resize(count);
   return all;
 }
 

@@ -29,6 +29,9 @@ class ConfigReader {
   // One for each of `count` layers, from an integer or a list of at least so many.
   std::vector<int64_t> integer_of_layers(Keys keys, int64_t count) const;
   double number_or(Keys keys, double absent, std::optional<double> null = {}) const;
+  float float_or(Keys keys, double absent, std::optional<double> null = {}) const {
+    return static_cast<float>(number_or(keys, absent, null));
+  }
   // The same of numbers; empty when absent or null. Null entries are 0.
   std::vector<double> numbers_or_none(Keys keys) const;
   // Null means false.

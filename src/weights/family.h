@@ -3,7 +3,6 @@
 #pragma once
 
 #include <map>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -95,13 +94,13 @@ using Describe = FamilyLayers(const ConfigReader& config);
 
 struct Family {
   std::string_view model_type;
-  Describe* describe;
   // `architectures` of config.json without their endings, separated by spaces.
   std::string_view architectures;
+  Describe* describe;
 };
 
-// THE list of families.
-std::span<const Family> families();
+// THE list of families, in order.
+const std::vector<Family>& families();
 // "qwen3_moe", or "qwen3_moe_text" of a nested config; null: not known.
 const Family* find_family(std::string_view model_type);
 

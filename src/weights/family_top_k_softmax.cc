@@ -1,4 +1,5 @@
-// src/weights/family_top_k_softmax.cc -- top-k of the logits, then softmax over the chosen.
+// src/weights/family_top_k_softmax.cc -- top-k of the logits, then softmax over the chosen; a sparse
+// mixer.
 #include "weights/family_parts.h"
 
 namespace switchyard {
@@ -14,16 +15,14 @@ FamilyLayers with_shared_mlp(FamilyLayers f, const ConfigReader& config, int64_t
   return f;
 }
 
-}  // namespace
-
 // Biases everywhere, clamped SwiGLU; gate and up alternate. In bf16 the experts are stored
 // transposed, in MXFP4 not: its blocks run along the inner dimension.
 FamilyLayers describe_gpt_oss(const ConfigReader& config) {
   FamilyLayers f = common_layers(config);
   Activation& act = f.config.activation;
   act.kind = ActivationKind::ClampedSwiglu;  // hidden_act is silu there and is not read
-  act.limit = static_cast<float>(config.number_or({"swiglu_limit"}, 7.0));
-  act.alpha = static_cast<float>(config.number_or({"swiglu_alpha"}, act.alpha));
+  act.limit = config.float_or({"swiglu_limit"}, 7.0);
+  act.alpha = config.float_or({"swiglu_alpha"}, act.alpha);
   f.unread = {{"hidden_act", "\"silu\""}};
   f.config.gate.scoring = Scoring::SoftmaxOfTopK;
   f.config.expert_bias = f.config.router_bias = true;
@@ -55,14 +54,6 @@ FamilyLayers describe_granitemoe(const ConfigReader& config) {
   return f;
 }
 
-FamilyLayers describe_granitemoeshared(const ConfigReader& config) {
-  return with_shared_mlp(describe_granitemoe(config), config, 0);
-}
-
-FamilyLayers describe_granitemoehybrid(const ConfigReader& config) {
-  return with_shared_mlp(describe_granitemoe(config), config, 1024);
-}
-
 // Top-k of the logits; then softmax, or sigmoid and perhaps renormalised. The sum of routed and
 // shared experts may be an average: half of every W2.
 FamilyLayers describe_cohere2_moe(const ConfigReader& config) {
@@ -74,12 +65,36 @@ FamilyLayers describe_cohere2_moe(const ConfigReader& config) {
     f.unread = {{"norm_topk_prob", "false"}};  // a softmax of the chosen needs none
   } else
     gate.renormalize = config.boolean_or({"norm_topk_prob"}, true);
-  add_shared_experts(f.config, num_shared_experts(config, 0));
+  add_shared_experts(f.config, config, 0);
   const auto strategy = config.text_or({"shared_expert_combination_strategy"}, "average");
   if (strategy == "average" && f.config.shared.intermediate > 0) f.down_factor = 0.5f;
   f.moe_layers = sparse_layers(config, f.num_layers, 0);
   f.forms = {names_of_experts(kMlp, {.shared = ".shared_experts"})};
   return f;
+}
+
+// Sparse mixer of two experts; w1 is gate, w3 is up.
+FamilyLayers describe_phimoe(const ConfigReader& config) {
+  FamilyLayers f = common_layers(config);
+  f.config.gate.scoring = Scoring::SparseMixer;
+  f.config.gate.jitter_epsilon = config.float_or({"router_jitter_noise"}, 0.01);
+  f.forms = {names_of_w_experts(kSparseMoe), names_of_experts(kMlp, {.router = ".router.weight"})};
+  return f;
+}
+
+}  // namespace
+
+std::vector<Family> top_k_softmax_families() {
+  return {
+      {"cohere2_moe", "Cohere2Moe", describe_cohere2_moe},
+      {"gpt_oss", "GptOss", describe_gpt_oss},
+      {"granitemoe", "GraniteMoe", describe_granitemoe},
+      {"granitemoehybrid", "GraniteMoeHybrid",
+       [](auto& c) { return with_shared_mlp(describe_granitemoe(c), c, 1024); }},
+      {"granitemoeshared", "GraniteMoeShared",
+       [](auto& c) { return with_shared_mlp(describe_granitemoe(c), c, 0); }},
+      {"phimoe", "Phimoe", describe_phimoe},
+  };
 }
 
 }  // namespace switchyard

@@ -103,8 +103,7 @@ class Loader {
         src.holds(dst.dtype) && stride.col_step == 1 && stride.row_step == cols && factor == 1;
     if (as_it_is) {
       const auto bytes = dtype_bytes(dst.dtype);
-      std::memcpy(dst.data, src.bytes() + stride.first * bytes,
-                  static_cast<size_t>(rows * cols * bytes));
+      std::memcpy(dst.data, src.bytes() + stride.first * bytes, rows * cols * bytes);
     } else if (stride.col_step == 1) {
       for (int64_t r = 0; r < rows; ++r)
         store_run(dst, r * cols, src, stride.first + r * stride.row_step, cols, factor);
@@ -137,8 +136,8 @@ class Loader {
     std::vector<float> run, column;
     for (int64_t r = 0; r < rows; r += kRows) {
       const int64_t n = std::min(kRows, rows - r);
-      run.resize(static_cast<size_t>((n - 1) * stride.row_step + 1));
-      column.resize(static_cast<size_t>(n));
+      run.resize((n - 1) * stride.row_step + 1);
+      column.resize(n);
       for (int64_t c = 0; c < cols; ++c) {
         src.read(run, stride.first + r * stride.row_step + c * stride.col_step);
         for (size_t i = 0; i < column.size(); ++i)
@@ -300,7 +299,7 @@ WeightBlock experts_in(WeightBlock b, int64_t first, int64_t num) {
 void clear_experts(Loader& loader, const WeightBlock& b) {
   for (const Tensor& t : {b.w1, b.w2, b.b1, b.b2}) {
     if (t.count() == 0 || t.data == nullptr) continue;
-    std::memset(t.data, 0, static_cast<size_t>(t.bytes()));
+    std::memset(t.data, 0, t.bytes());
     loader.loaded(t);
   }
 }
@@ -335,7 +334,7 @@ void load_router_weight(Loader& loader, Tensor dst) {
   // Hidden states are scaled before the router: the same as its columns scaled, in fp32.
   const StoredTensor scale = loader.stored(n.router_scale, "router_scale", {h});
   if (dst.data == nullptr) return;
-  std::vector<float> factors(static_cast<size_t>(h)), row(static_cast<size_t>(h));
+  std::vector<float> factors(h), row(h);
   scale.read(factors, 0);
   const double root = 1 / std::sqrt(static_cast<double>(h));
   for (int64_t r = 0; r < rows; ++r) {

@@ -1,6 +1,5 @@
 // src/weights/moe_keys.cc -- what each key says about the block that is computed.
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -77,7 +76,7 @@ Verdict size_rule(const Seen& s, const std::function<int64_t(const MoeConfig&)>&
     const json* value = &s.value;
     if (value->is_array() && !value->empty()) {
       const auto size = static_cast<int64_t>(value->size());
-      value = &(*value)[static_cast<size_t>(size >= s.layers.num_layers ? layer : 0)];
+      value = &(*value)[size >= s.layers.num_layers ? layer : 0];
     }
     const bool whole = value->is_null() || value->is_number_integer();
     if (!whole || !is_number(*value, static_cast<double>(expected), 0))
@@ -260,7 +259,7 @@ Verdict each_layer_rule(const Seen& s, const std::function<bool(const json& entr
   if (!s.value.is_array()) return layer_list(s);
   bool agrees = static_cast<int64_t>(s.value.size()) >= s.layers.num_layers;
   for (int64_t i = 0; agrees && i < s.layers.num_layers; ++i)
-    agrees = is_moe(s.value[static_cast<size_t>(i)]) == s.is_moe(i);
+    agrees = is_moe(s.value[i]) == s.is_moe(i);
   return agrees_if(agrees, layer_list(s));
 }
 
