@@ -59,8 +59,7 @@ class CudaBench {
 
   int print() const {
     a_.json ? print_json() : print_table();
-    const bool good =
-        std::none_of(results_.begin(), results_.end(), [](const Result& r) { return r.failed; });
+    const bool good = std::ranges::none_of(results_, &Result::failed);
     return good ? kGood : kFailed;
   }
 

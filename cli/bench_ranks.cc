@@ -71,9 +71,7 @@ class RanksBench {
 
   int print() const {
     a_.json ? print_json() : print_table();
-    return std::any_of(refusals_.begin(), refusals_.end(), [](const auto& r) { return r.failed; })
-               ? kFailed
-               : kGood;
+    return std::ranges::any_of(refusals_, &Refusal::failed) ? kFailed : kGood;
   }
 
  private:
@@ -142,7 +140,7 @@ class RanksBench {
     layer.wait(stream.get());
     shared_.errors[at] = check.rel_error(problem.output.view(), backend);
     meet(comm);
-    const double worst = *std::max_element(shared_.errors.begin(), shared_.errors.end());
+    const double worst = *std::ranges::max_element(shared_.errors);
     if (!(worst <= kMaxBenchError)) {
       if (comm.rank() == 0)
         refusals_.push_back({problem.tokens, variant.name, wrong_result(worst), true});

@@ -142,7 +142,7 @@ Routing route(const Case& c, uint64_t seed) {
       key[i] = noise(rng) / popularity;
     }
     std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return key[a] < key[b]; });
+    std::ranges::sort(order, {}, [&](int32_t expert) { return key[expert]; });
     for (int64_t k = 0; k < c.config.top_k; ++k) {
       r.ids.push_back(c.skew == Skew::NoExpert ? -1 : order[k]);
       r.weights.push_back(weight(rng));

@@ -139,7 +139,7 @@ class Recording {
   }
 
   std::vector<double> from_words(std::string text) const {
-    std::replace(text.begin(), text.end(), ',', ' ');
+    std::ranges::replace(text, ',', ' ');
     std::istringstream words(text);
     std::vector<double> counts;
     for (std::string word; words >> word;) {

@@ -13,9 +13,42 @@
 #include <string>
 #include <vector>
 
-#include "comm/process_lock.h"
+#include "comm/sockets.h"
 
 namespace switchyard {
+
+// ---- whether another process of this host is still using something, also when that process was
+// killed: it holds a lock, which the system takes from it at its end
+
+// Held from its construction until it is released. A child that a fork made, and that runs no
+// other program, holds it too.
+class ProcessLock {
+ public:
+  // Where other processes find it. Plain words.
+  struct Place {
+    int64_t pid = 0, fd = 0, device = 0, inode = 0;
+  };
+
+  ProcessLock();  // throws Error(Unsupported) with the reason
+  Place place() const;
+  void release();
+
+ private:
+  FileDescriptor file_;
+};
+
+// The lock of another process.
+class PeerProcessLock {
+ public:
+  // Throws Error(Unsupported) where that process cannot be seen; `who` is "rank 2".
+  PeerProcessLock(const ProcessLock::Place& place, const std::string& who);
+  bool held() const;
+
+ private:
+  FileDescriptor file_;
+};
+
+// ---- the window
 
 class SharedWindow {
  public:

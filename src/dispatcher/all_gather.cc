@@ -13,14 +13,11 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
 
   DispatcherKind kind() const override { return DispatcherKind::AllGather; }
 
-  DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
-                          ConstTensor weights, int64_t max_tokens, Tensor status,
-                          CUstream_st* stream) override {
-    const Slice own = slice(hidden.dim(0));
-    parts_.check(hidden, ids, weights, max_tokens, own);
-    const auto b = parts_.take_buffers(workspace, max_tokens);
-    Ops& ops = parts_.ops();
-    const Exchange exchange = parts_.exchange(b, status, stream);
+  ReceivedRows send(const Exchange& exchange, const DispatchInput& in) override {
+    const auto& [hidden, ids, weights, max_tokens, own] = in;
+    const DispatchBuffers& b = exchange.buffers;
+    Ops& ops = exchange.ops;
+    CUstream_st* stream = exchange.stream;
     exchange.send_header(max_tokens, hidden.dim(0), {});
 
     // Rows that pad a slice are sent as they are and never read: their ids are -1.
@@ -36,29 +33,19 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     exchange.send();
     exchange.receive_headers(parts_.options.tp_size);
     ops.run(FillI32{b.num_rows, static_cast<int32_t>(b.rows.dim(0))}, stream);
-    parts_.localize(b.ids, b.received_ids, b.num_rows, status, stream);
-    return {.received = {{b.rows}, b.ids, b.weights, b.num_rows},
-            .num_tokens = hidden.dim(0),
-            .max_tokens = max_tokens,
-            .workspace = workspace,
-            .weights = weights};
+    parts_.localize(b.ids, b.received_ids, b.num_rows, exchange.status, stream);
+    return {{b.rows}, b.ids, b.weights, b.num_rows};
   }
 
-  void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
-               const Addend& addend, Tensor status, CUstream_st* stream) override {
+  void send_back(const Exchange& exchange, Tensor dst, ConstTensor partial,
+                 const DispatchedCall& call, const Addend& addend) override {
     const Slice own = slice(call.num_tokens);
-    const auto b = parts_.take_buffers(call.workspace, call.max_tokens);
-    Ops& ops = parts_.ops();
-    const Exchange exchange = parts_.exchange(b, status, stream);
-    exchange.send_status();
-    const int64_t block = b.own_rows.dim(0);
-    exchange.equal_blocks(b.returned, partial.rows);
+    const DispatchBuffers& b = exchange.buffers;
+    exchange.equal_blocks(b.returned, partial);
     exchange.receive_statuses();
     const Tensor return_row = b.return_row.rows(0, own.size);
-    ops.run(BlockRows{return_row, block}, stream);
-    ops.run(sum_partials(slices_.target(dst, b, own), b.returned, return_row, addend), stream);
-    slices_.gather(dst, b, ops, stream);
-    exchange.note_lost_peers();
+    exchange.ops.run(BlockRows{return_row, b.own_rows.dim(0)}, exchange.stream);
+    slices_.sum_and_gather(exchange, dst, return_row, own, addend);
   }
 
  private:

@@ -14,25 +14,17 @@ class LocalDispatcher final : public CommunicatorDispatcher {
   int64_t max_rows(int64_t max_tokens) const override { return max_tokens; }
   Slice slice(int64_t num_tokens) const override { return {0, num_tokens}; }
 
-  DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
-                          ConstTensor weights, int64_t max_tokens, Tensor status,
-                          CUstream_st* stream) override {
-    const int64_t num_tokens = hidden.dim(0);
-    parts_.check(hidden, ids, weights, max_tokens, slice(num_tokens));
-    const auto buffers = parts_.take_buffers(workspace, max_tokens);
-    parts_.ops().run(FillI32{buffers.num_rows, static_cast<int32_t>(num_tokens)}, stream);
-    parts_.localize(buffers.ids, ids, {}, status, stream);
+  ReceivedRows send(const Exchange& exchange, const DispatchInput& in) override {
+    const DispatchBuffers& b = exchange.buffers;
+    const int64_t num_tokens = in.hidden.dim(0);
+    exchange.ops.run(FillI32{b.num_rows, static_cast<int32_t>(num_tokens)}, exchange.stream);
+    parts_.localize(b.ids, in.ids, {}, exchange.status, exchange.stream);
     if (parts_.num_ranks() > 1) {
-      const Exchange exchange = parts_.exchange(buffers, status, stream);
-      exchange.send_header(max_tokens, num_tokens, {});
+      exchange.send_header(in.max_tokens, num_tokens, {});
       exchange.send();
       exchange.receive_headers(parts_.num_ranks());
     }
-    return {.received = {{hidden}, buffers.ids, weights, buffers.num_rows},
-            .num_tokens = num_tokens,
-            .max_tokens = max_tokens,
-            .workspace = workspace,
-            .weights = weights};
+    return {{in.hidden}, b.ids, in.weights, b.num_rows};
   }
 
   // One rank's rows are final: combine sums them, and rounds once.
@@ -42,24 +34,15 @@ class LocalDispatcher final : public CommunicatorDispatcher {
     return CommunicatorDispatcher::sum_experts(sums, call, room, stream);
   }
 
-  void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
-               const Addend& addend, Tensor status, CUstream_st* stream) override {
-    const SlotSums& sums = partial.sums;
-    if (!partial.rows.present()) {
-      if (sums.rows.present())
-        parts_.ops().run(gather_rows(dst, sums, call.received, addend), stream);
-      return;
-    }
-    const auto buffers = parts_.take_buffers(call.workspace, call.max_tokens);
-    const Exchange exchange = parts_.exchange(buffers, status, stream);
-    exchange.send_status();
-    exchange.gather(buffers.returned, partial.rows.rows(0, call.max_tokens));
+  void send_back(const Exchange& exchange, Tensor dst, ConstTensor partial,
+                 const DispatchedCall& call, const Addend& addend) override {
+    const DispatchBuffers& b = exchange.buffers;
+    exchange.gather(b.returned, partial.rows(0, call.max_tokens));
     exchange.send();
     exchange.receive_statuses();
-    const Tensor return_row = buffers.return_row.rows(0, call.num_tokens);
-    parts_.ops().run(BlockRows{return_row, call.max_tokens}, stream);
-    parts_.ops().run(sum_partials(dst, buffers.returned, return_row, addend), stream);
-    exchange.note_lost_peers();
+    const Tensor return_row = b.return_row.rows(0, call.num_tokens);
+    exchange.ops.run(BlockRows{return_row, call.max_tokens}, exchange.stream);
+    exchange.ops.run(sum_partials(dst, b.returned, return_row, addend), exchange.stream);
   }
 };
 

@@ -2,6 +2,7 @@
 #include "dispatcher/parts.h"
 
 #include <algorithm>
+#include <array>
 
 #include "base/require.h"
 
@@ -16,6 +17,69 @@ Dispatcher::Slice slice_of(int64_t num_tokens, int tp_rank, int tp_size) {
 }
 
 }  // namespace
+
+void Exchange::send_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const {
+  const Tensor& header = buffers.header;
+  ops.run(Copy{header.rows(0, kStatusWords), status}, stream);
+  ops.run(FillI32{header.rows(kHeaderMaxTokens, 1), static_cast<int32_t>(max_tokens)}, stream);
+  ops.run(FillI32{header.rows(kHeaderTokens, 1), static_cast<int32_t>(num_tokens)}, stream);
+  const Tensor to_ranks = header.rows(kHeaderCounts, communicator.size());
+  if (counts.present())
+    ops.run(Copy{to_ranks, counts}, stream);
+  else
+    ops.run(FillI32{to_ranks, 0}, stream);
+  gather(buffers.headers, header);
+}
+
+void Exchange::receive_headers(int tp_size) const {
+  ops.run(CheckHeaders{status, buffers.headers, tp_size}, stream);
+}
+
+void Exchange::send_status() const {
+  const Tensor mine = buffers.header.rows(0, kStatusWords);
+  ops.run(Copy{mine, status}, stream);
+  gather(status_headers(), mine);
+}
+
+void Exchange::receive_statuses() const {
+  ops.run(MergeStatus{status, status_headers()}, stream);
+}
+
+Tensor Exchange::status_headers() const {
+  Tensor all = buffers.headers;
+  all.shape = {communicator.size(), kStatusWords};
+  return all;
+}
+
+void Exchange::gather(Tensor dst, ConstTensor src) const {
+  if (device_ranks != nullptr)
+    device_ranks->gather_along(dst, src, stream);
+  else
+    communicator.all_gather(dst, src, stream);
+}
+
+void Exchange::send() const {
+  if (device_ranks != nullptr) device_ranks->exchange(stream);
+}
+
+void Exchange::rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+                    ConstTensor counts) const {
+  if (device_ranks != nullptr) device_ranks->lend(buffers.sent, buffers.arrived);
+  communicator.all_to_all_rows(transfers, send_rows, counts, stream);
+}
+
+void Exchange::equal_blocks(Tensor dst, ConstTensor src) const {
+  if (device_ranks != nullptr) return device_ranks->swap_blocks(dst, src, stream);
+  const int64_t block = src.dim(0) / communicator.size();
+  ops.run(FillI32{buffers.counts_back, static_cast<int32_t>(block)}, stream);
+  const std::array<RowTransfer, 1> transfers{{{dst, src}}};
+  communicator.all_to_all_rows(transfers, {}, buffers.counts_back, stream);
+}
+
+void Exchange::note_lost_peers() const {
+  if (device_ranks != nullptr)
+    ops.run(NoteEnded{status, device_ranks->ended(), communicator.rank()}, stream);
+}
 
 Dispatcher::Slice DispatcherParts::slice(int64_t num_tokens) const {
   if (options.kind == DispatcherKind::Local) return {0, num_tokens};
@@ -58,28 +122,57 @@ void DispatcherParts::localize(Tensor dst, ConstTensor src, ConstTensor num_rows
             stream);
 }
 
+DispatchedCall CommunicatorDispatcher::dispatch(Workspace workspace, ConstTensor hidden,
+                                                ConstTensor ids, ConstTensor weights,
+                                                int64_t max_tokens, Tensor status,
+                                                CUstream_st* stream) {
+  const Slice own = slice(hidden.dim(0));
+  parts_.check(hidden, ids, weights, max_tokens, own);
+  check_stream(stream);
+  const auto buffers = parts_.take_buffers(workspace, max_tokens);
+  return {.received = send(parts_.exchange(buffers, status, stream),
+                           {hidden, ids, weights, max_tokens, own}),
+          .num_tokens = hidden.dim(0),
+          .max_tokens = max_tokens,
+          .workspace = workspace,
+          .weights = weights};
+}
+
+void CommunicatorDispatcher::combine(Tensor dst, const PartialRows& partial,
+                                     const DispatchedCall& call, const Addend& addend,
+                                     Tensor status, CUstream_st* stream) {
+  if (!partial.rows.present()) {
+    if (partial.sums.rows.present())
+      parts_.ops().run(gather_rows(dst, partial.sums, call.received, addend), stream);
+    return;
+  }
+  const auto buffers = parts_.take_buffers(call.workspace, call.max_tokens);
+  const Exchange exchange = parts_.exchange(buffers, status, stream);
+  exchange.send_status();
+  send_back(exchange, dst, partial.rows, call, addend);
+  exchange.note_lost_peers();
+}
+
 SliceGather::SliceGather(const DispatcherParts& parts) {
   if (parts.options.tp_size > 1)
     group_ = parts.communicator.split(parts.rank() / parts.options.tp_size);
 }
 
-Tensor SliceGather::target(Tensor dst, const DispatchBuffers& buffers,
-                           Dispatcher::Slice slice) const {
-  return group_ ? buffers.output_slice.rows(0, slice.size) : dst;
-}
-
-void SliceGather::gather(Tensor dst, const DispatchBuffers& buffers, Ops& ops,
-                         CUstream_st* stream) const {
+void SliceGather::sum_and_gather(const Exchange& exchange, Tensor dst, ConstTensor return_row,
+                                 Dispatcher::Slice own, const Addend& addend) const {
+  const DispatchBuffers& b = exchange.buffers;
+  const Tensor target = group_ ? b.output_slice.rows(0, own.size) : dst;
+  exchange.ops.run(sum_partials(target, b.returned, return_row, addend), exchange.stream);
   if (!group_) return;
   // Slices travel at their capacity, so that sizes depend on the call's bound only; what pads them
   // is cut here.
-  group_->all_gather(buffers.output_slices, buffers.output_slice, stream);
-  const int64_t capacity = buffers.output_slice.dim(0);
+  group_->all_gather(b.output_slices, b.output_slice, exchange.stream);
+  const int64_t capacity = b.output_slice.dim(0);
   for (int r = 0; r < group_->size(); ++r) {
     const auto slice = slice_of(dst.dim(0), r, group_->size());
-    ops.run(Copy{dst.rows(slice.begin, slice.size),
-                 buffers.output_slices.rows(r * capacity, slice.size)},
-            stream);
+    exchange.ops.run(
+        Copy{dst.rows(slice.begin, slice.size), b.output_slices.rows(r * capacity, slice.size)},
+        exchange.stream);
   }
 }
 

@@ -4,11 +4,52 @@
 #include <memory>
 
 #include "base/backend.h"
-#include "dispatcher/exchange.h"
+#include "comm/device_ranks.h"
+#include "ops/ops.h"
 #include "plan/buffers.h"
+#include "switchyard/communicator.h"
 #include "switchyard/dispatcher.h"
 
 namespace switchyard {
+
+// The header every dispatch begins with, and the status every combine begins with: what makes errors
+// reach every rank or none.
+// One rank's side of the exchanges of one call.
+struct Exchange {
+  Ops& ops;
+  Communicator& communicator;
+  DeviceRanks* device_ranks;  // the communicator, where it works on memory of devices; else null
+  const DispatchBuffers& buffers;
+  Tensor status;
+  CUstream_st* stream;
+
+  // Status, max_tokens, T, and `counts` (rows to each rank, may be absent) reach every rank with
+  // the next exchange, at once with `send`. Once heard, status holds the same words everywhere.
+  void send_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const;
+  void receive_headers(int tp_size) const;
+
+  // The same for what went wrong since (an executor's overflow).
+  void send_status() const;
+  void receive_statuses() const;
+
+  // Communicator::all_gather, of which several are one piece of work for a link: with the next
+  // exchange.
+  void gather(Tensor dst, ConstTensor src) const;
+  void send() const;
+
+  // Communicator::all_to_all_rows.
+  void rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+            ConstTensor counts) const;
+  // The same for one kind of row, and as many from each rank to each: [P * block, W] both.
+  void equal_blocks(Tensor dst, ConstTensor src) const;
+
+  // After the last exchange, and before counts are taken for true: what peers sent means nothing if
+  // one was lost meanwhile.
+  void note_lost_peers() const;
+
+ private:
+  Tensor status_headers() const;  // i32 [P, kStatusWords]
+};
 
 struct DispatcherParts {
   MoeConfig config;
@@ -40,10 +81,23 @@ struct DispatcherParts {
                 CUstream_st* stream) const;
 };
 
-// What the dispatchers over a communicator have in common.
+// What goes into a dispatch.
+struct DispatchInput {
+  ConstTensor hidden, ids, weights;
+  int64_t max_tokens;
+  Dispatcher::Slice own;
+};
+
+// What the dispatchers over a communicator have in common: how their calls begin and end.
 class CommunicatorDispatcher : public Dispatcher {
  public:
   explicit CommunicatorDispatcher(DispatcherParts parts) : parts_(std::move(parts)) {}
+
+  DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
+                          ConstTensor weights, int64_t max_tokens, Tensor status,
+                          CUstream_st* stream) final;
+  void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
+               const Addend& addend, Tensor status, CUstream_st* stream) final;
 
   int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
   size_t workspace_bytes(int64_t max_tokens) const override {
@@ -66,6 +120,11 @@ class CommunicatorDispatcher : public Dispatcher {
   }
 
  protected:
+  virtual ReceivedRows send(const Exchange& exchange, const DispatchInput& in) = 0;
+  // Only where there are partial rows.
+  virtual void send_back(const Exchange& exchange, Tensor dst, ConstTensor partial,
+                         const DispatchedCall& call, const Addend& addend) = 0;
+
   DispatcherParts parts_;
 };
 
@@ -75,10 +134,9 @@ class SliceGather {
   // Collective when tp_size > 1.
   explicit SliceGather(const DispatcherParts& parts);
 
-  // Where this rank writes its slice's rows: dst itself when there is nothing to gather.
-  Tensor target(Tensor dst, const DispatchBuffers& buffers, Dispatcher::Slice slice) const;
-  // Fills dst from every rank's target.
-  void gather(Tensor dst, const DispatchBuffers& buffers, Ops& ops, CUstream_st* stream) const;
+  // Sums the returned partial rows of this rank's slice, and fills dst from every rank's.
+  void sum_and_gather(const Exchange& exchange, Tensor dst, ConstTensor return_row,
+                      Dispatcher::Slice own, const Addend& addend) const;
 
  private:
   std::unique_ptr<Communicator> group_;  // null when tp_size == 1

@@ -212,8 +212,7 @@ struct Part {
 // The first of equals.
 template <size_t N>
 Part longest(const std::array<Part, N>& parts) {
-  return *std::max_element(parts.begin(), parts.end(),
-                           [](const Part& a, const Part& b) { return a.us < b.us; });
+  return *std::ranges::max_element(parts, {}, &Part::us);
 }
 
 // One RowMove, but for the rows that it moves.

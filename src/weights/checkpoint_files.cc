@@ -45,7 +45,7 @@ std::string missing_shard(const std::vector<std::filesystem::path>& paths) {
       digits.insert(0, name->number.size() - digits.size(), '0');
     const auto path =
         paths.front().parent_path() / cat(name->stem, "-", digits, "-of-", name->count, kEnding);
-    if (std::find(paths.begin(), paths.end(), path) == paths.end()) return path.string();
+    if (std::ranges::find(paths, path) == paths.end()) return path.string();
   }
   return "";
 }
@@ -64,8 +64,8 @@ class FoundFiles final : public CheckpointFiles {
   }
 
   bool has(const std::string& name) const override {
-    return std::any_of(files_.begin(), files_.end(),
-                       [&](const auto& file) { return file->find(name) != nullptr; });
+    return std::ranges::any_of(files_,
+                               [&](const auto& file) { return file->find(name) != nullptr; });
   }
 
   const TensorEntry& entry(const std::string& name) const override {
@@ -85,7 +85,7 @@ class FoundFiles final : public CheckpointFiles {
     std::vector<const std::string*> names;
     for (const auto& file : files_)
       for (const auto& entry : file->entries()) names.push_back(&entry.name);
-    std::sort(names.begin(), names.end(), [](auto* a, auto* b) { return *a < *b; });
+    std::ranges::sort(names, [](auto* a, auto* b) { return *a < *b; });
     const auto last =
         std::unique(names.begin(), names.end(), [](auto* a, auto* b) { return *a == *b; });
     std::for_each(names.begin(), last, [&](const std::string* name) { visit(*name); });

@@ -24,8 +24,7 @@ const nlohmann::json* ConfigReader::find(Keys keys) const {
 }
 
 bool ConfigReader::is_absent(Keys keys) const {
-  return std::none_of(keys.begin(), keys.end(),
-                      [&](const char* key) { return object_.contains(key); });
+  return std::ranges::none_of(keys, [&](const char* key) { return object_.contains(key); });
 }
 
 bool ConfigReader::is_list(const char* key) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -58,6 +59,19 @@ struct TensorNames {
   std::string output_norm;  // [L] or [H]
   std::string path_up;      // [H, L]
 };
+
+// A template with its numbers filled in.
+std::string fill_template(std::string name, int64_t layer, int64_t expert = 0);
+// Its {layer} alone.
+std::string fill_layer(std::string name, int64_t layer);
+
+// The layer of a name that ends with the template, and the length of its prefix. A
+// template begins behind a dot or at the name's beginning.
+struct TemplateMatch {
+  int64_t layer = 0;
+  size_t prefix_length = 0;
+};
+std::optional<TemplateMatch> match_tail(std::string_view name, std::string_view name_template);
 
 // A key that published configs carry with this value and published code does not read.
 struct UnreadKey {

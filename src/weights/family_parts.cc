@@ -113,8 +113,7 @@ Activation activation_of(const ConfigReader& config, ConfigReader::Keys keys,
   try {
     return activation_from_name(name);
   } catch (const Error& e) {
-    const auto key =
-        std::find_if(keys.begin(), keys.end(), [&](const char* one) { return config.has({one}); });
+    const auto key = std::ranges::find_if(keys, [&](const char* one) { return config.has({one}); });
     throw Error(e.code(), cat("checkpoint: ", config.file(), ", ", *key, ": ", e.what()));
   }
 }

@@ -131,10 +131,9 @@ FamilyLayers describe_gemma4(const ConfigReader& config) {
 
 std::vector<int64_t> layers_without_dense_ones(const ConfigReader& config, int64_t num_layers) {
   auto dense = config.integers_or_none({"mlp_only_layers"});
-  std::sort(dense.begin(), dense.end());
+  std::ranges::sort(dense);
   auto layers = every_nth_layer(config.integer_or({"decoder_sparse_step"}, 1), num_layers);
-  std::erase_if(
-      layers, [&](int64_t layer) { return std::binary_search(dense.begin(), dense.end(), layer); });
+  std::erase_if(layers, [&](int64_t layer) { return std::ranges::binary_search(dense, layer); });
   return layers;
 }
 

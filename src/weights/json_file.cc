@@ -63,8 +63,8 @@ std::string shown(std::string_view text, size_t fault) {
   const size_t fault = finder.read > 0 ? finder.read - 1 : 0;
   const std::string_view text = json.original();
   const auto before = text.substr(0, json.original_position(fault));
-  const std::string where = cat("checkpoint: ", file, ", line ",
-                                1 + std::count(before.begin(), before.end(), '\n'), ": ");
+  const std::string where =
+      cat("checkpoint: ", file, ", line ", 1 + std::ranges::count(before, '\n'), ": ");
   SWITCHYARD_REQUIRE(fault < json.text().size(), BadFile, where,
                      "the text ends inside its JSON. The file is truncated; copy it again.");
   throw Error(Errc::BadFile, cat(where, "no JSON at the end of '", shown(text, before.size()),

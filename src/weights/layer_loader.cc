@@ -7,7 +7,6 @@
 #include <cstring>
 
 #include "base/shape_text.h"
-#include "weights/name_template.h"
 #include "weights/tensor_source.h"
 #include "weights/weight_block.h"
 

@@ -25,7 +25,7 @@ ModelConfig checked(std::string family, FamilyLayers layers, const std::string& 
   for (const int64_t layer : layers.moe_layers)
     SWITCHYARD_REQUIRE(layer >= 0 && layer < layers.num_layers, BadFile, "checkpoint: MoE layer ",
                        layer, ", the model has layers 0 to ", layers.num_layers - 1, ".");
-  std::sort(layers.moe_layers.begin(), layers.moe_layers.end());
+  std::ranges::sort(layers.moe_layers);
   validate_from_file(layers.config, path);
   for (const auto& [layer, config] : layers.other_layers) validate_from_file(config, path);
   return {std::move(family), std::move(layers)};

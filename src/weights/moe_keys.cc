@@ -21,9 +21,7 @@ struct Seen {
   const MoeConfig& block() const { return layers.config_of(first_layer()); }
   const GateConfig& gate() const { return layers.config.gate; }
   int64_t first_layer() const { return layers.moe_layers.empty() ? 0 : layers.moe_layers.front(); }
-  bool is_moe(int64_t layer) const {
-    return std::binary_search(layers.moe_layers.begin(), layers.moe_layers.end(), layer);
-  }
+  bool is_moe(int64_t layer) const { return std::ranges::binary_search(layers.moe_layers, layer); }
   bool has(std::string_view key) const {
     const auto at = config.find(key);
     return at != config.end() && !at->is_null();
@@ -63,7 +61,7 @@ Verdict flag_rule(const Seen& s, bool computed) {
 
 Verdict text_rule(const Seen& s, std::initializer_list<std::string_view> accepted) {
   const auto text = s.value.is_string() ? s.value.get<std::string>() : std::string();
-  const bool good = std::find(accepted.begin(), accepted.end(), text) != accepted.end();
+  const bool good = std::ranges::find(accepted, text) != accepted.end();
   return agrees_if(s.value.is_string() && good,
                    accepted.size() == 0 ? "none" : std::string(*accepted.begin()));
 }
@@ -126,9 +124,8 @@ Verdict jitter_rule(const Seen& s) {
 }
 
 Verdict hashed_rule(const Seen& s) {
-  const auto hashed =
-      std::count_if(s.layers.moe_layers.begin(), s.layers.moe_layers.end(),
-                    [&](int64_t i) { return s.layers.config_of(i).gate.vocabulary > 0; });
+  const auto hashed = std::ranges::count_if(
+      s.layers.moe_layers, [&](int64_t i) { return s.layers.config_of(i).gate.vocabulary > 0; });
   const auto value = number_in(s.value, 0);
   const bool agrees = value && std::min(*value, static_cast<double>(s.layers.num_layers)) ==
                                    static_cast<double>(hashed);
@@ -225,9 +222,9 @@ Verdict allowed_rule(const Seen& s, int64_t null,
   if (!value.is_null() && !value.is_number_integer()) return layer_list(s);
   const int64_t number = value.is_null() ? null : value.get<int64_t>();
   const auto& layers = s.layers.moe_layers;
-  return agrees_if(std::all_of(layers.begin(), layers.end(),
-                               [&](int64_t layer) { return allowed(layer, number); }),
-                   layer_list(s));
+  return agrees_if(
+      std::ranges::all_of(layers, [&](int64_t layer) { return allowed(layer, number); }),
+      layer_list(s));
 }
 
 Verdict from_layer_rule(const Seen& s) {
@@ -299,11 +296,11 @@ Verdict frequency_rule(const Seen& s) {
 Verdict dense_list_rule(const Seen& s) {
   if (s.value.is_null()) return {};
   if (!s.value.is_array()) return layer_list(s);
-  return agrees_if(std::none_of(s.value.begin(), s.value.end(),
-                                [&](const json& v) {
-                                  return !v.is_number_integer() || s.is_moe(v.get<int64_t>());
-                                }),
-                   layer_list(s));
+  return agrees_if(
+      std::ranges::none_of(
+          s.value,
+          [&](const json& v) { return !v.is_number_integer() || s.is_moe(v.get<int64_t>()); }),
+      layer_list(s));
 }
 
 Verdict moe_list_rule(const Seen& s) {
@@ -316,7 +313,7 @@ Verdict moe_list_rule(const Seen& s) {
     return layer_list(s);
   }
   std::erase_if(listed, [&](int64_t layer) { return layer >= s.layers.num_layers; });
-  std::sort(listed.begin(), listed.end());
+  std::ranges::sort(listed);
   return agrees_if(listed == s.layers.moe_layers, layer_list(s));
 }
 
@@ -437,8 +434,8 @@ constexpr KnownKeys kKeys[] = {
 };
 
 bool is_unread(const FamilyLayers& layers, std::string_view key, const std::string& value) {
-  return std::any_of(layers.unread.begin(), layers.unread.end(),
-                     [&](const UnreadKey& u) { return u.key == key && u.value == value; });
+  return std::ranges::any_of(layers.unread,
+                             [&](const UnreadKey& u) { return u.key == key && u.value == value; });
 }
 
 }  // namespace

@@ -49,9 +49,7 @@ class MappedTensorFile final : public TensorFile {
   std::span<const TensorEntry> entries() const override { return entries_; }
 
   const TensorEntry* find(std::string_view name) const override {
-    const auto at =
-        std::lower_bound(entries_.begin(), entries_.end(), name,
-                         [](const TensorEntry& e, std::string_view n) { return e.name < n; });
+    const auto at = std::ranges::lower_bound(entries_, name, {}, &TensorEntry::name);
     return at != entries_.end() && at->name == name ? &*at : nullptr;
   }
 
@@ -59,9 +57,7 @@ class MappedTensorFile final : public TensorFile {
     const TensorEntry* entry = find(name);
     SWITCHYARD_REQUIRE(entry != nullptr, BadFile, "safetensors: ", path_.string(),
                        ", has no tensor ", name, nearest(name));
-    const auto loadable =
-        std::find_if(kLoadable.begin(), kLoadable.end(),
-                     [&](const LoadableDType& l) { return l.name == entry->dtype; });
+    const auto loadable = std::ranges::find(kLoadable, entry->dtype, &LoadableDType::name);
     SWITCHYARD_REQUIRE(loadable != kLoadable.end(), Unsupported, "safetensors: ", path_.string(),
                        ", tensor ", name, ": dtype=", entry->dtype,
                        ", load BF16, F16, F32, F64, I32 or I64.");
@@ -89,10 +85,8 @@ class MappedTensorFile final : public TensorFile {
 
   std::string nearest(std::string_view name) const {
     if (entries_.empty()) return "; it has none.";
-    const auto best =
-        std::max_element(entries_.begin(), entries_.end(), [&](const auto& a, const auto& b) {
-          return common_prefix(a.name, name) < common_prefix(b.name, name);
-        });
+    const auto best = std::ranges::max_element(
+        entries_, {}, [&](const auto& e) { return common_prefix(e.name, name); });
     return cat("; the nearest of its ", entries_.size(), " is ", best->name, ".");
   }
 

@@ -108,8 +108,7 @@ void check_overlap(const std::vector<TensorEntry>& entries, const std::string& f
   std::vector<const TensorEntry*> by_place;
   for (const auto& e : entries)
     if (!e.bytes.empty()) by_place.push_back(&e);
-  std::sort(by_place.begin(), by_place.end(),
-            [](auto* a, auto* b) { return a->bytes.data() < b->bytes.data(); });
+  std::ranges::sort(by_place, {}, [](auto* e) { return e->bytes.data(); });
   for (size_t i = 1; i < by_place.size(); ++i)
     SWITCHYARD_REQUIRE(
         by_place[i - 1]->bytes.data() + by_place[i - 1]->bytes.size() <= by_place[i]->bytes.data(),

@@ -64,7 +64,7 @@ void ShardIndex::add(std::string_view tensor, const std::string* file) {
 
 // By name; of equal names the last one stays.
 void ShardIndex::sort() {
-  std::sort(entries_.begin(), entries_.end(), [this](const Entry& a, const Entry& b) {
+  std::ranges::sort(entries_, [this](const Entry& a, const Entry& b) {
     const int order = at(a.tensor).compare(at(b.tensor));
     return order != 0 ? order < 0 : a.tensor.begin > b.tensor.begin;
   });
@@ -75,9 +75,8 @@ void ShardIndex::sort() {
 }
 
 const ShardIndex::Entry* ShardIndex::find(std::string_view tensor) const {
-  const auto found = std::lower_bound(
-      entries_.begin(), entries_.end(), tensor,
-      [this](const Entry& e, std::string_view name) { return at(e.tensor) < name; });
+  const auto found = std::ranges::lower_bound(entries_, tensor, {},
+                                              [this](const Entry& e) { return at(e.tensor); });
   return found != entries_.end() && at(found->tensor) == tensor ? &*found : nullptr;
 }
 

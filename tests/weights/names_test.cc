@@ -12,7 +12,6 @@
 #include "testing/family_configs.h"
 #include "testing/temporary_folder.h"
 #include "weights/model_config.h"
-#include "weights/name_template.h"
 
 namespace switchyard {
 namespace {
