@@ -11,7 +11,6 @@
 #include "console.h"
 #include "device.h"
 #include "machine.h"
-#include "rows.h"
 #include "switchyard/measure.h"
 
 namespace switchyard::cli {
@@ -52,7 +51,7 @@ std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
           *options.backend, {.repeat = a.repeat});
       if (comm.rank() != 0) continue;
       for (const auto& time : times) all.push_back({tokens, time});
-      if (progress) progress(static_cast<int64_t>(i + 1), static_cast<int64_t>(a.tokens.size()));
+      if (progress) progress(i + 1, a.tokens.size());
     }
   });
   return all;

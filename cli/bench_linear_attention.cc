@@ -14,7 +14,6 @@
 #include "console.h"
 #include "device.h"
 #include "machine.h"
-#include "rows.h"
 #include "switchyard/linear_attention.h"
 #include "switchyard/measure.h"
 

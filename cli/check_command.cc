@@ -16,7 +16,6 @@
 #include "layer_options.h"
 #include "ranks.h"
 #include "routing.h"
-#include "rows.h"
 #include "switchyard/oracle.h"
 
 namespace switchyard::cli {
@@ -50,10 +49,7 @@ struct Result {
 
 MoeConfig shape(int64_t h, int64_t i, int64_t e, int64_t k) {
   MoeConfig c;
-  c.hidden = h;
-  c.intermediate = i;
-  c.num_experts = e;
-  c.top_k = k;
+  c.hidden = h, c.intermediate = i, c.num_experts = e, c.top_k = k;
   return c;
 }
 
@@ -76,50 +72,40 @@ std::vector<Case> shapes_and_skews() {
 }
 
 std::vector<Case> gates_and_activations() {
-  const MoeConfig base = shape(128, 64, 16, 4);
   std::vector<Case> all;
-  const auto add = [&](const char* name, auto change) {
-    Case c{name, base, 33, Skew::Balanced, true};
-    change(c.config);
-    all.push_back(std::move(c));
+  const auto add = [&](const char* name, const GateConfig& gate = {},
+                       ActivationKind activation = ActivationKind::SiluGated,
+                       const SharedExpertConfig& shared = {}) -> MoeConfig& {
+    MoeConfig& c =
+        all.emplace_back(Case{name, shape(128, 64, 16, 4), 33, Skew::Balanced, true}).config;
+    c.gate = gate;
+    c.activation.kind = activation;
+    c.shared = shared;
+    return c;
   };
-  add("softmax then top-k", [](MoeConfig&) {});
-  add("softmax then top-k, renormalised", [](MoeConfig& c) { c.gate.renormalize = true; });
-  add("top-k then softmax, biases, clamped SwiGLU", [](MoeConfig& c) {
-    c.gate.scoring = Scoring::SoftmaxOfTopK;
-    c.activation.kind = ActivationKind::ClampedSwiglu;
-    c.expert_bias = c.router_bias = true;
-  });
-  add("sigmoid with correction bias in groups, shared expert", [](MoeConfig& c) {
-    c.gate.scoring = Scoring::Sigmoid;
-    c.gate.correction_bias = c.gate.renormalize = true;
-    c.gate.num_groups = 4;
-    c.gate.num_groups_kept = 2;
-    c.gate.scale = 2.5f;
-    c.shared.intermediate = 96;
-  });
-  add("softmax in groups by their maximum", [](MoeConfig& c) {
-    c.gate.num_groups = 4;
-    c.gate.num_groups_kept = 2;
-    c.gate.group_score = GroupScore::Max;
-  });
-  add("sigmoid top-1, weight on the input", [](MoeConfig& c) {
-    c.gate.scoring = Scoring::Sigmoid;
-    c.top_k = 1;
-    c.router_weight_on_input = true;
-    c.shared.intermediate = 64;
-  });
-  add("sparse mixer", [](MoeConfig& c) {
-    c.gate.scoring = Scoring::SparseMixer;
-    c.top_k = 2;
-  });
-  add("gated shared expert, GELU", [](MoeConfig& c) {
-    c.activation.kind = ActivationKind::GeluGated;
-    c.shared = {64, true};
-  });
-  add("GELU by tanh", [](MoeConfig& c) { c.activation.kind = ActivationKind::GeluTanhGated; });
-  add("squared ReLU without a gate",
-      [](MoeConfig& c) { c.activation.kind = ActivationKind::Relu2; });
+  add("softmax then top-k");
+  add("softmax then top-k, renormalised", {.renormalize = true});
+  MoeConfig& biased = add("top-k then softmax, biases, clamped SwiGLU",
+                          {.scoring = Scoring::SoftmaxOfTopK}, ActivationKind::ClampedSwiglu);
+  biased.expert_bias = biased.router_bias = true;
+  add("sigmoid with correction bias in groups, shared expert",
+      {.scoring = Scoring::Sigmoid,
+       .renormalize = true,
+       .scale = 2.5f,
+       .correction_bias = true,
+       .num_groups = 4,
+       .num_groups_kept = 2},
+      ActivationKind::SiluGated, {96});
+  add("softmax in groups by their maximum",
+      {.num_groups = 4, .num_groups_kept = 2, .group_score = GroupScore::Max});
+  MoeConfig& weighted = add("sigmoid top-1, weight on the input", {.scoring = Scoring::Sigmoid},
+                            ActivationKind::SiluGated, {64});
+  weighted.top_k = 1;
+  weighted.router_weight_on_input = true;
+  add("sparse mixer", {.scoring = Scoring::SparseMixer}).top_k = 2;
+  add("gated shared expert, GELU", {}, ActivationKind::GeluGated, {64, true});
+  add("GELU by tanh", {}, ActivationKind::GeluTanhGated);
+  add("squared ReLU without a gate", {}, ActivationKind::Relu2);
   return all;
 }
 

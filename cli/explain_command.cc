@@ -72,9 +72,8 @@ void print_strategy(const Strategy& s) {
                           : s.note,
              s.opt_in ? ", by name only (opt-in)" : "");
   if (s.workspace_bytes >= 0)
-    fmt::print("  workspace {}, predicted {:.0f} us, GEMMs by {}\n",
-               human_bytes(static_cast<double>(s.workspace_bytes)), s.predicted_us,
-               provider_name(s.provider));
+    fmt::print("  workspace {}, predicted {:.0f} us, GEMMs by {}\n", human_bytes(s.workspace_bytes),
+               s.predicted_us, provider_name(s.provider));
   if (s.token_pieces > 1)
     fmt::print("  tokens in {} pieces: one travels while another is computed\n", s.token_pieces);
   if (!s.carrier.empty()) fmt::print("  rows travel by {}\n", s.carrier);

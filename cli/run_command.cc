@@ -14,7 +14,6 @@
 #include "device.h"
 #include "layer_options.h"
 #include "ranks.h"
-#include "rows.h"
 #include "switchyard/oracle.h"
 #include "switchyard/safetensors.h"
 
@@ -159,7 +158,7 @@ std::vector<int64_t> gather_counts(Communicator& comm, const Shares& shares,
 LayerWeights load_weights(const RunArguments& a, int num_ranks, int rank,
                           const LayerOptions& options) {
   const MoeConfig& config = a.source.config();
-  const auto bytes = human_bytes(static_cast<double>(weight_bytes(config, num_ranks)));
+  const auto bytes = human_bytes(weight_bytes(config, num_ranks));
   const auto progress = [&](const char* doing) {
     return rank == 0 ? progress_on_terminal(fmt::format("{} {} of weights", doing, bytes))
                      : Progress{};
@@ -277,7 +276,7 @@ void print_json(const RunArguments& a, const RunResult& r) {
 void print_text(const RunArguments& a, const RunResult& r) {
   fmt::print("layer     {}\n          {}\n", a.source.name(), describe(a.source.config()));
   fmt::print("weights   stored as {}, {} in memory\n", a.source.stored_format(),
-             human_bytes(static_cast<double>(weight_bytes(a.source.config(), 1))));
+             human_bytes(weight_bytes(a.source.config(), 1)));
   fmt::print("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
   fmt::print("layout    {}\n", describe(r.report));
   fmt::print("ranks     {} on {}, {}\n", a.run.ranks, a.run.device, a.transport);

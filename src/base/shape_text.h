@@ -17,9 +17,7 @@ inline std::vector<int64_t> extents(const Shape& shape) {
 }
 
 inline std::string shape_text(std::span<const int64_t> shape) {
-  std::string text = "[";
-  for (const int64_t dim : shape) text += cat(text.size() > 1 ? ", " : "", dim);
-  return text + "]";
+  return cat("[", joined(shape), "]");
 }
 
 inline std::string shape_text(const Shape& shape) {

@@ -1,6 +1,9 @@
 // src/strategy/conditions.cc
 #include "strategy/conditions.h"
 
+#include <functional>
+#include <ranges>
+
 #include "base/require.h"
 #include "plan/buffers.h"
 
@@ -158,10 +161,9 @@ std::vector<Condition> capacity_conditions(const Combination& c, const StrategyR
 }
 
 std::string failures(const std::vector<Condition>& conditions) {
-  std::string failed;
-  for (const auto& c : conditions)
-    if (!c.holds) failed += cat(failed.empty() ? "" : "; ", c.text);
-  return failed;
+  return joined(conditions | std::views::filter(std::not_fn(&Condition::holds)) |
+                    std::views::transform(&Condition::text),
+                "; ");
 }
 
 void require_all(const char* operation, const std::vector<Condition>& conditions) {

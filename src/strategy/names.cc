@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
+#include <ranges>
 #include <utility>
 
 #include "base/require.h"
@@ -179,8 +180,6 @@ NamedChoice parse_strategy_name(std::string_view name) {
   if (auto choice = parse_reference_name(name)) return *choice;
 
   const auto names = strategy_names();
-  std::string all;
-  for (const auto& n : names) all += cat(all.empty() ? "" : ", ", n.name);
   std::vector<std::string> candidates;
   for (const auto& n : names) {
     candidates.push_back(n.name);
@@ -192,7 +191,8 @@ NamedChoice parse_strategy_name(std::string_view name) {
       candidates, {}, [&](const auto& each) { return edit_distance(name, each); });
   throw Error(Errc::Unsupported,
               cat("strategy: name=", name, ", is unknown. Did you mean ", *nearest,
-                  "? Names: ", all, "; on CUDA a combination may end with +hopper or +cublas."));
+                  "? Names: ", joined(names | std::views::transform(&StrategyName::name)),
+                  "; on CUDA a combination may end with +hopper or +cublas."));
 }
 
 }  // namespace switchyard

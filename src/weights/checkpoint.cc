@@ -4,13 +4,13 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <ranges>
 
 #include "base/require.h"
 #include "weights/checkpoint_files.h"
+#include "weights/family.h"
 #include "weights/json_file.h"
 #include "weights/layer_loader.h"
-#include "weights/model_config.h"
-#include "weights/model_folder.h"
 #include "weights/text.h"
 
 namespace switchyard {
@@ -103,10 +103,9 @@ class BlockSearch {
     const auto at = blocks_.find(layer);
     if (at == blocks_.end()) return nullptr;
     const auto& blocks = at->second;
-    std::vector<std::string> routers;
-    for (const auto& block : blocks) routers.push_back(block.router);
     SWITCHYARD_REQUIRE(blocks.size() == 1, BadFile, "checkpoint: layer ", layer,
-                       ", its router could be each of ", joined(routers),
+                       ", its router could be each of ",
+                       joined(blocks | std::views::transform(&FoundBlock::router)),
                        ". Name the right one in a layer.json and pass it with --config.");
     return &blocks.front();
   }
@@ -149,8 +148,7 @@ class FamilyCheckpoint final : public Checkpoint {
  private:
   void check_layer(int64_t layer) const {
     const auto& moe = layers_.moe_layers;
-    std::string list;
-    for (size_t i = 0; i < moe.size() && i < 8; ++i) list += cat(i ? ", " : "", moe[i]);
+    std::string list = joined(moe | std::views::take(8));
     if (moe.size() > 8) list += cat(", ... ", moe.back());
     SWITCHYARD_REQUIRE(std::ranges::find(moe, layer) != moe.end(), BadFile,
                        "checkpoint: layer=", layer, ", is no MoE layer. MoE layers are ",

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "switchyard/config.h"
-#include "weights/config_reader.h"
-#include "weights/quantization.h"
+#include "weights/json_file.h"
+#include "weights/stored_tensor.h"
 
 namespace switchyard {
 
@@ -120,5 +120,28 @@ const Family* find_family(std::string_view model_type);
 
 // A layer described by hand (layer.json).
 FamilyLayers describe_by_hand(const ConfigReader& layer);
+
+// ---- config.json -> family -> layers
+
+struct ModelConfig {
+  std::string family;  // model_type without "_text"; "by hand"
+  FamilyLayers layers;
+};
+
+// From config.json; a text model may be nested in it. Throws Error(BadFile) for keys that are
+// missing or senseless, Unsupported for an unknown family, with the known ones.
+ModelConfig read_model_config(const nlohmann::json& config, const std::string& path);
+// From a layer.json (docs/guide/checkpoints.md).
+ModelConfig read_layer_json(const nlohmann::json& layer, const std::string& path);
+
+// moe_keys.cc: every key of a config.json that changes an MoE block's numbers, in all its published
+// spellings. Throws Error(Unsupported) with key, value and what is computed, for the first key of
+// `config` that says something else than `layers`. Null means "none of it". Unknown keys are passed
+// over.
+void check_moe_keys(const ConfigReader& config, std::string_view family,
+                    const FamilyLayers& layers);
+
+// All of them, in order.
+std::vector<std::string_view> moe_keys();
 
 }  // namespace switchyard

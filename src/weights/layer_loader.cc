@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "base/shape_text.h"
-#include "weights/tensor_source.h"
+#include "weights/stored_tensor.h"
 #include "weights/weight_block.h"
 
 namespace switchyard {
@@ -46,7 +46,6 @@ class Loader {
   Loader(const CheckpointFiles& files, const LayerTensors& tensors, Progress progress,
          int64_t total_bytes)
       : files_(files),
-        source_(files, tensors.family->quantization),
         tensors_(tensors),
         progress_(std::move(progress)),
         total_bytes_(total_bytes) {}
@@ -62,15 +61,14 @@ class Loader {
   bool has(const std::string& name) const {
     if (name.empty()) return false;
     const std::string at = full(name, 0);
-    return source_.has(at) || source_.has_mxfp4(at);
+    return files_.has(at) || files_.has(at + kMxfp4Blocks);
   }
-  std::string format_of(const std::string& name) const {
-    return source_.open(full(name, 0)).format();
-  }
+  std::string format_of(const std::string& name) const { return open(full(name, 0)).format(); }
 
   // Its number of dimensions; 0 when there is no such tensor.
   size_t rank_of(const std::string& name) const {
-    return name.empty() ? 0 : source_.rank_of(full(name, 0));
+    const std::string at = full(name, 0);
+    return !name.empty() && files_.has(at) ? files_.entry(at).shape.size() : 0;
   }
   // As the file has it, `key` being what layer.json calls it.
   const TensorEntry& entry(const std::string& name, const char* key) const {
@@ -80,7 +78,7 @@ class Loader {
   // A stored tensor as numbers.
   StoredTensor stored(const std::string& name, const char* key, int64_t expert = 0) const {
     check_named(name, key);
-    return source_.open(full(name, expert));
+    return open(full(name, expert));
   }
   // The same, of exactly this shape.
   StoredTensor stored(const std::string& name, const char* key, Shape shape,
@@ -124,6 +122,9 @@ class Loader {
   }
 
  private:
+  StoredTensor open(const std::string& name) const {
+    return open_tensor(files_, tensors_.family->quantization, name);
+  }
   void check_named(const std::string& name, const char* key) const {
     SWITCHYARD_REQUIRE(!name.empty(), BadFile, "checkpoint: layer ", tensors_.layer, ", tensors.",
                        key, "=nothing, the layer needs it. Name it in layer.json.");
@@ -147,7 +148,6 @@ class Loader {
   }
 
   const CheckpointFiles& files_;
-  const TensorSource source_;
   const LayerTensors& tensors_;
   const Progress progress_;
   int64_t total_bytes_;

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "weights/model_config.h"
+#include "weights/family.h"
 #include "weights/text.h"
 
 namespace switchyard {
@@ -329,89 +329,82 @@ constexpr KnownKeys kKeys[] = {
      "moe_router_activation_func moe_router_score_function expert_selection_fn",
      scoring_rule},
     {"moe_router_use_sigmoid",
-     [](const Seen& s) { return flag_rule(s, s.gate().scoring == Scoring::Sigmoid); }},
+     [](auto& s) { return flag_rule(s, s.gate().scoring == Scoring::Sigmoid); }},
     {"topk_method", method_rule},
     {"moe_gate",
-     [](const Seen& s) {
+     [](auto& s) {
        return text_rule(s, {"topk", "top_k"});
      }},
 
     {"norm_topk_prob moe_norm_topk_prob moe_renormalize norm_expert_weight "
      "normalize_expert_weights route_norm",
-     [](const Seen& s) {
+     [](auto& s) {
        return flag_rule(s, s.gate().renormalize || s.gate().scoring == Scoring::SoftmaxOfTopK);
      }},
     {"moe_normalize_expert_weights",  // the exponent of a norm
-
-     [](const Seen& s) { return number_rule(s, s.gate().renormalize ? 1 : 0); }},
+     [](auto& s) { return number_rule(s, s.gate().renormalize ? 1 : 0); }},
     {"moe_norm_min",
-     [](const Seen& s) {
+     [](auto& s) {
        return number_rule(s, s.gate().clamp_renormalizer ? s.gate().renormalize_epsilon : 0);
      }},
 
     {"routed_scaling_factor moe_routed_scaling_factor moe_router_scaling_factor "
      "moe_router_topk_scaling_factor router_scaling_factor route_scale",
-     [](const Seen& s) { return number_rule(s, s.gate().scale, 1); }},
+     [](auto& s) { return number_rule(s, s.gate().scale, 1); }},
 
     {"n_group num_expert_group num_expert_groups moe_router_num_groups",
-     [](const Seen& s) { return number_rule(s, static_cast<double>(s.gate().num_groups), 1); }},
+     [](auto& s) { return number_rule(s, static_cast<double>(s.gate().num_groups), 1); }},
     {"topk_group num_limited_groups moe_router_group_topk",
-     [](const Seen& s) {
-       return number_rule(s, static_cast<double>(s.gate().num_groups_kept), 1);
-     }},
+     [](auto& s) { return number_rule(s, static_cast<double>(s.gate().num_groups_kept), 1); }},
     {"use_grouped_topk group_limited_greedy", grouped_rule},
 
     {"use_routing_bias use_moe_router_bias use_router_bias use_expert_bias "
      "moe_use_aux_free moe_router_enable_expert_bias",
-     [](const Seen& s) { return flag_rule(s, s.gate().correction_bias); }},
-    {"router_bias", [](const Seen& s) { return flag_rule(s, s.block().router_bias); }},
+     [](auto& s) { return flag_rule(s, s.gate().correction_bias); }},
+    {"router_bias", [](auto& s) { return flag_rule(s, s.block().router_bias); }},
 
     {"moe_router_dtype router_dtype gate_dtype", router_dtype_rule},
     {"need_fp32_gate",
-     [](const Seen& s) { return agrees_if(s.value.is_boolean() || s.value.is_null(), "true"); }},
+     [](auto& s) { return agrees_if(s.value.is_boolean() || s.value.is_null(), "true"); }},
     {"moe_router_logit_softcapping router_logit_softcapping",
-     [](const Seen& s) { return number_rule(s, s.gate().logit_softcap); }},
+     [](auto& s) { return number_rule(s, s.gate().logit_softcap); }},
     {"router_jitter_noise", jitter_rule},
     {"moe_apply_router_weight_on_input apply_router_weight_on_input",
-     [](const Seen& s) { return flag_rule(s, s.block().router_weight_on_input); }},
+     [](auto& s) { return flag_rule(s, s.block().router_weight_on_input); }},
     {"num_hash_layers", hashed_rule},
 
     {"num_experts num_local_experts n_routed_experts num_routed_experts moe_num_experts",
-     [](const Seen& s) { return size_rule(s, &MoeConfig::num_experts); }},
+     [](auto& s) { return size_rule(s, &MoeConfig::num_experts); }},
     {"num_experts_per_tok num_experts_per_token experts_per_token moe_topk moe_top_k "
      "moe_k top_k_experts",
-     [](const Seen& s) { return size_rule(s, &MoeConfig::top_k); }},
+     [](auto& s) { return size_rule(s, &MoeConfig::top_k); }},
     {"moe_latent_size routed_expert_hidden_size",
-     [](const Seen& s) { return size_rule(s, [](auto& c) { return c.path.latent; }); }},
-    {"latent_moe_use_norm", [](const Seen& s) { return flag_rule(s, s.block().path.output_norm); }},
+     [](auto& s) { return size_rule(s, [](auto& c) { return c.path.latent; }); }},
+    {"latent_moe_use_norm", [](auto& s) { return flag_rule(s, s.block().path.output_norm); }},
     {"zero_expert_num",
-     [](const Seen& s) { return size_rule(s, [](auto& c) { return c.gate.num_zero_experts; }); }},
+     [](auto& s) { return size_rule(s, [](auto& c) { return c.gate.num_zero_experts; }); }},
     {"zero_expert_type", zero_type_rule},
 
     {"hidden_act hidden_activation mlp_hidden_act moe_hidden_act", activation_rule},
-    {"swiglu_limit", [](const Seen& s) { return number_rule(s, limit_of(s.block().activation)); }},
-    {"swiglu_limits", [](const Seen& s) { return limits_of(s, &MoeConfig::activation); }},
-    {"swiglu_limits_shared",
-     [](const Seen& s) { return limits_of(s, &MoeConfig::shared_activation); }},
+    {"swiglu_limit", [](auto& s) { return number_rule(s, limit_of(s.block().activation)); }},
+    {"swiglu_limits", [](auto& s) { return limits_of(s, &MoeConfig::activation); }},
+    {"swiglu_limits_shared", [](auto& s) { return limits_of(s, &MoeConfig::shared_activation); }},
     {"swiglu_alpha", alpha_rule},
-    {"activation_situ_beta",
-     [](const Seen& s) { return situ_rule(s, s.block().activation.alpha); }},
+    {"activation_situ_beta", [](auto& s) { return situ_rule(s, s.block().activation.alpha); }},
     {"activation_situ_linear_beta",
-     [](const Seen& s) { return situ_rule(s, s.block().activation.limit); }},
+     [](auto& s) { return situ_rule(s, s.block().activation.limit); }},
     {"mlp_bias moe_bias use_bias add_bias_linear",
-     [](const Seen& s) { return flag_rule(s, s.block().expert_bias); }},
+     [](auto& s) { return flag_rule(s, s.block().expert_bias); }},
 
     {"n_shared_experts num_shared_experts num_shared_expert moe_num_shared_experts",
      shared_number_rule},
     {"shared_expert_intermediate_size shared_intermediate_size "
      "moe_shared_expert_intermediate_size share_expert_dim share_expert_dims",
-     [](const Seen& s) { return size_rule(s, [](auto& c) { return c.shared.intermediate; }); }},
-    {"use_mixed_mlp_moe",
-     [](const Seen& s) { return flag_rule(s, s.block().shared.intermediate > 0); }},
+     [](auto& s) { return size_rule(s, [](auto& c) { return c.shared.intermediate; }); }},
+    {"use_mixed_mlp_moe", [](auto& s) { return flag_rule(s, s.block().shared.intermediate > 0); }},
     {"use_shared_expert_gate",
-     [](const Seen& s) { return flag_rule(s, s.block().shared.sigmoid_gated); }},
-    {"shared_expert_sink",
-     [](const Seen& s) { return flag_rule(s, s.block().shared.num_scored > 0); }},
+     [](auto& s) { return flag_rule(s, s.block().shared.sigmoid_gated); }},
+    {"shared_expert_sink", [](auto& s) { return flag_rule(s, s.block().shared.num_scored > 0); }},
     {"shared_expert_combination_strategy", combination_rule},
 
     {"first_k_dense_replace num_dense_layers dense_mlp_idx moe_layer_num_skipped "
@@ -419,10 +412,10 @@ constexpr KnownKeys kKeys[] = {
      from_layer_rule},
     {"moe_layer_end_index", up_to_layer_rule},
     {"decoder_sparse_step moe_layer_interval interleave_moe_layer_step", every_nth_rule},
-    {"moe_every_n_layer", [](const Seen& s) { return number_rule(s, 1, 1); }},
+    {"moe_every_n_layer", [](auto& s) { return number_rule(s, 1, 1); }},
     {"expert_layer_period", period_rule},
     {"expert_layer_offset",
-     [](const Seen& s) { return number_rule(s, static_cast<double>(s.first_layer())); }},
+     [](auto& s) { return number_rule(s, static_cast<double>(s.first_layer())); }},
     {"moe_layer_freq", frequency_rule},
     {"is_moe_layer", flags_rule},
     {"mlp_layer_types", types_rule},
@@ -430,7 +423,7 @@ constexpr KnownKeys kKeys[] = {
     {"hybrid_override_pattern", pattern_rule},
     {"mlp_only_layers", dense_list_rule},
     {"moe_layers moe_layers_enum", moe_list_rule},
-    {"enable_moe_block use_moe", [](const Seen& s) { return flag_rule(s, true); }},
+    {"enable_moe_block use_moe", [](auto& s) { return flag_rule(s, true); }},
 };
 
 bool is_unread(const FamilyLayers& layers, std::string_view key, const std::string& value) {

@@ -7,7 +7,6 @@
 #include <string>
 
 #include "base/require.h"
-#include "weights/available_memory.h"
 
 namespace switchyard {
 namespace {
