@@ -1,17 +1,11 @@
 // cli/bench_command.cc -- switchyard bench: each operation and the layer, beside the floor of this
 // machine.
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "bench.h"
 #include "commands.h"
-#include "console.h"
-#include "device.h"
 #include "machine.h"
-#include "switchyard/measure.h"
 
 namespace switchyard::cli {
 namespace {

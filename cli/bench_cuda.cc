@@ -1,14 +1,10 @@
 // cli/bench_cuda.cc -- switchyard bench --device cuda: graphs, cold L2, medians, and floors by
 // rates that the same process measured.
-#include <fmt/format.h>
-
 #include <array>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "bench.h"
 #include "commands.h"
-#include "console.h"
 
 namespace switchyard::cli {
 namespace {

@@ -2,8 +2,6 @@
 #include "bench.h"
 
 #include <fmt/chrono.h>
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <ctime>
 #include <future>

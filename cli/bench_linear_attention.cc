@@ -1,21 +1,15 @@
 // cli/bench_linear_attention.cc -- switchyard bench --linear-attention: decode steps of the causal
 // convolution and the gated delta rule beside the bytes that they have to move.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
 #include <thread>
 
 #include "bench.h"
 #include "commands.h"
-#include "console.h"
-#include "device.h"
 #include "machine.h"
 #include "switchyard/linear_attention.h"
-#include "switchyard/measure.h"
 
 namespace switchyard::cli {
 namespace {

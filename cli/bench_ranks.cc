@@ -1,15 +1,11 @@
 // cli/bench_ranks.cc -- switchyard bench --device cuda --ranks P: dispatch, experts and combine of
 // a forward over ranks, beside the driver's copy of as many bytes over the same link.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "bench.h"
 #include "commands.h"
-#include "console.h"
 #include "ranks.h"
 
 namespace switchyard::cli {

@@ -1,7 +1,5 @@
 // cli/check_command.cc -- switchyard check: the product verifies itself on this machine, against
 // float64.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -11,7 +9,6 @@
 #include <random>
 
 #include "commands.h"
-#include "console.h"
 #include "device.h"
 #include "layer_options.h"
 #include "ranks.h"

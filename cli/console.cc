@@ -1,7 +1,6 @@
 // cli/console.cc
-#include "console.h"
+#include "commands.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>

@@ -1,8 +1,6 @@
 // cli/device.cc
 #include "device.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>

@@ -1,10 +1,7 @@
 // cli/explain_command.cc -- switchyard explain: every strategy, every condition, the value it saw.
-#include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
-#include "console.h"
 #include "layer_options.h"
 #include "switchyard/communicator.h"
 #include "switchyard/strategy.h"

@@ -1,6 +1,4 @@
 // cli/main.cc -- switchyard: runs, explains and verifies MoE layers.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <string>

@@ -1,10 +1,7 @@
 // cli/models_command.cc -- switchyard models: what a checkpoint holds; what is known by name.
-#include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
-#include "console.h"
 #include "switchyard/checkpoint.h"
 #include "switchyard/error.h"
 

@@ -1,7 +1,5 @@
 // cli/plan_command.cc -- switchyard plan: rows, bytes and times of a layer over many ranks, and
 // where that stops scaling.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -13,7 +11,6 @@
 #include <string_view>
 
 #include "commands.h"
-#include "console.h"
 #include "layer_options.h"
 #include "routing.h"
 #include "switchyard/plan.h"

@@ -1,8 +1,6 @@
 // cli/ranks.cc
 #include "ranks.h"
 
-#include <fmt/format.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <utility>

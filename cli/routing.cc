@@ -1,8 +1,6 @@
 // cli/routing.cc
 #include "routing.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cmath>

@@ -1,6 +1,4 @@
 // cli/run_command.cc -- switchyard run: one MoE block on real or random rows, over ranks.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -10,7 +8,6 @@
 #include <optional>
 
 #include "commands.h"
-#include "console.h"
 #include "device.h"
 #include "layer_options.h"
 #include "ranks.h"

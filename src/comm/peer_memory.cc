@@ -9,21 +9,15 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <thread>
 
 #include "base/require.h"
 #include "comm/handshake.h"
-#include "device/deferred_free.h"
+#include "device/process_memory.h"
 
 namespace switchyard {
 namespace {
-
-std::string errno_text() {
-  return std::strerror(errno);
-}
 
 // Ranks of one program end within milliseconds of each other; a second for a late one is not felt.
 constexpr std::chrono::milliseconds kPatience{1000};

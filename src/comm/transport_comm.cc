@@ -172,7 +172,7 @@ class TransportState {
   }
   void start() {
     stop_ = FileDescriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-    SWITCHYARD_REQUIRE(stop_.open(), Unsupported, "communicator: eventfd, ", std::strerror(errno),
+    SWITCHYARD_REQUIRE(stop_.open(), Unsupported, "communicator: eventfd, ", errno_text(),
                        ". Raise the limit of open files.");
     try {
       thread_ = std::jthread([this, stop = stop_.fd()] {

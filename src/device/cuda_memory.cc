@@ -7,8 +7,7 @@
 #include <cstring>
 
 #include "device/cuda_check.h"
-#include "device/deferred_free.h"
-#include "device/open_handles.h"
+#include "device/process_memory.h"
 
 namespace switchyard {
 namespace {

@@ -18,7 +18,7 @@ double expected_rows(DispatcherKind dispatcher, const StrategyRequest& r) {
   if (dispatcher != DispatcherKind::Normal) return all;
   // A token misses a rank if none of its K choices falls into the rank's E/P experts.
   const double share = 1.0 / r.num_ranks;
-  return all * (1 - std::pow(1 - share, static_cast<double>(r.config.top_k)));
+  return all * (1 - std::pow(1 - share, r.config.top_k));
 }
 
 // Weights of one expert, which are also the multiply-adds of one row.
@@ -126,8 +126,7 @@ LocalTime predict_local(const LocalWork& work, const MoeConfig& config, GemmProv
   const Reached reached = reached_by(provider);
   const double per_expert = gemm_size(config);
   // Scatter writes and gather reads a row per slot; both touch the received rows once.
-  const double row_bytes =
-      (2 * work.slots + 2 * work.rows) * static_cast<double>(config.hidden) * 2;
+  const double row_bytes = (2 * work.slots + 2 * work.rows) * config.hidden * 2;
   return {.launches_us = reached.launches_us,
           .flops_us = 2 * work.slots * per_expert / (device.gemm_gflops * reached.gemm_rate) * 1e-3,
           .weights_us = work.active_experts * per_expert * 2 /
@@ -156,7 +155,7 @@ Prediction predict(const Combination& c, const StrategyRequest& r) {
       ExecutorShape::of(r, provider), masked ? Layout::Masked : Layout::Contiguous, max_rows));
   const double plan_us = buffer * 8 / r.device.read_gbps * 1e-3;
   const Travel travel = travel_of(dispatcher, rows, r);
-  const double row_bytes = static_cast<double>(r.config.hidden) * 2;
+  const double row_bytes = 2.0 * r.config.hidden;
   const double link_us =
       travel.crossing * row_bytes / (r.device.link_gbps * travel.link_share) * 1e-3;
   const double copy_us =

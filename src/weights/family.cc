@@ -86,7 +86,7 @@ bool has_architecture(const Family& family, std::string_view stem) {
 // Whether a file could be of either family: a router of theirs has one name.
 bool may_be_mistaken(const Family& a, const Family& b, const ConfigReader& config) {
   try {
-    const FamilyLayers x = a.describe(config), y = b.describe(config);
+    const FamilyLayers x = a.layers(config), y = b.layers(config);
     for (const auto& mine : x.forms)
       for (const auto& theirs : y.forms)
         if (mine.router == theirs.router) return true;
@@ -112,6 +112,12 @@ void check_architectures(const ConfigReader& config, const Family& family) {
 }
 
 }  // namespace
+
+FamilyLayers Family::layers(const ConfigReader& config) const {
+  FamilyLayers f = makes_it_all ? FamilyLayers() : common_layers(config);
+  describe(f, config);
+  return f;
+}
 
 const std::vector<Family>& families() {
   static const std::vector<Family> all = [] {
@@ -168,7 +174,7 @@ ModelConfig read_model_config(const nlohmann::json& json, const std::string& pat
   const ConfigReader &outer = levels.front(), &config = levels.back();
   const Family& family = family_of(outer, config);
   for (const auto& level : levels) check_architectures(level, family);
-  FamilyLayers layers = family.describe(config);
+  FamilyLayers layers = family.layers(config);
   layers.quantization = read_quantization(json, path);
   if (levels.size() > 1) use_nested_module(layers);
   ModelConfig model = checked(std::string(family.model_type), std::move(layers), path);

@@ -104,13 +104,17 @@ struct FamilyLayers {
   }
 };
 
-using Describe = FamilyLayers(const ConfigReader& config);
+// Completes what common_layers made of the config, or makes it.
+using Describe = void(FamilyLayers& f, const ConfigReader& config);
 
 struct Family {
   std::string_view model_type;
   // `architectures` of config.json without their endings, separated by spaces.
   std::string_view architectures;
   Describe* describe;
+  bool makes_it_all = false;  // sizes are not where common_layers looks, or something comes before
+
+  FamilyLayers layers(const ConfigReader& config) const;
 };
 
 // THE list of families, in order.

@@ -14,8 +14,7 @@ struct Defaults {
   int64_t first_dense = 0;
 };
 
-FamilyLayers describe_sigmoid(const ConfigReader& config, const Defaults& absent) {
-  FamilyLayers f = common_layers(config);
+void describe_sigmoid(FamilyLayers& f, const ConfigReader& config, const Defaults& absent) {
   GateConfig& gate = f.config.gate;
   use_sigmoid_gate(gate);
   gate.renormalize = config.boolean_or({"norm_topk_prob", "moe_renormalize"}, absent.renormalize);
@@ -25,52 +24,47 @@ FamilyLayers describe_sigmoid(const ConfigReader& config, const Defaults& absent
   add_shared_experts(f.config, config, absent.shared);
   f.moe_layers = sparse_layers(config, f.num_layers, absent.first_dense);
   f.forms = {names_of_experts(kMlp, kNames)};
-  return f;
 }
 
-FamilyLayers describe_deepseek_v3(const ConfigReader& config) {
-  return describe_sigmoid(config, {.scale = 2.5, .groups = 8, .groups_kept = 4, .first_dense = 3});
+void describe_deepseek_v3(FamilyLayers& f, const ConfigReader& config) {
+  describe_sigmoid(f, config, {.scale = 2.5, .groups = 8, .groups_kept = 4, .first_dense = 3});
 }
 
-FamilyLayers describe_glm4_moe(const ConfigReader& config) {
-  return describe_sigmoid(config, {.first_dense = 1});
+void describe_glm4_moe(FamilyLayers& f, const ConfigReader& config) {
+  describe_sigmoid(f, config, {.first_dense = 1});
 }
 
-FamilyLayers describe_glm_moe_dsa(const ConfigReader& config) {
-  return describe_sigmoid(config, {.scale = 2.5, .first_dense = 3});
+void describe_glm_moe_dsa(FamilyLayers& f, const ConfigReader& config) {
+  describe_sigmoid(f, config, {.scale = 2.5, .first_dense = 3});
 }
 
 // Routed experts clamp what goes into their activation, the shared one does not.
-FamilyLayers describe_hy_v4(const ConfigReader& config) {
-  FamilyLayers f = describe_sigmoid(config, {.scale = 2.827, .first_dense = 1});
+void describe_hy_v4(FamilyLayers& f, const ConfigReader& config) {
+  describe_sigmoid(f, config, {.scale = 2.827, .first_dense = 1});
   f.config.shared.activation = f.config.activation;
   clamp_before_silu(f.config.activation, config);
-  return f;
 }
 
-FamilyLayers describe_glm5_next(const ConfigReader& config) {
-  FamilyLayers f = describe_glm_moe_dsa(config);
+void describe_glm5_next(FamilyLayers& f, const ConfigReader& config) {
+  describe_glm_moe_dsa(f, config);
   clamp_before_silu(f.config.activation, config);
-  return f;
 }
 
-FamilyLayers describe_exaone_moe(const ConfigReader& config) {
-  FamilyLayers f = describe_sigmoid(config, {.scale = 2.5, .first_dense = 1});
+void describe_exaone_moe(FamilyLayers& f, const ConfigReader& config) {
+  describe_sigmoid(f, config, {.scale = 2.5, .first_dense = 1});
   TensorNames hub = f.forms.front();
   hub.correction_bias = cat(kMlp, ".e_score_correction_bias");
   f.forms.insert(f.forms.begin(), hub);
-  return f;
 }
 
-FamilyLayers describe_kimi_linear(const ConfigReader& config) {
-  FamilyLayers f = describe_sigmoid(config, {.scale = 2.446, .first_dense = 1});
+void describe_kimi_linear(FamilyLayers& f, const ConfigReader& config) {
+  describe_sigmoid(f, config, {.scale = 2.446, .first_dense = 1});
   f.forms.insert(f.forms.begin(), names_of_w_experts(kSparseMoe, kNames));
-  return f;
 }
 
 // Kimi-Linear's gate; routed experts work on a latent, whose sum is normed; SiTU.
-FamilyLayers describe_kimi_k3(const ConfigReader& config) {
-  FamilyLayers f = describe_kimi_linear(config);
+void describe_kimi_k3(FamilyLayers& f, const ConfigReader& config) {
+  describe_kimi_linear(f, config);
   MoeConfig& c = f.config;
   Activation& act = c.activation;
   if (act.kind == ActivationKind::Situ) {
@@ -88,22 +82,19 @@ FamilyLayers describe_kimi_k3(const ConfigReader& config) {
     names.path_up = block + ".routed_expert_up_proj.weight";
   }
   f.nested_module = cat("language_model.model.", kSparseMoe);
-  return f;
 }
 
 // Neither scale nor shared experts; no epsilon.
-FamilyLayers describe_minimax_m2(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_minimax_m2(FamilyLayers& f, const ConfigReader& config) {
   use_sigmoid_gate(f.config.gate, 0);
   f.config.gate.correction_bias = config.boolean_or({"use_routing_bias"}, true);
   constexpr BlockNames kOwn = {.correction_bias = ".e_score_correction_bias"};
   f.forms = {names_of_w_experts(kSparseMoe, kOwn), names_of_experts(kMlp, kOwn)};
-  return f;
 }
 
 // MiniMax-M2's gate, scaled; a shared expert; gpt-oss's activation in separate matrices.
-FamilyLayers describe_minimax_m3(const ConfigReader& config) {
-  FamilyLayers f = describe_minimax_m2(config);
+void describe_minimax_m3(FamilyLayers& f, const ConfigReader& config) {
+  describe_minimax_m2(f, config);
   MoeConfig& c = f.config;
   c.gate.scale = scale_of(config, {"routed_scaling_factor"}, 2.0);
   c.activation.kind = ActivationKind::ClampedSwiglu;
@@ -117,12 +108,10 @@ FamilyLayers describe_minimax_m3(const ConfigReader& config) {
   in_memory.correction_bias = cat(kMlp, ".gate.e_score_correction_bias");
   in_memory.shared_gate_up = cat(kMlp, ".shared_experts.gate_up_proj.weight");
   in_memory.shared_down = cat(kMlp, ".shared_experts.down_proj.weight");
-  return f;
 }
 
 // Always renormalised, without epsilon; logits may be capped.
-FamilyLayers describe_laguna(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_laguna(FamilyLayers& f, const ConfigReader& config) {
   MoeConfig& c = f.config;
   use_sigmoid_gate(c.gate, 0);
   c.gate.scale = scale_of(config, {"moe_routed_scaling_factor"}, 1.0);
@@ -132,11 +121,9 @@ FamilyLayers describe_laguna(const ConfigReader& config) {
   f.forms = {names_of_experts(kMlp, {.correction_bias = ".experts.e_score_correction_bias",
                                      .shared = ".shared_expert"}),
              names_of_experts(kMlp, kNames)};
-  return f;
 }
 
-FamilyLayers describe_hy_v3(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_hy_v3(FamilyLayers& f, const ConfigReader& config) {
   use_sigmoid_gate(f.config.gate);
   f.config.gate.scale = scale_of(config, {"router_scaling_factor"}, 2.826);
   add_shared_experts(f.config, config, 1);
@@ -144,22 +131,18 @@ FamilyLayers describe_hy_v3(const ConfigReader& config) {
   f.forms = {names_of_experts(kMlp, {".router.gate.weight", ".expert_bias", ".shared_mlp"}),
              names_of_experts(kMlp, {.correction_bias = ".e_score_correction_bias",
                                      .shared = ".shared_experts"})};
-  return f;
 }
 
-FamilyLayers describe_afmoe(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_afmoe(FamilyLayers& f, const ConfigReader& config) {
   use_sigmoid_gate(f.config.gate);
   f.config.gate.scale = scale_of(config, {"route_scale"}, 1.0);
   add_shared_experts(f.config, config, 2);
   f.moe_layers = layers_from(config.integer_or({"num_dense_layers"}, 1, 0), f.num_layers);
   f.forms = {names_of_experts(kMlp, {".router.gate.weight", ".expert_bias", ".shared_experts"})};
-  return f;
 }
 
 // No shared expert; a larger epsilon.
-FamilyLayers describe_lfm2_moe(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_lfm2_moe(FamilyLayers& f, const ConfigReader& config) {
   GateConfig& gate = f.config.gate;
   use_sigmoid_gate(gate, 1e-6f);
   gate.correction_bias = config.boolean_or({"use_expert_bias"}, true);
@@ -169,7 +152,6 @@ FamilyLayers describe_lfm2_moe(const ConfigReader& config) {
   const std::string block = "layers.{layer}.feed_forward";
   f.module = "model." + block;
   f.forms = {names_of_w_experts(block, {.correction_bias = ".expert_bias"})};
-  return f;
 }
 
 // ---- nemotron_h: experts of two matrices with relu^2 between them, perhaps on a latent; a pattern
@@ -184,8 +166,7 @@ std::vector<std::string> block_types(const ConfigReader& config) {
   return types;
 }
 
-FamilyLayers describe_nemotron_h(const ConfigReader& config) {
-  FamilyLayers f;
+void describe_nemotron_h(FamilyLayers& f, const ConfigReader& config) {
   MoeConfig& c = f.config;
   c.hidden = config.integer({"hidden_size"});
   c.intermediate = config.integer({"moe_intermediate_size"});
@@ -211,7 +192,6 @@ FamilyLayers describe_nemotron_h(const ConfigReader& config) {
   names.path_up = mixer + ".fc2_latent_proj.weight";
   f.forms = {names};
   f.module = "model." + mixer;
-  return f;
 }
 
 // ---- step3p5, step3p7: some layers clamp what comes out of silu, the shared expert elsewhere than
@@ -237,8 +217,7 @@ std::vector<int64_t> step_layers(const ConfigReader& config, int64_t num_layers)
   return config.has({"moe_layers_enum"}) ? listed : layers_from(3, num_layers);
 }
 
-FamilyLayers describe_step(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_step(FamilyLayers& f, const ConfigReader& config) {
   MoeConfig& c = f.config;
   use_sigmoid_gate(c.gate, 0);
   c.gate.correction_bias = config.boolean_or({"use_moe_router_bias"}, true);
@@ -265,7 +244,6 @@ FamilyLayers describe_step(const ConfigReader& config) {
   name_shared_expert(hub, "layers.{layer}.share_expert");
   f.forms = {hub, names_of_experts(kMlp, kNames)};
   f.module = f.nested_module = cat("model.language_model.", kMlp);
-  return f;
 }
 
 // ---- deepseek_v4: square roots of softplus as scores; in the first layers a token's id chooses its
@@ -284,8 +262,7 @@ std::vector<int64_t> hashed_layers(const ConfigReader& config, int64_t num_layer
   return hashed;
 }
 
-FamilyLayers describe_deepseek_v4(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_deepseek_v4(FamilyLayers& f, const ConfigReader& config) {
   MoeConfig& c = f.config;
   use_sigmoid_gate(c.gate);
   c.gate.scoring = scoring_from_name(config, "scoring_func", "sqrtsoftplus");
@@ -308,15 +285,13 @@ FamilyLayers describe_deepseek_v4(const ConfigReader& config) {
   TensorNames in_memory = names_of_experts(kMlp, kNames);
   in_memory.token_experts = cat(kMlp, ".gate.tid2eid");
   f.forms = {hub, in_memory};
-  return f;
 }
 
 // ---- llama4, inkling
 
 // Sigmoid top-1 with the weight on the input; a shared expert as wide as a routed one; experts in
 // one tensor, transposed. The text model, alone or nested.
-FamilyLayers describe_llama4(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_llama4(FamilyLayers& f, const ConfigReader& config) {
   f.config.gate.scoring = Scoring::Sigmoid;
   f.config.router_weight_on_input = true;
   f.moe_layers = config.integers_or_none({"moe_layers"});
@@ -333,13 +308,11 @@ FamilyLayers describe_llama4(const ConfigReader& config) {
   name_shared_expert(names, block + ".shared_expert");
   f.forms = {names};
   add_shared_experts(f.config, 1);
-  return f;
 }
 
 // Sigmoid scores of routed and shared experts, renormalised over both, scaled by a constant and a
 // tensor; a correction bias for the choice.
-FamilyLayers describe_inkling(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_inkling(FamilyLayers& f, const ConfigReader& config) {
   MoeConfig& c = f.config;
   // With a width of its own for dense layers, intermediate_size is that of the experts.
   if (config.has({"dense_intermediate_size"}))
@@ -369,7 +342,6 @@ FamilyLayers describe_inkling(const ConfigReader& config) {
   in_memory.shared_up = mlp + ".shared_experts.up_proj";
   in_memory.shared_down = mlp + ".shared_experts.down_proj";
   f.forms = {hub, in_memory};
-  return f;
 }
 
 }  // namespace
@@ -381,11 +353,15 @@ std::vector<Family> sigmoid_families() {
       {"deepseek_v32", "DeepseekV32", describe_deepseek_v3},
       {"deepseek_v4", "DeepseekV4", describe_deepseek_v4},
       {"dots1", "Dots1",
-       [](auto& config) { return describe_sigmoid(config, {.renormalize = false, .shared = 0}); }},
+       [](auto& f, auto& config) {
+         describe_sigmoid(f, config, {.renormalize = false, .shared = 0});
+       }},
       {"exaone_moe", "ExaoneMoe", describe_exaone_moe},
       {"glm4_moe", "Glm4Moe", describe_glm4_moe},
       {"glm4_moe_lite", "Glm4MoeLite",
-       [](auto& config) { return describe_sigmoid(config, {.scale = 1.8, .first_dense = 1}); }},
+       [](auto& f, auto& config) {
+         describe_sigmoid(f, config, {.scale = 1.8, .first_dense = 1});
+       }},
       {"glm4v_moe", "Glm4vMoe", describe_glm4_moe},
       {"glm5_next", "Glm5Next", describe_glm5_next},
       {"glm_moe_dsa", "GlmMoeDsa", describe_glm_moe_dsa},
@@ -400,12 +376,12 @@ std::vector<Family> sigmoid_families() {
       {"lfm2_moe", "Lfm2Moe", describe_lfm2_moe},
       {"llama4", "Llama4", describe_llama4},
       {"mimo_v2_flash", "MiMoV2Flash",
-       [](auto& config) { return describe_sigmoid(config, {.shared = 0, .first_dense = 1}); }},
+       [](auto& f, auto& config) { describe_sigmoid(f, config, {.shared = 0, .first_dense = 1}); }},
       {"minimax_m2", "MiniMaxM2", describe_minimax_m2},
       {"minimax_m3", "MiniMaxM3Sparse", describe_minimax_m3},
       {"minimax_m3_vl", "MiniMaxM3Sparse", describe_minimax_m3},
-      {"nemotron_h", "NemotronH", describe_nemotron_h},
-      {"solar_open", "SolarOpen", [](auto& config) { return describe_sigmoid(config, {}); }},
+      {"nemotron_h", "NemotronH", describe_nemotron_h, true},
+      {"solar_open", "SolarOpen", [](auto& f, auto& config) { describe_sigmoid(f, config, {}); }},
       {"step3p5", "Step3p5", describe_step},
       {"step3p7", "Step3p7 Step3p5", describe_step},
   };

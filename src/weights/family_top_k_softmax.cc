@@ -5,20 +5,9 @@
 namespace switchyard {
 namespace {
 
-// A shared expert beside the block, gate and up in one matrix.
-FamilyLayers with_shared_mlp(FamilyLayers f, const ConfigReader& config, int64_t absent) {
-  f.config.shared.intermediate = config.integer_or({"shared_intermediate_size"}, absent, 0);
-  for (TensorNames& names : f.forms) {
-    names.shared_gate_up = "layers.{layer}.shared_mlp.input_linear.weight";
-    names.shared_down = "layers.{layer}.shared_mlp.output_linear.weight";
-  }
-  return f;
-}
-
 // Biases everywhere, clamped SwiGLU; gate and up alternate. In bf16 the experts are stored
 // transposed, in MXFP4 not: its blocks run along the inner dimension.
-FamilyLayers describe_gpt_oss(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_gpt_oss(FamilyLayers& f, const ConfigReader& config) {
   Activation& act = f.config.activation;
   act.kind = ActivationKind::ClampedSwiglu;  // hidden_act is silu there and is not read
   act.limit = config.float_or({"swiglu_limit"}, 7.0);
@@ -36,12 +25,10 @@ FamilyLayers describe_gpt_oss(const ConfigReader& config) {
   names.fused = Fused::Either;
   names.fused_interleaved = true;
   f.forms = {names};
-  return f;
 }
 
 // All experts in one tensor.
-FamilyLayers describe_granitemoe(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_granitemoe(FamilyLayers& f, const ConfigReader&) {
   f.config.gate.scoring = Scoring::SoftmaxOfTopK;
   f.module = cat("model.", kSparseMoe);
   TensorNames names, in_memory;
@@ -51,13 +38,21 @@ FamilyLayers describe_granitemoe(const ConfigReader& config) {
   in_memory.router = cat(kSparseMoe, ".router.weight");
   name_fused_experts(in_memory, kSparseMoe);
   f.forms = {names, in_memory};
-  return f;
+}
+
+// A shared expert beside the block, gate and up in one matrix.
+void describe_granite_shared(FamilyLayers& f, const ConfigReader& config, int64_t absent) {
+  describe_granitemoe(f, config);
+  f.config.shared.intermediate = config.integer_or({"shared_intermediate_size"}, absent, 0);
+  for (TensorNames& names : f.forms) {
+    names.shared_gate_up = "layers.{layer}.shared_mlp.input_linear.weight";
+    names.shared_down = "layers.{layer}.shared_mlp.output_linear.weight";
+  }
 }
 
 // Top-k of the logits; then softmax, or sigmoid and perhaps renormalised. The sum of routed and
 // shared experts may be an average: half of every W2.
-FamilyLayers describe_cohere2_moe(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_cohere2_moe(FamilyLayers& f, const ConfigReader& config) {
   GateConfig& gate = f.config.gate;
   gate.scoring = scoring_from_name(config, "expert_selection_fn", "softmax");
   if (gate.scoring == Scoring::Softmax) {
@@ -70,16 +65,13 @@ FamilyLayers describe_cohere2_moe(const ConfigReader& config) {
   if (strategy == "average" && f.config.shared.intermediate > 0) f.down_factor = 0.5f;
   f.moe_layers = sparse_layers(config, f.num_layers, 0);
   f.forms = {names_of_experts(kMlp, {.shared = ".shared_experts"})};
-  return f;
 }
 
 // Sparse mixer of two experts; w1 is gate, w3 is up.
-FamilyLayers describe_phimoe(const ConfigReader& config) {
-  FamilyLayers f = common_layers(config);
+void describe_phimoe(FamilyLayers& f, const ConfigReader& config) {
   f.config.gate.scoring = Scoring::SparseMixer;
   f.config.gate.jitter_epsilon = config.float_or({"router_jitter_noise"}, 0.01);
   f.forms = {names_of_w_experts(kSparseMoe), names_of_experts(kMlp, {.router = ".router.weight"})};
-  return f;
 }
 
 }  // namespace
@@ -90,9 +82,9 @@ std::vector<Family> top_k_softmax_families() {
       {"gpt_oss", "GptOss", describe_gpt_oss},
       {"granitemoe", "GraniteMoe", describe_granitemoe},
       {"granitemoehybrid", "GraniteMoeHybrid",
-       [](auto& c) { return with_shared_mlp(describe_granitemoe(c), c, 1024); }},
+       [](auto& f, auto& config) { describe_granite_shared(f, config, 1024); }},
       {"granitemoeshared", "GraniteMoeShared",
-       [](auto& c) { return with_shared_mlp(describe_granitemoe(c), c, 0); }},
+       [](auto& f, auto& config) { describe_granite_shared(f, config, 0); }},
       {"phimoe", "Phimoe", describe_phimoe},
   };
 }

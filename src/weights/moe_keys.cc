@@ -77,8 +77,7 @@ Verdict size_rule(const Seen& s, const std::function<int64_t(const MoeConfig&)>&
       value = &(*value)[size >= s.layers.num_layers ? layer : 0];
     }
     const bool whole = value->is_null() || value->is_number_integer();
-    if (!whole || !is_number(*value, static_cast<double>(expected), 0))
-      return cat(expected, " in layer ", layer);
+    if (!whole || !is_number(*value, expected, 0)) return cat(expected, " in layer ", layer);
   }
   return {};
 }
@@ -353,9 +352,9 @@ constexpr KnownKeys kKeys[] = {
      [](auto& s) { return number_rule(s, s.gate().scale, 1); }},
 
     {"n_group num_expert_group num_expert_groups moe_router_num_groups",
-     [](auto& s) { return number_rule(s, static_cast<double>(s.gate().num_groups), 1); }},
+     [](auto& s) { return number_rule(s, s.gate().num_groups, 1); }},
     {"topk_group num_limited_groups moe_router_group_topk",
-     [](auto& s) { return number_rule(s, static_cast<double>(s.gate().num_groups_kept), 1); }},
+     [](auto& s) { return number_rule(s, s.gate().num_groups_kept, 1); }},
     {"use_grouped_topk group_limited_greedy", grouped_rule},
 
     {"use_routing_bias use_moe_router_bias use_router_bias use_expert_bias "
@@ -414,8 +413,7 @@ constexpr KnownKeys kKeys[] = {
     {"decoder_sparse_step moe_layer_interval interleave_moe_layer_step", every_nth_rule},
     {"moe_every_n_layer", [](auto& s) { return number_rule(s, 1, 1); }},
     {"expert_layer_period", period_rule},
-    {"expert_layer_offset",
-     [](auto& s) { return number_rule(s, static_cast<double>(s.first_layer())); }},
+    {"expert_layer_offset", [](auto& s) { return number_rule(s, s.first_layer()); }},
     {"moe_layer_freq", frequency_rule},
     {"is_moe_layer", flags_rule},
     {"mlp_layer_types", types_rule},

@@ -150,10 +150,6 @@ std::string_view file_dtype(DType dtype) {
   return "";
 }
 
-std::string errno_text() {
-  return std::strerror(errno);
-}
-
 class MappedTensorFile final : public TensorFile {
  public:
   explicit MappedTensorFile(std::filesystem::path path)
@@ -242,13 +238,13 @@ class DraftFile {
  public:
   explicit DraftFile(const std::filesystem::path& target)
       : target_(target), draft_(target.string() + ".XXXXXX"), fd_(::mkstemp(draft_.data())) {
-    SWITCHYARD_REQUIRE(fd_.get() >= 0, BadFile, "write_safetensors: ", target.string(),
+    SWITCHYARD_REQUIRE(fd_.fd() >= 0, BadFile, "write_safetensors: ", target.string(),
                        ", cannot be created (", errno_text(), ").");
   }
   ~DraftFile() {
     if (!published_) ::unlink(draft_.c_str());
   }
-  int fd() const { return fd_.get(); }
+  int fd() const { return fd_.fd(); }
 
   void publish() {
     const mode_t mask = ::umask(0);
