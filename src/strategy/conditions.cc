@@ -1,9 +1,6 @@
 // src/strategy/conditions.cc
 #include "strategy/conditions.h"
 
-#include <functional>
-#include <ranges>
-
 #include "base/require.h"
 #include "plan/buffers.h"
 
@@ -161,9 +158,10 @@ std::vector<Condition> capacity_conditions(const Combination& c, const StrategyR
 }
 
 std::string failures(const std::vector<Condition>& conditions) {
-  return joined(conditions | std::views::filter(std::not_fn(&Condition::holds)) |
-                    std::views::transform(&Condition::text),
-                "; ");
+  std::vector<std::string> failed;
+  for (const auto& c : conditions)
+    if (!c.holds) failed.push_back(c.text);
+  return joined(failed, "; ");
 }
 
 void require_all(const char* operation, const std::vector<Condition>& conditions) {

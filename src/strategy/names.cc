@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <numeric>
-#include <ranges>
 #include <utility>
 
 #include "base/require.h"
@@ -179,9 +178,9 @@ NamedChoice parse_strategy_name(std::string_view name) {
   if (auto choice = parse_combination(name)) return *choice;
   if (auto choice = parse_reference_name(name)) return *choice;
 
-  const auto names = strategy_names();
-  std::vector<std::string> candidates;
-  for (const auto& n : names) {
+  std::vector<std::string> all, candidates;
+  for (const auto& n : strategy_names()) {
+    all.push_back(n.name);
     candidates.push_back(n.name);
     if (n.kind != "combination") continue;
     for (const auto provider : kCudaProviders)
@@ -189,10 +188,9 @@ NamedChoice parse_strategy_name(std::string_view name) {
   }
   const auto nearest = std::ranges::min_element(
       candidates, {}, [&](const auto& each) { return edit_distance(name, each); });
-  throw Error(Errc::Unsupported,
-              cat("strategy: name=", name, ", is unknown. Did you mean ", *nearest,
-                  "? Names: ", joined(names | std::views::transform(&StrategyName::name)),
-                  "; on CUDA a combination may end with +hopper or +cublas."));
+  throw Error(Errc::Unsupported, cat("strategy: name=", name, ", is unknown. Did you mean ",
+                                     *nearest, "? Names: ", joined(all),
+                                     "; on CUDA a combination may end with +hopper or +cublas."));
 }
 
 }  // namespace switchyard

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <ranges>
+#include <span>
 
 #include "base/require.h"
 #include "weights/checkpoint_files.h"
@@ -103,9 +103,11 @@ class BlockSearch {
     const auto at = blocks_.find(layer);
     if (at == blocks_.end()) return nullptr;
     const auto& blocks = at->second;
+    std::vector<std::string> routers;
+    routers.reserve(blocks.size());
+    for (const auto& block : blocks) routers.push_back(block.router);
     SWITCHYARD_REQUIRE(blocks.size() == 1, BadFile, "checkpoint: layer ", layer,
-                       ", its router could be each of ",
-                       joined(blocks | std::views::transform(&FoundBlock::router)),
+                       ", its router could be each of ", joined(routers),
                        ". Name the right one in a layer.json and pass it with --config.");
     return &blocks.front();
   }
@@ -148,7 +150,7 @@ class FamilyCheckpoint final : public Checkpoint {
  private:
   void check_layer(int64_t layer) const {
     const auto& moe = layers_.moe_layers;
-    std::string list = joined(moe | std::views::take(8));
+    std::string list = joined(std::span(moe).first(std::min<size_t>(moe.size(), 8)));
     if (moe.size() > 8) list += cat(", ... ", moe.back());
     SWITCHYARD_REQUIRE(std::ranges::find(moe, layer) != moe.end(), BadFile,
                        "checkpoint: layer=", layer, ", is no MoE layer. MoE layers are ",

@@ -5,7 +5,6 @@
 #include <fstream>
 #include <map>
 #include <mutex>
-#include <ranges>
 #include <regex>
 #include <string_view>
 
@@ -69,7 +68,7 @@ std::string snapshots_of(const fs::path& folder) {
   const auto names = folders_in(folder);
   if (names.empty()) return "It holds no snapshot. Download the model again.";
   constexpr size_t kShown = 16;
-  std::string list = joined(names | std::views::take(kShown));
+  std::string list = joined(std::span(names).first(std::min(names.size(), kShown)));
   if (names.size() > kShown) list += cat(", ... (", names.size(), ")");
   return cat("Pass one of the snapshots in ", folder.string(), ": ", list, ".");
 }

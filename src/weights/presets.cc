@@ -1,8 +1,5 @@
 // src/weights/presets.cc -- layers of known models by name. Shapes: the models' public config.json
 // files.
-#include <algorithm>
-#include <ranges>
-
 #include "base/require.h"
 #include "switchyard/checkpoint.h"
 
@@ -99,10 +96,12 @@ const std::vector<Preset>& presets() {
 }
 
 const Preset& find_preset(std::string_view name) {
-  const auto at = std::ranges::find(presets(), name, &Preset::name);
-  SWITCHYARD_REQUIRE(at != presets().end(), Unsupported, "preset: name=", name, ", known are ",
-                     joined(presets() | std::views::transform(&Preset::name)), ".");
-  return *at;
+  std::vector<std::string> names;
+  for (const auto& p : presets()) {
+    if (p.name == name) return p;
+    names.push_back(p.name);
+  }
+  throw Error(Errc::Unsupported, cat("preset: name=", name, ", known are ", joined(names), "."));
 }
 
 }  // namespace switchyard

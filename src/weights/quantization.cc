@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <ranges>
 #include <set>
 
 #include "base/require.h"
@@ -279,14 +278,14 @@ void add_declared(Declared& all, const Json& config, const std::string& where,
 }  // namespace
 
 std::string forms_text(const std::vector<WeightForm>& forms) {
-  if (forms.empty()) return "no quantised weights";
-  return joined(forms | std::views::transform([](const WeightForm& f) {
-                  const ScaleBits bits = f.is_nvfp4             ? ScaleBits::E4m3
-                                         : f.only_powers_of_two ? ScaleBits::E8m0
-                                                                : ScaleBits::F32;
-                  return format_text(f.elements, bits, f.block);
-                }),
-                " or ");
+  std::vector<std::string> texts;
+  for (const WeightForm& f : forms) {
+    const ScaleBits bits = f.is_nvfp4             ? ScaleBits::E4m3
+                           : f.only_powers_of_two ? ScaleBits::E8m0
+                                                  : ScaleBits::F32;
+    texts.push_back(format_text(f.elements, bits, f.block));
+  }
+  return texts.empty() ? "no quantised weights" : joined(texts, " or ");
 }
 
 Quantization undeclared_quantization() {
