@@ -1,18 +1,11 @@
 // cli/bench_command.cc -- switchyard bench: each operation and the layer, beside the floor of this
 // machine.
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "bench.h"
 #include "commands.h"
-#include "console.h"
-#include "device.h"
 #include "machine.h"
-#include "rows.h"
-#include "switchyard/measure.h"
 
 namespace switchyard::cli {
 namespace {
@@ -29,7 +22,7 @@ struct Row {
 };
 
 std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
-  const int64_t capacity = *std::max_element(a.tokens.begin(), a.tokens.end());
+  const int64_t capacity = *std::ranges::max_element(a.tokens);
   const LayerOptions shared_options = a.run.layer_options(capacity);
   a.source.check_memory(a.run.ranks, a.run.ranks,
                         MoeLayer::workspace_bytes(a.source.config(), a.run.ranks, shared_options));
@@ -52,7 +45,7 @@ std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
           *options.backend, {.repeat = a.repeat});
       if (comm.rank() != 0) continue;
       for (const auto& time : times) all.push_back({tokens, time});
-      if (progress) progress(static_cast<int64_t>(i + 1), static_cast<int64_t>(a.tokens.size()));
+      if (progress) progress(i + 1, a.tokens.size());
     }
   });
   return all;

@@ -1,22 +1,15 @@
 // cli/bench_linear_attention.cc -- switchyard bench --linear-attention: decode steps of the causal
 // convolution and the gated delta rule beside the bytes that they have to move.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
 #include <thread>
 
 #include "bench.h"
 #include "commands.h"
-#include "console.h"
-#include "device.h"
 #include "machine.h"
-#include "rows.h"
 #include "switchyard/linear_attention.h"
-#include "switchyard/measure.h"
 
 namespace switchyard::cli {
 namespace {
@@ -37,7 +30,7 @@ struct Row {
 };
 
 std::vector<float> random_values(int64_t count, uint64_t seed, float low, float high) {
-  std::vector<float> values(static_cast<size_t>(count));
+  std::vector<float> values(count);
   std::mt19937_64 rng(seed);
   const float step = (high - low) * 0x1p-24f;
   for (float& v : values) v = low + static_cast<float>(rng() >> 40) * step;
@@ -60,8 +53,8 @@ class Sequences {
  public:
   Sequences(Backend& backend, DeviceKind device, int64_t batch, int64_t tokens)
       : num_blocks_(1 + batch * tokens), slots_(tokens) {
-    std::vector<int32_t> lengths(static_cast<size_t>(batch), kLength);
-    std::vector<int32_t> ids(static_cast<size_t>(batch * tokens));
+    std::vector<int32_t> lengths(batch, kLength);
+    std::vector<int32_t> ids(batch * tokens);
     for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i + 1);
     lengths_.emplace(backend, device, ConstTensor(lengths.data(), {batch}));
     ids_.emplace(backend, device, ConstTensor(ids.data(), {batch, tokens}));
@@ -175,15 +168,13 @@ class Bench {
     for (const int64_t b : {int64_t{0}, batch - 1})
       for (int64_t c = 0; c < kConvDim; c += 97) {
         std::vector<double> u;
-        for (int64_t j = 0; j < kConvDepth; ++j)
-          u.push_back(number(state[static_cast<size_t>(c * kConvDepth + j)]));
+        for (int64_t j = 0; j < kConvDepth; ++j) u.push_back(number(state[c * kConvDepth + j]));
         for (int64_t t = 0; t < n; ++t) {
           const auto at = static_cast<size_t>((b * kConvDim + c) * n + t);
           u.push_back(number(x[at]));
-          double sum = double{bias[static_cast<size_t>(c)]};
+          double sum = double{bias[c]};
           for (int64_t j = 0; j < kConvWidth; ++j)
-            sum += double{weight[static_cast<size_t>(c * kConvWidth + j)]} *
-                   u[static_cast<size_t>(t + j)];
+            sum += double{weight[c * kConvWidth + j]} * u[t + j];
           require_close("conv_decode", number(got[at]), sum / (1 + std::exp(-sum)));
         }
       }
@@ -227,7 +218,7 @@ class Bench {
       std::vector<double> values;
       double squares = 1e-6;
       for (int64_t i = 0; i < kHeadDim; ++i) {
-        values.push_back(number(all[static_cast<size_t>((row * kKeyHeads + head) * kHeadDim + i)]));
+        values.push_back(number(all[(row * kKeyHeads + head) * kHeadDim + i]));
         squares += values.back() * values.back();
       }
       for (double& each : values) each /= std::sqrt(squares);
@@ -245,17 +236,15 @@ class Bench {
             const auto ks = key(k, row, h / (kValueHeads / kKeyHeads));
             double dot = 0, out = 0;
             for (size_t i = 0; i < s.size(); ++i) {
-              s[i] *= std::exp(double{g[static_cast<size_t>(at)]});
+              s[i] *= std::exp(double{g[at]});
               dot += s[i] * ks[i];
             }
-            const double d = double{beta[static_cast<size_t>(at)]} *
-                             (number(v[static_cast<size_t>(at * kHeadDim + value)]) - dot);
+            const double d = double{beta[at]} * (number(v[at * kHeadDim + value]) - dot);
             for (size_t i = 0; i < s.size(); ++i) {
               s[i] += d * ks[i];
               out += s[i] * qs[i] / std::sqrt(double{kHeadDim});
             }
-            require_close("delta_rule_decode",
-                          number(got[static_cast<size_t>(at * kHeadDim + value)]), out);
+            require_close("delta_rule_decode", number(got[at * kHeadDim + value]), out);
           }
         }
     add(batch, n, timed(*attention, [&](CUstream_st* stream) {

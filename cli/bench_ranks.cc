@@ -1,37 +1,15 @@
 // cli/bench_ranks.cc -- switchyard bench --device cuda --ranks P: dispatch, experts and combine of
 // a forward over ranks, beside the driver's copy of as many bytes over the same link.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "bench.h"
-#include "bench_problem.h"
 #include "commands.h"
-#include "console.h"
 #include "ranks.h"
-#include "spot_check.h"
-#include "switchyard/measure.h"
 
 namespace switchyard::cli {
 namespace {
-
-// A part of a forward: of all ranks the longest time and the most bytes.
-struct Row {
-  int64_t tokens;  // of each rank
-  std::string strategy, layout;
-  OpTime time;
-  double link_gbps = 0;  // of a copy of as many bytes; 0: nothing crosses a link
-  double floor_us = 0;
-};
-
-struct Refusal {
-  int64_t tokens;
-  std::string strategy, problem;
-  bool failed;  // a wrong result; else the strategy does not go with the request
-};
 
 // What ranks leave for each other between two meetings.
 struct Shared {
@@ -45,35 +23,24 @@ struct Shared {
   std::vector<double> errors;  // relative, of a few tokens
 };
 
-class RanksBench {
+class RanksBench final : public GpuBench {
  public:
-  explicit RanksBench(const BenchArguments& a)
-      : a_(a), config_(a.source.config()), shared_(a.run.ranks) {
-    if (a.routed_only) config_.shared = {};
-  }
+  explicit RanksBench(const BenchArguments& a) : GpuBench(a), shared_(a.run.ranks) {}
 
   void run() {
     const auto progress = progress_on_terminal("measuring");
     run_local_ranks(a_.run.ranks, [&](Communicator& comm) {
       const auto backend = make_backend(a_.run.layer_options(0), comm.size(), comm.rank());
       const LayerWeights weights = bench_weights(a_, *backend, comm.size(), comm.rank());
-      shared_.weights[static_cast<size_t>(comm.rank())] = {&weights, backend.get()};
+      shared_.weights[comm.rank()] = {&weights, backend.get()};
       meet(comm);
       if (comm.rank() == 0) rates_ = measure_device(*backend);
       meet(comm);
       for (size_t i = 0; i < a_.tokens.size(); ++i) {
         if (a_.tokens[i] > 0) measure_tokens(comm, backend, weights, a_.tokens[i]);
-        if (progress && comm.rank() == 0)
-          progress(static_cast<int64_t>(i + 1), static_cast<int64_t>(a_.tokens.size()));
+        if (progress && comm.rank() == 0) progress(i + 1, a_.tokens.size());
       }
     });
-  }
-
-  int print() const {
-    a_.json ? print_json() : print_table();
-    return std::any_of(refusals_.begin(), refusals_.end(), [](const auto& r) { return r.failed; })
-               ? kFailed
-               : kGood;
   }
 
  private:
@@ -105,8 +72,7 @@ class RanksBench {
       layer = MoeLayer::create(config_, weights, comm, options);
     } catch (const Error& e) {  // on every rank
       if (e.code() != Errc::Unsupported) throw;
-      if (comm.rank() == 0)
-        refusals_.push_back({problem.tokens, options.strategy, e.what(), false});
+      if (comm.rank() == 0) checks_.push_back({problem.tokens, options.strategy, 0, e.what()});
       return {};
     }
     const std::string name = name_of(layer->strategy());
@@ -142,10 +108,9 @@ class RanksBench {
     layer.wait(stream.get());
     shared_.errors[at] = check.rel_error(problem.output.view(), backend);
     meet(comm);
-    const double worst = *std::max_element(shared_.errors.begin(), shared_.errors.end());
-    if (!(worst <= kMaxBenchError)) {
-      if (comm.rank() == 0)
-        refusals_.push_back({problem.tokens, variant.name, wrong_result(worst), true});
+    Check worst{problem.tokens, variant.name, std::ranges::max(shared_.errors)};
+    if (!is_close(worst)) {
+      if (comm.rank() == 0) checks_.push_back(std::move(worst));
       return;
     }
     shared_.times[at] = measure_forward(
@@ -159,6 +124,7 @@ class RanksBench {
     return s.fetch_rows ? s.name + ", rows fetched" : s.name;
   }
 
+  // Of all ranks the longest time and the most bytes.
   void add_rows(int64_t tokens, const std::string& strategy, const std::string& layout) {
     for (size_t i = 0; i < shared_.times[0].size(); ++i) {
       Row row{tokens, strategy, layout, shared_.times[0][i]};
@@ -191,34 +157,28 @@ class RanksBench {
     return gbps;
   }
 
-  void print_json() const {
+  nlohmann::json results() const override {
     nlohmann::json rows = nlohmann::json::array(), refusals = nlohmann::json::array();
-    for (const auto& r : rows_) {
-      rows.push_back(to_json(r.time));
-      rows.back().update({{"tokens", r.tokens},
-                          {"strategy", r.strategy},
-                          {"layout", r.layout},
-                          {"floor_us", r.floor_us},
-                          {"link_gbps", r.link_gbps}});
+    for (const Row& r : rows_) {
+      rows.push_back(json_of(r));
+      rows.back()["link_gbps"] = r.link_gbps;
     }
-    for (const auto& r : refusals_)
-      refusals.push_back({{"tokens", r.tokens},
-                          {"strategy", r.strategy},
-                          {"problem", r.problem},
-                          {"failed", r.failed}});
-    nlohmann::json json = result_head(a_, config_, rates_);
-    json.update({{"ranks", a_.run.ranks},
-                 {"devices", num_devices()},
-                 {"rows", rows},
-                 {"refusals", refusals}});
-    fmt::print("{}\n", json.dump());
+    for (const Check& c : checks_)
+      refusals.push_back({{"tokens", c.tokens},
+                          {"strategy", c.strategy},
+                          {"problem", c.problem},
+                          {"failed", c.failed}});
+    return {{"ranks", a_.run.ranks},
+            {"devices", num_devices()},
+            {"rows", rows},
+            {"refusals", refusals}};
   }
 
   int num_devices() const {
     return std::min(a_.run.ranks, describe_device(DeviceKind::Cuda).num_devices);
   }
 
-  void print_table() const {
+  void print_table() const override {
     fmt::print("layer     {}\n          {}\n", a_.source.name(), describe(config_));
     fmt::print("ranks     {} on {} of {}, driver {}, version {}\n", a_.run.ranks, num_devices(),
                rates_.name, rates_.driver, SWITCHYARD_VERSION);
@@ -241,18 +201,10 @@ class RanksBench {
                  fmt::format("{:.0f}", r.time.bytes / r.time.us * 1e-3)});
     }
     fmt::print("{}", table.text());
-    for (const auto& r : refusals_)
-      fmt::print("{} tokens, {}: {} {}\n", r.tokens, r.strategy, r.failed ? "FAILED," : "left out,",
-                 r.problem);
   }
 
-  const BenchArguments& a_;
-  MoeConfig config_;
   Shared shared_;
-  DeviceRates rates_;
   std::map<int64_t, double> link_gbps_;
-  std::vector<Row> rows_;
-  std::vector<Refusal> refusals_;
 };
 
 }  // namespace

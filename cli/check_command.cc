@@ -1,9 +1,6 @@
 // cli/check_command.cc -- switchyard check: the product verifies itself on this machine, against
 // float64.
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -12,12 +9,10 @@
 #include <random>
 
 #include "commands.h"
-#include "console.h"
 #include "device.h"
 #include "layer_options.h"
 #include "ranks.h"
 #include "routing.h"
-#include "rows.h"
 #include "switchyard/oracle.h"
 
 namespace switchyard::cli {
@@ -51,10 +46,7 @@ struct Result {
 
 MoeConfig shape(int64_t h, int64_t i, int64_t e, int64_t k) {
   MoeConfig c;
-  c.hidden = h;
-  c.intermediate = i;
-  c.num_experts = e;
-  c.top_k = k;
+  c.hidden = h, c.intermediate = i, c.num_experts = e, c.top_k = k;
   return c;
 }
 
@@ -77,50 +69,40 @@ std::vector<Case> shapes_and_skews() {
 }
 
 std::vector<Case> gates_and_activations() {
-  const MoeConfig base = shape(128, 64, 16, 4);
   std::vector<Case> all;
-  const auto add = [&](const char* name, auto change) {
-    Case c{name, base, 33, Skew::Balanced, true};
-    change(c.config);
-    all.push_back(std::move(c));
+  const auto add = [&](const char* name, const GateConfig& gate = {},
+                       ActivationKind activation = ActivationKind::SiluGated,
+                       const SharedExpertConfig& shared = {}) -> MoeConfig& {
+    MoeConfig& c =
+        all.emplace_back(Case{name, shape(128, 64, 16, 4), 33, Skew::Balanced, true}).config;
+    c.gate = gate;
+    c.activation.kind = activation;
+    c.shared = shared;
+    return c;
   };
-  add("softmax then top-k", [](MoeConfig&) {});
-  add("softmax then top-k, renormalised", [](MoeConfig& c) { c.gate.renormalize = true; });
-  add("top-k then softmax, biases, clamped SwiGLU", [](MoeConfig& c) {
-    c.gate.scoring = Scoring::SoftmaxOfTopK;
-    c.activation.kind = ActivationKind::ClampedSwiglu;
-    c.expert_bias = c.router_bias = true;
-  });
-  add("sigmoid with correction bias in groups, shared expert", [](MoeConfig& c) {
-    c.gate.scoring = Scoring::Sigmoid;
-    c.gate.correction_bias = c.gate.renormalize = true;
-    c.gate.num_groups = 4;
-    c.gate.num_groups_kept = 2;
-    c.gate.scale = 2.5f;
-    c.shared.intermediate = 96;
-  });
-  add("softmax in groups by their maximum", [](MoeConfig& c) {
-    c.gate.num_groups = 4;
-    c.gate.num_groups_kept = 2;
-    c.gate.group_score = GroupScore::Max;
-  });
-  add("sigmoid top-1, weight on the input", [](MoeConfig& c) {
-    c.gate.scoring = Scoring::Sigmoid;
-    c.top_k = 1;
-    c.router_weight_on_input = true;
-    c.shared.intermediate = 64;
-  });
-  add("sparse mixer", [](MoeConfig& c) {
-    c.gate.scoring = Scoring::SparseMixer;
-    c.top_k = 2;
-  });
-  add("gated shared expert, GELU", [](MoeConfig& c) {
-    c.activation.kind = ActivationKind::GeluGated;
-    c.shared = {64, true};
-  });
-  add("GELU by tanh", [](MoeConfig& c) { c.activation.kind = ActivationKind::GeluTanhGated; });
-  add("squared ReLU without a gate",
-      [](MoeConfig& c) { c.activation.kind = ActivationKind::Relu2; });
+  add("softmax then top-k");
+  add("softmax then top-k, renormalised", {.renormalize = true});
+  MoeConfig& biased = add("top-k then softmax, biases, clamped SwiGLU",
+                          {.scoring = Scoring::SoftmaxOfTopK}, ActivationKind::ClampedSwiglu);
+  biased.expert_bias = biased.router_bias = true;
+  add("sigmoid with correction bias in groups, shared expert",
+      {.scoring = Scoring::Sigmoid,
+       .renormalize = true,
+       .scale = 2.5f,
+       .correction_bias = true,
+       .num_groups = 4,
+       .num_groups_kept = 2},
+      ActivationKind::SiluGated, {96});
+  add("softmax in groups by their maximum",
+      {.num_groups = 4, .num_groups_kept = 2, .group_score = GroupScore::Max});
+  MoeConfig& weighted = add("sigmoid top-1, weight on the input", {.scoring = Scoring::Sigmoid},
+                            ActivationKind::SiluGated, {64});
+  weighted.top_k = 1;
+  weighted.router_weight_on_input = true;
+  add("sparse mixer", {.scoring = Scoring::SparseMixer}).top_k = 2;
+  add("gated shared expert, GELU", {}, ActivationKind::GeluGated, {64, true});
+  add("GELU by tanh", {}, ActivationKind::GeluTanhGated);
+  add("squared ReLU without a gate", {}, ActivationKind::Relu2);
   return all;
 }
 
@@ -143,11 +125,9 @@ Routing route(const Case& c, uint64_t seed) {
       key[i] = noise(rng) / popularity;
     }
     std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-      return key[static_cast<size_t>(a)] < key[static_cast<size_t>(b)];
-    });
+    std::ranges::sort(order, {}, [&](int32_t expert) { return key[expert]; });
     for (int64_t k = 0; k < c.config.top_k; ++k) {
-      r.ids.push_back(c.skew == Skew::NoExpert ? -1 : order[static_cast<size_t>(k)]);
+      r.ids.push_back(c.skew == Skew::NoExpert ? -1 : order[k]);
       r.weights.push_back(weight(rng));
     }
   }
@@ -162,7 +142,7 @@ struct Problem {
 
 Problem make_problem(const Case& c, uint64_t seed) {
   Problem p{random_rows(c.tokens, c.config.hidden, seed), route(c, seed + 1), {}};
-  p.expected.resize(static_cast<size_t>(c.tokens * c.config.hidden));
+  p.expected.resize(c.tokens * c.config.hidden);
   const auto weights = random_weights(c.config, 1, 0, seed + 2);
   const Tensor expected(p.expected.data(), {c.tokens, c.config.hidden});
   if (c.by_gate) {
@@ -236,7 +216,7 @@ Rows run_layer(const Case& c, const Problem& p, Device& device, const Ranks& ran
                const std::string& strategy, uint64_t seed) {
   Rows out(c.tokens, c.config.hidden);
   std::memset(out.view().data, 0xff,
-              static_cast<size_t>(out.view().bytes()));  // NaN: what is not written shows
+              out.view().bytes());  // NaN: what is not written shows
   ranks.run([&](Communicator& comm) {
     Rows whole = run_rank(c, p, device, comm, ranks, strategy, seed);
     if (comm.rank() == 0) out = std::move(whole);
@@ -245,7 +225,7 @@ Rows run_layer(const Case& c, const Problem& p, Device& device, const Ranks& ran
 }
 
 bool same_bits(const Rows& a, const Rows& b) {
-  return std::memcmp(a.view().data, b.view().data, static_cast<size_t>(a.view().bytes())) == 0;
+  return std::memcmp(a.view().data, b.view().data, a.view().bytes()) == 0;
 }
 
 void note_difference(Result& result, const std::string& what, const Difference& d) {

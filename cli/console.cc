@@ -1,7 +1,6 @@
 // cli/console.cc
-#include "console.h"
+#include "commands.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -34,8 +33,7 @@ std::string bar_chart(const std::vector<int64_t>& counts, const std::string& lab
                       size_t max_lines) {
   std::vector<size_t> order(counts.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](size_t a, size_t b) { return counts[a] > counts[b]; });
+  std::ranges::stable_sort(order, [&](size_t a, size_t b) { return counts[a] > counts[b]; });
   const int64_t most = std::max<int64_t>(1, counts.empty() ? 1 : counts[order[0]]);
   constexpr int64_t kBarWidth = 48;  // fits 80 columns with label and number
   std::string text;
@@ -46,7 +44,7 @@ std::string bar_chart(const std::vector<int64_t>& counts, const std::string& lab
     text += fmt::format("  {} {:>4}  {:<{}} {:>6}\n", label, order[i], std::string(bar, '#'),
                         kBarWidth, n);
   }
-  const auto idle = std::count(counts.begin(), counts.end(), 0);
+  const auto idle = std::ranges::count(counts, 0);
   if (shown < order.size())
     text += fmt::format("  ... {} more, the least busy with {}; {} idle\n", order.size() - shown,
                         counts[order.back()], idle);

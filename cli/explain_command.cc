@@ -1,10 +1,7 @@
 // cli/explain_command.cc -- switchyard explain: every strategy, every condition, the value it saw.
-#include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
-#include "console.h"
 #include "layer_options.h"
 #include "switchyard/communicator.h"
 #include "switchyard/strategy.h"
@@ -72,9 +69,8 @@ void print_strategy(const Strategy& s) {
                           : s.note,
              s.opt_in ? ", by name only (opt-in)" : "");
   if (s.workspace_bytes >= 0)
-    fmt::print("  workspace {}, predicted {:.0f} us, GEMMs by {}\n",
-               human_bytes(static_cast<double>(s.workspace_bytes)), s.predicted_us,
-               provider_name(s.provider));
+    fmt::print("  workspace {}, predicted {:.0f} us, GEMMs by {}\n", human_bytes(s.workspace_bytes),
+               s.predicted_us, provider_name(s.provider));
   if (s.token_pieces > 1)
     fmt::print("  tokens in {} pieces: one travels while another is computed\n", s.token_pieces);
   if (!s.carrier.empty()) fmt::print("  rows travel by {}\n", s.carrier);

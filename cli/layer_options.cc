@@ -1,10 +1,7 @@
 // cli/layer_options.cc
 #include "layer_options.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <thread>
 
 #include "commands.h"
 
@@ -114,22 +111,17 @@ void RunOptions::add_options(CLI::App& command) {
   command.add_option("--threads", layer.num_threads, "Threads of each rank; 0: cores / ranks");
   command.add_flag("--allow-repeated-experts", layer.allow_repeated_experts,
                    "A token's ids may repeat (larger masked buffers)");
-  command
-      .add_option("--pieces", layer.token_pieces,
-                  "Several ranks: pieces a call's tokens are cut into, so that one travels while "
-                  "another is computed; 0: chosen")
-      ->check(CLI::NonNegativeNumber);
+  add_count(command, "--pieces", layer.token_pieces,
+            "Several ranks: pieces a call's tokens are cut into, so that one travels while "
+            "another is computed; 0: chosen");
   command.add_flag_callback(
       "--push-rows", [this] { layer.fetch_rows = false; },
       "CUDA, several ranks: rows are pushed to their experts' ranks in dispatch, not "
       "fetched by the scatter");
-  command
-      .add_option("--link-blocks", layer.num_link_blocks,
-                  "CUDA: most thread blocks that move rows between ranks; 0: chosen")
-      ->check(CLI::NonNegativeNumber);
-  command
-      .add_option("--num-sms", layer.num_sms, "CUDA: multiprocessors that GEMMs may use; 0: all")
-      ->check(CLI::NonNegativeNumber);
+  add_count(command, "--link-blocks", layer.num_link_blocks,
+            "CUDA: most thread blocks that move rows between ranks; 0: chosen");
+  add_count(command, "--num-sms", layer.num_sms,
+            "CUDA: multiprocessors that GEMMs may use; 0: all");
   command.add_flag("--host-counts", layer.host_counts,
                    "CUDA: contiguous groups over cublas, and rows over NCCL, may wait for the "
                    "stream to read counts");

@@ -1,6 +1,4 @@
 // cli/main.cc -- switchyard: runs, explains and verifies MoE layers.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <string>
@@ -13,7 +11,7 @@ namespace switchyard::cli {
 namespace {
 
 int complain(int code, std::string message) {
-  std::replace(message.begin(), message.end(), '\n', ' ');
+  std::ranges::replace(message, '\n', ' ');
   std::fputs(fmt::format("switchyard: {}\n", message).c_str(), stderr);
   return code;
 }
@@ -33,9 +31,9 @@ int run(int argc, char** argv) {
     Command command = add(app);
     commands.emplace_back(app.get_subcommands({}).back(), std::move(command));
   }
-  const bool known = argc < 2 || argv[1][0] == '-' ||
-                     std::any_of(commands.begin(), commands.end(),
-                                 [&](const auto& c) { return c.first->get_name() == argv[1]; });
+  const bool known =
+      argc < 2 || argv[1][0] == '-' ||
+      std::ranges::any_of(commands, [&](const auto& c) { return c.first->get_name() == argv[1]; });
   if (!known)
     return complain(kBadInput, fmt::format("{} is no command (see switchyard --help)", argv[1]));
   try {

@@ -1,10 +1,7 @@
 // cli/models_command.cc -- switchyard models: what a checkpoint holds; what is known by name.
-#include <fmt/format.h>
-
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
-#include "console.h"
 #include "switchyard/checkpoint.h"
 #include "switchyard/error.h"
 
@@ -105,8 +102,8 @@ int show_checkpoint(const ModelsArguments& a) {
     table.add({std::to_string(layer), checkpoint->module_path(layer),
                stored_format(*checkpoint, layer), config.router_f32 ? "f32" : "bf16",
                scoring_name(config.gate.scoring), activation_name(config.activation.kind),
-               human_bytes(static_cast<double>(weight_bytes(config, 1))),
-               listed(unusual_parts(config)), describe(config)});
+               human_bytes(weight_bytes(config, 1)), listed(unusual_parts(config)),
+               describe(config)});
   }
   fmt::print("{}", table.text());
   return kGood;
@@ -124,8 +121,7 @@ int show_known(bool as_json) {
   fmt::print("\npresets (--preset), weights of one layer:\n");
   Table table({"<  name", "weights", "<what it computes"});
   for (const auto& p : presets())
-    table.add({"  " + p.name, human_bytes(static_cast<double>(weight_bytes(p.config, 1))),
-               describe(p.config)});
+    table.add({"  " + p.name, human_bytes(weight_bytes(p.config, 1)), describe(p.config)});
   fmt::print("{}", table.text());
   return kGood;
 }

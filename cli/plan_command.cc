@@ -1,7 +1,5 @@
 // cli/plan_command.cc -- switchyard plan: rows, bytes and times of a layer over many ranks, and
 // where that stops scaling.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -13,7 +11,6 @@
 #include <string_view>
 
 #include "commands.h"
-#include "console.h"
 #include "layer_options.h"
 #include "routing.h"
 #include "switchyard/plan.h"
@@ -188,7 +185,7 @@ void print_traffic(const std::vector<Planned>& planned) {
                megabytes(bytes.nvlink_received), megabytes(bytes.network_sent),
                megabytes(bytes.network_received),
                e.mean_slots > 0 ? fmt::format("{:.2f}x", e.slots / e.mean_slots) : "-",
-               human_bytes(static_cast<double>(plan.window_bytes))});
+               human_bytes(plan.window_bytes)});
   }
   fmt::print("{}", table.text());
 }
@@ -254,7 +251,7 @@ void print_limits(const std::vector<Planned>& planned) {
         last.ranks, rows.network_sent.mean / sent * last.plan.remote_rows_per_token,
         last.plan.remote_nodes_per_token);
   fmt::print("  at {} ranks a window holds the tokens of all of them: {}\n", last.ranks,
-             human_bytes(static_cast<double>(last.plan.window_bytes)));
+             human_bytes(last.plan.window_bytes));
 }
 
 int plan(PlanArguments& a) {

@@ -1,8 +1,6 @@
 // cli/ranks.cc
 #include "ranks.h"
 
-#include <fmt/format.h>
-
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -59,8 +57,7 @@ Rows Shares::gather(Communicator& comm, const Rows& own) const {
   for (int r = 0; r < comm.size(); ++r) {
     if (!is_first_of_group(r) || size(r) == 0) continue;
     const auto from = std::as_const(all).view().rows(r * own.num_rows(), size(r));
-    std::memcpy(whole.view().rows(begin(r), size(r)).data, from.data,
-                static_cast<size_t>(from.bytes()));
+    std::memcpy(whole.view().rows(begin(r), size(r)).data, from.data, from.bytes());
   }
   return whole;
 }

@@ -8,7 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "rows.h"
+#include "device.h"
 #include "switchyard/communicator.h"
 
 namespace switchyard::cli {

@@ -1,8 +1,6 @@
 // cli/routing.cc
 #include "routing.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -24,7 +22,7 @@ namespace {
 
 // log popularity of each expert; the top-k of it plus Gumbel noise are the choice.
 std::vector<double> bias_of(const std::string& kind, int64_t num_experts) {
-  std::vector<double> bias(static_cast<size_t>(num_experts), 0.0);
+  std::vector<double> bias(num_experts, 0.0);
   if (kind == "zipf")
     for (size_t e = 0; e < bias.size(); ++e) bias[e] = -std::log(static_cast<double>(e + 1));
   else if (kind == "hot")
@@ -76,14 +74,13 @@ std::vector<double> spread(const std::vector<double>& counts) {
   auto step = static_cast<int64_t>(static_cast<double>(size) * 0.618) | 1;
   while (std::gcd(step, size) > 1) step += 2;
   std::vector<double> moved(counts.size());
-  for (int64_t e = 0; e < size; ++e)
-    moved[static_cast<size_t>(e * step % size)] = counts[static_cast<size_t>(e)];
+  for (int64_t e = 0; e < size; ++e) moved[e * step % size] = counts[e];
   return moved;
 }
 
 std::vector<double> hot(const MoeConfig& c) {
   const auto others = static_cast<double>(c.num_experts - 1);
-  std::vector<double> counts(static_cast<size_t>(c.num_experts),
+  std::vector<double> counts(c.num_experts,
                              others > 0 ? static_cast<double>(c.top_k - 1) / others : 0);
   counts[counts.size() / 2] = 1;
   return counts;
@@ -140,7 +137,7 @@ class Recording {
   }
 
   std::vector<double> from_words(std::string text) const {
-    std::replace(text.begin(), text.end(), ',', ' ');
+    std::ranges::replace(text, ',', ' ');
     std::istringstream words(text);
     std::vector<double> counts;
     for (std::string word; words >> word;) {
@@ -175,14 +172,13 @@ Routing make_routing(const std::string& kind, int64_t num_tokens, int64_t num_ex
   for (int64_t t = 0; t < num_tokens; ++t) {
     for (size_t e = 0; e < key.size(); ++e) key[e] = bias[e] + gumbel(rng);
     std::iota(order.begin(), order.end(), 0);
-    std::partial_sort(order.begin(), order.begin() + top_k, order.end(), [&](int32_t a, int32_t b) {
-      return key[static_cast<size_t>(a)] > key[static_cast<size_t>(b)];
-    });
+    std::partial_sort(order.begin(), order.begin() + top_k, order.end(),
+                      [&](int32_t a, int32_t b) { return key[a] > key[b]; });
     for (int64_t k = 0; k < top_k; ++k) {
-      const int32_t chosen = order[static_cast<size_t>(k)];
+      const int32_t chosen = order[k];
       const auto in_turn = static_cast<int32_t>((t * top_k + k) % num_experts);
       routing.ids.push_back(kind == "balanced" ? in_turn : chosen);
-      routing.weights.push_back(static_cast<float>(key[static_cast<size_t>(chosen)]));
+      routing.weights.push_back(static_cast<float>(key[chosen]));
     }
     // Keys of popular experts are not on the scale of logits: the hot one would take it all.
     float* weights = routing.weights.data() + t * top_k;

@@ -1,6 +1,4 @@
 // cli/run_command.cc -- switchyard run: one MoE block on real or random rows, over ranks.
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -8,14 +6,11 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <random>
 
 #include "commands.h"
-#include "console.h"
 #include "device.h"
 #include "layer_options.h"
 #include "ranks.h"
-#include "rows.h"
 #include "switchyard/oracle.h"
 #include "switchyard/safetensors.h"
 
@@ -135,11 +130,11 @@ std::vector<int64_t> count_experts(MoeLayer& layer, ConstTensor hidden, ConstTen
                        .shared_weights = num_scored > 0 ? shared.view() : Tensor(),
                        .token_ids = token_ids},
                       hidden, {workspace.get(), bytes}, nullptr);
-  std::vector<int32_t> ids(static_cast<size_t>(slots.count()));
+  std::vector<int32_t> ids(slots.count());
   chosen.copy_to(ids.data());
-  std::vector<int64_t> counts(static_cast<size_t>(layer.config().num_experts));
+  std::vector<int64_t> counts(layer.config().num_experts);
   for (const int32_t id : ids)
-    if (id >= 0 && id < layer.config().num_experts) ++counts[static_cast<size_t>(id)];
+    if (id >= 0 && id < layer.config().num_experts) ++counts[id];
   return counts;
 }
 
@@ -160,7 +155,7 @@ std::vector<int64_t> gather_counts(Communicator& comm, const Shares& shares,
 LayerWeights load_weights(const RunArguments& a, int num_ranks, int rank,
                           const LayerOptions& options) {
   const MoeConfig& config = a.source.config();
-  const auto bytes = human_bytes(static_cast<double>(weight_bytes(config, num_ranks)));
+  const auto bytes = human_bytes(weight_bytes(config, num_ranks));
   const auto progress = [&](const char* doing) {
     return rank == 0 ? progress_on_terminal(fmt::format("{} {} of weights", doing, bytes))
                      : Progress{};
@@ -278,7 +273,7 @@ void print_json(const RunArguments& a, const RunResult& r) {
 void print_text(const RunArguments& a, const RunResult& r) {
   fmt::print("layer     {}\n          {}\n", a.source.name(), describe(a.source.config()));
   fmt::print("weights   stored as {}, {} in memory\n", a.source.stored_format(),
-             human_bytes(static_cast<double>(weight_bytes(a.source.config(), 1))));
+             human_bytes(weight_bytes(a.source.config(), 1)));
   fmt::print("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
   fmt::print("layout    {}\n", describe(r.report));
   fmt::print("ranks     {} on {}, {}\n", a.run.ranks, a.run.device, a.transport);

@@ -2,7 +2,6 @@
 #include "switchyard/config.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 
 #include "base/require.h"

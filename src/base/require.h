@@ -3,6 +3,7 @@
 
 #include <sstream>
 #include <string>
+#include <utility>
 
 #include "switchyard/error.h"
 
@@ -13,6 +14,15 @@ std::string cat(const Parts&... parts) {
   std::ostringstream os;
   (os << ... << parts);
   return os.str();
+}
+
+// "a, b, c".
+template <class Parts>
+std::string joined(Parts&& parts, const char* separator = ", ") {
+  std::string text;
+  bool first = true;
+  for (const auto& part : parts) text += cat(std::exchange(first, false) ? "" : separator, part);
+  return text;
 }
 
 }  // namespace switchyard

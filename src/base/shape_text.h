@@ -11,15 +11,13 @@
 namespace switchyard {
 
 inline std::vector<int64_t> extents(const Shape& shape) {
-  std::vector<int64_t> all(static_cast<size_t>(shape.rank()));
-  for (int i = 0; i < shape.rank(); ++i) all[static_cast<size_t>(i)] = shape[i];
+  std::vector<int64_t> all(shape.rank());
+  for (int i = 0; i < shape.rank(); ++i) all[i] = shape[i];
   return all;
 }
 
 inline std::string shape_text(std::span<const int64_t> shape) {
-  std::string text = "[";
-  for (const int64_t dim : shape) text += cat(text.size() > 1 ? ", " : "", dim);
-  return text + "]";
+  return cat("[", joined(shape), "]");
 }
 
 inline std::string shape_text(const Shape& shape) {

@@ -8,10 +8,13 @@
 
 #include <array>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "base/backend.h"
 #include "comm/device_link.h"
+#include "comm/handshake.h"
+#include "device/memory.h"
 #include "ops/ops.h"
 #include "plan/buffers.h"
 
@@ -24,20 +27,44 @@ class DeviceRanks final : public Communicator {
   // Of the ranks that `link` connects; others may have it, too. Borrows `host`, which introduced
   // them and says why they are lost.
   DeviceRanks(Communicator& host, std::shared_ptr<Backend> backend, RowSizes sizes,
-              std::shared_ptr<DeviceLink> link);
+              std::shared_ptr<DeviceLink> link)
+      : host_(host),
+        backend_(std::move(backend)),
+        sizes_(sizes),
+        link_(std::move(link)),
+        members_(size()) {
+    std::iota(members_.begin(), members_.end(), 0);
+    // No call allocates.
+    const auto num_ranks = static_cast<size_t>(size());
+    counts_.resize(num_ranks * num_ranks);
+    gathers_.reserve(4);  // headers, rows, ids and weights
+    out_.reserve(sent_.size() * num_ranks);
+    in_.reserve(sent_.size() * num_ranks);
+  }
   // Buffers that were lent may go then: no work over the link is left, also where others keep it.
   ~DeviceRanks() override { link_->finish_work(); }
 
   int rank() const override { return host_.rank(); }
   int size() const override { return host_.size(); }
   const char* transport() const override { return host_.transport(); }
-  void all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) override;
+  void all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) override {
+    gather_along(dst, src, stream);
+    exchange(stream);
+  }
   // At most three transfers, of the widths of the buffers that were lent last. counts are on the
   // device. Throws Unsupported with Exact on a stream that is being captured.
   void all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
-                       ConstTensor counts, CUstream_st* stream) override;
+                       ConstTensor counts, CUstream_st* stream) override {
+    SWITCHYARD_REQUIRE(transfers.size() <= sent_.size(), ShapeMismatch,
+                       "all_to_all_rows: transfers=", transfers.size(), ", at most ", sent_.size(),
+                       ".");
+    sizes_ == RowSizes::Exact ? send_exactly(transfers, send_rows, counts, stream)
+                              : swap(transfers, send_rows, counts, stream);
+  }
   // Over the same link.
-  std::unique_ptr<Communicator> split(int color) override;
+  std::unique_ptr<Communicator> split(int color) override {
+    return std::unique_ptr<Communicator>(new DeviceRanks(host_.split(color), *this));
+  }
   bool shares_process() const override { return host_.shares_process(); }
   std::chrono::milliseconds deadline() const override { return host_.deadline(); }
   std::string failure_reason() const override { return host_.failure_reason(); }
@@ -47,42 +74,174 @@ class DeviceRanks final : public Communicator {
   void abort(const std::string& reason) noexcept override { host_.abort(reason); }
 
   // all_gather together with the next call that moves anything, as one call of the link.
-  void gather_along(Tensor dst, ConstTensor src, CUstream_st* stream);
+  void gather_along(Tensor dst, ConstTensor src, CUstream_st* stream) {
+    if (src.bytes() == 0) return;
+    if (!own_host_) return gathers_.push_back({dst, src});
+    // The link gathers from all its ranks; these are some of them.
+    const auto part = [&](int r) { return static_cast<std::byte*>(dst.data) + r * src.bytes(); };
+    backend_->ops().run(Copy{Tensor(part(rank()), src.dtype, src.shape, dst.device), src}, stream);
+    for_others([&](int to, int from) {
+      send(to, src.data, src.bytes());
+      receive(from, part(from), src.bytes());
+    });
+  }
   // Such a call that moves nothing else.
-  void exchange(CUstream_st* stream);
+  void exchange(CUstream_st* stream) {
+    while_open([&] { link_->exchange(gathers_, out_, in_, stream); });
+    forget();
+  }
   // For the all_to_all_rows that follow: [P * block, W] each, with the call's bound as the block.
   // Exact needs no `arrived`.
-  void lend(const RowBlocks& sent, const RowBlocks& arrived);
+  void lend(const RowBlocks& sent, const RowBlocks& arrived) {
+    sent_ = {sent.rows, sent.ids, sent.weights};
+    arrived_ = {arrived.rows, arrived.ids, arrived.weights};
+  }
   // dst[s * block + i, :] = src[rank * block + i, :] of rank s; both [P * block, W]. As they are,
   // nothing is packed.
-  void swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream);
+  void swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream) {
+    const int64_t block = src.dim(0) / size();
+    if (block == 0) return exchange(stream);
+    backend_->ops().run(Copy{dst.rows(rank() * block, block), src.rows(rank() * block, block)},
+                        stream);
+    add_blocks(dst, src);
+    exchange(stream);
+  }
 
   // Not 0 once a peer is lost; the device reads it.
   const int32_t* ended() const { return link_->ended(); }
   void expect(CUstream_st* stream) { link_->expect(stream); }
   // Throws Unsupported where sizes that the host reads cannot be had.
-  void check_stream(CUstream_st* stream) const;
+  void check_stream(CUstream_st* stream) const {
+    SWITCHYARD_REQUIRE(
+        sizes_ == RowSizes::Blocks || !link_->is_capturing(stream), Unsupported,
+        "dispatch: host_counts=on over NCCL, a graph that captures this stream cannot "
+        "wait for counts. Create the layer without host_counts.");
+  }
   // Which ranks are missing, once work did not end in time and the host's communicator knows
   // nothing: ranks that are there meet on the host, up to the deadline.
-  std::string find_missing_ranks();
+  std::string find_missing_ranks() {
+    try {
+      meet(host_);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    std::string seen;
+    try {
+      link_->require_open();
+    } catch (const Error& e) {
+      seen = e.what();
+    }
+    return cat(
+        "forward: every rank is here, but work over NCCL did not end (", seen,
+        "). Give every rank the same calls, in the same order, with the same max_tokens; then "
+        "make a new communicator and layer.");
+  }
 
  private:
-  DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRanks& parent);
+  // The host hears of a loss a moment later than the device.
+  static constexpr std::chrono::milliseconds kPatience{1000};
+
+  DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRanks& parent)
+      : DeviceRanks(*own_host, parent.backend_, parent.sizes_, parent.link_) {
+    own_host_ = std::move(own_host);
+    const int32_t mine = parent.members_[parent.rank()];
+    host_.all_gather(Tensor(members_.data(), {size()}), ConstTensor(&mine, {1}), nullptr);
+  }
 
   template <class F>
-  void while_open(F enqueue);
+  void while_open(F enqueue) {
+    try {
+      enqueue();
+    } catch (const Error& e) {
+      forget();
+      if (e.code() != Errc::Transport) throw;
+      give_up(e.what());
+    }
+  }
+  // A rank to send to and one to receive from at a time, so that no rank gets all at once.
   template <class F>
-  void for_others(F f) const;
-  [[noreturn]] void give_up(const std::string& seen);
+  void for_others(F f) const {
+    for (int step = 1; step < size(); ++step)
+      f((rank() + step) % size(), (rank() - step + size()) % size());
+  }
+  // Every rank throws the reason that was given first.
+  [[noreturn]] void give_up(const std::string& seen) {
+    std::string reason = await_reason(host_, kPatience);
+    if (reason.empty()) reason = find_missing_ranks();
+    host_.abort(reason.empty() ? seen : reason);
+    const std::string first = host_.failure_reason();
+    throw Error(Errc::Transport, first.empty() ? seen : first);
+  }
   void swap(std::span<const RowTransfer> transfers, ConstTensor send_rows, ConstTensor counts,
-            CUstream_st* stream);
+            CUstream_st* stream) {
+    const int64_t block = sent_[0].dim(0) / size();
+    if (block == 0) return exchange(stream);  // on every rank
+    Ops& ops = backend_->ops();
+    for (size_t i = 0; i < transfers.size(); ++i) {
+      ops.run(PackRows{sent_[i], transfers[i].src, send_rows, counts, rank(), block}, stream);
+      add_blocks(arrived_[i], sent_[i]);
+    }
+    exchange(stream);
+    for (size_t i = 0; i < transfers.size(); ++i)
+      ops.run(UnpackRows{transfers[i].dst, arrived_[i], sent_[i], counts, rank(), block}, stream);
+  }
   void send_exactly(std::span<const RowTransfer> transfers, ConstTensor send_rows,
-                    ConstTensor counts, CUstream_st* stream);
-  void send(int to, const void* data, int64_t bytes);
-  void receive(int from, void* data, int64_t bytes);
-  void add_blocks(Tensor dst, ConstTensor src);
-  void add_rows(Tensor dst, ConstTensor src, CUstream_st* stream);
-  void forget();
+                    ConstTensor counts, CUstream_st* stream) {
+    check_stream(stream);
+    Ops& ops = backend_->ops();
+    backend_->memory().read_back(counts_.data(), counts, stream);
+    while_open([&] { link_->require_open(); });  // else the counts mean nothing
+    for (size_t i = 0; i < transfers.size(); ++i) {
+      ConstTensor src = transfers[i].src;
+      if (send_rows.present()) {
+        ops.run(PackRows{sent_[i], src, send_rows, counts, rank(), 0}, stream);
+        src = sent_[i];
+      }
+      add_rows(transfers[i].dst, src, stream);
+    }
+    exchange(stream);
+  }
+  void send(int to, const void* data, int64_t bytes) {
+    out_.push_back({members_[to], data, bytes});
+  }
+  void receive(int from, void* data, int64_t bytes) {
+    in_.push_back({members_[from], data, bytes});
+  }
+  // Every rank's block but this one's own.
+  void add_blocks(Tensor dst, ConstTensor src) {
+    const int64_t block = src.dim(0) / size(), bytes = src.bytes() / size();
+    for_others([&](int to, int from) {
+      send(to, src.rows(to * block, block).data, bytes);
+      receive(from, dst.rows(from * block, block).data, bytes);
+    });
+  }
+  // src: the rows for each rank, one after the other; dst: those of each rank.
+  void add_rows(Tensor dst, ConstTensor src, CUstream_st* stream) {
+    const int64_t row_bytes = src.dim(1) * dtype_bytes(src.dtype);
+    const auto count = [&](int from, int to) -> int64_t {
+      return counts_[static_cast<size_t>(from) * static_cast<size_t>(size()) +
+                     static_cast<size_t>(to)];
+    };
+    int64_t sent = 0, received = 0;
+    for (int p = 0; p < size(); ++p) {
+      const int64_t num_sent = count(rank(), p), num_received = count(p, rank());
+      if (p == rank()) {
+        backend_->ops().run(Copy{dst.rows(received, num_received), src.rows(sent, num_sent)},
+                            stream);
+      } else {
+        if (num_sent > 0) send(p, src.rows(sent, num_sent).data, num_sent * row_bytes);
+        if (num_received > 0)
+          receive(p, dst.rows(received, num_received).data, num_received * row_bytes);
+      }
+      sent += num_sent;
+      received += num_received;
+    }
+  }
+  void forget() {
+    gathers_.clear();
+    out_.clear();
+    in_.clear();
+  }
 
   std::unique_ptr<Communicator> own_host_;  // of a split
   Communicator& host_;

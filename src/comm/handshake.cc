@@ -49,9 +49,16 @@ bool are_on_one_host(Communicator& communicator) {
   return std::ranges::count(exchange_words(communicator, mine), mine) == communicator.size();
 }
 
+std::string absence_message(const char* op, const std::string& missing,
+                            std::chrono::milliseconds deadline) {
+  return cat(
+      op, ": rank ", missing, " did not come within ", deadline.count(),
+      " ms, the deadline of this communicator. Look at that rank, then make a new communicator.");
+}
+
 void meet(Communicator& communicator) {
   const int32_t here = 1;
-  std::vector<int32_t> all(static_cast<size_t>(communicator.size()));
+  std::vector<int32_t> all(communicator.size());
   communicator.all_gather(Tensor(all.data(), {communicator.size()}), ConstTensor(&here, {1}),
                           nullptr);
 }

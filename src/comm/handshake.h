@@ -19,7 +19,7 @@ template <class Words>
 std::vector<Words> exchange_words(Communicator& communicator, const Words& mine) {
   static_assert(std::is_trivially_copyable_v<Words> && sizeof(Words) % sizeof(int64_t) == 0);
   constexpr int64_t kWords = sizeof(Words) / sizeof(int64_t);
-  std::vector<Words> all(static_cast<size_t>(communicator.size()));
+  std::vector<Words> all(communicator.size());
   communicator.all_gather(Tensor(all.data(), DType::I64, {communicator.size(), kWords}),
                           ConstTensor(&mine, DType::I64, {kWords}), nullptr);
   return all;
@@ -56,6 +56,43 @@ struct ProcessIdentity {
   static ProcessIdentity mine();
   bool operator==(const ProcessIdentity&) const = default;
 };
+
+// What all_to_all_rows asks of one rank: rows that it sends must exist, and those that reach it must
+// fit. `counts` are on the host. width_misfit(i) says what is wrong with the width of transfer i.
+// Returns what is wrong; empty: nothing.
+template <class F>
+std::string misfit_of_rows(int rank, int num_ranks, std::span<const RowTransfer> transfers,
+                           ConstTensor send_rows, ConstTensor counts, F width_misfit) {
+  int64_t sent = 0, received = 0;
+  for (int other = 0; other < num_ranks; ++other) {
+    sent += counts.as<int32_t>()[rank * num_ranks + other];
+    received += counts.as<int32_t>()[other * num_ranks + rank];
+  }
+  if (send_rows.present() && send_rows.count() < sent)
+    return cat("all_to_all_rows: send_rows=", send_rows.count(), " on rank ", rank, ", counts say ",
+               sent, " rows.");
+  for (size_t i = 0; i < transfers.size(); ++i) {
+    const int64_t room = transfers[i].dst.dim(0), given = transfers[i].src.dim(0);
+    if (std::string misfit = width_misfit(i); !misfit.empty()) return misfit;
+    if (received > room)
+      return cat("all_to_all_rows: rows=", received, " for rank ", rank, ", its buffer holds ",
+                 room, ". Use a larger capacity.");
+    if (!send_rows.present() && sent > given)
+      return cat("all_to_all_rows: rows=", sent, " from rank ", rank, ", its source holds ", given,
+                 ".");
+    for (int64_t s = 0; send_rows.present() && s < sent; ++s)
+      if (const int32_t row = send_rows.as<int32_t>()[s]; row < 0 || row >= given)
+        return cat("all_to_all_rows: send_rows[", s, "]=", row, " on rank ", rank,
+                   ", its source holds ", given, " rows.");
+  }
+  return {};
+}
+inline int64_t row_bytes(ConstTensor t) {
+  return t.dim(1) * dtype_bytes(t.dtype);
+}
+// `missing`: "1, 3".
+std::string absence_message(const char* op, const std::string& missing,
+                            std::chrono::milliseconds deadline);
 
 // Collective: whether ranks could reach each other's memory at all.
 bool are_on_one_host(Communicator& communicator);

@@ -8,7 +8,7 @@
 #include <optional>
 #include <thread>
 
-#include "base/require.h"
+#include "comm/handshake.h"
 #include "switchyard/communicator.h"
 #include "switchyard/error.h"
 
@@ -27,14 +27,6 @@ struct Offer {
   int color = 0;  // split
 };
 
-int64_t sum_counts(const Offer& offer, int num_ranks, int rank, bool sent) {
-  const auto* counts = offer.counts.as<int32_t>();
-  int64_t sum = 0;
-  for (int other = 0; other < num_ranks; ++other)
-    sum += sent ? counts[rank * num_ranks + other] : counts[other * num_ranks + rank];
-  return sum;
-}
-
 // ---- what must agree before anything is copied; an empty string is agreement
 
 std::string disagreement_of_gather(const std::vector<Offer>& offers) {
@@ -51,39 +43,18 @@ std::string disagreement_of_gather(const std::vector<Offer>& offers) {
   return {};
 }
 
-int64_t row_bytes(ConstTensor t) {
-  return t.dim(1) * dtype_bytes(t.dtype);
-}
-
-// Rows that rank r sends must exist, and the rows that reach it must fit.
-std::string misfit_of_rows(const std::vector<Offer>& offers, int r) {
-  const int num_ranks = static_cast<int>(offers.size());
-  const Offer& offer = offers[static_cast<size_t>(r)];
-  const int64_t sent = sum_counts(offer, num_ranks, r, true);
-  const int64_t received = sum_counts(offer, num_ranks, r, false);
-  if (offer.send_rows.present() && offer.send_rows.count() < sent)
-    return cat("all_to_all_rows: send_rows=", offer.send_rows.count(), " on rank ", r,
-               ", counts say ", sent, " rows.");
-  for (size_t i = 0; i < offer.transfers.size(); ++i) {
-    const RowTransfer& t = offer.transfers[i];
-    const RowTransfer& first = offers[0].transfers[i];
-    if (row_bytes(t.src) != row_bytes(first.src) || row_bytes(t.dst) != row_bytes(first.src))
-      return cat("all_to_all_rows: row bytes=", row_bytes(t.src), " on rank ", r, ", rank 0 has ",
-                 row_bytes(first.src), ". Rows must be equally wide.");
-    if (received > t.dst.dim(0))
-      return cat("all_to_all_rows: rows=", received, " for rank ", r, ", its buffer holds ",
-                 t.dst.dim(0), ". Use a larger capacity.");
-    if (!offer.send_rows.present() && sent > t.src.dim(0))
-      return cat("all_to_all_rows: rows=", sent, " from rank ", r, ", its source holds ",
-                 t.src.dim(0), ".");
-    for (int64_t s = 0; offer.send_rows.present() && s < sent; ++s) {
-      const int32_t row = offer.send_rows.as<int32_t>()[s];
-      if (row < 0 || row >= t.src.dim(0))
-        return cat("all_to_all_rows: send_rows[", s, "]=", row, " on rank ", r,
-                   ", its source holds ", t.src.dim(0), " rows.");
-    }
-  }
-  return {};
+std::string misfit_of_rank(const std::vector<Offer>& offers, int r) {
+  const Offer& offer = offers[r];
+  const auto num_ranks = static_cast<int>(offers.size());
+  return misfit_of_rows(
+      r, num_ranks, offer.transfers, offer.send_rows, offer.counts, [&](size_t i) {
+        const auto& [dst, src] = offer.transfers[i];
+        const int64_t first = row_bytes(offers[0].transfers[i].src);
+        return row_bytes(src) == first && row_bytes(dst) == first
+                   ? ""
+                   : cat("all_to_all_rows: row bytes=", row_bytes(src), " on rank ", r,
+                         ", rank 0 has ", first, ". Rows must be equally wide.");
+      });
 }
 
 std::string disagreement_of_rows(const std::vector<Offer>& offers) {
@@ -92,8 +63,7 @@ std::string disagreement_of_rows(const std::vector<Offer>& offers) {
   for (size_t r = 0; r < num_ranks; ++r) {
     const Offer& offer = offers[r];
     if (offer.counts.bytes() != static_cast<int64_t>(num_ranks * num_ranks * sizeof(int32_t)) ||
-        std::memcmp(offer.counts.data, first.counts.data,
-                    static_cast<size_t>(first.counts.bytes())) != 0)
+        std::memcmp(offer.counts.data, first.counts.data, first.counts.bytes()) != 0)
       return cat("all_to_all_rows: counts on rank ", r,
                  " differ from those on rank 0. Exchange them first.");
     if (offer.transfers.size() != first.transfers.size())
@@ -104,7 +74,7 @@ std::string disagreement_of_rows(const std::vector<Offer>& offers) {
   for (size_t i = 0; i < num_ranks * num_ranks; ++i)
     if (counts[i] < 0) return cat("all_to_all_rows: count=", counts[i], ", must not be negative.");
   for (size_t r = 0; r < num_ranks; ++r)
-    if (auto misfit = misfit_of_rows(offers, static_cast<int>(r)); !misfit.empty()) return misfit;
+    if (auto misfit = misfit_of_rank(offers, static_cast<int>(r)); !misfit.empty()) return misfit;
   return {};
 }
 
@@ -132,14 +102,14 @@ class World {
         here_(static_cast<size_t>(num_ranks)) {}
 
   int size() const { return static_cast<int>(offers_.size()); }
-  const Offer& offer(int rank) const { return offers_[static_cast<size_t>(rank)]; }
+  const Offer& offer(int rank) const { return offers_[rank]; }
 
   // Returns once every rank has made its offer and the offers agree. Each rank that returns counts
   // as reading its peers' memory until it calls leave.
   void enter(int rank, const Offer& offer) {
     std::unique_lock lock(mutex_);
     if (failure_) throw *failure_;
-    offers_[static_cast<size_t>(rank)] = offer;
+    offers_[rank] = offer;
     const uint64_t before = generation_;
     meet(lock, rank, offer.op, [this] {
       if (const auto text = disagreement(offers_); !text.empty()) return fail(text);
@@ -155,7 +125,7 @@ class World {
     std::unique_lock lock(mutex_);
     --readers_;
     changed_.notify_all();
-    if (!failure_) meet(lock, rank, offers_[static_cast<size_t>(rank)].op, [] {});
+    if (!failure_) meet(lock, rank, offers_[rank].op, [] {});
     if (!failure_) return;
     // Peers may still copy from this memory. Copying always ends; waiting may not.
     changed_.wait(lock, [this] { return readers_ == 0; });
@@ -221,7 +191,7 @@ class World {
   // wait.
   template <class F>
   void meet(std::unique_lock<std::mutex>& lock, int rank, const char* op, F complete) {
-    here_[static_cast<size_t>(rank)] = 1;
+    here_[rank] = 1;
     if (++num_here_ == size()) {
       num_here_ = 0;
       here_.assign(here_.size(), 0);
@@ -240,9 +210,7 @@ class World {
     std::string missing;
     for (size_t r = 0; r < here_.size(); ++r)
       if (!here_[r]) missing += (missing.empty() ? "" : ", ") + std::to_string(r);
-    return cat(
-        op, ": rank ", missing, " did not come within ", deadline_.count(),
-        " ms, the deadline of this communicator. Look at that rank, then make a new communicator.");
+    return absence_message(op, missing, deadline_);
   }
 
   const std::chrono::milliseconds deadline_;
@@ -355,7 +323,7 @@ std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
                      " ms, must be positive. The default is 30000.");
   auto world = std::make_shared<World>(num_ranks, options.deadline);
   std::vector<std::unique_ptr<Communicator>> ranks;
-  ranks.reserve(static_cast<size_t>(num_ranks));
+  ranks.reserve(num_ranks);
   for (int r = 0; r < num_ranks; ++r) ranks.push_back(std::make_unique<LocalComm>(world, r));
   return ranks;
 }

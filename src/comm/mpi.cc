@@ -57,8 +57,8 @@ class MpiTransport final : public ByteTransport {
     MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN);
     check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
     check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
-    peers_.resize(static_cast<size_t>(size_));
-    notices_.assign(static_cast<size_t>(size_), MPI_REQUEST_NULL);
+    peers_.resize(size_);
+    notices_.assign(size_, MPI_REQUEST_NULL);
   }
   ~MpiTransport() override {
     for (Peer& peer : peers_) let_go(peer.sending);
@@ -74,7 +74,7 @@ class MpiTransport final : public ByteTransport {
 
   int64_t send(int to, std::span<const std::byte> bytes) override {
     if (!has_left(to)) return 0;
-    Peer& peer = peers_[static_cast<size_t>(to)];
+    Peer& peer = peers_[to];
     const size_t num = std::min(bytes.size(), kMessageBytes);
     std::memcpy(peer.out.data(), bytes.data(), num);
     check(MPI_Isend(peer.out.data(), static_cast<int>(num), MPI_BYTE, to, kDataTag, comm_,
@@ -86,12 +86,12 @@ class MpiTransport final : public ByteTransport {
   // MPI reads a long message out of `out` when its receiver comes.
   bool has_left(int to) override {
     int sent = 0;
-    check(MPI_Test(&peers_[static_cast<size_t>(to)].sending, &sent, MPI_STATUS_IGNORE), "MPI_Test");
+    check(MPI_Test(&peers_[to].sending, &sent, MPI_STATUS_IGNORE), "MPI_Test");
     return sent != 0;
   }
 
   int64_t receive(int from, std::span<std::byte> bytes) override {
-    Peer& peer = peers_[static_cast<size_t>(from)];
+    Peer& peer = peers_[from];
     if (peer.in_done == peer.in_size && !receive_message(from, peer)) return 0;
     const size_t num = std::min(bytes.size(), peer.in_size - peer.in_done);
     std::memcpy(bytes.data(), peer.in.data() + peer.in_done, num);
@@ -116,7 +116,7 @@ class MpiTransport final : public ByteTransport {
     for (int p = 0; p < size_; ++p)
       if (p != rank_)
         MPI_Isend(notice_.data(), static_cast<int>(notice_.size()), MPI_BYTE, p, kNoticeTag, comm_,
-                  &notices_[static_cast<size_t>(p)]);
+                  &notices_[p]);
   }
 
   std::optional<Notice> notice() override {

@@ -1,13 +1,30 @@
 // src/comm/peer_memory.cc
 #include "comm/peer_memory.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 #include "base/require.h"
 #include "comm/handshake.h"
+#include "device/process_memory.h"
 
 namespace switchyard {
 namespace {
+
+// Ranks of one program end within milliseconds of each other; a second for a late one is not felt.
+constexpr std::chrono::milliseconds kPatience{1000};
+
+bool any_held(const std::vector<PeerProcessLock>& locks) {
+  return std::ranges::any_of(locks, &PeerProcessLock::held);
+}
 
 // What a rank tells the others. Plain words.
 struct Handshake {
@@ -31,6 +48,97 @@ int64_t reach_here(Memory& memory, const Handshake& peer, int rank,
   return peer.base;
 }
 
+}  // namespace
+
+// A lock of flock(2) on a file without a name, which others open through /proc.
+ProcessLock::ProcessLock() : file_(memfd_create("switchyard-lock", MFD_CLOEXEC)) {
+  SWITCHYARD_REQUIRE(file_.open() && flock(file_.fd(), LOCK_EX | LOCK_NB) == 0, Unsupported,
+                     "peer memory: no lock on a file in memory, ", errno_text(),
+                     ", ranks that are processes need it. Use threads as ranks.");
+}
+
+ProcessLock::Place ProcessLock::place() const {
+  struct stat facts {};
+  fstat(file_.fd(), &facts);
+  return {getpid(), file_.fd(), static_cast<int64_t>(facts.st_dev),
+          static_cast<int64_t>(facts.st_ino)};
+}
+
+void ProcessLock::release() {
+  file_ = FileDescriptor();
+}
+
+PeerProcessLock::PeerProcessLock(const ProcessLock::Place& place, const std::string& who)
+    : file_(::open(cat("/proc/", place.pid, "/fd/", place.fd).c_str(), O_RDWR | O_CLOEXEC)) {
+  SWITCHYARD_REQUIRE(file_.open(), Unsupported, "peer memory: ", who, " is process ", place.pid,
+                     " of this host, its files cannot be seen (", errno_text(),
+                     "). Run all ranks as one user in one container.");
+  struct stat facts {};
+  fstat(file_.fd(), &facts);
+  SWITCHYARD_REQUIRE(static_cast<int64_t>(facts.st_dev) == place.device &&
+                         static_cast<int64_t>(facts.st_ino) == place.inode,
+                     Unsupported, "peer memory: ", who, " is process ", place.pid,
+                     " where it runs, another process here. Run all ranks in one container.");
+}
+
+bool PeerProcessLock::held() const {
+  if (flock(file_.fd(), LOCK_SH | LOCK_NB) != 0) return true;
+  (void)flock(file_.fd(), LOCK_UN);
+  return false;
+}
+
+// ---- a window that other processes have open, while this one has theirs
+
+// CUDA wants memory that other processes opened to stay until they closed it. At the end of a layer
+// ranks cannot meet any more: a peer may be stopped, or gone. So every rank holds a process lock
+// for as long as it has windows of others open; a rank that sees no lock held may free its own
+// window. Ranks that end together wait for each other, a moment; a window that is still in use then
+// is kept, and freed by a later allocation of this process, or by its end. A killed peer's lock is
+// gone with it, a stopped one's is not: rather a window lost than a rank that hangs.
+class SharedWindow {
+ public:
+  // `owner` of this rank's window may be null: then the caller keeps it. `ended` is not 0 once the
+  // communicator is over, when waiting is in vain.
+  SharedWindow(std::shared_ptr<void> owner, std::shared_ptr<int32_t> ended)
+      : owner_(std::move(owner)), ended_(std::move(ended)) {}
+  ~SharedWindow() {
+    borrowed_.clear();
+    mine_.release();
+    if (wait_for_peers() || owner_ == nullptr) return;
+    defer_free(std::move(owner_), [peers = peers_] { return any_held(*peers); });
+  }
+  SharedWindow(const SharedWindow&) = delete;
+  SharedWindow& operator=(const SharedWindow&) = delete;
+
+  ProcessLock::Place place() const { return mine_.place(); }
+  // Before the peer may open this window.
+  void lend_to(const ProcessLock::Place& peer, const std::string& who) {
+    peers_->emplace_back(peer, who);
+  }
+  // A peer's window, open until this object is gone.
+  void borrow(std::shared_ptr<void> window) { borrowed_.push_back(std::move(window)); }
+
+ private:
+  bool wait_for_peers() const {
+    const auto end = std::chrono::steady_clock::now() + kPatience;
+    while (any_held(*peers_)) {
+      if (std::atomic_ref(*ended_).load(std::memory_order_relaxed) != 0) return false;
+      if (std::chrono::steady_clock::now() > end) return false;
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+    return true;
+  }
+
+  std::shared_ptr<void> owner_;
+  std::shared_ptr<int32_t> ended_;
+  ProcessLock mine_;
+  std::shared_ptr<std::vector<PeerProcessLock>> peers_ =
+      std::make_shared<std::vector<PeerProcessLock>>();
+  std::vector<std::shared_ptr<void>> borrowed_;
+};
+
+namespace {
+
 // A window of another process is somewhere else here.
 int64_t open_here(Memory& memory, const Handshake& peer, size_t peer_rank, SharedWindow& shared) {
   try {
@@ -44,6 +152,8 @@ int64_t open_here(Memory& memory, const Handshake& peer, size_t peer_rank, Share
 }
 
 }  // namespace
+
+PeerMemory::~PeerMemory() = default;
 
 PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace window,
                        Tensor control, const std::shared_ptr<void>& owner) {
@@ -65,7 +175,7 @@ PeerMemory::PeerMemory(Communicator& communicator, Backend& backend, Workspace w
   const auto all = agree("peer memory", communicator, mine, [&] {
     SWITCHYARD_REQUIRE(control.data == window.data, ShapeMismatch,
                        "peer memory: the control words are not at the window's beginning.");
-    const std::vector<int64_t> zeros(static_cast<size_t>(control.count()));
+    const std::vector<int64_t> zeros(control.count());
     memory.copy_in(control, zeros.data(), nullptr);
     bases_ = memory.allocate(num_ranks * sizeof(int64_t));
     ended_ = memory.shared_word();

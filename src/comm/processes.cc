@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cerrno>
 #include <charconv>
@@ -113,7 +112,7 @@ class SocketTransport final : public ByteTransport {
   }
 
  private:
-  Peer& peer_at(int peer) { return peers_[static_cast<size_t>(peer)]; }
+  Peer& peer_at(int peer) { return peers_[peer]; }
   static int64_t result_of(ssize_t n) {
     if (n >= 0) return n;
     return errno == EAGAIN || errno == EINTR ? 0 : kLeft;
@@ -259,7 +258,7 @@ std::unique_ptr<Communicator> make_process_rank(int rank, int size, const Gather
   std::random_device random;
   Address mine{{}, listener.port, uint64_t{random()} << 32 | random()};
   std::memcpy(mine.host, options.address.data(), options.address.size());
-  std::vector<Address> table(static_cast<size_t>(size));
+  std::vector<Address> table(size);
   gather(table.data(), &mine, sizeof mine);
   for (Address& address : table) address.host[sizeof address.host - 1] = '\0';
   const Deadline deadline = Clock::now() + options.deadline;

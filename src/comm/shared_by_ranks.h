@@ -7,7 +7,6 @@
 #include <memory>
 #include <mutex>
 #include <utility>
-#include <vector>
 
 #include "comm/handshake.h"
 #include "switchyard/communicator.h"

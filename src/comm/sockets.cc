@@ -8,11 +8,9 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <memory>
 #include <thread>
 
@@ -27,10 +25,6 @@ using Clock = std::chrono::steady_clock;
   throw Error(Errc::Transport,
               cat("communicator: ", what, " ", who, ": ", why,
                   ". Check that every rank runs, and MASTER_ADDR, MASTER_PORT and firewalls."));
-}
-
-std::string why() {
-  return std::strerror(errno);
 }
 
 int milliseconds_left(Deadline deadline) {
@@ -89,10 +83,6 @@ bool try_connect(Socket& socket, const addrinfo& address, Deadline deadline) {
 
 }  // namespace
 
-FileDescriptor::~FileDescriptor() {
-  if (fd_ >= 0) close(fd_);
-}
-
 Listener listen_at(const std::string& address, uint16_t port) {
   const auto addresses = resolve(address, port, /*passive=*/true);
   Listener listener{Socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)), port};
@@ -100,7 +90,7 @@ Listener listen_at(const std::string& address, uint16_t port) {
   const int fd = listener.socket.fd();
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
   if (bind(fd, addresses->ai_addr, addresses->ai_addrlen) != 0 || listen(fd, SOMAXCONN) != 0)
-    refuse("cannot listen at", cat(address.empty() ? "*" : address, ":", port), why());
+    refuse("cannot listen at", cat(address.empty() ? "*" : address, ":", port), errno_text());
   sockaddr_in bound{};
   socklen_t size = sizeof bound;
   getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size);
@@ -115,7 +105,7 @@ Socket connect_to(const std::string& host, uint16_t port, Deadline deadline,
   while (true) {
     Socket socket;
     if (try_connect(socket, *addresses, deadline)) return socket;
-    const std::string last = why();
+    const std::string last = errno_text();
     if (Clock::now() >= deadline)
       refuse("no connection to", cat(who, " at ", host, ":", port), last);
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
@@ -139,7 +129,7 @@ void send_all(const Socket& socket, std::span<const std::byte> bytes, Deadline d
     if (n > 0)
       bytes = bytes.subspan(static_cast<size_t>(n));
     else if (errno != EAGAIN && errno != EINTR)
-      refuse("cannot send to", who, why());
+      refuse("cannot send to", who, errno_text());
     else if (!wait_for(socket, POLLOUT, deadline))
       refuse("cannot send to", who, "the deadline is over");
   }
@@ -154,7 +144,7 @@ void receive_all(const Socket& socket, std::span<std::byte> bytes, Deadline dead
     else if (n == 0)
       refuse("cannot hear from", who, "it closed the connection");
     else if (errno != EAGAIN && errno != EINTR)
-      refuse("cannot hear from", who, why());
+      refuse("cannot hear from", who, errno_text());
     else if (!wait_for(socket, POLLIN, deadline))
       refuse("cannot hear from", who, "it did not come within the deadline");
   }

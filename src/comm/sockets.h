@@ -5,30 +5,13 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <utility>
+
+#include "base/file_descriptor.h"
 
 namespace switchyard {
 
 using Deadline = std::chrono::steady_clock::time_point;
 
-// A file descriptor with an owner.
-class FileDescriptor {
- public:
-  FileDescriptor() = default;
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~FileDescriptor();
-
-  int fd() const { return fd_; }
-  bool open() const { return fd_ >= 0; }
-
- private:
-  int fd_ = -1;
-};
 using Socket = FileDescriptor;
 
 // A TCP port of this machine, IPv4.

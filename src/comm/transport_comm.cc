@@ -3,14 +3,23 @@
 // agrees.
 #include "comm/byte_transport.h"
 
+#include <sys/eventfd.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
-#include <optional>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #include "base/checked.h"
-#include "comm/transport_state.h"
+#include "comm/handshake.h"
+#include "comm/sockets.h"
 
 namespace switchyard {
 namespace {
@@ -82,6 +91,119 @@ struct Lane {
   }
 };
 
+// How a transport ends: why it failed, which peers left, and whom to notify of that while the rank's
+// own thread is busy elsewhere.
+class TransportState {
+ public:
+  TransportState(std::unique_ptr<ByteTransport> transport, std::chrono::milliseconds deadline)
+      : transport_(std::move(transport)), deadline_(deadline) {}
+
+  ByteTransport& transport() { return *transport_; }
+  std::chrono::milliseconds deadline() const { return deadline_; }
+  std::optional<Error> failure() const {
+    const std::lock_guard lock(mutex_);
+    return failure_;
+  }
+  // The first reason stays; peers get it if it is this rank's.
+  void fail(const std::string& reason) {
+    const std::lock_guard lock(mutex_);
+    if (failure_) return;
+    record(reason);
+    transport_->notify(reason);
+    notify_watches();
+  }
+  // Takes in the notices of peers until now.
+  void listen() {
+    const std::lock_guard lock(mutex_);
+    bool heard = false;
+    while (const auto notice = transport_->notice()) {
+      heard = true;
+      if (!notice->reason)
+        left_.push_back(notice->peer);
+      else if (!failure_)
+        record(*notice->reason);
+    }
+    if (heard) notify_watches();
+  }
+  // Of `peers` the one that is known to have left first, which is no failure until it is
+  // needed.
+  std::optional<size_t> first_left(const std::vector<int>& peers) const {
+    const std::lock_guard lock(mutex_);
+    return find_left(peers);
+  }
+
+  // `ended` is called on a failure, or when one of `peers` leaves; until `forget` gets what this
+  // returned. A thread listens as long as there is a watch. Throws Error(Unsupported) without one.
+  uint64_t watch(const std::vector<int>& peers, const std::function<void()>& ended) {
+    const std::lock_guard thread_lock(thread_mutex_);
+    if (!thread_.joinable()) start();
+    const std::lock_guard lock(mutex_);
+    if (failure_ || find_left(peers)) ended();
+    watches_.emplace(++last_watch_, Watch{peers, ended});
+    return last_watch_;
+  }
+  void forget(uint64_t watch) {
+    const std::lock_guard thread_lock(thread_mutex_);
+    bool last = false;
+    {
+      const std::lock_guard lock(mutex_);
+      watches_.erase(watch);
+      last = watches_.empty();
+    }
+    if (last) stop();
+  }
+
+ private:
+  struct Watch {
+    std::vector<int> peers;
+    std::function<void()> ended;
+  };
+
+  std::optional<size_t> find_left(const std::vector<int>& peers) const {
+    for (const int left : left_)
+      if (const auto at = std::ranges::find(peers, left); at != peers.end())
+        return static_cast<size_t>(at - peers.begin());
+    return {};
+  }
+  void record(const std::string& reason) { failure_.emplace(Errc::Transport, reason); }
+  void notify_watches() const {
+    for (const auto& [number, watch] : watches_)
+      if (failure_ || find_left(watch.peers)) watch.ended();
+  }
+  void start() {
+    stop_ = FileDescriptor(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    SWITCHYARD_REQUIRE(stop_.open(), Unsupported, "communicator: eventfd, ", errno_text(),
+                       ". Raise the limit of open files.");
+    try {
+      thread_ = std::jthread([this, stop = stop_.fd()] {
+        while (transport_->wait_for_notice(stop)) listen();
+      });
+    } catch (const std::system_error& e) {
+      throw Error(Errc::Unsupported, cat("communicator: no thread to listen for peers (", e.what(),
+                                         "). Raise the limit of threads."));
+    }
+  }
+  void stop() {
+    const uint64_t one = 1;
+    (void)!write(stop_.fd(), &one, sizeof one);
+    thread_.join();
+    thread_ = {};
+    stop_ = {};
+  }
+
+  std::unique_ptr<ByteTransport> transport_;
+  const std::chrono::milliseconds deadline_;
+  mutable std::mutex mutex_;  // of all that follows, and of transport_->notice
+  std::optional<Error> failure_;
+  std::vector<int> left_;  // peers, as they were heard
+  std::map<uint64_t, Watch> watches_;
+  uint64_t last_watch_ = 0;
+
+  std::mutex thread_mutex_;  // before mutex_
+  FileDescriptor stop_;
+  std::jthread thread_;  // first to go
+};
+
 // What another thread heard is seen after this long, though nothing moves.
 constexpr std::chrono::milliseconds kGlance{50};
 
@@ -94,7 +216,7 @@ class TransportComm final : public Communicator {
         wanted_(static_cast<size_t>(state_->transport().size())),
         out_(members_.size()),
         in_(members_.size()) {
-    const auto me = std::find(members_.begin(), members_.end(), wire().rank());
+    const auto me = std::ranges::find(members_, wire().rank());
     rank_ = static_cast<int>(me - members_.begin());
     for (Lane& lane : out_) lane.stage.resize(kStageBytes);
   }
@@ -124,16 +246,16 @@ class TransportComm final : public Communicator {
     if (auto misfit = misfit_of(transfers, send_rows, counts); !misfit.empty()) fail(misfit);
     const auto* count = counts.as<int32_t>();
     for (const RowTransfer& t : transfers) {
-      const int64_t row_bytes = t.dst.dim(1) * dtype_bytes(t.dst.dtype);
+      const int64_t width = row_bytes(t.dst);
       int64_t sent = 0, received = 0;
       for (int p = 0; p < size(); ++p) {
         const int64_t num_sent = count[rank_ * size() + p],
                       num_received = count[p * size() + rank_];
         const auto* rows = send_rows.present() ? send_rows.as<int32_t>() + sent : nullptr;
-        const auto* src = t.src.as<std::byte>() + (rows ? 0 : sent * row_bytes);
-        out_[static_cast<size_t>(p)].add({nullptr, src, rows, num_sent, row_bytes});
-        in_[static_cast<size_t>(p)].add({t.dst.as<std::byte>() + received * row_bytes, nullptr,
-                                         nullptr, num_received, row_bytes});
+        const auto* src = t.src.as<std::byte>() + (rows ? 0 : sent * width);
+        out_[p].add({nullptr, src, rows, num_sent, width});
+        in_[p].add(
+            {t.dst.as<std::byte>() + received * width, nullptr, nullptr, num_received, width});
         sent += num_sent;
         received += num_received;
       }
@@ -199,9 +321,8 @@ class TransportComm final : public Communicator {
       fail(cat(op_name(op), ": dst bytes=", dst.bytes(), " on rank ", rank_, ", need ", size(),
                " times those of src (", bytes, ")."));
     for (int p = 0; p < size(); ++p) {
-      out_[static_cast<size_t>(p)].add({nullptr, src.as<std::byte>(), nullptr, 1, bytes});
-      in_[static_cast<size_t>(p)].add(
-          {dst.as<std::byte>() + p * bytes, nullptr, nullptr, 1, bytes});
+      out_[p].add({nullptr, src.as<std::byte>(), nullptr, 1, bytes});
+      in_[p].add({dst.as<std::byte>() + p * bytes, nullptr, nullptr, 1, bytes});
     }
     exchange();
   }
@@ -217,33 +338,15 @@ class TransportComm final : public Communicator {
       return cat("all_to_all_rows: counts=", counts.count(), where, ", need ", size() * size(),
                  ".");
     const auto* count = counts.as<int32_t>();
-    int64_t sent = 0, received = 0;
-    for (int p = 0; p < size(); ++p) {
+    for (int p = 0; p < size(); ++p)
       if (count[rank_ * size() + p] < 0 || count[p * size() + rank_] < 0)
         return cat("all_to_all_rows: a count", where, " is negative.");
-      sent += count[rank_ * size() + p];
-      received += count[p * size() + rank_];
-    }
-    if (send_rows.present() && send_rows.count() < sent)
-      return cat("all_to_all_rows: send_rows=", send_rows.count(), where, ", counts say ", sent,
-                 " rows.");
-    for (const RowTransfer& t : transfers) {
-      if (t.dst.dim(1) * dtype_bytes(t.dst.dtype) != t.src.dim(1) * dtype_bytes(t.src.dtype))
-        return cat("all_to_all_rows: rows of dst and src differ in width", where, ".");
-      if (received > t.dst.dim(0))
-        return cat("all_to_all_rows: rows=", received, " for rank ", rank_, ", its buffer holds ",
-                   t.dst.dim(0), ". Use a larger capacity.");
-      if (!send_rows.present() && sent > t.src.dim(0))
-        return cat("all_to_all_rows: rows=", sent, " from rank ", rank_, ", its source holds ",
-                   t.src.dim(0), ".");
-      for (int64_t s = 0; send_rows.present() && s < sent; ++s) {
-        const int32_t row = send_rows.as<int32_t>()[s];
-        if (row < 0 || row >= t.src.dim(0))
-          return cat("all_to_all_rows: send_rows[", s, "]=", row, where, ", its source holds ",
-                     t.src.dim(0), " rows.");
-      }
-    }
-    return {};
+    return misfit_of_rows(rank_, size(), transfers, send_rows, counts, [&](size_t i) {
+      const auto& [dst, src] = transfers[i];
+      return row_bytes(dst) == row_bytes(src)
+                 ? ""
+                 : cat("all_to_all_rows: rows of dst and src differ in width", where, ".");
+    });
   }
 
   // Copies the next rows of a lane into its stage.
@@ -255,7 +358,7 @@ class TransportComm final : public Communicator {
       const auto room = static_cast<int64_t>(kStageBytes - lane.stage_size);
       const int64_t num = std::min(room, p.row_bytes - offset);
       std::memcpy(lane.stage.data() + lane.stage_size,
-                  p.row(lane.payload_done / p.row_bytes) + offset, static_cast<size_t>(num));
+                  p.row(lane.payload_done / p.row_bytes) + offset, num);
       lane.stage_size += static_cast<size_t>(num);
       lane.advance(num);
     }
@@ -265,8 +368,7 @@ class TransportComm final : public Communicator {
     for (size_t i = 1; i < in.num_payloads; ++i) {
       const Payload& to = in.payloads[i];
       for (int64_t r = 0; r < to.num_rows && to.row_bytes > 0; ++r)
-        std::memcpy(to.dst + r * to.row_bytes, out.payloads[i].row(r),
-                    static_cast<size_t>(to.row_bytes));
+        std::memcpy(to.dst + r * to.row_bytes, out.payloads[i].row(r), to.row_bytes);
     }
   }
 
@@ -324,7 +426,7 @@ class TransportComm final : public Communicator {
         if (p == me) continue;
         while (!out_[p].done() && push(out_[p], p)) progress = true;
         while (!in_[p].done() && pull(in_[p], p)) progress = true;
-        wanted_[static_cast<size_t>(members_[p])] = {!out_[p].done(), !in_[p].done()};
+        wanted_[members_[p]] = {!out_[p].done(), !in_[p].done()};
         all_done &= is_done(p);
       }
       if (all_done) return;
@@ -351,10 +453,7 @@ class TransportComm final : public Communicator {
     for (size_t p = 0; p < members_.size(); ++p)
       if (static_cast<int>(p) != rank_ && !is_done(p))
         missing += cat(missing.empty() ? "" : ", ", p);
-    return cat(op_name(op_), ": rank ", missing, " did not come within ",
-               state_->deadline().count(),
-               " ms, the deadline of this communicator. Look at that rank, then make a new "
-               "communicator.");
+    return absence_message(op_name(op_), missing, state_->deadline());
   }
 
   std::shared_ptr<TransportState> state_;  // of all communicators over one transport
@@ -375,7 +474,7 @@ std::unique_ptr<Communicator> make_transport_comm(std::unique_ptr<ByteTransport>
   SWITCHYARD_REQUIRE(deadline.count() > 0, ShapeMismatch,
                      "communicator: deadline=", deadline.count(),
                      " ms, must be positive. The default is 30000.");
-  std::vector<int> members(static_cast<size_t>(transport->size()));
+  std::vector<int> members(transport->size());
   for (size_t r = 0; r < members.size(); ++r) members[r] = static_cast<int>(r);
   auto state = std::make_shared<TransportState>(std::move(transport), deadline);
   return std::make_unique<TransportComm>(std::move(state), std::move(members), 1);

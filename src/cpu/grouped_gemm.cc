@@ -1,9 +1,6 @@
 // src/cpu/grouped_gemm.cc
 #include "cpu/grouped_gemm.h"
 
-#include "cpu/activation.h"
-#include "cpu/gemm_epilogue.h"
-
 namespace switchyard::cpu {
 namespace {
 

@@ -27,8 +27,6 @@
 
 #include <algorithm>
 
-#include "cpu/activation.h"
-#include "cpu/gemm_epilogue.h"
 #include "cpu/grouped_gemm.h"
 #include "cpu/instruction_set.h"
 #include "cpu/round_bf16-inl.h"

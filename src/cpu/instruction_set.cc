@@ -42,10 +42,8 @@ std::string instruction_set() {
 void pin_instruction_set(const std::string& name) {
   for (int64_t left = available_targets(); left != 0; left &= left - 1)
     if (name == hwy::TargetName(lowest_bit(left))) return choose(lowest_bit(left));
-  std::string known;
-  for (const auto& each : instruction_sets()) known += (known.empty() ? "" : ", ") + each;
-  throw Error(Errc::Unsupported, cat("instruction set: name=", name, ", this machine runs ", known,
-                                     ". Pin one of those."));
+  throw Error(Errc::Unsupported, cat("instruction set: name=", name, ", this machine runs ",
+                                     joined(instruction_sets()), ". Pin one of those."));
 }
 
 void unpin_instruction_set() {

@@ -2,7 +2,6 @@
 // other are atomic, and everything else is ordered by them.
 #include "cpu/run.h"
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <thread>

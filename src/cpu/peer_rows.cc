@@ -67,7 +67,7 @@ void run(const PullSlices& op, const Context&) {
                 at_peer(op.window.memory(), op.first + static_cast<int>(t / chunk),
                         op.slice.as<std::byte>()) +
                     t % chunk * row_bytes,
-                static_cast<size_t>(row_bytes));
+                row_bytes);
 }
 
 }  // namespace switchyard::cpu

@@ -2,7 +2,6 @@
 #include "cpu/run.h"
 
 #include <algorithm>
-#include <climits>
 
 #include "base/status.h"
 #include "plan/index.h"

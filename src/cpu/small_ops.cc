@@ -35,8 +35,7 @@ void run(const FillI32& op, const Context&) {
 
 template <>
 void run(const Copy& op, const Context&) {
-  if (op.src.bytes() > 0)
-    std::memcpy(op.dst.data, op.src.data, static_cast<size_t>(op.src.bytes()));
+  if (op.src.bytes() > 0) std::memcpy(op.dst.data, op.src.data, op.src.bytes());
 }
 
 template <>

@@ -17,10 +17,17 @@ namespace switchyard::cpu {
 class ThreadPool {
  public:
   // num_threads in all: the caller of parallel_for and num_threads - 1 workers.
-  explicit ThreadPool(int num_threads);
-  ~ThreadPool();
-  ThreadPool(const ThreadPool&) = delete;
-  ThreadPool& operator=(const ThreadPool&) = delete;
+  explicit ThreadPool(int num_threads) {
+    for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { work(); });
+  }
+  ~ThreadPool() {
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    changed_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
@@ -39,9 +46,41 @@ class ThreadPool {
     int64_t num_tasks = 0;
   };
 
-  void run(const Job& job);
-  void take_tasks(const Job& job);
-  void work();
+  void run(const Job& job) {
+    if (workers_.empty() || job.num_tasks <= 1) {
+      for (int64_t i = 0; i < job.num_tasks; ++i) job.call(job.context, i);
+      return;
+    }
+    {
+      std::lock_guard lock(mutex_);
+      job_ = job;
+      next_task_.store(0, std::memory_order_relaxed);
+      num_busy_ = workers_.size();
+      ++num_jobs_;
+    }
+    changed_.notify_all();
+    take_tasks(job);
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return num_busy_ == 0; });
+  }
+  void take_tasks(const Job& job) {
+    for (int64_t i; (i = next_task_.fetch_add(1, std::memory_order_relaxed)) < job.num_tasks;)
+      job.call(job.context, i);
+  }
+  void work() {
+    uint64_t seen = 0;
+    std::unique_lock lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [&] { return stopping_ || num_jobs_ != seen; });
+      if (stopping_) return;
+      seen = num_jobs_;
+      const Job job = job_;
+      lock.unlock();
+      take_tasks(job);
+      lock.lock();
+      if (--num_busy_ == 0) changed_.notify_all();
+    }
+  }
 
   std::mutex mutex_;
   std::condition_variable changed_;

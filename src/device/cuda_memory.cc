@@ -7,8 +7,7 @@
 #include <cstring>
 
 #include "device/cuda_check.h"
-#include "device/deferred_free.h"
-#include "device/open_handles.h"
+#include "device/process_memory.h"
 
 namespace switchyard {
 namespace {
@@ -37,12 +36,12 @@ const std::vector<DeviceId>& visible_devices() {
   static const auto all = [] {
     int count = 0;
     SWITCHYARD_CUDA_CHECK(cudaGetDeviceCount(&count));
-    std::vector<DeviceId> ids(static_cast<size_t>(count));
+    std::vector<DeviceId> ids(count);
     for (int device = 0; device < count; ++device) {
       cudaDeviceProp properties{};
       SWITCHYARD_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
       static_assert(sizeof(DeviceId) == sizeof properties.uuid);
-      std::memcpy(&ids[static_cast<size_t>(device)], &properties.uuid, sizeof(DeviceId));
+      std::memcpy(&ids[device], &properties.uuid, sizeof(DeviceId));
     }
     return ids;
   }();

@@ -118,7 +118,7 @@ class CudaStopwatch final : public Stopwatch {
     std::vector<Event> begin, end;
     for (size_t i = 0; i < num; ++i) begin.push_back(make_event()), end.push_back(make_event());
     const Mark mark = [&](int part, Edge edge) {  // anew by each replay
-      const Event& event = (edge == Edge::Begin ? begin : end)[static_cast<size_t>(part)];
+      const Event& event = (edge == Edge::Begin ? begin : end)[part];
       SWITCHYARD_CUDA_CHECK(
           cudaEventRecordWithFlags(event.get(), stream_.get(), cudaEventRecordExternal));
     };

@@ -4,8 +4,9 @@
 #include <fstream>
 #include <string>
 
+#include "base/backend.h"
 #include "device/cuda_device.h"
-#include "switchyard/backend.h"
+#include "device/memory.h"
 
 namespace switchyard {
 namespace {
@@ -39,6 +40,32 @@ DeviceDescription describe_cpu() {
 const DeviceDescription& describe_device(DeviceKind kind) {
   static const DeviceDescription cpu = describe_cpu(), cuda = describe_cuda();
   return kind == DeviceKind::Cpu ? cpu : cuda;
+}
+
+// ---- what callers who see only the name Backend can do with one
+
+std::shared_ptr<void> allocate(Backend& backend, size_t bytes) {
+  return backend.memory().allocate(bytes);
+}
+
+void copy_to_device(Backend& backend, Tensor dst, const void* src, CUstream_st* stream) {
+  backend.memory().copy_in(dst, src, stream);
+}
+
+void copy_to_host(Backend& backend, void* dst, ConstTensor src, CUstream_st* stream) {
+  backend.memory().read_back(dst, src, stream);
+}
+
+void make_current(Backend& backend) {
+  backend.memory().make_current();
+}
+
+std::shared_ptr<CUstream_st> make_stream(Backend& backend) {
+  return backend.memory().make_stream();
+}
+
+void observe_operations(Backend& backend, OpObserver observer) {
+  backend.observe(std::move(observer));
 }
 
 }  // namespace switchyard

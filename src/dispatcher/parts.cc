@@ -4,18 +4,17 @@
 #include <algorithm>
 
 #include "base/require.h"
+#include "comm/device_link.h"
+#include "comm/handshake.h"
+#include "strategy/conditions.h"
 
 namespace switchyard {
-namespace {
 
-// chunk = ceil(T / tp); fewer tokens or none at the end.
 Dispatcher::Slice slice_of(int64_t num_tokens, int tp_rank, int tp_size) {
   const int64_t chunk = slice_capacity(num_tokens, tp_size);
   const int64_t begin = std::min(chunk * tp_rank, num_tokens);
   return {begin, std::min(chunk, num_tokens - begin)};
 }
-
-}  // namespace
 
 Dispatcher::Slice DispatcherParts::slice(int64_t num_tokens) const {
   if (options.kind == DispatcherKind::Local) return {0, num_tokens};
@@ -24,17 +23,6 @@ Dispatcher::Slice DispatcherParts::slice(int64_t num_tokens) const {
 
 int64_t DispatcherParts::max_rows(int64_t max_tokens) const {
   return received_rows(options.kind, max_tokens, num_ranks(), options.tp_size);
-}
-
-size_t DispatcherParts::workspace_bytes(int64_t max_tokens) const {
-  return static_cast<size_t>(
-      dispatcher_bytes(options.kind, config, max_tokens, num_ranks(), options.tp_size, carrier));
-}
-
-DispatchBuffers DispatcherParts::take_buffers(Workspace workspace, int64_t max_tokens) const {
-  Arena arena(workspace, backend->kind());
-  return DispatchBuffers::take(arena, options.kind, config, max_tokens, num_ranks(),
-                               options.tp_size, carrier);
 }
 
 void DispatcherParts::check(ConstTensor hidden, ConstTensor ids, ConstTensor weights,
@@ -51,36 +39,44 @@ void DispatcherParts::check(ConstTensor hidden, ConstTensor ids, ConstTensor wei
                      "dispatch: weights is not f32 [", slice.size, ", ", config.top_k, "].");
 }
 
-void DispatcherParts::localize(Tensor dst, ConstTensor src, ConstTensor num_rows, Tensor status,
-                               CUstream_st* stream) const {
-  ops().run(LocalizeIds{dst, src, num_rows, first_expert(), num_local_experts(), config.num_experts,
-                        rank(), status},
-            stream);
+namespace {
+
+DispatcherParts over_nccl(const MoeConfig& config, const DispatcherOptions& options,
+                          Communicator& communicator, const std::shared_ptr<Backend>& backend,
+                          RowCarrier carrier) {
+  const auto sizes = carrier == RowCarrier::NcclExact ? RowSizes::Exact : RowSizes::Blocks;
+  auto ranks = std::make_shared<DeviceRanks>(communicator, backend, sizes,
+                                             make_nccl_link(communicator, backend));
+  return {config, options, *ranks, backend, carrier, ranks};
 }
 
-SliceGather::SliceGather(const DispatcherParts& parts) {
-  if (parts.options.tp_size > 1)
-    group_ = parts.communicator.split(parts.rank() / parts.options.tp_size);
-}
+}  // namespace
 
-Tensor SliceGather::target(Tensor dst, const DispatchBuffers& buffers,
-                           Dispatcher::Slice slice) const {
-  return group_ ? buffers.output_slice.rows(0, slice.size) : dst;
-}
+std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
+                                            const DispatcherOptions& options,
+                                            Communicator& communicator,
+                                            std::shared_ptr<Backend> backend) {
+  validate(config);
+  StrategyRequest request;
+  request.config = config;
+  request.num_ranks = communicator.size();
+  request.tp_size = options.tp_size;
+  request.transport = communicator.transport();
+  request.device = describe_device(backend->kind());
+  request.host_counts = options.host_counts;
+  request.fetch_rows = options.fetch_rows;
+  request.has_nccl = has_nccl();
+  if (backend->kind() == DeviceKind::Cuda)
+    request.peer_memory = options.peer_memory.value_or(true) && are_on_one_host(communicator);
+  require_all("make_dispatcher", dispatcher_conditions(options.kind, request));
 
-void SliceGather::gather(Tensor dst, const DispatchBuffers& buffers, Ops& ops,
-                         CUstream_st* stream) const {
-  if (!group_) return;
-  // Slices travel at their capacity, so that sizes depend on the call's bound only; what pads them
-  // is cut here.
-  group_->all_gather(buffers.output_slices, buffers.output_slice, stream);
-  const int64_t capacity = buffers.output_slice.dim(0);
-  for (int r = 0; r < group_->size(); ++r) {
-    const auto slice = slice_of(dst.dim(0), r, group_->size());
-    ops.run(Copy{dst.rows(slice.begin, slice.size),
-                 buffers.output_slices.rows(r * capacity, slice.size)},
-            stream);
-  }
+  const RowCarrier carrier = row_carrier(options.kind, request);
+  if (is_nccl(carrier))
+    return make_communicator_dispatcher(over_nccl(config, options, communicator, backend, carrier));
+  DispatcherParts parts{config, options, communicator, std::move(backend)};
+  if (is_peer(carrier) || (options.peer_memory.value_or(false) && communicator.size() > 1))
+    return make_peer_dispatcher(std::move(parts));
+  return make_communicator_dispatcher(std::move(parts));
 }
 
 }  // namespace switchyard

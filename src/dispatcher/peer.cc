@@ -206,8 +206,7 @@ class PeerDispatcher final : public Dispatcher {
   }
 
   const Connection& connection(Workspace workspace, int64_t max_tokens) const {
-    const auto found = std::find_if(connections_.begin(), connections_.end(),
-                                    [&](const auto& c) { return c.address == workspace.data; });
+    const auto found = std::ranges::find(connections_, workspace.data, &Connection::address);
     SWITCHYARD_REQUIRE(found != connections_.end(), ShapeMismatch,
                        "dispatch: the workspace is not known to the peers. Call connect on every "
                        "rank first.");

@@ -6,7 +6,7 @@
 
 #include "layer/layer_plan.h"
 #include "plan/buffers.h"
-#include "strategy/token_pieces.h"
+#include "strategy/cost_model.h"
 
 namespace switchyard {
 

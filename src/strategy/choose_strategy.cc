@@ -1,7 +1,6 @@
 // src/strategy/choose_strategy.cc -- pure: no clock, no environment, no device query. Equal
 // requests give equal answers on every rank, so ranks agree without talking.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <utility>
 
@@ -10,17 +9,11 @@
 #include "plan/row_carrier.h"
 #include "strategy/conditions.h"
 #include "strategy/cost_model.h"
-#include "strategy/gemms.h"
-#include "strategy/names.h"
-#include "strategy/token_pieces.h"
+#include "strategy/gemm_configs.h"
 #include "switchyard/strategy.h"
 
 namespace switchyard {
 namespace {
-
-void append(std::vector<Condition>& all, std::vector<Condition> more) {
-  all.insert(all.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
-}
 
 std::vector<GemmProvider> providers_of(DeviceKind device) {
   if (device == DeviceKind::Cpu) return {GemmProvider::Cpu};
@@ -38,10 +31,37 @@ std::string describe(RowCarrier carrier) {
   return {};
 }
 
-Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
-                  const StrategyRequest& r) {
+// Hopper's two grouped GEMMs of a call with at most max_rows received rows; the layout does not
+// matter to the choice.
+std::string gemms_at(int64_t max_rows, const StrategyRequest& r) {
+  const MoeConfig& c = r.config;
+  const int64_t experts = experts_of_rank(c.num_experts, r.num_ranks);
+  const int64_t slots = checked_mul(max_rows, c.top_k, "gemms");
+  const auto config = [&](int64_t n, int64_t k) {
+    return describe(choose_gemm_config({experts, slots, n, k, r.num_sms}));
+  };
+  return cat("GEMM1 ", config(c.w1_rows(), c.hidden), "; GEMM2 ", config(c.hidden, c.intermediate));
+}
+
+// At the request's capacity; hybrid: of either layout at its bound, where they differ. Empty where
+// no row can come.
+std::string describe_gemms(const Combination& c, const StrategyRequest& r) {
+  const int64_t max_rows = received_rows(c.dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
+  if (max_rows == 0) return "";
+  std::string at_capacity = gemms_at(max_rows, r);
+  const int64_t threshold = r.masked_max_tokens;
+  if (c.executor != ExecutorKind::Hybrid || threshold == 0 || max_rows <= threshold)
+    return at_capacity;
+  const std::string at_threshold = gemms_at(threshold, r);
+  if (at_threshold == at_capacity) return at_capacity;
+  return cat("masked, up to ", threshold, " rows: ", at_threshold, "; contiguous, up to ", max_rows,
+             ": ", at_capacity);
+}
+
+Strategy evaluate(const Combination& c, const StrategyRequest& r) {
+  const auto& [dispatcher, executor, provider] = c;
   Strategy s;
-  s.name = canonical_name(dispatcher, executor, provider);
+  s.name = canonical_name(c);
   s.dispatcher = dispatcher;
   s.executor = executor;
   s.provider = provider;
@@ -49,20 +69,19 @@ Strategy evaluate(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider
   s.provided = dispatcher != DispatcherKind::LowLatency;
   if (!s.provided)
     s.note = cat("not provided yet; the nearest is normal+", executor_name(executor));
-  append(s.conditions, layer_conditions(r));
-  append(s.conditions, dispatcher_conditions(dispatcher, r));
-  append(s.conditions, executor_conditions(executor, r));
-  append(s.conditions, provider_conditions(provider, executor, r));
-  append(s.conditions, capacity_conditions(dispatcher, executor, provider, r));
-  s.workspace_bytes = strategy_workspace_bytes(dispatcher, executor, provider, r);
+  for (auto& conditions :
+       {layer_conditions(r), dispatcher_conditions(dispatcher, r), executor_conditions(executor, r),
+        provider_conditions(provider, executor, r), capacity_conditions(c, r)})
+    s.conditions.insert(s.conditions.end(), conditions.begin(), conditions.end());
+  s.workspace_bytes = strategy_workspace_bytes(c, r);
   if (s.workspace_bytes < 0) return s;  // sizes that mean nothing
-  const PieceChoice pieces = choose_token_pieces(dispatcher, executor, provider, r);
+  const PieceChoice pieces = choose_token_pieces(c, r);
   s.token_pieces = pieces.count;
   const RowCarrier carrier = row_carrier(dispatcher, r, pieces.count);
   s.fetch_rows = carrier == RowCarrier::PeerFetch;
   s.carrier = describe(carrier);
   s.predicted_us = pieces.us;
-  if (provider == GemmProvider::Hopper) s.gemms = describe_gemms(dispatcher, executor, r);
+  if (provider == GemmProvider::Hopper) s.gemms = describe_gemms(c, r);
   return s;
 }
 
@@ -103,7 +122,7 @@ Strategy choose_automatically(const StrategyRequest& r) {
     bool first = true;
     for (const auto dispatcher : dispatchers_for(r))
       for (const auto executor : kExecutors) {
-        Strategy s = evaluate(dispatcher, executor, provider, r);
+        Strategy s = evaluate({dispatcher, executor, provider}, r);
         if (s.opt_in) continue;
         if (!s.holds() && std::exchange(first, false))
           failed += cat(failed.empty() ? "" : cat("; for ", s.name, ": "), failures(s.conditions));
@@ -114,9 +133,7 @@ Strategy choose_automatically(const StrategyRequest& r) {
                      "strategy: auto, no strategy meets its conditions: ", failed,
                      ". Change what it saw.");
   // The first of equals: Hopper's kernels, and contiguous, which every batch size suits.
-  auto best = *std::min_element(good.begin(), good.end(), [](const auto& a, const auto& b) {
-    return a.predicted_us < b.predicted_us;
-  });
+  auto best = *std::ranges::min_element(good, {}, &Strategy::predicted_us);
   best.reason = cat(
       "auto: ", why_dispatcher(r, best.dispatcher), "; ", executor_name(best.executor),
       best.provider == GemmProvider::Cublas ? " over cublas" : "", " is the cheapest that holds (",
@@ -131,7 +148,7 @@ Strategy choose_named(const StrategyRequest& r) {
   const auto dispatcher =
       choice.dispatcher.value_or(r.num_ranks == 1 ? DispatcherKind::Local : DispatcherKind::Normal);
   const auto provider = choice.provider.value_or(providers_of(r.device.kind).front());
-  Strategy s = evaluate(dispatcher, choice.executor, provider, r);
+  Strategy s = evaluate({dispatcher, choice.executor, provider}, r);
   SWITCHYARD_REQUIRE(s.holds(), Unsupported, "strategy: name=", r.strategy, " (", s.name,
                      "), condition failed: ", failures(s.conditions),
                      ". Change what it saw, or say auto.");
@@ -148,7 +165,7 @@ std::vector<Strategy> evaluate_strategies(const StrategyRequest& request) {
   for (const auto dispatcher : kDispatchers)
     for (const auto executor : kExecutors)
       for (const auto provider : providers_of(request.device.kind))
-        all.push_back(evaluate(dispatcher, executor, provider, request));
+        all.push_back(evaluate({dispatcher, executor, provider}, request));
   return all;
 }
 

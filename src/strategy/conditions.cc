@@ -20,11 +20,10 @@ bool shapes_are_usable(const StrategyRequest& r) {
 }
 
 // Rows of the largest buffer of a call at the capacity.
-int64_t most_rows(DispatcherKind dispatcher, ExecutorKind executor, const StrategyRequest& r) {
-  const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
-  const ExecutorShape shape = ExecutorShape::of(r, GemmProvider::Cpu);  // rows, not bytes
-  if (executor == ExecutorKind::Masked) return buffer_rows(shape, Layout::Masked, max_rows);
-  return buffer_rows(shape, Layout::Contiguous, max_rows);
+int64_t most_rows(const Combination& c, const StrategyRequest& r) {
+  const int64_t max_rows = received_rows(c.dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
+  const auto layout = c.executor == ExecutorKind::Masked ? Layout::Masked : Layout::Contiguous;
+  return buffer_rows(ExecutorShape::of(r, GemmProvider::Cpu), layout, max_rows);  // rows, not bytes
 }
 
 const char* on_or_off(bool value) {
@@ -133,39 +132,36 @@ std::vector<Condition> provider_conditions(GemmProvider provider, ExecutorKind e
   return all;
 }
 
-int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executor,
-                                 GemmProvider provider, const StrategyRequest& r) {
+int64_t strategy_workspace_bytes(const Combination& c, const StrategyRequest& r) {
   if (!shapes_are_usable(r)) return -1;
   try {
     // Of pieces of a call less, but their number is chosen by rates: this one is by sizes alone.
-    const int64_t max_rows = received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
+    const int64_t max_rows = received_rows(c.dispatcher, r.max_tokens, r.num_ranks, r.tp_size);
     return checked_add(
-        executor_bytes(ExecutorShape::of(r, provider), executor, r.masked_max_tokens, max_rows),
-        dispatcher_bytes(dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size,
-                         row_carrier(dispatcher, r)),
+        executor_bytes(ExecutorShape::of(r, c.provider), c.executor, r.masked_max_tokens, max_rows),
+        dispatcher_bytes(c.dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size,
+                         row_carrier(c.dispatcher, r)),
         "workspace");
   } catch (const Error&) {
     return -1;  // sizes that do not fit 63 bits: the condition on the workspace says so
   }
 }
 
-std::vector<Condition> capacity_conditions(DispatcherKind dispatcher, ExecutorKind executor,
-                                           GemmProvider provider, const StrategyRequest& r) {
-  const int64_t bytes = strategy_workspace_bytes(dispatcher, executor, provider, r);
+std::vector<Condition> capacity_conditions(const Combination& c, const StrategyRequest& r) {
+  const int64_t bytes = strategy_workspace_bytes(c, r);
   const std::string seen = bytes < 0 ? "sizes beyond 63 bits" : gib(bytes);
   return {
-      condition("rows of the buffers fit 31 bits",
-                bytes >= 0 && most_rows(dispatcher, executor, r) <= INT32_MAX,
+      condition("rows of the buffers fit 31 bits", bytes >= 0 && most_rows(c, r) <= INT32_MAX,
                 "max_tokens=", r.max_tokens, ", P=", r.num_ranks, ", K=", r.config.top_k),
       condition("the workspace is within the limit", bytes >= 0 && bytes <= r.workspace_limit_bytes,
                 seen, ", limit ", r.workspace_limit_bytes)};
 }
 
 std::string failures(const std::vector<Condition>& conditions) {
-  std::string failed;
+  std::vector<std::string> failed;
   for (const auto& c : conditions)
-    if (!c.holds) failed += cat(failed.empty() ? "" : "; ", c.text);
-  return failed;
+    if (!c.holds) failed.push_back(c.text);
+  return joined(failed, "; ");
 }
 
 void require_all(const char* operation, const std::vector<Condition>& conditions) {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "switchyard/strategy.h"
+#include "strategy/names.h"
 
 namespace switchyard {
 
@@ -17,12 +17,10 @@ std::vector<Condition> provider_conditions(GemmProvider provider, ExecutorKind e
                                            const StrategyRequest& request);
 
 // Of a strategy, at the request's capacity: its buffers have a size that can be had.
-std::vector<Condition> capacity_conditions(DispatcherKind dispatcher, ExecutorKind executor,
-                                           GemmProvider provider, const StrategyRequest& request);
+std::vector<Condition> capacity_conditions(const Combination& c, const StrategyRequest& request);
 
 // Executor and dispatcher at the capacity of the request; -1 when the shape itself is invalid.
-int64_t strategy_workspace_bytes(DispatcherKind dispatcher, ExecutorKind executor,
-                                 GemmProvider provider, const StrategyRequest& request);
+int64_t strategy_workspace_bytes(const Combination& c, const StrategyRequest& request);
 
 // The texts of those that do not hold, with "; " between them.
 std::string failures(const std::vector<Condition>& conditions);

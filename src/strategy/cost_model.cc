@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/checked.h"
 #include "plan/capacity.h"
 #include "plan/row_carrier.h"
 
@@ -17,7 +18,7 @@ double expected_rows(DispatcherKind dispatcher, const StrategyRequest& r) {
   if (dispatcher != DispatcherKind::Normal) return all;
   // A token misses a rank if none of its K choices falls into the rank's E/P experts.
   const double share = 1.0 / r.num_ranks;
-  return all * (1 - std::pow(1 - share, static_cast<double>(r.config.top_k)));
+  return all * (1 - std::pow(1 - share, r.config.top_k));
 }
 
 // Weights of one expert, which are also the multiply-adds of one row.
@@ -97,6 +98,22 @@ Reached reached_by(GemmProvider provider) {
           .both_count = true};
 }
 
+constexpr int kMostPieces = 4;  // chosen: each saves less than the one before, and costs as much
+// What a piece takes beside its rows: kernels that tell and wait, there and back.
+constexpr double kPieceUs = 30;
+// Rows that travel beside the experts take memory and multiprocessors from them, as long as they
+// would take at this rate: 2x H100, 2857 us in two pieces of 8192 tokens, which alone take 1169.
+constexpr double kBesideExpertsGbps = 300;
+
+double us_of_pieces(int count, const Combination& c, const StrategyRequest& r) {
+  StrategyRequest piece = r;
+  piece.max_tokens = cut_tokens(r.max_tokens, r.max_tokens, count).tokens;
+  const Prediction p = predict(c, piece);
+  // The first piece's way there and the last one's way back are not hidden.
+  const double beside_us = (count - 1) * p.link_us * r.device.link_gbps / kBesideExpertsGbps;
+  return count * (p.compute_us + p.meetings_us) + (count - 1) * kPieceUs + p.link_us + beside_us;
+}
+
 }  // namespace
 
 double LocalTime::us() const {
@@ -109,8 +126,7 @@ LocalTime predict_local(const LocalWork& work, const MoeConfig& config, GemmProv
   const Reached reached = reached_by(provider);
   const double per_expert = gemm_size(config);
   // Scatter writes and gather reads a row per slot; both touch the received rows once.
-  const double row_bytes =
-      (2 * work.slots + 2 * work.rows) * static_cast<double>(config.hidden) * 2;
+  const double row_bytes = (2 * work.slots + 2 * work.rows) * config.hidden * 2;
   return {.launches_us = reached.launches_us,
           .flops_us = 2 * work.slots * per_expert / (device.gemm_gflops * reached.gemm_rate) * 1e-3,
           .weights_us = work.active_experts * per_expert * 2 /
@@ -119,8 +135,8 @@ LocalTime predict_local(const LocalWork& work, const MoeConfig& config, GemmProv
           .both_count = reached.both_count};
 }
 
-Prediction predict(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
-                   const StrategyRequest& r) {
+Prediction predict(const Combination& c, const StrategyRequest& r) {
+  const auto& [dispatcher, executor, provider] = c;
   const auto k = static_cast<double>(r.config.top_k), e = static_cast<double>(r.config.num_experts);
   const double p = r.num_ranks, local_experts = e / p;
   const double tokens =
@@ -139,7 +155,7 @@ Prediction predict(DispatcherKind dispatcher, ExecutorKind executor, GemmProvide
       ExecutorShape::of(r, provider), masked ? Layout::Masked : Layout::Contiguous, max_rows));
   const double plan_us = buffer * 8 / r.device.read_gbps * 1e-3;
   const Travel travel = travel_of(dispatcher, rows, r);
-  const double row_bytes = static_cast<double>(r.config.hidden) * 2;
+  const double row_bytes = 2.0 * r.config.hidden;
   const double link_us =
       travel.crossing * row_bytes / (r.device.link_gbps * travel.link_share) * 1e-3;
   const double copy_us =
@@ -147,6 +163,24 @@ Prediction predict(DispatcherKind dispatcher, ExecutorKind executor, GemmProvide
   const double extra_us =
       provider == GemmProvider::Cublas ? cublas_extra_us(slots, masked, buffer, r) : 0;
   return {local.us() + plan_us + copy_us + extra_us, travel.meetings_us, link_us};
+}
+
+PieceChoice choose_token_pieces(const Combination& c, const StrategyRequest& r) {
+  const auto choice = [&](int count) { return PieceChoice{count, us_of_pieces(count, c, r)}; };
+  if (r.num_ranks == 1 || c.dispatcher == DispatcherKind::Local || r.tp_size > 1) return choice(1);
+  const auto most = static_cast<int>(std::clamp<int64_t>(r.max_tokens, 1, kMaxTokenPieces));
+  if (r.token_pieces > 0) return choice(std::min(r.token_pieces, most));
+  if (r.device.kind == DeviceKind::Cpu) return choice(1);  // one thing at a time
+  PieceChoice best = choice(1);
+  for (int count = 2; count <= std::min(kMostPieces, most); ++count)
+    if (const PieceChoice more = choice(count); more.us < best.us) best = more;
+  return best;
+}
+
+TokenPieces cut_tokens(int64_t max_tokens, int64_t capacity, int most) {
+  if (max_tokens == 0) return {};
+  const int64_t count = ceil_div(max_tokens, ceil_div(capacity, int64_t{most}));
+  return {count, ceil_div(max_tokens, count)};
 }
 
 }  // namespace switchyard

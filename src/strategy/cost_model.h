@@ -2,7 +2,7 @@
 // rates.
 #pragma once
 
-#include "switchyard/strategy.h"
+#include "strategy/names.h"
 
 namespace switchyard {
 
@@ -37,7 +37,28 @@ struct Prediction {
 };
 
 // At the request's capacity, an even gate assumed. Pure.
-Prediction predict(DispatcherKind dispatcher, ExecutorKind executor, GemmProvider provider,
-                   const StrategyRequest& request);
+Prediction predict(const Combination& c, const StrategyRequest& request);
+
+// ---- how a call's tokens are cut, so that links and experts work at once
+
+inline constexpr int kMaxTokenPieces = 16;  // each has a window of its own
+
+struct PieceChoice {
+  int count = 1;
+  double us = 0;  // predicted
+};
+
+// Pieces of a call at the capacity: by the cost model, unless the request says how many. Pure.
+PieceChoice choose_token_pieces(const Combination& c, const StrategyRequest& request);
+
+// Pieces of one call: `count` of at most `tokens` tokens of each rank.
+struct TokenPieces {
+  int64_t count = 1;
+  int64_t tokens = 0;
+};
+
+// Of a call with `max_tokens` in a layer whose largest one, `capacity`, has `most`: as few as there
+// can be that are no larger than those, and even ones.
+TokenPieces cut_tokens(int64_t max_tokens, int64_t capacity, int most);
 
 }  // namespace switchyard

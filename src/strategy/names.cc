@@ -49,31 +49,24 @@ constexpr std::array kAliases = {
     Alias{"no_auant_dp_normal", "no_quant_dp_normal"},
 };
 
+template <class Kinds, class Name>
+auto kind_from(std::string_view name, const Kinds& kinds, Name name_of) {
+  const auto at =
+      std::ranges::find(kinds, name, [&](auto kind) -> std::string_view { return name_of(kind); });
+  return at == kinds.end() ? std::nullopt : std::optional(*at);
+}
+
 std::optional<DispatcherKind> dispatcher_from(std::string_view name) {
-  for (const auto kind : kDispatchers)
-    if (name == dispatcher_name(kind)) return kind;
   if (name == "all-gather") return DispatcherKind::AllGather;
   if (name == "low-latency") return DispatcherKind::LowLatency;
-  return {};
-}
-
-std::optional<ExecutorKind> executor_from(std::string_view name) {
-  for (const auto kind : kExecutors)
-    if (name == executor_name(kind)) return kind;
-  return {};
-}
-
-std::optional<GemmProvider> provider_from(std::string_view name) {
-  for (const auto provider : kCudaProviders)
-    if (name == provider_name(provider)) return provider;
-  return {};
+  return kind_from(name, kDispatchers, dispatcher_name);
 }
 
 // "[dispatcher+]executor[+provider]".
 std::optional<NamedChoice> parse_combination(std::string_view name) {
   NamedChoice choice;
   if (const size_t plus = name.rfind('+'); plus != std::string_view::npos) {
-    choice.provider = provider_from(name.substr(plus + 1));
+    choice.provider = kind_from(name.substr(plus + 1), kCudaProviders, provider_name);
     if (choice.provider) name.remove_suffix(name.size() - plus);
   }
   if (const size_t plus = name.find('+'); plus != std::string_view::npos) {
@@ -81,7 +74,7 @@ std::optional<NamedChoice> parse_combination(std::string_view name) {
     if (!choice.dispatcher) return {};
     name.remove_prefix(plus + 1);
   }
-  const auto executor = executor_from(name);
+  const auto executor = kind_from(name, kExecutors, executor_name);
   if (!executor) return {};
   choice.executor = *executor;
   if (choice.dispatcher == DispatcherKind::LowLatency)
@@ -148,10 +141,9 @@ const char* provider_name(GemmProvider provider) noexcept {
   return "unknown";
 }
 
-std::string canonical_name(DispatcherKind dispatcher, ExecutorKind executor,
-                           GemmProvider provider) {
-  return cat(dispatcher_name(dispatcher), "+", executor_name(executor),
-             provider == GemmProvider::Cublas ? "+cublas" : "");
+std::string canonical_name(const Combination& c) {
+  return cat(dispatcher_name(c.dispatcher), "+", executor_name(c.executor),
+             c.provider == GemmProvider::Cublas ? "+cublas" : "");
 }
 
 std::vector<StrategyName> strategy_names() {
@@ -162,7 +154,7 @@ std::vector<StrategyName> strategy_names() {
   for (const auto dispatcher : kDispatchers)
     for (const auto executor : kExecutors) {
       const bool later = dispatcher == DispatcherKind::LowLatency;
-      const auto name = canonical_name(dispatcher, executor);
+      const auto name = canonical_name({dispatcher, executor});
       names.push_back({name, later ? "" : name, later ? "not provided yet" : "combination", ""});
     }
   for (const auto& r : kReferenceNames)
@@ -186,23 +178,19 @@ NamedChoice parse_strategy_name(std::string_view name) {
   if (auto choice = parse_combination(name)) return *choice;
   if (auto choice = parse_reference_name(name)) return *choice;
 
-  const auto names = strategy_names();
-  std::string all;
-  for (const auto& n : names) all += cat(all.empty() ? "" : ", ", n.name);
-  std::vector<std::string> candidates;
-  for (const auto& n : names) {
+  std::vector<std::string> all, candidates;
+  for (const auto& n : strategy_names()) {
+    all.push_back(n.name);
     candidates.push_back(n.name);
     if (n.kind != "combination") continue;
     for (const auto provider : kCudaProviders)
       candidates.push_back(cat(n.name, "+", provider_name(provider)));
   }
-  const auto nearest =
-      std::min_element(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) {
-        return edit_distance(name, a) < edit_distance(name, b);
-      });
-  throw Error(Errc::Unsupported,
-              cat("strategy: name=", name, ", is unknown. Did you mean ", *nearest,
-                  "? Names: ", all, "; on CUDA a combination may end with +hopper or +cublas."));
+  const auto nearest = std::ranges::min_element(
+      candidates, {}, [&](const auto& each) { return edit_distance(name, each); });
+  throw Error(Errc::Unsupported, cat("strategy: name=", name, ", is unknown. Did you mean ",
+                                     *nearest, "? Names: ", joined(all),
+                                     "; on CUDA a combination may end with +hopper or +cublas."));
 }
 
 }  // namespace switchyard

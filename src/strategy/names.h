@@ -1,11 +1,10 @@
-// src/strategy/names.h -- every name that --strategy takes, and what it means here.
+// src/strategy/names.h -- what a strategy combines; every name that --strategy takes, and what it means here.
 #pragma once
 
 #include <array>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "switchyard/strategy.h"
 
@@ -18,6 +17,12 @@ inline constexpr std::array kExecutors = {ExecutorKind::Contiguous, ExecutorKind
                                           ExecutorKind::Hybrid};
 // In the order in which `auto` takes the first of equals.
 inline constexpr std::array kCudaProviders = {GemmProvider::Hopper, GemmProvider::Cublas};
+
+struct Combination {
+  DispatcherKind dispatcher;
+  ExecutorKind executor;
+  GemmProvider provider = GemmProvider::Cpu;
+};
 
 // What a name asks for. Without a dispatcher: local for one rank, normal otherwise. Without a
 // provider: the CPU's, or Hopper's on CUDA.
@@ -33,7 +38,6 @@ struct NamedChoice {
 NamedChoice parse_strategy_name(std::string_view name);
 
 // "normal+hybrid", "local+masked+cublas"; the other providers follow from the device.
-std::string canonical_name(DispatcherKind dispatcher, ExecutorKind executor,
-                           GemmProvider provider = GemmProvider::Cpu);
+std::string canonical_name(const Combination& c);
 
 }  // namespace switchyard

@@ -135,7 +135,7 @@ class PortCounts {
     Spread s;
     for (const Counts& c : ranks_) {
       s.max = std::max(s.max, c.*port);
-      s.mean += c.*port / static_cast<double>(ranks_.size());
+      s.mean += c.*port / ranks_.size();
     }
     return s;
   }
@@ -145,37 +145,32 @@ class PortCounts {
 // Rows of a dispatch. A combine moves as many partial rows the other way.
 Traffic normal_rows(const Demand& d) {
   PortCounts ports;
-  const auto node_peers = static_cast<double>(d.node_size() - 1);
-  const auto far_peers = static_cast<double>(d.ranks - d.node_size());
   for (int64_t r = 0; r < d.ranks; ++r) {
-    const double own = d.of_rank[static_cast<size_t>(r)], inside = d.inside(d.node(r));
+    const double own = d.of_rank[r], inside = d.inside(d.node(r));
     ports.add({.nvlink_sent = d.tokens * (inside - own),
-               .nvlink_received = d.tokens * node_peers * own,
+               .nvlink_received = d.tokens * (d.node_size() - 1) * own,
                .network_sent = d.tokens * (d.ranks_per_token() - inside),
-               .network_received = d.tokens * far_peers * own});
+               .network_received = d.tokens * (d.ranks - d.node_size()) * own});
   }
   return ports.traffic();
 }
 
 Traffic two_level_rows(const Demand& d) {
   PortCounts ports;
-  const auto node_peers = static_cast<double>(d.node_size() - 1);
-  const auto nodes = static_cast<double>(d.nodes);
   for (int64_t r = 0; r < d.ranks; ++r) {
-    const double own = d.of_rank[static_cast<size_t>(r)], inside = d.inside(d.node(r));
-    const double node = d.of_node[static_cast<size_t>(d.node(r))];
+    const double own = d.of_rank[r], inside = d.inside(d.node(r));
+    const double node = d.of_node[d.node(r)];
     // NVLink: of its own tokens, and of those of the ranks with its number on every other node.
-    ports.add({.nvlink_sent = d.tokens * nodes * (inside - own),
-               .nvlink_received = d.tokens * nodes * node_peers * own,
+    ports.add({.nvlink_sent = d.tokens * d.nodes * (inside - own),
+               .nvlink_received = d.tokens * d.nodes * (d.node_size() - 1) * own,
                .network_sent = d.tokens * (d.nodes_per_token() - node),
-               .network_received = d.tokens * (nodes - 1) * node});
+               .network_received = d.tokens * (d.nodes - 1) * node});
   }
   return ports.traffic();
 }
 
 Traffic all_gather_rows(const Demand& d) {
-  const auto ranks = static_cast<double>(d.ranks), nodes = static_cast<double>(d.nodes);
-  const double near = d.tokens * (ranks - nodes), far = d.tokens * (nodes - 1);
+  const double near = d.tokens * (d.ranks - d.nodes), far = d.tokens * (d.nodes - 1);
   PortCounts ports;
   ports.add({near, near, far, far});  // alike on every rank
   return ports.traffic();
@@ -197,11 +192,11 @@ struct CountBytes {
 // Over the network counts. Inside a node the slots of all tokens, since no rank knows how many rows
 // come: those of tokens that send a row are counted with it.
 CountBytes count_bytes(const Demand& d, double slot_bytes) {
-  const auto sent = static_cast<double>(header_width(PeerPhase::Rows)) * sizeof(int64_t);
-  const auto counts = static_cast<double>(kHeaderCounts + d.ranks) * sizeof(int32_t);
-  const double others = 1 - d.ranks_per_token() / static_cast<double>(d.ranks);
-  return {(sent + d.tokens * slot_bytes * others) * static_cast<double>(d.node_size() - 1),
-          counts * static_cast<double>(d.ranks - d.node_size())};
+  const double sent = header_width(PeerPhase::Rows) * sizeof(int64_t);
+  const double counts = (kHeaderCounts + d.ranks) * sizeof(int32_t);
+  const double others = 1 - d.ranks_per_token() / d.ranks;
+  return {(sent + d.tokens * slot_bytes * others) * (d.node_size() - 1),
+          counts * (d.ranks - d.node_size())};
 }
 
 struct Part {
@@ -212,8 +207,7 @@ struct Part {
 // The first of equals.
 template <size_t N>
 Part longest(const std::array<Part, N>& parts) {
-  return *std::max_element(parts.begin(), parts.end(),
-                           [](const Part& a, const Part& b) { return a.us < b.us; });
+  return *std::ranges::max_element(parts, {}, &Part::us);
 }
 
 // One RowMove, but for the rows that it moves.
@@ -263,7 +257,7 @@ ExpertTime time_of_experts(const LocalWork& work, const PlanRequest& r) {
 
 // Of the rank that takes longest.
 ExpertTime slowest_experts(const Demand& d, const PlanRequest& r, bool every_row) {
-  const double all_tokens = d.tokens * static_cast<double>(d.ranks);
+  const double all_tokens = d.tokens * d.ranks;
   ExpertTime slowest;
   slowest.us = -1;
   for (size_t rank = 0; rank < d.of_rank.size(); ++rank) {
@@ -273,7 +267,7 @@ ExpertTime slowest_experts(const Demand& d, const PlanRequest& r, bool every_row
     time.rank = static_cast<int>(rank);
     if (time.us > slowest.us) slowest = time;
   }
-  slowest.mean_slots = d.tokens * static_cast<double>(r.config.top_k);
+  slowest.mean_slots = d.tokens * r.config.top_k;
   return slowest;
 }
 
@@ -289,7 +283,7 @@ double near_us(const Demand& d, const ClusterRates& r) {
 }
 double far_us(int64_t far_peers, const ClusterRates& r) {
   if (far_peers == 0) return 0;
-  return r.network_meeting_us + r.network_peer_us * static_cast<double>(far_peers);
+  return r.network_meeting_us + r.network_peer_us * far_peers;
 }
 
 }  // namespace
@@ -314,9 +308,9 @@ RankPlan plan_ranks(const PlanRequest& request) {
   check_sizes(request);
   const Demand d = demand_of(request);
   const ClusterRates& rates = request.rates;
-  const double partial_bytes = static_cast<double>(request.config.hidden) * 2;
+  const double partial_bytes = 2.0 * request.config.hidden;
   // K local ids and weights of 4 bytes each travel with a row.
-  const double slot_bytes = static_cast<double>(request.config.top_k) * 8;
+  const double slot_bytes = 8.0 * request.config.top_k;
   const double row_bytes = partial_bytes + slot_bytes;
   const CountBytes counts = count_bytes(d, slot_bytes);
   const ExpertTime experts = slowest_experts(d, request, false);
@@ -333,8 +327,8 @@ RankPlan plan_ranks(const PlanRequest& request) {
 
   RankPlan plan;
   plan.ranks_per_token = d.ranks_per_token();
-  plan.remote_rows_per_token = d.ranks_per_token() * (1 - 1.0 / static_cast<double>(d.ranks));
-  plan.remote_nodes_per_token = d.nodes_per_token() * (1 - 1.0 / static_cast<double>(d.nodes));
+  plan.remote_rows_per_token = d.ranks_per_token() * (1 - 1.0 / d.ranks);
+  plan.remote_nodes_per_token = d.nodes_per_token() * (1 - 1.0 / d.nodes);
   const Traffic normal = normal_rows(d), two_level = two_level_rows(d), all = all_gather_rows(d);
   plan.normal = plan_of(move_of(normal, {row_bytes, counts, rows_us}, rates), experts,
                         move_of(reversed(normal), {partial_bytes, {}, meeting_us}, rates));

@@ -1,5 +1,5 @@
 // src/weights/available_memory.cc
-#include "weights/available_memory.h"
+#include "weights/weight_block.h"
 
 #include <algorithm>
 #include <charconv>

@@ -1,8 +1,6 @@
 // src/weights/by_hand.cc -- layer.json: a layer of a family that is not in the list.
 // docs/guide/checkpoints.md has the format.
 #include <array>
-#include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "weights/family_parts.h"
 #include "weights/text.h"
@@ -38,10 +36,6 @@ GroupScore group_score_from(const std::string& name) {
   return name == "max" ? GroupScore::Max : GroupScore::Top2Sum;
 }
 
-float number(const ConfigReader& reader, const char* key, double absent) {
-  return static_cast<float>(reader.number_or({key}, absent));
-}
-
 GateConfig gate_from(const ConfigReader& gate) {
   gate.refuse_unknown(
       split("scoring renormalize renormalize_epsilon clamp_renormalizer scale correction_bias "
@@ -51,15 +45,15 @@ GateConfig gate_from(const ConfigReader& gate) {
   GateConfig g;
   g.scoring = scoring_from(gate.text_or({"scoring"}, "softmax"));
   g.renormalize = gate.boolean_or({"renormalize"}, false);
-  g.renormalize_epsilon = number(gate, "renormalize_epsilon", 0);
+  g.renormalize_epsilon = gate.float_or({"renormalize_epsilon"}, 0);
   g.clamp_renormalizer = gate.boolean_or({"clamp_renormalizer"}, false);
-  g.scale = number(gate, "scale", 1);
+  g.scale = gate.float_or({"scale"}, 1);
   g.correction_bias = gate.boolean_or({"correction_bias"}, false);
   g.num_groups = gate.integer_or({"num_groups"}, 1);
   g.num_groups_kept = gate.integer_or({"num_groups_kept"}, 1);
   g.group_score = group_score_from(gate.text_or({"group_score"}, "top2_sum"));
-  g.jitter_epsilon = number(gate, "jitter_epsilon", 0.01);
-  g.logit_softcap = number(gate, "logit_softcap", 0);
+  g.jitter_epsilon = gate.float_or({"jitter_epsilon"}, 0.01);
+  g.logit_softcap = gate.float_or({"logit_softcap"}, 0);
   g.vocabulary = gate.integer_or({"vocabulary"}, 0);
   g.num_zero_experts = gate.integer_or({"num_zero_experts"}, 0);
   g.expert_scale = gate.boolean_or({"expert_scale"}, false);
@@ -122,8 +116,8 @@ Activation activation_from(const ConfigReader& layer, const std::string& prefix,
                            const std::string& absent) {
   const std::string name = prefix + "activation", alpha = name + "_alpha", limit = name + "_limit";
   Activation a = activation_of(layer, {name.c_str()}, absent);
-  a.alpha = number(layer, alpha.c_str(), a.alpha);
-  a.limit = number(layer, limit.c_str(), a.limit);
+  a.alpha = layer.float_or({alpha.c_str()}, a.alpha);
+  a.limit = layer.float_or({limit.c_str()}, a.limit);
   return a;
 }
 
@@ -141,7 +135,7 @@ RoutedPathConfig path_from(const ConfigReader& layer) {
   p.input_norm = layer.boolean_or({"input_norm"}, false);
   p.latent = layer.integer_or({"latent"}, 0);
   p.output_norm = layer.boolean_or({"output_norm"}, false);
-  p.norm_epsilon = number(layer, "norm_epsilon", p.norm_epsilon);
+  p.norm_epsilon = layer.float_or({"norm_epsilon"}, p.norm_epsilon);
   return p;
 }
 
@@ -173,7 +167,7 @@ FamilyLayers describe_by_hand(const ConfigReader& layer) {
             ' '));
   FamilyLayers f;
   f.config = config_from(layer);
-  f.down_factor = number(layer, "down_factor", 1);
+  f.down_factor = layer.float_or({"down_factor"}, 1);
   f.num_layers = num_layers_of(layer);
   f.moe_layers = layer.integers_or_none({"moe_layers"});
   if (!layer.has({"moe_layers"})) f.moe_layers = layers_from(0, f.num_layers);

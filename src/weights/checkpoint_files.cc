@@ -2,18 +2,103 @@
 #include "weights/checkpoint_files.h"
 
 #include <algorithm>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <regex>
 #include <string_view>
 
 #include "base/require.h"
-#include "weights/model_folder.h"
-#include "weights/shard_index.h"
+#include "weights/json_file.h"
+#include "weights/mapped_file.h"
 #include "weights/text.h"
 
 namespace switchyard {
 namespace {
+
+// ---- the folder of a model
+
+namespace fs = std::filesystem;
+
+bool is_folder(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_directory(path, ignored);
+}
+
+bool is_present(const fs::path& path) {  // true for a link whose target is gone, too
+  std::error_code ignored;
+  return fs::exists(fs::symlink_status(path, ignored));
+}
+
+bool holds_model(const fs::path& folder) {
+  return is_present(folder / "config.json") || is_present(folder / "model.safetensors") ||
+         is_present(folder / "model.safetensors.index.json");
+}
+
+// org/name, as the hub spells it.
+bool is_hub_name(const std::string& text) {
+  const size_t slash = text.find('/');
+  constexpr std::string_view kAllowed =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+  const auto is_part = [&](std::string_view part) {
+    return !part.empty() && part.front() != '.' &&
+           part.find_first_not_of(kAllowed) == std::string_view::npos;
+  };
+  return slash != text.npos && is_part(text.substr(0, slash)) && is_part(text.substr(slash + 1));
+}
+
+[[noreturn]] void refuse_no_folder(const fs::path& path) {
+  const std::string name = path.string(), gone = dangling(path);
+  SWITCHYARD_REQUIRE(gone.empty(), BadFile, "checkpoint: ", name, ",", gone);
+  SWITCHYARD_REQUIRE(is_present(path) || !is_hub_name(name), BadFile, "checkpoint: ", name,
+                     ", is no folder. Download it first: hf download ", name,
+                     " --local-dir DIR, then pass DIR.");
+  throw Error(Errc::BadFile,
+              cat("checkpoint: ", name, ", is no folder. Pass the folder that holds config.json."));
+}
+
+std::vector<std::string> folders_in(const fs::path& folder) {
+  auto names = names_in(folder);
+  std::erase_if(names, [&](const std::string& name) { return !is_folder(folder / name); });
+  return names;
+}
+
+// " Its snapshots are a, b. Pass one of them." or how to get one.
+std::string snapshots_of(const fs::path& folder) {
+  const auto names = folders_in(folder);
+  if (names.empty()) return "It holds no snapshot. Download the model again.";
+  constexpr size_t kShown = 16;
+  std::string list = joined(std::span(names).first(std::min(names.size(), kShown)));
+  if (names.size() > kShown) list += cat(", ... (", names.size(), ")");
+  return cat("Pass one of the snapshots in ", folder.string(), ": ", list, ".");
+}
+
+// The commit that refs/main holds; empty without one.
+std::string main_of(const fs::path& model) {
+  std::string commit;
+  std::ifstream(model / "refs" / "main") >> commit;
+  return commit;
+}
+
+fs::path main_snapshot(const fs::path& model) {
+  const fs::path snapshots = model / "snapshots";
+  const std::string commit = main_of(model);
+  SWITCHYARD_REQUIRE(!commit.empty(), BadFile, "checkpoint: ", model.string(),
+                     ", is a folder of the Hugging Face cache without refs/main. ",
+                     snapshots_of(snapshots));
+  const bool is_name = commit.find('/') == commit.npos && commit != "." && commit != "..";
+  SWITCHYARD_REQUIRE(is_name && is_folder(snapshots / commit), BadFile,
+                     "checkpoint: ", model.string(), ", refs/main names the snapshot ", commit,
+                     ", which is not there. ", snapshots_of(snapshots));
+  return snapshots / commit;
+}
+
+fs::path only_snapshot(const fs::path& snapshots) {
+  const auto names = folders_in(snapshots);
+  SWITCHYARD_REQUIRE(names.size() == 1, BadFile, "checkpoint: ", snapshots.string(), ", holds ",
+                     names.size(), " snapshots, need one. ", snapshots_of(snapshots));
+  return snapshots / names.front();
+}
 
 // ---- files without an index: their headers say what they hold
 
@@ -24,7 +109,7 @@ struct ShardName {
   std::string stem, number, count;
 };
 
-std::optional<ShardName> shard_name(const std::filesystem::path& path) {
+std::optional<ShardName> shard_name(const fs::path& path) {
   static const std::regex pattern(R"(([^]*)-([0-9]+)-of-([0-9]+)\.safetensors)");
   const std::string file = path.filename().string();
   std::smatch parts;
@@ -33,7 +118,7 @@ std::optional<ShardName> shard_name(const std::filesystem::path& path) {
 }
 
 // The first file that the names of the others speak of; empty when all are there.
-std::string missing_shard(const std::vector<std::filesystem::path>& paths) {
+std::string missing_shard(const std::vector<fs::path>& paths) {
   const auto name = paths.empty() ? std::nullopt : shard_name(paths.front());
   if (!name) return "";
   const int64_t count = integer_of(name->count).value_or(0);
@@ -45,7 +130,7 @@ std::string missing_shard(const std::vector<std::filesystem::path>& paths) {
       digits.insert(0, name->number.size() - digits.size(), '0');
     const auto path =
         paths.front().parent_path() / cat(name->stem, "-", digits, "-of-", name->count, kEnding);
-    if (std::find(paths.begin(), paths.end(), path) == paths.end()) return path.string();
+    if (std::ranges::find(paths, path) == paths.end()) return path.string();
   }
   return "";
 }
@@ -54,7 +139,7 @@ class FoundFiles final : public CheckpointFiles {
  public:
   // Throws Error(BadFile) where none of them can be opened. One that cannot is named when a tensor
   // is missing, which it may hold.
-  explicit FoundFiles(std::vector<std::filesystem::path> paths) : paths_(std::move(paths)) {
+  explicit FoundFiles(std::vector<fs::path> paths) : paths_(std::move(paths)) {
     for (const auto& path : paths_) try {
         files_.push_back(TensorFile::open(path));
       } catch (const Error& e) {
@@ -64,8 +149,8 @@ class FoundFiles final : public CheckpointFiles {
   }
 
   bool has(const std::string& name) const override {
-    return std::any_of(files_.begin(), files_.end(),
-                       [&](const auto& file) { return file->find(name) != nullptr; });
+    return std::ranges::any_of(files_,
+                               [&](const auto& file) { return file->find(name) != nullptr; });
   }
 
   const TensorEntry& entry(const std::string& name) const override {
@@ -85,7 +170,7 @@ class FoundFiles final : public CheckpointFiles {
     std::vector<const std::string*> names;
     for (const auto& file : files_)
       for (const auto& entry : file->entries()) names.push_back(&entry.name);
-    std::sort(names.begin(), names.end(), [](auto* a, auto* b) { return *a < *b; });
+    std::ranges::sort(names, [](auto* a, auto* b) { return *a < *b; });
     const auto last =
         std::unique(names.begin(), names.end(), [](auto* a, auto* b) { return *a == *b; });
     std::for_each(names.begin(), last, [&](const std::string* name) { visit(*name); });
@@ -108,15 +193,15 @@ class FoundFiles final : public CheckpointFiles {
                                    ". Download the files that are missing."));
   }
 
-  std::vector<std::filesystem::path> paths_;
+  std::vector<fs::path> paths_;
   std::vector<std::shared_ptr<const TensorFile>> files_;
   std::string first_fault_;  // of a file that cannot be opened
 };
 
 // The safetensors files of a folder, in order: those named `<name>-00001-of-00003.safetensors` if
 // there are such, else all.
-std::vector<std::filesystem::path> find_safetensors(const std::filesystem::path& directory) {
-  std::vector<std::filesystem::path> all, shards;
+std::vector<fs::path> find_safetensors(const fs::path& directory) {
+  std::vector<fs::path> all, shards;
   for (const std::string& name : names_in(directory)) {
     if (!name.ends_with(kEnding)) continue;
     all.push_back(directory / name);
@@ -129,7 +214,7 @@ std::vector<std::filesystem::path> find_safetensors(const std::filesystem::path&
 
 class IndexedFiles final : public CheckpointFiles {
  public:
-  explicit IndexedFiles(const std::filesystem::path& index)
+  explicit IndexedFiles(const fs::path& index)
       : directory_(index.parent_path()), index_(ShardIndex::read(index)) {}
 
   bool has(const std::string& name) const override { return index_.has(name); }
@@ -153,11 +238,10 @@ class IndexedFiles final : public CheckpointFiles {
     if (open) return *open;
     const auto path = directory_ / file;
     std::error_code error;
-    const auto kind = std::filesystem::symlink_status(path, error).type();
-    SWITCHYARD_REQUIRE(
-        kind != std::filesystem::file_type::not_found && kind != std::filesystem::file_type::none,
-        BadFile, "checkpoint: tensor ", tensor, ", shard ", path.string(),
-        " is missing; its index names it. Download it again.");
+    const auto kind = fs::symlink_status(path, error).type();
+    SWITCHYARD_REQUIRE(kind != fs::file_type::not_found && kind != fs::file_type::none, BadFile,
+                       "checkpoint: tensor ", tensor, ", shard ", path.string(),
+                       " is missing; its index names it. Download it again.");
     try {
       open = TensorFile::open(path);
     } catch (const Error& e) {
@@ -166,7 +250,7 @@ class IndexedFiles final : public CheckpointFiles {
     return *open;
   }
 
-  std::filesystem::path directory_;
+  fs::path directory_;
   ShardIndex index_;
   mutable std::mutex mutex_;  // of shards_; ranks that are threads share a checkpoint
   mutable std::map<std::string, std::shared_ptr<const TensorFile>> shards_;  // the open ones
@@ -175,25 +259,25 @@ class IndexedFiles final : public CheckpointFiles {
 // ---- the choice
 
 // False as well for what cannot be a file's name, and for a link whose target is gone.
-bool is_there(const std::filesystem::path& path) {
+bool is_there(const fs::path& path) {
   std::error_code ignored;
-  return std::filesystem::exists(path, ignored);
+  return fs::exists(path, ignored);
 }
 
-bool is_link(const std::filesystem::path& path) {
+bool is_link(const fs::path& path) {
   std::error_code ignored;
-  return std::filesystem::is_symlink(path, ignored);
+  return fs::is_symlink(path, ignored);
 }
 
 // A file of the folder in a format that is not read; empty without one.
-std::string other_format(const std::filesystem::path& directory) {
+std::string other_format(const fs::path& directory) {
   for (const std::string& name : names_in(directory))
     for (const char* ending : {".bin", ".gguf", ".pth", ".pt", ".h5"})
       if (name.ends_with(ending)) return name;
   return "";
 }
 
-[[noreturn]] void refuse_empty(const std::filesystem::path& directory) {
+[[noreturn]] void refuse_empty(const fs::path& directory) {
   const std::string other = other_format(directory);
   SWITCHYARD_REQUIRE(other.empty(), BadFile, "checkpoint: ", directory.string(),
                      ", holds no safetensors but ", other,
@@ -207,8 +291,112 @@ std::string other_format(const std::filesystem::path& directory) {
 
 }  // namespace
 
-std::unique_ptr<const CheckpointFiles> CheckpointFiles::open(
-    const std::filesystem::path& directory) {
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error))
+    names.push_back(entry.path().filename().string());
+  std::ranges::sort(names);
+  return names;
+}
+
+fs::path find_model_folder(const fs::path& path) {
+  if (!is_folder(path)) refuse_no_folder(path);
+  if (holds_model(path)) return path;
+  if (is_folder(path / "snapshots")) return main_snapshot(path);
+  const fs::path named = path.has_filename() ? path : path.parent_path();  // "snapshots/"
+  if (named.filename() == "snapshots" &&
+      (is_folder(named / ".." / "blobs") || is_folder(named / ".." / "refs")))
+    return only_snapshot(named);
+  return path;
+}
+
+ShardIndex ShardIndex::read(const fs::path& path) {
+  // Ten times what the largest published checkpoint has: 23.5 MB for 200,000 tensors.
+  constexpr uintmax_t kMaxBytes = uintmax_t{256} << 20;
+  return ShardIndex(MappedFile("checkpoint", path, kMaxBytes).text(), path.string());
+}
+
+ShardIndex::ShardIndex(std::string_view text, std::string path) : path_(std::move(path)) {
+  SWITCHYARD_REQUIRE(text.size() < UINT32_MAX, BadFile, "checkpoint: ", path_,
+                     ", bytes=", text.size(), ", need less than 4 GiB.");
+  SWITCHYARD_REQUIRE(read_map(text), BadFile, "checkpoint: ", path_, ", has no object weight_map.");
+  SWITCHYARD_REQUIRE(!entries_.empty(), BadFile, "checkpoint: ", path_, ", names no files.");
+  sort();
+}
+
+// Takes weight_map at the top and its entries as the parser meets them, and makes no tree of them.
+bool ShardIndex::read_map(std::string_view text) {
+  using Event = nlohmann::json::parse_event_t;
+  std::string key, tensor;  // the last ones of the two upper levels
+  bool has_map = false, in_map = false;
+  parse_json(text, path_, [&](int depth, Event event, nlohmann::json& value) {
+    if (event == Event::key && depth == 1) key = value.get<std::string>();
+    if (event == Event::key && depth == 2) tensor = value.get<std::string>();
+    const bool begins =
+        event == Event::value || event == Event::object_start || event == Event::array_start;
+    if (begins && depth == 1) {
+      in_map = event == Event::object_start && key == "weight_map";
+      if (key == "weight_map") has_map = in_map;
+      if (in_map) {  // of two maps the last one counts, as it does in Python
+        text_.clear();
+        entries_.clear();
+      }
+    }
+    if (begins && depth == 2 && in_map) add(tensor, value.get_ptr<const std::string*>());
+    return depth == 0 || (depth == 1 && in_map && event != Event::key);
+  });
+  return has_map;
+}
+
+ShardIndex::Piece ShardIndex::keep(std::string_view text) {
+  const Piece piece{static_cast<uint32_t>(text_.size()), static_cast<uint32_t>(text.size())};
+  text_ += text;
+  return piece;
+}
+
+void ShardIndex::add(std::string_view tensor, const std::string* file) {
+  const bool as_before = file && !entries_.empty() && entries_.back().file.size != kNoString &&
+                         at(entries_.back().file) == *file;
+  const Piece name = keep(tensor);
+  entries_.push_back({name, !file       ? Piece{0, kNoString}
+                            : as_before ? entries_.back().file
+                                        : keep(*file)});
+}
+
+// By name; of equal names the last one stays.
+void ShardIndex::sort() {
+  std::ranges::sort(entries_, [this](const Entry& a, const Entry& b) {
+    const int order = at(a.tensor).compare(at(b.tensor));
+    return order != 0 ? order < 0 : a.tensor.begin > b.tensor.begin;
+  });
+  const auto last =
+      std::unique(entries_.begin(), entries_.end(),
+                  [this](const Entry& a, const Entry& b) { return at(a.tensor) == at(b.tensor); });
+  entries_.erase(last, entries_.end());
+}
+
+const ShardIndex::Entry* ShardIndex::find(std::string_view tensor) const {
+  const auto found = std::ranges::lower_bound(entries_, tensor, {},
+                                              [this](const Entry& e) { return at(e.tensor); });
+  return found != entries_.end() && at(found->tensor) == tensor ? &*found : nullptr;
+}
+
+std::string ShardIndex::file_of(const std::string& tensor) const {
+  const Entry* entry = find(tensor);
+  SWITCHYARD_REQUIRE(entry != nullptr, BadFile, "checkpoint: ", path_, ", tensor ", tensor,
+                     ": the index names no file for it. Download both again.");
+  SWITCHYARD_REQUIRE(entry->file.size != kNoString, BadFile, "checkpoint: ", path_, ", tensor ",
+                     tensor, ": its file is no string. Download the index again.");
+  std::string name(at(entry->file));
+  const bool is_name = !name.empty() && name != "." && name != ".." &&
+                       name.find_first_of(std::string("/\0", 2)) == std::string::npos;
+  SWITCHYARD_REQUIRE(is_name, BadFile, "checkpoint: ", path_, ", tensor ", tensor, ": file=", name,
+                     ", need a file name in the same folder.");
+  return name;
+}
+
+std::unique_ptr<const CheckpointFiles> CheckpointFiles::open(const fs::path& directory) {
   const auto single = directory / "model.safetensors",
              index = directory / "model.safetensors.index.json";
   if (is_there(single) || (is_link(single) && !is_there(index)))

@@ -1,14 +1,81 @@
-// src/weights/checkpoint_files.h -- the safetensors files of a checkpoint as one set of tensors.
+// src/weights/checkpoint_files.h -- where a checkpoint is, and its safetensors files as one set
+// of tensors.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "switchyard/safetensors.h"
 
 namespace switchyard {
+
+// ---- from what a user names to the folder that holds a checkpoint
+
+// `path` itself, or a snapshot inside it where it is a model's folder in the Hugging Face cache:
+// models--<org>--<name>, the snapshot that refs/main names; its folder `snapshots`, the only one.
+// Throws Error(BadFile): no folder (for what looks like a name on the hub, how to download it), or
+// not one snapshot to take, with those that are there.
+std::filesystem::path find_model_folder(const std::filesystem::path& path);
+
+// What the folder holds, in order; nothing where it cannot be read.
+std::vector<std::string> names_in(const std::filesystem::path& folder);
+
+// ---- its files
+
+// safetensors.cc
+// Parses `file` (the whole file) into entries ordered by name. Throws Error(BadFile); `name` says
+// which file in messages. Allocates no more than the header's own size calls for.
+std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> file,
+                                           const std::string& name);
+
+// Which file of a sharded checkpoint holds a tensor: weight_map of a model.safetensors.index.json, in
+// a few times the memory that its text takes.
+class ShardIndex {
+ public:
+  // Throws Error(BadFile): more than 256 MiB, damaged, no weight_map, or no entry. Entries are
+  // looked at when they are needed.
+  static ShardIndex read(const std::filesystem::path& path);
+  // The same of the text of `path`.
+  ShardIndex(std::string_view text, std::string path);
+
+  const std::string& path() const { return path_; }
+  bool has(std::string_view tensor) const { return find(tensor) != nullptr; }
+  // The file of a tensor, a name in the index's own folder. Throws Error(BadFile): no entry, or one
+  // that is no name or leads elsewhere.
+  std::string file_of(const std::string& tensor) const;
+
+  size_t size() const { return entries_.size(); }
+  // Names in order.
+  std::string_view tensor(size_t i) const { return at(entries_[i].tensor); }
+
+ private:
+  struct Piece {  // of text_
+    uint32_t begin, size;
+  };
+  struct Entry {
+    Piece tensor, file;
+  };
+  static constexpr uint32_t kNoString = UINT32_MAX;  // size of a file that is 7, null, {}, ...
+
+  std::string_view at(Piece piece) const {
+    return std::string_view(text_).substr(piece.begin, piece.size);
+  }
+  const Entry* find(std::string_view tensor) const;
+  bool read_map(std::string_view text);  // whether there is one
+  Piece keep(std::string_view text);
+  void add(std::string_view tensor, const std::string* file);
+  void sort();
+
+  std::string path_;
+  std::string text_;  // all names, one behind the other
+  std::vector<Entry> entries_;
+};
 
 // Thread-safe.
 class CheckpointFiles {

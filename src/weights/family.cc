@@ -1,85 +1,194 @@
-// src/weights/family.cc -- the list.
+// src/weights/family.cc -- the list, names that are templates, and what a config.json describes.
 #include "weights/family.h"
 
+#include <algorithm>
 #include <array>
+#include <charconv>
 
+#include "switchyard/checkpoint.h"
 #include "weights/family_parts.h"
+#include "weights/text.h"
 
 namespace switchyard {
 namespace {
 
-constexpr std::array kFamilies = {
-    Family{"afmoe", describe_afmoe, "Afmoe"},
-    Family{"cohere2_moe", describe_cohere2_moe, "Cohere2Moe"},
-    Family{"dbrx", describe_dbrx, "Dbrx"},
-    Family{"deepseek_v2", describe_deepseek_v2, "DeepseekV2"},
-    Family{"deepseek_v3", describe_deepseek_v3, "DeepseekV3"},
-    Family{"deepseek_v32", describe_deepseek_v3, "DeepseekV32"},
-    Family{"deepseek_v4", describe_deepseek_v4, "DeepseekV4"},
-    Family{"dots1", describe_dots1, "Dots1"},
-    Family{"ernie4_5_moe", describe_ernie4_5_moe, "Ernie4_5_Moe"},
-    Family{"ernie4_5_moe_vl", describe_ernie4_5_vl_moe, "Ernie4_5_VLMoe"},
-    Family{"ernie4_5_vl_moe", describe_ernie4_5_vl_moe, "Ernie4_5_VLMoe"},
-    Family{"exaone_moe", describe_exaone_moe, "ExaoneMoe"},
-    Family{"flex_olmo", describe_olmoe, "FlexOlmo"},
-    Family{"gemma4", describe_gemma4, "Gemma4"},
-    Family{"glm4_moe", describe_glm4_moe, "Glm4Moe"},
-    Family{"glm4_moe_lite", describe_glm4_moe_lite, "Glm4MoeLite"},
-    Family{"glm4v_moe", describe_glm4_moe, "Glm4vMoe"},
-    Family{"glm5_next", describe_glm5_next, "Glm5Next"},
-    Family{"glm_moe_dsa", describe_glm_moe_dsa, "GlmMoeDsa"},
-    Family{"gpt_oss", describe_gpt_oss, "GptOss"},
-    Family{"granitemoe", describe_granitemoe, "GraniteMoe"},
-    Family{"granitemoehybrid", describe_granitemoehybrid, "GraniteMoeHybrid"},
-    Family{"granitemoeshared", describe_granitemoeshared, "GraniteMoeShared"},
-    Family{"hunyuan_v1_moe", describe_hunyuan_v1_moe, "HunYuanMoEV1"},
-    Family{"hy_v3", describe_hy_v3, "HYV3"},
-    Family{"hy_v4", describe_hy_v4, "HYV4"},
-    Family{"inkling", describe_inkling, "Inkling"},
-    Family{"inkling_mm_model", describe_inkling, "Inkling"},
-    Family{"jamba", describe_jamba, "Jamba"},
-    Family{"kimi_k2", describe_deepseek_v3, "DeepseekV3"},
-    Family{"kimi_k3", describe_kimi_k3, "KimiK3 KimiLinear"},
-    Family{"kimi_linear", describe_kimi_linear, "KimiLinear"},
-    Family{"laguna", describe_laguna, "Laguna"},
-    Family{"lfm2_moe", describe_lfm2_moe, "Lfm2Moe"},
-    Family{"llama4", describe_llama4, "Llama4"},
-    Family{"longcat_flash", describe_longcat_flash, "LongcatFlash"},
-    Family{"mimo_v2_flash", describe_mimo_v2_flash, "MiMoV2Flash"},
-    Family{"minimax", describe_mixtral, "MiniMax"},
-    Family{"minimax_m2", describe_minimax_m2, "MiniMaxM2"},
-    Family{"minimax_m3", describe_minimax_m3, "MiniMaxM3Sparse"},
-    Family{"minimax_m3_vl", describe_minimax_m3, "MiniMaxM3Sparse"},
-    Family{"mistral4", describe_mistral4, "Mistral4"},
-    Family{"mixtral", describe_mixtral, "Mixtral"},
-    Family{"nemotron_h", describe_nemotron_h, "NemotronH"},
-    Family{"olmoe", describe_olmoe, "Olmoe"},
-    Family{"phimoe", describe_phimoe, "Phimoe"},
-    Family{"qwen2_moe", describe_qwen2_moe, "Qwen2Moe"},
-    Family{"qwen3_5_moe", describe_qwen3_5_moe, "Qwen3_5Moe"},
-    Family{"qwen3_moe", describe_qwen3_moe, "Qwen3Moe"},
-    Family{"qwen3_next", describe_qwen3_next, "Qwen3Next"},
-    Family{"qwen3_omni_moe", describe_qwen3_omni_moe, "Qwen3OmniMoe Qwen3Moe"},
-    Family{"qwen3_omni_moe_thinker", describe_qwen3_omni_moe, "Qwen3OmniMoe Qwen3Moe"},
-    Family{"qwen3_vl_moe", describe_qwen3_vl_moe, "Qwen3VLMoe Qwen3Moe"},
-    Family{"qwen4_exp", describe_qwen3_next, "Qwen4Exp"},
-    Family{"solar_open", describe_solar_open, "SolarOpen"},
-    Family{"step3p5", describe_step, "Step3p5"},
-    Family{"step3p7", describe_step, "Step3p7 Step3p5"},
-};
+constexpr std::string_view kLayer = "{layer}", kExpert = "{expert}";
+
+void replace_all(std::string& name, std::string_view key, int64_t value) {
+  for (size_t at = 0; (at = name.find(key, at)) != std::string::npos;)
+    name.replace(at, key.size(), std::to_string(value));
+}
+
+// The rules of every layer, and the file that breaks one.
+void validate_from_file(const MoeConfig& config, const std::string& path) {
+  try {
+    validate(config);
+  } catch (const Error& e) {
+    throw Error(e.code(), cat("checkpoint: ", path, ", ", e.what()));
+  }
+}
+
+ModelConfig checked(std::string family, FamilyLayers layers, const std::string& path) {
+  for (const int64_t layer : layers.moe_layers)
+    SWITCHYARD_REQUIRE(layer >= 0 && layer < layers.num_layers, BadFile, "checkpoint: MoE layer ",
+                       layer, ", the model has layers 0 to ", layers.num_layers - 1, ".");
+  std::ranges::sort(layers.moe_layers);
+  validate_from_file(layers.config, path);
+  for (const auto& [layer, config] : layers.other_layers) validate_from_file(config, path);
+  return {std::move(family), std::move(layers)};
+}
+
+// config.json, and what is nested in it down to the text model: the last is the one to read.
+std::vector<ConfigReader> levels_of(const ConfigReader& outer) {
+  constexpr std::array kNested = {"text_config", "llm_config", "language_config"};
+  std::vector<ConfigReader> levels{outer};
+  if (auto thinker = outer.object({"thinker_config"})) levels.push_back(*thinker);
+  for (const char* key : kNested)
+    if (auto text = levels.back().object({key})) {
+      levels.push_back(*text);
+      break;
+    }
+  return levels;
+}
+
+// A model may be known by its own name though its text model carries another family's: the outer
+// model_type decides where it is known.
+const Family& family_of(const ConfigReader& outer, const ConfigReader& text) {
+  const std::string own = outer.text_or({"model_type"}, "");
+  const std::string nested = text.text_or({"model_type"}, own.empty() ? "nothing" : own);
+  const Family* family = find_family(own);
+  if (family == nullptr) family = find_family(nested);
+  SWITCHYARD_REQUIRE(
+      family != nullptr, Unsupported, "checkpoint: ", outer.file(), ", model_type=", nested,
+      ", known families are ", joined(known_families()),
+      ". Describe the layer by hand with --config layer.json (docs/guide/checkpoints.md).");
+  return *family;
+}
+
+// The module's path of a nested text model.
+void use_nested_module(FamilyLayers& layers) {
+  constexpr std::string_view kModel = "model.";
+  if (!layers.nested_module.empty())
+    layers.module = layers.nested_module;
+  else if (layers.module.starts_with(kModel))
+    layers.module.replace(0, kModel.size(), "model.language_model.");
+}
+
+// "Qwen3Moe" of "Qwen3MoeForCausalLM".
+std::string_view stem_of(std::string_view architecture) {
+  return architecture.substr(0, architecture.rfind("For"));
+}
+
+bool has_architecture(const Family& family, std::string_view stem) {
+  return std::ranges::count(split(family.architectures, ' '), stem) > 0;
+}
+
+// Whether a file could be of either family: a router of theirs has one name.
+bool may_be_mistaken(const Family& a, const Family& b, const ConfigReader& config) {
+  try {
+    const FamilyLayers x = a.layers(config), y = b.layers(config);
+    for (const auto& mine : x.forms)
+      for (const auto& theirs : y.forms)
+        if (mine.router == theirs.router) return true;
+    return false;
+  } catch (const Error&) {
+    return true;  // this config is not of both
+  }
+}
+
+// Code of another family that we know is another block. Where its tensors are called otherwise,
+// model_type is obeyed, and those of its family have to be there.
+void check_architectures(const ConfigReader& config, const Family& family) {
+  for (const std::string& name : config.texts_or_none({"architectures"})) {
+    const auto stem = stem_of(name);
+    if (has_architecture(family, stem)) continue;
+    for (const Family& other : families())
+      SWITCHYARD_REQUIRE(!has_architecture(other, stem) || !may_be_mistaken(family, other, config),
+                         Unsupported, "checkpoint: ", config.file(), ", architectures=", name,
+                         ", model_type=", family.model_type,
+                         ", they are two families. Make them agree, or use "
+                         "--config layer.json.");
+  }
+}
 
 }  // namespace
 
-std::span<const Family> families() {
-  return kFamilies;
+FamilyLayers Family::layers(const ConfigReader& config) const {
+  FamilyLayers f = makes_it_all ? FamilyLayers() : common_layers(config);
+  describe(f, config);
+  return f;
+}
+
+const std::vector<Family>& families() {
+  static const std::vector<Family> all = [] {
+    std::vector<Family> list = sigmoid_families();
+    for (const auto& more : {softmax_families(), top_k_softmax_families()})
+      list.insert(list.end(), more.begin(), more.end());
+    std::ranges::sort(list, {}, &Family::model_type);
+    return list;
+  }();
+  return all;
 }
 
 const Family* find_family(std::string_view model_type) {
   constexpr std::string_view kText = "_text";
   if (model_type.ends_with(kText)) model_type.remove_suffix(kText.size());
-  for (const auto& family : families())
-    if (family.model_type == model_type) return &family;
-  return nullptr;
+  const auto at = std::ranges::find(families(), model_type, &Family::model_type);
+  return at == families().end() ? nullptr : &*at;
+}
+
+std::string fill_layer(std::string name, int64_t layer) {
+  replace_all(name, kLayer, layer);
+  return name;
+}
+
+std::string fill_template(std::string name, int64_t layer, int64_t expert) {
+  name = fill_layer(std::move(name), layer);
+  replace_all(name, kExpert, expert);
+  return name;
+}
+
+std::optional<TemplateMatch> match_tail(std::string_view name, std::string_view name_template) {
+  const size_t at = name_template.find(kLayer);
+  if (at == std::string_view::npos) return {};
+  const auto tail = name_template.substr(at + kLayer.size()), head = name_template.substr(0, at);
+  if (!name.ends_with(tail)) return {};
+  name.remove_suffix(tail.size());
+  size_t digits = 0;
+  while (digits < name.size() && name[name.size() - 1 - digits] >= '0' &&
+         name[name.size() - 1 - digits] <= '9')
+    ++digits;
+  TemplateMatch match;
+  const char* first = name.data() + name.size() - digits;
+  if (std::from_chars(first, name.data() + name.size(), match.layer).ec != std::errc{}) return {};
+  if (digits > 1 && *first == '0') return {};  // "layers.01" is no layer of ours
+  name.remove_suffix(digits);
+  if (!name.ends_with(head)) return {};
+  match.prefix_length = name.size() - head.size();
+  if (match.prefix_length > 0 && name[match.prefix_length - 1] != '.') return {};
+  return match;
+}
+
+ModelConfig read_model_config(const nlohmann::json& json, const std::string& path) {
+  const auto levels = levels_of(ConfigReader(json, path));
+  const ConfigReader &outer = levels.front(), &config = levels.back();
+  const Family& family = family_of(outer, config);
+  for (const auto& level : levels) check_architectures(level, family);
+  FamilyLayers layers = family.layers(config);
+  layers.quantization = read_quantization(json, path);
+  if (levels.size() > 1) use_nested_module(layers);
+  ModelConfig model = checked(std::string(family.model_type), std::move(layers), path);
+  for (const auto& level : levels) check_moe_keys(level, model.family, model.layers);
+  // dbrx describes its experts in an object of their own.
+  if (const auto ffn = config.object({"ffn_config"}))
+    check_moe_keys(*ffn, model.family, model.layers);
+  return model;
+}
+
+ModelConfig read_layer_json(const nlohmann::json& layer, const std::string& path) {
+  FamilyLayers layers = describe_by_hand(ConfigReader(layer, path));
+  layers.quantization = read_quantization(layer, path);
+  return checked("by hand", std::move(layers), path);
 }
 
 }  // namespace switchyard

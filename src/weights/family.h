@@ -3,14 +3,14 @@
 #pragma once
 
 #include <map>
-#include <span>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "switchyard/config.h"
-#include "weights/config_reader.h"
-#include "weights/quantization.h"
+#include "weights/json_file.h"
+#include "weights/stored_tensor.h"
 
 namespace switchyard {
 
@@ -60,6 +60,19 @@ struct TensorNames {
   std::string path_up;      // [H, L]
 };
 
+// A template with its numbers filled in.
+std::string fill_template(std::string name, int64_t layer, int64_t expert = 0);
+// Its {layer} alone.
+std::string fill_layer(std::string name, int64_t layer);
+
+// The layer of a name that ends with the template, and the length of its prefix. A
+// template begins behind a dot or at the name's beginning.
+struct TemplateMatch {
+  int64_t layer = 0;
+  size_t prefix_length = 0;
+};
+std::optional<TemplateMatch> match_tail(std::string_view name, std::string_view name_template);
+
 // A key that published configs carry with this value and published code does not read.
 struct UnreadKey {
   std::string_view key;
@@ -91,21 +104,48 @@ struct FamilyLayers {
   }
 };
 
-using Describe = FamilyLayers(const ConfigReader& config);
+// Completes what common_layers made of the config, or makes it.
+using Describe = void(FamilyLayers& f, const ConfigReader& config);
 
 struct Family {
   std::string_view model_type;
-  Describe* describe;
   // `architectures` of config.json without their endings, separated by spaces.
   std::string_view architectures;
+  Describe* describe;
+  bool makes_it_all = false;  // sizes are not where common_layers looks, or something comes before
+
+  FamilyLayers layers(const ConfigReader& config) const;
 };
 
-// THE list of families.
-std::span<const Family> families();
+// THE list of families, in order.
+const std::vector<Family>& families();
 // "qwen3_moe", or "qwen3_moe_text" of a nested config; null: not known.
 const Family* find_family(std::string_view model_type);
 
 // A layer described by hand (layer.json).
 FamilyLayers describe_by_hand(const ConfigReader& layer);
+
+// ---- config.json -> family -> layers
+
+struct ModelConfig {
+  std::string family;  // model_type without "_text"; "by hand"
+  FamilyLayers layers;
+};
+
+// From config.json; a text model may be nested in it. Throws Error(BadFile) for keys that are
+// missing or senseless, Unsupported for an unknown family, with the known ones.
+ModelConfig read_model_config(const nlohmann::json& config, const std::string& path);
+// From a layer.json (docs/guide/checkpoints.md).
+ModelConfig read_layer_json(const nlohmann::json& layer, const std::string& path);
+
+// moe_keys.cc: every key of a config.json that changes an MoE block's numbers, in all its published
+// spellings. Throws Error(Unsupported) with key, value and what is computed, for the first key of
+// `config` that says something else than `layers`. Null means "none of it". Unknown keys are passed
+// over.
+void check_moe_keys(const ConfigReader& config, std::string_view family,
+                    const FamilyLayers& layers);
+
+// All of them, in order.
+std::vector<std::string_view> moe_keys();
 
 }  // namespace switchyard

@@ -17,7 +17,7 @@ std::vector<int64_t> layers_by_type(const std::vector<std::string>& types, int64
   check_entries("mlp_layer_types", types.size(), num_layers);
   std::vector<int64_t> layers;
   for (int64_t i = 0; i < num_layers; ++i) {
-    const std::string& type = types[static_cast<size_t>(i)];
+    const std::string& type = types[i];
     const bool sparse = type == "sparse" || type == "moe" || type == "hash_moe";
     SWITCHYARD_REQUIRE(sparse || type == "dense", Unsupported, "checkpoint: mlp_layer_types=", type,
                        ", known are dense, sparse, moe, hash_moe.");
@@ -30,7 +30,7 @@ std::vector<int64_t> layers_by_flag(const std::vector<int64_t>& flags, int64_t n
   check_entries("moe_layer_freq", flags.size(), num_layers);
   std::vector<int64_t> layers;
   for (int64_t i = 0; i < num_layers; ++i)
-    if (flags[static_cast<size_t>(i)] != 0) layers.push_back(i);
+    if (flags[i] != 0) layers.push_back(i);
   return layers;
 }
 
@@ -96,8 +96,15 @@ void use_sigmoid_gate(GateConfig& gate, float epsilon) {
   gate.renormalize_epsilon = epsilon;
 }
 
+void read_groups(GateConfig& gate, const ConfigReader& config) {
+  gate.renormalize = config.boolean_or({"norm_topk_prob"}, true);
+  gate.scale = scale_of(config, {"routed_scaling_factor"}, 1.0);
+  gate.num_groups = config.integer_or({"n_group"}, 1, 1);
+  gate.num_groups_kept = config.integer_or({"topk_group"}, 1, 1);
+}
+
 float scale_of(const ConfigReader& config, ConfigReader::Keys keys, double absent) {
-  return static_cast<float>(config.number_or(keys, absent, 1.0));
+  return config.float_or(keys, absent, 1.0);
 }
 
 Activation activation_of(const ConfigReader& config, ConfigReader::Keys keys,
@@ -106,8 +113,7 @@ Activation activation_of(const ConfigReader& config, ConfigReader::Keys keys,
   try {
     return activation_from_name(name);
   } catch (const Error& e) {
-    const auto key =
-        std::find_if(keys.begin(), keys.end(), [&](const char* one) { return config.has({one}); });
+    const auto key = std::ranges::find_if(keys, [&](const char* one) { return config.has({one}); });
     throw Error(e.code(), cat("checkpoint: ", config.file(), ", ", *key, ": ", e.what()));
   }
 }

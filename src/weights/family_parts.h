@@ -1,5 +1,4 @@
-// src/weights/family_parts.h -- pieces that families share, and one function per family or per group
-// that shares a block; one file per scheme.
+// src/weights/family_parts.h -- pieces that families share; one file per scheme.
 #pragma once
 
 #include "base/require.h"
@@ -15,8 +14,13 @@ int64_t num_layers_of(const ConfigReader& config);
 int64_t num_shared_experts(const ConfigReader& config, int64_t fallback);
 // `number` experts as wide as a routed one, as one wider expert.
 void add_shared_experts(MoeConfig& config, int64_t number);
+inline void add_shared_experts(MoeConfig& config, const ConfigReader& reader, int64_t fallback) {
+  add_shared_experts(config, num_shared_experts(reader, fallback));
+}
 // Sigmoid scores with a correction bias, renormalised with epsilon.
 void use_sigmoid_gate(GateConfig& gate, float epsilon = 1e-20f);
+// norm_topk_prob, routed_scaling_factor, n_group, topk_group: true and 1 where absent.
+void read_groups(GateConfig& gate, const ConfigReader& config);
 // What the routing weights are multiplied by; null is 1.
 float scale_of(const ConfigReader& config, ConfigReader::Keys keys, double absent);
 // By name; a name that is not known is refused with file and key.
@@ -54,6 +58,10 @@ struct BlockNames {
   const char* shared = "";  // of name_shared_expert
 };
 
+// Of DeepSeek-V3 and most others with its gate.
+inline constexpr BlockNames kNames = {.correction_bias = ".gate.e_score_correction_bias",
+                                      .shared = ".shared_experts"};
+
 // `<block>.gate.weight`, `<block>.experts.{expert}.gate_proj.weight` and so on, and the fused names
 // beside them.
 TensorNames names_of_experts(const std::string& block, const BlockNames& own = {});
@@ -64,25 +72,10 @@ void name_fused_experts(TensorNames& names, const std::string& block);
 // `<prefix>.gate_proj.weight` and so on.
 void name_shared_expert(TensorNames& names, const std::string& prefix);
 
-// ---- families
+// ---- families, one list for each scheme
 
-Describe describe_deepseek_v4;  // family_deepseek_v4.cc
-Describe describe_nemotron_h;   // family_nemotron_h.cc
-Describe describe_gemma4, describe_inkling, describe_phimoe, describe_llama4;  // family_others.cc
-Describe describe_qwen2_moe, describe_qwen3_moe, describe_qwen3_next, describe_qwen3_5_moe,
-    describe_qwen3_vl_moe, describe_qwen3_omni_moe;  // family_qwen.cc
-Describe describe_deepseek_v3, describe_glm4_moe, describe_glm4_moe_lite, describe_glm_moe_dsa,
-    describe_dots1, describe_solar_open, describe_mimo_v2_flash, describe_hy_v4, describe_glm5_next,
-    describe_exaone_moe, describe_kimi_linear, describe_kimi_k3, describe_minimax_m2,
-    describe_minimax_m3, describe_laguna, describe_hy_v3, describe_afmoe,
-    describe_lfm2_moe;  // family_sigmoid.cc
-Describe describe_hunyuan_v1_moe, describe_mixtral, describe_olmoe, describe_jamba,
-    describe_dbrx;  // family_softmax.cc
-Describe describe_ernie4_5_moe, describe_ernie4_5_vl_moe,
-    describe_longcat_flash;                        // family_softmax_bias.cc
-Describe describe_deepseek_v2, describe_mistral4;  // family_softmax_groups.cc
-Describe describe_step;                            // family_step.cc
-Describe describe_gpt_oss, describe_granitemoe, describe_granitemoeshared,
-    describe_granitemoehybrid, describe_cohere2_moe;  // family_top_k_softmax.cc
+std::vector<Family> sigmoid_families();        // family_sigmoid.cc
+std::vector<Family> softmax_families();        // family_softmax.cc
+std::vector<Family> top_k_softmax_families();  // family_top_k_softmax.cc
 
 }  // namespace switchyard

@@ -7,8 +7,7 @@
 #include <cstring>
 
 #include "base/shape_text.h"
-#include "weights/name_template.h"
-#include "weights/tensor_source.h"
+#include "weights/stored_tensor.h"
 #include "weights/weight_block.h"
 
 namespace switchyard {
@@ -47,7 +46,6 @@ class Loader {
   Loader(const CheckpointFiles& files, const LayerTensors& tensors, Progress progress,
          int64_t total_bytes)
       : files_(files),
-        source_(files, tensors.family->quantization),
         tensors_(tensors),
         progress_(std::move(progress)),
         total_bytes_(total_bytes) {}
@@ -63,15 +61,14 @@ class Loader {
   bool has(const std::string& name) const {
     if (name.empty()) return false;
     const std::string at = full(name, 0);
-    return source_.has(at) || source_.has_mxfp4(at);
+    return files_.has(at) || files_.has(at + kMxfp4Blocks);
   }
-  std::string format_of(const std::string& name) const {
-    return source_.open(full(name, 0)).format();
-  }
+  std::string format_of(const std::string& name) const { return open(full(name, 0)).format(); }
 
   // Its number of dimensions; 0 when there is no such tensor.
   size_t rank_of(const std::string& name) const {
-    return name.empty() ? 0 : source_.rank_of(full(name, 0));
+    const std::string at = full(name, 0);
+    return !name.empty() && files_.has(at) ? files_.entry(at).shape.size() : 0;
   }
   // As the file has it, `key` being what layer.json calls it.
   const TensorEntry& entry(const std::string& name, const char* key) const {
@@ -81,7 +78,7 @@ class Loader {
   // A stored tensor as numbers.
   StoredTensor stored(const std::string& name, const char* key, int64_t expert = 0) const {
     check_named(name, key);
-    return source_.open(full(name, expert));
+    return open(full(name, expert));
   }
   // The same, of exactly this shape.
   StoredTensor stored(const std::string& name, const char* key, Shape shape,
@@ -103,8 +100,7 @@ class Loader {
         src.holds(dst.dtype) && stride.col_step == 1 && stride.row_step == cols && factor == 1;
     if (as_it_is) {
       const auto bytes = dtype_bytes(dst.dtype);
-      std::memcpy(dst.data, src.bytes() + stride.first * bytes,
-                  static_cast<size_t>(rows * cols * bytes));
+      std::memcpy(dst.data, src.bytes() + stride.first * bytes, rows * cols * bytes);
     } else if (stride.col_step == 1) {
       for (int64_t r = 0; r < rows; ++r)
         store_run(dst, r * cols, src, stride.first + r * stride.row_step, cols, factor);
@@ -126,6 +122,9 @@ class Loader {
   }
 
  private:
+  StoredTensor open(const std::string& name) const {
+    return open_tensor(files_, tensors_.family->quantization, name);
+  }
   void check_named(const std::string& name, const char* key) const {
     SWITCHYARD_REQUIRE(!name.empty(), BadFile, "checkpoint: layer ", tensors_.layer, ", tensors.",
                        key, "=nothing, the layer needs it. Name it in layer.json.");
@@ -137,8 +136,8 @@ class Loader {
     std::vector<float> run, column;
     for (int64_t r = 0; r < rows; r += kRows) {
       const int64_t n = std::min(kRows, rows - r);
-      run.resize(static_cast<size_t>((n - 1) * stride.row_step + 1));
-      column.resize(static_cast<size_t>(n));
+      run.resize((n - 1) * stride.row_step + 1);
+      column.resize(n);
       for (int64_t c = 0; c < cols; ++c) {
         src.read(run, stride.first + r * stride.row_step + c * stride.col_step);
         for (size_t i = 0; i < column.size(); ++i)
@@ -149,7 +148,6 @@ class Loader {
   }
 
   const CheckpointFiles& files_;
-  const TensorSource source_;
   const LayerTensors& tensors_;
   const Progress progress_;
   int64_t total_bytes_;
@@ -300,7 +298,7 @@ WeightBlock experts_in(WeightBlock b, int64_t first, int64_t num) {
 void clear_experts(Loader& loader, const WeightBlock& b) {
   for (const Tensor& t : {b.w1, b.w2, b.b1, b.b2}) {
     if (t.count() == 0 || t.data == nullptr) continue;
-    std::memset(t.data, 0, static_cast<size_t>(t.bytes()));
+    std::memset(t.data, 0, t.bytes());
     loader.loaded(t);
   }
 }
@@ -335,7 +333,7 @@ void load_router_weight(Loader& loader, Tensor dst) {
   // Hidden states are scaled before the router: the same as its columns scaled, in fp32.
   const StoredTensor scale = loader.stored(n.router_scale, "router_scale", {h});
   if (dst.data == nullptr) return;
-  std::vector<float> factors(static_cast<size_t>(h)), row(static_cast<size_t>(h));
+  std::vector<float> factors(h), row(h);
   scale.read(factors, 0);
   const double root = 1 / std::sqrt(static_cast<double>(h));
   for (int64_t r = 0; r < rows; ++r) {

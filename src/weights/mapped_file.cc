@@ -5,10 +5,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
-
 #include "base/require.h"
 
 namespace switchyard {
@@ -41,21 +37,20 @@ std::string dangling(const std::filesystem::path& path) {
 MappedFile::MappedFile(const char* reader, const std::filesystem::path& path, uintmax_t max_bytes) {
   // O_NONBLOCK: opening a pipe waits for its writer, and a pipe is refused below.
   const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  const std::string why = fd.get() < 0 ? std::strerror(errno) : "", gone = dangling(path);
-  SWITCHYARD_REQUIRE(fd.get() >= 0 || gone.empty(), BadFile, reader, ": ", path.string(), ",",
-                     gone);
-  SWITCHYARD_REQUIRE(fd.get() >= 0, BadFile, reader, ": ", path.string(), ", cannot be opened (",
+  const std::string why = fd.fd() < 0 ? errno_text() : "", gone = dangling(path);
+  SWITCHYARD_REQUIRE(fd.fd() >= 0 || gone.empty(), BadFile, reader, ": ", path.string(), ",", gone);
+  SWITCHYARD_REQUIRE(fd.fd() >= 0, BadFile, reader, ": ", path.string(), ", cannot be opened (",
                      why, ").");
   struct stat info {};
-  SWITCHYARD_REQUIRE(::fstat(fd.get(), &info) == 0 && S_ISREG(info.st_mode), BadFile, reader, ": ",
+  SWITCHYARD_REQUIRE(::fstat(fd.fd(), &info) == 0 && S_ISREG(info.st_mode), BadFile, reader, ": ",
                      path.string(), ", is no regular file.");
   size_ = static_cast<size_t>(info.st_size);
   SWITCHYARD_REQUIRE(size_ <= max_bytes, BadFile, reader, ": ", path.string(), ", bytes=", size_,
                      ", at most ", max_bytes, " are sensible here. The file is none of this kind.");
   if (size_ == 0) return;
-  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.get(), 0);
+  void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd.fd(), 0);
   SWITCHYARD_REQUIRE(address != MAP_FAILED, BadFile, reader, ": ", path.string(),
-                     ", cannot be mapped (", std::strerror(errno), ").");
+                     ", cannot be mapped (", errno_text(), ").");
   address_ = address;
   try {
     refuse_lfs_pointer(text(), reader, path.string());

@@ -2,8 +2,6 @@
 // pointers are named.
 #pragma once
 
-#include <unistd.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -11,22 +9,9 @@
 #include <string>
 #include <string_view>
 
+#include "base/file_descriptor.h"
+
 namespace switchyard {
-
-// An open file that is closed.
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  ~FileDescriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 class MappedFile {
  public:

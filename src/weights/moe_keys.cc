@@ -1,11 +1,10 @@
 // src/weights/moe_keys.cc -- what each key says about the block that is computed.
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "weights/model_config.h"
+#include "weights/family.h"
 #include "weights/text.h"
 
 namespace switchyard {
@@ -22,9 +21,7 @@ struct Seen {
   const MoeConfig& block() const { return layers.config_of(first_layer()); }
   const GateConfig& gate() const { return layers.config.gate; }
   int64_t first_layer() const { return layers.moe_layers.empty() ? 0 : layers.moe_layers.front(); }
-  bool is_moe(int64_t layer) const {
-    return std::binary_search(layers.moe_layers.begin(), layers.moe_layers.end(), layer);
-  }
+  bool is_moe(int64_t layer) const { return std::ranges::binary_search(layers.moe_layers, layer); }
   bool has(std::string_view key) const {
     const auto at = config.find(key);
     return at != config.end() && !at->is_null();
@@ -64,7 +61,7 @@ Verdict flag_rule(const Seen& s, bool computed) {
 
 Verdict text_rule(const Seen& s, std::initializer_list<std::string_view> accepted) {
   const auto text = s.value.is_string() ? s.value.get<std::string>() : std::string();
-  const bool good = std::find(accepted.begin(), accepted.end(), text) != accepted.end();
+  const bool good = std::ranges::find(accepted, text) != accepted.end();
   return agrees_if(s.value.is_string() && good,
                    accepted.size() == 0 ? "none" : std::string(*accepted.begin()));
 }
@@ -77,11 +74,10 @@ Verdict size_rule(const Seen& s, const std::function<int64_t(const MoeConfig&)>&
     const json* value = &s.value;
     if (value->is_array() && !value->empty()) {
       const auto size = static_cast<int64_t>(value->size());
-      value = &(*value)[static_cast<size_t>(size >= s.layers.num_layers ? layer : 0)];
+      value = &(*value)[size >= s.layers.num_layers ? layer : 0];
     }
     const bool whole = value->is_null() || value->is_number_integer();
-    if (!whole || !is_number(*value, static_cast<double>(expected), 0))
-      return cat(expected, " in layer ", layer);
+    if (!whole || !is_number(*value, expected, 0)) return cat(expected, " in layer ", layer);
   }
   return {};
 }
@@ -127,9 +123,8 @@ Verdict jitter_rule(const Seen& s) {
 }
 
 Verdict hashed_rule(const Seen& s) {
-  const auto hashed =
-      std::count_if(s.layers.moe_layers.begin(), s.layers.moe_layers.end(),
-                    [&](int64_t i) { return s.layers.config_of(i).gate.vocabulary > 0; });
+  const auto hashed = std::ranges::count_if(
+      s.layers.moe_layers, [&](int64_t i) { return s.layers.config_of(i).gate.vocabulary > 0; });
   const auto value = number_in(s.value, 0);
   const bool agrees = value && std::min(*value, static_cast<double>(s.layers.num_layers)) ==
                                    static_cast<double>(hashed);
@@ -226,9 +221,9 @@ Verdict allowed_rule(const Seen& s, int64_t null,
   if (!value.is_null() && !value.is_number_integer()) return layer_list(s);
   const int64_t number = value.is_null() ? null : value.get<int64_t>();
   const auto& layers = s.layers.moe_layers;
-  return agrees_if(std::all_of(layers.begin(), layers.end(),
-                               [&](int64_t layer) { return allowed(layer, number); }),
-                   layer_list(s));
+  return agrees_if(
+      std::ranges::all_of(layers, [&](int64_t layer) { return allowed(layer, number); }),
+      layer_list(s));
 }
 
 Verdict from_layer_rule(const Seen& s) {
@@ -260,7 +255,7 @@ Verdict each_layer_rule(const Seen& s, const std::function<bool(const json& entr
   if (!s.value.is_array()) return layer_list(s);
   bool agrees = static_cast<int64_t>(s.value.size()) >= s.layers.num_layers;
   for (int64_t i = 0; agrees && i < s.layers.num_layers; ++i)
-    agrees = is_moe(s.value[static_cast<size_t>(i)]) == s.is_moe(i);
+    agrees = is_moe(s.value[i]) == s.is_moe(i);
   return agrees_if(agrees, layer_list(s));
 }
 
@@ -300,11 +295,11 @@ Verdict frequency_rule(const Seen& s) {
 Verdict dense_list_rule(const Seen& s) {
   if (s.value.is_null()) return {};
   if (!s.value.is_array()) return layer_list(s);
-  return agrees_if(std::none_of(s.value.begin(), s.value.end(),
-                                [&](const json& v) {
-                                  return !v.is_number_integer() || s.is_moe(v.get<int64_t>());
-                                }),
-                   layer_list(s));
+  return agrees_if(
+      std::ranges::none_of(
+          s.value,
+          [&](const json& v) { return !v.is_number_integer() || s.is_moe(v.get<int64_t>()); }),
+      layer_list(s));
 }
 
 Verdict moe_list_rule(const Seen& s) {
@@ -317,7 +312,7 @@ Verdict moe_list_rule(const Seen& s) {
     return layer_list(s);
   }
   std::erase_if(listed, [&](int64_t layer) { return layer >= s.layers.num_layers; });
-  std::sort(listed.begin(), listed.end());
+  std::ranges::sort(listed);
   return agrees_if(listed == s.layers.moe_layers, layer_list(s));
 }
 
@@ -333,89 +328,82 @@ constexpr KnownKeys kKeys[] = {
      "moe_router_activation_func moe_router_score_function expert_selection_fn",
      scoring_rule},
     {"moe_router_use_sigmoid",
-     [](const Seen& s) { return flag_rule(s, s.gate().scoring == Scoring::Sigmoid); }},
+     [](auto& s) { return flag_rule(s, s.gate().scoring == Scoring::Sigmoid); }},
     {"topk_method", method_rule},
     {"moe_gate",
-     [](const Seen& s) {
+     [](auto& s) {
        return text_rule(s, {"topk", "top_k"});
      }},
 
     {"norm_topk_prob moe_norm_topk_prob moe_renormalize norm_expert_weight "
      "normalize_expert_weights route_norm",
-     [](const Seen& s) {
+     [](auto& s) {
        return flag_rule(s, s.gate().renormalize || s.gate().scoring == Scoring::SoftmaxOfTopK);
      }},
     {"moe_normalize_expert_weights",  // the exponent of a norm
-
-     [](const Seen& s) { return number_rule(s, s.gate().renormalize ? 1 : 0); }},
+     [](auto& s) { return number_rule(s, s.gate().renormalize ? 1 : 0); }},
     {"moe_norm_min",
-     [](const Seen& s) {
+     [](auto& s) {
        return number_rule(s, s.gate().clamp_renormalizer ? s.gate().renormalize_epsilon : 0);
      }},
 
     {"routed_scaling_factor moe_routed_scaling_factor moe_router_scaling_factor "
      "moe_router_topk_scaling_factor router_scaling_factor route_scale",
-     [](const Seen& s) { return number_rule(s, s.gate().scale, 1); }},
+     [](auto& s) { return number_rule(s, s.gate().scale, 1); }},
 
     {"n_group num_expert_group num_expert_groups moe_router_num_groups",
-     [](const Seen& s) { return number_rule(s, static_cast<double>(s.gate().num_groups), 1); }},
+     [](auto& s) { return number_rule(s, s.gate().num_groups, 1); }},
     {"topk_group num_limited_groups moe_router_group_topk",
-     [](const Seen& s) {
-       return number_rule(s, static_cast<double>(s.gate().num_groups_kept), 1);
-     }},
+     [](auto& s) { return number_rule(s, s.gate().num_groups_kept, 1); }},
     {"use_grouped_topk group_limited_greedy", grouped_rule},
 
     {"use_routing_bias use_moe_router_bias use_router_bias use_expert_bias "
      "moe_use_aux_free moe_router_enable_expert_bias",
-     [](const Seen& s) { return flag_rule(s, s.gate().correction_bias); }},
-    {"router_bias", [](const Seen& s) { return flag_rule(s, s.block().router_bias); }},
+     [](auto& s) { return flag_rule(s, s.gate().correction_bias); }},
+    {"router_bias", [](auto& s) { return flag_rule(s, s.block().router_bias); }},
 
     {"moe_router_dtype router_dtype gate_dtype", router_dtype_rule},
     {"need_fp32_gate",
-     [](const Seen& s) { return agrees_if(s.value.is_boolean() || s.value.is_null(), "true"); }},
+     [](auto& s) { return agrees_if(s.value.is_boolean() || s.value.is_null(), "true"); }},
     {"moe_router_logit_softcapping router_logit_softcapping",
-     [](const Seen& s) { return number_rule(s, s.gate().logit_softcap); }},
+     [](auto& s) { return number_rule(s, s.gate().logit_softcap); }},
     {"router_jitter_noise", jitter_rule},
     {"moe_apply_router_weight_on_input apply_router_weight_on_input",
-     [](const Seen& s) { return flag_rule(s, s.block().router_weight_on_input); }},
+     [](auto& s) { return flag_rule(s, s.block().router_weight_on_input); }},
     {"num_hash_layers", hashed_rule},
 
     {"num_experts num_local_experts n_routed_experts num_routed_experts moe_num_experts",
-     [](const Seen& s) { return size_rule(s, &MoeConfig::num_experts); }},
+     [](auto& s) { return size_rule(s, &MoeConfig::num_experts); }},
     {"num_experts_per_tok num_experts_per_token experts_per_token moe_topk moe_top_k "
      "moe_k top_k_experts",
-     [](const Seen& s) { return size_rule(s, &MoeConfig::top_k); }},
+     [](auto& s) { return size_rule(s, &MoeConfig::top_k); }},
     {"moe_latent_size routed_expert_hidden_size",
-     [](const Seen& s) { return size_rule(s, [](auto& c) { return c.path.latent; }); }},
-    {"latent_moe_use_norm", [](const Seen& s) { return flag_rule(s, s.block().path.output_norm); }},
+     [](auto& s) { return size_rule(s, [](auto& c) { return c.path.latent; }); }},
+    {"latent_moe_use_norm", [](auto& s) { return flag_rule(s, s.block().path.output_norm); }},
     {"zero_expert_num",
-     [](const Seen& s) { return size_rule(s, [](auto& c) { return c.gate.num_zero_experts; }); }},
+     [](auto& s) { return size_rule(s, [](auto& c) { return c.gate.num_zero_experts; }); }},
     {"zero_expert_type", zero_type_rule},
 
     {"hidden_act hidden_activation mlp_hidden_act moe_hidden_act", activation_rule},
-    {"swiglu_limit", [](const Seen& s) { return number_rule(s, limit_of(s.block().activation)); }},
-    {"swiglu_limits", [](const Seen& s) { return limits_of(s, &MoeConfig::activation); }},
-    {"swiglu_limits_shared",
-     [](const Seen& s) { return limits_of(s, &MoeConfig::shared_activation); }},
+    {"swiglu_limit", [](auto& s) { return number_rule(s, limit_of(s.block().activation)); }},
+    {"swiglu_limits", [](auto& s) { return limits_of(s, &MoeConfig::activation); }},
+    {"swiglu_limits_shared", [](auto& s) { return limits_of(s, &MoeConfig::shared_activation); }},
     {"swiglu_alpha", alpha_rule},
-    {"activation_situ_beta",
-     [](const Seen& s) { return situ_rule(s, s.block().activation.alpha); }},
+    {"activation_situ_beta", [](auto& s) { return situ_rule(s, s.block().activation.alpha); }},
     {"activation_situ_linear_beta",
-     [](const Seen& s) { return situ_rule(s, s.block().activation.limit); }},
+     [](auto& s) { return situ_rule(s, s.block().activation.limit); }},
     {"mlp_bias moe_bias use_bias add_bias_linear",
-     [](const Seen& s) { return flag_rule(s, s.block().expert_bias); }},
+     [](auto& s) { return flag_rule(s, s.block().expert_bias); }},
 
     {"n_shared_experts num_shared_experts num_shared_expert moe_num_shared_experts",
      shared_number_rule},
     {"shared_expert_intermediate_size shared_intermediate_size "
      "moe_shared_expert_intermediate_size share_expert_dim share_expert_dims",
-     [](const Seen& s) { return size_rule(s, [](auto& c) { return c.shared.intermediate; }); }},
-    {"use_mixed_mlp_moe",
-     [](const Seen& s) { return flag_rule(s, s.block().shared.intermediate > 0); }},
+     [](auto& s) { return size_rule(s, [](auto& c) { return c.shared.intermediate; }); }},
+    {"use_mixed_mlp_moe", [](auto& s) { return flag_rule(s, s.block().shared.intermediate > 0); }},
     {"use_shared_expert_gate",
-     [](const Seen& s) { return flag_rule(s, s.block().shared.sigmoid_gated); }},
-    {"shared_expert_sink",
-     [](const Seen& s) { return flag_rule(s, s.block().shared.num_scored > 0); }},
+     [](auto& s) { return flag_rule(s, s.block().shared.sigmoid_gated); }},
+    {"shared_expert_sink", [](auto& s) { return flag_rule(s, s.block().shared.num_scored > 0); }},
     {"shared_expert_combination_strategy", combination_rule},
 
     {"first_k_dense_replace num_dense_layers dense_mlp_idx moe_layer_num_skipped "
@@ -423,10 +411,9 @@ constexpr KnownKeys kKeys[] = {
      from_layer_rule},
     {"moe_layer_end_index", up_to_layer_rule},
     {"decoder_sparse_step moe_layer_interval interleave_moe_layer_step", every_nth_rule},
-    {"moe_every_n_layer", [](const Seen& s) { return number_rule(s, 1, 1); }},
+    {"moe_every_n_layer", [](auto& s) { return number_rule(s, 1, 1); }},
     {"expert_layer_period", period_rule},
-    {"expert_layer_offset",
-     [](const Seen& s) { return number_rule(s, static_cast<double>(s.first_layer())); }},
+    {"expert_layer_offset", [](auto& s) { return number_rule(s, s.first_layer()); }},
     {"moe_layer_freq", frequency_rule},
     {"is_moe_layer", flags_rule},
     {"mlp_layer_types", types_rule},
@@ -434,12 +421,12 @@ constexpr KnownKeys kKeys[] = {
     {"hybrid_override_pattern", pattern_rule},
     {"mlp_only_layers", dense_list_rule},
     {"moe_layers moe_layers_enum", moe_list_rule},
-    {"enable_moe_block use_moe", [](const Seen& s) { return flag_rule(s, true); }},
+    {"enable_moe_block use_moe", [](auto& s) { return flag_rule(s, true); }},
 };
 
 bool is_unread(const FamilyLayers& layers, std::string_view key, const std::string& value) {
-  return std::any_of(layers.unread.begin(), layers.unread.end(),
-                     [&](const UnreadKey& u) { return u.key == key && u.value == value; });
+  return std::ranges::any_of(layers.unread,
+                             [&](const UnreadKey& u) { return u.key == key && u.value == value; });
 }
 
 }  // namespace

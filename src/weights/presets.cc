@@ -1,7 +1,7 @@
 // src/weights/presets.cc -- layers of known models by name. Shapes: the models' public config.json
 // files.
+#include "base/require.h"
 #include "switchyard/checkpoint.h"
-#include "weights/text.h"
 
 namespace switchyard {
 namespace {
@@ -9,15 +9,14 @@ namespace {
 MoeConfig shape(int64_t hidden, int64_t intermediate, int64_t num_experts, int64_t top_k,
                 const GateConfig& gate = {}, const SharedExpertConfig& shared = {},
                 const Activation& activation = {}) {
-  MoeConfig c;
-  c.hidden = hidden;
-  c.intermediate = intermediate;
-  c.num_experts = num_experts;
-  c.top_k = top_k;
-  c.gate = gate;
-  c.shared = shared;
-  c.activation = activation;
-  return c;
+  return {.hidden = hidden,
+          .intermediate = intermediate,
+          .num_experts = num_experts,
+          .top_k = top_k,
+          .activation = activation,
+          .gate = gate,
+          .shared = shared,
+          .path = {}};
 }
 
 constexpr GateConfig kRenormalized{.renormalize = true};

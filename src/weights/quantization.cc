@@ -1,5 +1,5 @@
 // src/weights/quantization.cc
-#include "weights/quantization.h"
+#include "weights/stored_tensor.h"
 
 #include <algorithm>
 #include <map>
@@ -7,7 +7,7 @@
 #include <set>
 
 #include "base/require.h"
-#include "weights/config_reader.h"
+#include "weights/json_file.h"
 
 namespace switchyard {
 namespace {
@@ -278,14 +278,14 @@ void add_declared(Declared& all, const Json& config, const std::string& where,
 }  // namespace
 
 std::string forms_text(const std::vector<WeightForm>& forms) {
-  std::string text;
+  std::vector<std::string> texts;
   for (const WeightForm& f : forms) {
     const ScaleBits bits = f.is_nvfp4             ? ScaleBits::E4m3
                            : f.only_powers_of_two ? ScaleBits::E8m0
                                                   : ScaleBits::F32;
-    text += cat(text.empty() ? "" : " or ", format_text(f.elements, bits, f.block));
+    texts.push_back(format_text(f.elements, bits, f.block));
   }
-  return text.empty() ? "no quantised weights" : text;
+  return texts.empty() ? "no quantised weights" : joined(texts, " or ");
 }
 
 Quantization undeclared_quantization() {

@@ -1,12 +1,15 @@
-// src/weights/stored_tensor.h -- a tensor of a checkpoint as numbers, whatever its dtype.
+// src/weights/stored_tensor.h -- a tensor of a checkpoint as numbers, whatever its dtype and form.
 #pragma once
 
 #include <cstdint>
 #include <limits>
+#include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "switchyard/safetensors.h"
+#include "weights/checkpoint_files.h"
 
 namespace switchyard {
 
@@ -91,5 +94,63 @@ class StoredTensor {
   float overall_ = 1.0f;
   bool overall_divides_ = false;
 };
+
+// ---- quantization.cc: what quantization_config says of how weights are stored
+
+// One way of storing a matrix.
+struct WeightForm {
+  Elements elements;
+  ScaleBlock block;
+  bool is_nvfp4 = false;            // e2m1 with e4m3 scales and one for the tensor
+  bool powers_of_two = false;       // scales of U8 are exponents, as those of F8_E8M0 are
+  bool only_powers_of_two = false;  // mxfp8 and mxfp4
+  bool operator==(const WeightForm&) const = default;
+};
+
+struct Quantization {
+  std::string method;  // quant_method; empty where there is no quantization_config
+  // What a tensor that is not plain may be; which one, tensors tell.
+  std::vector<WeightForm> forms;
+  // Why none is read, as an error's text: tensors of such a method mean what it alone knows. Empty
+  // for methods that are read.
+  std::string refusal;
+  // The same of a part of a method that is read: plain tensors beside it are.
+  std::string unread;
+};
+
+// "fp8 in 128x128 blocks or mxfp4".
+std::string forms_text(const std::vector<WeightForm>& forms);
+
+// Without quantization_config: what names, dtypes and shapes of tensors tell by themselves.
+Quantization undeclared_quantization();
+
+// From config.json: quantization_config or compression_config, at its top or in text_config. Throws
+// Error(BadFile) for keys that are senseless. What is not read is no error here, since a model may
+// be shown whose weights cannot be loaded.
+Quantization read_quantization(const nlohmann::json& config, const std::string& file);
+
+// ---- tensor_source.cc: a tensor by name, whatever form it is stored in
+
+// A view of a tensor; `name` is complete: prefix, layer and expert filled in.
+//
+// A matrix called `w` or `m.weight` is stored plain, or with these beside or in place of it:
+//
+//   fp8, mxfp8     w             w_scale_inv, w_scale, m.scale
+//   mxfp4          w_blocks      w_scales                         gpt-oss
+//                  w             m.scale                          DeepSeek-V4
+//                  w_packed      w_scale                          compressed-tensors
+//   nvfp4          w             w_scale, w_scale_2               ModelOpt
+//                  w_packed      w_scale, w_global_scale          compressed-tensors
+//   int4           w_packed      w_scale, w_shape                 compressed-tensors
+//
+// Scales of activations (input_scale, activation_scale) change no weight and are not looked at.
+//
+// The form is what quantization_config and the tensors agree on. Throws Error(BadFile) for a missing
+// tensor or shapes that do not fit, Unsupported for a form that is not read, or unclear.
+StoredTensor open_tensor(const CheckpointFiles& files, const Quantization& quantization,
+                         const std::string& name);
+// What a matrix called w has in place of it in gpt-oss: its rows run along K whatever the family says
+// of the plain tensor.
+inline constexpr const char* kMxfp4Blocks = "_blocks";
 
 }  // namespace switchyard

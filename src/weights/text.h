@@ -23,14 +23,6 @@ inline std::vector<std::string_view> split(std::string_view text, char separator
   return parts;
 }
 
-// "a, b, c".
-template <class Parts>
-std::string joined(const Parts& parts, const char* separator = ", ") {
-  std::string text;
-  for (const auto& part : parts) text += cat(&part == &*parts.begin() ? "" : separator, part);
-  return text;
-}
-
 // How many characters both begin with.
 inline size_t common_prefix(std::string_view a, std::string_view b) {
   return static_cast<size_t>(std::ranges::mismatch(a, b).in1 - a.begin());

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "weights/layer_loader.h"
-#include "weights/name_template.h"
 #include "weights/text.h"
 
 namespace switchyard {
@@ -90,7 +89,7 @@ class BlockNames {
 
  private:
   bool is_read(std::string_view name) const {
-    return std::any_of(read_.begin(), read_.end(), [&](const std::string& one) {
+    return std::ranges::any_of(read_, [&](const std::string& one) {
       const size_t at = one.find(kExpert);
       if (at == std::string::npos) return name == one;
       const auto behind = std::string_view(one).substr(at + kExpert.size());
@@ -104,7 +103,7 @@ class BlockNames {
   // A scale, say, that belongs to a tensor that is read.
   bool is_beside_read(std::string_view name) const {
     constexpr std::string_view kWeight = "weight";
-    return std::any_of(read_.begin(), read_.end(), [&](const std::string& one) {
+    return std::ranges::any_of(read_, [&](const std::string& one) {
       std::string_view stem = one;
       if (stem.ends_with(kWeight)) stem.remove_suffix(kWeight.size());
       return name.starts_with(stem);
@@ -120,8 +119,7 @@ class BlockNames {
       return part.starts_with("shared_") || part.starts_with("share_expert");
     };
     if (is_named_so(parts.front())) return true;
-    const auto depth =
-        static_cast<size_t>(std::count(block_folder_.begin(), block_folder_.end(), '.'));
+    const auto depth = static_cast<size_t>(std::ranges::count(block_folder_, '.'));
     return depth < parts.size() && name.starts_with(block_folder_) && is_named_so(parts[depth]);
   }
   bool is_inside(std::string_view name) const {

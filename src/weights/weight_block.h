@@ -1,6 +1,8 @@
 // src/weights/weight_block.h -- one rank's weights of one layer in one block of memory.
 #pragma once
 
+#include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <vector>
 
@@ -55,5 +57,17 @@ struct WeightPart {
 // In the order of WeightBlock, the absent ones too. Throws Error(ShapeMismatch or Unsupported) for
 // a config or a number of ranks that no layer has.
 std::vector<WeightPart> weight_parts(const MoeConfig& config, int num_ranks);
+
+// ---- available_memory.cc: how much memory this process could still take
+
+struct AvailableMemory {
+  uint64_t bytes = UINT64_MAX;  // unknown is "enough"
+  const char* of = "";          // which limit it is: "the machine", ...
+};
+
+// The least of what the machine, each control group above this process (v1 and v2) and the limits
+// of the process leave. Files that a group has cached but does not use count as free. `root` holds
+// proc and sys.
+AvailableMemory available_memory(const std::filesystem::path& root = "/");
 
 }  // namespace switchyard

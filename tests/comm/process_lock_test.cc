@@ -1,6 +1,6 @@
 // tests/comm/process_lock_test.cc -- a lock ends when it is released, and when
 // its process ends.
-#include "comm/process_lock.h"
+#include "comm/peer_memory.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -1,6 +1,6 @@
 // tests/cpu/activation_test.cc -- every activation against its definition in float64, written down
 // once more.
-#include "cpu/activation.h"
+#include "cpu/grouped_gemm.h"
 
 #include <gtest/gtest.h>
 

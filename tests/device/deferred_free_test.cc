@@ -1,6 +1,6 @@
 // tests/device/deferred_free_test.cc -- memory that others still use is freed later, and no
 // thread waits.
-#include "device/deferred_free.h"
+#include "device/process_memory.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // tests/device/open_handles_test.cc -- memory of other processes is opened once and closed once.
-#include "device/open_handles.h"
+#include "device/process_memory.h"
 
 #include <gtest/gtest.h>
 

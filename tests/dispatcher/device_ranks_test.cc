@@ -26,12 +26,8 @@ std::unique_ptr<Dispatcher> over_link(const DispatchCase& c, Communicator& comm,
   auto link = std::make_shared<HostLink>(comm);
   if (seen) seen(*link);
   auto ranks = std::make_shared<DeviceRanks>(comm, backend, sizes, std::move(link));
-  DispatcherParts parts{c.config, c.options, *ranks, backend, carrier_of(sizes), ranks};
-  switch (c.options.kind) {
-    case DispatcherKind::Local: return make_local_dispatcher(std::move(parts));
-    case DispatcherKind::AllGather: return make_all_gather_dispatcher(std::move(parts));
-    default: return make_normal_dispatcher(std::move(parts));
-  }
+  return make_communicator_dispatcher(
+      {c.config, c.options, *ranks, backend, carrier_of(sizes), ranks});
 }
 
 AllOutcomes on_threads(DispatchCase c, RowSizes sizes) {

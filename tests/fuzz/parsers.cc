@@ -10,10 +10,9 @@
 
 #include "switchyard/error.h"
 #include "switchyard/layer.h"
+#include "weights/checkpoint_files.h"
+#include "weights/family.h"
 #include "weights/json_file.h"
-#include "weights/model_config.h"
-#include "weights/safetensors_header.h"
-#include "weights/shard_index.h"
 
 namespace switchyard::fuzz {
 namespace {

@@ -264,7 +264,7 @@ TEST(PlanRanks, ExpertsTakeWhatExplainPredicts) {
   s.device.gemm_gflops = 780e3;
   s.device.read_gbps = 3000;
   const double whole =
-      predict(DispatcherKind::Local, ExecutorKind::Contiguous, GemmProvider::Hopper, s).us();
+      predict({DispatcherKind::Local, ExecutorKind::Contiguous, GemmProvider::Hopper}, s).us();
   const double maps = 4096 * 8 * 8 / 3000e3;  // the plan of the rows, which no port waits for
   EXPECT_NEAR(plan_ranks(r).normal.us, whole - maps, 1e-6);
 }

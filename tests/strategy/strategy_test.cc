@@ -8,7 +8,7 @@
 
 #include "switchyard/error.h"
 
-#include "strategy/token_pieces.h"
+#include "strategy/cost_model.h"
 
 namespace switchyard {
 namespace {

@@ -13,9 +13,8 @@
 
 #include "base/backend.h"
 #include "base/require.h"
-#include "device/deferred_free.h"
 #include "device/memory.h"
-#include "device/open_handles.h"
+#include "device/process_memory.h"
 
 namespace switchyard::testing {
 

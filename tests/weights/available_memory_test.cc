@@ -1,5 +1,5 @@
 // tests/weights/available_memory_test.cc -- the least limit counts, wherever it stands.
-#include "weights/available_memory.h"
+#include "weights/weight_block.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

@@ -10,7 +10,7 @@
 #include "switchyard/checkpoint.h"
 #include "switchyard/error.h"
 #include "testing/family_configs.h"
-#include "weights/model_config.h"
+#include "weights/family.h"
 
 namespace switchyard {
 namespace {

@@ -7,7 +7,6 @@
 
 #include "switchyard/error.h"
 #include "testing/temporary_folder.h"
-#include "weights/config_reader.h"
 
 namespace switchyard {
 namespace {

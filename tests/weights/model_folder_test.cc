@@ -1,6 +1,6 @@
 // tests/weights/model_folder_test.cc -- a cache's folders lead to a snapshot, or say which there
 // are.
-#include "weights/model_folder.h"
+#include "weights/checkpoint_files.h"
 
 #include <gtest/gtest.h>
 

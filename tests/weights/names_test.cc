@@ -11,8 +11,7 @@
 #include "testing/buffer.h"
 #include "testing/family_configs.h"
 #include "testing/temporary_folder.h"
-#include "weights/model_config.h"
-#include "weights/name_template.h"
+#include "weights/family.h"
 
 namespace switchyard {
 namespace {

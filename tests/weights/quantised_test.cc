@@ -12,7 +12,6 @@
 #include "switchyard/checkpoint.h"
 #include "switchyard/error.h"
 #include "testing/temporary_folder.h"
-#include "weights/quantization.h"
 #include "weights/stored_tensor.h"
 
 namespace switchyard {

@@ -1,10 +1,14 @@
-// cli/spot_check.cc
-#include "spot_check.h"
+// cli/bench_gpu.cc -- what benchmarks of layers on GPUs share.
+#include "bench.h"
 
+#include <fmt/chrono.h>
 #include <algorithm>
+#include <ctime>
 #include <future>
 #include <set>
+#include <sstream>
 
+#include "commands.h"
 #include "switchyard/oracle.h"
 
 namespace switchyard::cli {
@@ -52,7 +56,7 @@ class HostExperts {
     slices.reserve(used_.size());
     for (const int32_t e : used_) {
       const int64_t per_rank = (ranks_.front().weights->experts.*which).dim(0);
-      const auto& rank = ranks_[static_cast<size_t>(e / per_rank)];
+      const auto& rank = ranks_[e / per_rank];
       slices.push_back({(rank.weights->experts.*which).rows(e % per_rank, 1), rank.backend});
     }
     return join(slices, static_cast<int64_t>(used_.size()));
@@ -89,6 +93,33 @@ MoeConfig config_of(const MoeConfig& whole, int64_t num_experts) {
 
 }  // namespace
 
+BenchProblem::BenchProblem(const MoeConfig& config, Backend& backend, const std::string& kind,
+                           int64_t num_tokens, int group)
+    : tokens(num_tokens),
+      host_hidden(random_rows(num_tokens, config.hidden, 7 + 100 * static_cast<uint64_t>(group))),
+      routing(make_routing(kind, num_tokens, config.num_experts, config.top_k,
+                           11 + 100 * static_cast<uint64_t>(group))),
+      hidden(backend, DeviceKind::Cuda, ConstTensor(host_hidden.view())),
+      output(backend, DeviceKind::Cuda, DType::Bf16, {num_tokens, config.hidden}),
+      ids(backend, DeviceKind::Cuda, ConstTensor(routing.ids.data(), {num_tokens, config.top_k})),
+      router_weights(backend, DeviceKind::Cuda,
+                     ConstTensor(routing.weights.data(), {num_tokens, config.top_k})) {}
+
+void BenchProblem::poison_output(Backend& backend, CUstream_st* stream) const {
+  const std::vector<uint16_t> nan(output.view().count(), 0x7fc1);
+  copy_to_device(backend, output.view(), nan.data(), stream);
+}
+
+LayerWeights bench_weights(const BenchArguments& a, Backend& backend, int num_ranks, int rank) {
+  const MoeConfig config = a.source.config();
+  LayerWeights weights =
+      a.source.stored_format() == "random"
+          ? random_device_weights(config, backend, 0, num_ranks, rank)
+          : to_device(a.source.weights(num_ranks, rank, {}), config, num_ranks, backend);
+  if (a.routed_only) weights.shared = {};
+  return weights;
+}
+
 SpotCheck::SpotCheck(const MoeConfig& config, std::span<const PlacedWeights> ranks,
                      const Rows& hidden, const Routing& routing)
     : tokens_(pick_tokens(config, hidden.num_rows())) {
@@ -104,7 +135,7 @@ SpotCheck::SpotCheck(const MoeConfig& config, std::span<const PlacedWeights> ran
     const int64_t t = tokens_[i];
     std::vector<int32_t> ids;
     for (int64_t j = 0; j < k; ++j) {
-      const auto at = used.find(routing.ids[static_cast<size_t>(t * k + j)]);
+      const auto at = used.find(routing.ids[t * k + j]);
       ids.push_back(static_cast<int32_t>(std::distance(used.begin(), at)));
     }
     oracle_forward(Tensor(expected_.data() + static_cast<int64_t>(i) * h, {1, h}), compact,
@@ -122,9 +153,74 @@ double SpotCheck::rel_error(ConstTensor output, Backend& backend) const {
   const int64_t h = output.dim(1);
   Rows actual(n, h);
   for (int64_t i = 0; i < n; ++i)
-    copy_to_host(backend, actual.view().rows(i, 1).data,
-                 output.rows(tokens_[static_cast<size_t>(i)], 1));
+    copy_to_host(backend, actual.view().rows(i, 1).data, output.rows(tokens_[i], 1));
   return compare(actual.view(), ConstTensor(expected_.data(), {n, h})).rel_error;
+}
+
+std::vector<std::string> bench_strategies(const std::string& wanted) {
+  if (wanted == "all") return {"contiguous", "masked", "hybrid"};
+  std::vector<std::string> names;
+  std::istringstream list(wanted);
+  for (std::string name; std::getline(list, name, ',');) names.push_back(name);
+  return names;
+}
+
+bool GpuBench::is_close(Check& check) {
+  if (check.rel_error <= kMaxBenchError) return true;
+  check.problem =
+      fmt::format("result: rel_error={:.2e}, need at most {:.0e} against float64. Not timed.",
+                  check.rel_error, kMaxBenchError);
+  check.failed = true;
+  return false;
+}
+
+nlohmann::json GpuBench::json_of(const Row& row) {
+  const OpTime& t = row.time;
+  return {{"op", t.op},
+          {"us", t.us},
+          {"us_min", t.min_us},
+          {"us_max", t.max_us},
+          {"bytes", t.bytes},
+          {"flops", t.flops},
+          {"eager", t.eager},
+          {"tokens", row.tokens},
+          {"strategy", row.strategy},
+          {"layout", row.layout},
+          {"floor_us", row.floor_us}};
+}
+
+int GpuBench::print() const {
+  if (a_.json) {
+    nlohmann::json json = {
+        {"layer", a_.source.name()},
+        {"config",
+         {{"hidden", config_.hidden},
+          {"intermediate", config_.intermediate},
+          {"experts", config_.num_experts},
+          {"top_k", config_.top_k},
+          {"shared_intermediate", config_.shared.intermediate}}},
+        {"device", rates_.name},
+        {"driver", rates_.driver},
+        {"copy_gbps", rates_.copy_gbps},
+        {"read_gbps", rates_.read_gbps},
+        {"gemm_tflops", rates_.gemm_tflops},
+        {"sm_clock_mhz", rates_.sm_clock_mhz},
+        {"date", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
+        {"commit", a_.commit},
+        {"version", SWITCHYARD_VERSION},
+        {"routing", a_.routing},
+        {"repeat", a_.repeat},
+        {"l2", "cold"}};
+    json.update(results());
+    fmt::print("{}\n", json.dump());
+  } else {
+    print_table();
+    for (const Check& c : checks_)
+      if (!c.problem.empty())
+        fmt::print("{} tokens, {}: {} {}\n", c.tokens, c.strategy,
+                   c.failed ? "FAILED," : "left out,", c.problem);
+  }
+  return std::ranges::any_of(checks_, &Check::failed) ? kFailed : kGood;
 }
 
 }  // namespace switchyard::cli
