@@ -49,6 +49,38 @@ std::shared_ptr<Backend> make_cuda_backend(const CudaOptions& options = {});
 /// Memory of the backend's device, at least Workspace::kAlignment-aligned, freed with the last copy
 /// of the pointer. Throws Error(Unsupported) with the bytes when there is no such memory.
 std::shared_ptr<void> allocate(Backend& backend, size_t bytes);
+/// A workspace, and what keeps it; without that the caller does.
+struct OwnedWorkspace {
+  Workspace workspace;
+  std::shared_ptr<void> memory;
+};
+
+/// One workspace for layers whose calls follow each other, as those of a model do.
+///
+///     auto shared = std::make_shared<SharedWorkspace>(backend);
+///     for (...) layers.push_back(MoeLayer::create(config, weights, {.shared_workspace = shared}));
+///
+/// It has the size of the largest that was asked for. What was given stays valid for whoever holds
+/// it, captured graphs included: so reserve the largest first, or every growth keeps a second one.
+/// Thread safety: any thread may reserve; whose calls overlap must not share.
+class SharedWorkspace {
+ public:
+  /// Throws Error(Unsupported) with the bytes when there is no such memory.
+  explicit SharedWorkspace(std::shared_ptr<Backend> backend, size_t bytes = 0);
+  ~SharedWorkspace();
+  SharedWorkspace(const SharedWorkspace&) = delete;
+  SharedWorkspace& operator=(const SharedWorkspace&) = delete;
+
+  /// At least `bytes`, aligned to Workspace::kAlignment. Not while a graph is captured. Throws as
+  /// the constructor does; what it has stays then.
+  OwnedWorkspace reserve(size_t bytes);
+  size_t bytes() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
 /// dst (memory of the backend's device) = src (on the host), equal bytes; waits for the copy.
 void copy_to_device(Backend& backend, Tensor dst, const void* src, CUstream_st* stream = nullptr);
 /// Waits for `stream`, then dst (on the host) = src (memory of the backend's device).

@@ -95,9 +95,9 @@ struct MoeConfig {
   int64_t intermediate = 0;  // I of one routed expert, a multiple of 8
   int64_t num_experts = 0;   // E <= kMaxExperts, over all ranks; see experts_of_rank
   int64_t top_k = 0;         // K, 1 <= K <= E
-  Activation activation;
-  GateConfig gate;
-  SharedExpertConfig shared;
+  Activation activation{};
+  GateConfig gate{};
+  SharedExpertConfig shared{};
   bool expert_bias =
       false;  // b1 [E, 2I] joins the sums before the activation, b2 [E, H] before GEMM2's rounding
   bool router_bias = false;  // f32 [E], added to the logits
@@ -105,7 +105,7 @@ struct MoeConfig {
   /// The rows of routed experts and their sum over experts stay in f32, partial rows of a rank
   /// aside: the layer's output is f32 [T, H]. For sums that another product or norm follows.
   bool f32_sums = false;
-  RoutedPathConfig path;
+  RoutedPathConfig path{};
   /// Llama-4: the fp32 router weight scales GEMM1's fp32 sums before the activation, and the
   /// weighted gather then adds without weights. Only for Scoring::Sigmoid with K = 1.
   bool router_weight_on_input = false;

@@ -16,7 +16,8 @@
 
 namespace switchyard {
 
-/// Choices for one layer. All but `backend` and `workspace` must be equal on every rank.
+/// Choices for one layer. All but `backend` and where the workspace comes from must be equal on
+/// every rank.
 struct LayerOptions : PlanOptions {
   DeviceKind device = DeviceKind::Cpu;
   int num_threads = 0;  // CPU: threads of this rank; 0: cores / ranks, at least one
@@ -26,10 +27,19 @@ struct LayerOptions : PlanOptions {
   /// CUDA, peer memory: the host waits for its stream and meets its peers before a kernel waits
   /// for them. For tools that run one kernel at a time; slow, and forward cannot be captured.
   bool host_ordered = false;
-  /// Of `device`, shared with other layers of this thread; empty: made here. Layers over cuBLAS
-  /// that share one run on one stream: its scratch memory is the backend's.
+  /// Of `device`, shared with other layers of this thread, as those of a model should be; empty:
+  /// made here. Layers over cuBLAS that share one run on one stream: its scratch memory is the
+  /// backend's.
   std::shared_ptr<Backend> backend;
-  Workspace workspace;  // lent by the caller for the layer's life; empty: allocated here
+  /// Where the workspace comes from, MoeLayer::workspace_bytes of it: what a call needs, and
+  /// nothing after it. So layers may share one if their calls follow each other: on one stream, or
+  /// on a CPU one after the other. At most one of these three; none: allocated here.
+  Workspace workspace;                                // lent for the layer's life
+  std::shared_ptr<SharedWorkspace> shared_workspace;  // taken from there, kept for the layer's life
+  bool workspace_per_call = false;                    // one rank: ForwardArgs::workspace
+  /// For debugging: forward first fills the workspace with NaN, so that whatever is taken from an
+  /// earlier call shows. Costs a pass over it.
+  bool poison_workspace = false;
 };
 
 /// What one call did, known on the host before any work has run.
@@ -56,14 +66,16 @@ struct ForwardArgs {
   int64_t max_tokens =
       -1;  // bound of T on every rank in THIS call, equal on every rank; -1: the capacity
   CUstream_st* stream = nullptr;  // CUDA: work is enqueued here. CPU: ignored, work runs at once
+  /// inout  in place of the layer's, MoeLayer::workspace_bytes, until the work is done; any bytes
+  Workspace workspace{};
 };
 
 /// The expert part of one MoE layer: gate, dispatch, experts, combine, shared experts.
 ///
 /// Thread safety: one layer is used by one thread at a time; layers with different communicators
 /// are independent, every rank calls those of one in the same order. Ownership: the layer borrows
-/// communicator and weights (unless weights.owner is set) and owns its workspace unless one is
-/// lent. Nothing is allocated in forward.
+/// communicator and weights (unless weights.owner is set), owns its state (a status, and what peers
+/// know) and, unless it is given one, its workspace. Nothing is allocated in forward.
 ///
 /// Errors, on every rank or on none: forward checks its arguments first and throws at once. When a
 /// single rank's arguments are wrong it still takes part, without rows, so no peer waits for it;
@@ -82,7 +94,8 @@ class MoeLayer {
   static std::unique_ptr<MoeLayer> create(const MoeConfig& config, const LayerWeights& weights,
                                           const LayerOptions& options);
 
-  /// Bytes that a layer with these options needs, for callers who lend the workspace.
+  /// Bytes of the workspace that a layer with these options needs, for callers who bring it. Grows
+  /// with max_tokens.
   static size_t workspace_bytes(const MoeConfig& config, int num_ranks,
                                 const LayerOptions& options);
 
@@ -94,6 +107,9 @@ class MoeLayer {
   /// router.
   virtual Gate& gate() = 0;
   virtual size_t workspace_bytes() const = 0;
+  /// Bytes of what the layer owns whoever brings the workspace: below 1 KiB but for windows of ranks
+  /// that reach each other's memory.
+  virtual size_t state_bytes() const = 0;
 
   /// Where hidden states are best written: bf16 [max_tokens, H] of the workspace on the layer's
   /// device. A forward whose `hidden` begins here copies no row; it may be any other memory, too,

@@ -27,10 +27,23 @@
 namespace switchyard {
 namespace {
 
-size_t bytes_of(const LayerPlan& plan) {
-  Arena arena({});
-  LayerBuffers::take(arena, plan);
-  return arena.bytes();
+struct LayerBytes {
+  size_t state, workspace;
+};
+
+LayerBytes bytes_of(const LayerPlan& plan) {
+  Arena state({}), workspace({});
+  LayerBuffers().cut(state, workspace, plan);
+  return {state.bytes(), workspace.bytes()};
+}
+
+void check_workspace(const char* operation, const Workspace& workspace, size_t bytes) {
+  SWITCHYARD_REQUIRE(workspace.bytes >= bytes, ShapeMismatch, operation,
+                     ": workspace bytes=", workspace.bytes, ", need ", bytes,
+                     ". Ask MoeLayer::workspace_bytes.");
+  SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(workspace.data) % Workspace::kAlignment == 0,
+                     Misaligned, operation, ": workspace address is not a multiple of ",
+                     Workspace::kAlignment, ". Align it.");
 }
 
 std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks) {
@@ -67,9 +80,10 @@ class Layer final : public MoeLayer {
     LayerPlan plan;
     LayerWeights weights{};
     std::shared_ptr<Backend> backend{};
-    Workspace workspace{};
-    std::shared_ptr<void> memory{};  // of the workspace, unless the caller lent it
-    std::unique_ptr<Gate> gate{};    // null without router weights
+    std::shared_ptr<void> state{};
+    OwnedWorkspace workspace{};  // absent: every call brings one
+    bool poisons_workspace = false;
+    std::unique_ptr<Gate> gate{};  // null without router weights
     std::unique_ptr<Executor> executor{};
     std::unique_ptr<Communicator> own_communicator{};  // of a layer that was made without one
     Communicator* communicator = nullptr;
@@ -77,9 +91,8 @@ class Layer final : public MoeLayer {
 
   // Collective: the dispatcher may split the communicator.
   explicit Layer(Parts parts) : parts_(std::move(parts)) {
-    Arena arena(parts_.workspace, backend().kind());
-    buffers_ = LayerBuffers::take(arena, plan());
-    workspace_bytes_ = arena.bytes();
+    bytes_ = bytes_of(plan());
+    cut_workspace(parts_.workspace.workspace);
     if (config().shared.intermediate > 0)
       shared_.emplace(config(), parts_.weights.shared, parts_.backend, plan().strategy.provider);
     if (config().path.present())
@@ -92,12 +105,13 @@ class Layer final : public MoeLayer {
     wait(nullptr);  // a first forward may come on a stream that does not wait for the default one
     // Last: a rank that is past it may make the others wait on the device.
     for (const Workspace& window : buffers_.dispatcher)
-      dispatcher_->connect(window, cut(plan().request.max_tokens).tokens, parts_.memory);
+      dispatcher_->connect(window, cut(plan().request.max_tokens).tokens, parts_.state);
   }
 
   const MoeConfig& config() const override { return plan().config; }
   const Strategy& strategy() const override { return plan().strategy; }
-  size_t workspace_bytes() const override { return workspace_bytes_; }
+  size_t workspace_bytes() const override { return bytes_.workspace; }
+  size_t state_bytes() const override { return bytes_.state; }
 
   Gate& gate() override {
     SWITCHYARD_REQUIRE(parts_.gate, Unsupported,
@@ -125,6 +139,7 @@ class Layer final : public MoeLayer {
       if (communicator().size() > 1) take_part_without_rows(e.code(), max_tokens, args.stream);
       throw;
     }
+    prepare_workspace(args);
     run(args, max_tokens);
     const int64_t max_rows = dispatcher_->max_rows(cut(max_tokens).tokens);
     const bool hybrid = parts_.executor->kind() == ExecutorKind::Hybrid;
@@ -143,6 +158,25 @@ class Layer final : public MoeLayer {
   const LayerPlan& plan() const { return parts_.plan; }
   Backend& backend() const { return *parts_.backend; }
   Communicator& communicator() const { return *parts_.communicator; }
+
+  void cut_workspace(const Workspace& workspace) {
+    Arena state({parts_.state.get(), bytes_.state}, backend().kind());
+    Arena arena(workspace, backend().kind());
+    buffers_.cut(state, arena, plan());
+    workspace_ = workspace;
+  }
+
+  // That of the call, or the layer's own.
+  void prepare_workspace(const ForwardArgs& args) {
+    const Workspace& wanted =
+        args.workspace.data != nullptr ? args.workspace : parts_.workspace.workspace;
+    if (wanted.data != workspace_.data) cut_workspace(wanted);
+    if (!parts_.poisons_workspace || bytes_.workspace == 0) return;
+    constexpr int32_t kNan = 0x7fc07fc0;  // two of bf16, one of f32, no index
+    const auto words = static_cast<int64_t>(bytes_.workspace / sizeof(int32_t));
+    const Tensor all(workspace_.data, DType::I32, {words}, backend().kind());
+    backend().ops().run(FillI32{all, kNan}, args.stream);
+  }
 
   TokenPieces cut(int64_t max_tokens) const {
     return cut_tokens(max_tokens, plan().request.max_tokens, plan().strategy.token_pieces);
@@ -201,6 +235,11 @@ class Layer final : public MoeLayer {
     SWITCHYARD_REQUIRE(!overlap(args.hidden, args.output), ShapeMismatch,
                        "forward: output overlaps hidden. Give it memory of its own.");
     check_place("forward", args.hidden, input_rows());
+    SWITCHYARD_REQUIRE(args.workspace.data != nullptr || parts_.workspace.workspace.data != nullptr,
+                       ShapeMismatch, "forward: workspace is missing, this layer has none. Pass ",
+                       bytes_.workspace, " bytes.");
+    if (args.workspace.data != nullptr)
+      check_workspace("forward", args.workspace, bytes_.workspace);
     check_routing(args, num_tokens);
   }
 
@@ -472,13 +511,37 @@ class Layer final : public MoeLayer {
 
   Parts parts_;
   LayerBuffers buffers_;
-  size_t workspace_bytes_ = 0;
+  LayerBytes bytes_{};
+  Workspace workspace_;  // that buffers_ are of
   std::optional<SharedExpert> shared_;
   std::optional<RoutedPath> path_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::optional<Pipeline> pipeline_;
   std::optional<Error> lost_;  // a peer is gone
 };
+
+OwnedWorkspace make_workspace(const LayerOptions& options, size_t bytes, Backend& backend) {
+  if (options.workspace_per_call) return {};
+  if (options.shared_workspace) return options.shared_workspace->reserve(bytes);
+  if (options.workspace.data != nullptr) {
+    check_workspace("create", options.workspace, bytes);
+    return {options.workspace, nullptr};
+  }
+  auto memory = backend.memory().allocate(bytes);
+  return {{memory.get(), bytes}, memory};
+}
+
+void check_sources(const LayerOptions& options, int num_ranks) {
+  const int sources = (options.workspace.data != nullptr) + (options.shared_workspace != nullptr) +
+                      options.workspace_per_call;
+  SWITCHYARD_REQUIRE(sources <= 1, ShapeMismatch,
+                     "create: workspace, shared_workspace, workspace_per_call: given=", sources,
+                     ", at most one says where the workspace comes from. Leave the others away.");
+  SWITCHYARD_REQUIRE(!options.workspace_per_call || num_ranks == 1, Unsupported,
+                     "create: workspace_per_call=true, ranks=", num_ranks,
+                     ", a rank takes part even in a call whose arguments are wrong. Pass a "
+                     "workspace or a shared_workspace.");
+}
 
 // What this rank can check and make alone.
 void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank) {
@@ -488,21 +551,14 @@ void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank
                      "create: backend is on ", device_name(parts.backend->kind()),
                      ", device=", device_name(options.device),
                      ". Pass a backend of the layer's device.");
+  check_sources(options, plan.request.num_ranks);
   validate(config);
   plan.strategy = choose_strategy(plan.request);
   validate(parts.weights, config, plan.request.num_ranks, options.device);
-  const size_t bytes = bytes_of(plan);
-  parts.workspace = options.workspace;
-  if (parts.workspace.data == nullptr) {
-    parts.memory = parts.backend->memory().allocate(bytes);
-    parts.workspace = {parts.memory.get(), bytes};
-  }
-  SWITCHYARD_REQUIRE(parts.workspace.bytes >= bytes, ShapeMismatch,
-                     "create: workspace bytes=", parts.workspace.bytes, ", need ", bytes,
-                     ". Ask MoeLayer::workspace_bytes.");
-  SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(parts.workspace.data) % Workspace::kAlignment == 0,
-                     Misaligned, "create: workspace address is not a multiple of ",
-                     Workspace::kAlignment, ". Align it.");
+  const LayerBytes bytes = bytes_of(plan);
+  parts.state = parts.backend->memory().allocate(bytes.state);
+  parts.workspace = make_workspace(options, bytes.workspace, *parts.backend);
+  parts.poisons_workspace = options.poison_workspace;
   if (parts.weights.router.weight.present())
     parts.gate = make_gate(config, parts.weights.router, parts.backend, plan.strategy.provider);
   parts.executor = make_executor(plan.request.config, plan.executor(), parts.weights.experts,
@@ -550,7 +606,7 @@ size_t MoeLayer::workspace_bytes(const MoeConfig& config, int num_ranks,
   validate(config);
   LayerPlan plan(config, num_ranks, options);
   plan.strategy = choose_strategy(plan.request);
-  return bytes_of(plan);
+  return bytes_of(plan).workspace;
 }
 
 std::string describe(const ForwardReport& report) {

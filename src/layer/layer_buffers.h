@@ -1,4 +1,5 @@
-// src/layer/layer_buffers.h -- how a layer cuts its workspace: once, at its capacity.
+// src/layer/layer_buffers.h -- how a layer cuts its memory, at its capacity: its state, which lives
+// from call to call, and a workspace, which a call leaves to whoever comes next.
 #pragma once
 
 #include <algorithm>
@@ -11,20 +12,25 @@
 namespace switchyard {
 
 struct LayerBuffers {
+  // State.
   Tensor status;        // i32 [kStatusWords]
   Tensor piece_status;  // i32 [pieces, kStatusWords] of one call; absent for one piece
-  Tensor ids;           // i32 [slice, K] from the gate, or narrowed from i64
-  Tensor weights;       // f32 [slice, K] from the gate
+  // One for each piece: state where peers know it as their window, else workspace.
+  std::vector<Workspace> dispatcher;
+
+  // Workspace.
+  Tensor ids;      // i32 [slice, K] from the gate, or narrowed from i64
+  Tensor weights;  // f32 [slice, K] from the gate
   Workspace gate;
   SharedExpertBuffers shared;
   PathBuffers path;
-  std::vector<Workspace> dispatcher;  // one for each piece
   Workspace executor;
   // bf16 [R, H], of a call in pieces two of them, since one is on its way back while the next is
   // computed; absent on one rank, and where partial rows are in the dispatcher's workspace
   Tensor partial;
 
-  static LayerBuffers take(Arena& arena, const LayerPlan& plan) {
+  // Allocates nothing after the first time.
+  void cut(Arena& state, Arena& arena, const LayerPlan& plan) {
     const MoeConfig& config = plan.config;
     const StrategyRequest& r = plan.request;
     const Strategy& s = plan.strategy;
@@ -32,28 +38,27 @@ struct LayerBuffers {
     const int64_t slice = local ? r.max_tokens : slice_capacity(r.max_tokens, r.tp_size);
     const int64_t tokens = cut_tokens(r.max_tokens, r.max_tokens, s.token_pieces).tokens;
     const int64_t max_rows = received_rows(s.dispatcher, tokens, r.num_ranks, r.tp_size);
-    Arena gate({});
-    GateBuffers::take(gate, config, slice);
-    LayerBuffers b;
-    b.status = arena.take(DType::I32, {kStatusWords});
-    if (s.token_pieces > 1) b.piece_status = arena.take(DType::I32, {s.token_pieces, kStatusWords});
-    b.ids = arena.take(DType::I32, {slice, r.config.top_k});
-    b.weights = arena.take(DType::F32, {slice, r.config.top_k});
-    b.gate = arena.take_bytes(static_cast<int64_t>(gate.bytes()));
+    Arena of_gate({});
+    GateBuffers::take(of_gate, config, slice);
+    dispatcher.clear();
+    status = state.take(DType::I32, {kStatusWords});
+    if (s.token_pieces > 1) piece_status = state.take(DType::I32, {s.token_pieces, kStatusWords});
+    ids = arena.take(DType::I32, {slice, r.config.top_k});
+    weights = arena.take(DType::F32, {slice, r.config.top_k});
+    gate = arena.take_bytes(static_cast<int64_t>(of_gate.bytes()));
     // Behind a path, shared experts see all tokens, not this rank's slice.
-    b.shared = SharedExpertBuffers::take(arena, config,
-                                         config.path.present() ? r.max_tokens : slice, s.provider);
-    b.path = PathBuffers::take(arena, config, config.path.present() ? r.max_tokens : slice);
+    shared = SharedExpertBuffers::take(arena, config, config.path.present() ? r.max_tokens : slice,
+                                       s.provider);
+    path = PathBuffers::take(arena, config, config.path.present() ? r.max_tokens : slice);
     const RowCarrier carrier = row_carrier(s.dispatcher, r, s.token_pieces);
     for (int i = 0; i < s.token_pieces; ++i)
-      b.dispatcher.push_back(arena.take_bytes(
-          dispatcher_bytes(s.dispatcher, r.config, tokens, r.num_ranks, r.tp_size, carrier)));
-    b.executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
-                                                 r.masked_max_tokens, max_rows));
+      dispatcher.push_back((is_peer(carrier) ? state : arena)
+                               .take_bytes(dispatcher_bytes(s.dispatcher, r.config, tokens,
+                                                            r.num_ranks, r.tp_size, carrier)));
+    executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
+                                               r.masked_max_tokens, max_rows));
     if (r.num_ranks > 1 && !is_peer(carrier))
-      b.partial =
-          arena.take(DType::Bf16, {std::min(s.token_pieces, 2) * max_rows, r.config.hidden});
-    return b;
+      partial = arena.take(DType::Bf16, {std::min(s.token_pieces, 2) * max_rows, r.config.hidden});
   }
 };
 

@@ -137,6 +137,27 @@ TEST(Forward, RunsInLentMemoryOfExactlyWorkspaceBytes) {
   }
 }
 
+TEST(Forward, AllocatesNothingWhenTheWorkspaceChanges) {
+  auto o = options("contiguous");
+  const size_t bytes = MoeLayer::workspace_bytes(config(), 1, o);
+  const auto backend = make_cpu_backend(2);
+  const std::array<std::shared_ptr<void>, 2> memory{allocate(*backend, bytes),
+                                                    allocate(*backend, bytes)};
+  o.workspace_per_call = true;
+  auto layer = MoeLayer::create(config(), random_weights(config(), 1, 0, 3), o);
+  Call call(64);
+  auto args = call.with_gate();
+  args.workspace = {memory[0].get(), bytes};
+  layer->forward(args);
+  const int64_t before = testing::g_allocations;
+  for (const size_t which : {1, 0, 1}) {
+    args.workspace = {memory[which].get(), bytes};
+    layer->forward(args);
+  }
+  layer->wait();
+  EXPECT_EQ(testing::g_allocations - before, 0);
+}
+
 TEST(Forward, NoPlaceForHiddenStatesIsBetterWhereNobodyFetchesThem) {
   const auto weights = random_weights(config(), 1, 0, 3);
   EXPECT_FALSE(MoeLayer::create(config(), weights, options("hybrid"))->input_rows().present());
