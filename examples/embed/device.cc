@@ -59,15 +59,17 @@ int main() {
   const auto& gpus = describe_device(DeviceKind::Cuda);
   const auto device = gpus.available ? DeviceKind::Cuda : DeviceKind::Cpu;
   // A power of two divides the experts.
-  const unsigned most = std::min<unsigned>(gpus.num_devices, kConfig.num_experts);
-  const int num_ranks = gpus.available ? std::bit_floor(most) : 2;
-  std::vector<double> errors(num_ranks);
+  const auto most = std::min<int64_t>(gpus.num_devices, kConfig.num_experts);
+  const int num_ranks =
+      gpus.available ? static_cast<int>(std::bit_floor(static_cast<unsigned>(most))) : 2;
+  std::vector<double> errors(static_cast<size_t>(num_ranks));
   try {
     run_local_ranks(num_ranks, [&](Communicator& comm) {
-      std::vector<Bf16> tokens((20 + comm.rank()) * kConfig.hidden);
+      const auto rank = static_cast<size_t>(comm.rank());
+      std::vector<Bf16> tokens((20 + rank) * static_cast<size_t>(kConfig.hidden));
       for (size_t i = 0; i < tokens.size(); ++i)
-        tokens[i] = Bf16(float((i * (comm.rank() + 3)) % 17) / 16 - 0.5f);
-      errors[comm.rank()] = error_of(tokens, run_rank(comm, device, tokens));
+        tokens[i] = Bf16(float((i * (rank + 3)) % 17) / 16 - 0.5f);
+      errors[rank] = error_of(tokens, run_rank(comm, device, tokens));
     });
   } catch (const Error& e) {
     std::fprintf(stderr, "%s\n", e.what());

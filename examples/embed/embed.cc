@@ -16,8 +16,8 @@ int main() {
   options.max_tokens = 32;
   const auto layer = MoeLayer::create(config, weights, options);
 
-  const int64_t tokens = 20;
-  std::vector<Bf16> hidden(tokens * config.hidden), output(hidden.size());
+  constexpr int64_t tokens = 20;
+  std::vector<Bf16> hidden(tokens * 256), output(hidden.size());
   for (size_t i = 0; i < hidden.size(); ++i) hidden[i] = Bf16(float(i % 17) / 16 - 0.5f);
   const ConstTensor in(hidden.data(), {tokens, config.hidden});
   const Tensor out(output.data(), {tokens, config.hidden});

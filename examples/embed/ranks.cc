@@ -21,7 +21,8 @@ void run_rank(Communicator& comm) {
       MoeLayer::create(config, random_weights(config, comm.size(), comm.rank(), 42), comm, options);
 
   const int64_t tokens = 20 + comm.rank();
-  std::vector<Bf16> hidden(tokens * config.hidden, Bf16(0.5f)), output(hidden.size());
+  std::vector<Bf16> hidden(static_cast<size_t>(tokens * config.hidden), Bf16(0.5f));
+  std::vector<Bf16> output(hidden.size());
   layer->forward({.output = Tensor(output.data(), {tokens, config.hidden}),
                   .hidden = ConstTensor(hidden.data(), {tokens, config.hidden})});
   layer->wait();  // a lost or late peer is an Error(Transport) here

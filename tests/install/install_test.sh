@@ -21,6 +21,15 @@ if [ -n "$mpirun" ]; then
   ASAN_OPTIONS=detect_leaks=0 "$mpirun" --allow-run-as-root --oversubscribe -n 2 "$scratch/embed/ranks" mpi
 fi
 
+echo "-- headers and examples without a warning"
+for header in "$source"/include/switchyard/*.h; do echo "#include \"switchyard/$(basename "$header")\""; done >"$scratch/headers.cc"
+for compiler in g++ clang++; do
+  command -v "$compiler" >/dev/null || continue
+  for file in "$scratch/headers.cc" "$source"/examples/embed/*.cc; do
+    "$compiler" -std=c++20 -fsyntax-only -Wall -Wextra -Wpedantic -Wconversion -Werror -I "$source/include" "$file"
+  done
+done
+
 echo "-- configured without GoogleTest, as the guide says"
 cmake -S "$source" -B "$scratch/plain" -DCMAKE_DISABLE_FIND_PACKAGE_GTest=ON >/dev/null
 
