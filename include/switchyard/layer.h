@@ -72,8 +72,9 @@ struct ForwardArgs {
 
 /// The expert part of one MoE layer: gate, dispatch, experts, combine, shared experts.
 ///
-/// Thread safety: one layer is used by one thread at a time; layers with different communicators
-/// are independent, every rank calls those of one in the same order. Ownership: the layer borrows
+/// Thread safety: one thread at a time calls the layers of a backend; a forward that finds another
+/// one there throws Unsupported and does nothing. Layers with different communicators are
+/// independent, every rank calls those of one in the same order. Ownership: the layer borrows
 /// communicator and weights (unless weights.owner is set), owns its state (a status, and what peers
 /// know) and, unless it is given one, its workspace. Nothing is allocated in forward.
 ///

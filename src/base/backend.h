@@ -1,6 +1,9 @@
 // src/base/backend.h -- what hides behind the public Backend: one device's memory and operations.
 #pragma once
 
+#include <atomic>
+
+#include "base/require.h"
 #include "switchyard/backend.h"
 #include "switchyard/strategy.h"
 
@@ -30,6 +33,28 @@ class Backend {
   // From now on ops() is `ops`, which may call what ops() was before; nullptr ends it. For whoever
   // records the operations of a forward.
   virtual void divert(Ops* ops) = 0;
+
+ private:
+  friend class BackendTurn;
+  std::atomic<bool> in_use_ = false;
+};
+
+// One thread's use of a backend. Throws where another thread is at it: both would write the same
+// memory.
+class BackendTurn {
+ public:
+  BackendTurn(Backend& backend, const char* operation) : backend_(backend) {
+    SWITCHYARD_REQUIRE(!backend.in_use_.exchange(true, std::memory_order_acquire), Unsupported,
+                       operation,
+                       ": backend=in use by another thread, one at a time may call its "
+                       "layers. Take turns, or give each thread a backend and layers of its own.");
+  }
+  ~BackendTurn() { backend_.in_use_.store(false, std::memory_order_release); }
+  BackendTurn(const BackendTurn&) = delete;
+  BackendTurn& operator=(const BackendTurn&) = delete;
+
+ private:
+  Backend& backend_;
 };
 
 }  // namespace switchyard

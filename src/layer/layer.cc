@@ -126,6 +126,7 @@ class Layer final : public MoeLayer {
   }
 
   ForwardReport forward(const ForwardArgs& args) override {
+    const BackendTurn turn(backend(), "forward");
     throw_what_is_visible();
     dispatcher_->check_stream(args.stream);
     const bool bound_is_valid =

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <filesystem>
+#include <thread>
 
 #include "switchyard/layer.h"
 #include "testing/layer_features.h"
@@ -224,6 +226,31 @@ TEST(Workspace, MayComeWithEveryCall) {
   args = expected.with_gate();
   args.workspace = lent[0].view();
   EXPECT_NO_THROW(own->forward(args)) << "also of a layer that has one";
+}
+
+TEST(Backends, ServeOneThreadAtATime) {
+  auto o = options();
+  o.backend = make_cpu_backend(2);
+  const auto weights = random_weights(config(), 1, 0, 3);
+  const auto first = MoeLayer::create(config(), weights, o);
+  const auto second = MoeLayer::create(config(), weights, o);
+  Call a(1), b(1), alone(1);
+  std::atomic<int> refused = 0;
+  observe_operations(*o.backend, [&](const OpEvent&) {  // while the first is in forward
+    if (refused > 0) return;
+    std::thread([&] {
+      const Error e = error_of([&] { second->forward(b.with_gate()); });
+      EXPECT_EQ(e.code(), Errc::Unsupported);
+      EXPECT_EQ(std::string(e.what()).find("forward: backend="), 0u) << e.what();
+      ++refused;
+    }).join();
+  });
+  first->forward(a.with_gate());
+  observe_operations(*o.backend, {});
+  EXPECT_EQ(refused, 1);
+  second->forward(alone.with_gate());
+  second->wait();
+  EXPECT_TRUE(testing::same_bits(a.output, alone.output));
 }
 
 TEST(Workspace, ComesFromOnePlace) {
