@@ -13,15 +13,15 @@ constexpr GemmConfig kNarrowStream = kGemmConfigs[0], kStream = kGemmConfigs[1],
 constexpr int64_t kStreamedRows = 16, kStreamedRowsOfShort = 8, kShort = 1536;
 static_assert(std::ranges::all_of(kGemmConfigs, [](auto& c) { return config_fits(c, 512); }));
 // What is chosen without a question fits any number of experts.
-static_assert(config_fits(kFew, 4096) && config_fits(kSome, 4096));
+static_assert(config_fits(kStream, 4096) && config_fits(kFew, 4096) && config_fits(kSome, 4096));
 
 }  // namespace
 
 GemmConfig choose_gemm_config(const GemmShape& s) {
   const int64_t rows_per_expert = s.num_experts > 0 ? s.max_rows / s.num_experts : 0;
   // Blocks that stream take whatever SM is free.
-  const bool streams = s.num_sms == 0 && config_fits(kStream, s.num_experts) &&
-                       rows_per_expert <= (s.k < kShort ? kStreamedRowsOfShort : kStreamedRows);
+  const bool streams =
+      s.num_sms == 0 && rows_per_expert <= (s.k < kShort ? kStreamedRowsOfShort : kStreamedRows);
   if (streams) return rows_per_expert <= 3 ? kNarrowStream : kStream;
   // With an even gate few experts have more than 1.25 of the average.
   if (rows_per_expert <= 51) return kFew;

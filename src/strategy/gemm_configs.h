@@ -112,20 +112,17 @@ struct SharedStorage {
   constexpr int32_t* first_step() { return reinterpret_cast<int32_t*>(this + 1); }
 };
 
-// The shared memory of a block that streams. A table of the steps before each expert follows it.
+// The shared memory of a block that streams.
 template <GemmConfig kConfig>
 struct StreamStorage {
   static constexpr int kStageBytes = (kConfig.weights + kConfig.rows) * kConfig.row_bytes();
-  static constexpr int kBytes = kConfig.stages * kStageBytes;
-  // The buffers of output take the place of stages.
-  static_assert(kBytes >= kConfig.math_warpgroups() * 2 * kStagingBytes);
 
-  uint8_t stages[kBytes];  // at a multiple of 1024 bytes
-  int32_t warp_sums[32];
+  uint8_t stages[kConfig.stages * kStageBytes];  // at a multiple of 1024 bytes
+  // The buffers of output take the place of stages.
+  static_assert(sizeof(stages) >= kConfig.math_warpgroups() * 2 * kStagingBytes);
 
   constexpr uint8_t* weights(int i) { return stages + i * kStageBytes; }
   constexpr uint8_t* rows(int i) { return weights(i) + kConfig.weights * kConfig.row_bytes(); }
-  constexpr int32_t* first_step() { return reinterpret_cast<int32_t*>(this + 1); }
 };
 
 template <GemmConfig kConfig>
@@ -144,7 +141,7 @@ constexpr void visit_gemm_config(const GemmConfig& wanted, F&& f) {
 }
 
 constexpr int64_t shared_bytes(const GemmConfig& config, int64_t num_experts) {
-  int64_t bytes = (num_experts + 1) * int64_t{sizeof(int32_t)};
+  int64_t bytes = config.streams() ? 0 : (num_experts + 1) * int64_t{sizeof(int32_t)};
   visit_gemm_config(config, [&]<GemmConfig kConfig>() { bytes += sizeof(StorageOf<kConfig>); });
   return bytes;
 }

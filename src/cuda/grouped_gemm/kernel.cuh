@@ -1,4 +1,5 @@
-// src/cuda/grouped_gemm/kernel.cuh -- the grouped GEMM of Hopper: TMA, wgmma, persistent.
+// src/cuda/grouped_gemm/kernel.cuh -- the grouped GEMM of Hopper: TMA, wgmma, persistent. That of few
+// rows per expert: stream.cuh.
 //
 //     s = src[r, :] weights[e, j, :]^T * scale[r] + bias[e, j]     dst[r, c] = activation(s_1, s_2)
 //

@@ -2,8 +2,8 @@
 // but bound by the bytes of the weights, so all that matters is how they come.
 //
 // A block is one step: 64 weight rows x a tile of rows. Every thread copies 16 bytes at a time, 16
-// threads a row's next 256, into a ring of stages; each warp multiplies 16 weight rows by all
-// rows with mma, in the order of summation of wgmma: the same bits. Two to four blocks share an SM:
+// threads a row's next 256, into a ring of stages; each warp multiplies 16 weight rows by all rows
+// with mma, in the order of summation of wgmma: the same bits. Three or four blocks share an SM:
 // while one begins or ends, the others keep memory busy, and the hardware gives the next block to
 // the SM that is free first.
 #pragma once
