@@ -80,8 +80,8 @@ TEST_P(SumRowsForms, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
 }
 
 TEST_P(SumRowsForms, BecomeNaNOnceAStatusIsSet) {
-  const auto src = testing::random_bf16({4, 8}, 1);
-  const auto places = testing::random_places(3, 2, 4, 2);
+  const auto src = testing::random_bf16({6, 8}, 1);
+  const auto places = testing::random_places(3, 2, 6, 2);
   for (const int32_t code : {0, 2}) {
     Buffer<int32_t> status({kStatusWords});
     for (int64_t i = 0; i < kStatusWords; ++i) status[i] = i == 0 ? code : 0;
