@@ -57,8 +57,8 @@ struct OwnedWorkspace {
 
 /// One workspace for layers whose calls follow each other, as those of a model do.
 ///
-///     auto shared = std::make_shared<SharedWorkspace>(backend);
-///     for (...) layers.push_back(MoeLayer::create(config, weights, {.shared_workspace = shared}));
+///     options.shared_workspace = std::make_shared<SharedWorkspace>(options.backend);
+///     for (...) layers.push_back(MoeLayer::create(config, weights, options));
 ///
 /// It has the size of the largest that was asked for. What was given stays valid for whoever holds
 /// it, captured graphs included: so reserve the largest first, or every growth keeps a second one.

@@ -1,17 +1,8 @@
 // src/cpu/plan_dispatch.cc -- from expert ids to ranks, and from global ids to local ones.
-#include "cpu/run.h"
-
-#include <algorithm>
-
-#include "base/status.h"
-#include "plan/index.h"
+#include "cpu/rows.h"
 
 namespace switchyard::cpu {
 namespace {
-
-void note_bad_id(Tensor status, int64_t id, int rank) {
-  note(*status.as<StatusWords>(), Errc::BadRouting, StatusDetail::IdOutOfRange, rank, id);
-}
 
 bool has_expert_on(const int32_t* ids, int64_t top_k, int64_t num_experts, int64_t experts_per_rank,
                    int64_t rank) {
@@ -28,7 +19,7 @@ void run(const NarrowIds& op, const Context&) {
   for (int64_t i = 0; i < op.src.count(); ++i) {
     const int64_t id =
         op.src.dtype == DType::I32 ? op.src.as<int32_t>()[i] : op.src.as<int64_t>()[i];
-    if (!is_valid_id(id, op.num_experts)) note_bad_id(op.status, id, op.rank);
+    check_id(op.status, id, op.num_experts, op.rank);
     to[i] = id < INT32_MIN || id > INT32_MAX ? INT32_MIN : static_cast<int32_t>(id);
   }
 }
@@ -44,8 +35,7 @@ void run(const PlanDispatch& op, const Context&) {
   std::fill_n(send_counts, op.num_ranks, 0);
   std::fill_n(return_row, op.return_row.count(), kNoRow);
 
-  for (int64_t s = 0; s < op.ids.count(); ++s)
-    if (!is_valid_id(id[s], op.num_experts)) note_bad_id(op.status, id[s], op.rank);
+  for (int64_t s = 0; s < op.ids.count(); ++s) check_id(op.status, id[s], op.num_experts, op.rank);
   if (!op.status.as<StatusWords>()->good()) return;
 
   int32_t sent = 0;
@@ -64,7 +54,7 @@ void run(const LocalizeIds& op, const Context&) {
   const auto* from = op.src.as<int32_t>();
   auto* to = op.dst.as<int32_t>();
   for (int64_t i = 0; i < rows * op.src.dim(1); ++i) {
-    if (!is_valid_id(from[i], op.num_experts)) note_bad_id(op.status, from[i], op.rank);
+    check_id(op.status, from[i], op.num_experts, op.rank);
     const int64_t local = from[i] - op.first;
     to[i] = local >= 0 && local < op.num_local ? static_cast<int32_t>(local) : kNoExpert;
   }

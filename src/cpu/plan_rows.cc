@@ -1,12 +1,7 @@
 // src/cpu/plan_rows.cc -- a stable counting sort of slots by expert: count, prefix sum, place. One
 // pass of 8 bytes per slot and one of 8 per buffer row; it stays far below the GEMMs, so it is one
 // thread.
-#include "cpu/run.h"
-
-#include <algorithm>
-
-#include "base/status.h"
-#include "plan/index.h"
+#include "cpu/rows.h"
 
 namespace switchyard::cpu {
 namespace {
@@ -47,14 +42,9 @@ void run(const PlanRows& op, const Context&) {
   const int64_t num_rows = op.num_rows.present() ? op.num_rows.as<int32_t>()[0] : op.ids.dim(0);
   const int64_t num_slots = num_rows * top_k;
   const auto* id = op.ids.as<int32_t>();
-  StatusWords& status = *op.status.as<StatusWords>();
-  const auto* bad = op.notes_bad_ids
-                        ? std::find_if(id, id + num_slots,
-                                       [&](int32_t i) { return !is_valid_id(i, num_experts); })
-                        : id + num_slots;
-  if (bad != id + num_slots)
-    note(status, Errc::BadRouting, StatusDetail::IdOutOfRange, op.rank, *bad);
-  count_slots(op, id, num_slots, op.rank, status);
+  for (int64_t s = 0; op.notes_bad_ids && s < num_slots; ++s)
+    check_id(op.status, id[s], num_experts, op.rank);
+  count_slots(op, id, num_slots, op.rank, *op.status.as<StatusWords>());
   place_groups(op);
 
   auto* row_of_slot = op.row_of_slot.as<int32_t>();

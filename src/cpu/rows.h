@@ -3,9 +3,17 @@
 
 #include <algorithm>
 
+#include "base/status.h"
 #include "cpu/run.h"
+#include "plan/index.h"
 
 namespace switchyard::cpu {
+
+// Notes an id that is no expert and does not say so. The first that is noted stays.
+inline void check_id(Tensor status, int64_t id, int64_t num_experts, int rank) {
+  if (!is_valid_id(id, num_experts))
+    note(*status.as<StatusWords>(), Errc::BadRouting, StatusDetail::IdOutOfRange, rank, id);
+}
 
 // Whether SumRows leaves row r as it is.
 inline bool stays(const SumRows& op, int64_t r) {

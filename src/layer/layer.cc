@@ -168,9 +168,12 @@ class Layer final : public MoeLayer {
   }
 
   // That of the call, or the layer's own.
+  const Workspace& workspace_of(const ForwardArgs& args) const {
+    return args.workspace.data != nullptr ? args.workspace : parts_.workspace.workspace;
+  }
+
   void prepare_workspace(const ForwardArgs& args) {
-    const Workspace& wanted =
-        args.workspace.data != nullptr ? args.workspace : parts_.workspace.workspace;
+    const Workspace& wanted = workspace_of(args);
     if (wanted.data != workspace_.data) cut_workspace(wanted);
     if (!parts_.poisons_workspace || bytes_.workspace == 0) return;
     constexpr int32_t kNan = 0x7fc07fc0;  // two of bf16, one of f32, no index
@@ -236,11 +239,11 @@ class Layer final : public MoeLayer {
     SWITCHYARD_REQUIRE(!overlap(args.hidden, args.output), ShapeMismatch,
                        "forward: output overlaps hidden. Give it memory of its own.");
     check_place("forward", args.hidden, input_rows());
-    SWITCHYARD_REQUIRE(args.workspace.data != nullptr || parts_.workspace.workspace.data != nullptr,
-                       ShapeMismatch, "forward: workspace is missing, this layer has none. Pass ",
+    const Workspace& workspace = workspace_of(args);
+    SWITCHYARD_REQUIRE(workspace.data != nullptr, ShapeMismatch,
+                       "forward: workspace is missing, this layer has none. Pass ",
                        bytes_.workspace, " bytes.");
-    if (args.workspace.data != nullptr)
-      check_workspace("forward", args.workspace, bytes_.workspace);
+    check_workspace("forward", workspace, bytes_.workspace);
     check_routing(args, num_tokens);
   }
 

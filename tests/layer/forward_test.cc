@@ -6,51 +6,21 @@
 #include "testing/counted_new.h"
 #include "testing/layer_features.h"
 #include "testing/routing.h"
+#include "testing/small_layer.h"
 
 namespace switchyard {
 namespace {
 
 using testing::Buffer;
 using testing::Skew;
+using Call = testing::SmallCall;
 
 MoeConfig config() {
-  MoeConfig c;
-  c.hidden = 128;
-  c.intermediate = 64;
-  c.num_experts = 16;
-  c.top_k = 4;
-  c.shared = {.intermediate = 32, .sigmoid_gated = true};
-  return c;
+  return testing::small_layer();
 }
-
 LayerOptions options(const std::string& strategy, int64_t max_tokens = 64) {
-  LayerOptions o;
-  o.max_tokens = max_tokens;
-  o.strategy = strategy;
-  o.num_threads = 2;
-  return o;
+  return testing::small_options(strategy, max_tokens);
 }
-
-struct Call {
-  explicit Call(int64_t num_tokens, uint64_t seed = 1)
-      : hidden(testing::random_bf16({num_tokens, 128}, seed)),
-        ids(testing::random_ids(num_tokens, 16, 4, Skew::Balanced, seed)),
-        weights(testing::random_f32({num_tokens, 4}, seed, 0.1f, 1.0f)),
-        output({num_tokens, 128}) {}
-  ForwardArgs with_ids() {
-    return {.output = output.view(),
-            .hidden = std::as_const(hidden).view(),
-            .ids = std::as_const(ids).view(),
-            .weights = std::as_const(weights).view()};
-  }
-  ForwardArgs with_gate() {
-    return {.output = output.view(), .hidden = std::as_const(hidden).view()};
-  }
-  Buffer<Bf16> hidden;
-  Buffer<int32_t> ids;
-  Buffer<float> weights;
-  Buffer<Bf16> output;
-};
 
 TEST(Forward, AllocatesNothing) {
   for (const char* strategy : {"contiguous", "masked", "hybrid"}) {

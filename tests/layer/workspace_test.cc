@@ -10,65 +10,22 @@
 #include "switchyard/layer.h"
 #include "testing/layer_features.h"
 #include "testing/routing.h"
+#include "testing/small_layer.h"
 
 namespace switchyard {
 namespace {
 
 using testing::Buffer;
-using testing::Skew;
-
-constexpr int64_t kHidden = 128, kExperts = 16, kTopK = 4, kTokens = 33;
 
 MoeConfig config() {
-  MoeConfig c;
-  c.hidden = kHidden;
-  c.intermediate = 64;
-  c.num_experts = kExperts;
-  c.top_k = kTopK;
-  c.shared = {.intermediate = 32, .sigmoid_gated = true};
-  return c;
+  return testing::small_layer();
 }
-
 LayerOptions options(const std::string& strategy = "contiguous") {
-  LayerOptions o;
-  o.max_tokens = 64;
-  o.strategy = strategy;
-  o.num_threads = 2;
-  return o;
+  return testing::small_options(strategy);
 }
 
-struct Call {
-  explicit Call(uint64_t seed)
-      : hidden(testing::random_bf16({kTokens, kHidden}, seed)),
-        ids(testing::random_ids(kTokens, kExperts, kTopK, Skew::Balanced, seed)),
-        weights(testing::random_f32({kTokens, kTopK}, seed, 0.1f, 1.0f)),
-        output({kTokens, kHidden}) {}
-  ForwardArgs with_ids() {
-    return {.output = output.view(),
-            .hidden = std::as_const(hidden).view(),
-            .ids = std::as_const(ids).view(),
-            .weights = std::as_const(weights).view()};
-  }
-  ForwardArgs with_gate() {
-    return {.output = output.view(), .hidden = std::as_const(hidden).view()};
-  }
-  Buffer<Bf16> hidden;
-  Buffer<int32_t> ids;
-  Buffer<float> weights;
-  Buffer<Bf16> output;
-};
-
-// Memory that begins at a multiple of Workspace::kAlignment.
-struct Lent {
-  explicit Lent(size_t size) : memory(size + Workspace::kAlignment), bytes(size) {}
-  Workspace view(size_t offset = 0) {
-    const auto address = reinterpret_cast<uintptr_t>(memory.data());
-    const auto aligned =
-        (address + Workspace::kAlignment - 1) / Workspace::kAlignment * Workspace::kAlignment;
-    return {reinterpret_cast<void*>(aligned + offset), bytes};
-  }
-  std::vector<std::byte> memory;
-  size_t bytes;
+struct Call : testing::SmallCall {
+  explicit Call(uint64_t seed) : SmallCall(33, seed) {}
 };
 
 Error error_of(const std::function<void()>& act) {
@@ -119,7 +76,7 @@ TEST(Workspace, AnErrorBelongsToTheLayerThatCausedIt) {
   const auto faulty = MoeLayer::create(config(), weights, o);
   const auto after = MoeLayer::create(config(), weights, o);
   Call first(1), bad(2), last(1);
-  bad.ids[5] = kExperts;
+  bad.ids[5] = static_cast<int32_t>(config().num_experts);
   before->forward(first.with_ids());
   faulty->forward(bad.with_ids());
   after->forward(last.with_ids());
@@ -205,15 +162,18 @@ TEST(Workspace, MayComeWithEveryCall) {
   Call expected(1), call(1);
   own->forward(expected.with_gate());
 
-  std::array<Lent, 2> lent{Lent(layer->workspace_bytes()), Lent(layer->workspace_bytes())};
+  const size_t bytes = layer->workspace_bytes();
+  const auto backend = make_cpu_backend(1);
+  const std::array<std::shared_ptr<void>, 2> lent{
+      allocate(*backend, bytes), allocate(*backend, bytes + Workspace::kAlignment)};
   auto args = call.with_gate();
   EXPECT_EQ(std::string(error_of([&] { layer->forward(args); }).what()).find("forward: workspace"),
             0u);
-  args.workspace = lent[0].view();
+  args.workspace = {lent[0].get(), bytes};
   layer->forward(args);
-  for (const int which : {1, 0, 1}) {
+  for (const size_t which : {1, 0, 1}) {
     std::fill(call.output.data(), call.output.data() + call.output.count(), Bf16(0.0f));
-    args.workspace = lent[static_cast<size_t>(which)].view();
+    args.workspace = {lent[which].get(), bytes};
     layer->forward(args);
     layer->wait();
     EXPECT_TRUE(testing::same_bits(call.output, expected.output));
@@ -221,10 +181,10 @@ TEST(Workspace, MayComeWithEveryCall) {
 
   args.workspace.bytes -= 1;
   EXPECT_EQ(error_of([&] { layer->forward(args); }).code(), Errc::ShapeMismatch);
-  args.workspace = lent[0].view(16);
+  args.workspace = {static_cast<std::byte*>(lent[1].get()) + 16, bytes};
   EXPECT_EQ(error_of([&] { layer->forward(args); }).code(), Errc::Misaligned);
   args = expected.with_gate();
-  args.workspace = lent[0].view();
+  args.workspace = {lent[0].get(), bytes};
   EXPECT_NO_THROW(own->forward(args)) << "also of a layer that has one";
 }
 
