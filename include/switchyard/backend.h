@@ -33,12 +33,43 @@ enum class CpuForm {
   Plain,  // the form that defines the meaning: one thread, sums in double; slow
 };
 
-/// `num_threads` worker threads in all, the caller's included; 0 means one per core.
+/// Memory of the host's own, in place of what a backend would allocate: for weights, workspaces and
+/// state, never in forward. Any thread may call it. On CUDA it gives memory of the backend's device
+/// that cudaMalloc made, which ranks on one host open in each other's processes.
+class Allocator {
+ public:
+  virtual ~Allocator() = default;
+  /// At least Workspace::kAlignment-aligned; null where there is no such memory.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void free(void* address, size_t bytes) noexcept = 0;
+};
+
+/// Threads of the host's own, in place of a CPU backend's.
+class TaskRunner {
+ public:
+  virtual ~TaskRunner() = default;
+  /// At most this many tasks run at a time, at least 1; it stays the same.
+  virtual int num_threads() const = 0;
+  /// task(context, i) for every i in [0, num_tasks), on any threads in any order; returns when all
+  /// have run, which the caller sees. A task neither throws nor calls this.
+  virtual void run(int64_t num_tasks, void (*task)(void* context, int64_t i), void* context) = 0;
+};
+
+struct CpuOptions {
+  int num_threads = 0;  // in all, the caller's included; 0: one per core. Without task_runner
+  CpuForm form = CpuForm::Fast;
+  std::shared_ptr<TaskRunner> task_runner{};  // absent: the backend has threads of its own
+  std::shared_ptr<Allocator> allocator{};     // absent: the C++ runtime's
+};
+
+/// Throws Error(ShapeMismatch) for a number of threads that no machine has.
+std::shared_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 std::shared_ptr<Backend> make_cpu_backend(int num_threads = 0, CpuForm form = CpuForm::Fast);
 
 struct CudaOptions {
   int num_sms = 0;  // streaming multiprocessors that the grouped GEMMs may use; 0: all
   int device = -1;  // becomes the calling thread's current device; -1: the one that is current
+  std::shared_ptr<Allocator> allocator{};  // absent: cudaMalloc
 };
 
 /// A CUDA device; the backend, its layers and their streams stay on it, and whatever thread uses

@@ -16,11 +16,19 @@
 
 namespace switchyard {
 
+/// What given ids are that name no expert of the layer and are not -1.
+enum class OutOfRangeIds {
+  Error,     // `wait` throws BadRouting, the output is NaN
+  NoExpert,  // as -1: engines pad with E or E_local
+};
+
 /// Choices for one layer. All but `backend` and where the workspace comes from must be equal on
 /// every rank.
 struct LayerOptions : PlanOptions {
   DeviceKind device = DeviceKind::Cpu;
   int num_threads = 0;  // CPU: threads of this rank; 0: cores / ranks, at least one
+  /// Of ForwardArgs::ids. NoExpert costs a kernel more, as ids of i64 and an expert_map do.
+  OutOfRangeIds out_of_range_ids = OutOfRangeIds::Error;
   /// CUDA, several ranks: most thread blocks that move rows between ranks; 0: chosen. Changes no
   /// bit.
   int num_link_blocks = 0;
@@ -37,9 +45,14 @@ struct LayerOptions : PlanOptions {
   Workspace workspace;                                // lent for the layer's life
   std::shared_ptr<SharedWorkspace> shared_workspace;  // taken from there, kept for the layer's life
   bool workspace_per_call = false;                    // one rank: ForwardArgs::workspace
+  /// Rows of hidden and output may have gaps (ForwardArgs::hidden_stride, output_stride). Costs
+  /// workspace for max_tokens rows of each, and such a call copies them.
+  bool strided_rows = false;
   /// For debugging: forward first fills the workspace with NaN, so that whatever is taken from an
   /// earlier call shows. Costs a pass over it.
   bool poison_workspace = false;
+
+  bool operator==(const LayerOptions&) const = default;
 };
 
 /// What one call did, known on the host before any work has run.
@@ -60,12 +73,19 @@ struct ForwardArgs {
   /// gate runs. A layer whose gate weighs shared experts needs its gate
   ConstTensor ids{};
   ConstTensor weights{};  // in   f32 [T, K]; present exactly if ids is
+  /// in   i32 [M], M >= E and zero experts: the layer's id, or -1, of each of the M ids that the
+  /// caller's ids choose from; so an engine that holds E of M experts passes its ids as they are
+  ConstTensor expert_map{};
   /// in   i32 or i64 [T]; needed by layers that choose by token id (GateConfig::vocabulary) where
   /// no ids are given, absent else
   ConstTensor token_ids{};
   int64_t max_tokens =
       -1;  // bound of T on every rank in THIS call, equal on every rank; -1: the capacity
   CUstream_st* stream = nullptr;  // CUDA: work is enqueued here. CPU: ignored, work runs at once
+  /// Elements from one row of hidden, or of output, to the next, at least H; 0: H. Others than H
+  /// need LayerOptions::strided_rows.
+  int64_t hidden_stride = 0;
+  int64_t output_stride = 0;
   /// inout  in place of the layer's, MoeLayer::workspace_bytes, until the work is done; any bytes
   Workspace workspace{};
 };
@@ -126,10 +146,17 @@ class MoeLayer {
   /// ShapeMismatch or Misaligned for these arguments; a sticky error of an earlier call.
   virtual ForwardReport forward(const ForwardArgs& args) = 0;
 
-  /// Waits until every forward enqueued on `stream` is done; the only call that synchronises.
+  /// Waits until every forward enqueued on `stream` is done; beside `grow` the only call that
+  /// synchronises.
   /// Throws what they could not: BadRouting, Transport, or the error of a peer's arguments. Call it
   /// on every rank.
   virtual void wait(CUstream_st* stream = nullptr) = 0;
+
+  /// The capacity becomes at least `max_tokens`, equal on every rank; weights stay where they are.
+  /// Collective. Waits as `wait` does, for all that was enqueued, and throws what it would. Then as
+  /// create: on an error the layer stays as it was, unless ranks are lost. A lent workspace must be
+  /// large enough. What was captured before has the old capacity and workspace: capture it again.
+  virtual void grow(int64_t max_tokens, CUstream_st* stream = nullptr) = 0;
 };
 
 }  // namespace switchyard

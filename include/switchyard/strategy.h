@@ -68,6 +68,8 @@ struct PlanOptions {
   /// over NCCL, as between hosts; workspace_bytes then gives what those need. Changes no bit. Ranks
   /// that are threads of one process: docs/guide/ranks.md, "Threads over NCCL".
   bool peer_memory = true;
+
+  bool operator==(const PlanOptions&) const = default;
 };
 
 /// Everything the choice depends on. Equal on every rank, so ranks agree without talking. Its

@@ -125,6 +125,8 @@ struct BasicTensor {
       const BasicTensor<Other>& t)
       : data(t.data), dtype(t.dtype), shape(t.shape), device(t.device) {}
 
+  /// The same view: its memory may hold anything.
+  bool operator==(const BasicTensor&) const = default;
   /// Whether there is a tensor at all; one without elements is present, too.
   bool present() const { return shape.rank() > 0; }
   int64_t dim(int i) const { return shape[i]; }
@@ -162,6 +164,8 @@ struct Workspace {
 
   void* data = nullptr;
   size_t bytes = 0;
+
+  bool operator==(const Workspace&) const = default;
 };
 
 }  // namespace switchyard

@@ -14,12 +14,13 @@ namespace switchyard {
 /// Called while weights are read or copied, on the calling thread; bytes done of all bytes.
 using Progress = std::function<void(int64_t done, int64_t total)>;
 
-/// Which half of W1 comes first. There is no default: most checkpoints are GateUp, some inference
+/// How gate and up stand in W1. There is no default: most checkpoints are GateUp, some inference
 /// engines store UpGate, and the wrong one gives plausible numbers.
 enum class GateUpOrder {
-  Unset,   // refused for a gated activation
-  GateUp,  // rows [0, I) are gate, rows [I, 2I) are up
-  UpGate,  // rows [0, I) are up, rows [I, 2I) are gate
+  Unset,        // refused for a gated activation
+  GateUp,       // rows [0, I) are gate, rows [I, 2I) are up
+  UpGate,       // rows [0, I) are up, rows [I, 2I) are gate
+  Interleaved,  // row 2i is gate, row 2i + 1 is up (gpt-oss); of routed experts, see arrange_weights
 };
 
 /// The routed experts that this rank owns: global ids [first, first + E_local), E_local =
@@ -27,40 +28,54 @@ enum class GateUpOrder {
 struct ExpertWeights {
   GateUpOrder order = GateUpOrder::Unset;
   // H here is MoeConfig::routed_hidden().
-  ConstTensor w1;  // bf16 [E_local, 2I, H]; [E_local, I, H] when the activation has no gate
-  ConstTensor w2;  // bf16 [E_local, H, I]
-  ConstTensor b1;  // f32 [E_local, 2I], in the order of w1; absent without expert_bias
-  ConstTensor b2;  // f32 [E_local, H]; absent without expert_bias
+  ConstTensor w1{};  // bf16 [E_local, 2I, H]; [E_local, I, H] when the activation has no gate
+  ConstTensor w2{};  // bf16 [E_local, H, I]
+  ConstTensor b1{};  // f32 or bf16 [E_local, 2I], in the order of w1; absent without expert_bias
+  ConstTensor b2{};  // f32 or bf16 [E_local, H]; absent without expert_bias
+  /// w1 is [E_local, H, 2I] and w2 [E_local, I, H], as gpt-oss and Llama-4 store them.
+  bool transposed = false;
+
+  bool operator==(const ExpertWeights&) const = default;
 };
+
+/// Whether kernels read these as they are: rows of GateUp or UpGate, biases in f32.
+bool is_arranged(const ExpertWeights& weights);
 
 struct RouterWeights {
   // [MoeConfig::router_rows(), H], bf16, or f32 with router_f32; absent if the caller always brings
   // ids and weights
-  ConstTensor weight;
-  ConstTensor bias;             // f32 [router_rows()]; absent without router_bias
-  ConstTensor correction_bias;  // f32 [num_choices()]; absent without gate.correction_bias
-  ConstTensor expert_scale;     // f32 [router_rows()]; absent without gate.expert_scale
-  ConstTensor token_experts;    // i32 [V, K] global ids; absent without gate.vocabulary
+  ConstTensor weight{};
+  ConstTensor bias{};             // f32 [router_rows()]; absent without router_bias
+  ConstTensor correction_bias{};  // f32 [num_choices()]; absent without gate.correction_bias
+  ConstTensor expert_scale{};     // f32 [router_rows()]; absent without gate.expert_scale
+  ConstTensor token_experts{};    // i32 [V, K] global ids; absent without gate.vocabulary
+
+  bool operator==(const RouterWeights&) const = default;
 };
 
 /// What MoeConfig::path says; absent where it has no such part.
 struct RoutedPathWeights {
-  ConstTensor input_norm;   // f32 [H]
-  ConstTensor down;         // bf16 [L, H]
-  ConstTensor output_norm;  // f32 [L], or [H] without a latent path
-  ConstTensor up;           // bf16 [H, L]
+  ConstTensor input_norm{};   // f32 [H]
+  ConstTensor down{};         // bf16 [L, H]
+  ConstTensor output_norm{};  // f32 [L], or [H] without a latent path
+  ConstTensor up{};           // bf16 [H, L]
+
+  bool operator==(const RoutedPathWeights&) const = default;
 };
 
 struct SharedExpertWeights {
   GateUpOrder order = GateUpOrder::Unset;
   // S experts that the gate weighs stand one after the other: [S, 2 Is / S, H], [S, H, Is / S].
-  ConstTensor w1;    // bf16 [2 Is, H]
-  ConstTensor w2;    // bf16 [H, Is]
-  ConstTensor gate;  // bf16 [1, H]; absent unless sigmoid_gated
+  ConstTensor w1{};    // bf16 [2 Is, H]
+  ConstTensor w2{};    // bf16 [H, Is]
+  ConstTensor gate{};  // bf16 [1, H]; absent unless sigmoid_gated
+
+  bool operator==(const SharedExpertWeights&) const = default;
 };
 
 /// Views over memory of the layer's device, 16-byte aligned, row-major. Backends read them in
-/// place (borrowed): they must outlive the layer and must not change while a forward runs.
+/// place (borrowed): they must outlive the layer and must not change while a forward runs. Routed
+/// experts that are not arranged are copied once, when the layer is made: see arrange_weights.
 /// `owner`, when set, keeps them alive for as long as the layer holds this struct.
 struct LayerWeights {
   ExpertWeights experts;
@@ -68,6 +83,8 @@ struct LayerWeights {
   SharedExpertWeights shared;
   RoutedPathWeights path;
   std::shared_ptr<const void> owner;
+
+  bool operator==(const LayerWeights&) const = default;
 };
 
 /// Throws Error(ShapeMismatch or Misaligned) unless shapes, dtypes, order and alignment are those
@@ -78,8 +95,17 @@ void validate(const LayerWeights& weights, const MoeConfig& config, int num_rank
 void validate(const ExpertWeights& weights, const MoeConfig& config, int num_ranks,
               DeviceKind device = DeviceKind::Cpu);
 
-/// A copy of `host` in one block of the backend's memory, which the result owns; the kernels read
-/// weights as they are, so nothing is rearranged. Waits for the copy.
+/// The same layer with arranged experts: those of `weights`, or copies in memory of the backend's
+/// device, which the result owns; each tensor that needs none stays a view of what was given, whose
+/// owner is kept. A caller who drops what was given arranges before making layers. Waits.
+/// Throws Error: as validate; Unsupported with the bytes when the device has no such memory free.
+LayerWeights arrange_weights(const LayerWeights& weights, const MoeConfig& config, int num_ranks,
+                             Backend& backend);
+/// Bytes that arrange_weights copies to; 0 for what is arranged.
+int64_t arranged_bytes(const ExpertWeights& weights);
+
+/// A copy of `host`, arranged, in one block of the backend's memory, which the result owns. Waits
+/// for the copy.
 /// Throws Error: as validate; Unsupported with the bytes when the device has no such memory free.
 LayerWeights to_device(const LayerWeights& host, const MoeConfig& config, int num_ranks,
                        Backend& backend, const Progress& progress = {});

@@ -19,18 +19,29 @@ namespace {
                                      "other's memory there. Use the communicator's dispatchers."));
 }
 
+class AlignedAllocator final : public Allocator {
+ public:
+  void* allocate(size_t bytes) override {
+    constexpr size_t kAlign = Workspace::kAlignment;
+    return bytes > SIZE_MAX - kAlign ? nullptr
+                                     : std::aligned_alloc(kAlign, (bytes / kAlign + 1) * kAlign);
+  }
+  void free(void* address, size_t) noexcept override { std::free(address); }
+};
+
 class CpuMemory final : public Memory {
  public:
+  explicit CpuMemory(std::shared_ptr<Allocator> allocator) : allocator_(std::move(allocator)) {
+    if (!allocator_) allocator_ = std::make_shared<AlignedAllocator>();
+  }
+
   DeviceKind kind() const override { return DeviceKind::Cpu; }
   std::shared_ptr<void> allocate(size_t bytes) override {
-    constexpr size_t kAlign = Workspace::kAlignment;
-    void* address = bytes > SIZE_MAX - kAlign
-                        ? nullptr
-                        : std::aligned_alloc(kAlign, (bytes / kAlign + 1) * kAlign);
+    auto memory = allocate_from(allocator_, bytes);
     SWITCHYARD_REQUIRE(
-        address != nullptr, Unsupported, "allocate: bytes=", bytes,
+        memory != nullptr, Unsupported, "allocate: bytes=", bytes,
         ", this machine has no such memory. Use a smaller max_tokens or more ranks.");
-    return {address, std::free};
+    return memory;
   }
   std::unique_ptr<StreamEvent> make_event() override {
     struct Nothing final : StreamEvent {
@@ -49,12 +60,15 @@ class CpuMemory final : public Memory {
   void copy_in(Tensor dst, const void* src, CUstream_st*) override {
     if (dst.bytes() > 0) std::memcpy(dst.data, src, dst.bytes());
   }
+
+ private:
+  std::shared_ptr<Allocator> allocator_;
 };
 
 class CpuOps final : public Ops {
  public:
-  CpuOps(int num_threads, CpuForm form)
-      : pool_(num_threads), context_{pool_, form == CpuForm::Fast} {}
+  CpuOps(const CpuOptions& o)
+      : pool_(o.num_threads, o.task_runner), context_{pool_, o.form == CpuForm::Fast} {}
 
   void run(const AnyOp& any, CUstream_st*) override {
     std::visit([this](const auto& op) { cpu::run(op, context_); }, any);
@@ -67,7 +81,8 @@ class CpuOps final : public Ops {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int num_threads, CpuForm form) : ops_(num_threads, form), traced_(ops_) {}
+  explicit CpuBackend(const CpuOptions& options)
+      : memory_(options.allocator), ops_(options), traced_(ops_) {}
 
   DeviceKind kind() const override { return DeviceKind::Cpu; }
   GemmProvider provider() const override { return GemmProvider::Cpu; }
@@ -89,12 +104,24 @@ class CpuBackend final : public Backend {
 }  // namespace
 }  // namespace cpu
 
-std::shared_ptr<Backend> make_cpu_backend(int num_threads, CpuForm form) {
-  SWITCHYARD_REQUIRE(num_threads >= 0 && num_threads <= 4096, ShapeMismatch,
-                     "make_cpu_backend: num_threads=", num_threads,
+std::shared_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
+  CpuOptions o = options;
+  SWITCHYARD_REQUIRE(o.num_threads >= 0 && o.num_threads <= 4096, ShapeMismatch,
+                     "make_cpu_backend: num_threads=", o.num_threads,
                      ", need 0 (one per core) to 4096.");
+  SWITCHYARD_REQUIRE(!o.task_runner || o.num_threads == 0, ShapeMismatch,
+                     "make_cpu_backend: num_threads=", o.num_threads,
+                     ", the task_runner has threads of its own. Leave num_threads away.");
+  SWITCHYARD_REQUIRE(!o.task_runner || o.task_runner->num_threads() >= 1, ShapeMismatch,
+                     "make_cpu_backend: task_runner.num_threads=", o.task_runner->num_threads(),
+                     ", need at least 1.");
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  return std::make_shared<cpu::CpuBackend>(num_threads == 0 ? cores : num_threads, form);
+  if (o.num_threads == 0 && !o.task_runner) o.num_threads = cores;
+  return std::make_shared<cpu::CpuBackend>(o);
+}
+
+std::shared_ptr<Backend> make_cpu_backend(int num_threads, CpuForm form) {
+  return make_cpu_backend({.num_threads = num_threads, .form = form});
 }
 
 }  // namespace switchyard

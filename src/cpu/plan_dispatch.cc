@@ -11,14 +11,19 @@ bool has_expert_on(const int32_t* ids, int64_t top_k, int64_t num_experts, int64
   });
 }
 
+int64_t resolved_id(const ResolveIds& op, int64_t i) {
+  const int64_t id = op.src.dtype == DType::I32 ? op.src.as<int32_t>()[i] : op.src.as<int64_t>()[i];
+  return op.map.present() && is_expert(id, op.map.dim(0)) ? op.map.as<int32_t>()[id] : id;
+}
+
 }  // namespace
 
 template <>
-void run(const NarrowIds& op, const Context&) {
+void run(const ResolveIds& op, const Context&) {
   auto* to = op.dst.as<int32_t>();
   for (int64_t i = 0; i < op.src.count(); ++i) {
-    const int64_t id =
-        op.src.dtype == DType::I32 ? op.src.as<int32_t>()[i] : op.src.as<int64_t>()[i];
+    int64_t id = resolved_id(op, i);
+    if (op.ignores_out_of_range && !is_expert(id, op.num_experts)) id = kNoExpert;
     check_id(op.status, id, op.num_experts, op.rank);
     to[i] = id < INT32_MIN || id > INT32_MAX ? INT32_MIN : static_cast<int32_t>(id);
   }

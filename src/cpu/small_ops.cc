@@ -39,6 +39,15 @@ void run(const Copy& op, const Context&) {
 }
 
 template <>
+void run(const CopyRows& op, const Context&) {
+  const int64_t element = dtype_bytes(op.src.dtype), row_bytes = op.src.dim(1) * element;
+  for (int64_t t = 0; t < op.src.dim(0); ++t)
+    std::memcpy(op.dst.as<std::byte>() + t * op.dst_stride * element,
+                op.src.as<std::byte>() + t * op.src_stride * element,
+                static_cast<size_t>(row_bytes));
+}
+
+template <>
 void run(const Poison& op, const Context&) {
   if (op.status.as<StatusWords>()->good()) return;
   // The canonical quiet NaN; two of them are one of f32.

@@ -7,17 +7,22 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
 #include <vector>
+
+#include "switchyard/backend.h"
 
 namespace switchyard::cpu {
 
 class ThreadPool {
  public:
   // num_threads in all: the caller of parallel_for and num_threads - 1 workers.
-  explicit ThreadPool(int num_threads) {
+  // With a runner none: the host's threads take the tasks.
+  explicit ThreadPool(int num_threads, std::shared_ptr<TaskRunner> runner = nullptr)
+      : runner_(std::move(runner)) {
     for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { work(); });
   }
   ~ThreadPool() {
@@ -29,7 +34,9 @@ class ThreadPool {
     for (auto& worker : workers_) worker.join();
   }
 
-  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int num_threads() const {
+    return runner_ ? runner_->num_threads() : static_cast<int>(workers_.size()) + 1;
+  }
 
   // f(i) for every i in [0, num_tasks), on any thread in any order; returns when all have run.
   // One caller at a time; f must not throw. Nothing is allocated.
@@ -47,6 +54,7 @@ class ThreadPool {
   };
 
   void run(const Job& job) {
+    if (runner_) return runner_->run(job.num_tasks, job.call, job.context);
     if (workers_.empty() || job.num_tasks <= 1) {
       for (int64_t i = 0; i < job.num_tasks; ++i) job.call(job.context, i);
       return;
@@ -82,6 +90,7 @@ class ThreadPool {
     }
   }
 
+  std::shared_ptr<TaskRunner> runner_;
   std::mutex mutex_;
   std::condition_variable changed_;
   Job job_;

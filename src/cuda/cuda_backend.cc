@@ -45,8 +45,8 @@ class CudaOps final : public Ops {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(int num_sms, GemmProvider provider)
-      : provider_(provider), ops_(num_sms), traced_(ops_) {}
+  CudaBackend(int num_sms, GemmProvider provider, std::shared_ptr<Allocator> allocator)
+      : provider_(provider), memory_(std::move(allocator)), ops_(num_sms), traced_(ops_) {}
 
   DeviceKind kind() const override { return DeviceKind::Cuda; }
   GemmProvider provider() const override { return provider_; }
@@ -87,7 +87,7 @@ std::shared_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   const bool hopper = device.compute_major == 9 && device.compute_minor == 0;
   return std::make_shared<cuda::CudaBackend>(
       options.num_sms == 0 ? device.num_sms : options.num_sms,
-      hopper ? GemmProvider::Hopper : GemmProvider::Cublas);
+      hopper ? GemmProvider::Hopper : GemmProvider::Cublas, options.allocator);
 }
 
 }  // namespace switchyard

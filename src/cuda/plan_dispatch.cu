@@ -5,16 +5,23 @@
 #include "cuda/run.h"
 
 namespace switchyard::cuda {
+namespace {
+
+template <class Id>
+void resolve(const ResolveIds& op, cudaStream_t stream) {
+  const CallerIds<Id> ids{op.src.as<Id>(), op.map.present() ? op.map.as<int32_t>() : nullptr,
+                          op.map.present() ? op.map.dim(0) : 0, op.num_experts,
+                          op.ignores_out_of_range};
+  const int64_t count = op.src.count();
+  launch(resolve_ids_kernel<Id>, ceil_div(count, int64_t{kIdThreads}), kIdThreads, 0, stream,
+         op.dst.as<int32_t>(), ids, count, op.rank, op.status.as<int32_t>());
+}
+
+}  // namespace
 
 template <>
-void run(const NarrowIds& op, cudaStream_t stream) {
-  const int64_t count = op.src.count(), blocks = ceil_div(count, int64_t{kIdThreads});
-  if (op.src.dtype == DType::I32)
-    launch(narrow_ids_kernel<int32_t>, blocks, kIdThreads, 0, stream, op.dst.as<int32_t>(),
-           op.src.as<int32_t>(), count, op.num_experts, op.rank, op.status.as<int32_t>());
-  else
-    launch(narrow_ids_kernel<int64_t>, blocks, kIdThreads, 0, stream, op.dst.as<int32_t>(),
-           op.src.as<int64_t>(), count, op.num_experts, op.rank, op.status.as<int32_t>());
+void run(const ResolveIds& op, cudaStream_t stream) {
+  op.src.dtype == DType::I32 ? resolve<int32_t>(op, stream) : resolve<int64_t>(op, stream);
 }
 
 template <>

@@ -10,25 +10,38 @@ namespace switchyard::cuda {
 inline constexpr int kIdThreads = 256;
 inline constexpr int kOrderThreads = 1024;
 
-// dst = src where it fits i32, else INT32_MIN. The first bad id is noted as it came. One thread per
+// The caller's ids, each as the layer's.
+template <class Id>
+struct CallerIds {
+  const Id* ids;
+  const int32_t* map;  // [map_size], null: they are the layer's
+  int64_t map_size, num_experts;
+  bool ignores_out_of_range;
+
+  __device__ int64_t operator[](int64_t i) const {
+    const int64_t id = ids[i];
+    const int64_t own = map != nullptr && is_expert(id, map_size) ? map[id] : id;
+    return ignores_out_of_range && !is_expert(own, num_experts) ? kNoExpert : own;
+  }
+};
+
+// dst = ids where they fit i32, else INT32_MIN. The first bad id is noted as it came. One thread per
 // id; memory bound.
 template <class Id>
-__global__ __launch_bounds__(kIdThreads) void narrow_ids_kernel(int32_t* __restrict__ dst,
-                                                                const Id* __restrict__ src,
-                                                                int64_t count, int64_t num_experts,
-                                                                int rank,
-                                                                int32_t* __restrict__ status) {
+__global__ __launch_bounds__(kIdThreads) void resolve_ids_kernel(
+    int32_t* __restrict__ dst, const __grid_constant__ CallerIds<Id> ids, int64_t count, int rank,
+    int32_t* __restrict__ status) {
   wait_for_predecessor();
   allow_successor();
   const int64_t begin = int64_t{blockIdx.x} * kIdThreads, i = begin + threadIdx.x;
   bool bad = false;
   if (i < count) {
-    const int64_t id = src[i];
-    bad = !is_valid_id(id, num_experts);
+    const int64_t id = ids[i];
+    bad = !is_valid_id(id, ids.num_experts);
     dst[i] = id < INT32_MIN || id > INT32_MAX ? INT32_MIN : static_cast<int32_t>(id);
   }
   if (__syncthreads_or(bad))
-    note_first_bad_id(status, src, begin, min(begin + kIdThreads, count), num_experts, rank);
+    note_first_bad_id(status, ids, begin, min(begin + kIdThreads, count), ids.num_experts, rank);
 }
 
 struct LocalizeIdsParams {

@@ -43,6 +43,17 @@ void run(const Copy& op, cudaStream_t stream) {
 }
 
 template <>
+void run(const CopyRows& op, cudaStream_t stream) {
+  if (op.src.bytes() == 0) return;
+  const auto bytes = [&](int64_t elements) {
+    return static_cast<size_t>(elements * dtype_bytes(op.src.dtype));
+  };
+  SWITCHYARD_CUDA_CHECK(cudaMemcpy2DAsync(
+      op.dst.data, bytes(op.dst_stride), op.src.data, bytes(op.src_stride), bytes(op.src.dim(1)),
+      static_cast<size_t>(op.src.dim(0)), cudaMemcpyDeviceToDevice, stream));
+}
+
+template <>
 void run(const Poison& op, cudaStream_t stream) {
   const int64_t count = op.dst.bytes() / 2;  // two NaN of bf16 are one of f32
   launch(poison_kernel, blocks_for(ceil_div(count, int64_t{8})), kSmallThreads, 0, stream,

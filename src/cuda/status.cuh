@@ -33,9 +33,10 @@ __device__ __forceinline__ void note_status(int32_t* status, Errc code, StatusDe
 // Notes the first bad id of all, if it is among this block's slots [begin, end). Slots before
 // `begin` belong to other blocks, which note their own. For whole blocks, and only for those that
 // saw a bad id: earlier slots are read again, which only an error pays for.
-template <class Id>
-__device__ inline void note_first_bad_id(int32_t* status, const Id* ids, int64_t begin, int64_t end,
-                                         int64_t num_experts, int rank) {
+// `ids` is an array, or what gives ids[s].
+template <class Ids>
+__device__ inline void note_first_bad_id(int32_t* status, const Ids& ids, int64_t begin,
+                                         int64_t end, int64_t num_experts, int rank) {
   bool earlier = false;
   for (int64_t s = threadIdx.x; s < begin; s += blockDim.x)
     earlier |= !is_valid_id(ids[s], num_experts);

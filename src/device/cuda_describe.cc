@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include "base/require.h"
+#include "device/cuda_check.h"
 #include "device/cuda_device.h"
 
 namespace switchyard {
@@ -32,6 +33,12 @@ DeviceDescription describe_cuda() {
                                properties.minor, ", the kernels need 8.0");
   }
   return d;
+}
+
+int current_cuda_device() {
+  int device = 0;
+  SWITCHYARD_CUDA_CHECK(cudaGetDevice(&device));
+  return device;
 }
 
 }  // namespace switchyard

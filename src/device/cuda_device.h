@@ -14,6 +14,9 @@ namespace switchyard {
 // The current device. Never throws: what cannot be had is `available = false` with its reason.
 DeviceDescription describe_cuda();
 
+// The number of the calling thread's; 0 in a build without CUDA.
+int current_cuda_device();
+
 // A CUDA device of which only the kind is known. What is predicted for it is predicted for an H100.
 // measured: H100 80GB HBM3, reduction of 2 GiB, cuBLAS 8192^3, copy over 18 NVLinks, 2026-11-23.
 inline DeviceDescription some_cuda_device() {

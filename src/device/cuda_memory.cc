@@ -81,19 +81,25 @@ OpenHandles& open_handles() {
 
 }  // namespace
 
-CudaMemory::CudaMemory() {
+CudaMemory::CudaMemory(std::shared_ptr<Allocator> allocator) : allocator_(std::move(allocator)) {
   SWITCHYARD_CUDA_CHECK(cudaGetDevice(&device_));
 }
 
 std::shared_ptr<void> CudaMemory::allocate(size_t bytes) {
   free_deferred();
+  std::shared_ptr<void> memory =
+      allocator_ ? allocate_from(allocator_, bytes) : allocate_own(bytes);
+  SWITCHYARD_REQUIRE(memory != nullptr, Unsupported, "allocate: bytes=", bytes,
+                     ", this GPU has no such memory free. Use a smaller max_tokens or more ranks.");
+  return memory;
+}
+
+std::shared_ptr<void> CudaMemory::allocate_own(size_t bytes) {
   void* address = nullptr;
   const cudaError_t code = cudaMalloc(&address, std::max<size_t>(bytes, 1));
   if (code == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
-    throw Error(Errc::Unsupported,
-                cat("allocate: bytes=", bytes, ", this GPU has no such memory free. Use a smaller ",
-                    "max_tokens or more ranks."));
+    return nullptr;
   }
   SWITCHYARD_CUDA_CHECK(code);
   return {address, [device = device_](void* p) { on(device, [&] { (void)cudaFree(p); }); }};

@@ -13,7 +13,7 @@ namespace switchyard {
 // Memory of the CUDA device that is current when the object is made.
 class CudaMemory final : public Memory {
  public:
-  CudaMemory();
+  explicit CudaMemory(std::shared_ptr<Allocator> allocator = nullptr);
 
   DeviceKind kind() const override { return DeviceKind::Cuda; }
   std::shared_ptr<void> allocate(size_t bytes) override;
@@ -30,6 +30,9 @@ class CudaMemory final : public Memory {
   void copy_in(Tensor dst, const void* src, CUstream_st* stream) override;
 
  private:
+  // By cudaMalloc; null where there is no such memory.
+  std::shared_ptr<void> allocate_own(size_t bytes);
+
   // A pinned buffer for the length of a copy: threads that share a backend have one each.
   class Staging {
    public:
@@ -45,6 +48,7 @@ class CudaMemory final : public Memory {
   };
 
   int device_ = 0;
+  std::shared_ptr<Allocator> allocator_;
   std::mutex mutex_;
   std::vector<std::shared_ptr<void>> idle_staging_;  // one after the first copy
 };

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "switchyard/backend.h"
 #include "switchyard/tensor.h"
 
 namespace switchyard {
@@ -28,6 +29,14 @@ struct SharedRange {
   std::array<int64_t, 8> handle{};  // of the allocation
   int64_t offset = 0;               // in it
 };
+
+// Null where there is no such memory. What allocated it lives as long.
+inline std::shared_ptr<void> allocate_from(const std::shared_ptr<Allocator>& allocator,
+                                           size_t bytes) {
+  void* address = allocator->allocate(bytes);
+  if (address == nullptr) return nullptr;
+  return {address, [allocator, bytes](void* p) { allocator->free(p, bytes); }};
+}
 
 class Memory {
  public:

@@ -17,6 +17,10 @@ DeviceDescription describe_cuda() {
   return no_cuda_device("this build has no CUDA kernels (configure with SWITCHYARD_CUDA=ON)");
 }
 
+int current_cuda_device() {
+  return 0;
+}
+
 std::shared_ptr<Backend> make_cuda_backend(const CudaOptions&) {
   refuse("make_cuda_backend");
 }

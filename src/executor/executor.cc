@@ -174,6 +174,9 @@ std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorO
   require_all("make_executor", executor_conditions(options.kind, request));
   require_all("make_executor", provider_conditions(provider, options.kind, request));
   validate(weights, config, num_ranks, backend->kind());
+  SWITCHYARD_REQUIRE(is_arranged(weights), Unsupported,
+                     "make_executor: weights are not arranged, kernels read them as they are. Call "
+                     "arrange_weights.");
   return std::make_unique<GroupedExecutor>(
       ExecutorParts{config, options, weights, num_ranks, rank, std::move(backend)});
 }

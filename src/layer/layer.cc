@@ -60,6 +60,35 @@ void check_device(const char* name, ConstTensor t, DeviceKind device) {
                      ". Copy it first.");
 }
 
+// Rows of 64 MiB; no product of a stride and a number of rows overflows.
+constexpr int64_t kMaxRowStride = int64_t{1} << 25;
+
+// Rows that begin `stride` elements apart, as one tensor that spans them.
+ConstTensor span_of(ConstTensor t, int64_t stride) {
+  const int64_t num_rows = t.dim(0);
+  if (stride == 0 || num_rows == 0) return t;
+  t.shape = {(num_rows - 1) * stride + t.dim(1)};
+  return t;
+}
+
+void check_stride(const char* name, int64_t stride, const LayerPlan& plan) {
+  if (stride == 0 || stride == plan.config.hidden) return;
+  SWITCHYARD_REQUIRE(plan.strided_rows, Unsupported, "forward: ", name, "=", stride,
+                     ", rows of this layer have no gaps. Set LayerOptions::strided_rows.");
+  SWITCHYARD_REQUIRE(stride > plan.config.hidden && stride <= kMaxRowStride, ShapeMismatch,
+                     "forward: ", name, "=", stride, ", need 0 or ", plan.config.hidden, " to ",
+                     kMaxRowStride, ". Pass elements from one row to the next.");
+}
+
+void check_expert_map(ConstTensor map, int64_t num_choices, DeviceKind device) {
+  SWITCHYARD_REQUIRE(map.shape.rank() == 1 && map.dim(0) >= num_choices && map.dtype == DType::I32,
+                     ShapeMismatch, "forward: expert_map is not i32 [M], M >= ", num_choices,
+                     ". Pass the layer's id of each of the caller's.");
+  check_device("expert_map", map, device);
+  SWITCHYARD_REQUIRE(map.data != nullptr, ShapeMismatch, "forward: expert_map is null, need ",
+                     map.dim(0), " ids.");
+}
+
 // Kernels copy rows as 16-byte vectors.
 void check_rows(const char* name, ConstTensor t, DType dtype, Shape shape, DeviceKind device) {
   const int64_t num_tokens = shape[0];
@@ -78,7 +107,8 @@ class Layer final : public MoeLayer {
  public:
   struct Parts {
     LayerPlan plan;
-    LayerWeights weights{};
+    LayerOptions options{};  // as they were given
+    LayerWeights weights{};  // arranged
     std::shared_ptr<Backend> backend{};
     std::shared_ptr<void> state{};
     OwnedWorkspace workspace{};  // absent: every call brings one
@@ -154,6 +184,8 @@ class Layer final : public MoeLayer {
     backend().memory().read_back(&status, buffers_.status, stream);
     throw_status(status, stream);
   }
+
+  void grow(int64_t max_tokens, CUstream_st* stream) override;
 
  private:
   const LayerPlan& plan() const { return parts_.plan; }
@@ -236,7 +268,11 @@ class Layer final : public MoeLayer {
     SWITCHYARD_REQUIRE(num_tokens <= max_tokens, ShapeMismatch, "forward: tokens=", num_tokens,
                        ", at most max_tokens=", max_tokens,
                        ". Split the batch or raise max_tokens on every rank.");
-    SWITCHYARD_REQUIRE(!overlap(args.hidden, args.output), ShapeMismatch,
+    check_stride("hidden_stride", args.hidden_stride, plan());
+    check_stride("output_stride", args.output_stride, plan());
+    SWITCHYARD_REQUIRE(!overlap(span_of(args.hidden, args.hidden_stride),
+                                span_of(args.output, args.output_stride)),
+                       ShapeMismatch,
                        "forward: output overlaps hidden. Give it memory of its own.");
     check_place("forward", args.hidden, input_rows());
     const Workspace& workspace = workspace_of(args);
@@ -252,6 +288,9 @@ class Layer final : public MoeLayer {
         args.ids.present() == args.weights.present(), ShapeMismatch,
         "forward: ids and weights must be given together, or neither, to run the gate.");
     if (!args.ids.present()) {
+      SWITCHYARD_REQUIRE(!args.expert_map.present(), ShapeMismatch,
+                         "forward: expert_map is given without ids, the gate chooses the layer's "
+                         "own. Leave it away.");
       SWITCHYARD_REQUIRE(
           parts_.gate, Unsupported,
           "forward: no ids, and the layer has no router weights. Pass ids and weights.");
@@ -275,6 +314,8 @@ class Layer final : public MoeLayer {
     SWITCHYARD_REQUIRE(
         num_tokens == 0 || (args.ids.data != nullptr && args.weights.data != nullptr),
         ShapeMismatch, "forward: ids or weights is null, need ", num_tokens, " rows.");
+    if (args.expert_map.present())
+      check_expert_map(args.expert_map, config().num_choices(), backend().kind());
   }
 
   void check_token_ids(const ForwardArgs& args, int64_t num_tokens) const {
@@ -309,8 +350,28 @@ class Layer final : public MoeLayer {
     clear_status(stream);
   }
 
-  void run(const ForwardArgs& args, int64_t max_tokens) {
+  // Whether rows have gaps; one row has none.
+  bool has_gaps(ConstTensor rows, int64_t stride) const {
+    return stride != 0 && stride != config().hidden && rows.dim(0) > 1;
+  }
+
+  // The call with rows that have no gaps.
+  ForwardArgs pack_rows(ForwardArgs args) {
+    const int64_t num_tokens = args.hidden.dim(0), width = config().hidden;
+    if (has_gaps(args.hidden, args.hidden_stride)) {
+      const Tensor packed = buffers_.hidden.rows(0, num_tokens);
+      backend().ops().run(CopyRows{packed, args.hidden, width, args.hidden_stride}, args.stream);
+      args.hidden = packed;
+    }
+    if (has_gaps(args.output, args.output_stride))
+      args.output = buffers_.output.rows(0, num_tokens);
+    return args;
+  }
+
+  void run(const ForwardArgs& given, int64_t max_tokens) {
+    ForwardArgs args = given;
     try {
+      args = pack_rows(given);
       enqueue(args, max_tokens);
     } catch (const Error& e) {
       if (e.code() != Errc::Transport) {
@@ -321,10 +382,13 @@ class Layer final : public MoeLayer {
       set_status(Errc::Transport, StatusDetail::PeerLost, args.stream);
       backend().ops().run(Poison{args.output, buffers_.status}, args.stream);
     }
+    if (args.output.data != given.output.data)
+      backend().ops().run(CopyRows{given.output, args.output, given.output_stride, config().hidden},
+                          args.stream);
   }
 
   struct Routing {
-    ConstTensor chosen;   // by the gate, or given as i32; as i64 they are narrowed later
+    ConstTensor chosen;   // by the gate, or given as the layer's own; others are resolved later
     ConstTensor ids;      // what is dispatched: without zero experts
     ConstTensor weights;  // of both
   };
@@ -342,7 +406,7 @@ class Layer final : public MoeLayer {
   Routing route(const ForwardArgs& args, Dispatcher::Slice slice) {
     const Tensor own = buffers_.ids.rows(0, slice.size);
     if (!args.ids.present()) return {own, own, choose(args, slice, own)};
-    const bool as_given = args.ids.dtype == DType::I32;
+    const bool as_given = !resolves_ids(args);
     const ConstTensor given = as_given ? args.ids.rows(slice.begin, slice.size) : own;
     return {given, config().gate.num_zero_experts > 0 ? own : given,
             args.weights.rows(slice.begin, slice.size)};
@@ -359,16 +423,22 @@ class Layer final : public MoeLayer {
     return choice.weights;
   }
 
-  // Of rows of a routing, which are `given` of the caller's: ids of i64 are narrowed, and zero
+  // Whether the caller's ids are not the layer's as they are.
+  bool resolves_ids(const ForwardArgs& args) const {
+    return args.ids.present() && (args.ids.dtype == DType::I64 || args.expert_map.present() ||
+                                  plan().out_of_range_ids == OutOfRangeIds::NoExpert);
+  }
+
+  // Of rows of a routing, which are `given` of the caller's: ids become the layer's, and zero
   // experts leave. By piece, since an id that no layer can serve is an error of one piece.
   void finish_ids(const RoutedCall& call, Dispatcher::Slice rows, Dispatcher::Slice given,
                   Tensor status) {
     Ops& ops = backend().ops();
-    const ConstTensor wide = call.args->ids;
     const Tensor ids = buffers_.ids.rows(rows.begin, rows.size);
-    if (wide.present() && wide.dtype == DType::I64)
-      ops.run(NarrowIds{ids, wide.rows(given.begin, given.size), config().num_choices(),
-                        communicator().rank(), status},
+    if (resolves_ids(*call.args))
+      ops.run(ResolveIds{ids, call.args->ids.rows(given.begin, given.size), call.args->expert_map,
+                         config().num_choices(), plan().out_of_range_ids == OutOfRangeIds::NoExpert,
+                         communicator().rank(), status},
               call.stream);
     if (config().gate.num_zero_experts > 0)
       ops.run(SplitZeroExperts{ids, buffers_.path.identity.rows(rows.begin, rows.size),
@@ -548,7 +618,8 @@ void check_sources(const LayerOptions& options, int num_ranks) {
 }
 
 // What this rank can check and make alone.
-void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank) {
+void make_local_parts(Layer::Parts& parts, int rank) {
+  const LayerOptions& options = parts.options;
   LayerPlan& plan = parts.plan;
   const MoeConfig& config = plan.config;
   SWITCHYARD_REQUIRE(parts.backend->kind() == options.device, ShapeMismatch,
@@ -558,7 +629,7 @@ void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank
   check_sources(options, plan.request.num_ranks);
   validate(config);
   plan.strategy = choose_strategy(plan.request);
-  validate(parts.weights, config, plan.request.num_ranks, options.device);
+  parts.weights = arrange_weights(parts.weights, config, plan.request.num_ranks, *parts.backend);
   const LayerBytes bytes = bytes_of(plan);
   parts.state = parts.backend->memory().allocate(bytes.state);
   parts.workspace = make_workspace(options, bytes.workspace, *parts.backend);
@@ -569,24 +640,40 @@ void make_local_parts(Layer::Parts& parts, const LayerOptions& options, int rank
                                  plan.request.num_ranks, rank, parts.backend);
 }
 
+// Collective: an error of one rank is thrown on all.
+void make_parts(Layer::Parts& parts) {
+  std::optional<Error> mine;
+  try {
+    make_local_parts(parts, parts.communicator->rank());
+  } catch (const Error& e) {
+    mine.emplace(e);
+  }
+  agree_or_throw(mine, parts.plan, *parts.communicator);
+}
+
+void Layer::grow(int64_t max_tokens, CUstream_st* stream) {
+  wait(stream);
+  Parts larger{.plan = plan(), .options = parts_.options, .weights = parts_.weights};
+  larger.plan.request.max_tokens = std::max(max_tokens, plan().request.max_tokens);
+  larger.backend = parts_.backend;
+  larger.communicator = parts_.communicator;
+  make_parts(larger);
+  Layer grown(std::move(larger));
+  grown.parts_.own_communicator = std::move(parts_.own_communicator);
+  *this = std::move(grown);
+}
+
 std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeights& weights,
                                        std::unique_ptr<Communicator> own,
                                        Communicator& communicator, const LayerOptions& options) {
-  Layer::Parts parts{.plan = {config, communicator.size(), options}};
+  Layer::Parts parts{.plan = {config, communicator.size(), options}, .options = options};
   parts.plan.request.transport = communicator.transport();
   parts.plan.request.peer_memory &= are_on_one_host(communicator);
   parts.backend = make_backend(options, communicator.size());
   parts.weights = weights;
   parts.own_communicator = std::move(own);
   parts.communicator = &communicator;
-
-  std::optional<Error> mine;
-  try {
-    make_local_parts(parts, options, communicator.rank());
-  } catch (const Error& e) {
-    mine.emplace(e);
-  }
-  agree_or_throw(mine, parts.plan, communicator);
+  make_parts(parts);
   return std::make_unique<Layer>(std::move(parts));
 }
 

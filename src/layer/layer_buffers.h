@@ -19,7 +19,7 @@ struct LayerBuffers {
   std::vector<Workspace> dispatcher;
 
   // Workspace.
-  Tensor ids;      // i32 [slice, K] from the gate, or narrowed from i64
+  Tensor ids;      // i32 [slice, K] from the gate, or resolved from the caller's
   Tensor weights;  // f32 [slice, K] from the gate
   Workspace gate;
   SharedExpertBuffers shared;
@@ -28,6 +28,8 @@ struct LayerBuffers {
   // bf16 [R, H], of a call in pieces two of them, since one is on its way back while the next is
   // computed; absent on one rank, and where partial rows are in the dispatcher's workspace
   Tensor partial;
+  // Rows without gaps of callers whose have some: bf16 and as the output [T_cap, H]; else absent
+  Tensor hidden, output;
 
   // Allocates nothing after the first time.
   void cut(Arena& state, Arena& arena, const LayerPlan& plan) {
@@ -59,6 +61,9 @@ struct LayerBuffers {
                                                r.masked_max_tokens, max_rows));
     if (r.num_ranks > 1 && !is_peer(carrier))
       partial = arena.take(DType::Bf16, {std::min(s.token_pieces, 2) * max_rows, r.config.hidden});
+    if (!plan.strided_rows) return;
+    hidden = arena.take(DType::Bf16, {r.max_tokens, config.hidden});
+    output = arena.take(output_dtype(config), {r.max_tokens, config.hidden});
   }
 };
 

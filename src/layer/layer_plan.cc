@@ -18,7 +18,11 @@ MoeConfig routed_config(const MoeConfig& config) {
 }  // namespace
 
 LayerPlan::LayerPlan(const MoeConfig& layer, int num_ranks, const LayerOptions& options)
-    : config(layer), num_link_blocks(options.num_link_blocks), host_ordered(options.host_ordered) {
+    : config(layer),
+      out_of_range_ids(options.out_of_range_ids),
+      strided_rows(options.strided_rows),
+      num_link_blocks(options.num_link_blocks),
+      host_ordered(options.host_ordered) {
   static_cast<PlanOptions&>(request) = options;
   request.config = routed_config(layer);
   request.num_ranks = num_ranks;

@@ -11,6 +11,8 @@ struct LayerPlan {
   MoeConfig config;         // of the whole layer
   StrategyRequest request;  // its config is that of the routed experts alone, behind a path
   Strategy strategy;        // chosen last
+  OutOfRangeIds out_of_range_ids = OutOfRangeIds::Error;
+  bool strided_rows = false;
   int num_link_blocks = 0;
   bool host_ordered = false;
 
@@ -91,6 +93,8 @@ void for_each_shared_field(const LayerPlan& p, F&& field) {
   for_each_shared_field(p.config, field);
   for_each_shared_field(static_cast<const PlanOptions&>(p.request), field);
   field("device", device_name(p.request.device.kind));
+  field("out_of_range_ids", static_cast<int>(p.out_of_range_ids));
+  field("strided_rows", p.strided_rows);
   field("host_ordered", p.host_ordered);
 }
 

@@ -356,11 +356,12 @@ void check_hidden(const MoeConfig& config, ConstTensor hidden) {
 
 }  // namespace
 
-void oracle_forward(Tensor dst, const MoeConfig& config, const LayerWeights& weights,
+void oracle_forward(Tensor dst, const MoeConfig& config, const LayerWeights& given_weights,
                     ConstTensor hidden, ConstTensor ids, ConstTensor router_weights,
                     ConstTensor token_ids) {
   check_hidden(config, hidden);
-  validate(weights, config, 1);
+  const LayerWeights weights =
+      arrange_weights(given_weights, config, 1, *make_cpu_backend(1, CpuForm::Plain));
   const int64_t num_tokens = hidden.dim(0);
   SWITCHYARD_REQUIRE(dst.shape == hidden.shape && dst.dtype == DType::F64, ShapeMismatch,
                      "oracle: dst is not f64 [", num_tokens, ", ", config.hidden, "].");

@@ -10,12 +10,15 @@ namespace switchyard {
 inline constexpr int32_t kNoRow = -1;     // row_of_slot: the slot has no row here
 inline constexpr int32_t kNoExpert = -1;  // ids, row_expert
 
-// Ids outside int32 become INT32_MIN, which is out of range.
-struct NarrowIds {
-  static constexpr const char* kName = "narrow_ids";
+// The caller's ids as the layer's: map[id], or id. One outside [-1, M) of the map, or [-1, E), is
+// noted as it came, or taken to be no expert. Ids outside int32 become INT32_MIN, out of range, too.
+struct ResolveIds {
+  static constexpr const char* kName = "resolve_ids";
   Tensor dst;       // i32 [T, K]
   ConstTensor src;  // i32 or i64 [T, K]
+  ConstTensor map;  // i32 [M], M >= E; absent: ids are the layer's own
   int64_t num_experts = 0;
+  bool ignores_out_of_range = false;
   int rank = 0;
   Tensor status;
 
@@ -154,7 +157,7 @@ struct NoteEnded {
   Work work(const ReadI32&) const { return {}; }
 };
 
-using DispatchOps = OpList<NarrowIds, PlanDispatch, LocalizeIds, MergeStatus, BlockRows,
+using DispatchOps = OpList<ResolveIds, PlanDispatch, LocalizeIds, MergeStatus, BlockRows,
                            CheckHeaders, ReadCounts, PackRows, UnpackRows, NoteEnded>;
 
 }  // namespace switchyard

@@ -313,6 +313,29 @@ struct Copy {
   Work work(const ReadI32&) const { return {2 * tensor_bytes(src)}; }
 };
 
+// dst[t, :] = src[t, :]; their rows begin this many elements apart.
+struct CopyRows {
+  static constexpr const char* kName = "copy_rows";
+  Tensor dst;       // [T, N]
+  ConstTensor src;  // [T, N], the same dtype
+  int64_t dst_stride = 0;
+  int64_t src_stride = 0;
+
+  Work work(const ReadI32&) const { return {2 * tensor_bytes(src)}; }
+};
+
+// At creation: dst[e, n, :] = row n of expert e, which src has at row r: n, or, with gate and up in
+// turns, 2n of a gate and 2 (n - N / 2) + 1 of an up. A bias is rows of one element.
+struct ArrangeWeights {
+  static constexpr const char* kName = "arrange_weights";
+  Tensor dst;       // bf16 or f32 [E, N, H]
+  ConstTensor src;  // [E, N, H], or transposed [E, H, N]; the same dtype, or bf16 for f32
+  bool transposed = false;
+  bool interleaved = false;
+
+  Work work(const ReadI32&) const { return {tensor_bytes(src) + tensor_bytes(dst)}; }
+};
+
 // dst becomes NaN if status is set.
 struct Poison {
   static constexpr const char* kName = "poison";
@@ -322,7 +345,8 @@ struct Poison {
   Work work(const ReadI32&) const { return {}; }  // one word, unless something failed
 };
 
-using ExpertOps = OpList<PlanRows, GroupRows, ScatterRows, GroupedGemm, SumRows, NormRows,
-                         WeighShared, AddRows, Widen, SingleGroup, Sigmoid, FillI32, Copy, Poison>;
+using ExpertOps =
+    OpList<PlanRows, GroupRows, ScatterRows, GroupedGemm, SumRows, NormRows, WeighShared, AddRows,
+           Widen, SingleGroup, Sigmoid, FillI32, Copy, CopyRows, ArrangeWeights, Poison>;
 
 }  // namespace switchyard

@@ -26,4 +26,9 @@ constexpr bool is_valid_id(int64_t id, int64_t num_experts) {
   return id >= -1 && id < num_experts;
 }
 
+// Where row n of num_rows stands that has gate and up in turns, when all of gate come first.
+constexpr int64_t interleaved_row(int64_t n, int64_t num_rows) {
+  return n < num_rows / 2 ? 2 * n : 2 * (n - num_rows / 2) + 1;
+}
+
 }  // namespace switchyard

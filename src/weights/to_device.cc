@@ -43,6 +43,11 @@ LayerWeights view_like(const WeightBlock& block, const LayerWeights& host) {
 LayerWeights to_device(const LayerWeights& host, const MoeConfig& config, int num_ranks,
                        Backend& backend, const Progress& progress) {
   validate(host, config, num_ranks);
+  if (!is_arranged(host.experts)) {
+    const auto cpu = make_cpu_backend();
+    return to_device(arrange_weights(host, config, num_ranks, *cpu), config, num_ranks, backend,
+                     progress);
+  }
   const auto bytes = static_cast<size_t>(weight_bytes(config, num_ranks));
   std::shared_ptr<void> memory = allocate(backend, bytes);
   Arena arena({memory.get(), bytes}, backend.kind());

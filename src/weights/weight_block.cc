@@ -36,6 +36,15 @@ RandomValues for_fan_in(int64_t fan_in, int number) {
 
 // ---- rules and random values
 
+// What an engine hands over may have other layouts and dtypes than a block (see is_arranged).
+void allow_other_layouts(WeightPart& part, const ExpertWeights& w) {
+  const bool is_bias = part.tensor == &WeightBlock::b1 || part.tensor == &WeightBlock::b2;
+  const ConstTensor given = part.tensor == &WeightBlock::b1 ? w.b1 : w.b2;
+  if (is_bias && given.dtype == DType::Bf16) part.dtype = DType::Bf16;
+  const Shape s = part.shape;
+  if (!is_bias && w.transposed) part.shape = {s[0], s[2], s[1]};
+}
+
 void check_part(const WeightPart& part, ConstTensor t, DeviceKind device) {
   SWITCHYARD_REQUIRE(part.wanted || !t.present(), ShapeMismatch, "weights: ", part.name,
                      " is given, the config has none. Make config and weights agree.");
@@ -57,14 +66,28 @@ void check_part(const WeightPart& part, ConstTensor t, DeviceKind device) {
 
 void check_group(WeightPart::Group group, const LayerWeights& w, const MoeConfig& c, int num_ranks,
                  DeviceKind device) {
-  for (const WeightPart& part : weight_parts(c, num_ranks))
-    if (part.group == group) check_part(part, part.view(w), device);
+  for (WeightPart& part : weight_parts(c, num_ranks)) {
+    if (part.group != group) continue;
+    if (group == WeightPart::Group::Experts) allow_other_layouts(part, w.experts);
+    check_part(part, part.view(w), device);
+  }
 }
 
 void check_order(const char* name, GateUpOrder order, const Activation& activation) {
+  SWITCHYARD_REQUIRE(order >= GateUpOrder::Unset && order <= GateUpOrder::Interleaved,
+                     ShapeMismatch, "weights: ", name, " order=", static_cast<int>(order),
+                     ", is no GateUpOrder. Pass one of its values.");
   SWITCHYARD_REQUIRE(!activation.gated() || order != GateUpOrder::Unset, ShapeMismatch,
                      "weights: ", name,
-                     " order is unset, need GateUp or UpGate. Say which half of w1 comes first.");
+                     " order is unset, need GateUp, UpGate or Interleaved. Say how gate and up "
+                     "stand in w1.");
+}
+
+void check_shared_order(const LayerWeights& w, const MoeConfig& c) {
+  check_order("shared w1", w.shared.order, c.shared_activation());
+  SWITCHYARD_REQUIRE(w.shared.order != GateUpOrder::Interleaved, Unsupported,
+                     "weights: shared w1 order=Interleaved, only routed experts are arranged. Put "
+                     "its gate rows first.");
 }
 
 void fill(Tensor t, uint64_t stream, RandomValues random) {
@@ -172,7 +195,7 @@ WeightBlock WeightBlock::allocate(const MoeConfig& config, int num_ranks) {
 
 LayerWeights WeightBlock::view() const {
   LayerWeights w;
-  w.experts = {GateUpOrder::GateUp, w1, w2, b1, b2};
+  w.experts = {.order = GateUpOrder::GateUp, .w1 = w1, .w2 = w2, .b1 = b1, .b2 = b2};
   w.router = {router, router_bias, correction_bias, expert_scale, token_experts};
   if (shared_w1.present()) w.shared = {GateUpOrder::GateUp, shared_w1, shared_w2, shared_gate};
   w.path = {input_norm, down, output_norm, up};
@@ -200,7 +223,7 @@ void validate(const LayerWeights& w, const MoeConfig& c, int num_ranks, DeviceKi
   validate(w.experts, c, num_ranks, device);
   if (w.router.weight.present()) check_group(Router, w, c, num_ranks, device);
   check_group(Shared, w, c, num_ranks, device);
-  if (c.shared.intermediate > 0) check_order("shared w1", w.shared.order, c.shared_activation());
+  if (c.shared.intermediate > 0) check_shared_order(w, c);
   check_group(Path, w, c, num_ranks, device);
 }
 

@@ -219,24 +219,43 @@ TEST(LocalizeIds, KeepsOwnExpertsAndHidesTheRest) {
   EXPECT_EQ(status.get().rank, 2);
 }
 
-TEST(NarrowIds, TakesBothWidthsAndMarksWhatDoesNotFit) {
+TEST(ResolveIds, TakesBothWidthsAndMarksWhatDoesNotFit) {
   Buffer<int64_t> wide({1, 4});
   const int64_t given[] = {5, -1, int64_t{1} << 32, -(int64_t{1} << 40)};
   std::copy_n(given, 4, wide.data());
   Buffer<int32_t> narrow({1, 4});
   Status status, later;
-  run_plain(NarrowIds{narrow.view(), wide.view(), 6, 3, status.words.view()});
+  run_plain(ResolveIds{narrow.view(), wide.view(), {}, 6, false, 3, status.words.view()});
   EXPECT_EQ(narrow.values(), (std::vector<int32_t>{5, -1, INT32_MIN, INT32_MIN}));
   Buffer<int32_t> again({1, 4});
-  run_plain(NarrowIds{again.view(), std::as_const(narrow).view(), 5, 1, later.words.view()});
+  run_plain(
+      ResolveIds{again.view(), std::as_const(narrow).view(), {}, 5, false, 1, later.words.view()});
   EXPECT_TRUE(testing::same_bits(narrow, again));
   EXPECT_EQ(status.get().seen(), int64_t{1} << 32) << "the first, as it came";
   EXPECT_EQ(status.get().rank, 3);
   EXPECT_EQ(later.get().seen(), 5) << "of those outside [-1, E)";
   Status earlier;
   earlier.words[0] = 7;
-  run_plain(NarrowIds{narrow.view(), wide.view(), 6, 3, earlier.words.view()});
+  run_plain(ResolveIds{narrow.view(), wide.view(), {}, 6, false, 3, earlier.words.view()});
   EXPECT_EQ(earlier.get().code, 7);
+}
+
+TEST(ResolveIds, MapsAndIgnoresWhatItIsTold) {
+  Buffer<int32_t> ids({1, 6}), map({7}), dst({1, 6});
+  const int32_t given[] = {0, 6, 7, -1, -5, 3}, own[] = {4, -1, 0, 9, 1, 2, 3};
+  std::copy_n(given, 6, ids.data());
+  std::copy_n(own, 7, map.data());
+  Status strict, lenient, unmapped;
+  const auto src = std::as_const(ids).view(), to = std::as_const(map).view();
+  run_plain(ResolveIds{dst.view(), src, to, 5, false, 2, strict.words.view()});
+  EXPECT_EQ(dst.values(), (std::vector<int32_t>{4, 3, 7, -1, -5, 9}));
+  EXPECT_EQ(strict.get().seen(), 7) << "past the map";
+  run_plain(ResolveIds{dst.view(), src, to, 5, true, 2, lenient.words.view()});
+  EXPECT_EQ(dst.values(), (std::vector<int32_t>{4, 3, -1, -1, -1, -1}));
+  EXPECT_TRUE(lenient.get().good());
+  run_plain(ResolveIds{dst.view(), src, {}, 5, true, 2, unmapped.words.view()});
+  EXPECT_EQ(dst.values(), (std::vector<int32_t>{0, -1, -1, -1, -1, 3}));
+  EXPECT_TRUE(unmapped.get().good());
 }
 
 // Headers of `ranks` ranks that agree on everything.

@@ -97,7 +97,7 @@ TEST(CudaLocalizeIds, GivesTheCpusIdsAndNotesTheFirstBadOne) {
     }
 }
 
-TEST(CudaNarrowIds, TakesBothWidthsAndMarksWhatDoesNotFit) {
+TEST(CudaResolveIds, TakesBothWidthsAndMarksWhatDoesNotFit) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   Buffer<int64_t> ids({300, 3});
   for (int64_t i = 0; i < ids.count(); ++i)
@@ -105,15 +105,17 @@ TEST(CudaNarrowIds, TakesBothWidthsAndMarksWhatDoesNotFit) {
   Both<int64_t> wide(ids);
   Both<int32_t> narrow({300, 3}), again({300, 3});
   auto status = good_status(), later = good_status();
-  run_on_both([&](auto at) { return NarrowIds{at(narrow), at(wide), 64, 2, at(status)}; });
+  run_on_both(
+      [&](auto at) { return ResolveIds{at(narrow), at(wide), {}, 64, false, 2, at(status)}; });
   EXPECT_TRUE(narrow.same());
   EXPECT_TRUE(status.same());
-  run_on_both([&](auto at) { return NarrowIds{at(again), at(narrow), 64, 2, at(later)}; });
+  run_on_both(
+      [&](auto at) { return ResolveIds{at(again), at(narrow), {}, 64, false, 2, at(later)}; });
   EXPECT_TRUE(again.same());
   EXPECT_TRUE(later.same());
 }
 
-TEST(CudaNarrowIds, TheFirstBadIdIsNotedAsItCame) {
+TEST(CudaResolveIds, TheFirstBadIdIsNotedAsItCame) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   for (const int64_t first : {0, 255, 256, 5000, 8999})
     for (const int64_t bad :
@@ -126,7 +128,9 @@ TEST(CudaNarrowIds, TheFirstBadIdIsNotedAsItCame) {
       Both<int32_t> narrow({3000, 3});
       for (const int32_t code : {0, 3}) {
         auto status = Both<int32_t>::of({code, 0, 0, 0, 0});
-        run_on_both([&](auto at) { return NarrowIds{at(narrow), at(wide), 64, 2, at(status)}; });
+        run_on_both([&](auto at) {
+          return ResolveIds{at(narrow), at(wide), {}, 64, false, 2, at(status)};
+        });
         EXPECT_TRUE(narrow.same());
         EXPECT_TRUE(status.same()) << first << ", " << bad;
         if (code == 0) {
@@ -134,6 +138,31 @@ TEST(CudaNarrowIds, TheFirstBadIdIsNotedAsItCame) {
         }
       }
     }
+}
+
+TEST(CudaResolveIds, MapsAndIgnoresWhatItIsTold) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  Buffer<int64_t> ids({3000, 3});
+  Buffer<int32_t> map({300});
+  for (int64_t i = 0; i < ids.count(); ++i) ids[i] = (i * 7919) % 310 - 5;  // -5 to 304
+  for (int64_t g = 0; g < 300; ++g) map[g] = static_cast<int32_t>(g % 9 == 0 ? -1 : g % 64);
+  for (const bool faulty : {false, true}) {
+    if (faulty) map[77] = 64;
+    Both<int64_t> wide(ids);
+    Both<int32_t> own(map), narrow({3000, 3}), mapped({3000, 3});
+    for (const bool ignores : {false, true}) {
+      auto status = good_status(), later = good_status();
+      run_on_both([&](auto at) {
+        return ResolveIds{at(mapped), at(wide), at(own), 64, ignores, 2, at(status)};
+      });
+      EXPECT_TRUE(mapped.same());
+      EXPECT_TRUE(status.same());
+      run_on_both(
+          [&](auto at) { return ResolveIds{at(narrow), at(wide), {}, 64, ignores, 2, at(later)}; });
+      EXPECT_TRUE(narrow.same());
+      EXPECT_TRUE(later.same());
+    }
+  }
 }
 
 constexpr int64_t kRanks[] = {1, 2, 8, 31, 32, 33, 64, 70};

@@ -54,6 +54,42 @@ TEST(CudaFillAndCopy, CoverTheirTensorOnly) {
   }
 }
 
+TEST(CudaCopyRows, KeepsTheGaps) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t rows : {1, 3, 700})
+    for (const int64_t width : {8, 136, 2048}) {
+      Both<Bf16> src(testing::random_bf16({rows, width + 24}, kSeed)), dst({rows, width + 8});
+      run_on_both([&](auto at) {
+        Tensor to = at(dst), from = at(src);
+        to.shape = from.shape = {rows, width};
+        return CopyRows{to, from, width + 8, width + 24};
+      });
+      EXPECT_TRUE(dst.same()) << rows << " x " << width;
+    }
+}
+
+template <class From, class To>
+void expect_arranged(Buffer<From> given, bool transposed, bool interleaved) {
+  const Shape s = given.view().shape;
+  Both<From> src(std::move(given));
+  Both<To> dst(transposed ? Shape{s[0], s[2], s[1]} : s);
+  run_on_both([&](auto at) { return ArrangeWeights{at(dst), at(src), transposed, interleaved}; });
+  EXPECT_TRUE(dst.same()) << s[0] << " x " << s[1] << " x " << s[2] << ", " << transposed << ", "
+                          << interleaved;
+}
+
+TEST(CudaArrangeWeights, TakesEveryLayout) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const auto& [rows, width] : {std::pair{2, 8}, {34, 40}, {256, 72}, {70, 1}, {1536, 200}})
+    for (const bool transposed : {false, true})
+      for (const bool interleaved : {false, true}) {
+        const Shape shape = transposed ? Shape{3, width, rows} : Shape{3, rows, width};
+        expect_arranged<Bf16, Bf16>(testing::random_bf16(shape, kSeed), transposed, interleaved);
+        expect_arranged<Bf16, float>(testing::random_bf16(shape, kSeed), transposed, interleaved);
+        expect_arranged<float, float>(testing::random_f32(shape, kSeed), transposed, interleaved);
+      }
+}
+
 TEST(CudaPoison, FillsTheOutputWithNaNOnlyAfterAnError) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   for (const int64_t count : kCounts) {

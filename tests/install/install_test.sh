@@ -13,6 +13,7 @@ cmake -S "$source/examples/embed" -B "$scratch/embed" -DCMAKE_PREFIX_PATH="$scra
 cmake --build "$scratch/embed" >/dev/null
 "$scratch/embed/embed"
 "$scratch/embed/model"
+"$scratch/embed/engine"
 "$scratch/embed/linear_attention"
 "$scratch/embed/device"
 "$scratch/embed/ranks" threads
