@@ -66,7 +66,7 @@ std::string describe(const ForwardReport& report);
 
 /// Arguments of one forward. Views; they stay alive and unchanged until the work is done (`wait`).
 struct ForwardArgs {
-  Tensor output{};  // out  bf16, or with f32_sums f32 [T, H]; must not overlap hidden
+  Tensor output{};  // out  bf16, or with f32_sums f32 [T, H]; overlaps no input
   /// in   bf16 [T, H]; T may be 0 and may differ by rank. See MoeLayer::input_rows
   ConstTensor hidden{};
   /// in   i32 or i64 [T, K] global experts, zero experts from E on, -1 "no expert"; absent: the

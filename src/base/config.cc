@@ -31,6 +31,14 @@ void check_width(const char* name, int64_t value) {
       ", need a multiple of 8 (rows are copied as 16-byte vectors of bf16). Pad the weights.");
 }
 
+// Of enumerators that count up to `last`.
+template <class Enum>
+void check_enumerator(const char* name, Enum value, Enum last) {
+  SWITCHYARD_REQUIRE(static_cast<int>(value) >= 0 && value <= last, Unsupported, "config: ", name,
+                     "=", static_cast<int>(value), ", need an enumerator, 0 to ",
+                     static_cast<int>(last), ". Pass one of them.");
+}
+
 void check_groups(const MoeConfig& c) {
   const GateConfig& g = c.gate;
   SWITCHYARD_REQUIRE(g.num_groups >= 1 && c.num_experts % g.num_groups == 0, ShapeMismatch,
@@ -104,6 +112,8 @@ void check_path(const MoeConfig& c) {
 
 void check_gate(const MoeConfig& c) {
   const GateConfig& g = c.gate;
+  check_enumerator("scoring", g.scoring, Scoring::SqrtSoftplus);
+  check_enumerator("group_score", g.group_score, GroupScore::Top2Sum);
   check_groups(c);
   check_choice(c);
   SWITCHYARD_REQUIRE(std::isfinite(g.logit_softcap) && g.logit_softcap >= 0, ShapeMismatch,

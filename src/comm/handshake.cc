@@ -9,6 +9,8 @@
 #include <random>
 #include <thread>
 
+#include "base/shape_text.h"
+
 namespace switchyard {
 namespace {
 
@@ -47,6 +49,56 @@ bool are_on_one_host(Communicator& communicator) {
   if (communicator.size() == 1 || communicator.shares_process()) return true;
   const auto mine = ProcessIdentity::mine().host;
   return std::ranges::count(exchange_words(communicator, mine), mine) == communicator.size();
+}
+
+std::string misfit_of_view(const char* op, const char* name, ConstTensor view, int rank) {
+  const auto wrong = [&](const auto&... what) {
+    return cat(op, ": ", name, what..., " on rank ", rank, ". Pass a view of memory of the host.");
+  };
+  constexpr int64_t kMost = int64_t{1} << 50;  // more than any host has; times 4096 ranks 62 bits
+  if (view.dtype > DType::I64)
+    return wrong(" dtype=", static_cast<int>(view.dtype), ", none of DType,");
+  int64_t bytes = dtype_bytes(view.dtype);
+  for (int i = 0; i < view.shape.rank(); ++i) {
+    const int64_t extent = view.dim(i);
+    if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes) || bytes > kMost)
+      return wrong("=", shape_text(view.shape), ", need extents of 0 to ", kMost, " bytes in all,");
+  }
+  if (view.device != DeviceKind::Cpu) return wrong(" is on ", device_name(view.device));
+  if (view.bytes() > 0 && view.data == nullptr) return wrong(" is null");
+  return {};
+}
+
+std::string misfit_of_views(int rank, int num_ranks, std::span<const RowTransfer> transfers,
+                            ConstTensor send_rows, ConstTensor counts) {
+  constexpr const char* kOp = "all_to_all_rows";
+  const auto misfit_of_indices = [&](const char* name, ConstTensor view) {
+    std::string misfit = misfit_of_view(kOp, name, view, rank);
+    if (!misfit.empty()) return misfit;
+    const bool aligned = reinterpret_cast<uintptr_t>(view.data) % sizeof(int32_t) == 0;
+    if (view.dtype == DType::I32 && aligned) return misfit;
+    return cat(kOp, ": ", name, " is not i32 at a multiple of 4 bytes on rank ", rank,
+               ". Pass aligned i32.");
+  };
+  if (std::string misfit = misfit_of_indices("counts", counts); !misfit.empty()) return misfit;
+  if (counts.count() != int64_t{num_ranks} * num_ranks)
+    return cat(kOp, ": counts=", counts.count(), " on rank ", rank, ", need ",
+               num_ranks * num_ranks, ".");
+  if (send_rows.present())
+    if (std::string misfit = misfit_of_indices("send_rows", send_rows); !misfit.empty())
+      return misfit;
+  for (const auto& [dst, src] : transfers)
+    for (const auto& [name, view] : {std::pair<const char*, ConstTensor>{"dst", dst}, {"src", src}})
+      if (std::string misfit = misfit_of_view(kOp, name, view, rank); !misfit.empty())
+        return misfit;
+  return {};
+}
+
+void check_deadline(const char* operation, std::chrono::milliseconds deadline) {
+  constexpr std::chrono::milliseconds kLongest = std::chrono::hours(24 * 365);
+  SWITCHYARD_REQUIRE(deadline.count() > 0 && deadline <= kLongest, ShapeMismatch, operation,
+                     ": deadline=", deadline.count(), " ms, need 1 to ", kLongest.count(),
+                     " (a year). The default is 30000.");
 }
 
 std::string absence_message(const char* op, const std::string& missing,

@@ -87,6 +87,14 @@ std::string misfit_of_rows(int rank, int num_ranks, std::span<const RowTransfer>
   }
   return {};
 }
+// Why a view cannot be exchanged, or its bytes not be counted; empty: nothing is wrong.
+std::string misfit_of_view(const char* op, const char* name, ConstTensor view, int rank);
+// What is wrong with the views of one rank's all_to_all_rows, before anything is read of them.
+std::string misfit_of_views(int rank, int num_ranks, std::span<const RowTransfer> transfers,
+                            ConstTensor send_rows, ConstTensor counts);
+// Throws ShapeMismatch unless clocks can count it: 1 ms to a year.
+void check_deadline(const char* operation, std::chrono::milliseconds deadline);
+
 inline int64_t row_bytes(ConstTensor t) {
   return t.dim(1) * dtype_bytes(t.dtype);
 }

@@ -31,6 +31,12 @@ struct Offer {
 
 std::string disagreement_of_gather(const std::vector<Offer>& offers) {
   const auto num_ranks = static_cast<int64_t>(offers.size());
+  for (size_t r = 0; r < offers.size(); ++r)
+    for (const auto& [name, view] :
+         {std::pair<const char*, ConstTensor>{"dst", offers[r].dst}, {"src", offers[r].src}})
+      if (auto misfit = misfit_of_view("all_gather", name, view, static_cast<int>(r));
+          !misfit.empty())
+        return misfit;
   for (size_t r = 0; r < offers.size(); ++r) {
     const int64_t bytes = offers[r].src.bytes();
     if (bytes != offers[0].src.bytes())
@@ -62,8 +68,11 @@ std::string disagreement_of_rows(const std::vector<Offer>& offers) {
   const Offer& first = offers[0];
   for (size_t r = 0; r < num_ranks; ++r) {
     const Offer& offer = offers[r];
-    if (offer.counts.bytes() != static_cast<int64_t>(num_ranks * num_ranks * sizeof(int32_t)) ||
-        std::memcmp(offer.counts.data, first.counts.data, first.counts.bytes()) != 0)
+    if (auto misfit = misfit_of_views(static_cast<int>(r), static_cast<int>(num_ranks),
+                                      offer.transfers, offer.send_rows, offer.counts);
+        !misfit.empty())
+      return misfit;
+    if (std::memcmp(offer.counts.data, first.counts.data, first.counts.bytes()) != 0)
       return cat("all_to_all_rows: counts on rank ", r,
                  " differ from those on rank 0. Exchange them first.");
     if (offer.transfers.size() != first.transfers.size())
@@ -318,9 +327,7 @@ std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
   SWITCHYARD_REQUIRE(num_ranks >= 1 && num_ranks <= 4096, ShapeMismatch,
                      "make_local_ranks: num_ranks=", num_ranks,
                      ", need 1 to 4096. Each rank is one thread of this process.");
-  SWITCHYARD_REQUIRE(options.deadline.count() > 0, ShapeMismatch,
-                     "make_local_ranks: deadline=", options.deadline.count(),
-                     " ms, must be positive. The default is 30000.");
+  check_deadline("make_local_ranks", options.deadline);
   auto world = std::make_shared<World>(num_ranks, options.deadline);
   std::vector<std::unique_ptr<Communicator>> ranks;
   ranks.reserve(num_ranks);

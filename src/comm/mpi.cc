@@ -11,6 +11,7 @@
 
 #include "base/require.h"
 #include "comm/byte_transport.h"
+#include "comm/handshake.h"
 
 namespace switchyard {
 namespace {
@@ -169,6 +170,7 @@ bool has_mpi() noexcept {
 }
 
 std::unique_ptr<Communicator> make_mpi_rank(std::chrono::milliseconds deadline) {
+  check_deadline("make_mpi_rank", deadline);
   initialize();
   return make_transport_comm(std::make_unique<MpiTransport>(), deadline);
 }

@@ -15,6 +15,7 @@
 
 #include "base/require.h"
 #include "comm/byte_transport.h"
+#include "comm/handshake.h"
 #include "comm/sockets.h"
 
 namespace switchyard {
@@ -161,9 +162,7 @@ void check_rank(int rank, int size, milliseconds deadline) {
   SWITCHYARD_REQUIRE(size >= 1 && size <= 4096 && rank >= 0 && rank < size, ShapeMismatch,
                      "make_process_rank: rank=", rank, " of ", size,
                      ", need a rank of 0 to size-1 and 1 to 4096 ranks.");
-  SWITCHYARD_REQUIRE(deadline.count() > 0, ShapeMismatch,
-                     "make_process_rank: deadline=", deadline.count(),
-                     " ms, must be positive. The default is 30000.");
+  check_deadline("make_process_rank", deadline);
 }
 
 int64_t number_from(const char* variable, int64_t low, int64_t high) {

@@ -316,6 +316,9 @@ class TransportComm final : public Communicator {
 
   void gather(Op op, Tensor dst, ConstTensor src) {
     begin(op, 1);
+    for (const auto& [name, view] : {std::pair<const char*, ConstTensor>{"dst", dst}, {"src", src}})
+      if (auto misfit = misfit_of_view(op_name(op), name, view, rank_); !misfit.empty())
+        fail(misfit);
     const int64_t bytes = src.bytes();
     if (dst.bytes() != bytes * size())
       fail(cat(op_name(op), ": dst bytes=", dst.bytes(), " on rank ", rank_, ", need ", size(),
@@ -334,9 +337,9 @@ class TransportComm final : public Communicator {
     if (transfers.size() > kMaxKinds)
       return cat("all_to_all_rows: transfers=", transfers.size(), where, ", at most ", kMaxKinds,
                  ".");
-    if (counts.count() != int64_t{size()} * size())
-      return cat("all_to_all_rows: counts=", counts.count(), where, ", need ", size() * size(),
-                 ".");
+    if (std::string misfit = misfit_of_views(rank_, size(), transfers, send_rows, counts);
+        !misfit.empty())
+      return misfit;
     const auto* count = counts.as<int32_t>();
     for (int p = 0; p < size(); ++p)
       if (count[rank_ * size() + p] < 0 || count[p * size() + rank_] < 0)
@@ -471,9 +474,7 @@ class TransportComm final : public Communicator {
 
 std::unique_ptr<Communicator> make_transport_comm(std::unique_ptr<ByteTransport> transport,
                                                   std::chrono::milliseconds deadline) {
-  SWITCHYARD_REQUIRE(deadline.count() > 0, ShapeMismatch,
-                     "communicator: deadline=", deadline.count(),
-                     " ms, must be positive. The default is 30000.");
+  check_deadline("communicator", deadline);
   std::vector<int> members(transport->size());
   for (size_t r = 0; r < members.size(); ++r) members[r] = static_cast<int>(r);
   auto state = std::make_shared<TransportState>(std::move(transport), deadline);

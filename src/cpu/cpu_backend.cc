@@ -115,6 +115,9 @@ std::shared_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   SWITCHYARD_REQUIRE(!o.task_runner || o.task_runner->num_threads() >= 1, ShapeMismatch,
                      "make_cpu_backend: task_runner.num_threads=", o.task_runner->num_threads(),
                      ", need at least 1.");
+  SWITCHYARD_REQUIRE(o.form == CpuForm::Fast || o.form == CpuForm::Plain, ShapeMismatch,
+                     "make_cpu_backend: form=", static_cast<int>(o.form),
+                     ", is none of CpuForm. Pass Fast or Plain.");
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   if (o.num_threads == 0 && !o.task_runner) o.num_threads = cores;
   return std::make_shared<cpu::CpuBackend>(o);

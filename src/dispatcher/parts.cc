@@ -7,6 +7,7 @@
 #include "comm/device_link.h"
 #include "comm/handshake.h"
 #include "strategy/conditions.h"
+#include "strategy/names.h"
 
 namespace switchyard {
 
@@ -27,9 +28,9 @@ int64_t DispatcherParts::max_rows(int64_t max_tokens) const {
 
 void DispatcherParts::check(ConstTensor hidden, ConstTensor ids, ConstTensor weights,
                             int64_t max_tokens, Dispatcher::Slice slice) const {
-  SWITCHYARD_REQUIRE(
-      hidden.shape.rank() == 2 && hidden.dim(1) == config.hidden && hidden.dtype == DType::Bf16,
-      ShapeMismatch, "dispatch: hidden is not bf16 [T, ", config.hidden, "].");
+  SWITCHYARD_REQUIRE(hidden.shape.rank() == 2 && hidden.dim(0) >= 0 &&
+                         hidden.dim(1) == config.hidden && hidden.dtype == DType::Bf16,
+                     ShapeMismatch, "dispatch: hidden is not bf16 [T, ", config.hidden, "].");
   SWITCHYARD_REQUIRE(hidden.dim(0) <= max_tokens, ShapeMismatch, "dispatch: tokens=", hidden.dim(0),
                      ", at most max_tokens=", max_tokens, ". Raise max_tokens on every rank.");
   const Shape slots{slice.size, config.top_k};
@@ -57,6 +58,15 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
                                             Communicator& communicator,
                                             std::shared_ptr<Backend> backend) {
   validate(config);
+  SWITCHYARD_REQUIRE(std::ranges::find(kDispatchers, options.kind) != kDispatchers.end(),
+                     ShapeMismatch, "make_dispatcher: kind=", static_cast<int>(options.kind),
+                     ", is none of DispatcherKind. Pass one of them.");
+  SWITCHYARD_REQUIRE(options.num_link_blocks >= 0, ShapeMismatch,
+                     "make_dispatcher: num_link_blocks=", options.num_link_blocks,
+                     ", must not be negative. Pass 0 for the default.");
+  SWITCHYARD_REQUIRE(backend != nullptr, ShapeMismatch,
+                     "make_dispatcher: backend=null, need one. Use make_cpu_backend or "
+                     "make_cuda_backend.");
   StrategyRequest request;
   request.config = config;
   request.num_ranks = communicator.size();

@@ -2,11 +2,14 @@
 // executor. They differ in the layout of a call, and in nothing else.
 #include "switchyard/executor.h"
 
+#include <algorithm>
+
 #include "base/backend.h"
 #include "base/require.h"
 #include "ops/ops.h"
 #include "plan/buffers.h"
 #include "strategy/conditions.h"
+#include "strategy/names.h"
 
 namespace switchyard {
 namespace {
@@ -162,6 +165,15 @@ std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorO
                                         const ExpertWeights& weights, int num_ranks, int rank,
                                         std::shared_ptr<Backend> backend) {
   validate(config);
+  SWITCHYARD_REQUIRE(num_ranks >= 1 && rank >= 0 && rank < num_ranks, ShapeMismatch,
+                     "make_executor: rank=", rank, " of ", num_ranks,
+                     ", need a rank of 0 to num_ranks-1.");
+  SWITCHYARD_REQUIRE(std::ranges::find(kExecutors, options.kind) != kExecutors.end(), ShapeMismatch,
+                     "make_executor: kind=", static_cast<int>(options.kind),
+                     ", is none of ExecutorKind. Pass one of them.");
+  SWITCHYARD_REQUIRE(backend != nullptr, ShapeMismatch,
+                     "make_executor: backend=null, need one. Use make_cpu_backend or "
+                     "make_cuda_backend.");
   StrategyRequest request;
   request.config = config;
   request.num_ranks = num_ranks;

@@ -3,6 +3,7 @@
 #include "switchyard/gate.h"
 
 #include "base/backend.h"
+#include "base/overlap.h"
 #include "base/require.h"
 #include "device/memory.h"
 #include "ops/ops.h"
@@ -23,6 +24,13 @@ std::shared_ptr<void> split_router(ConstTensor weight, Backend& backend) {
   backend.memory().read_back(&first, ConstTensor(split.data, DType::Bf16, {1}, backend.kind()),
                              nullptr);
   return memory;
+}
+
+void check_device(const char* name, ConstTensor t, DeviceKind device) {
+  SWITCHYARD_REQUIRE(
+      !t.present() || t.device == device, ShapeMismatch, "gate: ", name, " is on ",
+      device_name(t.device), ", the gate runs on ", device_name(device),
+      device == DeviceKind::Cuda ? ". Copy them with to_device." : ". Pass the ones on the host.");
 }
 
 class RouterGate final : public Gate {
@@ -97,9 +105,9 @@ class RouterGate final : public Gate {
   }
 
   void check(const Choice& choice, ConstTensor hidden, int64_t num_tokens) const {
-    SWITCHYARD_REQUIRE(
-        num_tokens >= 0 && hidden.dim(1) == config_.hidden && hidden.dtype == DType::Bf16,
-        ShapeMismatch, "gate: hidden is not bf16 [T, ", config_.hidden, "].");
+    SWITCHYARD_REQUIRE(num_tokens >= 0 && num_tokens <= INT32_MAX &&
+                           hidden.dim(1) == config_.hidden && hidden.dtype == DType::Bf16,
+                       ShapeMismatch, "gate: hidden is not bf16 [T, ", config_.hidden, "].");
     const Shape slots{num_tokens, config_.top_k};
     SWITCHYARD_REQUIRE(choice.ids.shape == slots && choice.ids.dtype == DType::I32, ShapeMismatch,
                        "gate: ids is not i32 [", num_tokens, ", ", config_.top_k, "].");
@@ -119,6 +127,38 @@ class RouterGate final : public Gate {
                        ShapeMismatch, "gate: token_ids ", by_token ? "is not i32 or i64 [" : "is ",
                        by_token ? cat(num_tokens, "], which choose the experts of this layer.")
                                 : "given, the layer chooses by scores. Leave it away.");
+    check_views(choice, hidden);
+  }
+
+  // Shapes are known to be good.
+  void check_views(const Choice& choice, ConstTensor hidden) const {
+    check_view("hidden", hidden);
+    check_view("token_ids", choice.token_ids);
+    const auto check_output = [&](const char* name, ConstTensor output) {
+      check_view(name, output);
+      SWITCHYARD_REQUIRE(!overlap(output, hidden) && !overlap(output, choice.token_ids),
+                         ShapeMismatch, "gate: ", name,
+                         " overlaps what is read. Give it memory of its own.");
+    };
+    check_output("ids", choice.ids);
+    check_output("weights", choice.weights);
+    check_output("shared_weights", choice.shared_weights);
+    SWITCHYARD_REQUIRE(!overlap(choice.ids, choice.weights) &&
+                           !overlap(choice.ids, choice.shared_weights) &&
+                           !overlap(choice.weights, choice.shared_weights),
+                       ShapeMismatch,
+                       "gate: ids, weights or shared_weights overlap each other. Give each memory "
+                       "of its own.");
+  }
+  void check_view(const char* name, ConstTensor t) const {
+    if (t.count() == 0) return;
+    check_device(name, t, backend_->kind());
+    SWITCHYARD_REQUIRE(t.data != nullptr, ShapeMismatch, "gate: ", name,
+                       " is null, need memory for ", t.count(), " elements.");
+    // Rows of hidden are copied as vectors.
+    const int64_t alignment = t.dtype == DType::Bf16 ? 16 : dtype_bytes(t.dtype);
+    SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(t.data) % alignment == 0, Misaligned,
+                       "gate: ", name, " address is not a multiple of ", alignment, ". Align it.");
   }
 
   MoeConfig config_;
@@ -127,13 +167,6 @@ class RouterGate final : public Gate {
   std::shared_ptr<Backend> backend_;
   GemmProvider provider_;
 };
-
-void check_device(const char* name, ConstTensor t, DeviceKind device) {
-  SWITCHYARD_REQUIRE(
-      !t.present() || t.device == device, ShapeMismatch, "gate: ", name, " is on ",
-      device_name(t.device), ", the gate runs on ", device_name(device),
-      device == DeviceKind::Cuda ? ". Copy them with to_device." : ". Pass the ones on the host.");
-}
 
 void check_vector(const char* name, ConstTensor t, bool wanted, int64_t num_experts) {
   SWITCHYARD_REQUIRE(t.present() == wanted, ShapeMismatch, "gate: ", name,
@@ -158,6 +191,9 @@ std::unique_ptr<Gate> make_gate(const MoeConfig& config, const RouterWeights& we
                                 std::shared_ptr<Backend> backend,
                                 std::optional<GemmProvider> provider) {
   validate(config);
+  SWITCHYARD_REQUIRE(backend != nullptr, ShapeMismatch,
+                     "make_gate: backend=null, need one. Use make_cpu_backend or "
+                     "make_cuda_backend.");
   const ConstTensor w = weights.weight;
   const DType dtype = config.router_f32 ? DType::F32 : DType::Bf16;
   SWITCHYARD_REQUIRE(w.shape == (Shape{config.router_rows(), config.hidden}) && w.dtype == dtype,

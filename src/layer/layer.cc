@@ -80,11 +80,19 @@ void check_stride(const char* name, int64_t stride, const LayerPlan& plan) {
                      kMaxRowStride, ". Pass elements from one row to the next.");
 }
 
+void check_aligned(const char* name, ConstTensor t) {
+  const int64_t bytes = dtype_bytes(t.dtype);
+  SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(t.data) % bytes == 0, Misaligned,
+                     "forward: ", name, " address is not a multiple of ", bytes, ", the bytes of ",
+                     dtype_name(t.dtype), ". Align it.");
+}
+
 void check_expert_map(ConstTensor map, int64_t num_choices, DeviceKind device) {
   SWITCHYARD_REQUIRE(map.shape.rank() == 1 && map.dim(0) >= num_choices && map.dtype == DType::I32,
                      ShapeMismatch, "forward: expert_map is not i32 [M], M >= ", num_choices,
                      ". Pass the layer's id of each of the caller's.");
   check_device("expert_map", map, device);
+  check_aligned("expert_map", map);
   SWITCHYARD_REQUIRE(map.data != nullptr, ShapeMismatch, "forward: expert_map is null, need ",
                      map.dim(0), " ids.");
 }
@@ -262,6 +270,8 @@ class Layer final : public MoeLayer {
                        ", need 0 to the layer's capacity ", plan().request.max_tokens,
                        " (or -1 for it). Create the layer with a larger max_tokens.");
     const int64_t num_tokens = args.hidden.shape.rank() == 2 ? args.hidden.dim(0) : 0;
+    SWITCHYARD_REQUIRE(num_tokens >= 0, ShapeMismatch, "forward: tokens=", num_tokens,
+                       ", must not be negative. Pass 0 for none.");
     const Shape rows{num_tokens, config().hidden};
     check_rows("hidden", args.hidden, DType::Bf16, rows, backend().kind());
     check_rows("output", args.output, output_dtype(config()), rows, backend().kind());
@@ -270,10 +280,6 @@ class Layer final : public MoeLayer {
                        ". Split the batch or raise max_tokens on every rank.");
     check_stride("hidden_stride", args.hidden_stride, plan());
     check_stride("output_stride", args.output_stride, plan());
-    SWITCHYARD_REQUIRE(!overlap(span_of(args.hidden, args.hidden_stride),
-                                span_of(args.output, args.output_stride)),
-                       ShapeMismatch,
-                       "forward: output overlaps hidden. Give it memory of its own.");
     check_place("forward", args.hidden, input_rows());
     const Workspace& workspace = workspace_of(args);
     SWITCHYARD_REQUIRE(workspace.data != nullptr, ShapeMismatch,
@@ -281,6 +287,31 @@ class Layer final : public MoeLayer {
                        bytes_.workspace, " bytes.");
     check_workspace("forward", workspace, bytes_.workspace);
     check_routing(args, num_tokens);
+    check_apart(args, workspace);
+  }
+
+  // What is written over before it was read gives wrong sums, and no sign of it.
+  void check_apart(const ForwardArgs& args, const Workspace& workspace) const {
+    const ConstTensor scratch(workspace.data, DType::I32,
+                              {static_cast<int64_t>(bytes_.workspace / sizeof(int32_t))});
+    const auto check_pair = [](const char* name, ConstTensor view, const char* other_name,
+                               ConstTensor other) {
+      SWITCHYARD_REQUIRE(!overlap(view, other), ShapeMismatch, "forward: ", name, " overlaps ",
+                         other_name, ". Give it memory of its own.");
+    };
+    const ConstTensor hidden = span_of(args.hidden, args.hidden_stride);
+    const ConstTensor output = span_of(args.output, args.output_stride);
+    const void* const home = input_rows().data;  // where hidden may be, inside or not
+    const auto check_input = [&](const char* name, ConstTensor input) {
+      check_pair("output", output, name, input);
+      if (input.data != home) check_pair(name, input, "the workspace", scratch);
+    };
+    check_input("hidden", hidden);
+    check_input("ids", args.ids);
+    check_input("weights", args.weights);
+    check_input("token_ids", args.token_ids);
+    check_input("expert_map", args.expert_map);
+    check_pair("output", output, "the workspace", scratch);
   }
 
   void check_routing(const ForwardArgs& args, int64_t num_tokens) const {
@@ -316,6 +347,8 @@ class Layer final : public MoeLayer {
         ShapeMismatch, "forward: ids or weights is null, need ", num_tokens, " rows.");
     if (args.expert_map.present())
       check_expert_map(args.expert_map, config().num_choices(), backend().kind());
+    check_aligned("ids", args.ids);
+    check_aligned("weights", args.weights);
   }
 
   void check_token_ids(const ForwardArgs& args, int64_t num_tokens) const {
@@ -333,6 +366,7 @@ class Layer final : public MoeLayer {
     check_device("token_ids", t, backend().kind());
     SWITCHYARD_REQUIRE(num_tokens == 0 || t.data != nullptr, ShapeMismatch,
                        "forward: token_ids is null, need ", num_tokens, " ids.");
+    check_aligned("token_ids", t);
   }
 
   // Peers are in the collective already, or will be: this rank goes through it empty-handed and
@@ -622,6 +656,8 @@ void make_local_parts(Layer::Parts& parts, int rank) {
   const LayerOptions& options = parts.options;
   LayerPlan& plan = parts.plan;
   const MoeConfig& config = plan.config;
+  check_options(options);
+  if (!parts.backend) parts.backend = make_backend(options, plan.request.num_ranks);
   SWITCHYARD_REQUIRE(parts.backend->kind() == options.device, ShapeMismatch,
                      "create: backend is on ", device_name(parts.backend->kind()),
                      ", device=", device_name(options.device),
@@ -669,7 +705,6 @@ std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeigh
   Layer::Parts parts{.plan = {config, communicator.size(), options}, .options = options};
   parts.plan.request.transport = communicator.transport();
   parts.plan.request.peer_memory &= are_on_one_host(communicator);
-  parts.backend = make_backend(options, communicator.size());
   parts.weights = weights;
   parts.own_communicator = std::move(own);
   parts.communicator = &communicator;
@@ -694,6 +729,7 @@ std::unique_ptr<MoeLayer> MoeLayer::create(const MoeConfig& config, const LayerW
 
 size_t MoeLayer::workspace_bytes(const MoeConfig& config, int num_ranks,
                                  const LayerOptions& options) {
+  check_options(options);
   validate(config);
   LayerPlan plan(config, num_ranks, options);
   plan.strategy = choose_strategy(plan.request);

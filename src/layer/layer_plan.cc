@@ -1,6 +1,8 @@
 // src/layer/layer_plan.cc
 #include "layer/layer_plan.h"
 
+#include "base/require.h"
+
 namespace switchyard {
 namespace {
 
@@ -28,6 +30,25 @@ LayerPlan::LayerPlan(const MoeConfig& layer, int num_ranks, const LayerOptions& 
   request.num_ranks = num_ranks;
   request.has_nccl = has_nccl();
   request.device = describe_device(options.device);
+}
+
+void check_options(const LayerOptions& options) {
+  const auto check_not_negative = [](const char* name, int64_t value) {
+    SWITCHYARD_REQUIRE(value >= 0, ShapeMismatch, "create: ", name, "=", value,
+                       ", must not be negative. Pass 0 for the default.");
+  };
+  check_not_negative("num_threads", options.num_threads);
+  check_not_negative("num_link_blocks", options.num_link_blocks);
+  check_not_negative("num_sms", options.num_sms);
+  check_not_negative("token_pieces", options.token_pieces);
+  SWITCHYARD_REQUIRE(options.device == DeviceKind::Cpu || options.device == DeviceKind::Cuda,
+                     ShapeMismatch, "create: device=", static_cast<int>(options.device),
+                     ", is none of DeviceKind. Pass one of them.");
+  SWITCHYARD_REQUIRE(options.out_of_range_ids == OutOfRangeIds::Error ||
+                         options.out_of_range_ids == OutOfRangeIds::NoExpert,
+                     ShapeMismatch,
+                     "create: out_of_range_ids=", static_cast<int>(options.out_of_range_ids),
+                     ", is none of OutOfRangeIds. Pass one of them.");
 }
 
 DispatcherOptions LayerPlan::dispatcher() const {

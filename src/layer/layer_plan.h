@@ -22,6 +22,9 @@ struct LayerPlan {
   ExecutorOptions executor() const;
 };
 
+// What a rank can see of its options alone. Throws Error(ShapeMismatch).
+void check_options(const LayerOptions& options);
+
 // field(name, value) for everything that must be equal on every rank.
 template <class F>
 void for_each_shared_field(const Activation& a, F&& field) {

@@ -228,6 +228,8 @@ void validate(const LayerWeights& w, const MoeConfig& c, int num_ranks, DeviceKi
 }
 
 LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed) {
+  SWITCHYARD_REQUIRE(rank >= 0 && rank < num_ranks, ShapeMismatch, "random_weights: rank=", rank,
+                     " of ", num_ranks, ", need 0 to num_ranks-1.");
   const auto block = WeightBlock::allocate(config, num_ranks);
   const int64_t experts = experts_of_rank(config.num_experts, num_ranks);
   auto parts = weight_parts(config, num_ranks);

@@ -1,6 +1,7 @@
 // tests/comm/local_test.cc
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <numeric>
 #include <thread>
@@ -8,6 +9,7 @@
 #include "switchyard/communicator.h"
 #include "switchyard/error.h"
 #include "testing/buffer.h"
+#include "testing/forked_ranks.h"
 
 namespace switchyard {
 namespace {
@@ -210,6 +212,90 @@ TEST(RunLocalRanks, AnAbortReachesPeersThatWaitInAGroup) {
                                  group->all_gather(all.view(), mine.view(), nullptr);
                                }),
                Error);
+}
+
+// Both transports ask the same of views; sockets' ranks are threads here, too.
+TEST(Views, ThatCannotBeExchangedAreRefusedOnEveryRank) {
+  struct Wrong {
+    const char* what;
+    std::function<void(Communicator&)> call;  // of rank 1
+  };
+  static std::array<int32_t, 16> words{};
+  const auto gather = [](Tensor dst, ConstTensor src) {
+    return [=](Communicator& comm) { comm.all_gather(dst, src, nullptr); };
+  };
+  const Tensor two(words.data(), {2});
+  const ConstTensor one(words.data() + 8, {1});
+  const auto rows = [](Tensor dst, ConstTensor send_rows, ConstTensor counts) {
+    return [=](Communicator& comm) {
+      const RowTransfer transfer[] = {{dst, ConstTensor(words.data() + 8, {2, 1})}};
+      comm.all_to_all_rows(transfer, send_rows, counts, nullptr);
+    };
+  };
+  const Tensor room(words.data(), {2, 1});
+  const ConstTensor counts(words.data() + 12, {2, 2});
+  const ConstTensor odd(reinterpret_cast<std::byte*>(words.data()) + 1, DType::I32, {2, 2});
+  const Wrong all[] = {
+      {"all_gather: src=[-1]", gather(two, {words.data(), {-1}})},
+      {"all_gather: src=[-1, -1]", gather(two, {words.data(), {-1, -1}})},
+      {"all_gather: dst=[4611686018427387904, 4]", gather({words.data(), {1L << 62, 4}}, one)},
+      {"all_gather: src dtype=9", gather(two, {words.data(), DType(9), {1}})},
+      {"all_gather: dst is null", gather({nullptr, DType::I32, {2}}, one)},
+      {"all_gather: src is on cuda", gather(two, {words.data(), {1}, DeviceKind::Cuda})},
+      {"all_to_all_rows: dst=[-1, 1]", rows({words.data(), {-1, 1}}, {}, counts)},
+      {"all_to_all_rows: counts=3", rows(room, {}, {words.data() + 12, {3}})},
+      {"all_to_all_rows: counts is null", rows(room, {}, {nullptr, DType::I32, {2, 2}})},
+      {"all_to_all_rows: counts is not i32 at a multiple of 4 bytes", rows(room, {}, odd)},
+      {"all_to_all_rows: send_rows is not i32", rows(room, odd, counts)},
+  };
+  const auto run = [](const Wrong& wrong, Communicator& comm) {
+    const std::function<void(Communicator&)> good = [](Communicator& c) {
+      std::array<int32_t, 3> mine{};
+      c.all_gather(Tensor(mine.data(), {2}), ConstTensor(&mine[2], {1}), nullptr);
+    };
+    const auto call = comm.rank() == 1 ? wrong.call : good;
+    if (std::string(wrong.what).starts_with("all_gather") || comm.rank() == 1) return call(comm);
+    std::array<int32_t, 4> none{};
+    comm.all_to_all_rows({}, {}, ConstTensor(none.data(), {2, 2}), nullptr);
+  };
+  for (const Wrong& wrong : all)
+    for (const bool processes : {false, true}) {
+      auto ranks = make_local_ranks(2);
+      testing::GatherTable table;
+      std::vector<std::string> messages(2);
+      const auto body = [&](size_t r) {
+        if (processes) ranks[r] = make_process_rank(int(r), 2, table.of(int(r), 2));
+        messages[r] = message_of([&] { run(wrong, *ranks[r]); });
+      };
+      { std::jthread zero(body, 0), other(body, 1); }
+      for (const auto& message : messages)
+        EXPECT_NE(message.find(wrong.what), std::string::npos)
+            << message << (processes ? ", processes" : ", threads");
+    }
+}
+
+TEST(Deadlines, BeyondWhatClocksCountAreRefused) {
+  const auto refusal_of = [](const std::function<void()>& make) -> std::string {
+    try {
+      make();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), Errc::ShapeMismatch);
+      return e.what();
+    }
+    return "none";
+  };
+  for (const auto deadline :
+       {milliseconds::max(), milliseconds::min(), milliseconds(-1), milliseconds(0)}) {
+    const std::string value = "deadline=" + std::to_string(deadline.count()) + " ms, need 1 to";
+    const auto gather = [](void*, const void*, size_t) {};
+    ProcessRankOptions options;
+    options.deadline = deadline;
+    EXPECT_NE(refusal_of([&] { make_local_ranks(2, {.deadline = deadline}); }).find(value),
+              std::string::npos);
+    EXPECT_NE(refusal_of([&] { make_process_rank(0, 2, gather, options); }).find(value),
+              std::string::npos);
+  }
+  for (auto& comm : make_local_ranks(1, {.deadline = std::chrono::hours(24 * 365)})) meet(*comm);
 }
 
 TEST(RunLocalRanks, NonsenseIsRefused) {

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "switchyard/error.h"
 #include "switchyard/oracle.h"
 #include "testing/buffer.h"
@@ -110,6 +112,36 @@ TEST(Gate, RefusesWrongArgumentsWithTheirNames) {
   EXPECT_NE(message(ids.view(), w.view(), hidden.view(), {workspace.view.data, 64})
                 .find("workspace: bytes=64"),
             std::string::npos);
+}
+
+TEST(Gate, RefusesMemoryThatIsMissingOddOrSharedByTwo) {
+  const auto weights = random_weights(config_of({}), 1, 0, 1);
+  const auto gate = make_gate(config_of({}), weights.router, make_cpu_backend(1));
+  const Workspaced workspace(gate->workspace_bytes(3));
+  alignas(16) std::array<std::byte, 4096> memory{};
+  const auto message = [&](void* ids, void* w, const void* hidden) -> std::string {
+    try {
+      gate->choose(Tensor(ids, DType::I32, {3, 4}), Tensor(w, DType::F32, {3, 4}),
+                   ConstTensor(hidden, DType::Bf16, {3, 256}), workspace.view, nullptr);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "none";
+  };
+  std::byte* const at = memory.data();  // hidden: 1536 bytes; the others 48 each
+  EXPECT_EQ(message(at, at + 48, at + 96), "none");
+  for (const auto& [ids, w, hidden, expected] :
+       std::initializer_list<std::tuple<std::byte*, std::byte*, std::byte*, const char*>>{
+           {nullptr, at + 48, at + 96, "gate: ids is null"},
+           {at, nullptr, at + 96, "gate: weights is null"},
+           {at, at + 48, nullptr, "gate: hidden is null"},
+           {at + 2, at + 64, at + 128, "gate: ids address is not a multiple of 4"},
+           {at, at + 48, at + 98, "gate: hidden address is not a multiple of 16"},
+           {at, at + 48, at + 80, "gate: weights overlaps what is read"},
+           {at + 1628, at + 48, at + 96, "gate: ids overlaps what is read"},
+           {at, at + 44, at + 96, "gate: ids, weights or shared_weights overlap each other"}})
+    EXPECT_NE(message(ids, w, hidden).find(expected), std::string::npos)
+        << expected << " / " << message(ids, w, hidden);
 }
 
 TEST(Gate, RefusesARouterThatDoesNotFit) {

@@ -1,9 +1,13 @@
 // tests/layer/errors_test.cc -- errors reach every rank or none, and nothing hangs.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <thread>
 
+#include "switchyard/dispatcher.h"
+#include "switchyard/executor.h"
 #include "switchyard/layer.h"
 #include "testing/routing.h"
 
@@ -162,6 +166,79 @@ TEST(LayerErrors, EachWrongArgumentIsRefusedWithItsName) {
     EXPECT_NE(seen[0].forward.find(wrong.what), std::string::npos)
         << wrong.what << " / " << seen[0].forward;
   }
+}
+
+TEST(LayerErrors, AnOutputOverAnyInputOrTheWorkspaceIsRefused) {
+  alignas(128) std::array<std::byte, 4096> ids_and_output{};
+  const auto name_of = [&](const std::function<void(Rank&, ForwardArgs&)>& breaks,
+                           const LayerOptions& options = small_options()) {
+    return run(
+               1, [&](int, Rank& r, ForwardArgs& a) { breaks(r, a); }, options)[0]
+        .forward;
+  };
+  const auto at = [&](size_t offset) { return ids_and_output.data() + offset; };
+  EXPECT_EQ(name_of([&](Rank&, ForwardArgs& a) {
+              a.ids.data = at(760);  // its last 8 bytes are the output's first
+              a.output.data = at(800);
+            }),
+            "forward: output overlaps ids. Give it memory of its own.");
+  EXPECT_EQ(name_of([&](Rank&, ForwardArgs& a) {
+              a.output.data = at(0);
+              a.weights.data = at(6 * 64 * 2 - 4);
+            }),
+            "forward: output overlaps weights. Give it memory of its own.");
+  EXPECT_EQ(name_of([&](Rank&, ForwardArgs& a) {  // neighbours
+              a.output.data = at(128);
+              a.ids.data = at(128 - 6 * 2 * 4);
+              a.weights.data = at(128 + 6 * 64 * 2);
+              std::memset(at(0), 0, 4096);
+            }),
+            "");
+  auto options = small_options();
+  options.shared_workspace = std::make_shared<SharedWorkspace>(make_cpu_backend(1));
+  const auto in_workspace = [&] {
+    return static_cast<std::byte*>(options.shared_workspace->reserve(1).workspace.data) + 128;
+  };
+  for (const auto& [name, view] :
+       std::initializer_list<std::pair<std::string, std::function<void(ForwardArgs&)>>>{
+           {"output", [&](ForwardArgs& a) { a.output.data = in_workspace(); }},
+           {"hidden", [&](ForwardArgs& a) { a.hidden.data = in_workspace(); }},
+           {"ids", [&](ForwardArgs& a) { a.ids.data = in_workspace(); }},
+           {"weights", [&](ForwardArgs& a) { a.weights.data = in_workspace(); }}})
+    EXPECT_EQ(name_of([&view = view](Rank&, ForwardArgs& a) { view(a); }, options),
+              "forward: " + name + " overlaps the workspace. Give it memory of its own.");
+}
+
+TEST(LayerErrors, ANegativeNumberOfTokensIsRefusedAndTheCommunicatorGoesOn) {
+  for (const bool with_ids : {false, true})
+    for (const int num_ranks : {1, 3}) {
+      const auto seen = run(num_ranks, [&](int rank, Rank&, ForwardArgs& a) {
+        if (!with_ids) a.ids = a.weights = {};
+        if (rank > 0) return;
+        a.hidden.shape = a.output.shape = {-1, 64};
+        if (with_ids) a.ids.shape = a.weights.shape = {-1, 2};
+      });
+      EXPECT_EQ(seen[0].forward, "forward: tokens=-1, must not be negative. Pass 0 for none.");
+      for (size_t r = 1; r < seen.size(); ++r)
+        EXPECT_EQ(seen[r].wait,
+                  "forward: rank 0 refused its arguments (ShapeMismatch). See the error thrown "
+                  "there.");
+    }
+}
+
+TEST(LayerErrors, AnOddAddressOfIdsOrWeightsIsRefused) {
+  alignas(16) std::array<std::byte, 128> bytes{};
+  const auto misaligned = [&](const std::function<void(ForwardArgs&)>& breaks) {
+    return run(1, [&](int, Rank&, ForwardArgs& a) { breaks(a); })[0].forward;
+  };
+  EXPECT_EQ(misaligned([&](ForwardArgs& a) { a.ids.data = &bytes[2]; }),
+            "forward: ids address is not a multiple of 4, the bytes of i32. Align it.");
+  EXPECT_EQ(misaligned([&](ForwardArgs& a) {
+              a.ids = ConstTensor(&bytes[4], DType::I64, {6, 2});
+            }),
+            "forward: ids address is not a multiple of 8, the bytes of i64. Align it.");
+  EXPECT_EQ(misaligned([&](ForwardArgs& a) { a.weights.data = &bytes[1]; }),
+            "forward: weights address is not a multiple of 4, the bytes of f32. Align it.");
 }
 
 TEST(LayerErrors, IdsOutOfRangePoisonAndThrowInWaitOnEveryRank) {
@@ -354,6 +431,72 @@ TEST(Create, FailsOnEveryRankWhenOptionsDiffer) {
   EXPECT_NE(messages[0].find("max_tokens of rank 1 differs from that of rank 0"), std::string::npos)
       << messages[0];
   EXPECT_EQ(messages[1], messages[0]);
+}
+
+// One rank alone has them: the others must not wait for it.
+TEST(Create, RefusesNegativeNumbersAndStrangeEnumeratorsOnEveryRank) {
+  struct Wrong {
+    const char* what;
+    std::function<void(MoeConfig&, LayerOptions&, LayerWeights&)> make;
+  };
+  const Wrong all[] = {
+      {"create: num_threads=-1,", [](auto&, auto& o, auto&) { o.num_threads = -1; }},
+      {"make_cpu_backend: num_threads=5000,", [](auto&, auto& o, auto&) { o.num_threads = 5000; }},
+      {"create: token_pieces=-2,", [](auto&, auto& o, auto&) { o.token_pieces = -2; }},
+      {"create: num_link_blocks=-1,", [](auto&, auto& o, auto&) { o.num_link_blocks = -1; }},
+      {"create: num_sms=-1,", [](auto&, auto& o, auto&) { o.num_sms = -1; }},
+      {"create: device=7,", [](auto&, auto& o, auto&) { o.device = DeviceKind(7); }},
+      {"config: scoring=9,", [](auto& c, auto&, auto&) { c.gate.scoring = Scoring(9); }},
+      {"config: scoring=-1,", [](auto& c, auto&, auto&) { c.gate.scoring = Scoring(-1); }},
+      {"config: group_score=2,", [](auto& c, auto&, auto&) { c.gate.group_score = GroupScore(2); }},
+      {"w1 order=3,", [](auto&, auto&, auto& w) { w.experts.order = GateUpOrder(3); }},
+  };
+  for (const Wrong& wrong : all) {
+    std::vector<std::string> messages(2);
+    run_local_ranks(2,
+                    [&](Communicator& comm) {
+                      auto config = small_config();
+                      auto options = small_options();
+                      auto weights = random_weights(config, 2, comm.rank(), 1);
+                      if (comm.rank() == 1) wrong.make(config, options, weights);
+                      int code = 0;
+                      messages[static_cast<size_t>(comm.rank())] = message_of(
+                          [&] { MoeLayer::create(config, weights, comm, options); }, code);
+                    },
+                    {.deadline = std::chrono::seconds(20)});
+    EXPECT_NE(messages[0].find("rank 1 refused its arguments"), std::string::npos) << messages[0];
+    EXPECT_NE(messages[1].find(wrong.what), std::string::npos) << messages[1];
+  }
+}
+
+TEST(Create, PartsRefuseStrangeKindsAndRanks) {
+  const auto config = small_config();
+  const auto weights = random_weights(config, 1, 0, 1);
+  const auto backend = make_cpu_backend(1);
+  const auto comm = std::move(make_local_ranks(1).front());
+  int code = 0;
+  const auto executor_of = [&](ExecutorKind kind, int num_ranks, int rank) {
+    ExecutorOptions options;
+    options.kind = kind;
+    return message_of(
+        [&] { make_executor(config, options, weights.experts, num_ranks, rank, backend); }, code);
+  };
+  EXPECT_EQ(executor_of(ExecutorKind(9), 1, 0),
+            "make_executor: kind=9, is none of ExecutorKind. Pass one of them.");
+  for (const auto& [num_ranks, rank] : {std::pair{0, 0}, {-1, 0}, {1, -1}, {1, 1}})
+    EXPECT_NE(executor_of(ExecutorKind::Masked, num_ranks, rank).find("make_executor: rank="),
+              std::string::npos);
+  EXPECT_EQ(message_of(
+                [&] {
+                  make_dispatcher(config, {DispatcherKind(-1), 1}, *comm, backend);
+                },
+                code),
+            "make_dispatcher: kind=-1, is none of DispatcherKind. Pass one of them.");
+  EXPECT_EQ(message_of([&] { make_cpu_backend(1, CpuForm(5)); }, code),
+            "make_cpu_backend: form=5, is none of CpuForm. Pass Fast or Plain.");
+  for (const int rank : {-1, 2})
+    EXPECT_NE(message_of([&] { random_weights(config, 2, rank, 1); }, code).find("rank="),
+              std::string::npos);
 }
 
 TEST(Create, NamesWeightsOfAnotherNumberOfRanks) {
