@@ -1,6 +1,7 @@
 // cli/ranks.cc
 #include "ranks.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <utility>
@@ -10,9 +11,16 @@
 namespace switchyard::cli {
 namespace {
 
+std::shared_ptr<Communicator> connect_processes() {
+  std::shared_ptr<Communicator> comm = make_process_rank();
+  if (const std::string warning = process_rank_warning(); comm->rank() == 0 && !warning.empty())
+    std::fputs(fmt::format("switchyard: {}\n", warning).c_str(), stderr);
+  return comm;
+}
+
 std::shared_ptr<Communicator> connect(const std::string& transport) {
   if (transport == "threads") return nullptr;
-  if (transport == "processes") return make_process_rank();
+  if (transport == "processes") return connect_processes();
   if (transport == "mpi") return make_mpi_rank();
   throw UsageError(fmt::format("--transport={}, need threads, processes or mpi", transport));
 }

@@ -92,12 +92,18 @@ std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
 void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& body,
                      LocalRanksOptions options = {});
 
-/// Ranks that are processes, connected by TCP (IPv4).
+/// Ranks that are processes, connected by TCP.
 struct ProcessRankOptions {
-  /// Also bounds how long a rank waits for its peers to be born.
+  /// Also bounds how long a rank waits for its peers to be born. 1 ms to a year.
   std::chrono::milliseconds deadline{30000};
-  /// How peers reach this process. The default suits ranks of one machine only.
+  /// How peers reach this process, IPv4, IPv6 or a name of at most 255 characters; it listens there
+  /// and nowhere else, until all ranks are connected. The default suits ranks of one machine only.
   std::string address = "127.0.0.1";
+  /// Names the job among those that may meet at a port; equal on every rank.
+  std::string job = {};
+  /// What the ranks of the job know and nobody else: a connection is believed once its other end
+  /// proved that it knows it. It does not cross the network; rows do, as they are. See SECURITY.md.
+  std::string secret = {};
 };
 
 /// all[r] = `mine` of rank r, `bytes` bytes each: what a host program that already knows its peers
@@ -110,9 +116,14 @@ using GatherCallback = std::function<void(void* all, const void* mine, size_t by
 std::unique_ptr<Communicator> make_process_rank(int rank, int size, const GatherCallback& gather,
                                                 const ProcessRankOptions& options = {});
 /// The same from RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them; the address
-/// is found on the way to MASTER_ADDR. Rank 0 listens at MASTER_PORT + 1, since the launcher's own
-/// store may stand at MASTER_PORT.
+/// is found on the way to MASTER_ADDR, which is one of rank 0's machine. Rank 0 listens there at
+/// MASTER_PORT + 1, since the launcher's own store may stand at MASTER_PORT. What options leave
+/// empty: the job is SWITCHYARD_JOB, else TORCHELASTIC_RUN_ID or SLURM_JOB_ID; the secret is
+/// SWITCHYARD_SECRET.
 std::unique_ptr<Communicator> make_process_rank(const ProcessRankOptions& options = {});
+/// What a program that calls it should tell its user, one line: that ranks of several machines meet
+/// without SWITCHYARD_SECRET. Empty: nothing.
+std::string process_rank_warning();
 
 /// Ranks that are the processes of an MPI job, all of MPI_COMM_WORLD. Initialises MPI
 /// (MPI_THREAD_SERIALIZED) unless the program did, and then finalises it at exit. MPI itself ends a

@@ -16,7 +16,7 @@
 #include "base/require.h"
 #include "comm/byte_transport.h"
 #include "comm/handshake.h"
-#include "comm/sockets.h"
+#include "comm/rendezvous.h"
 
 namespace switchyard {
 namespace {
@@ -24,28 +24,18 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
+constexpr const char* kSecretVariable = "SWITCHYARD_SECRET";
+
 // Where a rank listens. Plain bytes: it crosses processes.
 struct Address {
-  char host[64] = {};
-  uint16_t port = 0;
-  uint64_t nonce = 0;  // known only to this communicator's ranks, so that strangers are turned away
-};
-
-enum class Channel : uint32_t { Data = 0, Notice = 1 };
-
-struct Hello {
-  uint64_t nonce = 0;  // of the listener
-  uint32_t rank = 0;
-  Channel channel = Channel::Data;
+  char host[256] = {};  // more than a name can have
+  uint64_t port = 0;
+  uint64_t token = 0;  // see Place
 };
 
 struct Peer {
   Socket data, notice;
 };
-
-std::string name_of(size_t rank) {
-  return cat("rank ", rank);
-}
 
 class SocketTransport final : public ByteTransport {
  public:
@@ -128,32 +118,25 @@ class SocketTransport final : public ByteTransport {
   std::vector<pollfd> polled_, polled_beside_;
 };
 
+Place place_of(const Address& address, uint32_t rank) {
+  return {address.host, static_cast<uint16_t>(address.port), address.token, rank};
+}
+
 // Connects to all lower ranks and is connected to by all higher ones.
-std::vector<Peer> connect_all(int rank, const std::vector<Address>& table, const Listener& listener,
-                              Deadline deadline) {
+std::vector<Peer> connect_all(const Membership& me, const std::vector<Address>& table,
+                              Listener listener, Deadline deadline) {
   std::vector<Peer> peers(table.size());
-  const auto me = static_cast<size_t>(rank);
-  for (size_t p = 0; p < me; ++p)
-    for (const Channel channel : {Channel::Data, Channel::Notice}) {
-      Socket socket = connect_to(table[p].host, table[p].port, deadline, name_of(p));
-      const Hello hello{table[p].nonce, static_cast<uint32_t>(rank), channel};
-      send_all(socket, bytes_of(hello), deadline, name_of(p));
-      (channel == Channel::Data ? peers[p].data : peers[p].notice) = std::move(socket);
-    }
-  for (size_t missing = 2 * (table.size() - me - 1); missing > 0;) {
-    Socket socket = accept_from(listener, deadline, "a higher rank");
-    Hello hello;
-    try {
-      receive_all(socket, writable_bytes_of(hello), deadline, "a connection");
-    } catch (const Error&) {
-      continue;  // a stranger
-    }
-    if (hello.nonce != table[me].nonce || hello.rank <= me || hello.rank >= table.size()) continue;
-    Peer& peer = peers[hello.rank];
-    Socket& place = hello.channel == Channel::Data ? peer.data : peer.notice;
-    if (place.open()) continue;
-    place = std::move(socket);
-    --missing;
+  for (uint32_t p = 0; p < me.rank; ++p) {
+    const Place place = place_of(table[p], p);
+    peers[p].data = join_rank(place, me, Channel::Data, {}, deadline);
+    peers[p].notice = join_rank(place, me, Channel::Notice, {}, deadline);
+  }
+  Reception reception(std::move(listener), me, table[me.rank].token,
+                      {.first_rank = me.rank + 1, .num_channels = 2});
+  reception.await_all(deadline);
+  for (uint32_t p = me.rank + 1; p < me.size; ++p) {
+    peers[p].data = std::move(reception.connection(p, Channel::Data));
+    peers[p].notice = std::move(reception.connection(p, Channel::Notice));
   }
   return peers;
 }
@@ -182,103 +165,98 @@ int64_t number_from(const char* variable, int64_t low, int64_t high) {
 // Gathers at rank 0, which listens beside the launcher's own port, and hands the whole to all.
 class MasterGather {
  public:
-  MasterGather(int rank, int size, std::string host, uint16_t port, Deadline deadline)
-      : rank_(rank),
-        size_(static_cast<size_t>(size)),
-        host_(std::move(host)),
-        port_(port),
-        deadline_(deadline) {
-    if (rank == 0) {
-      listener_ = listen_at("", port);
-    } else {
-      master_ = connect_to(host_, port_, deadline_, "rank 0");
-      address_ = own_address(master_);
-    }
+  MasterGather(Membership me, std::string host, uint16_t port, Deadline deadline)
+      : me_(std::move(me)), master_{std::move(host), port, 0, 0}, deadline_(deadline) {
+    if (me_.rank == 0 && me_.size > 1) listener_ = listen_at(master_.host, master_.port, deadline_);
   }
 
   // As peers reach this process.
-  std::string address() const { return rank_ == 0 ? host_ : address_; }
+  std::string address() const {
+    return me_.rank == 0 ? master_.host : address_towards(master_.host, deadline_);
+  }
 
   void operator()(void* all, const void* mine, size_t bytes) {
-    auto* table = static_cast<std::byte*>(all);
-    if (rank_ != 0) {
-      const auto rank = static_cast<uint32_t>(rank_);
-      send_all(master_, bytes_of(kMagic), deadline_, "rank 0");
-      send_all(master_, bytes_of(rank), deadline_, "rank 0");
-      send_all(master_, {static_cast<const std::byte*>(mine), bytes}, deadline_, "rank 0");
-      receive_all(master_, {table, bytes * size_}, deadline_, "rank 0");
-      return;
+    const std::span table(static_cast<std::byte*>(all), bytes * me_.size);
+    const std::span own(static_cast<const std::byte*>(mine), bytes);
+    if (me_.rank != 0) {
+      const Socket master = join_rank(master_, me_, Channel::Data, own, deadline_);
+      return receive_all(master, table, deadline_, "rank 0");
     }
-    std::memcpy(table, mine, bytes);
-    std::vector<Socket> ranks(size_);
-    for (size_t missing = size_ - 1; missing > 0;) {
-      Socket socket = accept_from(listener_, deadline_, cat(missing, " of ", size_ - 1, " ranks"));
-      uint64_t magic = 0;
-      uint32_t rank = 0;
-      try {
-        receive_all(socket, writable_bytes_of(magic), deadline_, "a connection");
-        if (magic != kMagic) continue;
-        receive_all(socket, writable_bytes_of(rank), deadline_, "a connection");
-      } catch (const Error&) {
-        continue;  // a stranger
-      }
-      if (rank == 0 || rank >= size_ || ranks[rank].open()) continue;
-      receive_all(socket, {table + rank * bytes, bytes}, deadline_, name_of(rank));
-      ranks[rank] = std::move(socket);
-      --missing;
-    }
-    for (size_t r = 1; r < size_; ++r)
-      send_all(ranks[r], {table, bytes * size_}, deadline_, name_of(r));
+    std::ranges::copy(own, table.begin());
+    if (me_.size == 1) return;
+    Reception ranks(std::move(listener_), me_, 0, {.payload_bytes = bytes});
+    ranks.await_all(deadline_);
+    for (uint32_t r = 1; r < me_.size; ++r)
+      std::ranges::copy(ranks.payload(r), table.subspan(r * bytes).begin());
+    for (uint32_t r = 1; r < me_.size; ++r)
+      send_all(ranks.connection(r, Channel::Data), table, deadline_, cat("rank ", r));
   }
 
  private:
-  static constexpr uint64_t kMagic = 0x3144524159485753;  // "SWHYARD1"
-
-  int rank_;
-  size_t size_;
-  std::string host_;
-  uint16_t port_;
+  Membership me_;
+  Place master_;
   Deadline deadline_;
   Listener listener_;
-  Socket master_;
-  std::string address_;
 };
+
+// The first of these variables that is set; empty without one.
+std::string first_of(std::initializer_list<const char*> variables) {
+  for (const char* variable : variables)
+    if (const char* text = std::getenv(variable); text != nullptr && *text != '\0') return text;
+  return {};
+}
 
 }  // namespace
 
 std::unique_ptr<Communicator> make_process_rank(int rank, int size, const GatherCallback& gather,
                                                 const ProcessRankOptions& options) {
   check_rank(rank, size, options.deadline);
-  SWITCHYARD_REQUIRE(options.address.size() < sizeof(Address::host), ShapeMismatch,
-                     "make_process_rank: address has ", options.address.size(),
-                     " characters, at most ", sizeof(Address::host) - 1, ".");
-  const bool is_local = options.address == "127.0.0.1" || options.address == "localhost";
-  const Listener listener = listen_at(is_local ? options.address : "", 0);
+  Address mine;
+  SWITCHYARD_REQUIRE(!options.address.empty() && options.address.size() < sizeof mine.host,
+                     ShapeMismatch, "make_process_rank: address has ", options.address.size(),
+                     " characters, need 1 to ", sizeof mine.host - 1, ". Shorten it.");
+  Listener listener = listen_at(options.address, 0, Clock::now() + options.deadline);
   std::random_device random;
-  Address mine{{}, listener.port, uint64_t{random()} << 32 | random()};
-  std::memcpy(mine.host, options.address.data(), options.address.size());
+  options.address.copy(mine.host, sizeof mine.host - 1);
+  mine.port = listener.port;
+  mine.token = uint64_t{random()} << 32 | random();
   std::vector<Address> table(size);
   gather(table.data(), &mine, sizeof mine);
   for (Address& address : table) address.host[sizeof address.host - 1] = '\0';
-  const Deadline deadline = Clock::now() + options.deadline;
+  const Membership me{static_cast<uint32_t>(rank), static_cast<uint32_t>(size), options.job,
+                      options.secret};
   return make_transport_comm(
-      std::make_unique<SocketTransport>(rank, connect_all(rank, table, listener, deadline)),
+      std::make_unique<SocketTransport>(
+          rank, connect_all(me, table, std::move(listener), Clock::now() + options.deadline)),
       options.deadline);
 }
 
 std::unique_ptr<Communicator> make_process_rank(const ProcessRankOptions& options) {
   const auto size = static_cast<int>(number_from("WORLD_SIZE", 1, 4096));
   const auto rank = static_cast<int>(number_from("RANK", 0, size - 1));
-  const char* host = std::getenv("MASTER_ADDR");
-  SWITCHYARD_REQUIRE(host != nullptr && *host != '\0', Transport,
+  const std::string host = first_of({"MASTER_ADDR"});
+  SWITCHYARD_REQUIRE(!host.empty(), Transport,
                      "make_process_rank: MASTER_ADDR is not set. It is the machine of rank 0.");
   // The launcher itself may listen at MASTER_PORT.
   const auto port = static_cast<uint16_t>(number_from("MASTER_PORT", 1, 65534) + 1);
   check_rank(rank, size, options.deadline);
-  MasterGather gather(rank, size, host, port, Clock::now() + options.deadline);
   ProcessRankOptions here = options;
+  if (here.job.empty())
+    here.job = first_of({"SWITCHYARD_JOB", "TORCHELASTIC_RUN_ID", "SLURM_JOB_ID"});
+  if (here.secret.empty()) here.secret = first_of({kSecretVariable});
+  MasterGather gather(
+      {static_cast<uint32_t>(rank), static_cast<uint32_t>(size), here.job, here.secret}, host, port,
+      Clock::now() + options.deadline);
   here.address = gather.address();
   return make_process_rank(rank, size, std::ref(gather), here);
+}
+
+std::string process_rank_warning() {
+  const std::string host = first_of({"MASTER_ADDR"});
+  if (host.empty() || !first_of({kSecretVariable}).empty() || is_loopback(host)) return {};
+  return cat("ranks meet at MASTER_ADDR=", host, " and ", kSecretVariable,
+             " is not set: whoever reaches that network may pose as a rank. Give every rank the "
+             "same random text.");
 }
 
 }  // namespace switchyard

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <memory>
 #include <thread>
 
@@ -20,18 +21,6 @@ namespace switchyard {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-[[noreturn]] void refuse(const std::string& what, const std::string& who, const std::string& why) {
-  throw Error(Errc::Transport,
-              cat("communicator: ", what, " ", who, ": ", why,
-                  ". Check that every rank runs, and MASTER_ADDR, MASTER_PORT and firewalls."));
-}
-
-int milliseconds_left(Deadline deadline) {
-  const auto left =
-      std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
-  return static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30));
-}
 
 // Whether the socket became ready before the deadline.
 bool wait_for(const Socket& socket, short events, Deadline deadline) {
@@ -54,72 +43,144 @@ struct FreeAddresses {
 };
 using Addresses = std::unique_ptr<addrinfo, FreeAddresses>;
 
-Addresses resolve(const std::string& host, uint16_t port, bool passive) {
+// Null where the name is not known now; `why` then says why.
+Addresses resolve(const std::string& host, uint16_t port, std::string& why) {
   addrinfo hints{};
-  hints.ai_family = AF_INET;
+  hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = passive ? AI_PASSIVE : 0;
   addrinfo* list = nullptr;
-  const int error = getaddrinfo(host.empty() ? nullptr : host.c_str(), std::to_string(port).c_str(),
-                                &hints, &list);
-  if (error != 0)
-    refuse("cannot resolve", host.empty() ? "this machine" : host, gai_strerror(error));
-  return Addresses(list);
+  const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &list);
+  if (error == 0) return Addresses(list);
+  why = cat("cannot resolve the name (", error == EAI_SYSTEM ? errno_text() : gai_strerror(error),
+            ")");
+  return nullptr;
 }
 
-// Whether it is connected; a refusal may pass, since the other side may not listen yet.
-bool try_connect(Socket& socket, const addrinfo& address, Deadline deadline) {
-  socket = Socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!socket.open()) return false;
+Addresses resolve_until(const std::string& host, uint16_t port, Deadline deadline,
+                        std::string& why) {
+  Addresses addresses = resolve(host, port, why);
+  while (!addresses && Clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    addresses = resolve(host, port, why);
+  }
+  return addresses;
+}
+
+struct Endpoint {
+  sockaddr_storage address{};
+  socklen_t size = sizeof address;
+
+  const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&address); }
+  bool operator==(const Endpoint& other) const {
+    return size == other.size && std::memcmp(&address, &other.address, size) == 0;
+  }
+  std::string host() const {
+    char text[NI_MAXHOST] = "";
+    getnameinfo(get(), size, text, sizeof text, nullptr, 0, NI_NUMERICHOST);
+    return text;
+  }
+  uint16_t port() const {
+    return ntohs(address.ss_family == AF_INET6
+                     ? reinterpret_cast<const sockaddr_in6*>(&address)->sin6_port
+                     : reinterpret_cast<const sockaddr_in*>(&address)->sin_port);
+  }
+};
+
+Endpoint endpoint_of(const Socket& socket, decltype(getsockname)* side) {
+  Endpoint e;
+  side(socket.fd(), reinterpret_cast<sockaddr*>(&e.address), &e.size);
+  return e;
+}
+
+// While nobody listens at a free port of this machine, TCP may connect a socket to itself.
+bool is_connected_to_itself(const Socket& socket) {
+  return endpoint_of(socket, getsockname) == endpoint_of(socket, getpeername);
+}
+
+Socket connect_at(const addrinfo& address, Deadline deadline) {
+  Socket socket(::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!socket.open()) return {};
   tune(socket);
-  if (connect(socket.fd(), address.ai_addr, address.ai_addrlen) == 0) return true;
-  if (errno != EINPROGRESS || !wait_for(socket, POLLOUT, deadline)) return false;
-  int error = 0;
-  socklen_t size = sizeof error;
-  getsockopt(socket.fd(), SOL_SOCKET, SO_ERROR, &error, &size);
-  errno = error;
-  return error == 0;
+  if (connect(socket.fd(), address.ai_addr, address.ai_addrlen) != 0) {
+    if (errno != EINPROGRESS) return {};
+    int error = ETIMEDOUT;
+    socklen_t size = sizeof error;
+    if (wait_for(socket, POLLOUT, deadline))
+      getsockopt(socket.fd(), SOL_SOCKET, SO_ERROR, &error, &size);
+    errno = error;
+    if (error != 0) return {};
+  }
+  if (!is_connected_to_itself(socket)) return socket;
+  errno = ECONNREFUSED;
+  return {};
+}
+
+Socket bind_at(const addrinfo& address) {
+  Socket socket(::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const int on = 1;
+  setsockopt(socket.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (address.ai_family == AF_INET6)
+    setsockopt(socket.fd(), IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+  const bool listens = socket.open() &&
+                       bind(socket.fd(), address.ai_addr, address.ai_addrlen) == 0 &&
+                       listen(socket.fd(), SOMAXCONN) == 0;
+  return listens ? std::move(socket) : Socket();
 }
 
 }  // namespace
 
-Listener listen_at(const std::string& address, uint16_t port) {
-  const auto addresses = resolve(address, port, /*passive=*/true);
-  Listener listener{Socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)), port};
-  const int on = 1;
-  const int fd = listener.socket.fd();
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  if (bind(fd, addresses->ai_addr, addresses->ai_addrlen) != 0 || listen(fd, SOMAXCONN) != 0)
-    refuse("cannot listen at", cat(address.empty() ? "*" : address, ":", port), errno_text());
-  sockaddr_in bound{};
-  socklen_t size = sizeof bound;
-  getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size);
-  listener.port = ntohs(bound.sin_port);
-  tune(listener.socket);
-  return listener;
+int milliseconds_left(Deadline deadline) {
+  const auto left =
+      std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+  return static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30));
 }
 
-Socket connect_to(const std::string& host, uint16_t port, Deadline deadline,
-                  const std::string& who) {
-  const auto addresses = resolve(host, port, /*passive=*/false);
-  while (true) {
-    Socket socket;
-    if (try_connect(socket, *addresses, deadline)) return socket;
-    const std::string last = errno_text();
-    if (Clock::now() >= deadline)
-      refuse("no connection to", cat(who, " at ", host, ":", port), last);
-    std::this_thread::sleep_for(std::chrono::milliseconds(10));
-  }
+std::string place_text(const std::string& host, uint16_t port) {
+  const bool is_ipv6 = host.find(':') != std::string::npos;
+  return is_ipv6 ? cat("[", host, "]:", port) : cat(host, ":", port);
 }
 
-Socket accept_from(const Listener& listener, Deadline deadline, const std::string& who) {
-  while (wait_for(listener.socket, POLLIN, deadline)) {
-    Socket socket(accept4(listener.socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!socket.open()) continue;  // it went away again
-    tune(socket);
-    return socket;
+void refuse(const std::string& what, const std::string& why) {
+  throw Error(Errc::Transport,
+              cat("communicator: ", what, ": ", why,
+                  ". Check that every rank runs, and MASTER_ADDR, MASTER_PORT and firewalls."));
+}
+
+Listener listen_at(const std::string& address, uint16_t port, Deadline deadline) {
+  std::string why;
+  const Addresses addresses = resolve_until(address, port, deadline, why);
+  for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
+    Listener listener{bind_at(*a), {}, 0};
+    if (!listener.socket.open()) {
+      why = errno_text();
+      continue;
+    }
+    tune(listener.socket);
+    const Endpoint bound = endpoint_of(listener.socket, getsockname);
+    listener.port = bound.port();
+    listener.place = place_text(bound.host(), listener.port);
+    return listener;
   }
-  refuse("no connection from", who, "it did not come within the deadline");
+  refuse(
+      cat("cannot listen at ", place_text(address, port)),
+      cat(why, "; it must be an address of this machine, the port free of other ranks and jobs"));
+}
+
+Socket try_connect(const std::string& host, uint16_t port, Deadline deadline, std::string& why) {
+  constexpr std::chrono::seconds kPatience(2);  // with an address that does not answer
+  const Addresses addresses = resolve(host, port, why);
+  for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
+    Socket socket = connect_at(*a, std::min(deadline, Clock::now() + kPatience));
+    if (socket.open()) return socket;
+    why = errno_text();
+  }
+  return {};
+}
+
+Socket try_accept(const Listener& listener) {
+  Socket socket(accept4(listener.socket.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (socket.open()) tune(socket);
+  return socket;
 }
 
 void send_all(const Socket& socket, std::span<const std::byte> bytes, Deadline deadline,
@@ -129,9 +190,9 @@ void send_all(const Socket& socket, std::span<const std::byte> bytes, Deadline d
     if (n > 0)
       bytes = bytes.subspan(static_cast<size_t>(n));
     else if (errno != EAGAIN && errno != EINTR)
-      refuse("cannot send to", who, errno_text());
+      refuse(cat("cannot send to ", who), errno_text());
     else if (!wait_for(socket, POLLOUT, deadline))
-      refuse("cannot send to", who, "the deadline is over");
+      refuse(cat("cannot send to ", who), "the deadline is over");
   }
 }
 
@@ -142,21 +203,40 @@ void receive_all(const Socket& socket, std::span<std::byte> bytes, Deadline dead
     if (n > 0)
       bytes = bytes.subspan(static_cast<size_t>(n));
     else if (n == 0)
-      refuse("cannot hear from", who, "it closed the connection");
+      refuse(cat("cannot hear from ", who), "it closed the connection");
     else if (errno != EAGAIN && errno != EINTR)
-      refuse("cannot hear from", who, errno_text());
+      refuse(cat("cannot hear from ", who), errno_text());
     else if (!wait_for(socket, POLLIN, deadline))
-      refuse("cannot hear from", who, "it did not come within the deadline");
+      refuse(cat("cannot hear from ", who), "it did not come within the deadline");
   }
 }
 
-std::string own_address(const Socket& socket) {
-  sockaddr_in address{};
-  socklen_t size = sizeof address;
-  getsockname(socket.fd(), reinterpret_cast<sockaddr*>(&address), &size);
-  char text[INET_ADDRSTRLEN] = "";
-  inet_ntop(AF_INET, &address.sin_addr, text, sizeof text);
-  return text;
+std::string address_towards(const std::string& host, Deadline deadline) {
+  std::string why;
+  const Addresses addresses = resolve_until(host, 1, deadline, why);
+  for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
+    const Socket socket(::socket(a->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));  // sends nothing
+    if (socket.open() && connect(socket.fd(), a->ai_addr, a->ai_addrlen) == 0)
+      return endpoint_of(socket, getsockname).host();
+    why = errno_text();
+  }
+  refuse(cat("no way to ", host), why);
+}
+std::string peer_address(const Socket& socket) {
+  return endpoint_of(socket, getpeername).host();
+}
+
+bool is_loopback(const std::string& host) {
+  std::string why;
+  const Addresses addresses = resolve(host, 0, why);
+  for (const addrinfo* a = addresses.get(); a != nullptr; a = a->ai_next) {
+    const auto* v4 = reinterpret_cast<const sockaddr_in*>(a->ai_addr);
+    const auto* v6 = reinterpret_cast<const sockaddr_in6*>(a->ai_addr);
+    const bool is_here = a->ai_family == AF_INET6 ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr)
+                                                  : ntohl(v4->sin_addr.s_addr) >> 24 == 127;
+    if (!is_here) return false;
+  }
+  return addresses != nullptr;
 }
 
 }  // namespace switchyard

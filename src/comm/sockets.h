@@ -14,25 +14,37 @@ using Deadline = std::chrono::steady_clock::time_point;
 
 using Socket = FileDescriptor;
 
-// A TCP port of this machine, IPv4.
+// A TCP port at one address of this machine, IPv4 or IPv6.
 struct Listener {
   Socket socket;
+  std::string place;  // "127.0.0.1:29501", "[::1]:29501"
   uint16_t port = 0;
 };
 
+// "host:port", "[fe80::1]:port".
+std::string place_text(const std::string& host, uint16_t port);
+// Ends what cannot go on: Error(Transport), "communicator: <what>: <why>. <remedy>".
+[[noreturn]] void refuse(const std::string& what, const std::string& why);
+
 // All throw Error(Transport) that says what failed, for whom and why; `who` is "rank 2", ....
-// Listens at `address` (a local one, or "" for all) and `port` (0: any free one).
-Listener listen_at(const std::string& address, uint16_t port);
-// Tries until the deadline: the other side may not listen yet.
-Socket connect_to(const std::string& host, uint16_t port, Deadline deadline,
-                  const std::string& who);
-Socket accept_from(const Listener& listener, Deadline deadline, const std::string& who);
+// Listens at `address` and nowhere else; port 0: any free one. Until the deadline the name may be
+// unknown.
+Listener listen_at(const std::string& address, uint16_t port, Deadline deadline);
+// One attempt at every address of the host. Not open where there is none; `why` then says why.
+Socket try_connect(const std::string& host, uint16_t port, Deadline deadline, std::string& why);
+// A connection that waits at the listener; not open where there is none, see errno.
+Socket try_accept(const Listener& listener);
 void send_all(const Socket& socket, std::span<const std::byte> bytes, Deadline deadline,
               const std::string& who);
 void receive_all(const Socket& socket, std::span<std::byte> bytes, Deadline deadline,
                  const std::string& who);
-// This machine's address on the way to the peer.
-std::string own_address(const Socket& socket);
+std::string peer_address(const Socket& socket);
+// This machine's address on the way to the host. Until the deadline the name may be unknown.
+std::string address_towards(const std::string& host, Deadline deadline);
+// Whether everything that has this name is this machine alone.
+bool is_loopback(const std::string& host);
+// Milliseconds for poll, none once the deadline is over.
+int milliseconds_left(Deadline deadline);
 
 template <class T>
 std::span<const std::byte> bytes_of(const T& value) {

@@ -43,17 +43,27 @@ def switchyard(*arguments, env=None, memory=None):
 NO_LEAKS = {"ASAN_OPTIONS": "detect_leaks=0"}
 
 
-def launched(arguments_of_ranks, kill=None):
+def own_network_address():
+    """Of this machine, as others see it; none without a network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 1))  # sends nothing
+        except OSError:
+            return None
+        return probe.getsockname()[0]
+
+
+def launched(arguments_of_ranks, kill=None, address="127.0.0.1", **variables):
     """Starts one process per rank, as torchrun names them: [(exit code, stdout, stderr)]. Rank `kill` is killed
     when all have surely met."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port = probe.getsockname()[1] - 1  # rank 0 listens at the next one
     size = len(arguments_of_ranks)
     ranks = []
     for rank, arguments in enumerate(arguments_of_ranks):
-        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1",
-               "MASTER_PORT": str(port)}
+        env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": address,
+               "MASTER_PORT": str(port), **variables}
         ranks.append(subprocess.Popen([PROGRAM, *map(str, arguments), "--transport", "processes"], env=env, text=True,
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     if kill is not None:
@@ -238,6 +248,18 @@ class Run(CommandLine):
 
 
 class Processes(CommandLine):
+    def test_ranks_of_a_network_without_a_secret_are_a_warning_of_rank_0(self):
+        address = own_network_address()
+        if address is None:
+            self.skipTest("no network")
+        warning = f"switchyard: ranks meet at MASTER_ADDR={address} and SWITCHYARD_SECRET is not set"
+        for variables, warns in ({}, True), ({"SWITCHYARD_SECRET": "of this test"}, False):
+            done = launched([real(1, "--output", self.folder / "o")] * 2, address=address, **variables)
+            for rank, (code, _, stderr) in enumerate(done):
+                self.assertEqual(code, 0, stderr)
+                self.assertEqual(stderr.count(warning), int(warns and rank == 0), stderr)
+        self.assertEqual(launched([real(1)] * 2)[0][2], "")  # of this machine alone
+
     def test_processes_give_the_bits_of_threads_and_rank_0_speaks(self):
         for ranks, more in (2, ()), (4, ("--tp-size", 2)):
             self.good(*real(), "--ranks", ranks, "--output", self.folder / "threads", *more)

@@ -1,0 +1,283 @@
+// tests/comm/rendezvous_test.cc -- ranks find each other among strangers, and know whom to refuse.
+#include "comm/rendezvous.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <functional>
+#include <thread>
+
+#include "base/require.h"
+#include "testing/forked_ranks.h"
+
+namespace switchyard {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::ForkedRanks;
+using testing::free_master_port;
+using testing::SharedArray;
+
+Deadline in(milliseconds time) {
+  return std::chrono::steady_clock::now() + time;
+}
+
+std::string message_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::Transport) << e.what();
+    return e.what();
+  }
+  return "no error";
+}
+
+// Rank 0 of two, which listens.
+struct Host {
+  explicit Host(const Membership& me, uint64_t token = 77)
+      : token_(token),
+        listener(listen_at("127.0.0.1", 0, in(milliseconds(1000)))),
+        port(listener.port),
+        reception(std::move(listener), me, token, {.payload_bytes = 4}) {}
+  Place place() const { return {"127.0.0.1", port, token_, 0}; }
+
+  uint64_t token_;
+  Listener listener;
+  uint16_t port;
+  Reception reception;
+};
+
+constexpr std::array kPayload{std::byte{1}, std::byte{2}, std::byte{3}, std::byte{4}};
+
+// What the caller hears, while rank 0 of `host` waits in vain; and what rank 0 says of it.
+std::pair<std::string, std::string> refusals_of(const Membership& host, const Membership& caller,
+                                                uint64_t token = 77) {
+  Host rank0(host);
+  std::string heard, said;
+  {
+    std::jthread waiting(
+        [&] { said = message_of([&] { rank0.reception.await_all(in(milliseconds(300))); }); });
+    Place place = rank0.place();
+    place.token = token;
+    heard = message_of(
+        [&] { join_rank(place, caller, Channel::Data, kPayload, in(milliseconds(5000))); });
+  }
+  return {heard, said};
+}
+
+TEST(KeyedDigest, IsThatOfItsPaper) {
+  std::array<std::byte, 15> message;
+  for (size_t i = 0; i < message.size(); ++i) message[i] = std::byte(i);
+  EXPECT_EQ(keyed_digest({0x0706050403020100, 0x0f0e0d0c0b0a0908}, message), 0xa129ca6149be45e5);
+  EXPECT_EQ(keyed_digest({0x0706050403020100, 0x0f0e0d0c0b0a0908}, {}), 0x726fdb47dd0e0e31);
+}
+
+TEST(Rendezvous, AMemberComesInWithItsPayload) {
+  Host rank0({0, 2, "job", "secret"});
+  std::jthread caller([&] {
+    join_rank(rank0.place(), {1, 2, "job", "secret"}, Channel::Data, kPayload,
+              in(milliseconds(5000)));
+  });
+  rank0.reception.await_all(in(milliseconds(5000)));
+  EXPECT_TRUE(std::ranges::equal(rank0.reception.payload(1), kPayload));
+}
+
+TEST(Rendezvous, WhoIsNoMemberIsToldWhyAndNamedAtTheDeadline) {
+  const Membership rank0{0, 2, "job", "secret"};
+  struct Wrong {
+    Membership caller;
+    const char *heard, *said;
+    uint64_t token = 77;
+  };
+  const Wrong all[] = {
+      {{1, 3, "job", "secret"}, "ranks=3 on rank 1, rank 0 at 127.0.0.1:", "of 3 ranks"},
+      {{1, 2, "other", "secret"}, "job=other on rank 1, rank 0 at", "of another job"},
+      {{0, 2, "job", "secret"}, "rank=0, rank 0 at", "rank 0 from 127.0.0.1 which is not awaited"},
+      {{2, 2, "job", "secret"}, "does not await it", "rank 2 from 127.0.0.1 which is not awaited"},
+      {{1, 2, "job", "guessed"}, "does not prove that it is one of this job", "SWITCHYARD_SECRET"},
+      {{1, 2, "job", ""}, "Set the same SWITCHYARD_SECRET on every rank", "SWITCHYARD_SECRET"},
+      {{1, 2, "job", "secret"}, "does not prove", "SWITCHYARD_SECRET", 78},
+  };
+  for (const Wrong& wrong : all) {
+    const auto [heard, said] = refusals_of(rank0, wrong.caller, wrong.token);
+    EXPECT_NE(heard.find(wrong.heard), std::string::npos) << heard;
+    EXPECT_NE(said.find(wrong.said), std::string::npos) << said;
+    EXPECT_NE(said.find("rank 1 of 2 at 127.0.0.1:"), std::string::npos) << said;
+  }
+}
+
+TEST(Rendezvous, ARankThatIsHereAlreadyIsRefusedUnlessItsProcessEnded) {
+  Host rank0({0, 3, "", ""});
+  const Membership rank1{1, 3, "", ""};
+  std::string second;
+  std::jthread callers([&] {
+    const auto join = [&](const Membership& me) {
+      return join_rank(rank0.place(), me, Channel::Data, kPayload, in(milliseconds(5000)));
+    };
+    Socket first = join(rank1);
+    second = message_of([&] { join(rank1); });
+    first = {};
+    first = join(rank1);
+    join({2, 3, "", ""});
+  });
+  rank0.reception.await_all(in(milliseconds(5000)));
+  callers.join();
+  EXPECT_NE(second.find("has this one already. Start each rank once"), std::string::npos) << second;
+}
+
+// Connections of everybody but ranks; they stay open.
+class Strangers {
+ public:
+  void come(uint16_t port, int num) {
+    constexpr std::string_view kHttp = "GET / HTTP/1.1\r\nHost: rank0\r\n\r\n";
+    for (int i = 0; i < num; ++i) {
+      std::string why;
+      Socket socket = try_connect("127.0.0.1", port, in(milliseconds(1000)), why);
+      if (!socket.open()) continue;
+      const auto say = [&](std::span<const std::byte> bytes) {
+        (void)!send(socket.fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      };
+      std::array<uint32_t, 32> noise;
+      for (uint32_t& word : noise) word = 0x9e3779b9u * (++seed_);
+      std::memcpy(noise.data(), "SWCHYARD\2\0\0\0", 12);
+      if (i % 4 == 1) say(std::as_bytes(std::span(kHttp)));
+      if (i % 4 == 2) say(std::as_bytes(std::span(noise)));            // claims anything
+      if (i % 4 == 3) say(std::as_bytes(std::span(noise)).first(13));  // and stops there
+      sockets_.push_back(std::move(socket));
+    }
+  }
+
+ private:
+  std::vector<Socket> sockets_;
+  uint32_t seed_ = static_cast<uint32_t>(::getpid());
+};
+
+void set_environment(int rank, int size, int port, const char* address = "127.0.0.1") {
+  setenv("RANK", std::to_string(rank).c_str(), 1);
+  setenv("WORLD_SIZE", std::to_string(size).c_str(), 1);
+  setenv("MASTER_ADDR", address, 1);
+  setenv("MASTER_PORT", std::to_string(port).c_str(), 1);
+}
+
+// Whether ranks that are processes come together and gather what they should, `beside` something.
+bool come_together(int num_ranks, const char* address,
+                   const std::function<void(int port)>& beside) {
+  const int port = free_master_port();
+  ForkedRanks children(num_ranks, [&](int rank) {
+    set_environment(rank, num_ranks, port, address);
+    setenv("SWITCHYARD_SECRET", "of this test", 1);
+    // Strangers come first.
+    if (rank > 0) std::this_thread::sleep_for(milliseconds(300));
+    ProcessRankOptions options;
+    options.deadline = milliseconds(10000);
+    const auto comm = make_process_rank(options);
+    std::vector<int32_t> all(static_cast<size_t>(num_ranks));
+    comm->all_gather(Tensor(all.data(), {num_ranks}), ConstTensor(&rank, {1}), nullptr);
+    for (int r = 0; r < num_ranks; ++r)
+      SWITCHYARD_REQUIRE(all[static_cast<size_t>(r)] == r, Transport, "wrong ranks");
+  });
+  beside(port + 1);
+  bool all_good = true;
+  for (int r = 0; r < num_ranks; ++r) all_good &= children.finished(r);
+  return all_good;
+}
+
+TEST(Rendezvous, AThousandStrangersKeepNobodyWaiting) {
+  EXPECT_TRUE(come_together(4, "127.0.0.1", [](int port) {
+    std::this_thread::sleep_for(milliseconds(100));
+    Strangers strangers;
+    strangers.come(static_cast<uint16_t>(port), 1000);
+    std::this_thread::sleep_for(milliseconds(1500));
+  }));
+}
+
+TEST(Rendezvous, IPv6Works) {
+  std::string why;
+  try {
+    listen_at("::1", 0, in(milliseconds(0)));
+  } catch (const Error& e) {
+    GTEST_SKIP() << e.what();
+  }
+  EXPECT_TRUE(come_together(3, "::1", [](int) {}));
+}
+
+TEST(Rendezvous, RankZeroListensAtTheAddressGivenAlone) {
+  const int port = free_master_port();
+  ForkedRanks children(1, [&](int) {
+    set_environment(0, 2, port);
+    ProcessRankOptions options;
+    options.deadline = milliseconds(1500);
+    make_process_rank(options);
+  });
+  const auto answers = [&](const char* host) {
+    std::string why;
+    const auto rank0 = static_cast<uint16_t>(port + 1);
+    return try_connect(host, rank0, in(milliseconds(1000)), why).open();
+  };
+  EXPECT_TRUE(testing::comes([&] { return answers("127.0.0.1"); }, std::chrono::seconds(5)));
+  EXPECT_FALSE(answers("127.0.0.2"));  // of this machine, too
+  EXPECT_FALSE(children.finished(0));  // its peer does not come
+}
+
+TEST(Rendezvous, WithoutFreeDescriptorsTheDeadlineHolds) {
+  SharedArray<testing::Seen> seen(1);
+  ForkedRanks children(1, [&](int) {
+    Host rank0({0, 2, "", ""});
+    std::string why;
+    const Socket waits = try_connect("127.0.0.1", rank0.port, in(milliseconds(1000)), why);
+    rlimit limit{};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = 3;  // all taken
+    setrlimit(RLIMIT_NOFILE, &limit);
+    try {
+      rank0.reception.await_all(in(milliseconds(300)));
+    } catch (const Error& e) {
+      seen[0].say(e);
+    }
+  });
+  EXPECT_TRUE(children.finished(0, std::chrono::seconds(10)));
+  EXPECT_TRUE(seen[0].says("it did not come within the deadline")) << seen[0].message;
+}
+
+// A name may be known later; one that never is, or is too long, is an error that says so.
+TEST(Rendezvous, NamesThatNobodyKnowsAreNamed) {
+  const std::string name = "rank0-" + std::string(50, 'x') + ".switchyard.invalid";
+  const auto joined = message_of([&] {
+    join_rank({name, 1, 0, 0}, {1, 2, "", ""}, Channel::Data, {}, in(milliseconds(100)));
+  });
+  EXPECT_NE(joined.find("rank 0 at " + name + ":1: cannot resolve the name"), std::string::npos)
+      << joined;
+  ProcessRankOptions options;
+  options.deadline = milliseconds(100);
+  options.address = name;
+  const auto none = [](void*, const void*, size_t) {};
+  const auto listened = message_of([&] { make_process_rank(0, 2, none, options); });
+  EXPECT_NE(listened.find("cannot listen at " + name), std::string::npos) << listened;
+  for (const size_t size : {0, 256}) {
+    options.address = std::string(size, 'x');
+    try {
+      make_process_rank(0, 2, none, options);
+      FAIL();
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), Errc::ShapeMismatch);
+    }
+  }
+}
+
+// Nobody listens at a port that TCP gives to who connects: of Linux's 28232, each even one in turn.
+TEST(Rendezvous, NobodyConnectsToItself) {
+  const uint16_t port = listen_at("127.0.0.1", 0, in(milliseconds(0))).port & 0xfffe;  // free again
+  int num_connected = 0;
+  for (int i = 0; i < 16000; ++i) {
+    std::string why;
+    num_connected += try_connect("127.0.0.1", port, in(milliseconds(1000)), why).open();
+  }
+  EXPECT_EQ(num_connected, 0);
+}
+
+}  // namespace
+}  // namespace switchyard
