@@ -10,7 +10,7 @@ import re
 import sys
 
 LEVEL = {"base": 0, "plan": 1, "ops": 2, "strategy": 2, "device": 2, "cpu": 3, "cuda": 3, "comm": 3, "weights": 3,
-         "gate": 4, "dispatcher": 4, "executor": 4, "linear_attention": 4, "layer": 5}
+         "gate": 4, "dispatcher": 4, "executor": 4, "linear_attention": 4, "layer": 5, "c_api": 6}
 # Header prefix -> folders that may include it.
 HOMES = {"nlohmann/": {"src/weights", "cli", "bench", "tests"}, "hwy/": {"src/cpu"}, "fmt/": {"cli", "bench"},
          "CLI/": {"cli", "bench"}, "cuda_": {"src/device", "src/cuda", "src/comm", "bench", "tests"}, "cuda.h": {"src/device", "src/cuda", "src/comm"},

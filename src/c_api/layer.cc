@@ -1,0 +1,212 @@
+// src/c_api/layer.cc -- the layer. Its calls are collective: a rank whose arguments no C++ type can hold takes part all
+// the same, with arguments that the layer refuses, so that no peer waits for it.
+#include "switchyard/layer.h"
+
+#include <algorithm>
+#include <string_view>
+
+#include "c_api/config.h"
+#include "c_api/handles.h"
+#include "c_api/tensor.h"
+#include "c_api/versioned.h"
+
+namespace switchyard::c_api {
+namespace {
+
+static_assert(SWY_CONTIGUOUS == int(Layout::Contiguous) && SWY_MASKED == int(Layout::Masked));
+
+swy_forward_args default_args() {
+  swy_forward_args args{};
+  args.size = sizeof args;
+  args.max_tokens = ForwardArgs{}.max_tokens;
+  return args;
+}
+
+swy_report no_report() {
+  swy_report report{};
+  report.size = sizeof report;
+  report.masked_max_tokens = ForwardReport{}.masked_max_tokens;
+  return report;
+}
+
+ForwardArgs to_args(const char* op, const swy_forward_args& c) {
+  return {.output = dense(op, "output", c.output),
+          .hidden = dense(op, "hidden", c.hidden),
+          .ids = dense(op, "ids", c.ids),
+          .weights = dense(op, "weights", c.weights),
+          .token_ids = dense(op, "token_ids", c.token_ids),
+          .max_tokens = c.max_tokens,
+          .stream = static_cast<CUstream_st*>(c.stream),
+          .workspace = {c.workspace.data, c.workspace.bytes}};
+}
+
+struct LayerArguments {
+  MoeConfig config;
+  LayerWeights weights;
+  LayerOptions options;
+};
+
+LayerArguments arguments_of(const char* op, swy_context* context, const swy_config* config,
+                            const swy_weights* weights, const swy_options* options,
+                            swy_layer** out) {
+  required(op, "out", out);
+  const swy_context& of = handle(op, "context", context);
+  return {to_config(op, config), handle(op, "weights", weights).weights,
+          to_options(op, options, of)};
+}
+
+// The peers learn that this rank refused.
+void create_nothing(Communicator& communicator) {
+  LayerOptions options;
+  options.num_threads = 1;
+  try {
+    MoeLayer::create(MoeConfig{}, LayerWeights{}, communicator, options);
+  } catch (const Error& e) {
+    if (e.code() == Errc::Transport) throw;  // worse than what this rank was given
+  }
+}
+
+// The same of a call. An error that is not of these arguments is an earlier one, which comes first.
+void forward_nothing(MoeLayer& layer, const swy_forward_args& c) {
+  try {
+    layer.forward({.max_tokens = c.max_tokens, .stream = static_cast<CUstream_st*>(c.stream)});
+  } catch (const Error& e) {
+    if (!std::string_view(e.what()).starts_with("forward: hidden ")) throw;
+  }
+}
+
+void check_report(const char* op, const swy_report* report) {
+  if (report != nullptr) check_output(op, "report", report);
+}
+
+// Lines for people; no program depends on them.
+std::string explanation(const MoeLayer& layer) {
+  const Strategy& s = layer.strategy();
+  std::string text = cat("layer     ", describe(layer.config()), "\nstrategy  ", s.name, ": ",
+                         s.reason, "\nworkspace ", layer.workspace_bytes(), " bytes, predicted ",
+                         static_cast<int64_t>(s.predicted_us), " us\n");
+  if (!s.gemms.empty()) text += cat("tiles     ", s.gemms, "\n");
+  if (!s.carrier.empty()) text += cat("rows      ", s.carrier, "\n");
+  for (const std::string& warning : s.warnings) text += cat("warning   ", warning, "\n");
+  for (const Condition& c : s.conditions)
+    text += cat(c.holds ? "ok        " : "no        ", c.text, "\n");
+  return text;
+}
+
+void write_text(const char* op, const std::string& from, char* text, size_t capacity,
+                size_t* needed) {
+  SWITCHYARD_C_REQUIRE(text != nullptr || (capacity == 0 && needed != nullptr), op,
+                       ": text=NULL, capacity=", capacity,
+                       ", need memory for the text, or a place for what it needs. Pass one.");
+  if (needed != nullptr) *needed = from.size() + 1;
+  if (text == nullptr || capacity == 0) return;
+  text[from.copy(text, capacity - 1)] = '\0';
+}
+
+}  // namespace
+}  // namespace switchyard::c_api
+
+extern "C" {
+
+swy_status swy_forward_args_init(swy_forward_args* args, size_t size) {
+  using namespace switchyard::c_api;
+  return init("swy_forward_args_init", args, size, default_args());
+}
+
+swy_status swy_report_init(swy_report* report, size_t size) {
+  using namespace switchyard::c_api;
+  return init("swy_report_init", report, size, no_report());
+}
+
+swy_status swy_workspace_bytes(swy_context* context, const swy_config* config, int32_t num_ranks,
+                               const swy_options* options, size_t* bytes) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_workspace_bytes";
+    const swy_context& of = handle(kOp, "context", context);
+    check_range(kOp, "num_ranks", num_ranks, 1, 4096);
+    const switchyard::MoeConfig layer = to_config(kOp, config);
+    const switchyard::LayerOptions with = to_options(kOp, options, of);
+    required(kOp, "bytes", bytes) = switchyard::MoeLayer::workspace_bytes(layer, num_ranks, with);
+  });
+}
+
+swy_status swy_layer_create(swy_context* context, const swy_config* config,
+                            const swy_weights* weights, const swy_group* group,
+                            const swy_options* options, swy_layer** out) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_layer_create";
+    std::shared_ptr<switchyard::Communicator> ranks;
+    if (group != nullptr) ranks = handle(kOp, "group", group).communicator;
+    LayerArguments with;
+    try {
+      with = arguments_of(kOp, context, config, weights, options, out);
+    } catch (...) {
+      if (ranks && ranks->size() > 1) create_nothing(*ranks);
+      throw;
+    }
+    auto layer = std::make_unique<swy_layer>();
+    layer->communicator = ranks;
+    using switchyard::MoeLayer;
+    layer->layer = ranks ? MoeLayer::create(with.config, with.weights, *ranks, with.options)
+                         : MoeLayer::create(with.config, with.weights, with.options);
+    *out = layer.release();
+  });
+}
+
+swy_status swy_layer_forward(swy_layer* layer, const swy_forward_args* args, swy_report* report) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_layer_forward";
+    swy_layer& of = handle(kOp, "layer", layer);
+    swy_forward_args given = default_args();
+    switchyard::ForwardArgs with;
+    try {
+      given = read(kOp, "args", args, given);
+      check_report(kOp, report);
+      with = to_args(kOp, given);
+    } catch (...) {
+      if (of.communicator && of.communicator->size() > 1) forward_nothing(*of.layer, given);
+      throw;
+    }
+    const switchyard::ForwardReport did = of.layer->forward(with);
+    if (report == nullptr) return;
+    swy_report result = no_report();
+    result.max_rows = did.max_rows;
+    result.masked_max_tokens = did.masked_max_tokens;
+    result.layout = static_cast<int32_t>(did.layout);
+    write(*report, result, report->size);
+  });
+}
+
+swy_status swy_layer_wait(swy_layer* layer, void* stream) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    handle("swy_layer_wait", "layer", layer).layer->wait(static_cast<CUstream_st*>(stream));
+  });
+}
+
+swy_status swy_layer_input_rows(const swy_layer* layer, swy_tensor* rows) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_layer_input_rows";
+    const auto& of = *handle(kOp, "layer", layer).layer;
+    required(kOp, "rows", rows) = from_view(of.input_rows());
+  });
+}
+
+swy_status swy_layer_explain(const swy_layer* layer, char* text, size_t capacity, size_t* needed) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_layer_explain";
+    const auto& of = *handle(kOp, "layer", layer).layer;
+    write_text(kOp, explanation(of), text, capacity, needed);
+  });
+}
+
+void swy_layer_destroy(swy_layer* layer) {
+  switchyard::c_api::destroy(layer);
+}
+
+}  // extern "C"

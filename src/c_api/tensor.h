@@ -1,0 +1,15 @@
+// src/c_api/tensor.h -- swy_tensor to and from the views of C++.
+#pragma once
+
+#include "c_api/call.h"
+#include "switchyard/linear_attention.h"
+#include "switchyard/tensor.h"
+
+namespace switchyard::c_api {
+
+// Row-major without gaps. Throws Unsupported for others.
+Tensor dense(const char* operation, const char* name, const swy_tensor& t);
+StridedTensor strided(const char* operation, const char* name, const swy_tensor& t);
+swy_tensor from_view(const ConstTensor& t);
+
+}  // namespace switchyard::c_api

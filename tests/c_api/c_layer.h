@@ -1,0 +1,144 @@
+// tests/c_api/c_layer.h -- what tests of the C API share: handles that end with their scope, and C++ values written
+// down once more as C has them.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "switchyard/layer.h"
+#include "switchyard/switchyard.h"
+
+namespace switchyard::testing {
+
+template <auto kDestroy>
+struct DestroyedBy {
+  template <class T>
+  void operator()(T* handle) const {
+    kDestroy(handle);
+  }
+};
+using CContext = std::unique_ptr<swy_context, DestroyedBy<swy_context_destroy>>;
+using CMemory = std::unique_ptr<swy_memory, DestroyedBy<swy_memory_destroy>>;
+using CGroup = std::unique_ptr<swy_group, DestroyedBy<swy_group_destroy>>;
+using CWeights = std::unique_ptr<swy_weights, DestroyedBy<swy_weights_destroy>>;
+using CSharedWorkspace =
+    std::unique_ptr<swy_shared_workspace, DestroyedBy<swy_shared_workspace_destroy>>;
+using CLayer = std::unique_ptr<swy_layer, DestroyedBy<swy_layer_destroy>>;
+using CAttention = std::unique_ptr<swy_attention, DestroyedBy<swy_attention_destroy>>;
+using CCheckpoint = std::unique_ptr<swy_checkpoint, DestroyedBy<swy_checkpoint_destroy>>;
+
+inline void good(swy_status status) {
+  EXPECT_EQ(status, SWY_OK) << swy_last_error();
+}
+
+// The handle that `create` makes.
+template <class Handle, class F>
+Handle made(F&& create) {
+  typename Handle::pointer handle = nullptr;
+  good(create(&handle));
+  return Handle(handle);
+}
+
+inline CContext c_context(int num_threads = 2) {
+  swy_context_options options;
+  SWY_INIT(context_options, options);
+  options.num_threads = num_threads;
+  return made<CContext>(
+      [&](swy_context** out) { return swy_context_create(SWY_VERSION, &options, out); });
+}
+
+inline swy_config c_config(const MoeConfig& from) {
+  swy_config c;
+  SWY_INIT(config, c);
+  c.hidden = from.hidden;
+  c.intermediate = from.intermediate;
+  c.num_experts = from.num_experts;
+  c.top_k = from.top_k;
+  c.activation = int(from.activation.kind);
+  c.activation_alpha = from.activation.alpha;
+  c.activation_limit = from.activation.limit;
+  const GateConfig& g = from.gate;
+  c.scoring = int(g.scoring);
+  c.renormalize = g.renormalize;
+  c.renormalize_epsilon = g.renormalize_epsilon;
+  c.clamp_renormalizer = g.clamp_renormalizer;
+  c.scale = g.scale;
+  c.correction_bias = g.correction_bias;
+  c.num_groups = g.num_groups;
+  c.num_groups_kept = g.num_groups_kept;
+  c.group_score = int(g.group_score);
+  c.jitter_epsilon = g.jitter_epsilon;
+  c.logit_softcap = g.logit_softcap;
+  c.vocabulary = g.vocabulary;
+  c.num_zero_experts = g.num_zero_experts;
+  c.expert_scale = g.expert_scale;
+  c.rms_of_hidden = g.rms_of_hidden;
+  c.shared_intermediate = from.shared.intermediate;
+  c.shared_sigmoid_gated = from.shared.sigmoid_gated;
+  c.shared_num_scored = from.shared.num_scored;
+  if (from.shared.activation) {
+    c.shared_activation = int(from.shared.activation->kind);
+    c.shared_activation_alpha = from.shared.activation->alpha;
+    c.shared_activation_limit = from.shared.activation->limit;
+  }
+  c.expert_bias = from.expert_bias;
+  c.router_bias = from.router_bias;
+  c.router_f32 = from.router_f32;
+  c.f32_sums = from.f32_sums;
+  c.path_input_norm = from.path.input_norm;
+  c.path_latent = from.path.latent;
+  c.path_output_norm = from.path.output_norm;
+  c.path_norm_epsilon = from.path.norm_epsilon;
+  c.router_weight_on_input = from.router_weight_on_input;
+  return c;
+}
+
+inline swy_tensor c_tensor(const ConstTensor& t) {
+  const int64_t shape[4] = {t.shape[0], t.shape[1], t.shape[2], t.shape[3]};
+  return swy_tensor_of(t.data, int(t.dtype), int(t.device), t.shape.rank(), shape);
+}
+
+inline swy_forward_args c_args(const ForwardArgs& from) {
+  swy_forward_args args;
+  SWY_INIT(forward_args, args);
+  args.output = c_tensor(from.output);
+  args.hidden = c_tensor(from.hidden);
+  args.ids = c_tensor(from.ids);
+  args.weights = c_tensor(from.weights);
+  args.token_ids = c_tensor(from.token_ids);
+  args.max_tokens = from.max_tokens;
+  args.workspace = {from.workspace.data, from.workspace.bytes};
+  return args;
+}
+
+inline swy_options c_options(int64_t max_tokens) {
+  swy_options options;
+  SWY_INIT(options, options);
+  options.max_tokens = max_tokens;
+  return options;
+}
+
+inline CWeights c_random_weights(swy_context* context, const MoeConfig& from, uint64_t seed,
+                                 int num_ranks = 1, int rank = 0) {
+  const swy_config config = c_config(from);
+  return made<CWeights>([&](swy_weights** out) {
+    return swy_weights_create_random(context, &config, num_ranks, rank, seed, out);
+  });
+}
+
+inline CLayer c_layer(swy_context* context, const MoeConfig& from, const swy_weights* weights,
+                      const swy_options& options, const swy_group* group = nullptr) {
+  const swy_config config = c_config(from);
+  return made<CLayer>([&](swy_layer** out) {
+    return swy_layer_create(context, &config, weights, group, &options, out);
+  });
+}
+
+inline void c_forward(swy_layer* layer, const ForwardArgs& from) {
+  const swy_forward_args args = c_args(from);
+  good(swy_layer_forward(layer, &args, nullptr));
+  good(swy_layer_wait(layer, nullptr));
+}
+
+}  // namespace switchyard::testing
