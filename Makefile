@@ -3,7 +3,7 @@ BUILD := build/cpu
 # Debian's first: it sees Debian's packages.
 PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 IO := data/tiny-code-moe/moe_io.safetensors
-THREADED := device comm dispatcher executor linear_attention layer cpu  # tests: folders of tests/
+THREADED := device comm dispatcher executor linear_attention layer cpu c_api  # tests: folders of tests/
 
 .PHONY: help build run test bench asan tsan cuda fuzz arm style tidy format clean
 help:  ## show this list
@@ -65,7 +65,7 @@ tidy:  ## clang-tidy on changed files (BASE=commit; default: the last commit)
 
 format:  ## format all sources
 	@scripts/install_deps.sh style
-	git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format -i
+	git ls-files '*.h' '*.c' '*.cc' '*.cu' '*.cuh' | xargs clang-format -i
 
 clean:  ## remove all builds
 	rm -rf build

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Checks what neither a compiler nor a test looks at in *.md files.
 
-Relative links and their anchors exist; tables render as tables, and text as text; every C++ block that follows a marker
-`<!-- snippet: examples/embed/embed.cc name -->` equals the region between `// [name]` lines of that file; pages of
-measurements hold what bench/results says; every decision has its parts and a row in the index; README.md has at most 150 lines;
-prose has at most 120 columns and none of the words that say less than the field's term. Where the package markdown-it-py is
-installed, pages are rendered by it, too.
+Relative links and their anchors exist; tables render as tables, and text as text; every block that follows a marker
+`<!-- snippet: examples/embed/embed.cc name -->` equals the region between `// [name]` lines (Python: `# [name]`) of
+that file; pages of measurements hold what bench/results says; every decision has its parts and a row in the index;
+README.md has at most 150 lines; prose has at most 120 columns and none of the words that say less than the field's
+term. Where the package markdown-it-py is installed, pages are rendered by it, too.
 """
 import argparse
 import pathlib
@@ -24,7 +24,7 @@ LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
 COLUMNS, README_LINES = 120, 150
 WORDS = re.compile(r"\b(nobody|whoever|told|stands)\b", re.I)
 DECISION_PARTS = ("Context", "Prediction", "Measurement", "Verdict", "Revisit when")
-SNIPPET = re.compile(r"<!-- snippet: (\S+) (\S+) -->\n```cpp\n(.*?)```", re.S)
+SNIPPET = re.compile(r"<!-- snippet: (\S+) (\S+) -->\n```(?:cpp|c|python)\n(.*?)```", re.S)
 
 
 def anchors(path):
@@ -54,7 +54,7 @@ def link_faults(root, path):
 def snippet_faults(root, path):
     for source, name, block in SNIPPET.findall(path.read_text()):
         at = root / source
-        region = re.search(rf"// \[{name}\]\n(.*?)// \[{name}\]\n", at.read_text() if at.exists() else "", re.S)
+        region = re.search(rf"(?://|#) \[{name}\]\n(.*?)(?://|#) \[{name}\]\n", at.read_text() if at.exists() else "", re.S)
         if region is None:
             yield f"{path.relative_to(root)}: {source} has no region {name}"
         elif textwrap.dedent(region.group(1)).strip() != block.strip():

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Fails when a tracked source is not formatted as .clang-format says; `make format` mends it.
 set -euo pipefail
-git ls-files '*.h' '*.cc' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
+git ls-files '*.h' '*.c' '*.cc' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
 echo "format: good"

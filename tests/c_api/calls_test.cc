@@ -65,7 +65,7 @@ class CCalls : public ::testing::Test {
   void expect_invalid(const std::string& function, swy_status status) {
     expect_refused(function, status);
     EXPECT_EQ(status, SWY_INVALID_ARGUMENT) << function << ": " << swy_last_error();
-    EXPECT_EQ(std::string(swy_last_error()).rfind(function + ": ", 0), 0u) << swy_last_error();
+    EXPECT_TRUE(std::string(swy_last_error()).starts_with(function + ": ")) << swy_last_error();
   }
 
   void forget_handles() {
@@ -238,7 +238,7 @@ TEST_F(CCalls, EveryFunctionIsCalled) {
   std::set<std::string> exported;
   std::ifstream file(SWITCHYARD_SOURCE_DIR "/scripts/c_symbols.txt");
   for (std::string line; std::getline(file, line);)
-    if (line.rfind("swy_", 0) == 0) exported.insert(line.substr(0, line.find('@')));
+    if (line.starts_with("swy_")) exported.insert(line.substr(0, line.find('@')));
   EXPECT_EQ(known, exported);
 }
 
@@ -443,7 +443,8 @@ TEST_F(CCalls, EveryWordOfACallMayBeGarbageButAddresses) {
 TEST_F(CCalls, TensorsAreRefusedByName) {
   const auto refused = [&](swy_status status, const char* text) {
     EXPECT_EQ(swy_layer_forward(layer.get(), &args, nullptr), status);
-    EXPECT_EQ(std::string(swy_last_error()).rfind(std::string("swy_layer_forward: ") + text, 0), 0u)
+    EXPECT_TRUE(
+        std::string(swy_last_error()).starts_with(std::string("swy_layer_forward: ") + text))
         << swy_last_error();
   };
   const swy_forward_args kept = args;
@@ -477,11 +478,9 @@ TEST_F(CCalls, AddressesBelongToOneKindOfGroup) {
 TEST_F(CCalls, TheVersionIsCompared) {
   EXPECT_EQ(swy_version(), uint32_t{SWY_VERSION});
   EXPECT_EQ(swy_context_create(SWY_VERSION + 1, nullptr, &results.context), SWY_UNSUPPORTED);
-  EXPECT_EQ(std::string(swy_last_error())
-                .rfind("swy_context_create: version=2, the header is newer "
-                       "than this library, which has version 1",
-                       0),
-            0u)
+  EXPECT_TRUE(std::string(swy_last_error())
+                  .starts_with("swy_context_create: version=2, the header is newer "
+                               "than this library, which has version 1"))
       << swy_last_error();
   expect_invalid("swy_context_create", swy_context_create(0, nullptr, &results.context));
 }
@@ -514,7 +513,7 @@ TEST(CTexts, EachOfEightThreadsReadsItsOwn) {
         swy_context* none = nullptr;
         const swy_status status = swy_context_create(100 + i, nullptr, &none);
         wrong[i] += status != SWY_UNSUPPORTED || none != nullptr ||
-                    std::string(swy_last_error()).rfind(expected, 0) != 0;
+                    !std::string(swy_last_error()).starts_with(expected);
       }
     });
   threads.clear();

@@ -279,7 +279,7 @@ TEST(CLayer, ErrorsOfRoutingComeFromWaitAndLeaveTheLayerUsable) {
   const swy_forward_args args = c_args(call.with_ids());
   good(swy_layer_forward(layer.get(), &args, nullptr));
   EXPECT_EQ(swy_layer_wait(layer.get(), nullptr), SWY_BAD_ROUTING);
-  EXPECT_EQ(std::string(swy_last_error()).rfind("forward: expert id=16 on rank 0, ", 0), 0u);
+  EXPECT_TRUE(std::string(swy_last_error()).starts_with("forward: expert id=16 on rank 0, "));
   call.ids[3] = kept;
   c_forward(layer.get(), call.with_ids());
 }

@@ -40,5 +40,17 @@ pc=$(dirname "$(find "$scratch/prefix" -name switchyard.pc)")
 g++ -std=c++20 ${CONSUMER_FLAGS:-} "$source/examples/embed/embed.cc" -o "$scratch/embed_pc" $(PKG_CONFIG_PATH="$pc" pkg-config --cflags --libs --static switchyard)
 "$scratch/embed_pc"
 
+echo "-- in C, by CMake and by pkg-config"
+cmake -S "$source/examples/c" -B "$scratch/c" -DCMAKE_PREFIX_PATH="$scratch/prefix" ${CONSUMER_FLAGS:+-DCMAKE_C_FLAGS="$CONSUMER_FLAGS"} >/dev/null
+cmake --build "$scratch/c" >/dev/null
+# shellcheck disable=SC2046,SC2086
+gcc -std=c99 ${CONSUMER_FLAGS:-} "$source/examples/c/layer.c" -o "$scratch/c_pc" $(PKG_CONFIG_PATH="$pc" pkg-config --cflags --libs switchyard-c)
+libraries=$(PKG_CONFIG_PATH="$pc" pkg-config --variable=libdir switchyard-c)
+head -c 1536 /dev/zero >"$scratch/rows"  # 4 tokens of H = 192
+for program in "$scratch/c/layer" "$scratch/c_pc"; do
+  LD_LIBRARY_PATH=$libraries "$program" "$source/data/tiny-code-moe" 1 "$scratch/rows" "$scratch/output"
+  cmp "$scratch/rows" "$scratch/output"  # no bias: zeros stay zeros
+done
+
 echo "-- the installed program"
 "$scratch/prefix/bin/switchyard" --version

@@ -80,6 +80,11 @@ class Docs(Tree):
         self.assertIn("differs from region one", self.fault())
         self.write("e.cc", "// [one]\nint a;\n// [one]\n")
         self.assertEqual("", self.fault())
+        self.write("a.md", "<!-- snippet: e.py two -->\n```python\na = 1\n```\n")
+        self.write("e.py", "  # [two]\n  a = 2\n  # [two]\n")
+        self.assertIn("differs from region two", self.fault())
+        self.write("e.py", "  # [two]\n  a = 1\n  # [two]\n")
+        self.assertEqual("", self.fault())
 
     def test_a_name_in_angle_brackets_outside_code_is_a_fault(self):
         self.write("a.md", "`-D<name>` <https://example.org> a<br>b\n")
