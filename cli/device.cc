@@ -81,14 +81,13 @@ Rows read_rows(const TensorFile& file, const std::string& name, int64_t hidden) 
                 name, entry->dtype, fmt::join(entry->shape, ", "), hidden);
   Rows rows(entry->shape[0], hidden);
   if (!is_wide) {
-    std::memcpy(rows.view().data, entry->bytes.data(), entry->bytes.size());
-    return rows;
+    entry->read({static_cast<std::byte*>(rows.view().data), static_cast<size_t>(entry->num_bytes)});
+  } else {
+    std::vector<float> values(static_cast<size_t>(rows.view().count()));
+    entry->read(std::as_writable_bytes(std::span(values)));
+    std::ranges::transform(values, rows.view().as<Bf16>(), [](float v) { return Bf16(v); });
   }
-  for (int64_t i = 0; i < rows.view().count(); ++i) {
-    float value;  // a file's bytes need not be at a multiple of 4
-    std::memcpy(&value, entry->bytes.data() + static_cast<size_t>(i) * sizeof value, sizeof value);
-    rows.view().as<Bf16>()[i] = Bf16(value);
-  }
+  file.check_unchanged();
   return rows;
 }
 

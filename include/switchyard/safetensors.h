@@ -1,4 +1,4 @@
-// include/switchyard/safetensors.h -- public: read (memory-mapped) and write safetensors files.
+// include/switchyard/safetensors.h -- public: read and write safetensors files.
 #pragma once
 
 #include <filesystem>
@@ -13,15 +13,24 @@
 
 namespace switchyard {
 
+class FileBytes;
+
 /// One tensor of a file, as its header describes it. Also for dtypes that Switchyard does not load.
+/// An entry of a TensorFile lives as long as the file object.
 struct TensorEntry {
   std::string name;
   std::string dtype;  // as written in the file: "BF16", "F8_E4M3", ...
   std::vector<int64_t> shape;
-  std::span<const std::byte> bytes;  // a view of the mapping
+  int64_t begin = 0, num_bytes = 0;  // of its data in the file
+  const FileBytes* file = nullptr;
+
+  /// Copies bytes from `first` on. Throws Error(BadFile) where they are not all in the tensor, or the
+  /// file fails or has become shorter.
+  void read(std::span<std::byte> dst, int64_t first = 0) const;
 };
 
-/// A memory-mapped safetensors file. Views live as long as the file object. Read-only, thread-safe.
+/// An open safetensors file. Views live as long as the file object. Read-only, thread-safe. Bytes are
+/// read into memory, so that a file that shrinks or fails under a running program is an error.
 class TensorFile {
  public:
   /// Checks the whole header before anything is used: size, JSON, shapes, offsets that are in
@@ -35,10 +44,14 @@ class TensorFile {
   virtual std::span<const TensorEntry> entries() const = 0;  // in order of name
   /// Null when there is no tensor of that name.
   virtual const TensorEntry* find(std::string_view name) const = 0;
-  /// A typed view. Throws Error(BadFile) for a missing name (with the nearest ones), Unsupported
-  /// for a dtype that is not one of DType (it says which one it is) or more than Shape::kMaxRank
-  /// dimensions.
+  /// A typed view of a copy, which the first call reads and the file object keeps. Throws
+  /// Error(BadFile) for a missing name (with the nearest ones) and for a file that failed or was
+  /// written since it was opened; Unsupported for a dtype that is not one of DType (it says which one
+  /// it is) or more than Shape::kMaxRank dimensions.
   virtual ConstTensor tensor(std::string_view name) const = 0;
+  /// Throws Error(BadFile) where the file was written or truncated since it was opened: what
+  /// TensorEntry::read gave may be a part of either.
+  virtual void check_unchanged() const = 0;
 };
 
 struct NamedTensor {
@@ -46,8 +59,15 @@ struct NamedTensor {
   ConstTensor tensor;  // on the CPU
 };
 
-/// Writes beside `path` and renames, so that a reader sees the old file or the whole new one; on an
-/// error nothing is left behind. Throws Error(BadFile).
+/// A reader sees the old file or the whole new one, and on an error or the end of the process nothing
+/// is left behind (on file systems without unnamed files, such as NFS, a killed process leaves
+/// `path`.XXXXXX). The mode of a file that is replaced stays. Throws Error(BadFile): names that are
+/// given twice or no UTF-8, absent tensors, those of a device; and where `path` cannot be written, or
+/// is anything but a regular file: a folder, a link, a device, a pipe.
 void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors);
+
+/// Throws Error(BadFile) where write_safetensors would because of what `path` is, so that a long run
+/// need not end in it. Creates nothing.
+void check_safetensors_target(const std::filesystem::path& path);
 
 }  // namespace switchyard

@@ -9,8 +9,8 @@
 #include <string_view>
 
 #include "base/require.h"
+#include "weights/file_bytes.h"
 #include "weights/json_file.h"
-#include "weights/mapped_file.h"
 #include "weights/text.h"
 
 namespace switchyard {
@@ -166,6 +166,10 @@ class FoundFiles final : public CheckpointFiles {
     return *holder->find(name);
   }
 
+  void check_unchanged() const override {
+    for (const auto& file : files_) file->check_unchanged();
+  }
+
   void for_each_name(const std::function<void(const std::string&)>& visit) const override {
     std::vector<const std::string*> names;
     for (const auto& file : files_)
@@ -225,6 +229,12 @@ class IndexedFiles final : public CheckpointFiles {
                        ": is not in ", file,
                        ". The index does not fit its files; download both again.");
     return *found;
+  }
+
+  void check_unchanged() const override {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, file] : shards_)
+      if (file) file->check_unchanged();
   }
 
   void for_each_name(const std::function<void(const std::string&)>& visit) const override {
@@ -314,7 +324,7 @@ fs::path find_model_folder(const fs::path& path) {
 ShardIndex ShardIndex::read(const fs::path& path) {
   // Ten times what the largest published checkpoint has: 23.5 MB for 200,000 tensors.
   constexpr uintmax_t kMaxBytes = uintmax_t{256} << 20;
-  return ShardIndex(MappedFile("checkpoint", path, kMaxBytes).text(), path.string());
+  return ShardIndex(read_text("checkpoint", path, kMaxBytes), path.string());
 }
 
 ShardIndex::ShardIndex(std::string_view text, std::string path) : path_(std::move(path)) {

@@ -29,9 +29,13 @@ std::vector<std::string> names_in(const std::filesystem::path& folder);
 // ---- its files
 
 // safetensors.cc
-// Parses `file` (the whole file) into entries ordered by name. Throws Error(BadFile); `name` says
-// which file in messages. Allocates no more than the header's own size calls for.
-std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> file,
+// The length of a file's header, from its first nine bytes (or all of fewer). Throws Error(BadFile)
+// before anything is read of one that cannot be; `name` says which file in messages.
+int64_t safetensors_header_bytes(std::span<const std::byte> head, int64_t file_bytes,
+                                 const std::string& name);
+// Parses a header, behind which the file has `data_bytes`, into entries ordered by name, without
+// their file. Throws Error(BadFile). Takes time and memory as the header's length has them.
+std::vector<TensorEntry> parse_safetensors(std::string_view header, int64_t data_bytes,
                                            const std::string& name);
 
 // Which file of a sharded checkpoint holds a tensor: weight_map of a model.safetensors.index.json, in
@@ -90,6 +94,8 @@ class CheckpointFiles {
   // Opens its shard. Throws Error(BadFile) where the tensor is missing, its shard is not there or
   // damaged, or several files hold it; names both.
   virtual const TensorEntry& entry(const std::string& name) const = 0;
+  // Throws Error(BadFile) where a file that is open was written since: what was read may be a mixture.
+  virtual void check_unchanged() const = 0;
   // Every name that the index holds, or without one the headers, in order. Opens nothing.
   virtual void for_each_name(const std::function<void(const std::string&)>& visit) const = 0;
 };

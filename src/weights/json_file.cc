@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "base/require.h"
-#include "weights/mapped_file.h"
+#include "weights/file_bytes.h"
 #include "weights/text.h"
 
 namespace switchyard {
@@ -113,10 +113,18 @@ size_t QuotedJson::original_position(size_t position) const {
 
 nlohmann::json read_json_object(const std::filesystem::path& path) {
   constexpr uintmax_t kMaxBytes = uintmax_t{16} << 20;  // configs have some kB
-  return parse_json_object(MappedFile("checkpoint", path, kMaxBytes).text(), path.string());
+  return parse_json_object(read_text("checkpoint", path, kMaxBytes), path.string());
 }
 
 nlohmann::json parse_json_object(std::string_view text, const std::string& file) {
+  // A tree takes up to a hundred bytes for each value; text has as little as two. Configs that name
+  // every expert of a large model have 200,000.
+  constexpr auto kMaxValues = std::ptrdiff_t{1} << 20;
+  const auto values =
+      std::ranges::count_if(text, [](char c) { return c == ',' || c == '[' || c == '{'; });
+  SWITCHYARD_REQUIRE(values <= kMaxValues, BadFile, "checkpoint: ", file, ", values=", values,
+                     ", at most ", kMaxValues,
+                     " are sensible here. The file is none of this kind.");
   auto json = parse_json(text, file);
   SWITCHYARD_REQUIRE(json.is_object(), BadFile, "checkpoint: ", file, ", is no JSON object.");
   return json;

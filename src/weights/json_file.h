@@ -12,8 +12,8 @@
 
 namespace switchyard {
 
-// The parsed text of a small JSON file. Throws Error(BadFile): missing, larger than 16 MiB,
-// damaged (with the line), too deeply nested, or no object. Python's NaN and Infinity become
+// The parsed text of a small JSON file. Throws Error(BadFile): missing, larger than 16 MiB or of
+// more than a million values, damaged (with the line), too deeply nested, or no object. Python's NaN and Infinity become
 // strings, of which no reader takes a number. Of a key that occurs twice the last one counts.
 nlohmann::json read_json_object(const std::filesystem::path& path);
 // The same of a text; `file` names it in messages.

@@ -99,8 +99,8 @@ class Loader {
     const bool as_it_is =
         src.holds(dst.dtype) && stride.col_step == 1 && stride.row_step == cols && factor == 1;
     if (as_it_is) {
-      const auto bytes = dtype_bytes(dst.dtype);
-      std::memcpy(dst.data, src.bytes() + stride.first * bytes, rows * cols * bytes);
+      const auto bytes = static_cast<size_t>(rows * cols * dtype_bytes(dst.dtype));
+      src.read_bytes({static_cast<std::byte*>(dst.data), bytes}, stride.first);
     } else if (stride.col_step == 1) {
       for (int64_t r = 0; r < rows; ++r)
         store_run(dst, r * cols, src, stride.first + r * stride.row_step, cols, factor);
@@ -129,20 +129,23 @@ class Loader {
     SWITCHYARD_REQUIRE(!name.empty(), BadFile, "checkpoint: layer ", tensors_.layer, ", tensors.",
                        key, "=nothing, the layer needs it. Name it in layer.json.");
   }
-  // Stored rows become columns. 128 elements of each at a time: what they fall on stays in cache.
+  // Stored rows become columns: runs that are read at once on one side, a cache line on the other.
   static void copy_transposed(Tensor dst, const StoredTensor& src, int64_t rows, int64_t cols,
                               Stride stride, float factor) {
-    constexpr int64_t kRows = 128;
-    std::vector<float> run, column;
+    constexpr int64_t kRows = 1024, kCols = 32;
+    std::vector<float> runs, line(kCols);
     for (int64_t r = 0; r < rows; r += kRows) {
-      const int64_t n = std::min(kRows, rows - r);
-      run.resize((n - 1) * stride.row_step + 1);
-      column.resize(n);
-      for (int64_t c = 0; c < cols; ++c) {
-        src.read(run, stride.first + r * stride.row_step + c * stride.col_step);
-        for (size_t i = 0; i < column.size(); ++i)
-          column[i] = factor * run[i * static_cast<size_t>(stride.row_step)];
-        store(dst, r * cols + c, cols, column);
+      const int64_t n = std::min(kRows, rows - r), run = (n - 1) * stride.row_step + 1;
+      runs.resize(kCols * run);
+      for (int64_t c = 0; c < cols; c += kCols) {
+        const int64_t m = std::min(kCols, cols - c);
+        const int64_t first = stride.first + r * stride.row_step + c * stride.col_step;
+        for (int64_t j = 0; j < m; ++j)
+          src.read(std::span(runs).subspan(j * run, run), first + j * stride.col_step);
+        for (int64_t i = 0; i < n; ++i) {
+          for (int64_t j = 0; j < m; ++j) line[j] = factor * runs[j * run + i * stride.row_step];
+          store(dst, (r + i) * cols + c, 1, std::span(line).first(m));
+        }
       }
     }
   }
@@ -370,9 +373,10 @@ void load_token_experts(Loader& loader, Tensor dst) {
                      shape_text(entry.shape), ", need I64 ", shape_text(expected),
                      ". Weights and config.json do not fit.");
   if (dst.data == nullptr) return;
+  std::vector<int64_t> ids(dst.count());
+  entry.read(std::as_writable_bytes(std::span(ids)));
   for (int64_t i = 0; i < dst.count(); ++i) {
-    int64_t id = 0;
-    std::memcpy(&id, entry.bytes.data() + static_cast<size_t>(i) * sizeof id, sizeof id);
+    const int64_t id = ids[i];
     SWITCHYARD_REQUIRE(id >= 0 && id < c.num_experts, BadFile, "checkpoint: tensor ", entry.name,
                        ", token ", i / c.top_k, ": expert=", id, ", need 0 to ", c.num_experts - 1,
                        ".");
@@ -473,6 +477,7 @@ LayerWeights load_layer(const CheckpointFiles& files, const LayerTensors& tensor
   const auto block = WeightBlock::allocate(config, num_ranks);
   Loader loader(files, tensors, progress, total_bytes);
   load_all(loader, block, first_expert);
+  files.check_unchanged();
   return block.view();
 }
 

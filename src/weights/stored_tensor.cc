@@ -9,18 +9,15 @@
 
 #include "base/checked.h"
 #include "base/shape_text.h"
+#include "weights/file_bytes.h"
 
 namespace switchyard {
 namespace {
 
 constexpr int64_t kMxGroup = 32;  // values that share a scale; OCP Microscaling Formats 1.0
 
-template <class T>
-T load(const std::byte* bytes, int64_t i) {  // a file's bytes have no alignment
-  T value;
-  std::memcpy(&value, bytes + static_cast<size_t>(i) * sizeof(T), sizeof(T));
-  return value;
-}
+// Values that are read at once: with their bytes and scales they stay in the nearest cache.
+constexpr size_t kRun = 2048;
 
 // Sign, `exponent` bits, `mantissa` bits, with subnormals; what the largest exponent means differs
 // by format and is not decided here.
@@ -73,6 +70,35 @@ const Pairs& pairs(Elements elements) {
   static const Pairs e2m1 = pairs_of([](unsigned half) { return small_float(half, 2, 1, 1); });
   static const Pairs int4 = pairs_of([](unsigned half) { return static_cast<float>(half) - 8.0f; });
   return elements == Elements::E2m1 ? e2m1 : int4;
+}
+
+size_t bytes_of(ScaleBits bits) {
+  switch (bits) {
+    case ScaleBits::F32: return 4;
+    case ScaleBits::F16:
+    case ScaleBits::Bf16: return 2;
+    case ScaleBits::E8m0:
+    case ScaleBits::E4m3: return 1;
+  }
+  return 0;
+}
+
+template <class T>
+T load(const std::byte* bytes) {
+  T value;
+  std::memcpy(&value, bytes, sizeof value);
+  return value;
+}
+
+float scale_of(ScaleBits bits, const std::byte* bytes) {
+  switch (bits) {
+    case ScaleBits::F32: return load<float>(bytes);
+    case ScaleBits::F16: return f16_to_float(load<uint16_t>(bytes));
+    case ScaleBits::Bf16: return bf16_to_float(load<uint16_t>(bytes));
+    case ScaleBits::E8m0: return e8m0_to_float(load<uint8_t>(bytes));
+    case ScaleBits::E4m3: return e4m3_values()[load<uint8_t>(bytes)];
+  }
+  return 0;
 }
 
 bool is_written_as(ScaleBits bits, const std::string& dtype) {
@@ -134,7 +160,9 @@ float overall_scale(const TensorEntry& entry) {
   SWITCHYARD_REQUIRE(entry.dtype == "F32" && is_one, Unsupported, "checkpoint: tensor ", entry.name,
                      ": is ", entry.dtype, " ", shape_text(entry.shape),
                      ", need F32 [] or [1]: one for the whole tensor.");
-  return load<float>(entry.bytes.data(), 0);
+  float value = 0;
+  entry.read(std::as_writable_bytes(std::span(&value, 1)));
+  return value;
 }
 
 }  // namespace
@@ -167,7 +195,11 @@ std::string format_text(Elements elements, ScaleBits bits, ScaleBlock block) {
 }
 
 StoredTensor::StoredTensor(Kind kind, const TensorEntry& entry)
-    : kind_(kind), bytes_(entry.bytes.data()), shape_(entry.shape) {}
+    : kind_(kind), values_{entry.file, entry.begin}, shape_(entry.shape) {}
+
+void StoredTensor::Place::read(std::span<std::byte> dst, int64_t first) const {
+  file->read(dst, begin + first);
+}
 
 StoredTensor StoredTensor::plain(const TensorEntry& entry) {
   if (entry.dtype == "BF16") return {Kind::Bf16, entry};
@@ -215,7 +247,7 @@ StoredTensor StoredTensor::mxfp4(const TensorEntry& blocks, const TensorEntry& s
 // Shapes have been checked: nothing that is computed here leads out of the files.
 void StoredTensor::set_scales(Elements elements, const Scales& scales) {
   elements_ = elements;
-  scales_ = scales.entry.bytes.data();
+  scales_ = {scales.entry.file, scales.entry.begin};
   scale_bits_ = scales.bits;
   block_ = scales.block;
   cols_ = shape_.back();
@@ -246,22 +278,18 @@ bool StoredTensor::holds(DType dtype) const {
          (kind_ == Kind::F32 && dtype == DType::F32);
 }
 
+void StoredTensor::read_bytes(std::span<std::byte> dst, int64_t first) const {
+  values_.read(dst, first * (kind_ == Kind::F32 ? 4 : 2));
+}
+
 void StoredTensor::read(std::span<float> dst, int64_t first) const {
-  if (dst.empty()) return;
-  const auto count = static_cast<int64_t>(dst.size());
-  float* out = dst.data();
   switch (kind_) {
-    case Kind::Bf16:
-      for (int64_t i = 0; i < count; ++i) out[i] = bf16_to_float(load<uint16_t>(bytes_, first + i));
-      return;
-    case Kind::F16:
-      for (int64_t i = 0; i < count; ++i) out[i] = f16_to_float(load<uint16_t>(bytes_, first + i));
-      return;
-    case Kind::F32:
-      std::memcpy(out, bytes_ + static_cast<size_t>(first) * sizeof(float), dst.size_bytes());
-      return;
+    case Kind::Bf16: return read_plain<uint16_t>(dst, first, bf16_to_float);
+    case Kind::F16: return read_plain<uint16_t>(dst, first, f16_to_float);
+    case Kind::F32: return read_bytes(std::as_writable_bytes(dst), first);
     case Kind::Scaled: break;
   }
+  if (dst.empty()) return;
   int64_t col = first % cols_;
   for (int64_t row = first / cols_; !dst.empty(); ++row, col = 0) {
     const auto n = std::min(dst.size(), static_cast<size_t>(cols_ - col));
@@ -270,55 +298,70 @@ void StoredTensor::read(std::span<float> dst, int64_t first) const {
   }
 }
 
-// Part of a row: a run for each scale.
-void StoredTensor::read_row(std::span<float> dst, int64_t row, int64_t col) const {
-  const int64_t scales =
-      row / rows_ * scales_per_matrix_ + row % rows_ / cut_block_.rows * scales_per_row_;
-  const std::span<float> whole = dst;
-  int64_t block = col / cut_block_.cols;
-  for (int64_t at = col; !dst.empty(); ++block) {
-    const int64_t end = std::min(cols_, (block + 1) * cut_block_.cols);
-    const auto n = std::min(dst.size(), static_cast<size_t>(end - at));
-    read_values(dst.first(n), row * cols_ + at, scale_at(scales + block));
-    dst = dst.subspan(n);
-    at += static_cast<int64_t>(n);
+template <class T>
+void StoredTensor::read_plain(std::span<float> dst, int64_t first, float (*to_float)(T)) const {
+  std::array<T, kRun> run;
+  for (size_t done = 0; done < dst.size(); done += run.size()) {
+    const auto part = std::span(run).first(std::min(run.size(), dst.size() - done));
+    read_bytes(std::as_writable_bytes(part), first + static_cast<int64_t>(done));
+    std::ranges::transform(part, dst.begin() + static_cast<int64_t>(done), to_float);
   }
-  // After the scale: e2m1 * e4m3 is exact, so that the product is rounded once.
-  if (overall_divides_)
-    for (float& value : whole) value /= overall_;
-  else if (overall_ != 1.0f)
-    for (float& value : whole) value *= overall_;
 }
 
-void StoredTensor::read_values(std::span<float> dst, int64_t first, float scale) const {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(bytes_);
+// Part of a row.
+void StoredTensor::read_row(std::span<float> dst, int64_t row, int64_t col) const {
+  for (size_t done = 0; done < dst.size(); done += kRun)
+    read_run(dst.subspan(done, std::min(kRun, dst.size() - done)), row,
+             col + static_cast<int64_t>(done));
+  // After the scale: e2m1 * e4m3 is exact, so that the product is rounded once.
+  if (overall_divides_)
+    for (float& value : dst) value /= overall_;
+  else if (overall_ != 1.0f)
+    for (float& value : dst) value *= overall_;
+}
+
+// At most kRun values of a row, times the scale of the block of each.
+void StoredTensor::read_run(std::span<float> dst, int64_t row, int64_t col) const {
+  read_values(dst, row * cols_ + col);
+  const int64_t in_row =
+      row / rows_ * scales_per_matrix_ + row % rows_ / cut_block_.rows * scales_per_row_;
+  const int64_t end = col + static_cast<int64_t>(dst.size());
+  const int64_t first = col / cut_block_.cols, last = (end - 1) / cut_block_.cols;
+  std::array<float, kRun> scales;
+  read_scales(std::span(scales).first(static_cast<size_t>(last - first + 1)), in_row + first);
+  for (int64_t at = col; at < end;) {
+    const int64_t block = at / cut_block_.cols;
+    const int64_t block_end = std::min(end, (block + 1) * cut_block_.cols);
+    const float scale = scales[static_cast<size_t>(block - first)];
+    for (; at < block_end; ++at) dst[static_cast<size_t>(at - col)] *= scale;
+  }
+}
+
+// Without scales.
+void StoredTensor::read_values(std::span<float> dst, int64_t first) const {
+  std::array<uint8_t, kRun> run;
   const auto count = static_cast<int64_t>(dst.size());
+  const int64_t per_byte = elements_ == Elements::E4m3 ? 1 : 2, begin = first / per_byte;
+  const auto bytes =
+      std::span(run).first(static_cast<size_t>((first + count - 1) / per_byte - begin + 1));
+  values_.read(std::as_writable_bytes(bytes), begin);
   float* out = dst.data();
-  if (elements_ == Elements::E4m3) {
+  if (per_byte == 1) {
     const auto& values = e4m3_values();
-    for (int64_t i = 0; i < count; ++i) out[i] = values[bytes[first + i]] * scale;
+    for (int64_t i = 0; i < count; ++i) out[i] = values[bytes[i]];
     return;
   }
   const Pairs& two = pairs(elements_);
-  int64_t i = 0;
-  if (first % 2 != 0) out[i++] = two[bytes[first / 2]][1] * scale;
-  for (; i + 1 < count; i += 2) {
-    const auto& pair = two[bytes[(first + i) / 2]];
-    out[i] = pair[0] * scale;
-    out[i + 1] = pair[1] * scale;
-  }
-  if (i < count) out[i] = two[bytes[(first + i) / 2]][0] * scale;
+  const int64_t skipped = first % 2;  // an odd value is the upper half of the first byte
+  for (int64_t i = 0; i < count; ++i) out[i] = two[bytes[(skipped + i) / 2]][(skipped + i) % 2];
 }
 
-float StoredTensor::scale_at(int64_t i) const {
-  switch (scale_bits_) {
-    case ScaleBits::F32: return load<float>(scales_, i);
-    case ScaleBits::F16: return f16_to_float(load<uint16_t>(scales_, i));
-    case ScaleBits::Bf16: return bf16_to_float(load<uint16_t>(scales_, i));
-    case ScaleBits::E8m0: return e8m0_to_float(load<uint8_t>(scales_, i));
-    case ScaleBits::E4m3: return e4m3_values()[load<uint8_t>(scales_, i)];
-  }
-  return 0;
+void StoredTensor::read_scales(std::span<float> dst, int64_t first) const {
+  std::array<std::byte, kRun * sizeof(float)> run;
+  const size_t each = bytes_of(scale_bits_);
+  const auto bytes = std::span(run).first(dst.size() * each);
+  scales_.read(bytes, first * static_cast<int64_t>(each));
+  for (size_t i = 0; i < dst.size(); ++i) dst[i] = scale_of(scale_bits_, bytes.data() + i * each);
 }
 
 }  // namespace switchyard

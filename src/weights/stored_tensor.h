@@ -50,7 +50,7 @@ bool scales_fit(std::span<const int64_t> scales, std::span<const int64_t> values
 // "fp8 in 128x128 blocks", "fp8 per tensor", "mxfp8", "int4 in groups of 32", "nvfp4", ...
 std::string format_text(Elements elements, ScaleBits bits, ScaleBlock block);
 
-// A view; the file stays open. Numbers are exact, but for a product with scales that have more bits
+// A view of a file that stays open. Numbers are exact, but for a product with scales that have more bits
 // than fp32: that is rounded to fp32, once.
 class StoredTensor {
  public:
@@ -70,26 +70,36 @@ class StoredTensor {
   std::string format() const;
   // Whether the bytes are already `dtype`, so that rows can be copied as they are.
   bool holds(DType dtype) const;
-  const std::byte* bytes() const { return bytes_; }
+  // Bytes of a tensor that is not scaled, from element `first` on, as they are.
+  void read_bytes(std::span<std::byte> dst, int64_t first) const;
 
  private:
   enum class Kind { Bf16, F16, F32, Scaled };
+  // Where a tensor's bytes are.
+  struct Place {
+    const FileBytes* file = nullptr;
+    int64_t begin = 0;
+
+    void read(std::span<std::byte> dst, int64_t first) const;
+  };
 
   StoredTensor(Kind kind, const TensorEntry& entry);
 
   void set_scales(Elements elements, const Scales& scales);
+  template <class T>
+  void read_plain(std::span<float> dst, int64_t first, float (*to_float)(T)) const;
   void read_row(std::span<float> dst, int64_t row, int64_t col) const;
-  void read_values(std::span<float> dst, int64_t first, float scale) const;
-  float scale_at(int64_t i) const;
+  void read_run(std::span<float> dst, int64_t row, int64_t col) const;
+  void read_values(std::span<float> dst, int64_t first) const;
+  void read_scales(std::span<float> dst, int64_t first) const;
 
   Kind kind_;
-  const std::byte* bytes_;
+  Place values_, scales_;
   std::vector<int64_t> shape_;
   // Scaled: rows_ of cols_ values in each matrix, scales in row-major order of their blocks.
   Elements elements_ = Elements::E4m3;
   ScaleBits scale_bits_ = ScaleBits::F32;
   ScaleBlock block_, cut_block_;  // as it is called; not beyond the matrix
-  const std::byte* scales_ = nullptr;
   int64_t rows_ = 1, cols_ = 1, scales_per_row_ = 0, scales_per_matrix_ = 0;
   float overall_ = 1.0f;
   bool overall_divides_ = false;

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "base/checked.h"
 #include "base/shape_text.h"
@@ -155,7 +154,7 @@ class TensorSource {
                        p.shape->dtype, " ", shape_text(p.shape->shape), ", need I64 [",
                        expected.size(), "].");
     std::vector<int64_t> stated(expected.size());
-    std::memcpy(stated.data(), p.shape->bytes.data(), p.shape->bytes.size());
+    p.shape->read(std::as_writable_bytes(std::span(stated)));
     SWITCHYARD_REQUIRE(std::ranges::equal(stated, expected), BadFile, "checkpoint: tensor ",
                        p.shape->name, ": says ", shape_text(stated), ", ", p.values->name,
                        " holds ", shape_text(expected), ". The file is damaged.");

@@ -437,7 +437,18 @@ class Damaged(CommandLine):
                 file.truncate(2 * 10**8)
             self.expect_refused(says=says)
         self.rewrite_header(lambda header: b"[" * 10**6)
+        self.expect_refused(says="no JSON object")
+        self.rewrite_header(lambda header: b'{"__metadata__":' + b"[" * 10**6)
         self.expect_refused(says="nests deeper")
+        self.rewrite_header(lambda header: b'{"a":{"shape":[' + b"[]," * (16 << 20))
+        self.expect_refused(says="shape holds [")
+        self.rewrite_header(lambda header: b'{"a":{"shape":[' + b"0," * (16 << 20))
+        self.expect_refused(says="more than 64 numbers")
+
+    def test_metadata_takes_no_memory(self):
+        self.rewrite_header(lambda header: json.dumps(
+            {**header, "__metadata__": {"nested": [[[], {}]] * (2 << 20)}}).encode())
+        self.good(*self.arguments(), memory=self.MEMORY)
 
     def test_places_of_tensors(self):
         self.rewrite_header(lambda h: h[self.EXPERT].update(data_offsets=next(
@@ -557,6 +568,8 @@ class Damaged(CommandLine):
         self.expect_refused(says='hidden_size="1e999", need an integer')
         (self.model / "config.json").write_text('{"model_type": "mixtral",\n"hidden_size": ,}')
         self.expect_refused(says="config.json, line 2: no JSON at the end of")
+        (self.model / "config.json").write_text('{"model_type": [' + "[]," * (5 << 20) + "[]]}")
+        self.expect_refused(says="at most 1048576 are sensible here")
         self.rewrite_config(time_step_limit=[0.0, float("inf")], nobody=float("nan"))
         self.good(*self.arguments(), memory=self.MEMORY)
         self.output.unlink()

@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <thread>
+#include <utility>
 
 #include "switchyard/error.h"
 #include "switchyard/safetensors.h"
@@ -441,6 +444,30 @@ TEST(Checkpoint, ReportsProgressUpToTheWhole) {
   ASSERT_FALSE(seen.empty());
   EXPECT_TRUE(std::is_sorted(seen.begin(), seen.end()));
   EXPECT_EQ(seen.back(), total);
+}
+
+TEST(Checkpoint, AFileThatShrinksOrIsWrittenWhileItIsLoadedIsAnError) {
+  const OneFile one;
+  const auto path = one.folder / "model.safetensors";
+  const std::string whole = testing::read_file(path);
+  std::mt19937_64 rng(1);
+  for (int i = 0; i < 100; ++i) {
+    testing::write_file(path, whole);
+    const auto long_ago = std::filesystem::file_time_type::clock::now() - std::chrono::hours(1);
+    std::filesystem::last_write_time(path, long_ago);  // far enough for clocks that tick slowly
+    const bool shrinks = i % 4 != 0;
+    bool done = false;
+    const auto change = [&](int64_t, int64_t) {
+      if (std::exchange(done, true)) return;
+      if (shrinks)
+        std::filesystem::resize_file(path, rng() % whole.size());
+      else
+        testing::write_file(path, whole);
+    };
+    const auto message = refusal(
+        [&] { Checkpoint::open(one.folder.path())->load_layer(1, 1, 0, change); }, Errc::BadFile);
+    EXPECT_NE(message.find("nothing writes it any more"), std::string::npos) << message;
+  }
 }
 
 TEST(Checkpoint, HalfAndFloatAreRoundedToBf16ButForTheRouter) {

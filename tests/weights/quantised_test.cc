@@ -847,9 +847,8 @@ TEST(Quantised, WithoutASizeFp8IsInBlocksOf128OrHasScalesThatTellTheirShape) {
 
 // The last guard before a file's bytes are read, whoever calls.
 TEST(StoredTensor, ChecksDtypesAndRanksItself) {
-  const std::vector<std::byte> memory(4096);
-  const auto entry = [&](const char* dtype, std::vector<int64_t> shape) {
-    return TensorEntry{"w", dtype, std::move(shape), memory};
+  const auto entry = [](const char* dtype, std::vector<int64_t> shape) {
+    return TensorEntry{"w", dtype, std::move(shape)};
   };
   const auto scaled = [](Elements elements, const TensorEntry& values, const TensorEntry& scales,
                          ScaleBits bits, const TensorEntry* overall = nullptr) {
@@ -895,9 +894,8 @@ TEST(StoredTensor, ChecksDtypesAndRanksItself) {
 }
 
 TEST(StoredTensor, BlocksOfMxfp4HoldSixteenBytes) {
-  const std::vector<std::byte> memory(4096);
-  const auto u8 = [&](std::vector<int64_t> shape) {
-    return TensorEntry{"w", "U8", std::move(shape), memory};
+  const auto u8 = [](std::vector<int64_t> shape) {
+    return TensorEntry{"w", "U8", std::move(shape)};
   };
   EXPECT_NO_THROW((void)StoredTensor::mxfp4(u8({4, 16}), u8({4})));
   for (const int64_t width : {15, 17})

@@ -1,8 +1,18 @@
 // tests/weights/safetensors_test.cc -- files come back as written; damaged ones are refused.
 #include "switchyard/safetensors.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <functional>
+#include <random>
+#include <thread>
 
 #include "switchyard/error.h"
 #include "testing/buffer.h"
@@ -116,9 +126,9 @@ TEST(Safetensors, ADtypeThatIsNotKnownIsRefusedByNameWhereItIsRead) {
                                     "f":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})",
                                 16));
     const auto file = TensorFile::open(folder / "x.safetensors");
-    EXPECT_EQ(file->find("q")->bytes.size(), 3u);
-    EXPECT_EQ(file->find("c")->bytes.size(), 8u);
-    EXPECT_EQ(file->find("f")->bytes.size(), 4u);
+    EXPECT_EQ(file->find("q")->num_bytes, 3);
+    EXPECT_EQ(file->find("c")->num_bytes, 8);
+    EXPECT_EQ(file->find("f")->num_bytes, 4);
     try {
       file->tensor("q");
       FAIL();
@@ -174,7 +184,7 @@ TEST(Safetensors, DamagedHeadersAreRefused) {
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":["0","4"]}})", 4),
        "data_offsets holds \"0\""},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,18446744073709551616]}})", 4),
-       "data_offsets holds 1.8"},
+       "data_offsets holds 18446744073709551616"},
       {file_of(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[9223372036854775804,
                   9223372036854775807]}})",
                4),
@@ -213,9 +223,10 @@ TEST(Safetensors, AnyFlippedByteIsReadOrRefusedButNeverCrashes) {
       try {
         const auto file = TensorFile::open(folder / "bad.safetensors");
         for (const auto& e : file->entries())
-          if (!e.bytes.empty()) {
-            EXPECT_LE(e.bytes.size(), good.size());
-            [[maybe_unused]] volatile auto last = e.bytes.back();
+          if (e.num_bytes > 0) {
+            EXPECT_LE(e.num_bytes, static_cast<int64_t>(good.size()));
+            std::byte last;
+            e.read({&last, 1}, e.num_bytes - 1);
           }
       } catch (const Error& e) {
         ++refused;
@@ -259,6 +270,234 @@ TEST(Safetensors, MissingFilesFoldersAndPipesAreRefused) {
   EXPECT_THROW(TensorFile::open(folder.path()), Error);
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
   EXPECT_THROW(TensorFile::open(folder / "pipe"), Error) << "and does not wait for a writer";
+}
+
+// ---- files that change under their reader
+
+// What `call` is refused with; empty when it is not.
+std::string message_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::BadFile) << e.what();
+    return e.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST(Safetensors, AFileThatShrinksUnderItsReaderIsAnError) {
+  const TemporaryFolder folder;
+  const auto path = folder / "t.safetensors";
+  const auto a = testing::random_f32({64, 64}, 1);
+  const NamedTensor t{"t", a.view()};
+  std::mt19937_64 rng(2);
+  for (int i = 0; i < 100; ++i) {
+    write_safetensors(path, {&t, 1});
+    const auto file = TensorFile::open(path);
+    const uint64_t left = rng() % (file->find("t")->begin + a.view().bytes());
+    std::filesystem::resize_file(path, left);
+    std::vector<std::byte> bytes(a.view().bytes());
+    EXPECT_TRUE(contains(message_of([&] { file->tensor("t"); }), "when it was opened"));
+    EXPECT_TRUE(contains(message_of([&] { file->find("t")->read(bytes); }), "when it was opened"));
+  }
+}
+
+TEST(Safetensors, AFileThatIsWrittenUnderItsReaderIsAnError) {
+  const TemporaryFolder folder;
+  const auto path = folder / "t.safetensors";
+  const auto a = testing::random_f32({4, 4}, 1);
+  const NamedTensor tensors[] = {{"before", a.view()}, {"after", a.view()}};
+  write_safetensors(path, tensors);
+  // Far enough back for clocks that tick slowly.
+  std::filesystem::last_write_time(
+      path, std::filesystem::file_time_type::clock::now() - std::chrono::hours(1));
+  const auto file = TensorFile::open(path);
+  const ConstTensor kept = file->tensor("before");
+  testing::write_file(path, std::string(std::filesystem::file_size(path), 'x'));
+  EXPECT_TRUE(contains(message_of([&] { file->tensor("after"); }), "was written since"));
+  EXPECT_TRUE(contains(message_of([&] { file->check_unchanged(); }), "was written since"));
+  EXPECT_EQ(std::memcmp(kept.data, a.view().data, a.view().bytes()), 0) << "it is a copy";
+  EXPECT_EQ(file->tensor("before").data, kept.data);
+}
+
+TEST(Safetensors, ReadsStayInsideTheirTensor) {
+  const TemporaryFolder folder;
+  const auto a = testing::random_bf16({8}, 1), b = testing::random_bf16({8}, 2);
+  const NamedTensor tensors[] = {{"a", a.view()}, {"b", b.view()}};
+  write_safetensors(folder / "t.safetensors", tensors);
+  const auto file = TensorFile::open(folder / "t.safetensors");
+  const TensorEntry& entry = *file->find("a");
+  std::vector<std::byte> bytes(6);
+  entry.read(bytes, 10);
+  EXPECT_EQ(std::memcmp(bytes.data(), a.view().as<Bf16>() + 5, 6), 0);
+  for (const int64_t first : {int64_t{-1}, int64_t{11}, int64_t{17}, INT64_MAX})
+    EXPECT_TRUE(contains(message_of([&] { entry.read(bytes, first); }), "it has 16"));
+}
+
+// ---- large headers
+
+std::string header_of_tensors(int64_t count, const std::string& metadata) {
+  std::string header = R"({"__metadata__":)" + metadata;
+  for (int64_t i = 0; i < count; ++i)
+    header += ",\"model.layers.0.mlp.experts." + std::to_string(i) +
+              R"(.w":{"dtype":"U8","shape":[1],"data_offsets":[)" + std::to_string(i) + "," +
+              std::to_string(i + 1) + "]}";
+  return header + "}";
+}
+
+// In quadratic time, this takes minutes.
+TEST(Safetensors, AHeaderIsReadOnceHoweverManyTensorsAndHoweverMuchMetadataItHas) {
+  const TemporaryFolder folder;
+  constexpr int64_t kTensors = 100'000;
+  std::string metadata = "{";
+  for (int i = 0; i < 100'000; ++i)
+    metadata += (i == 0 ? "\"" : ",\"") + std::to_string(i) + R"(":"x")";
+  testing::write_file(folder / "x.safetensors",
+                      file_of(header_of_tensors(kTensors, metadata + "}"), kTensors));
+  const auto file = TensorFile::open(folder / "x.safetensors");
+  EXPECT_EQ(static_cast<int64_t>(file->entries().size()), kTensors);
+  for (const int64_t i : {int64_t{0}, kTensors / 3, kTensors - 1}) {
+    const auto* entry = file->find("model.layers.0.mlp.experts." + std::to_string(i) + ".w");
+    ASSERT_NE(entry, nullptr);
+    EXPECT_EQ(entry->begin - file->entries().front().begin, i);
+  }
+}
+
+TEST(Safetensors, MetadataAndUnknownKeysAreAnyJson) {
+  const TemporaryFolder folder;
+  testing::write_file(
+      folder / "x.safetensors",
+      file_of(
+          R"({"a":{"new":[{"shape":[7]},null,-1.5,true],"dtype":"U8","shape":[],"more":{"dtype":1},
+                  "data_offsets":[0,1],"shape":[1]},
+                  "__metadata__":{"a":{"dtype":3},"b":[[],{}],"c":-1}})",
+          1));
+  const auto file = TensorFile::open(folder / "x.safetensors");
+  ASSERT_EQ(file->entries().size(), 1u);
+  EXPECT_EQ(file->find("a")->shape, std::vector<int64_t>{1}) << "of two the last one counts";
+  testing::write_file(folder / "x.safetensors", file_of(R"({"__metadata__":7})", 0));
+  EXPECT_EQ(TensorFile::open(folder / "x.safetensors")->entries().size(), 0u);
+}
+
+// ---- what is replaced, and what is refused
+
+TEST(WriteSafetensors, ReplacesFilesOnlyAndKeepsTheirMode) {
+  const TemporaryFolder folder;
+  const auto a = testing::random_bf16({4}, 1);
+  const NamedTensor t{"t", a.view()};
+  const auto write = [&](const char* name) {
+    const auto refusal = message_of([&] { write_safetensors(folder / name, {&t, 1}); });
+    EXPECT_EQ(message_of([&] { check_safetensors_target(folder / name); }), refusal);
+    return refusal;
+  };
+  testing::write_file(folder / "file", "old");
+  for (const mode_t mode : {0640, 0604}) {
+    ASSERT_EQ(::chmod((folder / "file").c_str(), mode), 0);
+    EXPECT_EQ(write("file"), "");
+    struct stat info {};
+    ASSERT_EQ(::stat((folder / "file").c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 07777, mode);
+  }
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  std::filesystem::create_directory(folder / "folder");
+  testing::write_file(folder / "target", "precious");
+  std::filesystem::create_symlink("target", folder / "link");
+  std::filesystem::create_symlink("gone", folder / "dangling");
+  EXPECT_TRUE(contains(write("pipe"), "is no regular file"));
+  EXPECT_TRUE(contains(write("folder"), "is no regular file"));
+  EXPECT_TRUE(contains(write("link"), "is a link to target"));
+  EXPECT_TRUE(contains(write("dangling"), "is a link to gone"));
+  EXPECT_TRUE(contains(write("no/file"), "its folder does not exist"));
+  EXPECT_TRUE(contains(write("target/file"), "its folder does not exist"));
+  EXPECT_TRUE(contains(message_of([] { check_safetensors_target("/dev/null"); }), "is no regular"));
+  EXPECT_TRUE(std::filesystem::is_fifo(folder / "pipe"));
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
+  EXPECT_EQ(testing::read_file(folder / "target"), "precious");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 6);
+}
+
+TEST(WriteSafetensors, NamesAndTensorsThatNoFileHoldsAreRefused) {
+  const TemporaryFolder folder;
+  const auto a = testing::random_bf16({4}, 1);
+  ConstTensor on_device = a.view();
+  on_device.device = DeviceKind::Cuda;
+  const struct {
+    std::vector<NamedTensor> tensors;
+    const char* message;
+  } all[] = {
+      {{{"a", a.view()}, {"b", a.view()}, {"a", a.view()}}, "tensor a: is given twice"},
+      {{{"a", {}}}, "tensor a: is absent"},
+      {{{"a", ConstTensor(nullptr, DType::Bf16, {4})}}, "tensor a: is absent"},
+      {{{"bad\xff", a.view()}}, ": its name is no UTF-8"},
+      {{{"\xc3", a.view()}}, ": its name is no UTF-8"},
+      {{{"__metadata__", a.view()}}, "keeps this name for itself"},
+      {{{"a", on_device}}, "tensor a: device=cuda, need cpu"},
+  };
+  for (const auto& bad : all) {
+    const auto message = message_of([&] { write_safetensors(folder / "t", bad.tensors); });
+    EXPECT_TRUE(contains(message, bad.message)) << bad.message << " / " << message;
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+// In a process of its own, which ends with what `body` gives.
+int exit_status(const std::function<int()>& body) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(body());
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return status;
+}
+
+TEST(WriteSafetensors, ALimitOnFileSizeIsAnErrorAndLeavesTheOldFile) {
+  const TemporaryFolder folder;
+  const auto path = folder / "t.safetensors";
+  const auto a = testing::random_f32({64, 64}, 1);
+  const NamedTensor t{"t", a.view()};
+  testing::write_file(path, "old");
+  const int status = exit_status([&] {
+    const rlimit limit{4096, 4096};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    for (int i = 0; i < 2; ++i)
+      if (!contains(message_of([&] { write_safetensors(path, {&t, 1}); }), "File too large"))
+        return 1;
+    sigset_t pending;
+    ::sigpending(&pending);
+    return ::sigismember(&pending, SIGXFSZ);
+  });
+  EXPECT_TRUE(WIFEXITED(status)) << "by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_EQ(testing::read_file(path), "old");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 1);
+}
+
+TEST(WriteSafetensors, AKilledProcessLeavesNoDraft) {
+  const TemporaryFolder folder;
+  const int unnamed = ::open(folder.path().c_str(), O_TMPFILE | O_WRONLY, 0600);
+  if (unnamed < 0) GTEST_SKIP() << "this file system has no files without names";
+  ::close(unnamed);
+  const auto path = folder / "t.safetensors";
+  const auto a = testing::random_f32({1024, 1024}, 1);
+  const NamedTensor t{"t", a.view()};
+  std::mt19937_64 rng(std::random_device{}());
+  for (int i = 0; i < 10; ++i) {
+    const pid_t child = ::fork();
+    while (child == 0) {
+      write_safetensors(path, {&t, 1});
+      ::unlink(path.c_str());
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(10'000 + rng() % 10'000));
+    ::kill(child, SIGKILL);
+    ::waitpid(child, nullptr, 0);
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+      ASSERT_EQ(entry.path(), path);
+      EXPECT_EQ(TensorFile::open(path)->tensor("t").shape, a.view().shape) << "whole or not there";
+    }
+  }
 }
 
 }  // namespace

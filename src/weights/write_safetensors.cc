@@ -1,0 +1,213 @@
+// src/weights/write_safetensors.cc -- a file appears whole or not at all, and replaces nothing but
+// a file.
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <set>
+#include <span>
+
+#include "base/file_descriptor.h"
+#include "base/shape_text.h"
+#include "switchyard/safetensors.h"
+#include "weights/safetensors_format.h"
+
+namespace switchyard {
+namespace {
+
+namespace fs = std::filesystem;
+
+// ---- what is written
+
+std::string_view file_dtype(DType dtype) {
+  const auto found = std::ranges::find(kLoadableDTypes, dtype, &LoadableDType::dtype);
+  return found != kLoadableDTypes.end() ? found->name : "";
+}
+
+bool is_utf8(const std::string& text) {
+  try {
+    (void)nlohmann::json(text).dump();
+    return true;
+  } catch (const nlohmann::json::type_error&) {
+    return false;
+  }
+}
+
+void check_tensors(std::span<const NamedTensor> tensors) {
+  std::set<std::string_view> names;
+  for (const auto& [name, tensor] : tensors) {
+    const auto where = cat("write_safetensors: tensor ", name);
+    SWITCHYARD_REQUIRE(is_utf8(name), BadFile, where, ": its name is no UTF-8. Rename it.");
+    SWITCHYARD_REQUIRE(name != kMetadata, BadFile, where,
+                       ": the format keeps this name for itself. Rename it.");
+    SWITCHYARD_REQUIRE(names.insert(name).second, BadFile, where,
+                       ": is given twice. Give each name once.");
+    SWITCHYARD_REQUIRE(tensor.present() && (tensor.data != nullptr || tensor.bytes() == 0), BadFile,
+                       where, ": is absent. Leave it out.");
+    SWITCHYARD_REQUIRE(tensor.device == DeviceKind::Cpu, BadFile, where,
+                       ": device=", device_name(tensor.device), ", need cpu. Copy it first.");
+    SWITCHYARD_REQUIRE(!file_dtype(tensor.dtype).empty(), BadFile, where,
+                       ": dtype=", dtype_name(tensor.dtype), ", has no name in the format.");
+  }
+}
+
+std::string header_of(std::span<const NamedTensor> tensors) {
+  auto header = nlohmann::json::object();
+  int64_t offset = 0;
+  for (const auto& t : tensors) {
+    header[t.name] = {{"dtype", file_dtype(t.tensor.dtype)},
+                      {"shape", extents(t.tensor.shape)},
+                      {"data_offsets", {offset, offset + t.tensor.bytes()}}};
+    offset += t.tensor.bytes();
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // data begins 8-byte aligned
+  SWITCHYARD_REQUIRE(text.size() <= kMaxHeaderBytes, BadFile,
+                     "write_safetensors: header bytes=", text.size(), ", the format has at most ",
+                     kMaxHeaderBytes, ". Write several files.");
+  return text;
+}
+
+// ---- where
+
+[[noreturn]] void refuse(const fs::path& path, const std::string& why) {
+  throw Error(Errc::BadFile, cat("write_safetensors: path=", path.string(), ", ", why));
+}
+[[noreturn]] void refuse_by_errno(const fs::path& path, const char* what) {
+  refuse(path, cat(what, " (", errno_text(), ")."));
+}
+
+fs::path folder_of(const fs::path& path) {
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+// The mode of what is written: that of the file it replaces, or that of any new file.
+mode_t check_target(const fs::path& path) {
+  struct stat info {};
+  std::error_code ignored;
+  const fs::path folder = folder_of(path);
+  if (!fs::is_directory(folder, ignored)) refuse(path, "its folder does not exist. Make it first.");
+  const bool exists = ::lstat(path.c_str(), &info) == 0;
+  if (!exists && errno != ENOENT) refuse_by_errno(path, "cannot be looked at");
+  if (exists && S_ISLNK(info.st_mode))
+    refuse(path, cat("is a link to ", fs::read_symlink(path, ignored).string(),
+                     ". Name the file itself, or remove the link."));
+  if (exists && !S_ISREG(info.st_mode))
+    refuse(path, "is no regular file, and is not replaced. Name another path.");
+  if (exists && ::access(path.c_str(), W_OK) != 0) refuse_by_errno(path, "cannot be written");
+  if (::access(folder.c_str(), W_OK | X_OK) != 0)
+    refuse_by_errno(path, "its folder cannot be written");
+  if (exists) return info.st_mode & 07777;
+  const mode_t mask = ::umask(0);
+  ::umask(mask);
+  return 0666 & ~mask;
+}
+
+// While it lives, a write beyond the limit on file size (ulimit -f) fails with EFBIG; by default its
+// signal would end the process.
+class FileSizeSignalIsBlocked {
+ public:
+  FileSizeSignalIsBlocked() {
+    ::sigemptyset(&signal_);
+    ::sigaddset(&signal_, SIGXFSZ);
+    ::pthread_sigmask(SIG_BLOCK, &signal_, &before_);
+  }
+  ~FileSizeSignalIsBlocked() {
+    if (::sigismember(&before_, SIGXFSZ)) return;
+    const timespec now{};
+    while (::sigtimedwait(&signal_, nullptr, &now) == SIGXFSZ) continue;
+    ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  FileSizeSignalIsBlocked(const FileSizeSignalIsBlocked&) = delete;
+  FileSizeSignalIsBlocked& operator=(const FileSizeSignalIsBlocked&) = delete;
+
+ private:
+  sigset_t signal_, before_;
+};
+
+// What becomes the target when it is published, and disappears otherwise. It has no name before
+// where the file system knows such files: then not even a killed process leaves it behind.
+class Draft {
+ public:
+  explicit Draft(const fs::path& target) : target_(target), mode_(check_target(target)) {
+    constexpr const char* kOwnFiles = "/proc/self/fd";  // what gives a file without a name one
+    if (::access(kOwnFiles, X_OK) == 0)
+      fd_ =
+          FileDescriptor(::open(folder_of(target).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
+    link_from_ = cat(kOwnFiles, "/", fd_.fd());
+    if (fd_.open()) return;
+    name_ = target.string() + ".XXXXXX";
+    fd_ = FileDescriptor(::mkostemp(name_.data(), O_CLOEXEC));
+    if (!fd_.open()) refuse_by_errno(target, "cannot be created");
+  }
+  ~Draft() {
+    if (!name_.empty()) ::unlink(name_.c_str());
+  }
+
+  void write(std::span<const std::byte> bytes) const {
+    while (!bytes.empty()) {
+      const ssize_t written = ::write(fd_.fd(), bytes.data(), bytes.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) refuse_by_errno(target_, "cannot be written");
+      bytes = bytes.subspan(static_cast<size_t>(written));
+    }
+  }
+
+  void publish() {
+    if (::fchmod(fd_.fd(), mode_) != 0 || ::fsync(fd_.fd()) != 0)
+      refuse_by_errno(target_, "cannot be written");
+    if (name_.empty() && is_linked_as(target_)) return;  // it replaces nothing
+    if (name_.empty()) give_name();
+    if (::rename(name_.c_str(), target_.c_str()) != 0)
+      refuse_by_errno(target_, "cannot be written");
+    name_.clear();
+  }
+
+ private:
+  void give_name() {
+    std::random_device random;
+    std::string name;
+    do name = cat(target_.string(), ".", random());
+    while (!is_linked_as(name));
+    name_ = name;
+  }
+  // Gives a draft without a name this one, unless something has it.
+  bool is_linked_as(const fs::path& name) const {
+    if (::linkat(AT_FDCWD, link_from_.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0)
+      return true;
+    if (errno != EEXIST) refuse_by_errno(target_, "cannot be created");
+    return false;
+  }
+
+  fs::path target_;
+  mode_t mode_;
+  FileDescriptor fd_;
+  std::string link_from_, name_;
+};
+
+}  // namespace
+
+void check_safetensors_target(const fs::path& path) {
+  (void)check_target(path);
+}
+
+void write_safetensors(const fs::path& path, std::span<const NamedTensor> tensors) {
+  check_tensors(tensors);
+  const std::string header = header_of(tensors);
+  const uint64_t header_bytes = header.size();
+  const FileSizeSignalIsBlocked guard;
+  Draft file(path);
+  file.write(std::as_bytes(std::span(&header_bytes, 1)));
+  file.write(std::as_bytes(std::span(header)));
+  for (const auto& t : tensors)
+    file.write(
+        {static_cast<const std::byte*>(t.tensor.data), static_cast<size_t>(t.tensor.bytes())});
+  file.publish();
+}
+
+}  // namespace switchyard
