@@ -3,7 +3,7 @@
 
 #include <atomic>
 
-#include "base/require.h"
+#include "base/home_process.h"
 #include "switchyard/backend.h"
 #include "switchyard/strategy.h"
 
@@ -37,13 +37,15 @@ class Backend {
  private:
   friend class BackendTurn;
   std::atomic<bool> in_use_ = false;
+  const HomeProcess home_;
 };
 
 // One thread's use of a backend. Throws where another thread is at it: both would write the same
-// memory.
+// memory; and in a child of fork.
 class BackendTurn {
  public:
   BackendTurn(Backend& backend, const char* operation) : backend_(backend) {
+    backend.home_.require(operation, "its backend");
     SWITCHYARD_REQUIRE(!backend.in_use_.exchange(true, std::memory_order_acquire), Unsupported,
                        operation,
                        ": backend=in use by another thread, one at a time may call its "

@@ -1,15 +1,68 @@
 // src/base/error.cc
 #include "switchyard/error.h"
 
+#include <charconv>
+#include <exception>
 #include <iterator>
+#include <new>
+#include <stdexcept>
 #include <string_view>
+#include <system_error>
 
+#include "base/as_error.h"
 #include "base/peer_control.h"
 #include "base/require.h"
 #include "base/status.h"
 #include "switchyard/tensor.h"
 
 namespace switchyard {
+
+namespace {
+
+template <class... Format>
+void append_digits(std::string& text, const Format&... number) {
+  char digits[32];
+  text.append(digits, std::to_chars(digits, digits + sizeof digits, number...).ptr);
+}
+
+// Made before memory can run out.
+const Error kNoMemory(Errc::Unsupported,
+                      "memory: an allocation failed, and one for the message of it. Free some.");
+
+}  // namespace
+
+void append_number(std::string& text, int64_t value) {
+  append_digits(text, value);
+}
+void append_number(std::string& text, uint64_t value) {
+  append_digits(text, value);
+}
+void append_number(std::string& text, double value, int digits) {
+  append_digits(text, value, std::chars_format::general, digits);
+}
+
+void throw_as_error(const char* operation) {
+  try {
+    try {
+      throw;
+    } catch (const std::bad_alloc&) {
+      throw Error(Errc::Unsupported,
+                  cat(operation,
+                      ": memory=none left, an allocation failed. Free some, or use a "
+                      "smaller layer or more ranks."));
+    } catch (const std::length_error& e) {
+      throw Error(Errc::Unsupported, cat(operation, ": memory, a size is beyond any (", e.what(),
+                                         "). Use smaller sizes."));
+    } catch (const std::system_error& e) {
+      throw Error(Errc::Unsupported, cat(operation, ": the system refused (", e.what(),
+                                         "). Raise its limits of threads, files or memory."));
+    } catch (const std::exception& e) {
+      throw Error(Errc::Unsupported, cat(operation, ": ", e.what(), "."));
+    }
+  } catch (const std::bad_alloc&) {
+    throw kNoMemory;
+  }
+}
 
 const char* errc_name(Errc code) noexcept {
   switch (code) {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <random>
@@ -22,8 +23,11 @@ std::array<int64_t, 2> host_words() {
   std::erase(text, '-');
   std::array<int64_t, 2> words{};
   if (text.size() == 32 && text.find_first_not_of("0123456789abcdef") == std::string::npos) {
-    for (size_t i = 0; i < 2; ++i)
-      words[i] = static_cast<int64_t>(std::stoull(text.substr(16 * i, 16), nullptr, 16));
+    for (size_t i = 0; i < 2; ++i) {
+      uint64_t word = 0;
+      std::from_chars(text.data() + 16 * i, text.data() + 16 * (i + 1), word, 16);
+      words[i] = static_cast<int64_t>(word);
+    }
     return words;
   }
   char name[sizeof words] = {};
@@ -101,6 +105,19 @@ void check_deadline(const char* operation, std::chrono::milliseconds deadline) {
                      " (a year). The default is 30000.");
 }
 
+namespace {
+const Error kLostWithoutWords(Errc::Transport,
+                              "communicator: it is over, and no memory is left to say why.");
+}  // namespace
+
+Error lost_error(const std::string& reason) noexcept {
+  try {
+    if (!reason.empty()) return {Errc::Transport, reason};
+  } catch (const std::bad_alloc&) {
+  }
+  return kLostWithoutWords;
+}
+
 std::string absence_message(const char* op, const std::string& missing,
                             std::chrono::milliseconds deadline) {
   return cat(
@@ -110,7 +127,7 @@ std::string absence_message(const char* op, const std::string& missing,
 
 void meet(Communicator& communicator) {
   const int32_t here = 1;
-  std::vector<int32_t> all(communicator.size());
+  auto all = peers_know(communicator, [&] { return std::vector<int32_t>(communicator.size()); });
   communicator.all_gather(Tensor(all.data(), {communicator.size()}), ConstTensor(&here, {1}),
                           nullptr);
 }

@@ -9,17 +9,24 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/as_error.h"
 #include "base/require.h"
 #include "switchyard/communicator.h"
 
 namespace switchyard {
+
+// f(); if this rank cannot because its memory ran out, its peers do not wait for it.
+template <class F>
+decltype(auto) peers_know(Communicator& communicator, F f) {
+  return as_errors("communicator", f, [&](const char* why) { communicator.abort(why); });
+}
 
 // Collective. all[r] = `mine` of rank r: plain words.
 template <class Words>
 std::vector<Words> exchange_words(Communicator& communicator, const Words& mine) {
   static_assert(std::is_trivially_copyable_v<Words> && sizeof(Words) % sizeof(int64_t) == 0);
   constexpr int64_t kWords = sizeof(Words) / sizeof(int64_t);
-  std::vector<Words> all(communicator.size());
+  auto all = peers_know(communicator, [&] { return std::vector<Words>(communicator.size()); });
   communicator.all_gather(Tensor(all.data(), DType::I64, {communicator.size(), kWords}),
                           ConstTensor(&mine, DType::I64, {kWords}), nullptr);
   return all;
@@ -33,7 +40,7 @@ std::vector<Handshake> agree(const char* operation, Communicator& communicator, 
                              F step) {
   std::optional<Error> failed;
   try {
-    step();
+    as_errors(operation, step);
   } catch (const Error& e) {
     failed.emplace(e);
     mine.code = static_cast<int64_t>(e.code());
@@ -98,6 +105,8 @@ void check_deadline(const char* operation, std::chrono::milliseconds deadline);
 inline int64_t row_bytes(ConstTensor t) {
   return t.dim(1) * dtype_bytes(t.dtype);
 }
+// Error(Transport) with this reason, or that there is no memory for one, as an empty one means.
+Error lost_error(const std::string& reason) noexcept;
 // `missing`: "1, 3".
 std::string absence_message(const char* op, const std::string& missing,
                             std::chrono::milliseconds deadline);

@@ -7,7 +7,10 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <tuple>
 
+#include "base/as_error.h"
+#include "base/home_process.h"
 #include "comm/handshake.h"
 #include "switchyard/communicator.h"
 #include "switchyard/error.h"
@@ -116,12 +119,19 @@ class World {
   // Returns once every rank has made its offer and the offers agree. Each rank that returns counts
   // as reading its peers' memory until it calls leave.
   void enter(int rank, const Offer& offer) {
+    home_.require(offer.op, "the communicator");
     std::unique_lock lock(mutex_);
     if (failure_) throw *failure_;
     offers_[rank] = offer;
     const uint64_t before = generation_;
     meet(lock, rank, offer.op, [this] {
-      if (const auto text = disagreement(offers_); !text.empty()) return fail(text);
+      std::string text;
+      try {
+        text = disagreement(offers_);
+      } catch (const std::bad_alloc&) {
+        return fail(text);
+      }
+      if (!text.empty()) return fail(text);
       readers_ = size();
       agreed_in_ = generation_;
     });
@@ -146,7 +156,8 @@ class World {
     {
       std::lock_guard lock(mutex_);
       fail(reason);
-      for (const auto& [color, child] : children_) children.push_back(child);
+      for (const auto& [color, child] : children_)
+        if (child) children.push_back(child);
     }
     for (const auto& child : children) child->abort(reason);
   }
@@ -181,17 +192,17 @@ class World {
       ++num_members;
     }
     // The first member to ask makes the world; a later split makes new ones.
-    auto& child = children_[color];
-    if (!child || child->born_in_ != generation_) {
-      child = std::make_shared<World>(num_members, deadline_);
-      child->born_in_ = generation_;
-    }
+    std::shared_ptr<World>& known = children_[color];
+    if (known && known->born_in_ == generation_) return {known, child_rank};
+    const auto child = std::make_shared<World>(num_members, deadline_);
+    child->born_in_ = generation_;
+    known = child;
     return {child, child_rank};
   }
 
  private:
   void fail(const std::string& reason) {
-    if (!failure_) failure_.emplace(Errc::Transport, reason);
+    if (!failure_) failure_ = lost_error(reason);
     for (const auto& [watch, ended] : ended_) ended();
     changed_.notify_all();
   }
@@ -222,6 +233,7 @@ class World {
     return absence_message(op, missing, deadline_);
   }
 
+  const HomeProcess home_;
   const std::chrono::milliseconds deadline_;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -257,7 +269,7 @@ class LocalComm final : public Communicator {
   }
 
   void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
-    world_->enter(rank_, {.op = kAllGather, .dst = dst, .src = src});
+    enter({.op = kAllGather, .dst = dst, .src = src});
     const auto bytes = static_cast<size_t>(src.bytes());
     for (int r = 0; r < size() && bytes > 0; ++r)
       std::memcpy(dst.as<std::byte>() + static_cast<size_t>(r) * bytes, world_->offer(r).src.data,
@@ -267,18 +279,21 @@ class LocalComm final : public Communicator {
 
   void all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
                        ConstTensor counts, CUstream_st*) override {
-    world_->enter(
-        rank_,
-        {.op = kAllToAllRows, .transfers = transfers, .send_rows = send_rows, .counts = counts});
+    enter({.op = kAllToAllRows, .transfers = transfers, .send_rows = send_rows, .counts = counts});
     for (size_t i = 0; i < transfers.size(); ++i) pull_rows(i, transfers[i].dst);
     world_->leave(rank_);
   }
 
   std::unique_ptr<Communicator> split(int color) override {
-    world_->enter(rank_, {.op = kSplit, .color = color});
-    auto [child, child_rank] = world_->child_of(rank_);
+    auto child = peers_know(*this, [] { return std::make_unique<LocalComm>(nullptr, 0); });
+    enter({.op = kSplit, .color = color});
+    try {
+      std::tie(child->world_, child->rank_) = world_->child_of(rank_);
+    } catch (const std::bad_alloc&) {  // peers count on leave, which throws this
+      abort({});
+    }
     world_->leave(rank_);
-    return std::make_unique<LocalComm>(std::move(child), child_rank);
+    return child;
   }
 
   void abort(const std::string& reason) noexcept override {
@@ -291,6 +306,10 @@ class LocalComm final : public Communicator {
   std::optional<Error> failure() const { return world_->failure(); }
 
  private:
+  void enter(const Offer& offer) {
+    peers_know(*this, [&] { world_->enter(rank_, offer); });
+  }
+
   // Appends what every rank sends here in the i-th transfer, by source rank.
   void pull_rows(size_t i, Tensor dst) {
     const auto bytes = static_cast<size_t>(row_bytes(dst));
@@ -328,11 +347,13 @@ std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
                      "make_local_ranks: num_ranks=", num_ranks,
                      ", need 1 to 4096. Each rank is one thread of this process.");
   check_deadline("make_local_ranks", options.deadline);
-  auto world = std::make_shared<World>(num_ranks, options.deadline);
-  std::vector<std::unique_ptr<Communicator>> ranks;
-  ranks.reserve(num_ranks);
-  for (int r = 0; r < num_ranks; ++r) ranks.push_back(std::make_unique<LocalComm>(world, r));
-  return ranks;
+  return as_errors("make_local_ranks", [&] {
+    auto world = std::make_shared<World>(num_ranks, options.deadline);
+    std::vector<std::unique_ptr<Communicator>> ranks;
+    ranks.reserve(num_ranks);
+    for (int r = 0; r < num_ranks; ++r) ranks.push_back(std::make_unique<LocalComm>(world, r));
+    return ranks;
+  });
 }
 
 void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& body,
@@ -344,7 +365,11 @@ void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& bo
     auto& comm = static_cast<LocalComm&>(*ranks[r]);
     const auto fail = [&](const char* what) {
       causes[r] = std::current_exception();
-      comm.abort(cat("run_local_ranks: rank ", r, " failed: ", what));
+      try {
+        comm.abort(cat("run_local_ranks: rank ", r, " failed: ", what));
+      } catch (const std::bad_alloc&) {
+        comm.abort({});
+      }
     };
     try {
       body(comm);
@@ -359,12 +384,16 @@ void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& bo
   };
   {
     std::vector<std::jthread> threads;
+    threads.reserve(ranks.size());
+    const auto start_threads = [&] {
+      while (threads.size() + 1 < ranks.size()) threads.emplace_back(run_rank, threads.size() + 1);
+    };
     try {
-      for (size_t r = 1; r < ranks.size(); ++r) threads.emplace_back(run_rank, r);
-    } catch (const std::system_error& e) {
-      ranks[0]->abort(cat("run_local_ranks: no thread for a rank (", e.what(), ")"));
+      as_errors("run_local_ranks", start_threads, [&](const char* why) { ranks[0]->abort(why); });
+      run_rank(0);
+    } catch (const Error&) {
+      causes[0] = std::current_exception();
     }
-    run_rank(0);
   }
   for (const auto& thrown : {causes, consequences})
     for (const auto& of_rank : thrown)

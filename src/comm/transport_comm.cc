@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "base/checked.h"
+#include "base/home_process.h"
 #include "comm/handshake.h"
 #include "comm/sockets.h"
 
@@ -96,7 +97,14 @@ struct Lane {
 class TransportState {
  public:
   TransportState(std::unique_ptr<ByteTransport> transport, std::chrono::milliseconds deadline)
-      : transport_(std::move(transport)), deadline_(deadline) {}
+      : transport_(std::move(transport)), deadline_(deadline) {
+    left_.reserve(static_cast<size_t>(transport_->size()));
+  }
+  ~TransportState() {
+    if (!home_.is_here()) (void)thread_.release();  // it is not in a child of fork
+  }
+  TransportState(const TransportState&) = delete;
+  TransportState& operator=(const TransportState&) = delete;
 
   ByteTransport& transport() { return *transport_; }
   std::chrono::milliseconds deadline() const { return deadline_; }
@@ -108,20 +116,27 @@ class TransportState {
   void fail(const std::string& reason) {
     const std::lock_guard lock(mutex_);
     if (failure_) return;
-    record(reason);
-    transport_->notify(reason);
+    failure_ = lost_error(reason);
+    if (home_.is_here()) transport_->notify(reason);  // else the connections are another's
     notify_watches();
   }
+  // Not in a child of fork: it would take what its parent waits for.
+  void require_home(const char* op) const { home_.require(op, "the communicator"); }
   // Takes in the notices of peers until now.
   void listen() {
     const std::lock_guard lock(mutex_);
     bool heard = false;
-    while (const auto notice = transport_->notice()) {
+    try {
+      while (const auto notice = transport_->notice()) {
+        heard = true;
+        if (!notice->reason)
+          left_.push_back(notice->peer);
+        else if (!failure_)
+          failure_ = lost_error(*notice->reason);
+      }
+    } catch (const std::bad_alloc&) {  // for a notice that is lost with it
       heard = true;
-      if (!notice->reason)
-        left_.push_back(notice->peer);
-      else if (!failure_)
-        record(*notice->reason);
+      if (!failure_) failure_ = lost_error({});
     }
     if (heard) notify_watches();
   }
@@ -136,13 +151,14 @@ class TransportState {
   // returned. A thread listens as long as there is a watch. Throws Error(Unsupported) without one.
   uint64_t watch(const std::vector<int>& peers, const std::function<void()>& ended) {
     const std::lock_guard thread_lock(thread_mutex_);
-    if (!thread_.joinable()) start();
+    if (!thread_) start();
     const std::lock_guard lock(mutex_);
     if (failure_ || find_left(peers)) ended();
     watches_.emplace(++last_watch_, Watch{peers, ended});
     return last_watch_;
   }
   void forget(uint64_t watch) {
+    if (!home_.is_here()) return;
     const std::lock_guard thread_lock(thread_mutex_);
     bool last = false;
     {
@@ -165,7 +181,6 @@ class TransportState {
         return static_cast<size_t>(at - peers.begin());
     return {};
   }
-  void record(const std::string& reason) { failure_.emplace(Errc::Transport, reason); }
   void notify_watches() const {
     for (const auto& [number, watch] : watches_)
       if (failure_ || find_left(watch.peers)) watch.ended();
@@ -175,7 +190,7 @@ class TransportState {
     SWITCHYARD_REQUIRE(stop_.open(), Unsupported, "communicator: eventfd, ", errno_text(),
                        ". Raise the limit of open files.");
     try {
-      thread_ = std::jthread([this, stop = stop_.fd()] {
+      thread_ = std::make_unique<std::jthread>([this, stop = stop_.fd()] {
         while (transport_->wait_for_notice(stop)) listen();
       });
     } catch (const std::system_error& e) {
@@ -186,11 +201,11 @@ class TransportState {
   void stop() {
     const uint64_t one = 1;
     (void)!write(stop_.fd(), &one, sizeof one);
-    thread_.join();
-    thread_ = {};
+    thread_.reset();  // joins it
     stop_ = {};
   }
 
+  const HomeProcess home_;
   std::unique_ptr<ByteTransport> transport_;
   const std::chrono::milliseconds deadline_;
   mutable std::mutex mutex_;  // of all that follows, and of transport_->notice
@@ -201,7 +216,7 @@ class TransportState {
 
   std::mutex thread_mutex_;  // before mutex_
   FileDescriptor stop_;
-  std::jthread thread_;  // first to go
+  std::unique_ptr<std::jthread> thread_;  // first to go
 };
 
 // What another thread heard is seen after this long, though nothing moves.
@@ -237,11 +252,23 @@ class TransportComm final : public Communicator {
   }
 
   void all_gather(Tensor dst, ConstTensor src, CUstream_st*) override {
-    gather(Op::AllGather, dst, src);
+    peers_know(*this, [&] { gather(Op::AllGather, dst, src); });
   }
 
   void all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
                        ConstTensor counts, CUstream_st*) override {
+    peers_know(*this, [&] { exchange_rows(transfers, send_rows, counts); });
+  }
+
+  std::unique_ptr<Communicator> split(int color) override {
+    return peers_know(*this, [&] { return part_of(color); });
+  }
+
+  void abort(const std::string& reason) noexcept override { state_->fail(reason); }
+
+ private:
+  void exchange_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
+                     ConstTensor counts) {
     begin(Op::AllToAllRows, static_cast<uint32_t>(transfers.size()));
     if (auto misfit = misfit_of(transfers, send_rows, counts); !misfit.empty()) fail(misfit);
     const auto* count = counts.as<int32_t>();
@@ -263,7 +290,7 @@ class TransportComm final : public Communicator {
     exchange();
   }
 
-  std::unique_ptr<Communicator> split(int color) override {
+  std::unique_ptr<Communicator> part_of(int color) {
     std::vector<int32_t> colors(members_.size());
     const auto mine = static_cast<int32_t>(color);
     gather(Op::Split, Tensor(colors.data(), {size()}), ConstTensor(&mine, {1}));
@@ -276,14 +303,6 @@ class TransportComm final : public Communicator {
     return std::make_unique<TransportComm>(state_, std::move(members), id);
   }
 
-  void abort(const std::string& reason) noexcept override {
-    try {
-      state_->fail(reason);
-    } catch (...) {  // no memory for the message: peers still end at their deadline
-    }
-  }
-
- private:
   ByteTransport& wire() const { return state_->transport(); }
 
   [[noreturn]] void fail(const std::string& reason) {
@@ -306,6 +325,7 @@ class TransportComm final : public Communicator {
   }
 
   void begin(Op op, uint32_t num_kinds) {
+    state_->require_home(op_name(op));
     check_notice();
     op_ = op;
     num_kinds_ = num_kinds;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <thread>
 
+#include "base/as_error.h"
 #include "base/backend.h"
 #include "base/require.h"
 #include "cpu/run.h"
@@ -120,7 +121,7 @@ std::shared_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
                      ", is none of CpuForm. Pass Fast or Plain.");
   const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   if (o.num_threads == 0 && !o.task_runner) o.num_threads = cores;
-  return std::make_shared<cpu::CpuBackend>(o);
+  return as_errors("make_cpu_backend", [&] { return std::make_shared<cpu::CpuBackend>(o); });
 }
 
 std::shared_ptr<Backend> make_cpu_backend(int num_threads, CpuForm form) {

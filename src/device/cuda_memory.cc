@@ -68,7 +68,7 @@ void* allocation_of(const void* address) {
       found == cudaDriverEntryPointSuccess &&
           reinterpret_cast<GetRange>(function)(
               &base, &bytes, reinterpret_cast<CUdeviceptr>(address)) == CUDA_SUCCESS,
-      Unsupported, "share: address=", address,
+      Unsupported, "share: address=", reinterpret_cast<uintptr_t>(address),
       ", the driver knows no allocation there. Let the layer allocate its workspace.");
   return reinterpret_cast<void*>(base);
 }

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/as_error.h"
 #include "base/backend.h"
 #include "base/enqueue_lock.h"
 #include "base/overlap.h"
@@ -164,6 +165,25 @@ class Layer final : public MoeLayer {
   }
 
   ForwardReport forward(const ForwardArgs& args) override {
+    return as_errors("forward", [&] { return forward_in_turn(args); });
+  }
+
+  void wait(CUstream_st* stream) override {
+    as_errors("wait", [&] {
+      StatusWords status;
+      dispatcher_->before_wait(stream);
+      backend().memory().read_back(&status, buffers_.status, stream);
+      throw_status(status, stream);
+    });
+  }
+
+  void grow(int64_t max_tokens, CUstream_st* stream) override {
+    peers_know(communicator(), [&] { grow_together(max_tokens, stream); });
+  }
+
+ private:
+  void grow_together(int64_t max_tokens, CUstream_st* stream);
+  ForwardReport forward_in_turn(const ForwardArgs& args) {
     const BackendTurn turn(backend(), "forward");
     throw_what_is_visible();
     dispatcher_->check_stream(args.stream);
@@ -173,7 +193,7 @@ class Layer final : public MoeLayer {
         args.max_tokens >= 0 && bound_is_valid ? args.max_tokens : plan().request.max_tokens;
     const EnqueueLock lock(dispatcher_->serializes_enqueue());
     try {
-      check(args, bound_is_valid, max_tokens);
+      as_errors("forward", [&] { check(args, bound_is_valid, max_tokens); });
     } catch (const Error& e) {
       if (communicator().size() > 1) take_part_without_rows(e.code(), max_tokens, args.stream);
       throw;
@@ -186,16 +206,6 @@ class Layer final : public MoeLayer {
             hybrid ? plan().request.masked_max_tokens : -1};
   }
 
-  void wait(CUstream_st* stream) override {
-    StatusWords status;
-    dispatcher_->before_wait(stream);
-    backend().memory().read_back(&status, buffers_.status, stream);
-    throw_status(status, stream);
-  }
-
-  void grow(int64_t max_tokens, CUstream_st* stream) override;
-
- private:
   const LayerPlan& plan() const { return parts_.plan; }
   Backend& backend() const { return *parts_.backend; }
   Communicator& communicator() const { return *parts_.communicator; }
@@ -405,8 +415,10 @@ class Layer final : public MoeLayer {
   void run(const ForwardArgs& given, int64_t max_tokens) {
     ForwardArgs args = given;
     try {
-      args = pack_rows(given);
-      enqueue(args, max_tokens);
+      as_errors("forward", [&] {
+        args = pack_rows(given);
+        enqueue(args, max_tokens);
+      });
     } catch (const Error& e) {
       if (e.code() != Errc::Transport) {
         communicator().abort(e.what());  // no peer may wait for a rank that left the call
@@ -680,14 +692,14 @@ void make_local_parts(Layer::Parts& parts, int rank) {
 void make_parts(Layer::Parts& parts) {
   std::optional<Error> mine;
   try {
-    make_local_parts(parts, parts.communicator->rank());
+    as_errors("create", [&] { make_local_parts(parts, parts.communicator->rank()); });
   } catch (const Error& e) {
     mine.emplace(e);
   }
   agree_or_throw(mine, parts.plan, *parts.communicator);
 }
 
-void Layer::grow(int64_t max_tokens, CUstream_st* stream) {
+void Layer::grow_together(int64_t max_tokens, CUstream_st* stream) {
   wait(stream);
   Parts larger{.plan = plan(), .options = parts_.options, .weights = parts_.weights};
   larger.plan.request.max_tokens = std::max(max_tokens, plan().request.max_tokens);
@@ -717,23 +729,29 @@ std::unique_ptr<MoeLayer> create_layer(const MoeConfig& config, const LayerWeigh
 std::unique_ptr<MoeLayer> MoeLayer::create(const MoeConfig& config, const LayerWeights& weights,
                                            Communicator& communicator,
                                            const LayerOptions& options) {
-  return create_layer(config, weights, nullptr, communicator, options);
+  return as_errors(
+      "create", [&] { return create_layer(config, weights, nullptr, communicator, options); },
+      [&](const char* why) { communicator.abort(why); });
 }
 
 std::unique_ptr<MoeLayer> MoeLayer::create(const MoeConfig& config, const LayerWeights& weights,
                                            const LayerOptions& options) {
   auto own = std::move(make_local_ranks(1).front());
-  Communicator& communicator = *own;
-  return create_layer(config, weights, std::move(own), communicator, options);
+  return as_errors("create", [&] {
+    Communicator& communicator = *own;
+    return create_layer(config, weights, std::move(own), communicator, options);
+  });
 }
 
 size_t MoeLayer::workspace_bytes(const MoeConfig& config, int num_ranks,
                                  const LayerOptions& options) {
-  check_options(options);
-  validate(config);
-  LayerPlan plan(config, num_ranks, options);
-  plan.strategy = choose_strategy(plan.request);
-  return bytes_of(plan).workspace;
+  return as_errors("workspace_bytes", [&] {
+    check_options(options);
+    validate(config);
+    LayerPlan plan(config, num_ranks, options);
+    plan.strategy = choose_strategy(plan.request);
+    return bytes_of(plan).workspace;
+  });
 }
 
 std::string describe(const ForwardReport& report) {

@@ -46,8 +46,8 @@ struct Named {
   }
   void is_aligned() const {
     SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(tensor.data) % kVectorBytes == 0, Misaligned, op,
-                       ": ", name, " address=", tensor.data, ", need a multiple of ", kVectorBytes,
-                       " (copied as vectors). Align it.");
+                       ": ", name, " address=", reinterpret_cast<uintptr_t>(tensor.data),
+                       ", need a multiple of ", kVectorBytes, " (copied as vectors). Align it.");
   }
 };
 

@@ -31,10 +31,9 @@ const char* on_or_off(bool value) {
 }
 
 std::string gib(int64_t bytes) {
-  std::ostringstream os;
-  os.precision(3);
-  os << bytes << " bytes, " << static_cast<double>(bytes) / (1 << 30) << " GiB";
-  return os.str();
+  std::string text = cat(bytes, " bytes, ");
+  append_number(text, static_cast<double>(bytes) / (1 << 30), 3);
+  return text + " GiB";
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/as_error.h"
 #include "base/random.h"
 #include "base/shape_text.h"
 
@@ -227,9 +228,9 @@ void validate(const LayerWeights& w, const MoeConfig& c, int num_ranks, DeviceKi
   check_group(Path, w, c, num_ranks, device);
 }
 
-LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed) {
-  SWITCHYARD_REQUIRE(rank >= 0 && rank < num_ranks, ShapeMismatch, "random_weights: rank=", rank,
-                     " of ", num_ranks, ", need 0 to num_ranks-1.");
+namespace {
+
+LayerWeights draw_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed) {
   const auto block = WeightBlock::allocate(config, num_ranks);
   const int64_t experts = experts_of_rank(config.num_experts, num_ranks);
   auto parts = weight_parts(config, num_ranks);
@@ -254,6 +255,14 @@ LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, ui
       fill(block.*p.tensor, stream, p.random);
   }
   return block.view();
+}
+
+}  // namespace
+
+LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed) {
+  SWITCHYARD_REQUIRE(rank >= 0 && rank < num_ranks, ShapeMismatch, "random_weights: rank=", rank,
+                     " of ", num_ranks, ", need 0 to num_ranks-1.");
+  return as_errors("random_weights", [&] { return draw_weights(config, num_ranks, rank, seed); });
 }
 
 }  // namespace switchyard

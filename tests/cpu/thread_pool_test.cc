@@ -5,6 +5,11 @@
 #include <numeric>
 #include <set>
 
+#include "switchyard/backend.h"
+#include "switchyard/communicator.h"
+#include "testing/failing_threads.h"
+#include "testing/forked_ranks.h"
+
 namespace switchyard::cpu {
 namespace {
 
@@ -34,6 +39,40 @@ TEST(ThreadPool, WorkersTakePart) {
     met.wait_for(lock, std::chrono::seconds(30), [&] { return threads.size() == 2; });
   });
   EXPECT_EQ(threads.size(), 2u);
+}
+
+TEST(ThreadPool, AThreadThatCannotBeMadeIsAnErrorAndTheOthersEnd) {
+  testing::g_threads_left = 3;
+  std::string message;
+  try {
+    make_cpu_backend(8);
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::Unsupported);
+    message = e.what();
+  }
+  EXPECT_THROW(run_local_ranks(4, [](Communicator&) {}), Error);  // none is left
+  testing::g_threads_left = -1;
+  EXPECT_NE(message.find("make_cpu_backend: num_threads=8, the system made 4"), std::string::npos)
+      << message;
+  make_cpu_backend(8);
+}
+
+TEST(ThreadPool, InAChildOfForkIsAnErrorAndEnds) {
+  auto pool = std::make_unique<ThreadPool>(3);
+  testing::SharedArray<testing::Seen> seen(1);
+  testing::ForkedRanks child(1, [&](int) {
+    try {
+      pool->parallel_for(10, [](int64_t) {});
+    } catch (const Error& e) {
+      seen[0].say(e);
+    }
+    pool.reset();
+  });
+  EXPECT_TRUE(child.finished(0, std::chrono::seconds(20)));
+  EXPECT_TRUE(seen[0].says("Make what the child needs after the fork")) << seen[0].message;
+  int64_t sum = 0;  // the parent's goes on
+  pool->parallel_for(1, [&](int64_t i) { sum += i + 1; });
+  EXPECT_EQ(sum, 1);
 }
 
 TEST(ThreadPool, PoolsOfSeveralThreadsDoNotDisturbEachOther) {

@@ -2,32 +2,27 @@
 // of a test program.
 #pragma once
 
-#include <atomic>
-#include <cstdint>
 #include <cstdlib>
 #include <new>
 
-namespace switchyard::testing {
-inline std::atomic<int64_t> g_allocations = 0;  // of this program, all threads
-}  // namespace switchyard::testing
+#include "testing/allocations.h"
 
 // GCC pairs malloc with its own operator delete in these replacements and warns without cause.
 #pragma GCC diagnostic ignored "-Wmismatched-new-delete"
 void* operator new(size_t bytes) {
-  ++switchyard::testing::g_allocations;
+  if (switchyard::testing::allocation_fails()) throw std::bad_alloc();
   if (void* address = std::malloc(bytes)) return address;
   throw std::bad_alloc();
 }
 void* operator new(size_t bytes, std::align_val_t alignment) {
-  ++switchyard::testing::g_allocations;
+  if (switchyard::testing::allocation_fails()) throw std::bad_alloc();
   const auto a = static_cast<size_t>(alignment);
   if (void* address = std::aligned_alloc(a, (bytes + a - 1) / a * a)) return address;
   throw std::bad_alloc();
 }
 // std::stable_sort asks for this one.
 void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  ++switchyard::testing::g_allocations;
-  return std::malloc(bytes);
+  return switchyard::testing::allocation_fails() ? nullptr : std::malloc(bytes);
 }
 void operator delete(void* address) noexcept {
   std::free(address);
