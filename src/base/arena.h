@@ -38,6 +38,15 @@ class Arena {
     return {address, static_cast<size_t>(bytes)};
   }
 
+  // What was taken is memory, and aligned: for who was given the workspace by a caller.
+  void require_memory(const char* operation) const {
+    SWITCHYARD_REQUIRE(used_ == 0 || workspace_.data != nullptr, ShapeMismatch, operation,
+                       ": workspace=null, need ", used_, " bytes. Ask workspace_bytes().");
+    SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(workspace_.data) % Workspace::kAlignment == 0,
+                       Misaligned, operation, ": workspace address is not a multiple of ",
+                       Workspace::kAlignment, ". Align it.");
+  }
+
   size_t bytes() const { return static_cast<size_t>(used_); }
 
  private:

@@ -359,7 +359,11 @@ std::vector<std::unique_ptr<Communicator>> make_local_ranks(int num_ranks,
 void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& body,
                      LocalRanksOptions options) {
   auto ranks = make_local_ranks(num_ranks, options);
-  std::vector<std::exception_ptr> causes(ranks.size()), consequences(ranks.size());
+  std::vector<std::exception_ptr> causes, consequences;
+  as_errors("run_local_ranks", [&] {
+    causes.resize(ranks.size());
+    consequences.resize(ranks.size());
+  });
 
   const auto run_rank = [&](size_t r) {
     auto& comm = static_cast<LocalComm&>(*ranks[r]);
@@ -384,8 +388,8 @@ void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& bo
   };
   {
     std::vector<std::jthread> threads;
-    threads.reserve(ranks.size());
     const auto start_threads = [&] {
+      threads.reserve(ranks.size());
       while (threads.size() + 1 < ranks.size()) threads.emplace_back(run_rank, threads.size() + 1);
     };
     try {
@@ -395,8 +399,8 @@ void run_local_ranks(int num_ranks, const std::function<void(Communicator&)>& bo
       causes[0] = std::current_exception();
     }
   }
-  for (const auto& thrown : {causes, consequences})
-    for (const auto& of_rank : thrown)
+  for (const auto* thrown : {&causes, &consequences})
+    for (const auto& of_rank : *thrown)
       if (of_rank) std::rethrow_exception(of_rank);
 }
 

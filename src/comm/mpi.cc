@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/as_error.h"
 #include "base/require.h"
 #include "comm/byte_transport.h"
 #include "comm/handshake.h"
@@ -171,8 +172,10 @@ bool has_mpi() noexcept {
 
 std::unique_ptr<Communicator> make_mpi_rank(std::chrono::milliseconds deadline) {
   check_deadline("make_mpi_rank", deadline);
-  initialize();
-  return make_transport_comm(std::make_unique<MpiTransport>(), deadline);
+  return as_errors("make_mpi_rank", [&] {
+    initialize();
+    return make_transport_comm(std::make_unique<MpiTransport>(), deadline);
+  });
 }
 
 }  // namespace switchyard

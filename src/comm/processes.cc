@@ -13,6 +13,7 @@
 #include <random>
 #include <vector>
 
+#include "base/as_error.h"
 #include "base/require.h"
 #include "comm/byte_transport.h"
 #include "comm/handshake.h"
@@ -206,10 +207,8 @@ std::string first_of(std::initializer_list<const char*> variables) {
   return {};
 }
 
-}  // namespace
-
-std::unique_ptr<Communicator> make_process_rank(int rank, int size, const GatherCallback& gather,
-                                                const ProcessRankOptions& options) {
+std::unique_ptr<Communicator> connect_rank(int rank, int size, const GatherCallback& gather,
+                                           const ProcessRankOptions& options) {
   check_rank(rank, size, options.deadline);
   Address mine;
   SWITCHYARD_REQUIRE(!options.address.empty() && options.address.size() < sizeof mine.host,
@@ -231,7 +230,8 @@ std::unique_ptr<Communicator> make_process_rank(int rank, int size, const Gather
       options.deadline);
 }
 
-std::unique_ptr<Communicator> make_process_rank(const ProcessRankOptions& options) {
+// As its environment says.
+std::unique_ptr<Communicator> connect_rank(const ProcessRankOptions& options) {
   const auto size = static_cast<int>(number_from("WORLD_SIZE", 1, 4096));
   const auto rank = static_cast<int>(number_from("RANK", 0, size - 1));
   const std::string host = first_of({"MASTER_ADDR"});
@@ -248,7 +248,18 @@ std::unique_ptr<Communicator> make_process_rank(const ProcessRankOptions& option
       {static_cast<uint32_t>(rank), static_cast<uint32_t>(size), here.job, here.secret}, host, port,
       Clock::now() + options.deadline);
   here.address = gather.address();
-  return make_process_rank(rank, size, std::ref(gather), here);
+  return connect_rank(rank, size, std::ref(gather), here);
+}
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_process_rank(int rank, int size, const GatherCallback& gather,
+                                                const ProcessRankOptions& options) {
+  return as_errors("make_process_rank", [&] { return connect_rank(rank, size, gather, options); });
+}
+
+std::unique_ptr<Communicator> make_process_rank(const ProcessRankOptions& options) {
+  return as_errors("make_process_rank", [&] { return connect_rank(options); });
 }
 
 std::string process_rank_warning() {

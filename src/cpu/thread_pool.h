@@ -8,9 +8,10 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
-#include <exception>
 #include <memory>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -30,12 +31,15 @@ class ThreadPool {
     try {
       for (int i = 1; i < num_threads; ++i)
         state_->workers.emplace_back([state = state_.get()] { work(*state); });
-    } catch (const std::exception& e) {
+    } catch (const std::system_error& e) {
       const size_t num_made = state_->workers.size() + 1;
       stop();
       throw Error(Errc::Unsupported,
                   cat("make_cpu_backend: num_threads=", num_threads, ", the system made ", num_made,
                       " (", e.what(), "). Use fewer threads, or raise its limit."));
+    } catch (const std::bad_alloc&) {
+      stop();
+      throw;
     }
   }
   // In a child of fork there are no workers to wait for, and what they wait with never ends.

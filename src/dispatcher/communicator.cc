@@ -172,8 +172,11 @@ class CommunicatorDispatcher : public Dispatcher {
  private:
   DispatchBuffers take_buffers(Workspace workspace, int64_t max_tokens) const {
     Arena arena(workspace, parts_.backend->kind());
-    return DispatchBuffers::take(arena, kind(), parts_.config, max_tokens, parts_.num_ranks(),
-                                 parts_.options.tp_size, parts_.carrier);
+    const auto buffers =
+        DispatchBuffers::take(arena, kind(), parts_.config, max_tokens, parts_.num_ranks(),
+                              parts_.options.tp_size, parts_.carrier);
+    arena.require_memory("dispatch");
+    return buffers;
   }
 };
 

@@ -81,12 +81,15 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
   require_all("make_dispatcher", dispatcher_conditions(options.kind, request));
 
   const RowCarrier carrier = row_carrier(options.kind, request);
-  if (is_nccl(carrier))
-    return make_communicator_dispatcher(over_nccl(config, options, communicator, backend, carrier));
-  DispatcherParts parts{config, options, communicator, std::move(backend)};
-  if (is_peer(carrier) || (options.peer_memory.value_or(false) && communicator.size() > 1))
-    return make_peer_dispatcher(std::move(parts));
-  return make_communicator_dispatcher(std::move(parts));
+  return peers_know(communicator, [&] {
+    if (is_nccl(carrier))
+      return make_communicator_dispatcher(
+          over_nccl(config, options, communicator, backend, carrier));
+    DispatcherParts parts{config, options, communicator, std::move(backend)};
+    if (is_peer(carrier) || (options.peer_memory.value_or(false) && communicator.size() > 1))
+      return make_peer_dispatcher(std::move(parts));
+    return make_communicator_dispatcher(std::move(parts));
+  });
 }
 
 }  // namespace switchyard

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/as_error.h"
 #include "base/backend.h"
 #include "base/require.h"
 #include "ops/ops.h"
@@ -64,6 +65,7 @@ class GroupedExecutor final : public Executor {
     const Layout layout = layout_for(max_rows);
     Arena arena(workspace, parts_.backend->kind());
     const auto b = ExecutorBuffers::take(arena, parts_.shape(), layout, max_rows);
+    arena.require_memory("execute");
     const bool on_input = parts_.config.router_weight_on_input;
     Ops& ops = parts_.backend->ops();
     const int64_t num_rows = rows.ids.dim(0);  // at most
@@ -183,14 +185,17 @@ std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorO
   request.host_counts = options.host_counts;
   request.device = describe_device(backend->kind());
   const GemmProvider provider = options.provider.value_or(backend->provider());
-  require_all("make_executor", executor_conditions(options.kind, request));
-  require_all("make_executor", provider_conditions(provider, options.kind, request));
-  validate(weights, config, num_ranks, backend->kind());
-  SWITCHYARD_REQUIRE(is_arranged(weights), Unsupported,
-                     "make_executor: weights are not arranged, kernels read them as they are. Call "
-                     "arrange_weights.");
-  return std::make_unique<GroupedExecutor>(
-      ExecutorParts{config, options, weights, num_ranks, rank, std::move(backend)});
+  return as_errors("make_executor", [&] {
+    require_all("make_executor", executor_conditions(options.kind, request));
+    require_all("make_executor", provider_conditions(provider, options.kind, request));
+    validate(weights, config, num_ranks, backend->kind());
+    SWITCHYARD_REQUIRE(
+        is_arranged(weights), Unsupported,
+        "make_executor: weights are not arranged, kernels read them as they are. Call "
+        "arrange_weights.");
+    return std::make_unique<GroupedExecutor>(
+        ExecutorParts{config, options, weights, num_ranks, rank, std::move(backend)});
+  });
 }
 
 }  // namespace switchyard

@@ -2,6 +2,7 @@
 // rule.
 #include "switchyard/gate.h"
 
+#include "base/as_error.h"
 #include "base/backend.h"
 #include "base/overlap.h"
 #include "base/require.h"
@@ -58,6 +59,7 @@ class RouterGate final : public Gate {
     check(choice, hidden, num_tokens);
     Arena arena(workspace, backend_->kind());
     const auto buffers = GateBuffers::take(arena, config_, num_tokens);
+    arena.require_memory("gate");
     Ops& ops = backend_->ops();
     ops.run(SingleGroup{{buffers.group.counts, buffers.group.first_row}, num_tokens}, stream);
     ops.run(router_gemm(buffers, hidden), stream);
@@ -211,7 +213,9 @@ std::unique_ptr<Gate> make_gate(const MoeConfig& config, const RouterWeights& we
   check_device("expert scale", weights.expert_scale, backend->kind());
   check_device("token experts", weights.token_experts, backend->kind());
   const GemmProvider chosen = provider.value_or(backend->provider());
-  return std::make_unique<RouterGate>(config, weights, std::move(backend), chosen);
+  return as_errors("make_gate", [&] {
+    return std::make_unique<RouterGate>(config, weights, std::move(backend), chosen);
+  });
 }
 
 }  // namespace switchyard

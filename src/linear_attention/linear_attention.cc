@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/as_error.h"
 #include "base/backend.h"
 #include "base/checked.h"
 #include "device/memory.h"
@@ -61,7 +62,8 @@ class BackendLinearAttention final : public LinearAttention {
   ConstTensor status() const override { return status_; }
 
   std::vector<int32_t> wait_status(CUstream_st* stream) override {
-    std::vector<int32_t> words(static_cast<size_t>(max_batch_));
+    auto words = as_errors("linear_attention",
+                           [&] { return std::vector<int32_t>(static_cast<size_t>(max_batch_)); });
     if (words.empty()) return words;
     backend_->memory().read_back(words.data(), status_, stream);
     if (std::any_of(words.begin(), words.end(), [](int32_t w) { return w != 0; }))
@@ -96,7 +98,9 @@ std::unique_ptr<LinearAttention> LinearAttention::create(std::shared_ptr<Backend
   SWITCHYARD_REQUIRE(max_batch >= 0 && max_batch <= INT32_MAX, ShapeMismatch,
                      "linear_attention: max_batch=", max_batch, ", need 0 to ", INT32_MAX,
                      ". Pass the most sequences of one call.");
-  return std::make_unique<BackendLinearAttention>(std::move(backend), max_batch);
+  return as_errors("linear_attention", [&] {
+    return std::make_unique<BackendLinearAttention>(std::move(backend), max_batch);
+  });
 }
 
 ConvActivation conv_activation_from(std::string_view name) {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "base/as_error.h"
 #include "base/require.h"
 #include "plan/buffers.h"
 #include "plan/row_carrier.h"
@@ -161,16 +162,20 @@ Strategy choose_named(const StrategyRequest& r) {
 }  // namespace
 
 std::vector<Strategy> evaluate_strategies(const StrategyRequest& request) {
-  std::vector<Strategy> all;
-  for (const auto dispatcher : kDispatchers)
-    for (const auto executor : kExecutors)
-      for (const auto provider : providers_of(request.device.kind))
-        all.push_back(evaluate({dispatcher, executor, provider}, request));
-  return all;
+  return as_errors("evaluate_strategies", [&] {
+    std::vector<Strategy> all;
+    for (const auto dispatcher : kDispatchers)
+      for (const auto executor : kExecutors)
+        for (const auto provider : providers_of(request.device.kind))
+          all.push_back(evaluate({dispatcher, executor, provider}, request));
+    return all;
+  });
 }
 
 Strategy choose_strategy(const StrategyRequest& request) {
-  return request.strategy == "auto" ? choose_automatically(request) : choose_named(request);
+  return as_errors("choose_strategy", [&] {
+    return request.strategy == "auto" ? choose_automatically(request) : choose_named(request);
+  });
 }
 
 }  // namespace switchyard

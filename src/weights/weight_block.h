@@ -2,8 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "base/arena.h"
@@ -68,6 +68,6 @@ struct AvailableMemory {
 // The least of what the machine, each control group above this process (v1 and v2) and the limits
 // of the process leave. Files that a group has cached but does not use count as free. `root` holds
 // proc and sys.
-AvailableMemory available_memory(const std::filesystem::path& root = "/");
+AvailableMemory available_memory(const std::string& root = "/");
 
 }  // namespace switchyard

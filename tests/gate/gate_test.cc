@@ -112,6 +112,8 @@ TEST(Gate, RefusesWrongArgumentsWithTheirNames) {
   EXPECT_NE(message(ids.view(), w.view(), hidden.view(), {workspace.view.data, 64})
                 .find("workspace: bytes=64"),
             std::string::npos);
+  EXPECT_NE(message(ids.view(), w.view(), hidden.view(), {}).find("gate: workspace=null, need"),
+            std::string::npos);
 }
 
 TEST(Gate, RefusesMemoryThatIsMissingOddOrSharedByTwo) {

@@ -27,8 +27,8 @@ class Machine {
       write("sys/fs/cgroup" + path + "/memory.stat",
             "anon 7\ninactive_anon 5\ninactive_file " + inactive + "\nactive_file 3\n");
   }
-  uint64_t bytes() const { return available_memory(root.path()).bytes; }
-  std::string of() const { return available_memory(root.path()).of; }
+  uint64_t bytes() const { return available_memory(root.path().string() + "/").bytes; }
+  std::string of() const { return available_memory(root.path().string() + "/").of; }
 
   testing::TemporaryFolder root;
 };
