@@ -45,7 +45,7 @@ cuda:  ## build the CUDA kernels and their tests, which skip without a GPU (with
 	@cmake --build --preset cuda --target switchyard_cli test_cuda bench_waits_on_one_gpu
 	ctest --preset cuda -j2 -R '^cuda\.'
 
-fuzz:  ## every parser of files under a fuzzer, a minute each (FUZZ_SECONDS=60)
+fuzz:  ## every parser of files, and what peers send, under a fuzzer, 45 s each (FUZZ_SECONDS)
 	@scripts/install_deps.sh build test fuzz
 	@cmake --preset fuzz >/dev/null && cmake --build --preset fuzz
 	scripts/fuzz.sh

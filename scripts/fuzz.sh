@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Fuzzes every parser of files that users bring, for FUZZ_SECONDS each (60), starting from the corpus in
-# tests/fuzz. A finding ends it and lies in build/fuzz/findings; what widens the corpus lies in
-# build/fuzz/corpus. "scripts/fuzz.sh --merge" adds the useful part of that to tests/fuzz/corpus.
+# Fuzzes every parser of files that users bring, and a rank whose peer sends anything, for FUZZ_SECONDS each (45),
+# starting from the corpus in tests/fuzz. A finding ends it and lies in build/fuzz/findings; what widens the corpus lies
+# in build/fuzz/corpus. "scripts/fuzz.sh --merge" adds the useful part of that to tests/fuzz/corpus.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-seconds=${FUZZ_SECONDS:-60}
+seconds=${FUZZ_SECONDS:-45}
 # A header or config of a few kB may cost no more than this.
 limits=(-malloc_limit_mb=64 -rss_limit_mb=1024 -timeout=20 -max_len=8192)
 
-for target in header index config; do
+for target in header index config ranks; do
   fuzzer=build/fuzz/tests/fuzz_$target seeds=tests/fuzz/corpus/$target grown=build/fuzz/corpus/$target
   mkdir -p "$grown" build/fuzz/findings
   if [[ ${1:-} == --merge ]]; then

@@ -2,11 +2,15 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstring>
 #include <deque>
 #include <mutex>
+#include <random>
 #include <thread>
+#include <vector>
 
 #include "comm/byte_transport.h"
+#include "fuzz/peer_bytes.h"
 
 namespace switchyard {
 namespace {
@@ -80,6 +84,57 @@ TEST(TransportComm, ReturnsOnceWhatItSentHasLeft) {
     std::thread other(rank, 1);
     rank(0);
     other.join();
+  }
+}
+
+// What an honest peer sends in run_operations of fuzz/peer_bytes.h.
+std::vector<std::byte> honest_peer() {
+  struct Head {
+    uint64_t comm_id, sequence;
+    uint32_t op, num_kinds;
+    uint64_t bytes;
+  };
+  std::vector<std::byte> script;
+  const auto say = [&](const Head& head, std::vector<int32_t> words) {
+    const auto bytes = std::as_bytes(std::span(words));
+    const auto start = std::as_bytes(std::span(&head, 1));
+    script.insert(script.end(), start.begin(), start.end());
+    script.insert(script.end(), bytes.begin(), bytes.end());
+  };
+  say({1, 1, 1, 1, 8}, {3, 4});
+  say({1, 2, 2, 1, 24}, {5, 6, 7, 8, 9, 10});
+  say({1, 3, 3, 1, 4}, {3});
+  return script;
+}
+
+TEST(TransportComm, APeerThatSendsAnythingWritesNothingOutside) {
+  const auto script = honest_peer();
+  ASSERT_EQ(fuzz::run_operations(script), 3);
+  std::mt19937_64 random(1);
+  int num_refused = 0;
+  for (int i = 0; i < 3000; ++i) {
+    auto damaged = script;
+    for (uint64_t change = random() % 4; change < 4; ++change)
+      damaged[random() % damaged.size()] = std::byte(random());
+    if (random() % 4 == 0) damaged.resize(random() % damaged.size());
+    num_refused += fuzz::run_operations(damaged) < 3;
+  }
+  EXPECT_GT(num_refused, 1000);  // others changed rows alone
+}
+
+TEST(TransportComm, AnAbsurdSizeIsRefusedByWhatWasAgreed) {
+  auto script = honest_peer();
+  const uint64_t absurd = uint64_t{1} << 62;
+  std::memcpy(script.data() + 24, &absurd, sizeof absurd);
+  try {
+    std::array<int32_t, 4> all{};
+    const std::array<int32_t, 2> mine{1, 2};
+    make_transport_comm(std::make_unique<fuzz::ScriptedPeer>(script), std::chrono::seconds(1))
+        ->all_gather(Tensor(all.data(), {2, 2}), ConstTensor(mine.data(), {2}), nullptr);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(std::string(e.what()).find("all_gather: rank 1 sent 4611686018427387904 bytes"), 0u)
+        << e.what();
   }
 }
 
