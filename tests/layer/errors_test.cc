@@ -449,7 +449,7 @@ TEST(Create, RefusesNegativeNumbersAndStrangeEnumeratorsOnEveryRank) {
       {"config: scoring=9,", [](auto& c, auto&, auto&) { c.gate.scoring = Scoring(9); }},
       {"config: scoring=-1,", [](auto& c, auto&, auto&) { c.gate.scoring = Scoring(-1); }},
       {"config: group_score=2,", [](auto& c, auto&, auto&) { c.gate.group_score = GroupScore(2); }},
-      {"w1 order=3,", [](auto&, auto&, auto& w) { w.experts.order = GateUpOrder(3); }},
+      {"w1 order=9,", [](auto&, auto&, auto& w) { w.experts.order = GateUpOrder(9); }},
   };
   for (const Wrong& wrong : all) {
     std::vector<std::string> messages(2);
