@@ -17,6 +17,7 @@
 namespace switchyard::cli {
 
 struct BenchArguments {
+  const CLI::App* command = nullptr;
   LayerSource source;
   RunOptions run;
   std::vector<int64_t> tokens;  // empty: the device's usual ones

@@ -1,11 +1,13 @@
 // cli/bench_command.cc -- switchyard bench: each operation and the layer, beside the floor of this
 // machine.
 #include <algorithm>
+#include <optional>
 #include <thread>
 
 #include "bench.h"
 #include "commands.h"
 #include "machine.h"
+#include "ranks.h"
 
 namespace switchyard::cli {
 namespace {
@@ -54,17 +56,26 @@ std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
 int bench(BenchArguments& a) {
   const DeviceKind device = device_from(a.run.device);
   const bool cuda = device == DeviceKind::Cuda;
-  require_usage(a.run.ranks >= 1 && a.repeat >= 1, "--ranks and --repeat need at least 1");
+  require_usage(launched_by().empty(),
+                "bench: the environment says that this process is one of several, and each would "
+                "time the others. Start it once; its ranks are threads");
   a.run.require_even_groups();
+  a.run.require_used();
   require_usage(!cuda || a.repeat >= 20, "--device cuda needs --repeat of at least 20");
+  const CLI::App& c = *a.command;
   if (a.linear_attention) {
+    refuse_unused(c,
+                  {"--model", "--layer", "--config", "--preset", "--ep-size", "--ep-rank",
+                   "--strategy", "--routing", "--routed-only"},
+                  "a layer, without --linear-attention");
     require_usage(a.run.ranks == 1, "--linear-attention needs --ranks 1");
     return bench_linear_attention(a);
   }
+  refuse_unused(c, {"--batch"}, "--linear-attention");
+  if (!cuda) refuse_unused(c, {"--routing", "--routed-only", "--commit"}, "--device cuda");
   if (a.tokens.empty())
     a.tokens = cuda ? std::vector<int64_t>{1, 8, 32, 128, 512, 2048, 8192}
                     : std::vector<int64_t>{1, 8, 32, 128};
-  for (const int64_t t : a.tokens) require_tokens(t);
   a.source.open();
   if (!cuda) return bench_on_cpu(a);
   return a.run.ranks > 1 ? bench_over_ranks(a) : bench_on_cuda(a);
@@ -76,7 +87,9 @@ int bench_on_cpu(const BenchArguments& a) {
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   const int threads = a.run.layer.num_threads > 0 ? a.run.layer.num_threads * a.run.ranks
                                                   : std::max(cores, a.run.ranks);
+  std::optional<Waiting> waiting("measuring this machine");
   const MachineRates machine = measure_machine(std::min(threads, cores));
+  waiting.reset();
   std::string strategy;
   const auto rows = run_bench(a, strategy);
 
@@ -108,19 +121,17 @@ int bench_on_cpu(const BenchArguments& a) {
                                  {"read_gbps", machine.read_gbps},
                                  {"fma_gflops", machine.fma_gflops},
                                  {"rows", lines}};
-    fmt::print("{}\n", json.dump());
+    say_json(json);
     return kGood;
   }
-  fmt::print(
-      "layer     {}\n          {}\nstrategy  {}, {} ranks, {} threads in all, version {}\ndevice   "
+  say("layer     {}\n          {}\nstrategy  {}, {} ranks, {} threads in all, version {}\ndevice   "
       " {}\n",
       a.source.name(), describe(a.source.config()), strategy, a.run.ranks, threads,
       SWITCHYARD_VERSION, device.name);
-  fmt::print(
-      "measured  {:.1f} GB/s of reads, {:.0f} GFLOP/s of fp32 multiply-adds: floor = max(bytes, "
+  say("measured  {:.1f} GB/s of reads, {:.0f} GFLOP/s of fp32 multiply-adds: floor = max(bytes, "
       "flops over these)\n\n",
       machine.read_gbps, machine.fma_gflops);
-  fmt::print("{}", table.text());
+  say("{}", table.text());
   return kGood;
 }
 
@@ -128,19 +139,20 @@ Command add_bench(CLI::App& app) {
   auto a = std::make_shared<BenchArguments>();
   auto& c = *app.add_subcommand(
       "bench", "Time every operation and the layer beside the floor of this machine");
+  a->command = &c;
   a->source.add_options(c);
   a->run.add_options(c);
-  add_value(c, "--tokens", a->tokens, "T,T,...",
-            "Tokens of each rank, a list; default 1,8,32,128, on CUDA up to 8192")
-      ->delimiter(',');
+  add_numbers(c, "--tokens", a->tokens, {0, kMostTokens}, "T,T,...", "Tokens of each rank, a list")
+      ->default_str("1,8,32,128, on CUDA up to 8192");
   c.add_flag("--linear-attention", a->linear_attention,
              "Steps of linear attention in place of a layer; --tokens of each sequence, 1 to 4");
-  add_value(c, "--batch", a->batch, "B,B,...", "Sequences of a step of linear attention, a list")
-      ->delimiter(',');
-  c.add_option("--repeat", a->repeat, "Runs whose median is shown");
+  add_numbers(c, "--batch", a->batch, {1, 65536}, "B,B,...",
+              "Sequences of a step of linear attention, a list")
+      ->default_str("the usual ones");
+  add_number(c, "--repeat", a->repeat, {1, 1'000'000}, "N", "Runs whose median is shown");
   c.add_flag("--json", a->json, "Print one JSON object");
-  add_value(c, "--routing", a->routing, "NAME",
-            "CUDA: random (top-k of random logits), balanced, zipf or hot");
+  add_choice(c, "--routing", a->routing, {"random", "balanced", "zipf", "hot"},
+             "CUDA: which experts tokens choose; random: top-k of random logits");
   c.add_flag("--routed-only", a->routed_only, "CUDA: leave out shared experts");
   add_value(c, "--commit", a->commit, "HASH", "CUDA: what was built, for the JSON");
   c.footer(

@@ -104,12 +104,10 @@ class CudaBench final : public GpuBench {
   }
 
   void print_table() const override {
-    fmt::print("layer     {}{}\n          {}\n", a_.source.name(),
-               a_.routed_only ? ", without shared experts" : "", describe(config_));
-    fmt::print("device    {}, driver {}, version {}\n", rates_.name, rates_.driver,
-               SWITCHYARD_VERSION);
-    fmt::print(
-        "measured  copy {:.0f} GB/s, read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
+    say("layer     {}{}\n          {}\n", a_.source.name(),
+        a_.routed_only ? ", without shared experts" : "", describe(config_));
+    say("device    {}, driver {}, version {}\n", rates_.name, rates_.driver, SWITCHYARD_VERSION);
+    say("measured  copy {:.0f} GB/s, read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
         "          cold L2, CUDA graphs, medians of {} on a rested card, {} routing\n\n",
         rates_.copy_gbps, rates_.read_gbps, rates_.gemm_tflops, rates_.sm_clock_mhz, a_.repeat,
         a_.routing);
@@ -123,7 +121,7 @@ class CudaBench final : public GpuBench {
                  fmt::format("{:.1f}", t.flops / t.us * 1e-6),
                  fmt::format("{:.0f}", t.bytes / t.us * 1e-3)});
     }
-    fmt::print("{}", table.text());
+    say("{}", table.text());
   }
 
   std::shared_ptr<Backend> backend_;

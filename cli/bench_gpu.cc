@@ -212,13 +212,13 @@ int GpuBench::print() const {
         {"repeat", a_.repeat},
         {"l2", "cold"}};
     json.update(results());
-    fmt::print("{}\n", json.dump());
+    say_json(json);
   } else {
     print_table();
     for (const Check& c : checks_)
       if (!c.problem.empty())
-        fmt::print("{} tokens, {}: {} {}\n", c.tokens, c.strategy,
-                   c.failed ? "FAILED," : "left out,", c.problem);
+        say("{} tokens, {}: {} {}\n", c.tokens, c.strategy, c.failed ? "FAILED," : "left out,",
+            c.problem);
   }
   return std::ranges::any_of(checks_, &Check::failed) ? kFailed : kGood;
 }

@@ -124,8 +124,6 @@ class Bench {
 
  private:
   std::vector<int64_t> batches(const std::vector<int64_t>& usual) const {
-    for (const int64_t b : a_.batch)
-      require_usage(b >= 1 && b <= 65536, "--batch={}, need 1 to 65536", b);
     return a_.batch.empty() ? usual : a_.batch;
   }
 
@@ -273,21 +271,21 @@ class Bench {
   }
 
   void print_table() const {
-    fmt::print("shapes    conv_decode D {} w {} bf16; delta_rule_decode Hk {} Hv {} Dk = Dv = {}\n",
-               kConvDim, kConvWidth, kKeyHeads, kValueHeads, kHeadDim);
-    fmt::print("device    {}, version {}\n", rates_.name, SWITCHYARD_VERSION);
-    fmt::print("measured  {} {:.0f} GB/s; floor = bytes over it; {}medians of {}\n",
-               cuda_ ? "copy" : "read", rates_.copy_gbps, cuda_ ? "cold L2, CUDA graphs, " : "",
-               a_.repeat);
-    fmt::print("          the smallest step (8 channels of one sequence) takes {:.1f} us\n\n",
-               smallest_us_);
+    say("shapes    conv_decode D {} w {} bf16; delta_rule_decode Hk {} Hv {} Dk = Dv = {}\n",
+        kConvDim, kConvWidth, kKeyHeads, kValueHeads, kHeadDim);
+    say("device    {}, version {}\n", rates_.name, SWITCHYARD_VERSION);
+    say("measured  {} {:.0f} GB/s; floor = bytes over it; {}medians of {}\n",
+        cuda_ ? "copy" : "read", rates_.copy_gbps, cuda_ ? "cold L2, CUDA graphs, " : "",
+        a_.repeat);
+    say("          the smallest step (8 channels of one sequence) takes {:.1f} us\n\n",
+        smallest_us_);
     Table table({"<operation", "batch", "tokens", "us", "floor us", "x floor", "GB/s"});
     for (const Row& r : rows_)
       table.add({r.time.op, fmt::format("{}", r.batch), fmt::format("{}", r.tokens),
                  fmt::format("{:.1f}", r.time.us), fmt::format("{:.1f}", r.floor_us),
                  fmt::format("{:.2f}", r.time.us / r.floor_us),
                  fmt::format("{:.0f}", r.time.bytes / r.time.us * 1e-3)});
-    fmt::print("{}", table.text());
+    say("{}", table.text());
   }
 
   void print_json() const {
@@ -305,7 +303,7 @@ class Bench {
                                  {"gbps", rates_.copy_gbps}, {"smallest_us", smallest_us_},
                                  {"commit", a_.commit},      {"version", SWITCHYARD_VERSION},
                                  {"repeat", a_.repeat},      {"rows", rows}};
-    fmt::print("{}\n", json.dump());
+    say_json(json);
   }
 
   const BenchArguments& a_;

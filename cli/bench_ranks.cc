@@ -179,11 +179,10 @@ class RanksBench final : public GpuBench {
   }
 
   void print_table() const override {
-    fmt::print("layer     {}\n          {}\n", a_.source.name(), describe(config_));
-    fmt::print("ranks     {} on {} of {}, driver {}, version {}\n", a_.run.ranks, num_devices(),
-               rates_.name, rates_.driver, SWITCHYARD_VERSION);
-    fmt::print(
-        "measured  read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
+    say("layer     {}\n          {}\n", a_.source.name(), describe(config_));
+    say("ranks     {} on {} of {}, driver {}, version {}\n", a_.run.ranks, num_devices(),
+        rates_.name, rates_.driver, SWITCHYARD_VERSION);
+    say("measured  read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
         "          cold L2, one CUDA graph per rank, medians of {} on rested cards, the slowest "
         "rank, {} routing\n"
         "          floor of dispatch and combine: the driver's copy of the bytes that leave a "
@@ -200,7 +199,7 @@ class RanksBench final : public GpuBench {
                  fmt::format("{:.2f}", r.time.bytes * 1e-6),
                  fmt::format("{:.0f}", r.time.bytes / r.time.us * 1e-3)});
     }
-    fmt::print("{}", table.text());
+    say("{}", table.text());
   }
 
   Shared shared_;

@@ -19,7 +19,8 @@ namespace switchyard::cli {
 namespace {
 
 struct CheckArguments {
-  std::string device = "cpu", transport = "threads";
+  const CLI::App* command = nullptr;
+  std::string device = "cpu", transport;
   int ranks = 0;
   uint64_t seed = 0;
   bool json = false;
@@ -285,49 +286,84 @@ std::string what_is_checked(DeviceKind device, int ranks) {
                                    : "each on one GPU, in every layout and over cublas";
 }
 
+// What was found, line by line and in sum. Without rows nothing was compared, and nothing is good.
+class Report {
+ public:
+  Report(const std::vector<Case>& cases, bool shows_progress) : num_cases_(cases.size()) {
+    for (const Case& c : cases) name_width_ = std::max(name_width_, c.name.size());
+    const size_t numbers = 24;
+    name_width_ = std::min(name_width_, std::max<size_t>(console_width(), numbers + 16) - numbers);
+    if (shows_progress) progress_ = progress_on_terminal("checking");
+  }
+
+  void add(const Case& c, const Result& r) {
+    num_failed_ += !r.failure.empty();
+    num_empty_ += r.failure.empty() && c.tokens == 0;
+    lines_.push_back({{"name", c.name},
+                      {"rows", c.tokens},
+                      {"rel_error", r.rel_error},
+                      {"max_row_error", r.max_row_error},
+                      {"failure", r.failure}});
+    if (progress_) progress_(lines_.size(), num_cases_);
+  }
+  int64_t num_good() const {
+    return static_cast<int64_t>(lines_.size()) - num_failed_ - num_empty_;
+  }
+  bool is_good() const { return num_failed_ == 0 && num_good() > 0; }
+
+  void print_head(const std::string& what) const {
+    say("{:<{}}  {:>8}  {:>8}\n", what, name_width_, "error", "row");
+  }
+  void print_line(const Case& c, const Result& r) const {
+    const std::string word = !r.failure.empty() ? painted(Mood::Bad, "FAIL") + " " + r.failure
+                             : c.tokens == 0    ? "-"
+                                                : painted(Mood::Good, "ok");
+    say("{:<{}}  {:8.2e}  {:8.2e}  {}\n", c.name.substr(0, name_width_), name_width_, r.rel_error,
+        r.max_row_error, word);
+    std::fflush(stdout);
+  }
+  void print_sum() const {
+    say("{} good, {} failed, {} without rows (tolerance {:g}, rows {:g}; same bits in every "
+        "layout)\n",
+        num_good(), num_failed_, num_empty_, kTolerance, kRowTolerance);
+  }
+  void print_json() const {
+    say_json({{"good", num_good()},
+              {"failed", num_failed_},
+              {"without_rows", num_empty_},
+              {"lines", lines_}});
+  }
+
+ private:
+  size_t num_cases_, name_width_ = 0;
+  int64_t num_failed_ = 0, num_empty_ = 0;
+  nlohmann::json lines_ = nlohmann::json::array();
+  Progress progress_;
+};
+
 // Collective. Of several processes the one of rank 0 judges and prints.
 int check_all(const CheckArguments& a, const Ranks& ranks) {
   require_usage(a.ranks == 0 || a.ranks == ranks.size(), "--ranks={}, the launcher started {}",
                 a.ranks, ranks.size());
   Device device{device_from(a.device), !a.no_peer_memory};
+  if (device.kind == DeviceKind::Cpu)
+    refuse_unused(*a.command, {"--no-peer-memory"}, "--device cuda");
   auto cases = shapes_and_skews();
   for (auto& c : gates_and_activations()) cases.push_back(std::move(c));
-  // Experts split over the ranks.
-  std::erase_if(cases, [num = std::max(1, ranks.size())](const Case& c) {
-    return c.config.num_experts % num != 0;
-  });
-  nlohmann::json lines = nlohmann::json::array();
-  int64_t num_failed = 0;
-  if (ranks.speaks() && !a.json)
-    fmt::print("{:<56}  {:>9}  {:>9}\n", what_is_checked(device.kind, ranks.size()), "error",
-               "worst row");
+  Report report(cases, a.json && ranks.speaks());
+  if (ranks.speaks() && !a.json) report.print_head(what_is_checked(device.kind, ranks.size()));
   for (size_t i = 0; i < cases.size(); ++i) {
     const Result r = check_case(cases[i], device, ranks, a.seed + 1000 * i);
     if (!ranks.speaks()) continue;
-    num_failed += !r.failure.empty();
-    if (a.json)
-      lines.push_back({{"name", cases[i].name},
-                       {"rel_error", r.rel_error},
-                       {"max_row_error", r.max_row_error},
-                       {"failure", r.failure}});
-    else
-      fmt::print("{:<56}  {:9.2e}  {:9.2e}  {}\n", cases[i].name, r.rel_error, r.max_row_error,
-                 r.failure.empty() ? "ok" : "FAIL " + r.failure);
-    std::fflush(stdout);
+    report.add(cases[i], r);
+    if (!a.json) report.print_line(cases[i], r);
   }
   if (!ranks.speaks()) return kGood;
-  const auto num_good = static_cast<int64_t>(cases.size()) - num_failed;
-  if (a.json)
-    fmt::print("{}\n",
-               nlohmann::json{{"good", num_good}, {"failed", num_failed}, {"lines", lines}}.dump());
-  else
-    fmt::print("{} good, {} failed (tolerance {:g}, rows {:g}; same bits in every layout)\n",
-               num_good, num_failed, kTolerance, kRowTolerance);
-  return num_failed == 0 ? kGood : kFailed;
+  a.json ? report.print_json() : report.print_sum();
+  return report.is_good() ? kGood : kFailed;
 }
 
 int check(const CheckArguments& a) {
-  require_usage(a.ranks >= 0, "--ranks={}, must not be negative", a.ranks);
   const Ranks ranks(a.transport, a.ranks);
   return ranks.exit_code_of([&] { return check_all(a, ranks); });
 }
@@ -337,14 +373,13 @@ int check(const CheckArguments& a) {
 Command add_check(CLI::App& app) {
   auto a = std::make_shared<CheckArguments>();
   auto& c = *app.add_subcommand("check", "Verify this build on this machine against float64");
-  c.add_option("--device", a->device, "cpu or cuda");
-  add_value(c, "--ranks", a->ranks, "R",
-            "Threads as ranks; 0: 1, 2 and 4 on the CPU, one on a GPU. On CUDA they take the GPUs "
-            "in turn");
-  add_value(c, "--transport", a->transport, "NAME",
-            "threads of this process; processes, as torchrun starts them; or mpi, under mpirun");
+  a->command = &c;
+  add_choice(c, "--device", a->device, {"cpu", "cuda"}, "What is checked");
+  add_number(c, "--ranks", a->ranks, {0, kMostThreadRanks}, "R",
+             "Ranks; 0: 1, 2 and 4 on the CPU, one on a GPU. On CUDA they take the GPUs in turn");
+  add_transport(c, a->transport);
   c.add_flag("--no-peer-memory", a->no_peer_memory, kNoPeerMemoryHelp);
-  c.add_option("--seed", a->seed, "Of inputs, weights and routing");
+  add_number(c, "--seed", a->seed, {0, UINT64_MAX}, "N", "Of inputs, weights and routing");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer("Example:\n  switchyard check && echo this build computes what it should");
   return [a] { return check(*a); };

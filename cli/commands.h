@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "console.h"
+
 namespace switchyard::cli {
 
 inline constexpr int kGood = 0, kFailed = 1, kBadInput = 2;
@@ -36,12 +38,6 @@ CLI::Option* add_value(CLI::App& app, const char* names, T& value, const char* t
   return app.add_option(names, value, help)->type_name(type);
 }
 
-// An option that must not be negative.
-template <class T>
-void add_count(CLI::App& app, const char* name, T& value, const char* help) {
-  app.add_option(name, value, help)->check(CLI::NonNegativeNumber);
-}
-
 using Command = std::function<int()>;
 Command add_run(CLI::App& app);
 Command add_models(CLI::App& app);
@@ -49,29 +45,5 @@ Command add_explain(CLI::App& app);
 Command add_check(CLI::App& app);
 Command add_bench(CLI::App& app);
 Command add_plan(CLI::App& app);
-
-// ---- console.cc: what a person sees: aligned tables, bars, progress on a terminal
-
-// Columns as wide as their widest cell. Numbers are aligned right; a header that begins with '<'
-// (which is not shown) makes a column of words, aligned left.
-class Table {
- public:
-  explicit Table(std::vector<std::string> header) { add(std::move(header)); }
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
-  std::string text() const;
-
- private:
-  std::vector<std::vector<std::string>> rows_;
-};
-
-// "expert  7  ############  61", the busiest first; one line says what is not shown.
-std::string bar_chart(const std::vector<int64_t>& counts, const std::string& label,
-                      size_t max_lines);
-
-// Rewrites one line on stderr, on a terminal only. Call with done == total to end it.
-std::function<void(int64_t done, int64_t total)> progress_on_terminal(std::string what);
-
-// "1.86 GiB", "12.6 MB" style sizes for people.
-std::string human_bytes(double bytes);
 
 }  // namespace switchyard::cli

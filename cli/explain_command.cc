@@ -1,5 +1,7 @@
 // cli/explain_command.cc -- switchyard explain: every strategy, every condition, the value it saw.
+#include <algorithm>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "commands.h"
 #include "layer_options.h"
@@ -14,6 +16,7 @@ struct ExplainArguments {
   RunOptions run;
   int64_t tokens = 4096;
   bool low_latency = false;
+  bool all = false;
   bool json = false;
 };
 
@@ -59,36 +62,62 @@ void print_json(const std::vector<Strategy>& all, const Strategy& choice,
       {"reason", error.empty() ? choice.reason : error},
       {"strategies", strategies},
       {"names", names}};
-  fmt::print("{}\n", json.dump());
+  say_json(json);
 }
 
 void print_strategy(const Strategy& s) {
-  fmt::print("\n{}: {}{}\n", s.name,
-             s.holds()    ? "can run"
-             : s.provided ? "cannot run"
-                          : s.note,
-             s.opt_in ? ", by name only (opt-in)" : "");
+  say("\n{}: {}{}\n", s.name,
+      s.holds()    ? "can run"
+      : s.provided ? "cannot run"
+                   : s.note,
+      s.opt_in ? ", by name only (opt-in)" : "");
   if (s.workspace_bytes >= 0)
-    fmt::print("  workspace {}, predicted {:.0f} us, GEMMs by {}\n", human_bytes(s.workspace_bytes),
-               s.predicted_us, provider_name(s.provider));
+    say("  workspace {}, predicted {:.0f} us, GEMMs by {}\n", human_bytes(s.workspace_bytes),
+        s.predicted_us, provider_name(s.provider));
   if (s.token_pieces > 1)
-    fmt::print("  tokens in {} pieces: one travels while another is computed\n", s.token_pieces);
-  if (!s.carrier.empty()) fmt::print("  rows travel by {}\n", s.carrier);
-  if (!s.gemms.empty()) fmt::print("  tiles {}\n", s.gemms);
-  for (const auto& c : s.conditions) fmt::print("  {}  {}\n", c.holds ? "ok   " : "FAILS", c.text);
+    say("  tokens in {} pieces: one travels while another is computed\n", s.token_pieces);
+  if (!s.carrier.empty()) say("  rows travel by {}\n", s.carrier);
+  if (!s.gemms.empty()) say("  tiles {}\n", s.gemms);
+  for (const auto& c : s.conditions)
+    say("  {}  {}\n", c.holds ? painted(Mood::Good, "ok") + "   " : painted(Mood::Bad, "FAILS"),
+        c.text);
+}
+
+// The strategies that can run, the fastest first, and what the chosen one is made of.
+void print_summary(const std::vector<Strategy>& all, const std::string& chosen) {
+  constexpr size_t kShown = 8;  // with the rest, a screen of 24 lines
+  std::vector<const Strategy*> runnable;
+  for (const auto& s : all)
+    if (s.holds()) runnable.push_back(&s);
+  std::ranges::stable_sort(runnable, {}, &Strategy::predicted_us);
+  if (const auto s = std::ranges::find(all, chosen, &Strategy::name); s != all.end()) {
+    if (s->token_pieces > 1)
+      say("pieces  {}: one travels while another is computed\n", s->token_pieces);
+    if (!s->carrier.empty()) say("rows    by {}\n", s->carrier);
+    if (!s->gemms.empty()) say("tiles   {}\n", s->gemms);
+  }
+  Table table({"<  can run", "predicted us", "workspace", "<"});
+  const size_t shown = std::min(runnable.size(), kShown);
+  for (const Strategy* s : std::span(runnable).first(shown))
+    table.add({"  " + s->name, fmt::format("{:.0f}", s->predicted_us),
+               human_bytes(s->workspace_bytes),
+               s->name == chosen ? "chosen"
+               : s->opt_in       ? "by name only"
+                                 : ""});
+  if (shown > 0) say("\n{}", table.text());
+  say("\n{} more can run, {} cannot; --all shows every condition and name\n",
+      runnable.size() - shown, all.size() - runnable.size());
 }
 
 void print_names() {
-  fmt::print("\nnames that --strategy takes:\n");
+  say("\nnames that --strategy takes:\n");
   Table table({"<  name", "<means", "<kind", "<note"});
   for (const auto& n : strategy_names()) table.add({"  " + n.name, n.canonical, n.kind, n.note});
-  fmt::print("{}", table.text());
+  say("{}", table.text());
 }
 
 int explain(ExplainArguments& a) {
-  if (a.run.device != "cpu" && a.run.device != "cuda")
-    device_from(a.run.device);  // refuses other words
-  a.run.require_ranks();
+  a.run.require_used();
   require_usage(a.source.given(), "need either --model DIR --layer N or --preset NAME");
   a.source.open();
   const auto request = request_of(a);
@@ -105,16 +134,19 @@ int explain(ExplainArguments& a) {
     print_json(all, choice, error);
     return code;
   }
-  fmt::print(
-      "layer   {}\n        {}\ndevice  {} ({}){}\nranks   {}, tp {}, at most {} tokens a rank\n",
+  say("layer   {}\n        {}\ndevice  {} ({}){}\nranks   {}, tp {}, at most {} tokens a rank\n",
       a.source.name(), describe(a.source.config()), a.run.device, request.device.name,
       request.device.available ? "" : ", not here: times are predicted for an H100", a.run.ranks,
       a.run.layer.tp_size, a.tokens);
   if (error.empty())
-    fmt::print("chosen  {}: {}\n", choice.name, choice.reason);
+    say("chosen  {}: {}\n", choice.name, choice.reason);
   else
-    fmt::print("chosen  none: {}\n", error);
-  for (const auto& warning : choice.warnings) fmt::print("note    {}\n", warning);
+    say("chosen  none: {}\n", error);
+  for (const auto& warning : choice.warnings) say("note    {}\n", warning);
+  if (!a.all) {
+    print_summary(all, choice.name);
+    return code;
+  }
   for (const auto& s : all) print_strategy(s);
   print_names();
   return code;
@@ -125,13 +157,16 @@ int explain(ExplainArguments& a) {
 Command add_explain(CLI::App& app) {
   auto a = std::make_shared<ExplainArguments>();
   auto& c = *app.add_subcommand(
-      "explain", "Show every strategy, its conditions with the values they saw, and the choice");
+      "explain",
+      "Show the choice, what else can run, and with --all every condition with what it saw");
   a->source.add_options(c);
-  a->run.add_options(c);
-  c.add_option("--max-tokens,--tokens", a->tokens, "Capacity: tokens of a rank in one call");
+  a->run.add_options(c, kMostRanks);
+  add_number(c, "--tokens,--max-tokens", a->tokens, {0, kMostTokens}, "T",
+             "Capacity: tokens of a rank in one call");
   c.add_flag("--low-latency,--use_deepep_low_latency", a->low_latency,
              "Ask for the low-latency dispatcher");
-  c.add_flag("--json", a->json, "Print one JSON object");
+  c.add_flag("--all", a->all, "Every strategy with every condition, and every name");
+  c.add_flag("--json", a->json, "Print one JSON object, with all of it");
   c.footer("Example:\n  switchyard explain --preset deepseek-v3 --ranks 8 --tokens 128");
   return [a] { return explain(*a); };
 }

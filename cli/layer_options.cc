@@ -2,24 +2,30 @@
 #include "layer_options.h"
 
 #include <algorithm>
+#include <filesystem>
 
 #include "commands.h"
 
 namespace switchyard::cli {
 
-void LayerSource::add_options(CLI::App& command) {
+namespace fs = std::filesystem;
+
+void LayerSource::add_options(CLI::App& command, Shares shares) {
   add_value(command, "--model", model_, "DIR",
             "Folder of a checkpoint: config.json and safetensors");
-  add_value(command, "--layer", layer_, "N", "Layer of the model (see `switchyard models`)");
+  add_number(command, "--layer", layer_, {0, INT32_MAX}, "N",
+             "Layer of the model (see `switchyard models`)")
+      ->default_str("");
   add_value(command, "--config", layer_json_, "layer.json",
             "Describes the layer by hand where the family is unknown (docs/guide/checkpoints.md)");
   add_value(command, "--preset", preset_, "NAME",
             "Instead of --model: a known model's shape with random weights");
-  command.add_option("--ep-size", ep_size_,
-                     "With --preset: the share of one of N expert-parallel ranks. Its E/N experts "
-                     "stand alone, and "
-                     "all K experts of a token are among them: what a rank sees after dispatch");
-  command.add_option("--ep-rank", ep_rank_, "With --ep-size: which share, 0 to N-1");
+  if (shares == Shares::No) return;
+  add_number(command, "--ep-size", ep_size_, {1, kMostRanks}, "N",
+             "With --preset: the share of one of N expert-parallel ranks. Its E/N experts stand "
+             "alone, and all K experts of a token are among them: what a rank sees after dispatch");
+  add_number(command, "--ep-rank", ep_rank_, {0, kMostRanks - 1}, "N",
+             "With --ep-size: which share, 0 to N-1");
 }
 
 void LayerSource::open() {
@@ -63,6 +69,13 @@ std::string LayerSource::stored_format() const {
   return checkpoint_ ? checkpoint_->stored_format(layer_) : "random";
 }
 
+void LayerSource::refuse_as_output(const std::string& output) const {
+  refuse_same_file(output, layer_json_, "--config");
+  std::error_code ignored;
+  for (const auto& file : fs::directory_iterator(model_, ignored))
+    refuse_same_file(output, file.path().string(), "a file of --model");
+}
+
 LayerWeights LayerSource::weights(int num_ranks, int rank, const Progress& progress) const {
   if (checkpoint_) return checkpoint_->load_layer(layer_, num_ranks, rank, progress);
   return random_weights(config_, num_ranks, rank, weight_seed_);
@@ -92,36 +105,45 @@ void LayerSource::check_memory_of(const DeviceDescription& device, double weight
                           preset_.empty() ? "fewer tokens" : "--ep-size or fewer tokens"));
 }
 
-void RunOptions::add_options(CLI::App& command) {
-  add_value(command, "--ranks", ranks, "R", "Ranks that own the experts together");
-  command.add_option("--tp-size", layer.tp_size, "Consecutive ranks that hold the same tokens");
-  add_value(command, "--device", device, "NAME", "cpu or cuda");
+void refuse_same_file(const std::string& output, const std::string& other, const char* option) {
+  std::error_code ignored;
+  require_usage(!fs::equivalent(output, other, ignored),
+                "--output={}, is {} as well. Name another file", output, option);
+}
+
+void RunOptions::add_options(CLI::App& command, int most_ranks) {
+  command_ = &command;
+  add_number(command, "--ranks", ranks, {1, most_ranks}, "R",
+             "Ranks that own the experts together");
+  add_number(command, "--tp-size", layer.tp_size, {1, kMostRanks}, "N",
+             "Consecutive ranks that hold the same tokens");
+  add_choice(command, "--device", device, {"cpu", "cuda"}, "Where the layer runs");
   add_value(command, "--strategy,--moe_strategy", layer.strategy, "NAME",
             "auto, [dispatcher+]executor[+provider] such as normal+masked or masked+cublas, or a "
             "name of the reference system (`switchyard explain` lists them)")
       ->envname("MOE_STRATEGY");
-  command
-      .add_option("--masked-max-tokens,--masked_max_token_num", layer.masked_max_tokens,
-                  "hybrid: masked layout up to this many rows")
+  add_number(command, "--masked-max-tokens,--masked_max_token_num", layer.masked_max_tokens,
+             {0, kMostTokens}, "N", "hybrid: masked layout up to this many rows")
       ->envname("MASKED_MAX_TOKEN_NUM");
   command.add_option("--use-all-gather,--use_all_gather", layer.use_all_gather,
                      "Where every rank holds all tokens (tp = ranks), `auto` moves none");
-  command.add_option("--alignment", layer.alignment,
-                     "contiguous: rows of an expert are padded to a multiple");
-  command.add_option("--threads", layer.num_threads, "Threads of each rank; 0: cores / ranks");
+  add_number(command, "--alignment", layer.alignment, {1, 1 << 16}, "N",
+             "contiguous: rows of an expert are padded to a multiple");
+  add_number(command, "--threads", layer.num_threads, {0, 1024}, "N",
+             "CPU: threads of each rank; 0: cores / ranks");
   command.add_flag("--allow-repeated-experts", layer.allow_repeated_experts,
                    "A token's ids may repeat (larger masked buffers)");
-  add_count(command, "--pieces", layer.token_pieces,
-            "Several ranks: pieces a call's tokens are cut into, so that one travels while "
-            "another is computed; 0: chosen");
+  add_number(command, "--pieces", layer.token_pieces, {0, 1024}, "N",
+             "Several ranks: pieces a call's tokens are cut into, so that one travels while "
+             "another is computed; 0: chosen");
   command.add_flag_callback(
       "--push-rows", [this] { layer.fetch_rows = false; },
       "CUDA, several ranks: rows are pushed to their experts' ranks in dispatch, not "
       "fetched by the scatter");
-  add_count(command, "--link-blocks", layer.num_link_blocks,
-            "CUDA: most thread blocks that move rows between ranks; 0: chosen");
-  add_count(command, "--num-sms", layer.num_sms,
-            "CUDA: multiprocessors that GEMMs may use; 0: all");
+  add_number(command, "--link-blocks", layer.num_link_blocks, {0, 1 << 16}, "N",
+             "CUDA: most thread blocks that move rows between ranks; 0: chosen");
+  add_number(command, "--num-sms", layer.num_sms, {0, 1024}, "N",
+             "CUDA: multiprocessors that GEMMs may use; 0: all");
   command.add_flag("--host-counts", layer.host_counts,
                    "CUDA: contiguous groups over cublas, and rows over NCCL, may wait for the "
                    "stream to read counts");
@@ -129,13 +151,16 @@ void RunOptions::add_options(CLI::App& command) {
       "--no-peer-memory", [this] { layer.peer_memory = false; }, kNoPeerMemoryHelp);
 }
 
-void RunOptions::require_ranks() const {
-  require_usage(ranks >= 1, "--ranks={}, need at least 1", ranks);
+void RunOptions::require_even_groups() const {
+  require_usage(ranks % layer.tp_size == 0, "--tp-size={}, must divide --ranks={}", layer.tp_size,
+                ranks);
 }
 
-void RunOptions::require_even_groups() const {
-  require_usage(layer.tp_size >= 1 && ranks % layer.tp_size == 0,
-                "--tp-size={}, must divide --ranks={}", layer.tp_size, ranks);
+void RunOptions::require_used() const {
+  if (device == "cuda") return refuse_unused(*command_, {"--threads"}, "--device cpu");
+  refuse_unused(*command_,
+                {"--push-rows", "--link-blocks", "--num-sms", "--host-counts", "--no-peer-memory"},
+                "--device cuda");
 }
 
 LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
@@ -145,13 +170,8 @@ LayerOptions RunOptions::layer_options(int64_t max_tokens) const {
   return options;
 }
 
-void require_tokens(int64_t tokens) {
-  require_usage(tokens >= 0 && tokens <= INT32_MAX, "--tokens={}, need 0 to 2147483647", tokens);
-}
-
 DeviceKind device_from(const std::string& name) {
   if (name == "cpu") return DeviceKind::Cpu;
-  require_usage(name == "cuda", "--device={}, need cpu or cuda", name);
   const auto& device = describe_device(DeviceKind::Cuda);
   require_usage(device.available, "--device=cuda, {}. Use --device cpu", device.unavailable_reason);
   return DeviceKind::Cuda;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "options.h"
 #include "switchyard/checkpoint.h"
 #include "switchyard/layer.h"
 
@@ -13,7 +14,8 @@ namespace switchyard::cli {
 // Which layer: a checkpoint's, or a preset's shape with random weights.
 class LayerSource {
  public:
-  void add_options(CLI::App& command);
+  enum class Shares { Yes, No };  // --ep-size and --ep-rank
+  void add_options(CLI::App& command, Shares shares = Shares::Yes);
 
   // Opens the checkpoint or finds the preset. Throws Error or UsageError.
   void open();
@@ -25,7 +27,10 @@ class LayerSource {
   std::string module_path() const;
   // As the checkpoint holds the experts: "bf16", "mxfp4", ...; "random" for a preset.
   std::string stored_format() const;
+  bool has_random_weights() const { return !checkpoint_; }
   LayerWeights weights(int num_ranks, int rank, const Progress& progress) const;
+  // Throws UsageError where `output` is a file of the model or describes the layer.
+  void refuse_as_output(const std::string& output) const;
   // Throws Unsupported with the bytes if weights and workspaces of the num_here ranks on this
   // machine, of num_ranks in all, exceed its memory, or that of `device` where they run. Weights
   // pass through the host in any case.
@@ -47,22 +52,28 @@ class LayerSource {
 inline constexpr const char* kNoPeerMemoryHelp =
     "CUDA: rows travel between ranks over NCCL, as between hosts, and not through peer memory";
 
+// Throws UsageError where both are the same file; `option` names the other one.
+void refuse_same_file(const std::string& output, const std::string& other, const char* option);
+
 // How it runs.
 struct RunOptions {
   int ranks = 1;
   std::string device = "cpu";
   LayerOptions layer;  // all but its capacity and device
 
-  void add_options(CLI::App& command);
-  void require_ranks() const;        // throws UsageError
+  // `most_ranks`: as many as this command takes.
+  void add_options(CLI::App& command, int most_ranks = kMostThreadRanks);
   void require_even_groups() const;  // throws UsageError
+  void require_used() const;         // throws UsageError for options that the device ignores
   // Ranks of a group hold the same tokens.
   int group_of(int rank) const { return rank / layer.tp_size; }
   LayerOptions layer_options(int64_t max_tokens) const;
+
+ private:
+  const CLI::App* command_ = nullptr;
 };
 
-// These throw UsageError.
-void require_tokens(int64_t tokens);
+// Throws UsageError.
 DeviceKind device_from(const std::string& name);
 
 }  // namespace switchyard::cli

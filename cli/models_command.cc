@@ -90,11 +90,11 @@ int show_checkpoint(const ModelsArguments& a) {
     const nlohmann::json all = {{"family", checkpoint->family()},
                                 {"num_layers", checkpoint->num_layers()},
                                 {"moe_layers", layers}};
-    fmt::print("{}\n", all.dump());
+    say_json(all);
     return kGood;
   }
-  fmt::print("family  {}\nlayers  {}, {} of them MoE\n\n", checkpoint->family(),
-             checkpoint->num_layers(), checkpoint->moe_layers().size());
+  say("family  {}\nlayers  {}, {} of them MoE\n\n", checkpoint->family(), checkpoint->num_layers(),
+      checkpoint->moe_layers().size());
   Table table({"layer", "<module", "<stored as", "<router", "<scoring", "<activation", "in memory",
                "<unusual", "<what it computes"});
   for (const int64_t layer : checkpoint->moe_layers()) {
@@ -105,7 +105,7 @@ int show_checkpoint(const ModelsArguments& a) {
                human_bytes(weight_bytes(config, 1)), listed(unusual_parts(config)),
                describe(config)});
   }
-  fmt::print("{}", table.text());
+  say("{}", table.text());
   return kGood;
 }
 
@@ -113,16 +113,16 @@ int show_known(bool as_json) {
   if (as_json) {
     nlohmann::json shapes = nlohmann::json::object();
     for (const auto& p : presets()) shapes[p.name] = json_of(p.config);
-    fmt::print("{}\n", nlohmann::json{{"families", known_families()}, {"presets", shapes}}.dump());
+    say_json({{"families", known_families()}, {"presets", shapes}});
     return kGood;
   }
-  fmt::print("families of checkpoints (--model):\n");
-  for (const auto& name : known_families()) fmt::print("  {}\n", name);
-  fmt::print("\npresets (--preset), weights of one layer:\n");
+  say("families of checkpoints (--model):\n");
+  for (const auto& name : known_families()) say("  {}\n", name);
+  say("\npresets (--preset), weights of one layer:\n");
   Table table({"<  name", "weights", "<what it computes"});
   for (const auto& p : presets())
     table.add({"  " + p.name, human_bytes(weight_bytes(p.config, 1)), describe(p.config)});
-  fmt::print("{}", table.text());
+  say("{}", table.text());
   return kGood;
 }
 

@@ -49,7 +49,6 @@ struct PlanArguments {
 // "8", "8,16,24", and "8..256": the powers of two in between, both ends included. Rising, each
 // once.
 std::set<int> rank_numbers(const std::string& text) {
-  constexpr int kMostRanks = 1 << 20;
   const auto number = [&](std::string_view word) {
     int value = 0;
     const auto [stop, error] = std::from_chars(word.begin(), word.end(), value);
@@ -94,7 +93,7 @@ Plans make_plans(const PlanArguments& a) {
   std::exception_ptr first;
   for (const int ranks : rank_numbers(a.ranks)) {
     r.num_ranks = ranks;
-    r.num_nodes = a.nodes > 0 ? a.nodes : (ranks + a.ranks_per_node - 1) / a.ranks_per_node;
+    r.num_nodes = a.nodes > 0 ? a.nodes : (ranks - 1) / a.ranks_per_node + 1;
     try {
       plans.planned.push_back({ranks, r.num_nodes, plan_ranks(r)});
     } catch (const Error& e) {
@@ -145,7 +144,7 @@ void print_json(const PlanArguments& a, const Plans& plans) {
   const nlohmann::json json = {{"layer", a.source.name()}, {"tokens", a.tokens},
                                {"routing", a.routing},     {"rates", a.rates},
                                {"plans", planned},         {"skipped", skipped}};
-  fmt::print("{}\n", json.dump());
+  say_json(json);
 }
 
 std::string megabytes(const Spread& bytes) {
@@ -158,10 +157,9 @@ std::string microseconds(double us) {
 
 void print_head(const PlanArguments& a) {
   const ClusterRates& r = a.rates;
-  fmt::print("layer    {}\n         {}\n", a.source.name(), describe(a.source.config()));
-  fmt::print("tokens   {} a rank, routing {}\n", a.tokens, a.routing);
-  fmt::print(
-      "rates    NVLink {:g} GB/s, network {:g} GB/s of each GPU and direction; {:g} TFLOP/s, {:g} "
+  say("layer    {}\n         {}\n", a.source.name(), describe(a.source.config()));
+  say("tokens   {} a rank, routing {}\n", a.tokens, a.routing);
+  say("rates    NVLink {:g} GB/s, network {:g} GB/s of each GPU and direction; {:g} TFLOP/s, {:g} "
       "GB/s of memory\n         a meeting {:g} us inside a node, {:g} us + {:g} us per rank beyond "
       "it; links are nominal or\n         as two GPUs were seen to reach "
       "(docs/guide/planning.md)\n",
@@ -170,8 +168,7 @@ void print_head(const PlanArguments& a) {
 }
 
 void print_traffic(const std::vector<Planned>& planned) {
-  fmt::print(
-      "\nnormal dispatcher, dispatch: remote ranks and nodes of a token, MB of the busiest GPU's "
+  say("\nnormal dispatcher, dispatch: remote ranks and nodes of a token, MB of the busiest GPU's "
       "ports\n(combine is its reverse), its experts' share of slots over the mean, memory of the "
       "window\n");
   Table table({"ranks", "nodes", "to ranks", "to nodes", "NVLink out", "in", "network out", "in",
@@ -187,11 +184,11 @@ void print_traffic(const std::vector<Planned>& planned) {
                e.mean_slots > 0 ? fmt::format("{:.2f}x", e.slots / e.mean_slots) : "-",
                human_bytes(plan.window_bytes)});
   }
-  fmt::print("{}", table.text());
+  say("{}", table.text());
 }
 
 void print_times(const std::vector<Planned>& planned) {
-  fmt::print("\ntimes in us; two_level and all_gather to compare with\n");
+  say("\ntimes in us; two_level and all_gather to compare with\n");
   Table table({"ranks", "dispatch", "experts", "combine", "layer", "<bound by", "two_level",
                "all_gather", "<fastest"});
   for (const auto& [ranks, nodes, plan] : planned)
@@ -199,21 +196,21 @@ void print_times(const std::vector<Planned>& planned) {
                microseconds(plan.normal.experts.us), microseconds(plan.normal.combine.us),
                microseconds(plan.normal.us), bound_name(plan.normal.bound),
                microseconds(plan.two_level.us), microseconds(plan.all_gather.us), fastest(plan)});
-  fmt::print("{}", table.text());
+  say("{}", table.text());
 }
 
 void print_chart(const std::vector<Planned>& planned) {
-  constexpr double kWidth = 64;
+  const auto width = static_cast<double>(std::clamp<size_t>(console_width(), 30, 80) - 16);
   double most = 0;
   for (const auto& p : planned) most = std::max(most, p.plan.normal.us);
-  fmt::print("\nnormal: > dispatch, # experts, < combine\n");
+  say("\nnormal: > dispatch, # experts, < combine\n");
   for (const auto& p : planned) {
     const auto bar = [&](double us, char mark) {
-      return std::string(static_cast<size_t>(std::lround(us / most * kWidth)), mark);
+      return std::string(static_cast<size_t>(std::lround(us / most * width)), mark);
     };
     const DispatcherPlan& d = p.plan.normal;
-    fmt::print("{:>5}  {}{}{} {:.0f}\n", p.ranks, bar(d.dispatch.us, '>'), bar(d.experts.us, '#'),
-               bar(d.combine.us, '<'), d.us);
+    say("{:>5}  {}{}{} {:.0f}\n", p.ranks, bar(d.dispatch.us, '>'), bar(d.experts.us, '#'),
+        bar(d.combine.us, '<'), d.us);
   }
 }
 
@@ -238,27 +235,22 @@ void print_limits(const std::vector<Planned>& planned) {
   const Planned& last = planned.back();
   const Traffic& rows = last.plan.normal.dispatch.rows;
   const double sent = rows.nvlink_sent.mean + rows.network_sent.mean;
-  fmt::print("\nwhere it stops scaling\n");
-  if (!moves.empty())
-    fmt::print("  moving rows takes longer than the experts at {} ranks\n", moves);
-  if (!levels.empty()) fmt::print("  two levels would save more than 5 % at {} ranks\n", levels);
+  say("\nwhere it stops scaling\n");
+  if (!moves.empty()) say("  moving rows takes longer than the experts at {} ranks\n", moves);
+  if (!levels.empty()) say("  two levels would save more than 5 % at {} ranks\n", levels);
   if (!gather.empty())
-    fmt::print("  an all-gather at its best would save more than 5 % at {} ranks\n", gather);
+    say("  an all-gather at its best would save more than 5 % at {} ranks\n", gather);
   if (sent > 0 && last.nodes > 1)
-    fmt::print(
-        "  at {} ranks a row crosses the network {:.2f} times, once per node would be {:.2f} "
+    say("  at {} ranks a row crosses the network {:.2f} times, once per node would be {:.2f} "
         "times\n",
         last.ranks, rows.network_sent.mean / sent * last.plan.remote_rows_per_token,
         last.plan.remote_nodes_per_token);
-  fmt::print("  at {} ranks a window holds the tokens of all of them: {}\n", last.ranks,
-             human_bytes(last.plan.window_bytes));
+  say("  at {} ranks a window holds the tokens of all of them: {}\n", last.ranks,
+      human_bytes(last.plan.window_bytes));
 }
 
 int plan(PlanArguments& a) {
   require_usage(a.source.given(), "need either --model DIR --layer N or --preset NAME");
-  require_usage(a.nodes >= 0, "--nodes={}, need at least 1", a.nodes);
-  require_usage(a.ranks_per_node >= 1, "--ranks-per-node={}, need at least 1", a.ranks_per_node);
-  require_tokens(a.tokens);
   a.source.open();
   const Plans plans = make_plans(a);
   if (a.json) {
@@ -270,21 +262,23 @@ int plan(PlanArguments& a) {
   print_times(plans.planned);
   print_chart(plans.planned);
   print_limits(plans.planned);
-  for (const auto& [ranks, why] : plans.skipped) fmt::print("left out {}: {}\n", ranks, why);
+  for (const auto& [ranks, why] : plans.skipped) say("left out {}: {}\n", ranks, why);
   return kGood;
 }
 
 void add_rates(CLI::App& c, ClusterRates& r) {
-  const auto add = [&c](const char* name, double& value, const char* what, const char* unit) {
-    c.add_option(name, value, what)->type_name(unit)->capture_default_str();
-  };
-  add("--nvlink-gbps", r.nvlink_gbps, "NVLink of a GPU, each direction", "GB/s");
-  add("--network-gbps", r.network_gbps, "Network card of a GPU, each direction", "GB/s");
-  add("--nvlink-meeting-us", r.nvlink_meeting_us, "Ranks of a node wait for each other", "US");
-  add("--network-meeting-us", r.network_meeting_us, "Ranks of several nodes do", "US");
-  add("--network-peer-us", r.network_peer_us, "and for each rank beyond the node", "US");
-  add("--gemm-tflops", r.gemm_tflops, "A large bf16 GEMM on one GPU", "TFLOP/s");
-  add("--read-gbps", r.read_gbps, "Memory of one GPU", "GB/s");
+  constexpr Range<double> kRate{1e-3, 1e6}, kTime{0, 1e6};
+  add_number(c, "--nvlink-gbps", r.nvlink_gbps, kRate, "GB/s", "NVLink of a GPU, each direction");
+  add_number(c, "--network-gbps", r.network_gbps, kRate, "GB/s",
+             "Network card of a GPU, each direction");
+  add_number(c, "--nvlink-meeting-us", r.nvlink_meeting_us, kTime, "US",
+             "Ranks of a node wait for each other");
+  add_number(c, "--network-meeting-us", r.network_meeting_us, kTime, "US",
+             "Ranks of several nodes do");
+  add_number(c, "--network-peer-us", r.network_peer_us, kTime, "US",
+             "and for each rank beyond the node");
+  add_number(c, "--gemm-tflops", r.gemm_tflops, kRate, "TFLOP/s", "A large bf16 GEMM on one GPU");
+  add_number(c, "--read-gbps", r.read_gbps, kRate, "GB/s", "Memory of one GPU");
 }
 
 }  // namespace
@@ -294,23 +288,19 @@ Command add_plan(CLI::App& app) {
   auto& c = *app.add_subcommand(
       "plan",
       "Foresee rows, bytes and time of a layer over many GPUs and nodes, and what bounds it");
-  a->source.add_options(c);
-  for (const char* share : {"--ep-size", "--ep-rank"}) c.remove_option(c.get_option(share));
+  a->source.add_options(c, LayerSource::Shares::No);
   add_value(c, "--ranks", a->ranks, "P|P,P|P..P",
-            "GPUs: a number, a list, or a range (its powers of two)")
-      ->capture_default_str();
-  auto* nodes =
-      add_value(c, "--nodes", a->nodes, "N", "Nodes; equal parts of the ranks are on each");
-  add_value(c, "--ranks-per-node", a->ranks_per_node, "G",
-            "Without --nodes: as few nodes as hold the ranks")
-      ->capture_default_str()
+            "GPUs: a number, a list, or a range (its powers of two)");
+  auto* nodes = add_number(c, "--nodes", a->nodes, {1, kMostRanks}, "N",
+                           "Nodes; equal parts of the ranks are on each")
+                    ->default_str("as few as hold the ranks");
+  add_number(c, "--ranks-per-node", a->ranks_per_node, {1, kMostRanks}, "G",
+             "Without --nodes: most ranks of a node")
       ->excludes(nodes);
-  add_value(c, "--max-tokens,--tokens", a->tokens, "T", "Tokens of each rank")
-      ->capture_default_str();
+  add_number(c, "--tokens,--max-tokens", a->tokens, {0, kMostTokens}, "T", "Tokens of each rank");
   add_value(c, "--routing", a->routing, "NAME|FILE",
             "balanced, zipf, zipf-spread, hot, or a file with a count for each expert, such as "
-            "the output of `switchyard run --json` (docs/guide/planning.md)")
-      ->capture_default_str();
+            "the output of `switchyard run --json` (docs/guide/planning.md)");
   add_rates(c, a->rates);
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer(

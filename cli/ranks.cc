@@ -6,10 +6,13 @@
 #include <cstring>
 #include <utility>
 
-#include "commands.h"
+#include "options.h"
+#include "switchyard/error.h"
 
 namespace switchyard::cli {
 namespace {
+
+constexpr const char* kAuto = "auto";
 
 std::shared_ptr<Communicator> connect_processes() {
   std::shared_ptr<Communicator> comm = make_process_rank();
@@ -19,10 +22,25 @@ std::shared_ptr<Communicator> connect_processes() {
 }
 
 std::shared_ptr<Communicator> connect(const std::string& transport) {
-  if (transport == "threads") return nullptr;
   if (transport == "processes") return connect_processes();
-  if (transport == "mpi") return make_mpi_rank();
-  throw UsageError(fmt::format("--transport={}, need threads, processes or mpi", transport));
+  return transport == "mpi" ? make_mpi_rank() : nullptr;
+}
+
+// Without a word of the user's.
+std::shared_ptr<Communicator> connect_as_launched(const std::string& transport) {
+  try {
+    return connect(transport);
+  } catch (const Error& e) {
+    throw Error(e.code(),
+                fmt::format("{} The environment says that this process is one of several; "
+                            "--transport threads runs it alone.",
+                            e.what()));
+  }
+}
+
+bool says_several(const char* variable) {
+  const char* text = std::getenv(variable);
+  return text != nullptr && std::atoi(text) > 1;
 }
 
 // What torchrun or Open MPI says, if it is one of low .. high; else `unsaid`.
@@ -35,8 +53,25 @@ int number_from(const char* torchrun, const char* open_mpi, int low, int high, i
 
 }  // namespace
 
+CLI::Option* add_transport(CLI::App& command, std::string& transport) {
+  transport = kAuto;
+  return add_choice(
+      command, "--transport", transport, {kAuto, "threads", "processes", "mpi"},
+      "threads of this process; processes that torchrun started (RANK, WORLD_SIZE, "
+      "MASTER_ADDR, MASTER_PORT); mpi, under mpirun; auto: what started this process");
+}
+
+std::string launched_by() {
+  // Open MPI's, and that of MPICH, Intel MPI and srun with pmi2.
+  if (says_several("OMPI_COMM_WORLD_SIZE") || says_several("PMI_SIZE")) return "mpi";
+  return says_several("WORLD_SIZE") && std::getenv("RANK") != nullptr ? "processes" : "";
+}
+
 Ranks::Ranks(const std::string& transport, int num_threads)
-    : size_(num_threads), num_on_machine_(num_threads), comm_(connect(transport)) {
+    : transport_(transport), size_(num_threads), num_on_machine_(num_threads) {
+  const bool chosen = transport_ != kAuto;
+  if (!chosen) transport_ = launched_by().empty() ? "threads" : launched_by();
+  comm_ = chosen ? connect(transport_) : connect_as_launched(transport_);
   if (!comm_) return;
   size_ = comm_->size();
   // Without a word, all ranks are here.

@@ -13,13 +13,21 @@
 
 namespace switchyard::cli {
 
+// The option --transport. Its default is what started this process.
+CLI::Option* add_transport(CLI::App& command, std::string& transport);
+// "mpi" or "processes" where mpirun, torchrun or the like started this process as one of several;
+// otherwise empty.
+std::string launched_by();
+
 class Ranks {
  public:
   // "threads": num_threads of them. "processes", "mpi": connects this process to the others that
-  // its launcher started.
+  // its launcher started. "auto": as launched_by() says, else threads.
   Ranks(const std::string& transport, int num_threads);
 
   int size() const { return size_; }
+  // "threads", "processes" or "mpi".
+  const std::string& transport() const { return transport_; }
   bool are_threads() const { return comm_ == nullptr; }
   // How many of them share this machine's memory.
   int num_on_machine() const { return num_on_machine_; }
@@ -35,6 +43,7 @@ class Ranks {
   int exit_code_of(const std::function<int()>& command) const;
 
  private:
+  std::string transport_;
   int size_, num_on_machine_;
   int local_ = 0;                       // of this process
   std::shared_ptr<Communicator> comm_;  // of this process; none for threads

@@ -3,7 +3,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -18,9 +17,10 @@ namespace switchyard::cli {
 namespace {
 
 struct RunArguments {
+  const CLI::App* command = nullptr;
   LayerSource source;
   RunOptions run;
-  std::string transport = "threads";
+  std::string transport;
   std::string input, input_tensor, token_ids_tensor, expect, expect_tensor, output,
       output_dtype = "bf16";
   int64_t tokens = 64;
@@ -49,22 +49,25 @@ struct RunResult {
 
 void check_usage(const RunArguments& a) {
   a.run.require_even_groups();
-  require_tokens(a.tokens);
-  require_usage(a.repeat >= 1, "--repeat={}, need at least 1", a.repeat);
-  require_usage(a.tolerance >= 0, "--tolerance={}, must not be negative", a.tolerance);
-  require_usage(a.output_dtype == "bf16" || a.output_dtype == "f32",
-                "--output-dtype={}, need bf16 or f32", a.output_dtype);
-  require_usage(a.input_tensor.empty() || !a.input.empty(), "--input-tensor needs --input");
-  require_usage(a.expect_tensor.empty() || !a.expect.empty(), "--expect-tensor needs --expect");
+  a.run.require_used();
+  const CLI::App& c = *a.command;
   require_usage(a.expect.empty() || !a.input.empty(),
                 "--expect needs --input: random rows have no expected output");
+  if (a.input.empty())
+    refuse_unused(c, {"--input-tensor", "--token-ids-tensor"}, "rows of --input");
+  else
+    refuse_unused(c, {"--tokens", "--seed"}, "random rows, without --input");
+  if (a.expect.empty()) refuse_unused(c, {"--expect-tensor", "--tolerance"}, "--expect");
+  if (a.output.empty()) refuse_unused(c, {"--output-dtype"}, "--output");
+}
+
+// Before a long run, by the process that writes.
+void check_output(const RunArguments& a) {
   if (a.output.empty()) return;
-  const auto folder = std::filesystem::absolute(a.output).parent_path();
-  std::error_code ignored;
-  require_usage(std::filesystem::is_directory(folder, ignored),
-                "--output={}, its folder does not exist", a.output);
-  require_usage(!std::filesystem::is_directory(a.output, ignored), "--output={}, is a folder",
-                a.output);
+  check_safetensors_target(a.output);
+  refuse_same_file(a.output, a.input, "--input");
+  refuse_same_file(a.output, a.expect, "--expect");
+  a.source.refuse_as_output(a.output);
 }
 
 // The tensor that was named, or the one that oracle files call by the layer's module path.
@@ -81,6 +84,10 @@ Input read_input(const RunArguments& a) {
   require_usage(a.token_ids_tensor.empty() || vocabulary > 0,
                 "--token-ids-tensor: this layer chooses by scores");
   if (a.input.empty()) {
+    const double bytes = 2.0 * static_cast<double>(a.tokens) * static_cast<double>(config.hidden);
+    const double all = describe_device(DeviceKind::Cpu).memory_bytes;
+    require_usage(bytes <= all, "--tokens={}, rows take {}, this machine has {}", a.tokens,
+                  human_bytes(bytes), human_bytes(all));
     const int64_t num_ids = vocabulary > 0 ? a.tokens : 0;
     return {random_rows(a.tokens, config.hidden, a.seed),
             random_token_ids(num_ids, vocabulary, a.seed)};
@@ -112,6 +119,8 @@ Expected read_expected(const RunArguments& a, int64_t num_tokens) {
   require_usage(e.rows.shape == wanted && real,
                 "--expect: tensor {} in {} is no bf16, f32 or f64 [{}, {}]", name, a.expect,
                 wanted[0], wanted[1]);
+  require_usage(num_tokens > 0, "--expect={}, the input has no rows: nothing would be compared",
+                a.expect);
   return e;
 }
 
@@ -160,7 +169,11 @@ LayerWeights load_weights(const RunArguments& a, int num_ranks, int rank,
     return rank == 0 ? progress_on_terminal(fmt::format("{} {} of weights", doing, bytes))
                      : Progress{};
   };
-  const auto host = a.source.weights(num_ranks, rank, progress("loading"));
+  const bool random = a.source.has_random_weights();
+  std::optional<Waiting> waiting;
+  if (random && rank == 0) waiting.emplace(fmt::format("making {} of random weights", bytes));
+  const auto host = a.source.weights(num_ranks, rank, random ? Progress{} : progress("loading"));
+  waiting.reset();
   return place_weights(host, config, num_ranks, options, *options.backend,
                        progress("copying to the device"));
 }
@@ -191,6 +204,7 @@ RunResult run_rank(const RunArguments& a, Communicator& comm, const Ranks& ranks
   meet(comm);
   ForwardReport report;
   std::vector<double> us;
+  const auto progress = rank == 0 ? progress_on_terminal("running") : Progress{};
   for (int i = 0; i <= a.repeat; ++i) {  // the first one warms up
     const auto start = std::chrono::steady_clock::now();
     report = layer->forward({.output = written.view(),
@@ -200,6 +214,7 @@ RunResult run_rank(const RunArguments& a, Communicator& comm, const Ranks& ranks
     layer->wait(stream.get());
     us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
                      .count());
+    if (progress) progress(i, a.repeat);
   }
   us.erase(us.begin());
   const auto median = us.begin() + static_cast<int64_t>(us.size() / 2);  // the upper one of two
@@ -261,42 +276,43 @@ void print_json(const RunArguments& a, const RunResult& r) {
       {"max_row_error", error(&Difference::max_row_error)},
       {"max_abs_error", error(&Difference::max_abs_error)},
       {"tolerance", a.tolerance},
-      {"good", r.good},
+      {"good", r.difference ? nlohmann::json(r.good) : nlohmann::json(nullptr)},
       {"expert_counts", r.expert_counts},
       {"device", a.run.device},
       {"layer", a.source.name()},
       {"stored", a.source.stored_format()},
   };
-  fmt::print("{}\n", json.dump());
+  say_json(json);
 }
 
 void print_text(const RunArguments& a, const RunResult& r) {
-  fmt::print("layer     {}\n          {}\n", a.source.name(), describe(a.source.config()));
-  fmt::print("weights   stored as {}, {} in memory\n", a.source.stored_format(),
-             human_bytes(weight_bytes(a.source.config(), 1)));
-  fmt::print("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
-  fmt::print("layout    {}\n", describe(r.report));
-  fmt::print("ranks     {} on {}, {}\n", a.run.ranks, a.run.device, a.transport);
-  if (!r.strategy.carrier.empty()) fmt::print("rows      by {}\n", r.strategy.carrier);
-  fmt::print("tokens    {}\n", r.output.num_rows());
-  fmt::print("experts   {}, tokens per expert:\n{}", a.source.config().num_experts,
-             bar_chart(r.expert_counts, "expert", 12));
-  fmt::print("time      {:.1f} us (median of {})\n", r.time_us, a.repeat);
-  if (!a.output.empty()) fmt::print("output    {} ({})\n", a.output, a.output_dtype);
+  say("layer     {}\n          {}\n", a.source.name(), describe(a.source.config()));
+  say("weights   stored as {}, {} in memory\n", a.source.stored_format(),
+      human_bytes(weight_bytes(a.source.config(), 1)));
+  say("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
+  say("layout    {}\n", describe(r.report));
+  say("ranks     {} on {}, {}\n", a.run.ranks, a.run.device, a.transport);
+  if (!r.strategy.carrier.empty()) say("rows      by {}\n", r.strategy.carrier);
+  say("tokens    {}\n", r.output.num_rows());
+  say("experts   {}, tokens per expert:\n{}", a.source.config().num_experts,
+      bar_chart(r.expert_counts, "expert", 12));
+  say("time      {:.1f} us (median of {})\n", r.time_us, a.repeat);
+  if (!a.output.empty()) say("output    {} ({})\n", a.output, a.output_dtype);
   if (r.difference)
-    fmt::print(
-        "error     {:.3e} relative to the expected output, worst row {:.3e}: {} (tolerance {:g})\n",
-        r.difference->rel_error, r.difference->max_row_error, r.good ? "good" : "MISMATCH",
-        a.tolerance);
+    say("error     {:.3e} relative to the expected output, worst row {:.3e}: {} (tolerance {:g})\n",
+        r.difference->rel_error, r.difference->max_row_error,
+        r.good ? painted(Mood::Good, "good") : painted(Mood::Bad, "MISMATCH"), a.tolerance);
 }
 
 int run_on(RunArguments& a, const Ranks& ranks) {
   require_usage(a.run.ranks == 1 || a.run.ranks == ranks.size(),
                 "--ranks={}, the launcher started {}", a.run.ranks, ranks.size());
   a.run.ranks = ranks.size();
+  a.transport = ranks.transport();
   check_usage(a);
   device_from(a.run.device);
   a.source.open();
+  if (ranks.speaks()) check_output(a);
   const Input input = read_input(a);
   const Expected expected = ranks.speaks() ? read_expected(a, input.rows.num_rows()) : Expected{};
   auto result = execute(a, ranks, input);
@@ -316,7 +332,6 @@ int run_on(RunArguments& a, const Ranks& ranks) {
 }
 
 int run(RunArguments& a) {
-  a.run.require_ranks();
   const Ranks ranks(a.transport, a.run.ranks);
   return ranks.exit_code_of([&] { return run_on(a, ranks); });
 }
@@ -326,11 +341,10 @@ int run(RunArguments& a) {
 Command add_run(CLI::App& app) {
   auto a = std::make_shared<RunArguments>();
   auto& c = *app.add_subcommand("run", "Run one MoE block (gate, experts, shared experts) on rows");
+  a->command = &c;
   a->source.add_options(c);
   a->run.add_options(c);
-  add_value(c, "--transport", a->transport, "NAME",
-            "threads of this process; processes that torchrun started (RANK, WORLD_SIZE, "
-            "MASTER_ADDR, MASTER_PORT); or mpi, under mpirun");
+  add_transport(c, a->transport);
   add_value(c, "--input", a->input, "FILE",
             "safetensors file with the input rows; without it, random rows");
   add_value(c, "--input-tensor", a->input_tensor, "NAME",
@@ -342,20 +356,20 @@ Command add_run(CLI::App& app) {
   add_value(c, "--expect-tensor", a->expect_tensor, "NAME",
             "f64, f32 or bf16 [T, H]; default: <module path>.output_fp64");
   add_value(c, "--output", a->output, "FILE", "Writes tensor `output` to this safetensors file");
-  c.add_option("--output-dtype", a->output_dtype, "bf16 or f32");
-  add_value(c, "--tokens", a->tokens, "T", "Random rows without --input");
-  c.add_option("--seed", a->seed, "Of the random rows");
-  c.add_option("--max-tokens", a->max_tokens, "Capacity of a rank; default: its share of the rows");
-  c.add_option("--repeat", a->repeat, "Timed runs after one that warms up");
-  add_value(c, "--tolerance", a->tolerance, "X",
-            "Relative L2 error that is still good; single rows may reach 5 times it");
+  add_choice(c, "--output-dtype", a->output_dtype, {"bf16", "f32"}, "Of --output");
+  add_number(c, "--tokens", a->tokens, {0, kMostTokens}, "T", "Random rows without --input");
+  add_number(c, "--seed", a->seed, {0, UINT64_MAX}, "N", "Of the random rows");
+  add_number(c, "--max-tokens", a->max_tokens, {0, kMostTokens}, "T", "Capacity of a rank")
+      ->default_str("its share");
+  add_number(c, "--repeat", a->repeat, {1, 10'000'000}, "N", "Timed runs after one that warms up");
+  add_number(c, "--tolerance", a->tolerance, {0, 1}, "X",
+             "Relative L2 error that is still good; single rows may reach 5 times it");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer(
       "Example:\n  switchyard run --model data/tiny-code-moe --layer 1 --ranks 4 \\\n"
       "    --input data/tiny-code-moe/moe_io.safetensors --expect "
       "data/tiny-code-moe/moe_io.safetensors\n"
-      "  mpirun --allow-run-as-root --oversubscribe -n 4 switchyard run --transport mpi \\\n"
-      "    --preset olmoe-1b-7b");
+      "  mpirun --allow-run-as-root --oversubscribe -n 4 switchyard run --preset olmoe-1b-7b");
   return [a] { return run(*a); };
 }
 

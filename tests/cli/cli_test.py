@@ -3,18 +3,22 @@
     cli_test.py path/to/switchyard path/to/source
 """
 
+import fcntl
 import json
 import math
 import os
 import random
+import pty
 import re
 import resource
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import unittest
 from pathlib import Path
@@ -53,7 +57,24 @@ def own_network_address():
         return probe.getsockname()[0]
 
 
-def launched(arguments_of_ranks, kill=None, address="127.0.0.1", **variables):
+def on_terminal(columns, *arguments, env=None):
+    """What it shows on a terminal of this width: (exit code, text)."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    program = subprocess.Popen([PROGRAM, *map(str, arguments)], stdin=theirs, stdout=theirs, stderr=theirs,
+                               env={**os.environ, "TERM": "xterm", **(env or {})})
+    os.close(theirs)
+    text = b""
+    try:
+        while part := os.read(ours, 65536):
+            text += part
+    except OSError:  # EIO: the program has ended
+        pass
+    os.close(ours)
+    return program.wait(timeout=300), text.decode().replace("\r\n", "\n")
+
+
+def launched(arguments_of_ranks, kill=None, address="127.0.0.1", transport=("--transport", "processes"), **variables):
     """Starts one process per rank, as torchrun names them: [(exit code, stdout, stderr)]. Rank `kill` is killed
     when all have surely met."""
     with socket.socket() as probe:
@@ -64,7 +85,7 @@ def launched(arguments_of_ranks, kill=None, address="127.0.0.1", **variables):
     for rank, arguments in enumerate(arguments_of_ranks):
         env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": address,
                "MASTER_PORT": str(port), **variables}
-        ranks.append(subprocess.Popen([PROGRAM, *map(str, arguments), "--transport", "processes"], env=env, text=True,
+        ranks.append(subprocess.Popen([PROGRAM, *map(str, arguments), *transport], env=env, text=True,
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     if kill is not None:
         time.sleep(2)
@@ -278,6 +299,18 @@ class Processes(CommandLine):
         self.assertEqual((done[0][1], done[1][1], done[1][2]), ("", "", ""))
         self.assertFalse((self.folder / "output").exists())
 
+    def test_the_launchers_ranks_are_taken_without_a_word(self):
+        done = launched([real()] * 2, transport=())
+        self.assertEqual([code for code, _, _ in done], [0, 0], done)
+        self.assertIn("ranks     2 on cpu, processes", done[0][1])
+        self.assertEqual(done[1][1], "")
+        alone = {"WORLD_SIZE": "2", "RANK": "0"}
+        self.refused(*real(), env=alone, code=1, says="--transport threads runs it alone")
+        self.good(*real(), "--transport", "threads", env=alone)
+        self.good(*real(), "--ranks", 2, env={"WORLD_SIZE": "1", "RANK": "0"})
+        self.refused("bench", "--model", MODEL, "--layer", 1, env=alone, says="one of several")
+        self.refused(*real(), env={"OMPI_COMM_WORLD_SIZE": "x", "WORLD_SIZE": "2", "RANK": "x"}, code=1, says="RANK")
+
     def test_a_killed_rank_is_named(self):
         done = launched([real(1, "--repeat", 1000000)] * 2, kill=1)
         self.assertEqual(done[0][0], 1)
@@ -313,6 +346,8 @@ class Processes(CommandLine):
             self.assertEqual(done.stdout.count("layout    "), 1)
             self.assertIn(f"ranks     {ranks} on cpu, mpi", done.stdout)
             self.assertEqual((self.folder / "threads").read_bytes(), (self.folder / "mpi").read_bytes())
+        done = under_mpirun(2, real())
+        self.assertEqual((done.returncode, done.stdout.count("ranks     2 on cpu, mpi")), (0, 1), done.stderr)
         done = under_mpirun(2, ["run", "--model", self.folder, "--layer", 0, "--transport", "mpi"])
         self.assertEqual((done.returncode, done.stdout, done.stderr.count("switchyard: ")), (2, "", 1))
 
@@ -360,6 +395,208 @@ class BadInput(CommandLine):
     def test_an_unknown_family_lists_the_known(self):
         (self.folder / "config.json").write_text('{"model_type": "novel"}')
         self.refused("models", "--model", self.folder, says="qwen3_moe")
+
+
+class Options(CommandLine):
+    """Every option that any help lists is in one of these, so that a new one gets its bad values."""
+
+    FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "host-counts", "no-peer-memory",
+             "low-latency", "use_deepep_low_latency", "linear-attention", "routed-only"}
+    PATHS = {"model", "config", "input", "expect", "output"}
+    NAMES = {"input-tensor", "token-ids-tensor", "expect-tensor", "commit"}  # any word may be one
+    WORDS = {"preset", "device", "transport", "strategy", "moe_strategy", "output-dtype", "routing", "use-all-gather",
+             "use_all_gather"}
+    NUMBERS = {"layer", "ep-size", "ep-rank", "ranks", "tp-size", "masked-max-tokens", "masked_max_token_num",
+               "alignment", "threads", "pieces", "link-blocks", "num-sms", "tokens", "max-tokens", "seed", "repeat",
+               "tolerance", "batch", "nodes", "ranks-per-node", "nvlink-gbps", "network-gbps", "nvlink-meeting-us",
+               "network-meeting-us", "network-peer-us", "gemm-tflops", "read-gbps"}
+    NO_DEFAULT = {"layer"}
+    COMMANDS = {"run": ["--preset", "olmoe-1b-7b", "--ep-size", 64], "models": [], "check": [],
+                "explain": ["--preset", "olmoe-1b-7b"], "bench": ["--preset", "olmoe-1b-7b", "--ep-size", 64],
+                "plan": ["--preset", "olmoe-1b-7b"]}
+
+    def options(self, command):
+        """{name: the line of the help}"""
+        lines = self.good(command, "--help").stdout.splitlines()
+        return {name: line for line in lines if line.startswith("  -")
+                for name in re.findall(r"--([\w-]+)", line.split("Excludes")[0].split("   ")[0].split("=")[0])}
+
+    def test_senseless_values_are_refused_by_name(self):
+        for command, arguments in self.COMMANDS.items():
+            for name in self.options(command):
+                self.assertIn(name, self.FLAGS | self.PATHS | self.NAMES | self.WORDS | self.NUMBERS)
+                if name not in self.NUMBERS:
+                    continue
+                for value in "-1", "9" * 25, "nan" if name.endswith("s") else "1x":
+                    with self.subTest(command=command, option=name, value=value):
+                        others = arguments if name != "ep-size" else arguments[:2]
+                        self.refused(command, *others, f"--{name}={value}", says=f"={value}, need ")
+
+    def test_words_that_are_none_are_refused_by_value(self):
+        for command, arguments in self.COMMANDS.items():
+            for name in self.WORDS & self.options(command).keys():
+                others = [a for a in arguments if a != "--ep-size" and a != 64] if name != "preset" else []
+                with self.subTest(command=command, option=name):
+                    done = switchyard(command, *others, f"--{name}=wat")
+                    self.assertEqual(done.returncode, 1 if command == "explain" and "strategy" in name else 2)
+                    self.assertIn("wat", done.stderr + done.stdout)
+
+    def test_help_shows_the_default_of_every_number(self):
+        for command in self.COMMANDS:
+            for name, line in self.options(command).items():
+                if name in self.NUMBERS - self.NO_DEFAULT:
+                    self.assertRegex(line, r"=\S| \[\S", f"{command} --{name}")
+
+    def test_what_goes_unused_is_refused(self):
+        run, bench = ["run", *self.COMMANDS["run"]], ["bench", *self.COMMANDS["bench"]]
+        for arguments in ([*run, "--num-sms", 2], [*run, "--push-rows"], [*run, "--link-blocks", 2],
+                          [*run, "--host-counts"], [*run, "--no-peer-memory"], [*run, "--tolerance", 1],
+                          [*run, "--output-dtype", "f32"], [*run, "--input-tensor", "x"],
+                          [*real(), "--tokens", 3], [*real(), "--seed", 3],
+                          ["check", "--no-peer-memory"], ["explain", "--preset", "olmoe-1b-7b", "--num-sms", 3],
+                          ["explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--threads", 3],
+                          [*bench, "--batch", 2], [*bench, "--routing", "zipf"], [*bench, "--routed-only"],
+                          [*bench, "--commit", "x"], ["bench", "--linear-attention", "--preset", "olmoe-1b-7b"]):
+            option = [a for a in arguments if str(a).startswith("--")][-1]
+            with self.subTest(arguments=arguments):
+                self.refused(*arguments, says="is for ")
+                self.assertIn(option, switchyard(*arguments).stderr)
+
+    def test_near_misses_are_named(self):
+        self.refused("rnu", says="Did you mean run?")
+        self.refused("run", "--rank", 2, says="--rank is no option of run. Did you mean --ranks?")
+        self.refused("plan", "--network-gpbs=3", says="Did you mean --network-gbps?")
+        self.refused("help", "chek", says="Did you mean check?")
+        self.assertNotIn("Did you mean", switchyard("run", "--xyzzy").stderr)
+
+    def test_version_and_help_in_every_form(self):
+        version = self.good("--version").stdout
+        self.assertEqual([self.good(word).stdout for word in ("-v", "version")], [version] * 2)
+        self.assertEqual(self.good("help").stdout, self.good("--help").stdout)
+        self.assertEqual(self.good("help", "plan").stdout, self.good("plan", "--help").stdout)
+
+    def test_the_environment_is_named_in_its_errors(self):
+        for variable, value in ("MOE_STRATEGY", "bogus"), ("MASKED_MAX_TOKEN_NUM", "x"), ("MASKED_MAX_TOKEN_NUM", "-5"):
+            self.refused(*real(), env={variable: value}, says=f"from the environment: {variable}={value}")
+        done = switchyard(*real(), "--strategy", "bogus", env={"MOE_STRATEGY": "bogus"})
+        self.assertNotIn("environment", done.stderr)
+
+
+class Outputs(CommandLine):
+    def test_only_files_are_replaced(self):
+        os.mkfifo(self.folder / "pipe")
+        (self.folder / "link").symlink_to("target")
+        for path, says in ((self.folder / "pipe", "no regular file"), (self.folder / "link", "is a link to target"),
+                           ("/dev/null", "no regular file"), (self.folder, "no regular file")):
+            self.refused(*real(), "--output", path, says=says)
+        self.assertEqual(len(list(self.folder.iterdir())), 2)
+        out = self.folder / "out"
+        out.write_text("old")
+        out.chmod(0o640)
+        self.good(*real(), "--output", out)
+        self.assertEqual(out.stat().st_mode & 0o7777, 0o640)
+
+    def test_neither_the_model_nor_the_input_is_replaced(self):
+        model = self.folder / "model"
+        shutil.copytree(MODEL, model)
+        os.link(model / "moe_io.safetensors", self.folder / "linked")
+        before = {p.name: p.read_bytes() for p in model.iterdir() if p.is_file()}
+        shutil.copy(IO, self.folder / "io")
+        for path in model / "model.safetensors", model / "config.json", self.folder / "linked":
+            self.refused(*real(model=model), "--output", path, says="as well. Name another file")
+        self.refused("run", "--model", model, "--layer", 1, "--input", self.folder / "io", "--output",
+                     self.folder / "io", says="is --input as well")
+        self.assertEqual({p.name: p.read_bytes() for p in model.iterdir() if p.is_file()}, before)
+
+    def test_a_limit_on_file_size_is_an_error(self):
+        done = subprocess.run([PROGRAM, *map(str, real(1, "--output", self.folder / "out"))], capture_output=True,
+                              text=True, check=False,
+                              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+        self.assertEqual((done.returncode, done.stdout), (2, ""))
+        self.assertIn("File too large", done.stderr)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_full_or_closed_stdout_is_an_error(self):
+        for arguments in real(), real(1, "--json"), ["models"], ["--help"], ["--version"], ["explain", *real()[1:5]]:
+            with open("/dev/full", "w") as full:
+                done = subprocess.run([PROGRAM, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, text=True,
+                                      check=False)
+            self.assertEqual((done.returncode, done.stderr),
+                             (1, "switchyard: stdout: cannot be written (No space left on device)\n"))
+        done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", PROGRAM, "models"], stderr=subprocess.PIPE, text=True,
+                              check=False)
+        self.assertEqual(done.returncode, 1, done.stderr)
+
+    def test_a_path_that_is_no_utf8_keeps_the_result(self):
+        model = os.fsencode(self.folder) + b"/model-\xff"
+        os.symlink(os.fsencode(MODEL), model)
+        done = subprocess.run([os.fsencode(PROGRAM), b"run", b"--model", model, b"--layer", b"1", b"--json"],
+                              capture_output=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("model-\ufffd", json.loads(done.stdout.decode())["layer"])
+
+    def test_an_interrupt_says_so_and_leaves_nothing(self):
+        for name in "SIGINT", "SIGTERM":
+            program = subprocess.Popen([PROGRAM, *map(str, real(1, "--repeat", 1000000, "--output",
+                                                                self.folder / "out"))],
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            time.sleep(1)
+            program.send_signal(getattr(signal, name))
+            out, err = program.communicate(timeout=60)
+            self.assertEqual((program.returncode, out, err),
+                             (-getattr(signal, name), "", f"switchyard: interrupted by {name}\n"))
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_good_is_said_where_something_was_compared(self):
+        self.assertIsNone(self.run_json("run", "--model", MODEL, "--layer", 1)["good"])
+        self.assertIs(self.run_json(*real())["good"], True)
+        write_tensor(self.folder / "none", "x", "F32", [0, 192], b"")
+        self.refused("run", "--model", MODEL, "--layer", 1, "--input", self.folder / "none", "--input-tensor", "x",
+                     "--expect", self.folder / "none", "--expect-tensor", "x", says="nothing would be compared")
+
+    def test_check_takes_any_number_of_ranks_and_compares(self):
+        c = self.run_json("check", "--ranks", 3)
+        self.assertEqual((c["good"], c["failed"], c["without_rows"]), (33, 0, 1))
+        self.assertEqual(len(c["lines"]), 34)
+        self.assertEqual([line["name"] for line in c["lines"] if line["rows"] == 0], ["0 tokens"])
+
+
+class Terminal(CommandLine):
+    COLOUR = "\x1b["
+
+    def test_lines_fit(self):
+        shown = [["help"], *([c, "--help"] for c in Options.COMMANDS), ["models"], ["models", "--model", MODEL],
+                 ["explain", "--preset", "deepseek-v3", "--ranks", 8], [*real(), "--ranks", 2],
+                 ["explain", "--preset", "deepseek-v3", "--ranks", 8, "--all"],
+                 ["plan", "--preset", "deepseek-v3", "--ranks", "8..64"]]
+        for columns in 60, 80:
+            for arguments in shown:
+                code, text = on_terminal(columns, *arguments, env={"NO_COLOR": "1"})
+                self.assertEqual(code, 0, text)
+                for line in text.split("\n"):
+                    line = line.split("\x1b[K")[-1].replace("\r", "")  # without progress
+                    is_one_word = " " not in line.strip()
+                    self.assertTrue(len(line) <= columns or is_one_word, f"{arguments}, {columns}: {line}")
+
+    def test_explain_fits_a_screen(self):
+        for device in "cpu", "cuda":
+            for ranks in 1, 8:
+                arguments = ["explain", "--preset", "deepseek-v3", "--ranks", ranks, "--device", device]
+                _, text = on_terminal(80, *arguments)
+                self.assertLessEqual(text.count("\n"), 23, text)
+
+    def test_colours_are_for_terminals_that_have_them(self):
+        self.assertIn(self.COLOUR + "32mgood", on_terminal(100, *real())[1])
+        self.assertIn(self.COLOUR + "31mswitchyard:", on_terminal(100, "walk")[1])
+        for env in {"NO_COLOR": "1"}, {"TERM": "dumb"}:
+            self.assertNotIn(self.COLOUR + "3", on_terminal(100, *real(), env=env)[1])
+        self.assertNotIn(self.COLOUR, self.good(*real()).stdout)
+
+    def test_what_is_waited_for_is_said(self):
+        text = on_terminal(100, "run", *Options.COMMANDS["run"], "--tokens", 3)[1]
+        self.assertRegex(text, r"making [\d.]+ MiB of random weights \.\.\.")
+        self.assertRegex(text, r"running: +\d+ %")
+        self.assertRegex(on_terminal(100, *real())[1], r"loading [\d.]+ MiB of weights: +\d+ %")
 
 
 class Damaged(CommandLine):
@@ -622,7 +859,7 @@ class OtherCommands(CommandLine):
             self.assertTrue(chosen["holds"] and not chosen["opt_in"])
             low = next(s for s in e["strategies"] if s["name"] == "low_latency+masked")
             self.assertFalse(low["provided"] or low["holds"])
-        text = self.good("explain", "--preset", "deepseek-v3", "--ranks", 8, "--tokens", 128).stdout
+        text = self.good("explain", "--preset", "deepseek-v3", "--ranks", 8, "--tokens", 128, "--all").stdout
         for part in "normal+hybrid", "FAILS", "no_quant_dp_normal_deepgemm", "not provided yet", "(saw":
             self.assertIn(part, text)
 
@@ -636,7 +873,7 @@ class OtherCommands(CommandLine):
         tiles = {s["name"]: s["gemms"] for s in e["strategies"]}
         self.assertRegex(tiles["local+contiguous"], r"^GEMM1 \d+x\d+x64, .+; GEMM2 \d+x\d+x64, ")
         self.assertEqual(tiles["local+contiguous+cublas"], "")
-        text = switchyard("explain", "--preset", "olmoe-1b-7b", "--device", "cuda").stdout
+        text = switchyard("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--all").stdout
         self.assertIn("tiles " + tiles["local+contiguous"], text)
         if "not here: times are predicted for an H100" in text:
             us = {s["name"]: s["predicted_us"] for s in e["strategies"]}
@@ -656,7 +893,7 @@ class OtherCommands(CommandLine):
         exact = carriers("--no-peer-memory", "--host-counts")
         self.assertEqual(exact["normal+masked"], "NCCL, in exact sizes (host counts)")
         self.assertEqual(exact["all_gather+masked"], "NCCL, in blocks of the call's bound")
-        self.assertIn("rows travel by NCCL", switchyard(*explain, "--no-peer-memory").stdout)
+        self.assertIn("rows travel by NCCL", switchyard(*explain, "--no-peer-memory", "--all").stdout)
 
     def test_a_provider_of_another_device_is_refused_by_name(self):
         self.refused("run", "--preset", "olmoe-1b-7b", "--strategy", "masked+cublas", says="cublas on cpu")
@@ -673,7 +910,7 @@ class OtherCommands(CommandLine):
         bench = ["bench", "--model", MODEL, "--layer", 1, "--tokens", 9, "--repeat", 1, "--ranks", 4]
         self.assertIn("layer", {row["op"] for row in self.run_json(*bench, "--tp-size", 2)["rows"]})
         for size in 0, 3:
-            self.refused(*bench, "--tp-size", size, says=f"--tp-size={size}, must divide --ranks=4")
+            self.refused(*bench, "--tp-size", size, says=f"--tp-size={size}, ")
 
     def test_bench_of_linear_attention_has_a_row_per_step(self):
         b = self.run_json("bench", "--linear-attention", "--batch", "1,2", "--tokens", "1,4", "--repeat", 1)
@@ -758,8 +995,8 @@ class Plan(CommandLine):
         refused("--ranks-per-node", 0, says="--ranks-per-node=0")
         refused("--nodes", 2, "--ranks-per-node", 4, says="--ranks-per-node")
         refused("--tokens", -1, says="--tokens=-1")
-        refused("--network-gbps", 0, says="network_gbps=0")
-        refused("--nvlink-meeting-us", "nan", says="nvlink_meeting_us=nan")
+        refused("--network-gbps", 0, says="--network-gbps=0, need")
+        refused("--nvlink-meeting-us", "nan", says="--nvlink-meeting-us=nan, need")
 
     def test_damaged_recordings_are_refused(self):
         path = self.folder / "counts"
