@@ -14,6 +14,7 @@ import resource
 import shutil
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -487,9 +488,14 @@ class Outputs(CommandLine):
         os.mkfifo(self.folder / "pipe")
         (self.folder / "link").symlink_to("target")
         for path, says in ((self.folder / "pipe", "no regular file"), (self.folder / "link", "is a link to target"),
-                           ("/dev/null", "no regular file"), (self.folder, "no regular file")):
+                           (self.folder, "no regular file")):
             self.refused(*real(), "--output", path, says=says)
         self.assertEqual(len(list(self.folder.iterdir())), 2)
+        if os.geteuid() == 0:  # a node of its own: a program that is wrong replaces it
+            device = self.folder / "null"
+            os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+            self.refused(*real(), "--output", device, says="no regular file")
+            self.assertTrue(device.is_char_device())
         out = self.folder / "out"
         out.write_text("old")
         out.chmod(0o640)
