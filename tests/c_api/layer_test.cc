@@ -1,7 +1,9 @@
 // tests/c_api/layer_test.cc -- the C API gives the bits of the C++ API.
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,6 +40,10 @@ std::map<std::string, MoeConfig> layers() {
   all["clamped_renormalizer"] = sigmoid_layer();
   all["clamped_renormalizer"].gate.clamp_renormalizer = true;
   all["clamped_renormalizer"].gate.renormalize_epsilon = 5;
+  all["epsilon_of_norms"] = plain_layer();
+  all["epsilon_of_norms"].path = {.input_norm = true, .output_norm = true, .norm_epsilon = 0.5f};
+  all["shared_situ"] = sigmoid_layer();
+  all["shared_situ"].shared.activation = Activation{ActivationKind::Situ, 0.5f, 0.8f};
   all["weight_on_input"] = plain_layer();
   all["weight_on_input"].top_k = 1;
   all["weight_on_input"].gate.scoring = Scoring::Sigmoid;
@@ -267,6 +273,38 @@ TEST(CLayer, ALayerKeepsWhatItNeedsAndReleasesItOnce) {
       layer.reset();
       EXPECT_EQ(released, 1);
     }
+}
+
+TEST(CLayer, AWorkspaceThatIsGivenIsTheOneThatIsUsed) {
+  const CContext context = c_context();
+  const swy_config config = c_config(small_layer());
+  swy_options options = c_options(64);
+  size_t bytes = 0;
+  good(swy_workspace_bytes(context.get(), &config, 1, &options, &bytes));
+  void* address = nullptr;
+  const auto memory = made<CMemory>(
+      [&](swy_memory** out) { return swy_memory_create(context.get(), bytes, out, &address); });
+  constexpr int32_t kUntouched = 0x11223344;
+  const std::span words(static_cast<int32_t*>(address), bytes / sizeof(int32_t));
+  const CWeights weights = c_random_weights(context.get(), small_layer(), 5);
+  SmallCall call(kTokens);
+
+  // Poison reaches every word of it.
+  std::fill(words.begin(), words.end(), kUntouched);
+  options.workspace = {address, bytes};
+  options.poison_workspace = 1;
+  const CLayer lent = c_layer(context.get(), small_layer(), weights.get(), options);
+  c_forward(lent.get(), call.with_gate());
+  EXPECT_EQ(std::count(words.begin(), words.end(), kUntouched), 0);
+
+  options.workspace = {};
+  options.poison_workspace = 0;
+  options.workspace_per_call = 1;
+  const CLayer per_call = c_layer(context.get(), small_layer(), weights.get(), options);
+  const swy_forward_args without = c_args(call.with_gate());
+  EXPECT_EQ(swy_layer_forward(per_call.get(), &without, nullptr), SWY_SHAPE_MISMATCH);
+  EXPECT_TRUE(std::string(swy_last_error()).starts_with("forward: workspace is missing"))
+      << swy_last_error();
 }
 
 TEST(CLayer, ErrorsOfRoutingComeFromWaitAndLeaveTheLayerUsable) {

@@ -152,6 +152,36 @@ TEST(CRanks, ACreationThatOneRankRefusesFailsOnAllAndHangsNone) {
   });
 }
 
+// The layer names what differs: so every option arrives under its name.
+TEST(CRanks, EveryOptionThatDiffersIsNamed) {
+  const std::vector<std::pair<std::string, void (*)(swy_options&)>> changes{
+      {"max_tokens", [](swy_options& o) { o.max_tokens = 65; }},
+      {"strategy", [](swy_options& o) { o.strategy = "normal+contiguous"; }},
+      {"masked_max_tokens", [](swy_options& o) { o.masked_max_tokens = 3; }},
+      {"alignment", [](swy_options& o) { o.alignment = 8; }},
+      {"allow_repeated_experts", [](swy_options& o) { o.allow_repeated_experts = 1; }},
+      {"tp_size", [](swy_options& o) { o.tp_size = 2; }},
+      {"use_all_gather", [](swy_options& o) { o.use_all_gather = 0; }},
+      {"workspace_limit_bytes", [](swy_options& o) { o.workspace_limit_bytes = 1 << 28; }},
+      {"token_pieces", [](swy_options& o) { o.token_pieces = 1; }},
+      {"fetch_rows", [](swy_options& o) { o.fetch_rows = 0; }},
+      {"host_counts", [](swy_options& o) { o.host_counts = 1; }},
+      {"peer_memory", [](swy_options& o) { o.peer_memory = 0; }},
+      {"host_ordered", [](swy_options& o) { o.host_ordered = 1; }}};
+  run([&](Rank& rank) {
+    const swy_config config = c_config(small_layer());
+    for (const auto& [name, change] : changes) {
+      swy_options options = rank.options;
+      if (rank.rank == 1) change(options);
+      swy_layer* layer = nullptr;
+      EXPECT_EQ(rank.told(swy_layer_create(rank.context.get(), &config, rank.weights.get(),
+                                           rank.group.get(), &options, &layer)),
+                SWY_SHAPE_MISMATCH);
+      EXPECT_TRUE(rank.text.starts_with("create: " + name + " of rank 1 differs")) << rank.text;
+    }
+  });
+}
+
 TEST(CRanks, ACallThatOneRankRefusesFailsOnAllAndHangsNone) {
   const auto wanted = expected();
   run([&](Rank& rank) {
