@@ -82,6 +82,9 @@ void check_order(const char* name, GateUpOrder order, const Activation& activati
                      "weights: ", name,
                      " order is unset, need GateUp, UpGate or Interleaved. Say how gate and up "
                      "stand in w1.");
+  SWITCHYARD_REQUIRE(activation.gated() || order != GateUpOrder::Interleaved, ShapeMismatch,
+                     "weights: ", name,
+                     " order=Interleaved, the activation has no gate. Leave it Unset.");
 }
 
 void check_shared_order(const LayerWeights& w, const MoeConfig& c) {

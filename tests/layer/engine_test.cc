@@ -298,6 +298,18 @@ TEST(EngineWeights, OfWrongShapesAreRefused) {
             Errc::ShapeMismatch);
 }
 
+// It would take rows of w1 that are all alike for gates and ups, and compute something else.
+TEST(EngineWeights, WithoutAGateAreNotInterleaved) {
+  auto c = config();
+  c.activation.kind = ActivationKind::Relu2;
+  auto weights = random_weights(c, 1, 0, 3);
+  EXPECT_NO_THROW(MoeLayer::create(c, weights, options()));
+  weights.experts.order = GateUpOrder::Interleaved;
+  const auto error = error_of([&] { MoeLayer::create(c, weights, options()); });
+  EXPECT_EQ(error.code(), Errc::ShapeMismatch);
+  EXPECT_TRUE(says(error, "order=Interleaved")) << error.what();
+}
+
 // ---- capacity
 
 TEST(Grow, TakesMoreTokensWithTheSameBits) {
