@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <set>
 #include <span>
@@ -86,8 +87,8 @@ fs::path folder_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path() : fs::path(".");
 }
 
-// The mode of what is written: that of the file it replaces, or that of any new file.
-mode_t check_target(const fs::path& path) {
+// The mode of the file that is replaced, if there is one.
+std::optional<mode_t> check_target(const fs::path& path) {
   struct stat info {};
   std::error_code ignored;
   const fs::path folder = folder_of(path);
@@ -102,10 +103,8 @@ mode_t check_target(const fs::path& path) {
   if (exists && ::access(path.c_str(), W_OK) != 0) refuse_by_errno(path, "cannot be written");
   if (::access(folder.c_str(), W_OK | X_OK) != 0)
     refuse_by_errno(path, "its folder cannot be written");
-  if (exists) return info.st_mode & 07777;
-  const mode_t mask = ::umask(0);
-  ::umask(mask);
-  return 0666 & ~mask;
+  if (!exists) return {};
+  return info.st_mode & 07777;
 }
 
 // While it lives, a write beyond the limit on file size (ulimit -f) fails with EFBIG; by default its
@@ -134,16 +133,16 @@ class FileSizeSignalIsBlocked {
 // where the file system knows such files: then not even a killed process leaves it behind.
 class Draft {
  public:
-  explicit Draft(const fs::path& target) : target_(target), mode_(check_target(target)) {
+  explicit Draft(const fs::path& target) : target_(target), replaced_mode_(check_target(target)) {
     constexpr const char* kOwnFiles = "/proc/self/fd";  // what gives a file without a name one
-    if (::access(kOwnFiles, X_OK) == 0)
-      fd_ =
-          FileDescriptor(::open(folder_of(target).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
+    if (::access(kOwnFiles, X_OK) == 0) fd_ = opened(folder_of(target), O_TMPFILE);
     link_from_ = cat(kOwnFiles, "/", fd_.fd());
-    if (fd_.open()) return;
-    name_ = target.string() + ".XXXXXX";
-    fd_ = FileDescriptor(::mkostemp(name_.data(), O_CLOEXEC));
-    if (!fd_.open()) refuse_by_errno(target, "cannot be created");
+    while (!fd_.open()) {
+      std::string name = name_beside();
+      fd_ = opened(name, O_CREAT | O_EXCL);
+      if (fd_.open()) name_ = std::move(name);
+      if (!fd_.open() && errno != EEXIST) refuse_by_errno(target, "cannot be created");
+    }
   }
   ~Draft() {
     if (!name_.empty()) ::unlink(name_.c_str());
@@ -159,8 +158,8 @@ class Draft {
   }
 
   void publish() {
-    if (::fchmod(fd_.fd(), mode_) != 0 || ::fsync(fd_.fd()) != 0)
-      refuse_by_errno(target_, "cannot be written");
+    const bool has_mode = !replaced_mode_ || ::fchmod(fd_.fd(), *replaced_mode_) == 0;
+    if (!has_mode || ::fsync(fd_.fd()) != 0) refuse_by_errno(target_, "cannot be written");
     if (name_.empty() && is_linked_as(target_)) return;  // it replaces nothing
     if (name_.empty()) give_name();
     if (::rename(name_.c_str(), target_.c_str()) != 0)
@@ -169,10 +168,18 @@ class Draft {
   }
 
  private:
-  void give_name() {
+  // A new file's mode is what the process's umask leaves.
+  FileDescriptor opened(const fs::path& path, int how) const {
+    const mode_t mode = replaced_mode_ ? 0600 : 0666;
+    return FileDescriptor(::open(path.c_str(), how | O_WRONLY | O_CLOEXEC, mode));
+  }
+  std::string name_beside() const {
     std::random_device random;
+    return cat(target_.string(), ".", random());
+  }
+  void give_name() {
     std::string name;
-    do name = cat(target_.string(), ".", random());
+    do name = name_beside();
     while (!is_linked_as(name));
     name_ = name;
   }
@@ -185,7 +192,7 @@ class Draft {
   }
 
   fs::path target_;
-  mode_t mode_;
+  std::optional<mode_t> replaced_mode_;
   FileDescriptor fd_;
   std::string link_from_, name_;
 };

@@ -402,6 +402,12 @@ TEST(WriteSafetensors, ReplacesFilesOnlyAndKeepsTheirMode) {
     ASSERT_EQ(::stat((folder / "file").c_str(), &info), 0);
     EXPECT_EQ(info.st_mode & 07777, mode);
   }
+  const mode_t before = ::umask(027);
+  EXPECT_EQ(write("new"), "");
+  EXPECT_EQ(::umask(before), mode_t{027}) << "stays as it was";
+  struct stat created {};
+  ASSERT_EQ(::stat((folder / "new").c_str(), &created), 0);
+  EXPECT_EQ(created.st_mode & 07777, mode_t{0640}) << "as any new file's";
   ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
   std::filesystem::create_directory(folder / "folder");
   testing::write_file(folder / "target", "precious");
@@ -417,7 +423,7 @@ TEST(WriteSafetensors, ReplacesFilesOnlyAndKeepsTheirMode) {
   EXPECT_TRUE(std::filesystem::is_fifo(folder / "pipe"));
   EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
   EXPECT_EQ(testing::read_file(folder / "target"), "precious");
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 6);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder.path()), {}), 7);
 }
 
 TEST(WriteSafetensors, NamesAndTensorsThatNoFileHoldsAreRefused) {
