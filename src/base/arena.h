@@ -10,6 +10,12 @@
 
 namespace switchyard {
 
+inline void require_aligned(const char* operation, const Workspace& workspace) {
+  SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(workspace.data) % Workspace::kAlignment == 0,
+                     Misaligned, operation, ": workspace address is not a multiple of ",
+                     Workspace::kAlignment, ". Align it.");
+}
+
 // The same code that takes the tensors also sizes them: run it over an empty Workspace and read
 // bytes(). So a size and its use cannot drift apart.
 class Arena {
@@ -42,9 +48,7 @@ class Arena {
   void require_memory(const char* operation) const {
     SWITCHYARD_REQUIRE(used_ == 0 || workspace_.data != nullptr, ShapeMismatch, operation,
                        ": workspace=null, need ", used_, " bytes. Ask workspace_bytes().");
-    SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(workspace_.data) % Workspace::kAlignment == 0,
-                       Misaligned, operation, ": workspace address is not a multiple of ",
-                       Workspace::kAlignment, ". Align it.");
+    require_aligned(operation, workspace_);
   }
 
   size_t bytes() const { return static_cast<size_t>(used_); }

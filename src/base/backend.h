@@ -40,6 +40,11 @@ class Backend {
   const HomeProcess home_;
 };
 
+inline void require_backend(const char* operation, const std::shared_ptr<Backend>& backend) {
+  SWITCHYARD_REQUIRE(backend != nullptr, ShapeMismatch, operation,
+                     ": backend=null, need one. Use make_cpu_backend or make_cuda_backend.");
+}
+
 // One thread's use of a backend. Throws where another thread is at it: both would write the same
 // memory; and in a child of fork.
 class BackendTurn {

@@ -7,10 +7,10 @@
 #include <charconv>
 #include <cstring>
 #include <fstream>
-#include <random>
 #include <thread>
 
 #include "base/shape_text.h"
+#include "comm/nonce.h"
 
 namespace switchyard {
 namespace {
@@ -36,16 +36,11 @@ std::array<int64_t, 2> host_words() {
   return words;
 }
 
-int64_t draw() {
-  std::random_device random;
-  return static_cast<int64_t>(uint64_t{random()} << 32 | random());
-}
-
 }  // namespace
 
 ProcessIdentity ProcessIdentity::mine() {
   static const auto here = host_words();
-  static const int64_t nonce = draw();  // a forked child has another pid
+  static const auto nonce = static_cast<int64_t>(draw_nonce());  // a forked child has another pid
   return {here, getpid(), nonce};
 }
 

@@ -10,13 +10,13 @@
 #include <charconv>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <vector>
 
 #include "base/as_error.h"
 #include "base/require.h"
 #include "comm/byte_transport.h"
 #include "comm/handshake.h"
+#include "comm/nonce.h"
 #include "comm/rendezvous.h"
 
 namespace switchyard {
@@ -215,10 +215,9 @@ std::unique_ptr<Communicator> connect_rank(int rank, int size, const GatherCallb
                      ShapeMismatch, "make_process_rank: address has ", options.address.size(),
                      " characters, need 1 to ", sizeof mine.host - 1, ". Shorten it.");
   Listener listener = listen_at(options.address, 0, Clock::now() + options.deadline);
-  std::random_device random;
   options.address.copy(mine.host, sizeof mine.host - 1);
   mine.port = listener.port;
-  mine.token = uint64_t{random()} << 32 | random();
+  mine.token = draw_nonce();
   std::vector<Address> table(size);
   gather(table.data(), &mine, sizeof mine);
   for (Address& address : table) address.host[sizeof address.host - 1] = '\0';

@@ -7,10 +7,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <random>
 #include <thread>
 
 #include "base/require.h"
+#include "comm/nonce.h"
 
 namespace switchyard {
 namespace {
@@ -55,11 +55,6 @@ struct Answer {
 static_assert(sizeof(Answer) == 40);
 
 enum class Side : uint64_t { Listener = 1, Caller = 2 };
-
-uint64_t draw() {
-  std::random_device random;
-  return uint64_t{random()} << 32 | random();
-}
 
 DigestKey key_of(const std::string& secret, uint64_t token) {
   std::string text = secret;
@@ -122,7 +117,7 @@ std::string greet(const Socket& socket, const Place& place, const Membership& me
                     .rank = me.rank,
                     .channel = channel,
                     .job = digest_of(me.job),
-                    .nonce = draw()};
+                    .nonce = draw_nonce()};
   Answer answer;
   const auto talk = [&](const auto& say_and_hear) {
     try {
@@ -290,7 +285,7 @@ Reception::Step Reception::hear_hello(Visitor& visitor) {
   std::memcpy(&hello, visitor.heard.data(), sizeof hello);
   const bool is_awaited = hello.rank >= expected_.first_rank && hello.rank < me_.size &&
                           static_cast<uint32_t>(hello.channel) < expected_.num_channels;
-  Answer answer{.size = me_.size, .rank = me_.rank, .nonce = draw()};
+  Answer answer{.size = me_.size, .rank = me_.rank, .nonce = draw_nonce()};
   if (hello.version != kVersion)
     answer.verdict = Verdict::OtherVersion;
   else if (hello.job != digest_of(me_.job))

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/enumerator.h"
 #include "base/require.h"
 #include "comm/device_link.h"
 #include "comm/handshake.h"
@@ -58,15 +59,11 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
                                             Communicator& communicator,
                                             std::shared_ptr<Backend> backend) {
   validate(config);
-  SWITCHYARD_REQUIRE(std::ranges::find(kDispatchers, options.kind) != kDispatchers.end(),
-                     ShapeMismatch, "make_dispatcher: kind=", static_cast<int>(options.kind),
-                     ", is none of DispatcherKind. Pass one of them.");
+  require_enumerator("make_dispatcher", "kind", options.kind, kDispatchers, "DispatcherKind");
   SWITCHYARD_REQUIRE(options.num_link_blocks >= 0, ShapeMismatch,
                      "make_dispatcher: num_link_blocks=", options.num_link_blocks,
                      ", must not be negative. Pass 0 for the default.");
-  SWITCHYARD_REQUIRE(backend != nullptr, ShapeMismatch,
-                     "make_dispatcher: backend=null, need one. Use make_cpu_backend or "
-                     "make_cuda_backend.");
+  require_backend("make_dispatcher", backend);
   StrategyRequest request;
   request.config = config;
   request.num_ranks = communicator.size();

@@ -2,10 +2,9 @@
 // executor. They differ in the layout of a call, and in nothing else.
 #include "switchyard/executor.h"
 
-#include <algorithm>
-
 #include "base/as_error.h"
 #include "base/backend.h"
+#include "base/enumerator.h"
 #include "base/require.h"
 #include "ops/ops.h"
 #include "plan/buffers.h"
@@ -170,12 +169,8 @@ std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorO
   SWITCHYARD_REQUIRE(num_ranks >= 1 && rank >= 0 && rank < num_ranks, ShapeMismatch,
                      "make_executor: rank=", rank, " of ", num_ranks,
                      ", need a rank of 0 to num_ranks-1.");
-  SWITCHYARD_REQUIRE(std::ranges::find(kExecutors, options.kind) != kExecutors.end(), ShapeMismatch,
-                     "make_executor: kind=", static_cast<int>(options.kind),
-                     ", is none of ExecutorKind. Pass one of them.");
-  SWITCHYARD_REQUIRE(backend != nullptr, ShapeMismatch,
-                     "make_executor: backend=null, need one. Use make_cpu_backend or "
-                     "make_cuda_backend.");
+  require_enumerator("make_executor", "kind", options.kind, kExecutors, "ExecutorKind");
+  require_backend("make_executor", backend);
   StrategyRequest request;
   request.config = config;
   request.num_ranks = num_ranks;

@@ -193,9 +193,7 @@ std::unique_ptr<Gate> make_gate(const MoeConfig& config, const RouterWeights& we
                                 std::shared_ptr<Backend> backend,
                                 std::optional<GemmProvider> provider) {
   validate(config);
-  SWITCHYARD_REQUIRE(backend != nullptr, ShapeMismatch,
-                     "make_gate: backend=null, need one. Use make_cpu_backend or "
-                     "make_cuda_backend.");
+  require_backend("make_gate", backend);
   const ConstTensor w = weights.weight;
   const DType dtype = config.router_f32 ? DType::F32 : DType::Bf16;
   SWITCHYARD_REQUIRE(w.shape == (Shape{config.router_rows(), config.hidden}) && w.dtype == dtype,

@@ -42,9 +42,7 @@ void check_workspace(const char* operation, const Workspace& workspace, size_t b
   SWITCHYARD_REQUIRE(workspace.bytes >= bytes, ShapeMismatch, operation,
                      ": workspace bytes=", workspace.bytes, ", need ", bytes,
                      ". Ask MoeLayer::workspace_bytes.");
-  SWITCHYARD_REQUIRE(reinterpret_cast<uintptr_t>(workspace.data) % Workspace::kAlignment == 0,
-                     Misaligned, operation, ": workspace address is not a multiple of ",
-                     Workspace::kAlignment, ". Align it.");
+  require_aligned(operation, workspace);
 }
 
 std::shared_ptr<Backend> make_backend(const LayerOptions& options, int num_ranks) {

@@ -1,7 +1,9 @@
 // src/layer/layer_plan.cc
 #include "layer/layer_plan.h"
 
-#include "base/require.h"
+#include <array>
+
+#include "base/enumerator.h"
 
 namespace switchyard {
 namespace {
@@ -41,14 +43,10 @@ void check_options(const LayerOptions& options) {
   check_not_negative("num_link_blocks", options.num_link_blocks);
   check_not_negative("num_sms", options.num_sms);
   check_not_negative("token_pieces", options.token_pieces);
-  SWITCHYARD_REQUIRE(options.device == DeviceKind::Cpu || options.device == DeviceKind::Cuda,
-                     ShapeMismatch, "create: device=", static_cast<int>(options.device),
-                     ", is none of DeviceKind. Pass one of them.");
-  SWITCHYARD_REQUIRE(options.out_of_range_ids == OutOfRangeIds::Error ||
-                         options.out_of_range_ids == OutOfRangeIds::NoExpert,
-                     ShapeMismatch,
-                     "create: out_of_range_ids=", static_cast<int>(options.out_of_range_ids),
-                     ", is none of OutOfRangeIds. Pass one of them.");
+  require_enumerator("create", "device", options.device,
+                     std::array{DeviceKind::Cpu, DeviceKind::Cuda}, "DeviceKind");
+  require_enumerator("create", "out_of_range_ids", options.out_of_range_ids,
+                     std::array{OutOfRangeIds::Error, OutOfRangeIds::NoExpert}, "OutOfRangeIds");
 }
 
 DispatcherOptions LayerPlan::dispatcher() const {

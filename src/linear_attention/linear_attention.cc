@@ -92,9 +92,7 @@ class BackendLinearAttention final : public LinearAttention {
 
 std::unique_ptr<LinearAttention> LinearAttention::create(std::shared_ptr<Backend> backend,
                                                          int64_t max_batch) {
-  SWITCHYARD_REQUIRE(backend != nullptr, ShapeMismatch,
-                     "linear_attention: backend=null, need one. Use make_cpu_backend or "
-                     "make_cuda_backend.");
+  require_backend("linear_attention", backend);
   SWITCHYARD_REQUIRE(max_batch >= 0 && max_batch <= INT32_MAX, ShapeMismatch,
                      "linear_attention: max_batch=", max_batch, ", need 0 to ", INT32_MAX,
                      ". Pass the most sequences of one call.");

@@ -11,12 +11,14 @@
 #include "switchyard/fused_experts.h"
 #include "switchyard/oracle.h"
 #include "testing/engine_weights.h"
+#include "testing/error_of.h"
 #include "testing/small_layer.h"
 
 namespace switchyard {
 namespace {
 
 using testing::Buffer;
+using testing::error_of;
 using testing::SmallCall;
 
 constexpr int64_t kTokens = 33;
@@ -28,15 +30,6 @@ LayerOptions options(const std::string& strategy = "contiguous") {
   return testing::small_options(strategy);
 }
 
-Error error_of(const std::function<void()>& act) {
-  try {
-    act();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "no error";
-  return {Errc::Unsupported, ""};
-}
 bool says(const Error& e, const std::string& part) {
   return std::string(e.what()).find(part) != std::string::npos;
 }

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "switchyard/layer.h"
+#include "testing/error_of.h"
 #include "testing/layer_features.h"
 #include "testing/routing.h"
 #include "testing/small_layer.h"
@@ -16,6 +17,7 @@ namespace switchyard {
 namespace {
 
 using testing::Buffer;
+using testing::error_of;
 
 MoeConfig config() {
   return testing::small_layer();
@@ -27,16 +29,6 @@ LayerOptions options(const std::string& strategy = "contiguous") {
 struct Call : testing::SmallCall {
   explicit Call(uint64_t seed) : SmallCall(33, seed) {}
 };
-
-Error error_of(const std::function<void()>& act) {
-  try {
-    act();
-  } catch (const Error& e) {
-    return e;
-  }
-  ADD_FAILURE() << "no error";
-  return {Errc::Unsupported, ""};
-}
 
 int64_t num_threads() {
   const std::filesystem::directory_iterator tasks("/proc/self/task");
