@@ -36,20 +36,6 @@ std::array<int64_t, 2> host_words() {
   return words;
 }
 
-}  // namespace
-
-ProcessIdentity ProcessIdentity::mine() {
-  static const auto here = host_words();
-  static const auto nonce = static_cast<int64_t>(draw_nonce());  // a forked child has another pid
-  return {here, getpid(), nonce};
-}
-
-bool are_on_one_host(Communicator& communicator) {
-  if (communicator.size() == 1 || communicator.shares_process()) return true;
-  const auto mine = ProcessIdentity::mine().host;
-  return std::ranges::count(exchange_words(communicator, mine), mine) == communicator.size();
-}
-
 std::string misfit_of_view(const char* op, const char* name, ConstTensor view, int rank) {
   const auto wrong = [&](const auto&... what) {
     return cat(op, ": ", name, what..., " on rank ", rank, ". Pass a view of memory of the host.");
@@ -66,6 +52,25 @@ std::string misfit_of_view(const char* op, const char* name, ConstTensor view, i
   if (view.device != DeviceKind::Cpu) return wrong(" is on ", device_name(view.device));
   if (view.bytes() > 0 && view.data == nullptr) return wrong(" is null");
   return {};
+}
+
+}  // namespace
+
+ProcessIdentity ProcessIdentity::mine() {
+  static const auto here = host_words();
+  static const auto nonce = static_cast<int64_t>(draw_nonce());  // a forked child has another pid
+  return {here, getpid(), nonce};
+}
+
+bool are_on_one_host(Communicator& communicator) {
+  if (communicator.size() == 1 || communicator.shares_process()) return true;
+  const auto mine = ProcessIdentity::mine().host;
+  return std::ranges::count(exchange_words(communicator, mine), mine) == communicator.size();
+}
+
+std::string misfit_of_transfer(const char* op, ConstTensor dst, ConstTensor src, int rank) {
+  std::string misfit = misfit_of_view(op, "dst", dst, rank);
+  return misfit.empty() ? misfit_of_view(op, "src", src, rank) : misfit;
 }
 
 std::string misfit_of_views(int rank, int num_ranks, std::span<const RowTransfer> transfers,
@@ -87,9 +92,8 @@ std::string misfit_of_views(int rank, int num_ranks, std::span<const RowTransfer
     if (std::string misfit = misfit_of_indices("send_rows", send_rows); !misfit.empty())
       return misfit;
   for (const auto& [dst, src] : transfers)
-    for (const auto& [name, view] : {std::pair<const char*, ConstTensor>{"dst", dst}, {"src", src}})
-      if (std::string misfit = misfit_of_view(kOp, name, view, rank); !misfit.empty())
-        return misfit;
+    if (std::string misfit = misfit_of_transfer(kOp, dst, src, rank); !misfit.empty())
+      return misfit;
   return {};
 }
 

@@ -94,8 +94,9 @@ std::string misfit_of_rows(int rank, int num_ranks, std::span<const RowTransfer>
   }
   return {};
 }
-// Why a view cannot be exchanged, or its bytes not be counted; empty: nothing is wrong.
-std::string misfit_of_view(const char* op, const char* name, ConstTensor view, int rank);
+// Why the views of a transfer cannot be exchanged, or their bytes not be counted; empty: nothing is
+// wrong.
+std::string misfit_of_transfer(const char* op, ConstTensor dst, ConstTensor src, int rank);
 // What is wrong with the views of one rank's all_to_all_rows, before anything is read of them.
 std::string misfit_of_views(int rank, int num_ranks, std::span<const RowTransfer> transfers,
                             ConstTensor send_rows, ConstTensor counts);

@@ -35,11 +35,10 @@ struct Offer {
 std::string disagreement_of_gather(const std::vector<Offer>& offers) {
   const auto num_ranks = static_cast<int64_t>(offers.size());
   for (size_t r = 0; r < offers.size(); ++r)
-    for (const auto& [name, view] :
-         {std::pair<const char*, ConstTensor>{"dst", offers[r].dst}, {"src", offers[r].src}})
-      if (auto misfit = misfit_of_view("all_gather", name, view, static_cast<int>(r));
-          !misfit.empty())
-        return misfit;
+    if (auto misfit =
+            misfit_of_transfer("all_gather", offers[r].dst, offers[r].src, static_cast<int>(r));
+        !misfit.empty())
+      return misfit;
   for (size_t r = 0; r < offers.size(); ++r) {
     const int64_t bytes = offers[r].src.bytes();
     if (bytes != offers[0].src.bytes())

@@ -336,9 +336,8 @@ class TransportComm final : public Communicator {
 
   void gather(Op op, Tensor dst, ConstTensor src) {
     begin(op, 1);
-    for (const auto& [name, view] : {std::pair<const char*, ConstTensor>{"dst", dst}, {"src", src}})
-      if (auto misfit = misfit_of_view(op_name(op), name, view, rank_); !misfit.empty())
-        fail(misfit);
+    if (auto misfit = misfit_of_transfer(op_name(op), dst, src, rank_); !misfit.empty())
+      fail(misfit);
     const int64_t bytes = src.bytes();
     if (dst.bytes() != bytes * size())
       fail(cat(op_name(op), ": dst bytes=", dst.bytes(), " on rank ", rank_, ", need ", size(),
