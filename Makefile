@@ -37,7 +37,7 @@ asan:  ## all tests with address and undefined behaviour sanitizers
 tsan:  ## thread ranks and thread pools under the thread sanitizer
 	@scripts/install_deps.sh build test
 	@cmake --preset tsan >/dev/null && cmake --build --preset tsan --target $(THREADED:%=test_%)
-	ctest --preset tsan -j2 -R "^($$(echo $(THREADED) | tr ' ' '|'))\."
+	ctest --preset tsan -j2 -R "^($$(echo $(THREADED) | tr ' ' '|'))\." -E '^c_api\.example_'  # which run other programs
 
 cuda:  ## build the CUDA kernels and their tests, which skip without a GPU (with one: scripts/gpu_check.sh)
 	@scripts/install_deps.sh build test
