@@ -1,6 +1,5 @@
 // cli/main.cc -- switchyard: runs, explains and verifies MoE layers.
 #include <fcntl.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "commands.h"
+#include "interrupts.h"
 #include "options.h"
 #include "switchyard/error.h"
 
@@ -27,26 +27,6 @@ int complain(int code, std::string message) {
 }
 
 // ---- the process
-
-void say_interrupted(int signal) {
-  const char* text = signal == SIGINT    ? "switchyard: interrupted by SIGINT\n"
-                     : signal == SIGTERM ? "switchyard: interrupted by SIGTERM\n"
-                                         : "switchyard: interrupted by SIGHUP\n";
-  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, text, std::strlen(text));
-  ::raise(signal);  // whose default ends the process, once this returns
-}
-
-// Why it ends; nohup's wish stands.
-void explain_interrupts() {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
-    struct sigaction action {
-    }, before{};
-    action.sa_handler = say_interrupted;
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
-    if (::sigaction(signal, nullptr, &before) == 0 && before.sa_handler != SIG_IGN)
-      ::sigaction(signal, &action, nullptr);
-  }
-}
 
 // A file or a connection that is opened must not get the number of a closed stdout.
 void keep_standard_streams() {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <utility>
 
+#include "interrupts.h"
 #include "options.h"
 #include "switchyard/error.h"
 
@@ -73,6 +74,7 @@ Ranks::Ranks(const std::string& transport, int num_threads)
   if (!chosen) transport_ = launched_by().empty() ? "threads" : launched_by();
   comm_ = chosen ? connect(transport_) : connect_as_launched(transport_);
   if (!comm_) return;
+  if (!speaks()) keep_interrupts_silent();
   size_ = comm_->size();
   // Without a word, all ranks are here.
   num_on_machine_ = number_from("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", 1, size_, size_);
@@ -86,8 +88,11 @@ void Ranks::run(const std::function<void(Communicator&)>& body) const {
 
 int Ranks::exit_code_of(const std::function<int()>& command) const {
   try {
-    return command();
+    const int code = command();
+    ignore_termination();
+    return code;
   } catch (const std::exception& e) {
+    ignore_termination();
     if (comm_) comm_->abort(fmt::format("rank {}: {}", comm_->rank(), e.what()));
     if (speaks()) throw;
     return exit_code(e);
