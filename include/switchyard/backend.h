@@ -136,6 +136,7 @@ struct DeviceDescription {
   int compute_major = 0;           // CUDA only
   int compute_minor = 0;
   int num_sms = 0;           // CUDA only
+  bool has_cublas = true;    // CUDA only; the library was found when it was looked for
   int num_devices = 0;       // CUDA only; those that this process can see, taken to be alike
   double memory_bytes = 0;   // of the device
   double read_gbps = 20;     // streaming read, GB/s

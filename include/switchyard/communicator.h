@@ -134,8 +134,9 @@ std::unique_ptr<Communicator> make_mpi_rank(
 /// Whether make_mpi_rank can be called at all.
 bool has_mpi() noexcept;
 
-/// Whether ranks on CUDA can exchange rows over NCCL: ranks of several hosts need it (see
-/// LayerOptions::forbid_peer_memory). Their communicator only introduces them to each other.
+/// Whether ranks on CUDA can exchange rows over NCCL: the build has it, and it was found where
+/// the program runs. Ranks of several hosts need it (see LayerOptions::forbid_peer_memory). Their
+/// communicator only introduces them to each other.
 bool has_nccl() noexcept;
 
 }  // namespace switchyard

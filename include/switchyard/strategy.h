@@ -82,7 +82,7 @@ struct StrategyRequest : PlanOptions {
   std::string transport = "threads";  // of the communicator
   bool use_low_latency = false;       // the reference system's deepep_low_latency
   bool cuda_graph = false;            // the caller will capture forward
-  bool has_nccl = false;              // of this build, see has_nccl() in communicator.h
+  bool has_nccl = false;              // see has_nccl() in communicator.h
   DeviceDescription device;
 };
 

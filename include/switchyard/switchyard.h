@@ -116,12 +116,30 @@ typedef struct swy_workspace {
 
 /* ---- a device */
 
+/* Memory and threads of the program's own: Allocator, TaskRunner of backend.h, which say what each must do. Called from
+ * any thread; `release` (or NULL) once nothing needs them any more, never if the call that got them fails. */
+typedef struct swy_allocator {
+  void* (*allocate)(void* user, size_t bytes); /* aligned to 128; NULL: there is no such memory */
+  void (*free)(void* user, void* address, size_t bytes);
+  void (*release)(void* user);
+  void* user;
+} swy_allocator;
+typedef struct swy_task_runner {
+  void (*run)(void* user, int64_t num_tasks, void (*task)(void* context, int64_t i), void* context);
+  void (*release)(void* user);
+  void* user;
+  int32_t num_threads; /* at most so many tasks run at a time; at least 1 */
+  int32_t reserved;
+} swy_task_runner;
+
 typedef struct swy_context_options { /* backend.h */
   size_t size;
-  int32_t device;       /* SWY_CPU */
-  int32_t device_index; /* SWY_CUDA: -1, the calling thread's current device */
-  int32_t num_threads;  /* SWY_CPU: the caller's included; 0: one per core */
-  int32_t num_sms;      /* SWY_CUDA: multiprocessors that GEMMs may use; 0: all */
+  int32_t device;                     /* SWY_CPU */
+  int32_t device_index;               /* SWY_CUDA: -1, the calling thread's current device */
+  int32_t num_threads;                /* SWY_CPU: the caller's included; 0: one per core */
+  int32_t num_sms;                    /* SWY_CUDA: multiprocessors that GEMMs may use; 0: all */
+  const swy_allocator* allocator;     /* NULL: the library's; read in the call, as the next one */
+  const swy_task_runner* task_runner; /* SWY_CPU, with num_threads 0; NULL: threads of its own */
 } swy_context_options;
 SWY_API swy_status swy_context_options_init(swy_context_options* options, size_t size);
 
@@ -240,7 +258,7 @@ SWY_API void swy_checkpoint_destroy(swy_checkpoint* checkpoint);
 /* ---- weights */
 
 /* GateUpOrder: which half of W1 comes first */
-enum { SWY_ORDER_UNSET = 0, SWY_GATE_UP = 1, SWY_UP_GATE = 2 };
+enum { SWY_ORDER_UNSET = 0, SWY_GATE_UP = 1, SWY_UP_GATE = 2, SWY_INTERLEAVED = 3 };
 
 /* weights.h has shapes and dtypes. Of one device, 16-byte aligned. What the config does not have is absent. */
 typedef struct swy_weight_views {
@@ -250,6 +268,8 @@ typedef struct swy_weight_views {
   swy_tensor router, router_bias, correction_bias, expert_scale, token_experts;
   swy_tensor shared_w1, shared_w2, shared_gate;
   swy_tensor path_input_norm, path_down, path_output_norm, path_up;
+  int32_t transposed; /* w1 [E_local, H, 2I], w2 [E_local, I, H] */
+  int32_t reserved;
 } swy_weight_views;
 SWY_API swy_status swy_weight_views_init(swy_weight_views* views, size_t size);
 
@@ -270,6 +290,14 @@ SWY_API swy_status swy_weights_create_from_checkpoint(swy_context* context,
 SWY_API swy_status swy_weights_create_random(swy_context* context, const swy_config* config,
                                              int32_t num_ranks, int32_t rank, uint64_t seed,
                                              swy_weights** out);
+/* The same with routed experts as kernels read them: copies in memory of the context's device where they are
+ * SWY_INTERLEAVED, transposed or have biases in bf16. A layer makes such copies for itself: this is for many layers of
+ * the same weights, and to let go of what was given: what needs no copy is a view of it, and only that keeps it. */
+SWY_API swy_status swy_weights_create_arranged(swy_context* context, const swy_config* config,
+                                               int32_t num_ranks, const swy_weights* weights,
+                                               swy_weights** out);
+/* Bytes that those copies take; 0: none is needed. */
+SWY_API swy_status swy_weights_arranged_bytes(const swy_weights* weights, int64_t* bytes);
 /* Views that are valid as long as the handle. */
 SWY_API swy_status swy_weights_view(const swy_weights* weights, swy_weight_views* views);
 SWY_API void swy_weights_destroy(swy_weights* weights);
@@ -280,6 +308,8 @@ SWY_API void swy_weights_destroy(swy_weights* weights);
 SWY_API swy_status swy_shared_workspace_create(swy_context* context, size_t bytes,
                                                swy_shared_workspace** out);
 SWY_API void swy_shared_workspace_destroy(swy_shared_workspace* workspace);
+
+enum { SWY_IDS_ERROR = 0, SWY_IDS_NO_EXPERT = 1 }; /* OutOfRangeIds */
 
 typedef struct swy_options { /* layer.h: LayerOptions; strategy.h: PlanOptions */
   size_t size;
@@ -293,6 +323,8 @@ typedef struct swy_options { /* layer.h: LayerOptions; strategy.h: PlanOptions *
   int32_t reserved;
   swy_workspace workspace; /* lent for the layer's life */
   swy_shared_workspace* shared_workspace;
+  int32_t out_of_range_ids; /* SWY_IDS_ERROR */
+  int32_t strided_rows; /* hidden and output may have gaps between their rows; costs workspace */
 } swy_options;
 SWY_API swy_status swy_options_init(swy_options* options, size_t size);
 
@@ -309,6 +341,7 @@ SWY_API swy_status swy_layer_create(swy_context* context, const swy_config* conf
 
 typedef struct swy_forward_args { /* layer.h: ForwardArgs */
   size_t size;
+  /* strides[0] of these two may be larger than H with strided_rows. */
   swy_tensor output;    /* out  bf16, or with f32_sums f32 [T, H]; must not overlap hidden */
   swy_tensor hidden;    /* in   bf16 [T, H]; T may be 0 and may differ by rank */
   swy_tensor ids;       /* in   i32 or i64 [T, K], -1: no expert; absent: the gate runs */
@@ -317,6 +350,7 @@ typedef struct swy_forward_args { /* layer.h: ForwardArgs */
   int64_t max_tokens;   /* bound of T in this call, equal on every rank; -1: the capacity */
   void* stream;
   swy_workspace workspace; /* of layers with workspace_per_call */
+  swy_tensor expert_map;   /* in   i32 [M]: the layer's id, or -1, of each id that `ids` may hold */
 } swy_forward_args;
 SWY_API swy_status swy_forward_args_init(swy_forward_args* args, size_t size);
 
@@ -335,6 +369,8 @@ SWY_API swy_status swy_layer_forward(swy_layer* layer, const swy_forward_args* a
                                      swy_report* report);
 /* Waits for every forward on `stream`, and says what only a device or a peer could know. On every rank. */
 SWY_API swy_status swy_layer_wait(swy_layer* layer, void* stream);
+/* The capacity becomes at least max_tokens: MoeLayer::grow. Collective; waits; graphs captured before are stale. */
+SWY_API swy_status swy_layer_grow(swy_layer* layer, int64_t max_tokens, void* stream);
 /* Where hidden states are best written; rank 0 where no place is better than another. MoeLayer::input_rows. */
 SWY_API swy_status swy_layer_input_rows(const swy_layer* layer, swy_tensor* rows);
 /* The strategy, its reason and its conditions, in lines. Writes at most `capacity` bytes, terminated by 0; `needed`

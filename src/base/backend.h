@@ -23,6 +23,8 @@ class Backend {
   virtual Ops& ops() = 0;
   // Before kernels may wait for those of a peer: nothing is loaded late any more.
   virtual void load_kernels() {}
+  // What its GEMMs need beside scratch is made now, so that none of them allocates. May throw.
+  virtual void prepare(GemmProvider provider) { (void)provider; }
   // Whether a grouped GEMM like this one takes rows by slot_of_row: then no operation has to bring
   // them together.
   virtual bool gathers(const GroupedGemm& gemm) const {

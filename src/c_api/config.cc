@@ -20,6 +20,8 @@ static_assert(SWY_SOFTMAX == int(Scoring::Softmax) &&
               SWY_SIGMOID == int(Scoring::Sigmoid) &&
               SWY_SPARSE_MIXER == int(Scoring::SparseMixer) &&
               SWY_SQRT_SOFTPLUS == int(Scoring::SqrtSoftplus));
+static_assert(SWY_IDS_ERROR == int(OutOfRangeIds::Error) &&
+              SWY_IDS_NO_EXPERT == int(OutOfRangeIds::NoExpert));
 static_assert(SWY_GROUP_MAX == int(GroupScore::Max) &&
               SWY_GROUP_TOP2_SUM == int(GroupScore::Top2Sum));
 
@@ -104,6 +106,8 @@ swy_options default_options() {
   c.host_ordered = o.host_ordered;
   c.poison_workspace = o.poison_workspace;
   c.workspace_per_call = o.workspace_per_call;
+  c.out_of_range_ids = static_cast<int32_t>(o.out_of_range_ids);
+  c.strided_rows = o.strided_rows;
   return c;
 }
 
@@ -178,6 +182,9 @@ LayerOptions to_options(const char* op, const swy_options* given, const swy_cont
   o.poison_workspace = flag(op, "poison_workspace", c.poison_workspace);
   o.workspace_per_call = flag(op, "workspace_per_call", c.workspace_per_call);
   o.workspace = {c.workspace.data, c.workspace.bytes};
+  o.out_of_range_ids =
+      enumerator<OutOfRangeIds>(op, "out_of_range_ids", c.out_of_range_ids, SWY_IDS_NO_EXPERT + 1);
+  o.strided_rows = flag(op, "strided_rows", c.strided_rows);
   if (c.shared_workspace != nullptr)
     o.shared_workspace = handle(op, "options.shared_workspace", c.shared_workspace).workspace;
   return o;

@@ -1,5 +1,6 @@
 // src/c_api/context.cc -- a device, its memory, workspaces that layers share.
 #include "c_api/handles.h"
+#include "c_api/lent.h"
 #include "c_api/tensor.h"
 #include "c_api/versioned.h"
 #include "switchyard/backend.h"
@@ -12,7 +13,9 @@ swy_context_options default_context_options() {
           .device = SWY_CPU,
           .device_index = -1,
           .num_threads = 0,
-          .num_sms = 0};
+          .num_sms = 0,
+          .allocator = nullptr,
+          .task_runner = nullptr};
 }
 
 void check_version(const char* op, uint32_t version) {
@@ -22,16 +25,78 @@ void check_version(const char* op, uint32_t version) {
                      " (", swy_version_string(), "). Use a library as new as the header.");
 }
 
-std::shared_ptr<Backend> make_backend(const char* op, const swy_context_options& o) {
-  if (enumerator<DeviceKind>(op, "device", o.device, SWY_CUDA + 1) == DeviceKind::Cpu) {
-    check_range(op, "device_index", o.device_index, -1, 0);
-    check_range(op, "num_sms", o.num_sms, 0, 0);
-    return make_cpu_backend(o.num_threads);
+class ProgramsAllocator final : public Allocator {
+ public:
+  explicit ProgramsAllocator(const swy_allocator& calls) : calls_(calls) {}
+  void* allocate(size_t bytes) override { return calls_.allocate(calls_.user, bytes); }
+  void free(void* address, size_t bytes) noexcept override {
+    calls_.free(calls_.user, address, bytes);
   }
-  check_range(op, "device_index", o.device_index, -1, INT32_MAX);
-  check_range(op, "num_threads", o.num_threads, 0, 0);
-  check_range(op, "num_sms", o.num_sms, 0, INT32_MAX);
-  return make_cuda_backend({.num_sms = o.num_sms, .device = o.device_index});
+  void own() { lent_.release = calls_.release, lent_.owner = calls_.user; }
+
+ private:
+  const swy_allocator calls_;
+  Lent lent_;
+};
+
+class ProgramsThreads final : public TaskRunner {
+ public:
+  explicit ProgramsThreads(const swy_task_runner& calls) : calls_(calls) {}
+  int num_threads() const override { return calls_.num_threads; }
+  void run(int64_t num_tasks, void (*task)(void*, int64_t), void* context) override {
+    calls_.run(calls_.user, num_tasks, task, context);
+  }
+  void own() { lent_.release = calls_.release, lent_.owner = calls_.user; }
+
+ private:
+  const swy_task_runner calls_;
+  Lent lent_;
+};
+
+std::shared_ptr<ProgramsAllocator> allocator_of(const char* op, const swy_allocator* calls) {
+  if (calls == nullptr) return nullptr;
+  required(op, "allocator.allocate", calls->allocate);
+  required(op, "allocator.free", calls->free);
+  return std::make_shared<ProgramsAllocator>(*calls);
+}
+
+std::shared_ptr<ProgramsThreads> threads_of(const char* op, const swy_task_runner* calls) {
+  if (calls == nullptr) return nullptr;
+  required(op, "task_runner.run", calls->run);
+  check_reserved(op, "task_runner.reserved", static_cast<uint32_t>(calls->reserved));
+  return std::make_shared<ProgramsThreads>(*calls);
+}
+
+void check_numbers(const char* op, const swy_context_options& o) {
+  const bool cpu = enumerator<DeviceKind>(op, "device", o.device, SWY_CUDA + 1) == DeviceKind::Cpu;
+  check_range(op, "device_index", o.device_index, -1, cpu ? 0 : INT32_MAX);
+  check_range(op, "num_threads", o.num_threads, 0, cpu ? INT32_MAX : 0);
+  check_range(op, "num_sms", o.num_sms, 0, cpu ? 0 : INT32_MAX);
+}
+
+std::shared_ptr<Backend> make_backend(const char* op, const swy_context_options& o,
+                                      std::shared_ptr<Allocator> allocator,
+                                      std::shared_ptr<TaskRunner> threads) {
+  if (o.device == SWY_CPU)
+    return make_cpu_backend({.num_threads = o.num_threads,
+                             .task_runner = std::move(threads),
+                             .allocator = std::move(allocator)});
+  SWITCHYARD_C_REQUIRE(threads == nullptr, op,
+                       ": task_runner is given, a CUDA context has no threads. Pass NULL.");
+  return make_cuda_backend(
+      {.num_sms = o.num_sms, .device = o.device_index, .allocator = std::move(allocator)});
+}
+
+std::unique_ptr<swy_context> make_context(const char* op, const swy_context_options& o) {
+  check_numbers(op, o);  // before any address is followed: of garbage a number is wrong, too
+  const auto allocator = allocator_of(op, o.allocator);
+  const auto threads = threads_of(op, o.task_runner);
+  auto context = std::make_unique<swy_context>();
+  context->backend = make_backend(op, o, allocator, threads);
+  context->device = static_cast<DeviceKind>(o.device);
+  if (allocator) allocator->own();
+  if (threads) threads->own();
+  return context;
 }
 
 // Dense memory of the context's device.
@@ -61,11 +126,7 @@ swy_status swy_context_create(uint32_t version, const swy_context_options* optio
     constexpr const char* kOp = "swy_context_create";
     check_version(kOp, version);
     required(kOp, "out", out);
-    const auto o = read_or(kOp, "options", options, default_context_options());
-    auto context = std::make_unique<swy_context>();
-    context->backend = make_backend(kOp, o);
-    context->device = static_cast<switchyard::DeviceKind>(o.device);
-    *out = context.release();
+    *out = make_context(kOp, read_or(kOp, "options", options, default_context_options())).release();
   });
 }
 

@@ -30,13 +30,19 @@ swy_report no_report() {
 }
 
 ForwardArgs to_args(const char* op, const swy_forward_args& c) {
-  return {.output = dense(op, "output", c.output),
-          .hidden = dense(op, "hidden", c.hidden),
+  int64_t output_stride = 0, hidden_stride = 0;
+  const Tensor output = rows_of(op, "output", c.output, output_stride);
+  const Tensor hidden = rows_of(op, "hidden", c.hidden, hidden_stride);
+  return {.output = output,
+          .hidden = hidden,
           .ids = dense(op, "ids", c.ids),
           .weights = dense(op, "weights", c.weights),
+          .expert_map = dense(op, "expert_map", c.expert_map),
           .token_ids = dense(op, "token_ids", c.token_ids),
           .max_tokens = c.max_tokens,
           .stream = static_cast<CUstream_st*>(c.stream),
+          .hidden_stride = hidden_stride,
+          .output_stride = output_stride,
           .workspace = {c.workspace.data, c.workspace.bytes}};
 }
 
@@ -184,6 +190,14 @@ swy_status swy_layer_wait(swy_layer* layer, void* stream) {
   using namespace switchyard::c_api;
   return guarded([&] {
     handle("swy_layer_wait", "layer", layer).layer->wait(static_cast<CUstream_st*>(stream));
+  });
+}
+
+swy_status swy_layer_grow(swy_layer* layer, int64_t max_tokens, void* stream) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    handle("swy_layer_grow", "layer", layer)
+        .layer->grow(max_tokens, static_cast<CUstream_st*>(stream));
   });
 }
 

@@ -26,7 +26,22 @@ AT(swy_context_options, device, 8);
 AT(swy_context_options, device_index, 12);
 AT(swy_context_options, num_threads, 16);
 AT(swy_context_options, num_sms, 20);
-SIZE(swy_context_options, 24);
+AT(swy_context_options, allocator, 24);
+AT(swy_context_options, task_runner, 32);
+SIZE(swy_context_options, 40);
+
+AT(swy_allocator, allocate, 0);
+AT(swy_allocator, free, 8);
+AT(swy_allocator, release, 16);
+AT(swy_allocator, user, 24);
+SIZE(swy_allocator, 32);
+
+AT(swy_task_runner, run, 0);
+AT(swy_task_runner, release, 8);
+AT(swy_task_runner, user, 16);
+AT(swy_task_runner, num_threads, 24);
+AT(swy_task_runner, reserved, 28);
+SIZE(swy_task_runner, 32);
 
 AT(swy_group_options, size, 0);
 AT(swy_group_options, deadline_ms, 8);
@@ -92,7 +107,9 @@ AT(swy_weight_views, path_input_norm, 1168);
 AT(swy_weight_views, path_down, 1264);
 AT(swy_weight_views, path_output_norm, 1360);
 AT(swy_weight_views, path_up, 1456);
-SIZE(swy_weight_views, 1552);
+AT(swy_weight_views, transposed, 1552);
+AT(swy_weight_views, reserved, 1556);
+SIZE(swy_weight_views, 1560);
 
 AT(swy_options, size, 0);
 AT(swy_options, max_tokens, 8);
@@ -114,7 +131,9 @@ AT(swy_options, workspace_per_call, 88);
 AT(swy_options, reserved, 92);
 AT(swy_options, workspace, 96);
 AT(swy_options, shared_workspace, 112);
-SIZE(swy_options, 120);
+AT(swy_options, out_of_range_ids, 120);
+AT(swy_options, strided_rows, 124);
+SIZE(swy_options, 128);
 
 AT(swy_forward_args, size, 0);
 AT(swy_forward_args, output, 8);
@@ -125,7 +144,8 @@ AT(swy_forward_args, token_ids, 392);
 AT(swy_forward_args, max_tokens, 488);
 AT(swy_forward_args, stream, 496);
 AT(swy_forward_args, workspace, 504);
-SIZE(swy_forward_args, 520);
+AT(swy_forward_args, expert_map, 520);
+SIZE(swy_forward_args, 616);
 
 AT(swy_report, size, 0);
 AT(swy_report, max_rows, 8);

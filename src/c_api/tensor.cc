@@ -75,6 +75,19 @@ Tensor dense(const char* operation, const char* name, const swy_tensor& t) {
   return view;
 }
 
+Tensor rows_of(const char* operation, const char* name, const swy_tensor& t, int64_t& stride) {
+  const Tensor view = view_of(operation, name, t);
+  const bool has_gaps = says_strides(t) && t.rank == 2 && t.shape[0] > 1;
+  stride = has_gaps ? t.strides[0] : 0;
+  if (!has_gaps) return dense(operation, name, t);
+  SWITCHYARD_REQUIRE(stride >= t.shape[1], ShapeMismatch, operation, ": ", name,
+                     ".strides[0]=", stride, ", need at least the ", t.shape[1],
+                     " elements of a row: rows must not overlap. Copy it.");
+  SWITCHYARD_REQUIRE(t.strides[1] == 1 || t.shape[1] <= 1, Unsupported, operation, ": ", name,
+                     ".strides[1]=", t.strides[1], ", need 1: rows without gaps. Copy it.");
+  return view;
+}
+
 StridedTensor strided(const char* operation, const char* name, const swy_tensor& t) {
   const Tensor view = view_of(operation, name, t);
   if (!says_strides(t)) return view;

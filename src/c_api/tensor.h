@@ -9,6 +9,8 @@ namespace switchyard::c_api {
 
 // Row-major without gaps. Throws Unsupported for others.
 Tensor dense(const char* operation, const char* name, const swy_tensor& t);
+// Rows that may have gaps between them. `stride` is the distance of two; 0: no gaps.
+Tensor rows_of(const char* operation, const char* name, const swy_tensor& t, int64_t& stride);
 StridedTensor strided(const char* operation, const char* name, const swy_tensor& t);
 swy_tensor from_view(const ConstTensor& t);
 

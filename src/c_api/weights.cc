@@ -3,6 +3,7 @@
 
 #include "c_api/config.h"
 #include "c_api/handles.h"
+#include "c_api/lent.h"
 #include "c_api/tensor.h"
 #include "c_api/versioned.h"
 
@@ -10,7 +11,8 @@ namespace switchyard::c_api {
 namespace {
 
 static_assert(SWY_ORDER_UNSET == int(GateUpOrder::Unset) &&
-              SWY_GATE_UP == int(GateUpOrder::GateUp) && SWY_UP_GATE == int(GateUpOrder::UpGate));
+              SWY_GATE_UP == int(GateUpOrder::GateUp) && SWY_UP_GATE == int(GateUpOrder::UpGate) &&
+              SWY_INTERLEAVED == int(GateUpOrder::Interleaved));
 
 constexpr int kMostRanks = 4096;  // as communicators have
 
@@ -42,7 +44,7 @@ void for_each_tensor(Weights& weights, Views& views, F&& f) {
 }
 
 GateUpOrder order_of(const char* op, const char* name, int32_t value) {
-  return enumerator<GateUpOrder>(op, name, value, SWY_UP_GATE + 1);
+  return enumerator<GateUpOrder>(op, name, value, SWY_INTERLEAVED + 1);
 }
 
 LayerWeights to_weights(const char* op, const char* name, const swy_weight_views* given) {
@@ -50,24 +52,13 @@ LayerWeights to_weights(const char* op, const char* name, const swy_weight_views
   LayerWeights weights;
   weights.experts.order = order_of(op, "order", views.order);
   weights.shared.order = order_of(op, "shared_order", views.shared_order);
+  weights.experts.transposed = flag(op, "transposed", views.transposed);
+  check_reserved(op, "reserved", static_cast<uint32_t>(views.reserved));
   for_each_tensor(weights, views, [&](const char* tensor, ConstTensor& to, const swy_tensor& from) {
     to = dense(op, tensor, from);
   });
   return weights;
 }
-
-// Calls release once, when the last layer lets go.
-struct Lent {
-  void (*release)(void* owner) = nullptr;
-  void* owner = nullptr;
-
-  Lent() = default;
-  Lent(const Lent&) = delete;
-  Lent& operator=(const Lent&) = delete;
-  ~Lent() {
-    if (release != nullptr) release(owner);
-  }
-};
 
 void check_ranks(const char* op, int32_t num_ranks) {
   check_range(op, "num_ranks", num_ranks, 1, kMostRanks);
@@ -158,6 +149,33 @@ swy_status swy_weights_create_random(swy_context* context, const swy_config* con
   });
 }
 
+swy_status swy_weights_create_arranged(swy_context* context, const swy_config* config,
+                                       int32_t num_ranks, const swy_weights* weights,
+                                       swy_weights** out) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_weights_create_arranged";
+    const swy_context& of = handle(kOp, "context", context);
+    const switchyard::MoeConfig layer = to_config(kOp, config);
+    const switchyard::LayerWeights& given = handle(kOp, "weights", weights).weights;
+    required(kOp, "out", out);
+    check_ranks(kOp, num_ranks);
+    validate(layer);
+    auto arranged = std::make_unique<swy_weights>();
+    arranged->weights = switchyard::arrange_weights(given, layer, num_ranks, *of.backend);
+    *out = arranged.release();
+  });
+}
+
+swy_status swy_weights_arranged_bytes(const swy_weights* weights, int64_t* bytes) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_weights_arranged_bytes";
+    const switchyard::LayerWeights& of = handle(kOp, "weights", weights).weights;
+    required(kOp, "bytes", bytes) = switchyard::arranged_bytes(of.experts);
+  });
+}
+
 swy_status swy_weights_view(const swy_weights* weights, swy_weight_views* views) {
   using namespace switchyard::c_api;
   return guarded([&] {
@@ -167,6 +185,7 @@ swy_status swy_weights_view(const swy_weights* weights, swy_weight_views* views)
     auto result = no_views();
     result.order = static_cast<int32_t>(of.experts.order);
     result.shared_order = static_cast<int32_t>(of.shared.order);
+    result.transposed = of.experts.transposed;
     for_each_tensor(of, result,
                     [](const char*, const switchyard::ConstTensor& from, swy_tensor& to) {
                       to = from_view(from);

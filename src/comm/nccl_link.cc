@@ -5,7 +5,6 @@
 // communicator is over; if so it aborts NCCL's communicator, and kernels that wait for a peer end.
 // What they leave behind means nothing, which `ended` says.
 #include <cuda_runtime_api.h>
-#include <nccl.h>
 
 #include <algorithm>
 #include <cstring>
@@ -14,6 +13,7 @@
 
 #include "comm/device_link.h"
 #include "comm/handshake.h"
+#include "comm/nccl_library.h"
 #include "comm/nccl_state.h"
 #include "comm/shared_by_ranks.h"
 #include "device/memory.h"
@@ -34,7 +34,7 @@ struct Handshake {
 
 void check(const char* name, ncclResult_t answer) {
   SWITCHYARD_REQUIRE(answer == ncclSuccess, Transport, "nccl: ", name, "=",
-                     ncclGetErrorString(answer), ", ", ncclGetLastError(nullptr),
+                     nccl_library().error_string(answer), ", ", nccl_library().last_error(nullptr),
                      ". Set NCCL_DEBUG=INFO and look at that rank.");
 }
 
@@ -42,12 +42,13 @@ Handshake handshake_of(int rank, Memory& memory) {
   Handshake mine;
   mine.process = ProcessIdentity::mine();
   mine.device = memory.id();
+  const NcclLibrary& nccl = nccl_library();
   int version = 0;
-  check("ncclGetVersion", ncclGetVersion(&version));
+  check("ncclGetVersion", nccl.get_version(&version));
   mine.version = version;
   if (rank > 0) return mine;
   ncclUniqueId id;
-  check("ncclGetUniqueId", ncclGetUniqueId(&id));
+  check("ncclGetUniqueId", nccl.get_unique_id(&id));
   std::memcpy(mine.id.data(), &id, sizeof id);
   return mine;
 }
@@ -176,17 +177,18 @@ class NcclLink final : public DeviceLink {
     const auto keep = [&first](ncclResult_t answer) {
       if (first == ncclSuccess && answer != ncclInProgress) first = answer;
     };
-    keep(ncclGroupStart());
+    const NcclLibrary& nccl = nccl_library();
+    keep(nccl.group_start());
     for (const auto& [dst, src] : gathers)
-      keep(ncclAllGather(src.data, dst.data, static_cast<size_t>(src.bytes()), ncclUint8, comm,
-                         stream));
+      keep(nccl.all_gather(src.data, dst.data, static_cast<size_t>(src.bytes()), ncclUint8, comm,
+                           stream));
     for (const auto& parcel : out)
-      keep(ncclSend(parcel.data, static_cast<size_t>(parcel.bytes), ncclUint8, parcel.peer, comm,
-                    stream));
+      keep(nccl.send(parcel.data, static_cast<size_t>(parcel.bytes), ncclUint8, parcel.peer, comm,
+                     stream));
     for (const auto& parcel : in)
-      keep(ncclRecv(parcel.data, static_cast<size_t>(parcel.bytes), ncclUint8, parcel.peer, comm,
-                    stream));
-    keep(ncclGroupEnd());  // whatever came before: the group is the thread's
+      keep(nccl.recv(parcel.data, static_cast<size_t>(parcel.bytes), ncclUint8, parcel.peer, comm,
+                     stream));
+    keep(nccl.group_end());  // whatever came before: the group is the thread's
     return first;
   }
 
@@ -210,10 +212,6 @@ SharedByRanks<NcclLink>& shared_links() {
 }
 
 }  // namespace
-
-bool has_nccl() noexcept {
-  return true;
-}
 
 std::shared_ptr<DeviceLink> make_nccl_link(Communicator& host,
                                            const std::shared_ptr<Backend>& backend) {

@@ -29,9 +29,10 @@ constexpr const char* kOver =
     "nccl: the communicator is over, or one of its ranks left. Make a new communicator and layer.";
 
 std::string message_of(const char* name, ncclResult_t answer, ncclComm_t comm) {
-  const char* last = ncclGetLastError(comm);
+  const NcclLibrary& nccl = nccl_library();
+  const char* last = nccl.last_error(comm);
   return cat(
-      "nccl: ", name, "=", ncclGetErrorString(answer), ", ",
+      "nccl: ", name, "=", nccl.error_string(answer), ", ",
       last != nullptr && *last != '\0' ? last : "no more is known",
       ". Set NCCL_DEBUG=INFO and look at every rank, then make a new communicator and layer.");
 }
@@ -65,7 +66,7 @@ void NcclState::connect(const ncclUniqueId& id, int num_ranks, int rank) {
   config.blocking = 0;
   {
     const std::lock_guard lock(mutex_);
-    const ncclResult_t answer = ncclCommInitRankConfig(&comm_, num_ranks, id, rank, &config);
+    const ncclResult_t answer = nccl_library().comm_init(&comm_, num_ranks, id, rank, &config);
     take_answer_locked("ncclCommInitRankConfig", answer);
   }
   await("ncclCommInitRankConfig");
@@ -97,7 +98,7 @@ void NcclState::take_answer_locked(const char* name, ncclResult_t answer) const 
 
 ncclResult_t NcclState::answer_locked() const {
   ncclResult_t answer = ncclSuccess;
-  const ncclResult_t asked = ncclCommGetAsyncError(comm_, &answer);
+  const ncclResult_t asked = nccl_library().comm_async_error(comm_, &answer);
   return asked == ncclSuccess ? answer : asked;
 }
 
@@ -257,7 +258,7 @@ void NcclState::abort() {
     const auto lock = lock_soon();
     comm = std::exchange(comm_, nullptr);
   }
-  if (comm != nullptr) (void)ncclCommAbort(comm);
+  if (comm != nullptr) (void)nccl_library().comm_abort(comm);
 }
 
 // No other thread uses the communicator any more.
@@ -266,14 +267,15 @@ void NcclState::finish() {
   const auto end_at = Clock::now() + deadline_;
   const std::lock_guard lock(mutex_);
   if (comm_ == nullptr) return;
-  ncclResult_t answer = ncclCommFinalize(comm_);
+  const NcclLibrary& nccl = nccl_library();
+  ncclResult_t answer = nccl.comm_finalize(comm_);
   while (answer == ncclInProgress && !is_over() && Clock::now() < end_at) {
     std::this_thread::sleep_for(milliseconds(1));
     answer = answer_locked();
   }
   if (answer == ncclSuccess && has_siblings_) let_service_threads_end();
   ncclComm_t comm = std::exchange(comm_, nullptr);
-  (void)(answer == ncclSuccess ? ncclCommDestroy(comm) : ncclCommAbort(comm));
+  (void)(answer == ncclSuccess ? nccl.comm_destroy(comm) : nccl.comm_abort(comm));
 }
 
 // NCCL maps buffers of a rank a second time for other ranks of its process. Finalize tells the

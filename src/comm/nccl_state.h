@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cuda_runtime_api.h>
-#include <nccl.h>
 
 #include <condition_variable>
 #include <memory>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "base/backend.h"
+#include "comm/nccl_library.h"
 #include "comm/stream_watchdog.h"
 #include "switchyard/communicator.h"
 

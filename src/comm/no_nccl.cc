@@ -1,4 +1,4 @@
-// src/comm/no_nccl.cc -- in place of nccl_link.cc and nccl_state.cc where the build has no NCCL.
+// src/comm/no_nccl.cc -- in place of the other nccl_*.cc where the build has no NCCL.
 #include "base/require.h"
 #include "comm/device_link.h"
 

@@ -1,8 +1,7 @@
 // src/cuda/cublas.cc
 #include "cuda/cublas.h"
 
-#include <cublas_v2.h>
-
+#include "cuda/cublas_library.h"
 #include "cuda/gemm_epilogue.h"
 #include "device/cuda_check.h"
 
@@ -11,19 +10,6 @@ namespace {
 
 // What NVIDIA recommends for Hopper; more than any other device asks for.
 constexpr size_t kWorkspaceBytes = size_t{32} << 20;
-
-void check_cublas(cublasStatus_t status, const char* what) {
-  SWITCHYARD_REQUIRE(status == CUBLAS_STATUS_SUCCESS, Cuda, "cublas: ", what, ", ",
-                     cublasGetStatusName(status), ", ", cublasGetStatusString(status),
-                     ". Is the device healthy and free?");
-}
-#define SWITCHYARD_CUBLAS_CHECK(call) check_cublas((call), #call)
-
-std::shared_ptr<cublasContext> make_handle() {
-  cublasHandle_t handle = nullptr;
-  SWITCHYARD_CUBLAS_CHECK(cublasCreate(&handle));
-  return {handle, [](cublasHandle_t h) { (void)cublasDestroy(h); }};
-}
 
 std::shared_ptr<void> make_workspace() {
   void* address = nullptr;
@@ -59,7 +45,8 @@ void refuse_capture(const GroupedGemm& g, cudaStream_t stream) {
 
 }  // namespace
 
-Cublas::Cublas() : workspace_(make_workspace()), counts_(make_pinned()), handle_(make_handle()) {}
+Cublas::Cublas()
+    : handle_(make_cublas_handle()), workspace_(make_workspace()), counts_(make_pinned()) {}
 
 void Cublas::grouped_gemm(const GroupedGemm& gemm, cudaStream_t stream) {
   if (gemm.src.dim(0) == 0 || gemm.max_rows == 0) return;
@@ -93,8 +80,9 @@ Cublas::Result Cublas::result_of(const GroupedGemm& g) {
 
 // Setting a stream resets the workspace to cuBLAS's own, so both belong together.
 void Cublas::use(cudaStream_t stream) {
-  SWITCHYARD_CUBLAS_CHECK(cublasSetStream(handle_.get(), stream));
-  SWITCHYARD_CUBLAS_CHECK(cublasSetWorkspace(handle_.get(), workspace_.get(), kWorkspaceBytes));
+  const CublasLibrary& cublas = cublas_library();
+  SWITCHYARD_CUBLAS_CHECK(cublas.set_stream(handle_.get(), stream));
+  SWITCHYARD_CUBLAS_CHECK(cublas.set_workspace(handle_.get(), workspace_.get(), kWorkspaceBytes));
 }
 
 void Cublas::batch(const GroupedGemm& g, Tensor dst) {
@@ -129,13 +117,14 @@ void Cublas::multiply(Tensor dst, ConstTensor src, ConstTensor weights, int64_t 
   const int64_t n_k = int64_t{n} * k, m_k = rows * k, m_n = rows * n;
   const float one = 1, zero = 0;
   const cudaDataType_t type = type_of(dst.dtype);
+  const CublasLibrary& cublas = cublas_library();
   if (batches == 1)
-    SWITCHYARD_CUBLAS_CHECK(cublasGemmEx(handle_.get(), CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one,
-                                         weights.data, CUDA_R_16BF, k, src.data, CUDA_R_16BF, k,
-                                         &zero, dst.data, type, n, CUBLAS_COMPUTE_32F,
-                                         CUBLAS_GEMM_DEFAULT));
+    SWITCHYARD_CUBLAS_CHECK(cublas.gemm(handle_.get(), CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one,
+                                        weights.data, CUDA_R_16BF, k, src.data, CUDA_R_16BF, k,
+                                        &zero, dst.data, type, n, CUBLAS_COMPUTE_32F,
+                                        CUBLAS_GEMM_DEFAULT));
   else
-    SWITCHYARD_CUBLAS_CHECK(cublasGemmStridedBatchedEx(
+    SWITCHYARD_CUBLAS_CHECK(cublas.gemm_strided_batched(
         handle_.get(), CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, weights.data, CUDA_R_16BF, k, n_k,
         src.data, CUDA_R_16BF, k, m_k, &zero, dst.data, type, n, m_n, static_cast<int>(batches),
         CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));

@@ -16,6 +16,7 @@ namespace switchyard::cuda {
 // at a time.
 class Cublas {
  public:
+  // Throws Error(Unsupported) where cuBLAS cannot be opened.
   Cublas();
 
   // Contract in ops/ops.h. Masked groups, or one expert: one strided batch over the capacity, which
@@ -37,9 +38,9 @@ class Cublas {
   // dst[b] [rows, N] = src[b] [rows, K] * weights[b]^T, `batches` of them one after the other.
   void multiply(Tensor dst, ConstTensor src, ConstTensor weights, int64_t rows, int64_t batches);
 
+  std::shared_ptr<cublasContext> handle_;
   std::shared_ptr<void> workspace_;  // device
   std::shared_ptr<void> counts_;     // pinned: i32 counts, then i64 first rows
-  std::shared_ptr<cublasContext> handle_;
 };
 
 }  // namespace switchyard::cuda

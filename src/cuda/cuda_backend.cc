@@ -1,4 +1,6 @@
 // src/cuda/cuda_backend.cc -- a device and its memory, and the operations that run on it.
+#include <optional>
+
 #include "base/backend.h"
 #include "base/require.h"
 #include "cuda/cublas.h"
@@ -15,6 +17,8 @@ namespace {
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(int num_sms) : num_sms_(num_sms) {}
+
+  Cublas& cublas() { return cublas_ ? *cublas_ : cublas_.emplace(); }
 
   void run(const AnyOp& any, CUstream_st* stream) override {
     std::visit([&](const auto& op) { run_one(op, stream); }, any);
@@ -35,12 +39,12 @@ class CudaOps final : public Ops {
     cuda::run(op, stream);
   }
   void run_one(const GroupedGemm& gemm, CUstream_st* stream) {
-    gemm.provider == GemmProvider::Cublas ? cublas_.grouped_gemm(gemm, stream)
+    gemm.provider == GemmProvider::Cublas ? cublas().grouped_gemm(gemm, stream)
                                           : grouped_gemm_hopper(gemm, sms_of(gemm), stream);
   }
 
   int num_sms_;
-  Cublas cublas_;
+  std::optional<Cublas> cublas_;  // its handle and memory: only where somebody wants its GEMMs
 };
 
 class CudaBackend final : public Backend {
@@ -59,6 +63,9 @@ class CudaBackend final : public Backend {
     return gemm.provider == GemmProvider::Hopper && cuda::gathers(gemm, ops_.sms_of(gemm));
   }
   void load_kernels() override { cuda::load_kernels(); }
+  void prepare(GemmProvider provider) override {
+    if (provider == GemmProvider::Cublas) ops_.cublas();
+  }
   void observe(OpObserver observer) override { traced_.observe(std::move(observer)); }
   void divert(Ops* ops) override { diverted_ = ops; }
 

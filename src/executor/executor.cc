@@ -184,6 +184,7 @@ std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorO
     require_all("make_executor", executor_conditions(options.kind, request));
     require_all("make_executor", provider_conditions(provider, options.kind, request));
     validate(weights, config, num_ranks, backend->kind());
+    backend->prepare(provider);
     SWITCHYARD_REQUIRE(
         is_arranged(weights), Unsupported,
         "make_executor: weights are not arranged, kernels read them as they are. Call "

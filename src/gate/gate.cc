@@ -212,6 +212,7 @@ std::unique_ptr<Gate> make_gate(const MoeConfig& config, const RouterWeights& we
   check_device("token experts", weights.token_experts, backend->kind());
   const GemmProvider chosen = provider.value_or(backend->provider());
   return as_errors("make_gate", [&] {
+    backend->prepare(chosen);
     return std::make_unique<RouterGate>(config, weights, std::move(backend), chosen);
   });
 }

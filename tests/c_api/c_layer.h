@@ -107,6 +107,7 @@ inline swy_forward_args c_args(const ForwardArgs& from) {
   args.ids = c_tensor(from.ids);
   args.weights = c_tensor(from.weights);
   args.token_ids = c_tensor(from.token_ids);
+  args.expert_map = c_tensor(from.expert_map);
   args.max_tokens = from.max_tokens;
   args.workspace = {from.workspace.data, from.workspace.bytes};
   return args;

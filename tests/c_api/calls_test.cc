@@ -173,6 +173,8 @@ void CCalls::for_each_function(F&& f) {
   f(NAMED(swy_weights_create_copy), Nulls{}, c, &config, 1, &views, &r.weights);
   f(NAMED(swy_weights_create_from_checkpoint), Nulls{}, c, checkpoint.get(), 1, 1, 0, &r.weights);
   f(NAMED(swy_weights_create_random), Nulls{}, c, &config, 1, 0, 3, &r.weights);
+  f(NAMED(swy_weights_create_arranged), Nulls{}, c, &config, 1, weights.get(), &r.weights);
+  f(NAMED(swy_weights_arranged_bytes), Nulls{}, weights.get(), &r.count);
   f(NAMED(swy_weights_view), Nulls{}, weights.get(), &scratch.views);
   f(NAMED(swy_shared_workspace_create), Nulls{}, c, 8, &r.shared);
   f(NAMED(swy_workspace_bytes), Nulls{3}, c, &config, 1, &options, &r.bytes);
@@ -180,6 +182,7 @@ void CCalls::for_each_function(F&& f) {
     &r.layer);
   f(NAMED(swy_layer_forward), Nulls{2}, layer.get(), &args, &report);
   f(NAMED(swy_layer_wait), Nulls{1}, layer.get(), nullptr);
+  f(NAMED(swy_layer_grow), Nulls{2}, layer.get(), 64, nullptr);
   f(NAMED(swy_layer_input_rows), Nulls{}, layer.get(), &scratch.rows);
   f(NAMED(swy_layer_explain), Nulls{3}, layer.get(), text.data(), text.size(), &scratch.bytes);
   f(NAMED(swy_attention_create), Nulls{}, c, 2, &r.attention);
@@ -432,7 +435,8 @@ TEST_F(CCalls, EveryWordOfAConfigMayBeGarbage) {
 }
 
 TEST_F(CCalls, EveryWordOfACallMayBeGarbageButAddresses) {
-  for (swy_tensor* t : {&args.output, &args.hidden, &args.ids, &args.weights, &args.token_ids})
+  for (swy_tensor* t :
+       {&args.output, &args.hidden, &args.ids, &args.weights, &args.token_ids, &args.expert_map})
     for_each_bad_word(*t, offsetof(swy_tensor, shape), sizeof *t, [&] {
       expect_refused("swy_layer_forward", swy_layer_forward(layer.get(), &args, nullptr), true);
     });
@@ -448,9 +452,19 @@ TEST_F(CCalls, TensorsAreRefusedByName) {
         << swy_last_error();
   };
   const swy_forward_args kept = args;
+  args.hidden.strides[0] = 100;
+  args.hidden.strides[1] = 1;
+  refused(SWY_SHAPE_MISMATCH, "hidden.strides[0]=100, need at least the 128");
+  args.hidden.strides[0] = 0;  // one row for all
+  refused(SWY_SHAPE_MISMATCH, "hidden.strides[0]=0, need at least the 128");
+  args.hidden.strides[0] = 256;
+  args.hidden.strides[1] = 2;
+  refused(SWY_UNSUPPORTED, "hidden.strides[1]=2, need 1");
   args.hidden.strides[0] = 136;
   args.hidden.strides[1] = 1;
-  refused(SWY_UNSUPPORTED, "hidden.strides[0]=136, need 128");
+  EXPECT_EQ(swy_layer_forward(layer.get(), &args, nullptr), SWY_UNSUPPORTED);
+  EXPECT_NE(std::string(swy_last_error()).find("strided_rows"), std::string::npos)
+      << swy_last_error();
   args.hidden.strides[0] = 128;
   good(swy_layer_forward(layer.get(), &args, nullptr));
   args = kept;
