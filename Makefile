@@ -11,7 +11,7 @@ help:  ## show this list
 
 build:  ## build library and command line: build/cpu/switchyard
 	@scripts/install_deps.sh build
-	@cmake --preset cpu -DSWITCHYARD_DEVELOPER=OFF >/dev/null
+	@cmake --preset cpu -DSWITCHYARD_TESTS=OFF -DSWITCHYARD_BENCH=OFF >/dev/null
 	@cmake --build --preset cpu --target switchyard_cli
 
 run: build  ## run layer 1 of a trained model on its real input over 4 ranks
@@ -19,13 +19,13 @@ run: build  ## run layer 1 of a trained model on its real input over 4 ranks
 
 test:  ## build everything and run all tests
 	@scripts/install_deps.sh build test
-	@cmake --preset cpu -DSWITCHYARD_DEVELOPER=ON >/dev/null
+	@cmake --preset cpu -DSWITCHYARD_TESTS=ON -DSWITCHYARD_BENCH=ON >/dev/null
 	@cmake --build --preset cpu
 	ctest --preset cpu -j2
 
 bench:  ## time the grouped GEMM beside OpenBLAS, and a layer beside its floors
-	@scripts/install_deps.sh build test bench
-	@cmake --preset cpu -DSWITCHYARD_DEVELOPER=ON >/dev/null
+	@scripts/install_deps.sh build bench
+	@cmake --preset cpu -DSWITCHYARD_BENCH=ON >/dev/null
 	@cmake --build --preset cpu --target bench_grouped_gemm switchyard_cli
 	$(BUILD)/bench/bench_grouped_gemm
 	$(BUILD)/switchyard bench --preset olmoe-1b-7b --tokens 1,32,512
@@ -41,7 +41,7 @@ tsan:  ## thread ranks and thread pools under the thread sanitizer
 
 cuda:  ## build the CUDA kernels and their tests, which skip without a GPU (with one: scripts/gpu_check.sh)
 	@scripts/install_deps.sh build test
-	@cmake --preset cuda -DSWITCHYARD_DEVELOPER=ON >/dev/null
+	@cmake --preset cuda -DSWITCHYARD_TESTS=ON -DSWITCHYARD_BENCH=ON >/dev/null
 	@cmake --build --preset cuda --target switchyard_cli test_cuda bench_waits_on_one_gpu
 	ctest --preset cuda -j2 -R '^cuda\.'
 

@@ -15,7 +15,7 @@ threads=("$@")
 build=${BUILD:-build/cpu}
 
 # shellcheck disable=SC2086  # the flags are meant to be split
-[ -e "$build/CMakeCache.txt" ] || cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DSWITCHYARD_DEVELOPER=ON ${CMAKE_FLAGS:-}
+[ -e "$build/CMakeCache.txt" ] || cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DSWITCHYARD_BENCH=ON ${CMAKE_FLAGS:-}
 cmake --build "$build" --target bench_grouped_gemm -j "$(nproc)"
 bench=$build/bench/bench_grouped_gemm
 

@@ -58,7 +58,7 @@ step_build() {
   local generator=()
   command -v ninja >/dev/null || generator=(-G "Unix Makefiles")
   # shellcheck disable=SC2086  # CMAKE_ARGS is meant to be split
-  cmake --preset cuda "${generator[@]}" -DSWITCHYARD_DEVELOPER=ON -DSWITCHYARD_MPI=OFF ${CMAKE_ARGS:-} >/dev/null &&
+  cmake --preset cuda "${generator[@]}" -DSWITCHYARD_TESTS=ON -DSWITCHYARD_MPI=OFF ${CMAKE_ARGS:-} >/dev/null &&
     cmake --build "$build" --parallel "$(nproc)" --target switchyard_cli test_cuda
 }
 

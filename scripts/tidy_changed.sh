@@ -7,7 +7,7 @@ base=${1:-HEAD~1}
 # Files of the CUDA backend are known only to a build that has it.
 preset=cpu
 ! command -v nvcc >/dev/null || preset=cuda
-cmake --preset "$preset" -DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DSWITCHYARD_DEVELOPER=ON >/dev/null
+cmake --preset "$preset" -DCMAKE_EXPORT_COMPILE_COMMANDS=ON -DSWITCHYARD_TESTS=ON >/dev/null
 if git rev-parse -q --verify "$base^{commit}" >/dev/null; then
   files=$(git diff --name-only --diff-filter=d "$base" -- 'src/*.cc' 'cli/*.cc')
 else

@@ -31,8 +31,27 @@ for compiler in g++ clang++; do
   done
 done
 
+# What a machine does not have, by the name that CMake would find it under.
+without() {
+  echo --no-warn-unused-cli
+  for name in "$@"; do echo "-DCMAKE_DISABLE_FIND_PACKAGE_$name=ON"; done
+}
+
 echo "-- configured without GoogleTest, as the guide says"
-cmake -S "$source" -B "$scratch/plain" -DCMAKE_DISABLE_FIND_PACKAGE_GTest=ON >/dev/null
+# shellcheck disable=SC2046  # one argument a line
+cmake -S "$source" -B "$scratch/plain" -DSWITCHYARD_CUDA=OFF $(without GTest) >/dev/null
+
+# tests/install/fresh_machine.sh also builds these.
+echo "-- the library alone is configured without fmt, CLI11, GoogleTest and MPI"
+# shellcheck disable=SC2046
+cmake -S "$source" -B "$scratch/alone" -DSWITCHYARD_CUDA=OFF -DSWITCHYARD_CLI=OFF $(without fmt CLI11 GTest MPI) >/dev/null
+
+echo "-- inside another project, whose settings stay"
+parent=$source/tests/install/subproject
+cmake -S "$parent" -B "$scratch/parent" -DSWITCHYARD="$source" >/dev/null
+# shellcheck disable=SC2046
+cmake -S "$parent" -B "$scratch/parent_debug" -DSWITCHYARD="$source" -DSWITCHYARD_CUDA=OFF -DCMAKE_BUILD_TYPE=Debug \
+  -DBUILD_SHARED_LIBS=ON $(without fmt CLI11 GTest MPI) >/dev/null
 
 echo "-- by pkg-config"
 pc=$(dirname "$(find "$scratch/prefix" -name switchyard.pc)")
