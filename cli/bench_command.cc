@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "machine.h"
 #include "ranks.h"
+#include "switchyard/version.h"
 
 namespace switchyard::cli {
 namespace {

@@ -5,6 +5,7 @@
 
 #include "bench.h"
 #include "commands.h"
+#include "switchyard/version.h"
 
 namespace switchyard::cli {
 namespace {

@@ -10,6 +10,7 @@
 
 #include "commands.h"
 #include "switchyard/oracle.h"
+#include "switchyard/version.h"
 
 namespace switchyard::cli {
 namespace {

@@ -10,6 +10,7 @@
 #include "commands.h"
 #include "machine.h"
 #include "switchyard/linear_attention.h"
+#include "switchyard/version.h"
 
 namespace switchyard::cli {
 namespace {

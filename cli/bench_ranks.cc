@@ -7,6 +7,7 @@
 #include "bench.h"
 #include "commands.h"
 #include "ranks.h"
+#include "switchyard/version.h"
 
 namespace switchyard::cli {
 namespace {

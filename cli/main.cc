@@ -15,6 +15,7 @@
 #include "interrupts.h"
 #include "options.h"
 #include "switchyard/error.h"
+#include "switchyard/version.h"
 
 namespace switchyard::cli {
 namespace {

@@ -8,6 +8,7 @@
 
 #include "base/require.h"
 #include "switchyard/switchyard.h"
+#include "switchyard/version.h"
 
 namespace switchyard::c_api {
 

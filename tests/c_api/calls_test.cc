@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "c_api/c_layer.h"
+#include "switchyard/version.h"
 #include "testing/small_layer.h"
 
 namespace switchyard {
@@ -491,6 +492,7 @@ TEST_F(CCalls, AddressesBelongToOneKindOfGroup) {
 
 TEST_F(CCalls, TheVersionIsCompared) {
   EXPECT_EQ(swy_version(), uint32_t{SWY_VERSION});
+  EXPECT_STREQ(swy_version_string(), SWITCHYARD_VERSION);
   EXPECT_EQ(swy_context_create(SWY_VERSION + 1, nullptr, &results.context), SWY_UNSUPPORTED);
   EXPECT_TRUE(std::string(swy_last_error())
                   .starts_with("swy_context_create: version=2, the header is newer "

@@ -23,11 +23,12 @@ if [ -n "$mpirun" ]; then
 fi
 
 echo "-- headers and examples without a warning"
-for header in "$source"/include/switchyard/*.h; do echo "#include \"switchyard/$(basename "$header")\""; done >"$scratch/headers.cc"
+headers=$scratch/prefix/include
+for header in "$headers"/switchyard/*.h; do echo "#include \"switchyard/$(basename "$header")\""; done >"$scratch/headers.cc"
 for compiler in g++ clang++; do
   command -v "$compiler" >/dev/null || continue
   for file in "$scratch/headers.cc" "$source"/examples/embed/*.cc; do
-    "$compiler" -std=c++20 -fsyntax-only -Wall -Wextra -Wpedantic -Wconversion -Werror -I "$source/include" "$file"
+    "$compiler" -std=c++20 -fsyntax-only -Wall -Wextra -Wpedantic -Wconversion -Werror -I "$headers" "$file"
   done
 done
 
