@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # Everyday commands; each installs what it lacks (SKIP_DEPS=1: it does not). CMake does the work.
 BUILD := build/cpu
 # Debian's first: it sees Debian's packages.
@@ -57,6 +59,7 @@ style:  ## formatting, levels of the house, links, tables and snippets of the do
 	@scripts/install_deps.sh style
 	scripts/check_format.sh
 	scripts/check_layers.py
+	scripts/check_licences.py
 	$(PYTHON) scripts/check_docs.py
 
 tidy:  ## clang-tidy on changed files (BASE=commit; default: the last commit)

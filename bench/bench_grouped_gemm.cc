@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // bench/bench_grouped_gemm.cc -- the CPU's grouped GEMM beside OpenBLAS and the machine's memory.
 //
 //   rows  experts  N  K  us  floor us  GFLOP/s  sgemm  of sgemm  GB/s  of read

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // bench/bench_waits_on_one_gpu.cc -- CUDA alone: do kernels that wait for each other, on streams of
 // one GPU, all get to run? CUDA promises it to nobody; ranks that share a GPU depend on it.
 //

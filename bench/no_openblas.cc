@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // bench/no_openblas.cc -- built where no BLAS is installed: the column says so.
 #include "openblas.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // bench/openblas.h -- the rival: sgemm of the BLAS that is installed.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 #include "waiting_kernels.h"
 
 #include "cuda/ptx/ld_st_sys.cuh"

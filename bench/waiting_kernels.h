@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // bench/waiting_kernels.h -- kernels that do next to nothing, tell, and wait to be told.
 #pragma once
 

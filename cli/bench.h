@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/bench.h -- what `switchyard bench` was asked, its forms by device, and what those on GPUs share:
 // the tensors of a forward of one rank, on its device, and what is said of a layer.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/bench_command.cc -- switchyard bench: each operation and the layer, beside the floor of this
 // machine.
 #include <algorithm>

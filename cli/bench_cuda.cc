@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/bench_cuda.cc -- switchyard bench --device cuda: graphs, cold L2, medians, and floors by
 // rates that the same process measured.
 #include <array>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/bench_gpu.cc -- what benchmarks of layers on GPUs share.
 #include "bench.h"
 

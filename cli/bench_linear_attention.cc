@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/bench_linear_attention.cc -- switchyard bench --linear-attention: decode steps of the causal
 // convolution and the gated delta rule beside the bytes that they have to move.
 #include <algorithm>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/bench_ranks.cc -- switchyard bench --device cuda --ranks P: dispatch, experts and combine of
 // a forward over ranks, beside the driver's copy of as many bytes over the same link.
 #include <algorithm>

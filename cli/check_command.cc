@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/check_command.cc -- switchyard check: the product verifies itself on this machine, against
 // float64.
 #include <algorithm>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/commands.h -- the subcommands. Each registers its options; the returned function runs it and
 // gives the exit code. Errors leave as exceptions; main.cc turns them into one line and a code.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/console.h -- what a person sees: aligned tables, bars, colours, progress; and JSON. Text fits
 // the terminal, where there is one.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/device.h -- bf16 rows that a command owns, aligned as layers want them; the device it runs on:
 // its backend, buffers on it, weights on it.
 #pragma once

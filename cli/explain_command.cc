@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/explain_command.cc -- switchyard explain: every strategy, every condition, the value it saw.
 #include <algorithm>
 #include <nlohmann/json.hpp>

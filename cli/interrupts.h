@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/interrupts.h -- what SIGINT, SIGTERM and SIGHUP do to this process.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/layer_options.h -- options that several subcommands share: which layer, and how it runs.
 #pragma once
 

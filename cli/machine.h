@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/machine.h -- what this machine can do at most, measured: the floors of times.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/main.cc -- switchyard: runs, explains and verifies MoE layers.
 #include <fcntl.h>
 #include <unistd.h>

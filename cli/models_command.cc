@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/models_command.cc -- switchyard models: what a checkpoint holds; what is known by name.
 #include <nlohmann/json.hpp>
 

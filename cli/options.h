@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/options.h -- options that refuse by name what they cannot be, and what goes unused.
 #pragma once
 

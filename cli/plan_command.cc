@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/plan_command.cc -- switchyard plan: rows, bytes and times of a layer over many ranks, and
 // where that stops scaling.
 #include <algorithm>

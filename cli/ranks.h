@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/ranks.h -- the ranks of a run: threads of this process, or this process as one of many; and
 // how they share the rows.
 #pragma once

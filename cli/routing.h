@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/routing.h -- which experts tokens choose, and how often: made up by name, or recorded.
 #pragma once
 

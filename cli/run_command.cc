@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // cli/run_command.cc -- switchyard run: one MoE block on real or random rows, over ranks.
 #include <algorithm>
 #include <chrono>

@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # The grouped GEMM with every instruction set of this machine from AVX2 or NEON up, each beside sgemm in the same
 # run; one results file: processor, date, commit, one entry per instruction set and number of threads.
 #

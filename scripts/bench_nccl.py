@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """What NCCL's collectives take between the GPUs of one host: the opponents of dispatch and combine.
 
     pip install torch

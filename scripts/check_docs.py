@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Checks what neither a compiler nor a test looks at in *.md files.
 
 Relative links and their anchors exist; tables render as tables, and text as text; every block that follows a marker

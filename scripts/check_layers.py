@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Checks that every #include respects the levels of the house (docs/design/architecture.md).
 
 A file includes its own folder, folders of lower levels and public headers; never sideways, never up.

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Our layer beside measured opponents, shape by shape.
 
     scripts/compare_peers.py bench/results/h100.json bench/results/h100_peers.tsv

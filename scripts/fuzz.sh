@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # Fuzzes every parser of files that users bring, and a rank whose peer sends anything, for FUZZ_SECONDS each (45),
 # starting from the corpus in tests/fuzz. A finding ends it and lies in build/fuzz/findings; what widens the corpus lies
 # in build/fuzz/corpus. "scripts/fuzz.sh --merge" adds the useful part of that to tests/fuzz/corpus.

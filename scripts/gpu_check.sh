@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # Everything that needs a GPU, into one results file: builds, runs the GPU tests, compute-sanitizer and benchmarks.
 #
 #   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests peers sanitize bench ranks; default all but ranks

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Writes what a step of scripts/gpu_check.sh left into the results file, and prints it as a short table."""
 import argparse
 import datetime

@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # Installs the Debian or Ubuntu packages that are missing for the groups named, after printing them.
 #
 #   scripts/install_deps.sh build test        what `make test` needs

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Writes docs/measurements, a page for each file of bench/results, and the tables between markers in README.md.
 
     scripts/measurements.py            writes every page that is stale

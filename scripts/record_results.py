@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Runs the checks and benchmarks of a build and writes one results file: date, commit, machine, rows.
 
     scripts/record_results.py build/cpu bench/results/cpu.json

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Cuts a checkpoint down to the tensors of its MoE layers.
 
 Reads a folder with config.json, model.safetensors and moe_io.safetensors (oracle inputs and outputs of

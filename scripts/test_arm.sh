@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # Builds for 64-bit Arm and runs the tests that reach a CPU's numerics under emulation: NEON, for correctness.
 #
 # Debian: its arm64 packages are unpacked under build/, with package lists of their own, so nothing of another

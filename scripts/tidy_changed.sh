@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # clang-tidy on the sources that changed since a commit (all of them where there is no such commit).
 #
 #   scripts/tidy_changed.sh HEAD~1

@@ -1,3 +1,5 @@
+/* SPDX-FileCopyrightText: The Switchyard authors */
+/* SPDX-License-Identifier: Apache-2.0 */
 /* examples/c/layer.c -- a layer of a checkpoint on rows of a file, in C99:
  *   cc -std=c99 layer.c $(pkg-config --cflags --libs switchyard-c) -o layer
  *   ./layer data/tiny-code-moe 1 rows.bf16 output.bf16      rows of bf16, one after the other

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // examples/embed/device.cc -- one layer over this machine's GPUs, a thread for each; over two
 // threads of the CPU where there is no GPU. The code of a rank is the same.
 //   ./device

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // examples/embed/embed.cc -- a MoE layer inside another program: weights, layer, forward, wait.
 #include <cstdio>
 #include <vector>

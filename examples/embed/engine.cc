@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // examples/embed/engine.cc -- what an engine hands over as it has it: experts stored transposed with
 // gate and up in turns, ids of all the model's experts, padding by a sentinel; without a handle.
 #include <cstdio>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // examples/embed/linear_attention.cc -- decode steps of the gated delta rule over paged states.
 #include "switchyard/linear_attention.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // examples/embed/model.cc -- the MoE layers of a model inside an engine: one backend, one workspace,
 // a decode loop. An error belongs to the layer that caused it.
 #include <cstdio>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // examples/embed/ranks.cc -- one layer over ranks that are threads, processes of a launcher, or
 // processes of an MPI job:
 //   ./ranks threads

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """examples/python/ctypes_layer.py -- a layer of a checkpoint on rows of a file, by the standard library alone:
 
     SWITCHYARD_C=libswitchyard_c.so.1 python3 ctypes_layer.py data/tiny-code-moe 1 rows.bf16 output.bf16

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 //! examples/rust/layer.rs -- a layer of a checkpoint on rows of a file, by rustc alone:
 //!
 //!     rustc -O layer.rs -L native=$(pkg-config --variable=libdir switchyard-c) -l switchyard_c

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/activation.h -- public: the functions between the two GEMMs of an expert, each
 // with its names and its formula. Every backend and the oracle take them from here.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/backend.h -- public: the device a layer runs on, with its threads or streams.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/checkpoint.h -- public: MoE layers of Hugging Face checkpoints, and presets.
 #pragma once
 

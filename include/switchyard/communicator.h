@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/communicator.h -- public: ranks, and the three things they do together.
 #pragma once
 

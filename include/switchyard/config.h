@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/config.h -- public: what one MoE layer computes, as plain data.
 #pragma once
 

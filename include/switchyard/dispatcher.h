@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/dispatcher.h -- public: token rows to the ranks that own their experts, and
 // back.
 #pragma once

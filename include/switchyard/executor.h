@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/executor.h -- public: rows of local experts -> what their weighted sums are of.
 #pragma once
 

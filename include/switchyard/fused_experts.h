@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/fused_experts.h -- public: a MoE layer as a function, for callers that have no
 // place for a handle.
 #pragma once

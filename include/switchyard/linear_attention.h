@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/linear_attention.h -- public: decode steps of linear attention whose states
 // live in blocks of a cache: a causal convolution and the gated delta rule.
 //

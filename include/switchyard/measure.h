@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/measure.h -- public: what a device reaches, and what a forward takes of it.
 #pragma once
 

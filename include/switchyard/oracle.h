@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/oracle.h -- public: the layer in float64, to verify against.
 #pragma once
 

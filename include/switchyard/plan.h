@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/plan.h -- public: what a layer moves and takes when its experts are spread
 // over P ranks on N nodes, before anybody rents the machines.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // include/switchyard/strategy.h -- public: which dispatcher, executor and GEMM provider, and why.
 #pragma once
 

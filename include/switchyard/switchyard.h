@@ -1,3 +1,5 @@
+/* SPDX-FileCopyrightText: The Switchyard authors */
+/* SPDX-License-Identifier: Apache-2.0 */
 /* include/switchyard/switchyard.h -- public: the C API, of libswitchyard_c. C99; no other header of Switchyard. The
  * guide: docs/guide/c_api.md. What a field means beyond its line here: the C++ header that its struct names. */
 #ifndef SWITCHYARD_SWITCHYARD_H

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/arena.h -- cuts one workspace into tensors; with no workspace, counts what it would
 // take.
 #pragma once

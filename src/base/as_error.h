@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/as_error.h -- what the standard library throws reaches a caller as an Error.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/backend.h -- what hides behind the public Backend: one device's memory and operations.
 #pragma once
 

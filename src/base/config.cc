@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/config.cc -- names and rules of MoeConfig.
 #include "switchyard/config.h"
 

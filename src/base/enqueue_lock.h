@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/enqueue_lock.h -- one thread at a time enqueues a call, where ranks share a device.
 #pragma once
 

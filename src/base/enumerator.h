@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/enumerator.h -- an integer that a caller made an enumerator may be none.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/file_descriptor.h -- what system calls give: files, and reasons.
 #pragma once
 

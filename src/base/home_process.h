@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/home_process.h -- a child of fork has a copy of all memory, but neither threads nor
 // connections of its own.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/peer_control.h -- the words at the head of a window, where ranks tell each other things:
 // what a dispatch begins with, and who is lost. Arithmetic that host and device share.
 #pragma once

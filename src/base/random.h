@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/random.h -- random values that depend on their own index only, so that a tensor can be
 // filled in any order and by any device with the same bits.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/require.h -- the one way to refuse something, and the text of it: the same in every locale.
 #pragma once
 

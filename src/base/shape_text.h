@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/shape_text.h -- "[8, 64, 32]" for messages.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/status.h -- errors that only the device or a peer can know: a few words that travel.
 #pragma once
 

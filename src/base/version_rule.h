@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/base/version_rule.h -- which headers a library serves; versions are major * 10000 + minor * 100 + patch.
 #pragma once
 

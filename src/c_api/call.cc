@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/c_api/call.cc -- statuses, the text of a thread, the version.
 #include "c_api/call.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/c_api/call.h -- the frame of every C function: exceptions become a status and a text.
 #pragma once
 

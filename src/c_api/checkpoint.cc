@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/c_api/checkpoint.cc -- layers of checkpoint folders.
 #include "switchyard/checkpoint.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/c_api/config.h -- swy_config and swy_options to and from C++.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/c_api/context.cc -- a device, its memory, workspaces that layers share.
 #include "c_api/handles.h"
 #include "c_api/lent.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/c_api/handles.h -- what stands behind the opaque handles. What a layer needs it shares, so handles are destroyed
 // in any order.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/c_api/layer.cc -- the layer. Its calls are collective: a rank whose arguments no C++ type can hold takes part all
 // the same, with arguments that the layer refuses, so that no peer waits for it.
 #include "switchyard/layer.h"

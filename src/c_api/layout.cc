@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/c_api/layout.cc -- where every field stands, as compiled programs know it. A line is added, never changed: no hole
 // and no padding, so that a field that is added begins where the struct ended.
 #include <cstddef>

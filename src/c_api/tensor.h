@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/c_api/tensor.h -- swy_tensor to and from the views of C++.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/c_api/versioned.h -- structs that begin with `size` and grow at their end.
 #pragma once
 

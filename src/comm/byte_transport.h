@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/byte_transport.h -- what sockets and MPI have in common: ordered bytes between this rank
 // and every other one, moved without blocking, and a short notice beside them; and the communicator
 // over them.

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/device_link.h -- what moves bytes between the memory of ranks' devices, in the order of
 // a stream. NCCL is one; tests have their own.
 #pragma once

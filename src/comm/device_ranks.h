@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/device_ranks.h -- a communicator whose tensors are memory of devices that do not reach
 // each other: rows are packed, travel over a link, and are unpacked, in stream order.
 //

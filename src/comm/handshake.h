@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/handshake.h -- what the ranks of any communicator tell each other when they connect, and
 // why they were lost. The words are memory of the host.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/keyed_digest.h -- SipHash-2-4 of Aumasson and Bernstein (Indocrypt 2012): who knows the
 // key can say the digest of any message, who does not cannot.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/local.cc -- ranks are threads of one process: they meet, copy from each other's memory,
 // and meet again before a buffer is reused.
 #include <condition_variable>

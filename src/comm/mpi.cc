@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/mpi.cc -- bytes over MPI messages of at most 64 KiB. The only file that knows
 // MPI.
 #include <mpi.h>

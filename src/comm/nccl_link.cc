@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/nccl_link.cc -- NCCL as the link between devices of ranks.
 //
 // NCCL's own calls never wait here for long: its communicator is a non-blocking one. A thread

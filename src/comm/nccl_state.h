@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/nccl_state.h -- one communicator of NCCL and the thread that watches it. Shared by both,
 // so that a thread that NCCL does not let go is left behind, and no rank hangs.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/no_mpi.cc -- in place of mpi.cc where the build has no MPI.
 #include "base/require.h"
 #include "switchyard/communicator.h"

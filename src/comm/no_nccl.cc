@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/no_nccl.cc -- in place of the other nccl_*.cc where the build has no NCCL.
 #include "base/require.h"
 #include "comm/device_link.h"

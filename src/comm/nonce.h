@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/nonce.h -- a number that nobody else draws.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/peer_memory.cc
 #include "comm/peer_memory.h"
 

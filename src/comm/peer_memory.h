@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/peer_memory.h -- one window of every rank that all ranks can reach: threads of one
 // process by its address, processes of one host by what the device's memory shares; on one device
 // or on several.

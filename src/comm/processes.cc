@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/processes.cc -- ranks are processes that find each other through a table of addresses:
 // gathered by the host program, or at MASTER_ADDR. Two connections per pair of ranks, so that a
 // notice passes a message that is stuck half-way.

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/rendezvous.h -- how ranks that are processes make sure of each other before anything that
 // comes over a connection is believed:
 //

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/shared_by_ranks.h -- what the ranks of a communicator made together, such as a
 // connection of their devices: one for all who need it, while any of them does.
 #pragma once

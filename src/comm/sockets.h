@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/sockets.h -- TCP sockets that close themselves, and the few calls that ranks need.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/stream_watchdog.h -- whether work on streams goes on. Marks are set behind it; the
 // device reaches them one by one, and it is late when it has not reached one for too long.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/comm/transport_comm.cc -- every operation is one exchange: a header to each peer that says
 // what is called, then the bytes; nothing is copied into a destination before the peer's header
 // agrees.

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/arrange_weights.cc -- in blocks of rows: of a transpose, a cache line has a few of each.
 #include <algorithm>
 

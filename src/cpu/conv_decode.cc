@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/conv_decode.cc -- what a step of the causal convolution means. Sums are fp32, in the
 // order of j after the bias, as everywhere.
 #include "cpu/run.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/conv_prefill_states.cc -- the states that a convolution over whole prompts leaves behind.
 #include "cpu/run.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/cpu_backend.cc -- threads and memory of a CPU, and the operations that run on them.
 #include <algorithm>
 #include <cstdlib>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/delta_rule_decode.cc -- what a step of the gated delta rule means. The state and every
 // product are fp32; sums over Dk are double, so the error a test sees is the other form's.
 #include "cpu/run.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/gate_topk.cc -- logits -> expert ids and weights, all in fp32, one token at a time.
 #include "cpu/run.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/group_rows.cc -- one walk over the rows: a group grows as long as its expert goes on.
 #include "cpu/run.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/grouped_gemm.h -- what the plain and the fast form of the grouped GEMM share. Contract:
 // GroupedGemm in ops/ops.h.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/grouped_gemm_fast.cc -- the grouped GEMM with vectors along the inner dimension.
 //
 // Weights are read as they are, [N, K] bf16, once per block of rows: nothing is repacked, so they

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/instruction_set.h -- what the fast forms run with: the best instruction set that is built
 // and that the machine has, unless a test or a benchmark pins another.
 #pragma once

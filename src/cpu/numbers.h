@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/numbers.h -- bf16 and f32 elements of a tensor, whichever it holds.
 #pragma once
 

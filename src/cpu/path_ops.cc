@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/path_ops.cc -- all in fp32, an element or a row at a time.
 #include "cpu/run.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/peer_exchange.cc -- what reaching into a peer's memory means. Words that ranks tell each
 // other are atomic, and everything else is ordered by them.
 #include "cpu/run.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/peer_rows.cc -- rows between the memories of ranks, by addresses of this process.
 #include <algorithm>
 #include <cstring>

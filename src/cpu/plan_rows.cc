@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/plan_rows.cc -- a stable counting sort of slots by expert: count, prefix sum, place. One
 // pass of 8 bytes per slot and one of 8 per buffer row; it stays far below the GEMMs, so it is one
 // thread.

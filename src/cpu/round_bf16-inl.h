@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/round_bf16-inl.h -- Bf16(float) of tensor.h, a vector at a time. Once per instruction
 // set.
 #include <hwy/highway.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/run.h -- the CPU's form of every operation of ops/ops.h: a specialisation each, in the
 // operation's own file. Linking names one that is missing.
 #pragma once

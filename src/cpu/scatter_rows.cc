@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/scatter_rows.cc -- rows to their places in an expert buffer.
 #include <cstring>
 

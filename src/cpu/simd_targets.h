@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/simd_targets.h -- the instruction sets that fast forms are compiled for. Before Highway.
 //
 // Four are enough: the baseline (in portable 128-bit form, not scalar), SSE4, AVX2 and AVX-512, or

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/sum_rows.cc -- what gather and combine mean.
 #include "base/status.h"
 #include "cpu/numbers.h"

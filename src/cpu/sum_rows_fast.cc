@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/sum_rows_fast.cc -- sums of rows with Highway and threads. Multiply and add stay two
 // roundings, as in the plain form, so that every instruction set gives its bits. Memory bound.
 #include "cpu/simd_targets.h"

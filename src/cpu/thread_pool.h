@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cpu/thread_pool.h -- the worker threads of one CPU backend.
 //
 // Not OpenMP: libgomp's barriers are opaque to the thread sanitizer, and a host program keeps its

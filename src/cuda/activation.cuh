@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/activation.cuh -- the arithmetic of activation.h on devices.
 #pragma once
 

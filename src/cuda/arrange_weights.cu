@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/arrange_weights.cu
 #include "cuda/arrange_weights.cuh"
 

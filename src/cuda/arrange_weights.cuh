@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/arrange_weights.cuh -- a square of a matrix through shared memory: both sides move whole
 // rows of it, whether it is transposed or not.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/conv_decode.cuh -- one step of a causal convolution over paged states.
 //
 // A warp takes a tile of channels of one sequence after the other, by itself: 8 channels to a lane,

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/conv_prefill_states.cu
 #include "cuda/conv_prefill_states.cuh"
 

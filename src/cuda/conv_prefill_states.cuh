@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/conv_prefill_states.cuh -- the states that a convolution over whole prompts leaves.
 //
 // A thread has one channel of one sequence; blockIdx.y deals the states of the sequence among

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/cublas.h -- grouped GEMMs by cuBLAS: the fallback where Hopper's kernels cannot run, and
 // the baseline where they can.
 #pragma once

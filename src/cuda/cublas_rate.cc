@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/cublas_rate.cc -- the rate of cuBLAS, which bounds what a GEMM can be expected to reach.
 #include <algorithm>
 

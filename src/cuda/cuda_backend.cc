@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/cuda_backend.cc -- a device and its memory, and the operations that run on it.
 #include <optional>
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/delta_rule_decode.cu
 #include "cuda/delta_rule_decode.cuh"
 

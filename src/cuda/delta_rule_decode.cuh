@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/delta_rule_decode.cuh -- one step of the gated delta rule over paged states.
 //
 // A row of the state, Dk floats of one value index, needs no other row. So a block takes

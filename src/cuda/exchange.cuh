@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/exchange.cuh -- what the headers of a dispatch tell (layout: plan/buffers.h).
 //
 // P headers of W words are a few KiB: one warp finds the lowest rank with an error by ballots, 32

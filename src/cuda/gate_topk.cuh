@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/gate_topk.cuh -- logits -> expert ids and weights in fp32; the rules: cpu/gate_topk.cc.
 //
 // One warp per token. Scores stand in shared memory as unsigned keys that order like the scores;

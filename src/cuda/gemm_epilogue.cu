@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/gemm_epilogue.cu
 #include "cuda/gemm_epilogue.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/gemm_epilogue.cuh -- what follows a GEMM that could only store its fp32 sums: router
 // weight, bias, activation, rounding. The meaning is that of cpu/grouped_gemm.cc.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/gemm_epilogue.h -- see gemm_epilogue.cuh.
 #pragma once
 

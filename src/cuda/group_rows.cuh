@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/group_rows.cuh -- groups from the expert of every row.
 //
 // A row whose predecessor has another expert begins a group, one whose successor has another ends

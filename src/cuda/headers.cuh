@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/headers.cuh -- what the headers of a dispatch tell (layout: base/peer_control.h): the
 // lowest rank with an error is found by ballots, 32 ranks at a time.
 #pragma once

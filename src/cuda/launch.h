@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/launch.h -- one way to launch a kernel: checked, and allowed to start while its
 // predecessor on the stream ends (programmatic dependent launch).
 //

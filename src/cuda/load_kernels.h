@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/load_kernels.h -- all kernels into the current device, before one of them waits.
 //
 // CUDA loads a kernel at its first launch, and loading may wait for whatever the device runs: for a

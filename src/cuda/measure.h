@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/measure.h -- launchers of what the benchmark needs beside operations, and the cuBLAS
 // rate.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/measure_device.cc -- what this GPU reaches: bandwidth, matrix products, clock.
 #include <algorithm>
 #include <fstream>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/numbers.cuh -- bf16 and f32 elements as fp32, and back.
 #pragma once
 

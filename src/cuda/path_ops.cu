@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/path_ops.cu
 #include "cuda/path_ops.cuh"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/path_ops.cuh -- what stands around the experts and beside the gate; the meaning is that
 // of cpu/path_ops.cc. One thread per element, or one block per row. Memory bound.
 #pragma once

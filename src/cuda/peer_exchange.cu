@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/peer_exchange.cu
 #include "cuda/peer_exchange.cuh"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/peer_exchange.cuh -- await_rows and meet_peers: what ranks tell each other. Bound by the
 // latency of a launch and of a store to a peer.
 #pragma once

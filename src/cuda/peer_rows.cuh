@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/peer_rows.cuh -- push_rows and pull_slices: rows between windows.
 //
 // Rows move as vectors of 16 bytes. A warp takes a piece of a row: up to 8 loads on their way per

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/peer_window.cuh -- a window as kernels see it, and the one way to wait.
 //
 // Only kernels of one warp wait: they hold no resource that a peer's kernels need, even when all

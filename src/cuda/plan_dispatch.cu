@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/plan_dispatch.cu
 #include "cuda/plan_dispatch.cuh"
 

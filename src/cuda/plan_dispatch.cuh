@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/plan_dispatch.cuh -- from expert ids to ranks, and from global ids to local ones.
 #pragma once
 

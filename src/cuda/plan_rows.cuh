@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/plan_rows.cuh -- a stable counting sort of slots by expert.
 //
 //     row_of_slot[s] = first_row[e] + (slots before s that have expert e),   e = ids[s]

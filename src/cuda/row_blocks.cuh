@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/row_blocks.cuh -- pack_rows and unpack_rows: rows into and out of the blocks that travel
 // between ranks.
 //

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/row_pieces.cuh -- rows of peers, cut into pieces that few blocks take in turn.
 #pragma once
 

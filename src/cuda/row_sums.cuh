@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/row_sums.cuh -- sums of rows of bf16, 8 elements a thread. Multiplication and addition
 // round one after the other, as on the CPU, so that both give the same bits.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/scatter_rows.cuh -- rows to their places in an expert buffer.
 //
 //     dst[row_of_slot[r, k]] = src[r]   for rows r in [0, num_rows) and every k with a row

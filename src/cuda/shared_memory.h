@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/shared_memory.h -- dynamic shared memory beyond what every kernel may have.
 #pragma once
 

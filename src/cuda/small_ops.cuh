@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/small_ops.cuh -- one thread per element, or one thread in all. Memory bound.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/status.cuh -- status words as kernels see them; their meaning is in base/status.h.
 //
 // Which error is noted must not depend on the order in which blocks run. So exactly one thread of a

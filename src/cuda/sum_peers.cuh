@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/sum_peers.cuh -- sum_rows over rows of peers: a base per term. Peers wrote while earlier
 // kernels ran: no load goes through a cache that may not have seen it. None of these kernels waits.
 // Bound by the link: T * (terms of other ranks) * H * 2 bytes.

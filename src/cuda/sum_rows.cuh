@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/sum_rows.cuh -- sums of rows that are here.
 //
 //     dst[r] = sum over i ascending of weights[r, i] * src[rows[r, i]] + scale[r] * addend[r]

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/device/cuda_check.h -- every CUDA call and launch goes through here.
 #pragma once
 

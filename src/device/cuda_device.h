@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/device/cuda_device.h -- what is asked of a CUDA device beside its memory and operations; a
 // build without CUDA has its own form.
 #pragma once

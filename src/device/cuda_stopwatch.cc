@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/device/cuda_stopwatch.cc
 #include <cuda_runtime_api.h>
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/device/describe_device.cc -- what this machine is, asked once.
 #include <unistd.h>
 

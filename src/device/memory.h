@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/device/memory.h -- allocate and copy, one form per device. Used at creation and in wait only.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/device/no_cuda.cc -- in place of src/cuda/ and src/device/cuda_*.cc in a build without CUDA.
 #include "base/require.h"
 #include "device/cuda_device.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/device/process_memory.h -- memory that several processes have open: that of others, and this
 // one's own.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/device/stopwatch.h -- times work of a CUDA device as users run it: captured once into a
 // graph, replayed. A build without CUDA has its own form.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/dispatcher/communicator.cc -- the dispatchers over a communicator: every exchange is a call of
 // it, and the host knows the sizes or gives their bound.
 #include <array>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/dispatcher/parts.h -- what every dispatcher is made of, and what two of them share.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/dispatcher/peer.cc -- every dispatcher over memory that ranks reach in each other. The host
 // takes no part: kernels write, tell and wait.
 //

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/executor/executor.cc -- scatter, unless GEMM1 gathers, and two grouped GEMMs: the flow of every
 // executor. They differ in the layout of a call, and in nothing else.
 #include "switchyard/executor.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/gate/gate.cc -- router logits by the grouped GEMM (one group, fp32 out), then the gate's
 // rule.
 #include "switchyard/gate.h"

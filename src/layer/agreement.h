@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/layer/agreement.h -- creation fails on every rank or on none.
 #pragma once
 

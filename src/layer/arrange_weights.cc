@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/layer/arrange_weights.cc -- layouts that engines keep experts in, made those of the kernels.
 #include "base/arena.h"
 #include "base/backend.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/layer/device_weights.cc -- random weights made where they are used: gigabytes of them take
 // minutes on a host, and no time on a GPU.
 #include "base/backend.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/layer/fused_experts.cc -- layers that are kept by what they were made of.
 #include "switchyard/fused_experts.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/layer/layer_buffers.h -- how a layer cuts its memory, at its capacity: its state, which lives
 // from call to call, and a workspace, which a call leaves to whoever comes next.
 #pragma once

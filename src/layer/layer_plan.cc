@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/layer/layer_plan.cc
 #include "layer/layer_plan.h"
 

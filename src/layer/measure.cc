@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/layer/measure.cc -- a forward and its operations, timed.
 #include "switchyard/measure.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/layer/oracle.cc -- the layer in float64, independent of the operations it is there to verify.
 #include "switchyard/oracle.h"
 

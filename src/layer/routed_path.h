@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/layer/routed_path.h -- what is around the routed experts: norms, and a latent space that
 // they work in.
 #pragma once

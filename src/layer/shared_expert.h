@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/layer/shared_expert.h -- the expert that sees every token; its fp32 rows join the final sum.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/linear_attention/checks.cc
 #include "linear_attention/checks.h"
 

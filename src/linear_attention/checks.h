@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/linear_attention/checks.h -- what a step's arguments must be, before anything is enqueued.
 #pragma once
 

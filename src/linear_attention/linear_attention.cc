@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/linear_attention/linear_attention.cc -- arguments checked, one operation, status words.
 #include "switchyard/linear_attention.h"
 

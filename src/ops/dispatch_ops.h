@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/ops/dispatch_ops.h -- from global ids to what travels, and what ranks tell each other.
 //
 // Ids outside [-1, E) count as no expert; the first is noted in status, with this `rank`.

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/ops/expert_ops.h -- from received rows to their weighted sums, and what is around the experts.
 //
 // num_rows is i32 [1] on the device: rows at or past it are neither read nor written.

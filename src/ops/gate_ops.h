@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/ops/gate_ops.h -- from logits to ids and weights.
 #pragma once
 

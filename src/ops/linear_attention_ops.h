@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/ops/linear_attention_ops.h -- the steps of linear_attention.h, whose `stream` is not used
 // here. The guard is plan/state_slots.h.
 //

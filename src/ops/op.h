@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/ops/op.h -- an operation is a value: a struct with its operands, its name and its work.
 //
 //     struct Copy {

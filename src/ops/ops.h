@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/ops/ops.h -- THE lists of operations, and what runs them. Gates, dispatchers and executors run
 // operations and know no backend.
 //

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/ops/peer_ops.h -- ranks that reach into each other's memory; dispatcher/peer.cc has the
 // protocol.
 //

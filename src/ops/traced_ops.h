@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/ops/traced_ops.h -- a CPU backend's operations, timed one by one. For observers only: forward
 // runs the plain operations when none looks. Reads counts on the host, so it needs host-visible
 // memory.

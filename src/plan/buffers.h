@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/plan/buffers.h -- the buffers of one call, taken from an arena. Run over an empty workspace
 // they give the size, which is how the strategy, workspace_bytes and the call itself agree.
 #pragma once

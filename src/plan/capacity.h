@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/plan/capacity.h -- how many rows a buffer must hold. Host arithmetic on capacities, no
 // counts.
 #pragma once

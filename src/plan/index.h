@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/plan/index.h -- where rows stand, as arithmetic that host and device share.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/plan/row_carrier.h -- what carries rows from rank to rank: it decides the buffers of a call.
 #pragma once
 

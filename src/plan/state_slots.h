@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/plan/state_slots.h -- which block of a cache a sequence's state stands in, and the one guard
 // between lengths, ids and memory. Arithmetic that host and device share.
 //

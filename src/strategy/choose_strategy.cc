@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/strategy/choose_strategy.cc -- pure: no clock, no environment, no device query. Equal
 // requests give equal answers on every rank, so ranks agree without talking.
 #include <algorithm>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/strategy/conditions.h -- every limit, once: the choice, creation and tests ask the same
 // lists.
 #pragma once

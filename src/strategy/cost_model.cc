@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/strategy/cost_model.cc
 #include "strategy/cost_model.h"
 

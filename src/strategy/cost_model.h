@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/strategy/cost_model.h -- what a strategy is predicted to take, from sizes and the device's
 // rates.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/strategy/expert_choice.h -- which K experts a token takes, as chances instead of drawn
 // tokens.
 //

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/strategy/gemm_configs.h -- the only list of compiled configurations of Hopper's grouped GEMM,
 // and the pure choice between them.
 #pragma once

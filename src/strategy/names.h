@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/strategy/names.h -- what a strategy combines; every name that --strategy takes, and what it means here.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/strategy/plan_ranks.cc -- rows, bytes and times of P ranks on N nodes.
 #include <algorithm>
 #include <array>

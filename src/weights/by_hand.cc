@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/by_hand.cc -- layer.json: a layer of a family that is not in the list.
 // docs/guide/checkpoints.md has the format.
 #include <array>

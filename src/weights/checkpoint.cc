@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/checkpoint.cc -- a model's layers and the files that hold them.
 #include "switchyard/checkpoint.h"
 

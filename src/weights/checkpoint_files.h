@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/checkpoint_files.h -- where a checkpoint is, and its safetensors files as one set
 // of tensors.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/family.cc -- the list, names that are templates, and what a config.json describes.
 #include "weights/family.h"
 

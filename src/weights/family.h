@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/family.h -- what a checkpoint family says: which layers are MoE layers, what they
 // compute, and what their tensors are called. Adding a family: CONTRIBUTING.md.
 #pragma once

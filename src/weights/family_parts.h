@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/family_parts.h -- pieces that families share; one file per scheme.
 #pragma once
 

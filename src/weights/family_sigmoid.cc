@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/family_sigmoid.cc -- sigmoid scores, a correction bias for the choice, perhaps groups
 // by their two best, renormalised and scaled; shared experts; the first layers may be dense.
 #include "weights/family_parts.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/family_softmax.cc -- softmax over all experts, then top-k.
 #include <algorithm>
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/family_top_k_softmax.cc -- top-k of the logits, then softmax over the chosen; a sparse
 // mixer.
 #include "weights/family_parts.h"

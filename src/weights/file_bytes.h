@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/file_bytes.h -- an open file whose bytes are read into memory of the caller. A mapping
 // would end the process where the file shrinks or its disk fails; here that is an error.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/json_file.h -- JSON files: config.json and layer.json as a tree, an index as events;
 // typed reads of an object.
 #pragma once

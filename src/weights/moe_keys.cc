@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/moe_keys.cc -- what each key says about the block that is computed.
 #include <algorithm>
 #include <functional>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/presets.cc -- layers of known models by name. Shapes: the models' public config.json
 // files.
 #include "base/require.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/safetensors.cc -- open a file: its header is checked, its tensors are read when asked.
 #include "switchyard/safetensors.h"
 

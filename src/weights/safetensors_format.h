@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/safetensors_format.h -- what reader and writer know of the format.
 #pragma once
 

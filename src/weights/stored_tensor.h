@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/stored_tensor.h -- a tensor of a checkpoint as numbers, whatever its dtype and form.
 #pragma once
 

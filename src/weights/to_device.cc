@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/to_device.cc -- weights from the host into one block of a device's memory.
 #include <algorithm>
 #include <vector>

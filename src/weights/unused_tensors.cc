@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/unused_tensors.cc -- tensors that would change what a layer computes, if they were
 // read.
 #include <algorithm>

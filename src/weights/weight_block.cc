@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/weight_block.cc -- one rank's weights in one block of memory, the rules that they obey,
 // and random ones that obey them.
 #include "weights/weight_block.h"

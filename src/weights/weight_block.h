@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/weight_block.h -- one rank's weights of one layer in one block of memory.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/weights/write_safetensors.cc -- a file appears whole or not at all, and replaces nothing but
 // a file.
 #include <fcntl.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 #include "base/enqueue_lock.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/base/error_test.cc -- a message is one line, whatever went into it.
 #include "switchyard/error.h"
 

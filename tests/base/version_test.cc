@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/base/version_test.cc -- one version everywhere, and the rule by which a library serves a header.
 #include "switchyard/version.h"
 

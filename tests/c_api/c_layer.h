@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/c_api/c_layer.h -- what tests of the C API share: handles that end with their scope, and C++ values written
 // down once more as C has them.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/c_api/calls_test.cc -- every function with every null and with garbage; structs of other sizes; texts of threads.
 #include <algorithm>
 #include <cstring>

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """An example in another language gives the bits of `switchyard run` for a layer of data/tiny-code-moe.
 
     examples_test.py LANGUAGE SOURCE LIBRARY PROGRAM [C compiler flags of a sanitized library ...]

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/c_api/layer_test.cc -- the C API gives the bits of the C++ API.
 #include <algorithm>
 #include <cstring>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/c_api/ranks_test.cc -- ranks in C: the bits of C++, and errors on every rank or on none.
 #include <barrier>
 #include <cstring>

@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # The library exports what scripts/c_symbols.txt lists, and nothing else. After an addition:
 #
 #   nm -D --defined-only build/cpu/src/c_api/libswitchyard_c.so | awk '{print $3}' | LC_ALL=C sort >scripts/c_symbols.txt

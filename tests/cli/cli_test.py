@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """The command line as scripts see it: exit codes, one line on stderr, JSON keys, files.
 
     cli_test.py path/to/switchyard path/to/source

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/comm/process_lock_test.cc -- a lock ends when it is released, and when
 // its process ends.
 #include "comm/peer_memory.h"

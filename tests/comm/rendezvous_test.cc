@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/comm/rendezvous_test.cc -- ranks find each other among strangers, and know whom to refuse.
 #include "comm/rendezvous.h"
 

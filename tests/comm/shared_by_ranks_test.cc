@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/comm/shared_by_ranks_test.cc -- what ranks share is the same thing on all of them, whoever
 // let go of it when.
 #include "comm/shared_by_ranks.h"

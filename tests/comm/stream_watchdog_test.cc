@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/comm/stream_watchdog_test.cc -- when work on a device counts as late.
 #include "comm/stream_watchdog.h"
 

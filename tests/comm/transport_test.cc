@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/comm/transport_test.cc -- a communicator over a transport that this test is.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/comm/watch_test.cc -- ranks that are processes hear that a peer is gone while no operation
 // of theirs runs.
 #include <gtest/gtest.h>

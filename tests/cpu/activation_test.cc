@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cpu/activation_test.cc -- every activation against its definition in float64, written down
 // once more.
 #include "cpu/grouped_gemm.h"

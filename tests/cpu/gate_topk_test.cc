@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cpu/gate_topk_test.cc -- each rule of the gate on logits whose answer is known by hand.
 #include "cpu/run.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cpu/group_rows_test.cc -- groups from the expert of every row, against cases by hand.
 #include "cpu/run.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cpu/grouped_gemm_test.cc -- the fast grouped GEMM against the form that defines it.
 #include "cpu/grouped_gemm.h"
 

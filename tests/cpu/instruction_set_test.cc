@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cpu/instruction_set_test.cc -- pinning an instruction set and taking it back.
 #include "cpu/instruction_set.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cpu/plan_test.cc -- the row plan and the dispatch plan, against a count by hand.
 #include <gtest/gtest.h>
 

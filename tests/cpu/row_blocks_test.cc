@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cpu/row_blocks_test.cc -- which row goes where, by numbers that name their origin.
 #include "cpu/run.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cpu/rows_test.cc -- the fast forms of scatter, gather and combine give the plain forms'
 // bits.
 #include "cpu/rows.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/crash.cc -- a test program that crashes, or is overdue, says where, in every thread;
 // addr2line reads the places.
 #include <dirent.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/cublas_test.cc -- grouped GEMMs by cuBLAS against the plain form of the CPU.
 #include <gtest/gtest.h>
 

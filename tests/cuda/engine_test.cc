@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/engine_test.cc -- what engines hand over, on a GPU: rows with gaps, ids of another
 // numbering, experts in other layouts, capacity that grows, a whole model in one graph.
 #include <cuda_runtime_api.h>

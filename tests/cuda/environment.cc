@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/environment.cc -- what CUDA reads when it starts.
 #include <cstdlib>
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/gate_topk_test.cc -- the GPU's gate chooses and weighs as the CPU's does: the same ids
 // unless two scores agree to 1e-5, and weights to the rounding of their sums.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/graph_test.cc -- a captured forward replays with whatever routing its buffers hold.
 #include <gtest/gtest.h>
 

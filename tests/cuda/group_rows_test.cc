@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/group_rows_test.cc -- groups from the expert of every row are the CPU's, bit for bit.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // The grouped GEMM of Hopper against the CPU's form with fp32 results: relative L2 error per expert
 // and per row, exact rows, untouched neighbours, equal bits in every layout and tile.
 #include <cuda_runtime_api.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/layer_test.cc -- the layer on a GPU: every checkpoint family against its float64
 // output, layouts bit by bit, cuBLAS within the tolerance, errors, graphs.
 #include <cuda_runtime_api.h>

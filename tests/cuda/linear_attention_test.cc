@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/linear_attention_test.cc -- paged linear attention on the GPU: float64, every bound of
 // the block map, the CPU's bits, captured graphs.
 #include <gtest/gtest.h>

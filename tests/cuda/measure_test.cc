@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/measure_test.cc -- the benchmark's tools do what their numbers claim. No time is
 // judged.
 #include "switchyard/measure.h"

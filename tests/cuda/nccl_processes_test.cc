@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/nccl_processes_test.cc -- ranks over NCCL as processes, with a GPU each: the bits of
 // thread ranks, over NVLink and over sockets as between hosts, and every way in which a rank can
 // fail. A test starts this program anew for each rank (NcclProcess.IsARankOfAnotherTest) and kills

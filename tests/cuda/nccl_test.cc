@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/nccl_test.cc -- ranks on GPUs of their own that exchange rows over NCCL, as between
 // hosts: dispatchers bit by bit against threads of the CPU, layers against those over peer memory,
 // graphs, exact sizes, and peers that do not come. Ranks are threads; nccl_processes_test.cc has

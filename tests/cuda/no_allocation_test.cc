@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/no_allocation_test.cc -- a forward neither allocates nor waits, on the device or the
 // host. The linker gives every call below to its __wrap_ first (tests/CMakeLists.txt has the same
 // list), wherever in this program it is made.

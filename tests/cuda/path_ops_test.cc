@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/path_ops_test.cc -- what stands around the experts: the CPU's bits, or its sums to
 // their rounding.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/peer_test.cc -- several ranks on GPUs: the dispatchers bit by bit against threads of
 // the CPU, whole layers against float64, graphs, and peers that do not come.
 #include <gtest/gtest.h>

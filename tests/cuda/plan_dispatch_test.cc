@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/plan_dispatch_test.cc -- who gets which row, and what the ranks' headers say: the
 // GPU's answers are the CPU's, bit for bit.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/plan_rows_test.cc -- the row plan of the GPU is the CPU's, bit for bit.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/processes_test.cc -- several ranks on GPUs as processes: the bits of thread ranks, and
 // every way in which a rank can fail, ten times each, while the others' processes go on. A test
 // starts this program anew for each rank (GpuProcess.IsARankOfAnotherTest) and kills whatever is

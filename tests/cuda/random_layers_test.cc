@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // Whole layers on the GPU over random shapes and routings, against float64 on sampled tokens: every
 // valid element written, nothing else touched, equal bits in every layout.
 //

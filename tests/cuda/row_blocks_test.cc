@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/row_blocks_test.cc -- rows into blocks and out of them: the GPU's bytes are the CPU's,
 // the ones that nobody writes included.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/rows_test.cc -- scatter, gather and combine of the GPU give the CPU's bits.
 #include <gtest/gtest.h>
 

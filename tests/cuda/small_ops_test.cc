@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/cuda/small_ops_test.cc
 #include <gtest/gtest.h>
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/device/deferred_free_test.cc -- memory that others still use is freed later, and no
 // thread waits.
 #include "device/process_memory.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/device/open_handles_test.cc -- memory of other processes is opened once and closed once.
 #include "device/process_memory.h"
 

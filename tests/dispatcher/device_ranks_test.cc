@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/dispatcher/device_ranks_test.cc -- dispatchers over a link that only moves bytes, as NCCL
 // does between GPUs; here on threads of the CPU. Bits, sizes, and what happens once it is over.
 #include "comm/device_ranks.h"

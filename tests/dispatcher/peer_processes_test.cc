@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/dispatcher/peer_processes_test.cc -- ranks that are processes and reach into each other's
 // memory, on a CPU whose memory can be opened as a GPU's: the same bits as threads, peers that die
 // or stop, and windows that nobody frees too early.

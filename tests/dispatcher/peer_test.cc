@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/dispatcher/peer_test.cc -- ranks that reach into each other's memory, as threads on the
 // CPU: the protocol that kernels follow on a GPU, where the thread sanitizer can see it.
 #include <gtest/gtest.h>

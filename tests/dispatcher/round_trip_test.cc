@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/dispatcher/round_trip_test.cc
 #include <gtest/gtest.h>
 

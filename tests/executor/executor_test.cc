@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/executor/executor_test.cc -- the executor test cases of the reference system, and what they
 // left out.
 #include <gtest/gtest.h>

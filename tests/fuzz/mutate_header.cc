@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/fuzz/mutate_header.cc -- how the fuzzer changes a safetensors file: the header as JSON,
 // with a length that mostly stays true; or the whole as any bytes.
 #include <algorithm>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/fuzz/mutate_text.cc -- how the fuzzer changes JSON: as it would any bytes, or as
 // mutation.h, which knows what a number is.
 #include "mutate.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/fuzz/mutation.h -- damage as disks, downloads and hands do it.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/fuzz/mutations.cc -- random damage to valid files: each is read or refused, in little
 // memory, and none hangs.
 //

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/fuzz/parsers.h -- what parses files that users bring, with what must hold of the result.
 //
 // Each returns whether the input was read; false: it was refused, with an Error that blames the

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/fuzz/peer_bytes.h -- a rank whose peers send anything: it throws, or it has what was agreed;
 // nothing outside its buffers is written, and no size is taken from them.
 #pragma once

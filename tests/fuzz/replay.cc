@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/fuzz/replay.cc -- runs a fuzz target over the files of its corpus, without a fuzzer:
 //   replay_<target> FOLDER
 #include <cstdint>

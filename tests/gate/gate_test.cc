@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/gate/gate_test.cc -- the gate of a layer against float64, and what it refuses.
 #include "switchyard/gate.h"
 

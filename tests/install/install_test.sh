@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # Installs a build into an empty folder and builds the embedding example against it, once with CMake and
 # once with pkg-config, as a consumer would.
 #

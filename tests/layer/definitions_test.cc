@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/definitions_test.cc -- every family against its public definition. The expected
 // output comes from tests/layer/definitions: float64, from the tensors of a synthetic checkpoint,
 // as the family's published model code computes it. Nothing of the library takes part in it.

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/engine_test.cc -- what engines hand over as they have it: ids of another numbering,
 // rows with gaps, experts in other layouts, memory and threads of their own.
 #include <gtest/gtest.h>

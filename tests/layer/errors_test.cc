@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/errors_test.cc -- errors reach every rank or none, and nothing hangs.
 #include <gtest/gtest.h>
 

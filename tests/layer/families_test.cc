@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/families_test.cc -- every MoE layer of every checkpoint, over ranks and strategies,
 // against its float64 output.
 #include <gtest/gtest.h>

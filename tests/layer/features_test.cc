@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/features_test.cc -- what few models have, against the float64 oracle: every layout,
 // dispatcher and number of ranks, with and without the gate.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/forward_test.cc -- what a forward promises beside its numbers: no allocation, lent
 // memory, both id widths, any number of tokens, a report of each call.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/host_test.cc -- what a program that embeds the library may count on: whatever runs out
 // is an Error, and what is the process's own stays as it was.
 #include <gtest/gtest.h>

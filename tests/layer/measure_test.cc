@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/measure_test.cc -- the benchmark's tools on a CPU. No time is judged.
 #include "switchyard/measure.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/mpi_ranks.cc -- under mpirun: ranks of an MPI job give the bits of threads, and agree
 // about an error.
 #include <algorithm>

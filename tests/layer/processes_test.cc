@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/processes_test.cc -- ranks as processes: the same bits as threads, and every way in
 // which a rank can fail, ten times each.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/rank_outputs.h -- one layer on any communicator, to compare transports bit by bit.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/router_dtype_test.cc -- a router stored in fp32 stays fp32: tokens go where the
 // float64 definition sends them, also where a router rounded to bf16 would send them elsewhere; and
 // of experts that score the same, the lowest ids are chosen.

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/layer/workspace_test.cc -- where a layer's workspace comes from, and that nothing in it lives
 // from call to call: layers of a model share one, and each keeps its own errors.
 #include <gtest/gtest.h>

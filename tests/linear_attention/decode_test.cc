@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/linear_attention/decode_test.cc -- convolution and gated delta rule on the CPU against
 // float64, at every bound of the block map.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/linear_attention/errors_test.cc -- arguments that break a rule are refused before anything
 // runs, on one line that names value, rule and remedy.
 #include <gtest/gtest.h>

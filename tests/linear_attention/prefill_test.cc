@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/linear_attention/prefill_test.cc -- the states that a prefill convolution leaves, on the
 // CPU.
 #include <gtest/gtest.h>

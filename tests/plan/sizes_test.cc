@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/plan/sizes_test.cc -- arithmetic on sizes, arenas and the buffers cut from them.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """The scripts that guard the tree can fail, and pass on what is right."""
 import json
 import pathlib
@@ -46,6 +48,29 @@ class Layers(Tree):
             with self.subTest(name=name, header=header):
                 self.setUp()
                 self.assertEqual("", self.fault(name, header))
+
+
+class Licences(Tree):
+    def setUp(self):
+        super().setUp()
+        subprocess.run(["git", "init", "--quiet", self.root], check=True)
+
+    def test_code_without_a_line_is_named_and_gets_it(self):
+        self.write("a.cc", "// a.cc\nint a;\n")
+        self.write("b.sh", "#!/bin/sh\n# b.sh\n")
+        self.write("c.h", "// SPDX-FileCopyrightText: The Switchyard authors\n// SPDX-License-Identifier: MIT\n")
+        self.write("CMakeLists.txt", "project(a)\n")
+        self.write("prose.md", "# Prose\n")
+        self.write("words.txt", "word\n")
+        result = run("check_licences.py", self.root)
+        self.assertEqual(1, result.returncode)
+        self.assertEqual([f"{name}: lacks its licence" for name in ("CMakeLists.txt", "a.cc", "b.sh", "c.h")] + ["licences: 4 files"],
+                         result.stdout.splitlines())
+        self.assertEqual(0, run("check_licences.py", self.root, "--write").returncode)
+        self.assertEqual("licences: good\n", run("check_licences.py", self.root).stdout)
+        self.assertEqual("// SPDX-FileCopyrightText: The Switchyard authors\n// SPDX-License-Identifier: Apache-2.0\n// a.cc\nint a;\n",
+                         (self.root / "a.cc").read_text())
+        self.assertTrue((self.root / "b.sh").read_text().startswith("#!/bin/sh\n# SPDX-FileCopyrightText"))
 
 
 class Docs(Tree):

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/strategy/plan_test.cc -- what P ranks on N nodes move: known distributions, drawn tokens,
 // and what must hold whatever the routing.
 #include "switchyard/plan.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/strategy/prediction_test.cc -- the cost model beside the times that a GPU was seen to take.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/strategy/strategy_test.cc -- names, conditions and choice: pure functions of a request.
 #include "switchyard/strategy.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/allocations.h -- what is known of the allocations of a program that includes
 // testing/counted_new.h somewhere, and which of them fails.
 #pragma once

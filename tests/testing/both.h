@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/both.h -- one tensor on the host and on the GPU, for operations that must give the
 // same bits on both.
 #pragma once

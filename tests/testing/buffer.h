@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/buffer.h -- memory for tests: random or poisoned, with guard elements on both
 // sides.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/checkpoints.h -- the checkpoints that tests run, with what they should give.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/comes.h -- waits for what another thread or process does.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/counted_new.h -- operator new of the whole program, counted. Include it in one file
 // of a test program.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/cpu_ops.h -- operations of the CPU, one by one.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/cuda_buffer.h -- device memory for tests: guarded and poisoned as buffer.h has it.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/cuda_graph.h -- a stream of its own, and work captured from it once.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/cuda_layer.h -- a small layer on the GPU with the tensors of a forward.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/engine_weights.h -- the experts of a layer as engines may store them: gate and up in
 // turns, matrices transposed, biases in bf16.
 #pragma once

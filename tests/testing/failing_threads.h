@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/failing_threads.h -- a system that runs out of threads. Include it in one file of a
 // test program.
 #pragma once

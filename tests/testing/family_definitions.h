@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/family_definitions.h -- MoE blocks as their model code is published: which tensors
 // a checkpoint has, and what a row becomes, in float64 (the model code of transformers 5.24,
 // modeling_<family>.py). Nothing of the library takes part in it but the bf16 number type.

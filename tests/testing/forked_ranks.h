@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/forked_ranks.h -- ranks that are child processes, without a launcher.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/gpu_layers.h -- dispatchers and layers over ranks on GPUs, with the inputs of every
 // rank, for tests of whatever carries their rows.
 #pragma once

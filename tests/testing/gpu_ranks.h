@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/gpu_ranks.h -- ranks with a GPU each, or a share of one; as threads of this
 // process.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/host_link.h -- a link between ranks on the host, as NCCL is one between GPUs: what
 // packs and unpacks rows for it can be tested without one.
 #pragma once

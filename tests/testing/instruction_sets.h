@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/instruction_sets.h -- runs a suite with every instruction set of this build and
 // machine, not with the best alone.
 #pragma once

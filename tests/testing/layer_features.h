@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/layer_features.h -- a small layer for each thing that few models have, and a few
 // with several.
 #pragma once

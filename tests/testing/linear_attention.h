@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/linear_attention.h -- steps of linear attention with all their tensors, and what
 // they should leave behind in float64. `Buf` is Buffer (CPU) or CudaBuffer (GPU).
 #pragma once

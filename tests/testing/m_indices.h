@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/m_indices.h -- expert buffers that are described by the expert of every row.
 #pragma once
 

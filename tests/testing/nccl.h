@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/nccl.h -- at the head of a test of ranks over NCCL.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/overdue.h -- a test that takes long says where its threads are, while they are
 // there: at the deadline of a wait whoever was waited for may have gone on.
 #pragma once

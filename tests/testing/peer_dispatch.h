@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/peer_dispatch.h -- one rank of a dispatcher on any device: what arrived, what came
 // back. The experts run on the host, so devices and transports must agree bit by bit.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/prefill_states.h -- prefill convolutions with the states they should leave: copies,
 // so exact.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/routing.h -- expert ids for tests: every skew a gate can produce, and some it
 // cannot.
 #pragma once

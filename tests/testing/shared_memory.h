@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/shared_memory.h -- a CPU whose memory other processes can open, as they can a
 // GPU's: what ranks as processes do without one.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/small_layer.h -- a small layer of one rank, and a call of it.
 #pragma once
 

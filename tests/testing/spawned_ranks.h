@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/spawned_ranks.h -- ranks that are new processes of this test program. CUDA does not
 // survive a fork, so a child runs the program anew, and in it one test that finds its part here.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/testing/temporary_folder.h -- a folder that is gone after the test.
 #pragma once
 

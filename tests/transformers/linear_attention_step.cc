@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/transformers/linear_attention_step.cc -- one step from a safetensors file to another, for
 // linear_attention_test.py.
 //

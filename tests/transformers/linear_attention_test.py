@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Steps of linear attention against the pure PyTorch functions inside transformers.
 
     linear_attention_test.py path/to/linear_attention_step [cpu|cuda]

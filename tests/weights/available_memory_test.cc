@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/available_memory_test.cc -- the least limit counts, wherever it stands.
 #include "weights/weight_block.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/checkpoint_test.cc -- checkpoints of every form give the same layer; broken ones
 // are refused.
 #include "switchyard/checkpoint.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/config_keys_test.cc -- every family and every key that changes a block's numbers:
 // whatever a config says is what is computed, or it is refused. Nothing is silent.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/families_test.cc -- every checkpoint there is opens, lists and loads.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/json_file_test.cc -- JSON as Python writes it is read; broken JSON says where.
 #include "weights/json_file.h"
 

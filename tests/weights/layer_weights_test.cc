@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/layer_weights_test.cc -- random weights, their rules, and presets.
 #include "switchyard/weights.h"
 

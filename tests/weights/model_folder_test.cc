@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/model_folder_test.cc -- a cache's folders lead to a snapshot, or say which there
 // are.
 #include "weights/checkpoint_files.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/names_test.cc -- tensors are found under every prefix and in every form of names;
 // what is ambiguous, or left unread though it counts, is refused.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/quantised_test.cc -- every quantised form against a float64 decoding written here,
 // bit by bit; forms that are unclear, contradictory or damaged are refused by name.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/safetensors_test.cc -- files come back as written; damaged ones are refused.
 #include "switchyard/safetensors.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/epilogue.cuh -- what is done to a tile of sums before it is stored: passes
 // over the whole tile, one after the other.
 //

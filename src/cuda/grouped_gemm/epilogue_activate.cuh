@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/epilogue_activate.cuh -- the activation: of a gate and an up value, which
 // leaves the output in sum 0 of a row, or of every sum.
 #pragma once

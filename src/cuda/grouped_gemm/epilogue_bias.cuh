@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/epilogue_bias.cuh -- adds an expert's bias to its sums.
 #pragma once
 

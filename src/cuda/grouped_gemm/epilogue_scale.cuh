@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/epilogue_scale.cuh -- the router's weight on the input: scales the sums of a
 // row.
 #pragma once

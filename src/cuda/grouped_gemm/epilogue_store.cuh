@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/epilogue_store.cuh -- what a tile becomes in memory: rows of bf16 through the
 // copy engine, or of f32 as they are.
 //

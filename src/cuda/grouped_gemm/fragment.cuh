@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/fragment.cuh -- which sum of a thread is which element of a tile. Nothing
 // else knows.
 #pragma once

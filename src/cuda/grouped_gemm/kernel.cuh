@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/kernel.cuh -- the grouped GEMM of Hopper: TMA, wgmma, persistent. That of few
 // rows per expert: stream.cuh.
 //

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/launch_gemm.h -- the grouped GEMM in a configuration that the caller names.
 #pragma once
 

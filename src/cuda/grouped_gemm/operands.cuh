@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/operands.cuh -- what src and weights are made of, and how a stage of them is
 // multiplied. Another kind is another struct: block-scaled fp8 would bring its scales here.
 #pragma once

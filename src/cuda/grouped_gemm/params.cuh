@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/params.cuh -- what a kernel of the grouped GEMM is given, and the kernel of a
 // configuration.
 #pragma once

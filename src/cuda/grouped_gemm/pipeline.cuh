@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/pipeline.cuh -- the rings of stages and steps between the producer and the
 // warpgroups that multiply.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/producer.cuh -- the role that fills stages. How rows of src come is a struct:
 // rows gathered by index would be another, with more threads.
 #pragma once

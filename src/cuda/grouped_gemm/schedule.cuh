@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/schedule.cuh -- which steps there are, and which a cluster takes: most are
 // divided beforehand, the last go to who comes first. Who takes a step changes no bit of it.
 #pragma once

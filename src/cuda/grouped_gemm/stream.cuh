@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/stream.cuh -- the grouped GEMM of few rows per expert: as kernel.cuh says,
 // but bound by the bytes of the weights, so all that matters is how they come.
 //

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/tensor_map.cc
 #include "cuda/grouped_gemm/tensor_map.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/ptx/atom.cuh -- a counter in memory that many draw from. PTX ISA, "atom".
 #pragma once
 

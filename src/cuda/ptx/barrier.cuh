@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/ptx/barrier.cuh -- barriers of a warpgroup and of a cluster. PTX ISA, "bar" and
 // "barrier.cluster".
 #pragma once

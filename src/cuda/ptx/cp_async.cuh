@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/ptx/cp_async.cuh -- copies to shared memory that pass no register. PTX ISA,
 // "cp.async", sm_80 and up.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/ptx/cp_async_bulk.cuh -- the copy engine. PTX ISA, "cp.async.bulk.tensor". What libcu++
 // has is libcu++'s: it has no loads with a cache hint.
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/ptx/ld_st_sys.cuh -- words that other devices and the host write while we look.
 #pragma once
 

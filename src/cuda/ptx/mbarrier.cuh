@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/ptx/mbarrier.cuh -- mbarriers in shared memory. PTX ISA, "mbarrier". What libcu++ has is
 // libcu++'s.
 #pragma once

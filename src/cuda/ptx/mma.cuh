@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/ptx/mma.cuh -- matrices from shared memory to the registers of a warp, and their product.
 // PTX ISA, "ldmatrix" and "mma", sm_80 and up.
 #pragma once

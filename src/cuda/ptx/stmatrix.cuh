@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/ptx/stmatrix.cuh -- matrices from registers to shared memory. PTX ISA, "stmatrix".
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // src/cuda/ptx/wgmma.cuh -- one thin wrapper per instruction of a warpgroup. PTX ISA,
 // "wgmma" and "setmaxnreg".
 #pragma once

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // Families whose weights are a function of the chosen logits alone.
 #include <algorithm>
 

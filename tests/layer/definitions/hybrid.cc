@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // Families around DeepSeek-V3's choice that differ inside: limited activations, latent experts,
 // experts without a gate.
 #include <algorithm>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // Experts as published in small numbers: DeepSeek's weight_dequant, OCP Microscaling Formats 1.0.
 #include <algorithm>
 #include <cmath>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // Families that score by a sigmoid and choose with a correction bias, as DeepSeek-V3 does.
 #include "testing/family_definitions.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // Schemes that one family has.
 #include <algorithm>
 #include <cmath>
