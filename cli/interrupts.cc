@@ -40,6 +40,8 @@ void keep_interrupts_silent() {
   for (const int signal : kInterrupts) handle(signal, SIG_DFL);
 }
 
-void ignore_termination() { handle(SIGTERM, SIG_IGN); }
+void ignore_termination() {
+  handle(SIGTERM, SIG_IGN);
+}
 
 }  // namespace switchyard::cli
