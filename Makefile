@@ -5,6 +5,9 @@ BUILD := build/cpu
 # Debian's first: it sees Debian's packages.
 PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 IO := data/tiny-code-moe/moe_io.safetensors
+VENV := build/venv
+# Where the environment is there; without it the tests of the package are skipped.
+WITH_PYTHON = $$([ ! -x $(VENV)/bin/python ] || echo -DSWITCHYARD_PYTHON=ON -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python)
 THREADED := device comm dispatcher executor linear_attention layer cpu c_api  # tests: folders of tests/
 
 .PHONY: help build run test bench asan tsan cuda fuzz arm style tidy format clean
@@ -20,8 +23,9 @@ run: build  ## run layer 1 of a trained model on its real input over 4 ranks
 	$(BUILD)/switchyard run --model data/tiny-code-moe --layer 1 --input $(IO) --expect $(IO) --ranks 4
 
 test:  ## build everything and run all tests
-	@scripts/install_deps.sh build test
-	@cmake --preset cpu -DSWITCHYARD_TESTS=ON -DSWITCHYARD_BENCH=ON >/dev/null
+	@scripts/install_deps.sh build test python
+	@scripts/python_venv.sh $(VENV)
+	@cmake --preset cpu -DSWITCHYARD_TESTS=ON -DSWITCHYARD_BENCH=ON $(WITH_PYTHON) >/dev/null
 	@cmake --build --preset cpu
 	ctest --preset cpu -j2
 

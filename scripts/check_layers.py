@@ -15,7 +15,7 @@ LEVEL = {"base": 0, "plan": 1, "ops": 2, "strategy": 2, "device": 2, "cpu": 3, "
          "gate": 4, "dispatcher": 4, "executor": 4, "linear_attention": 4, "layer": 5, "c_api": 6}
 # Header prefix -> folders that may include it.
 HOMES = {"nlohmann/": {"src/weights", "cli", "bench", "tests"}, "hwy/": {"src/cpu"}, "fmt/": {"cli", "bench"},
-         "CLI/": {"cli", "bench"}, "cuda_": {"src/device", "src/cuda", "src/comm", "bench", "tests"}, "cuda.h": {"src/device", "src/cuda", "src/comm"},
+         "CLI/": {"cli", "bench"}, "nanobind/": {"python"}, "cuda_": {"src/device", "src/cuda", "src/comm", "bench", "tests"}, "cuda.h": {"src/device", "src/cuda", "src/comm"},
          "cudaTypedefs.h": {"src/cuda"}, "cublas": {"src/cuda", "src/device"},
          "mpi.h": {"src/comm"}, "nccl.h": {"src/comm"}}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
@@ -52,7 +52,7 @@ def fault(place, quoted, header):
 def faults(root):
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts
-        if path.suffix not in (".h", ".cc", ".cu", ".cuh") or parts[0] not in ("include", "src", "cli", "bench", "tests", "examples"):
+        if path.suffix not in (".h", ".cc", ".cu", ".cuh") or parts[0] not in ("include", "src", "cli", "python", "bench", "tests", "examples"):
             continue
         place = "/".join(parts[:2]) if parts[0] in ("include", "src") else parts[0]
         if parts[0] == "src" and parts[1] not in LEVEL:

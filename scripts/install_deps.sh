@@ -11,6 +11,7 @@ set -euo pipefail
 declare -A GROUPS_OF=(
   [build]="g++ cmake ninja-build pkg-config ccache libhwy-dev nlohmann-json3-dev libcli11-dev libfmt-dev"
   [test]="libgtest-dev python3 make libopenmpi-dev openmpi-bin rustc"
+  [python]="python3-venv python3-dev"
   [bench]="libopenblas-dev"
   [arm]="g++-aarch64-linux-gnu qemu-user"
   [style]="clang-format clang-tidy git python3-markdown-it"

@@ -1,0 +1,313 @@
+// python/src/layer.cc -- a layer with its own memory: include/switchyard/layer.h.
+#include "switchyard/layer.h"
+
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <mutex>
+
+#include "bind.h"
+#include "errors.h"
+#include "host.h"
+#include "scratch.h"
+#include "switchyard/checkpoint.h"
+
+namespace switchyard::python {
+namespace {
+
+using Optional = std::optional<Array>;
+using StreamAddress = std::optional<uintptr_t>;
+
+nb::handle handle_of(const Optional& array) {
+  return array ? nb::handle(*array) : nb::none();
+}
+
+CUstream_st* stream_of(const StreamAddress& given, nb::handle hidden, DeviceIndex device) {
+  return given ? reinterpret_cast<CUstream_st*>(*given) : current_stream(hidden, device);
+}
+
+// ---- the gate
+
+nb::tuple choose(Gate& gate, const MoeConfig& config, DeviceIndex device, const Array& hidden,
+                 const Optional& token_ids, const StreamAddress& stream) {
+  CallArrays arrays("gate", device);
+  const ConstTensor rows = arrays.read("hidden", hidden);
+  const int64_t tokens = rows.present() ? rows.dim(0) : 0;
+  const nb::object ids = new_array(hidden, DType::I32, {tokens, config.top_k}, device);
+  const nb::object weights = new_array(hidden, DType::F32, {tokens, config.top_k}, device);
+  nb::object shared = nb::none();
+  if (config.shared.num_scored > 0)
+    shared = new_array(hidden, DType::F32, {tokens, config.shared.num_scored}, device);
+  const Gate::Choice choice{.ids = arrays.write("ids", ids),
+                            .weights = arrays.write("weights", weights),
+                            .shared_weights = arrays.write("shared_weights", shared),
+                            .token_ids = arrays.read("token_ids", handle_of(token_ids))};
+  const Scratch scratch(hidden, device, gate.workspace_bytes(tokens));
+  CUstream_st* const on = stream_of(stream, hidden, device);
+  {
+    const nb::gil_scoped_release unlocked;
+    gate.choose(choice, rows, scratch.workspace(), on);
+  }
+  return shared.is_none() ? nb::make_tuple(ids, weights) : nb::make_tuple(ids, weights, shared);
+}
+
+// One thread at a time uses a backend; these calls make a gate, choose and forget it.
+nb::tuple gate_function(const MoeConfig& config, const HostWeights& weights, const Array& hidden,
+                        const Optional& token_ids, const StreamAddress& stream) {
+  const auto backend = make_backend(weights.device, 0, 0);
+  const auto gate = make_gate(config, weights.weights.router, backend->use("gate"));
+  return choose(*gate, config, weights.device, hidden, token_ids, stream);
+}
+
+// ---- the layer
+
+class HostLayer {
+ public:
+  HostLayer(const MoeConfig& config, const HostWeights& weights, HostOptions options)
+      : backend_(options.host_backend), workspace_(options.host_workspace) {
+    const DeviceKind device =
+        weights.device.kind == DeviceKind::Cuda ? DeviceKind::Cuda : options.device;
+    if (!backend_)
+      backend_ = make_backend({device, weights.device.index}, options.num_threads, options.num_sms);
+    options.device = backend_->device().kind;
+    options.backend = backend_->use("MoeLayer");
+    if (workspace_) options.shared_workspace = workspace_->shared;
+    per_call_ = options.workspace_per_call;
+    const nb::gil_scoped_release unlocked;
+    layer_ = MoeLayer::create(config, weights.weights, options);
+  }
+
+  MoeLayer& use(const char* operation) const {
+    (void)backend_->use(operation);
+    return *layer_;
+  }
+  MoeLayer& peek() const { return *layer_; }
+  DeviceIndex device() const { return backend_->device(); }
+  const std::optional<ForwardReport>& report() const { return report_; }
+
+  Array forward(const Array& hidden, const Optional& output, const Optional& ids,
+                const Optional& weights, const Optional& expert_map, const Optional& token_ids,
+                int64_t max_tokens, const StreamAddress& stream, const Optional& workspace) {
+    MoeLayer& layer = use("forward");
+    const MoeConfig& config = layer.config();
+    CallArrays arrays("forward", device());
+    ForwardArgs args;
+    args.hidden = arrays.read_rows("hidden", hidden, args.hidden_stride);
+    args.ids = arrays.read("ids", handle_of(ids));
+    args.weights = arrays.read("weights", handle_of(weights));
+    args.expert_map = arrays.read("expert_map", handle_of(expert_map));
+    args.token_ids = arrays.read("token_ids", handle_of(token_ids));
+    nb::object result =
+        output
+            ? nb::object(*output)
+            : new_array(hidden, config.f32_sums ? DType::F32 : DType::Bf16,
+                        {args.hidden.present() ? args.hidden.dim(0) : 0, config.hidden}, device());
+    args.output = arrays.write_rows("output", result, args.output_stride);
+    args.max_tokens = max_tokens;
+    args.stream = stream_of(stream, hidden, device());
+    std::optional<Scratch> scratch;
+    if (workspace) {
+      args.workspace = arrays.workspace("workspace", *workspace);
+    } else if (per_call_) {
+      scratch.emplace(hidden, device(), layer.workspace_bytes());
+      args.workspace = scratch->workspace();
+    }
+    {
+      const nb::gil_scoped_release unlocked;
+      report_ = layer.forward(args);
+      if (device().kind == DeviceKind::Cpu) layer.wait();
+    }
+    return nb::borrow<Array>(result);
+  }
+
+ private:
+  std::shared_ptr<HostBackend> backend_;  // outlives the layer
+  std::shared_ptr<HostWorkspace> workspace_;
+  bool per_call_ = false;
+  std::unique_ptr<MoeLayer> layer_;
+  std::optional<ForwardReport> report_;
+};
+
+HostOptions options_of(const nb::kwargs& options) {
+  return nb::cast<HostOptions>(nb::type<HostOptions>()(**options));
+}
+
+HostLayer* from_pretrained(const std::filesystem::path& directory, int64_t layer,
+                           const std::optional<std::filesystem::path>& layer_json,
+                           const nb::kwargs& keywords) {
+  HostOptions options = options_of(keywords);
+  MoeConfig config;
+  HostWeights weights;
+  {
+    const nb::gil_scoped_release unlocked;
+    const auto checkpoint = Checkpoint::open(directory, layer_json.value_or(""));
+    config = checkpoint->config(layer);
+    weights.weights = checkpoint->load_layer(layer, 1, 0);
+  }
+  if (options.host_backend ? options.host_backend->device().kind == DeviceKind::Cuda
+                           : options.device == DeviceKind::Cuda) {
+    if (!options.host_backend)
+      options.host_backend = make_backend({DeviceKind::Cuda, 0}, 0, options.num_sms);
+    const auto& backend = options.host_backend->use("from_pretrained");
+    weights = {to_device(weights.weights, config, 1, *backend), options.host_backend->device()};
+  }
+  return new HostLayer(config, weights, std::move(options));
+}
+
+// ---- options
+
+template <class Base, class Member>
+Field<HostOptions, Member> option(const char* name, Member Base::*member, const char* doc) {
+  return {name, static_cast<Member HostOptions::*>(member), doc};
+}
+
+void bind_options(nb::module_& m) {
+  nb::enum_<OutOfRangeIds>(m, "OutOfRangeIds",
+                           "What given ids are that name no expert of the layer and are not -1.")
+      .value("Error", OutOfRangeIds::Error, "BadRouting, the output is NaN")
+      .value("NoExpert", OutOfRangeIds::NoExpert, "as -1: engines pad with E or E_local");
+  nb::class_<HostOptions> options(m, "LayerOptions", "Choices for one layer.");
+  bind_fields(
+      options,
+      option("max_tokens", &PlanOptions::max_tokens, "Capacity: most tokens in one call; >= 0."),
+      option("strategy", &PlanOptions::strategy,
+             "auto, [dispatcher+]executor[+provider], or a known name."),
+      option("device", &LayerOptions::device,
+             "'cpu' or 'cuda'; where weights are on a GPU, that GPU."),
+      option("num_threads", &LayerOptions::num_threads, "CPU: threads; 0: one per core."),
+      option("out_of_range_ids", &LayerOptions::out_of_range_ids, "Of given ids."),
+      option("backend", &HostOptions::host_backend,
+             "Shared with other layers of this thread; None: made here."),
+      option("shared_workspace", &HostOptions::host_workspace,
+             "Shared with layers whose calls follow each other; None: the layer's own."),
+      option("workspace_per_call", &LayerOptions::workspace_per_call,
+             "forward takes its workspace, or memory of the array's library."),
+      option("strided_rows", &LayerOptions::strided_rows,
+             "Rows of hidden and output may have gaps; such a call copies them."),
+      option("poison_workspace", &LayerOptions::poison_workspace,
+             "For debugging: forward first fills the workspace with NaN."),
+      option("masked_max_tokens", &PlanOptions::masked_max_tokens,
+             "hybrid: masked layout up to this many rows, inclusive."),
+      option("alignment", &PlanOptions::alignment, "Of contiguous groups, >= 1."),
+      option("allow_repeated_experts", &PlanOptions::allow_repeated_experts,
+             "A token's ids may repeat; masked buffers grow by K."),
+      option("workspace_limit_bytes", &PlanOptions::workspace_limit_bytes,
+             "A larger workspace is refused, with its bytes."),
+      option("num_sms", &PlanOptions::num_sms, "CUDA: multiprocessors of the GEMMs; 0: all."),
+      option("host_counts", &PlanOptions::host_counts,
+             "CUDA: contiguous groups over cuBLAS may read counts on the host."));
+}
+
+}  // namespace
+
+void bind_layer(nb::module_& m) {
+  bind_options(m);
+  nb::class_<Strategy>(m, "Strategy", "Which dispatcher, executor and GEMM provider, and why.")
+      .def_ro("name", &Strategy::name, "'local+masked', ...")
+      .def_ro("reason", &Strategy::reason, "One line.")
+      .def_ro("workspace_bytes", &Strategy::workspace_bytes, "At the capacity.")
+      .def_ro("predicted_us", &Strategy::predicted_us, "By the cost model, of an even gate.")
+      .def_ro("warnings", &Strategy::warnings)
+      .def("__repr__",
+           [](const Strategy& s) { return "<Strategy " + s.name + ": " + s.reason + ">"; });
+  nb::class_<HostLayer>(m, "MoeLayer",
+                        "The expert part of one MoE layer: gate, experts, combine, shared experts. "
+                        "Keeps the memory of its "
+                        "weights. Options are those of LayerOptions. One thread at a time calls "
+                        "the layers of a backend; a "
+                        "forward that finds another one there raises Unsupported. Raises "
+                        "ShapeMismatch, Misaligned or "
+                        "Unsupported before it allocates.")
+      .def(
+          "__init__",
+          [](HostLayer* self, const MoeConfig& config, const HostWeights& weights,
+             const nb::kwargs& options) {
+            new (self) HostLayer(config, weights, options_of(options));
+          },
+          "config"_a, "weights"_a, "options"_a)
+      .def_static("from_pretrained", &from_pretrained, "directory"_a, "layer"_a,
+                  "layer_json"_a = nb::none(), "options"_a,
+                  "Layer `layer` of a checkpoint folder with its weights. Options are those of "
+                  "LayerOptions. Raises what Checkpoint and MoeLayer raise.")
+      .def(
+          "forward", &HostLayer::forward, "hidden"_a, nb::kw_only(), "output"_a = nb::none(),
+          "ids"_a = nb::none(), "weights"_a = nb::none(), "expert_map"_a = nb::none(),
+          "token_ids"_a = nb::none(), "max_tokens"_a = -1, "stream"_a = nb::none(),
+          "workspace"_a = nb::none(),
+          "Experts of each token, weighted and summed, plus shared experts.\n\n"
+          "  hidden      in   bf16 [T, H]; T may be 0\n"
+          "  output      out  bf16 [T, H], f32 with f32_sums; overlaps no input. None: a new array "
+          "of the\n"
+          "                   library of hidden\n"
+          "  ids         in   i32 or i64 [T, K]; -1: no expert. None: the layer's gate chooses\n"
+          "  weights     in   f32 [T, K]; exactly if ids are given\n"
+          "  expert_map  in   i32 [M]: the layer's id, or -1, of each id the caller's ids choose "
+          "from\n"
+          "  token_ids   in   i32 or i64 [T], for layers that choose by token id\n"
+          "  max_tokens       bound of T in this call; -1: the capacity\n"
+          "  stream           a cudaStream_t; None: the current stream of the library of hidden\n"
+          "  workspace   inout  any dtype, workspace_bytes; with workspace_per_call\n\n"
+          "Returns output. The interpreter's lock is released. CUDA: enqueues and returns; arrays "
+          "stay "
+          "alive and unchanged until the work is done, errors that only the device knows are "
+          "raised by "
+          "wait() or the next call. CPU: the work is done, and such errors are raised here. Raises "
+          "ShapeMismatch or Misaligned for these arguments, BadRouting for ids out of range, "
+          "Unsupported "
+          "where a gradient would be missing.")
+      .def("__call__", &HostLayer::forward, "hidden"_a, nb::kw_only(), "output"_a = nb::none(),
+           "ids"_a = nb::none(), "weights"_a = nb::none(), "expert_map"_a = nb::none(),
+           "token_ids"_a = nb::none(), "max_tokens"_a = -1, "stream"_a = nb::none(),
+           "workspace"_a = nb::none(), "As forward.")
+      .def(
+          "gate",
+          [](const HostLayer& self, const Array& hidden, const Optional& token_ids,
+             const StreamAddress& stream) {
+            MoeLayer& layer = self.use("gate");
+            return choose(layer.gate(), layer.config(), self.device(), hidden, token_ids, stream);
+          },
+          "hidden"_a, nb::kw_only(), "token_ids"_a = nb::none(), "stream"_a = nb::none(),
+          "ids i32 [T, K] and weights f32 [T, K] that the layer's gate chooses for hidden bf16 [T, "
+          "H]; "
+          "also shared_weights f32 [T, S] where shared experts are scored. Raises Unsupported "
+          "without a "
+          "router.")
+      .def(
+          "wait",
+          [](const HostLayer& self, uintptr_t stream) {
+            MoeLayer& layer = self.use("wait");
+            const nb::gil_scoped_release unlocked;
+            layer.wait(reinterpret_cast<CUstream_st*>(stream));
+          },
+          "stream"_a = 0,
+          "Waits for every forward on `stream`. Raises what they could not: BadRouting, Cuda.")
+      .def(
+          "grow",
+          [](const HostLayer& self, int64_t max_tokens, uintptr_t stream) {
+            MoeLayer& layer = self.use("grow");
+            const nb::gil_scoped_release unlocked;
+            layer.grow(max_tokens, reinterpret_cast<CUstream_st*>(stream));
+          },
+          "max_tokens"_a, "stream"_a = 0,
+          "The capacity becomes at least max_tokens. Waits; graphs must be captured again.")
+      .def_prop_ro("config", [](const HostLayer& l) { return l.peek().config(); })
+      .def_prop_ro("strategy", [](const HostLayer& l) { return l.peek().strategy(); })
+      .def_prop_ro("device", [](const HostLayer& l) { return describe(l.device()); })
+      .def_prop_ro("workspace_bytes", [](const HostLayer& l) { return l.peek().workspace_bytes(); })
+      .def_prop_ro("state_bytes", [](const HostLayer& l) { return l.peek().state_bytes(); })
+      .def_prop_ro(
+          "report",
+          [](const HostLayer& l) -> std::optional<std::string> {
+            return l.report() ? std::optional(describe(*l.report())) : std::nullopt;
+          },
+          "The layout of the last forward and its reason; None before it.");
+  m.def("gate", &gate_function, "config"_a, "weights"_a, "hidden"_a, nb::kw_only(),
+        "token_ids"_a = nb::none(), "stream"_a = nb::none(),
+        "The gate of a layer alone: ids i32 [T, K] by descending score, weights f32 [T, K], and "
+        "shared_weights f32 [T, S] where shared experts are scored, for hidden bf16 [T, H]. It "
+        "makes a "
+        "backend; MoeLayer.gate uses the layer's. Raises ShapeMismatch or Unsupported.");
+}
+
+}  // namespace switchyard::python

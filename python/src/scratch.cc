@@ -1,0 +1,49 @@
+// python/src/scratch.cc -- where the memory of a call comes from.
+#include "scratch.h"
+
+#include <cstdlib>
+#include <new>
+
+namespace switchyard::python {
+namespace {
+
+constexpr size_t kAlign = Workspace::kAlignment;
+
+size_t rounded_up(size_t bytes) {
+  return (bytes + kAlign - 1) / kAlign * kAlign;
+}
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+// Grows only.
+Workspace of_thread(size_t bytes) {
+  thread_local std::unique_ptr<void, Free> memory;
+  thread_local size_t size = 0;
+  if (bytes > size) {
+    size = 0;
+    memory.reset();
+    memory.reset(std::aligned_alloc(kAlign, rounded_up(bytes)));
+    if (!memory) throw std::bad_alloc();
+    size = rounded_up(bytes);
+  }
+  return {memory.get(), bytes};
+}
+
+}  // namespace
+
+Scratch::Scratch(nb::handle like, DeviceIndex device, size_t bytes) {
+  if (device.kind == DeviceKind::Cpu) {
+    workspace_ = of_thread(bytes);
+    return;
+  }
+  // An element has 4 bytes; arrays are aligned to less than a workspace.
+  const auto elements = static_cast<int64_t>(rounded_up(bytes) + kAlign) / 4;
+  array_ = new_array(like, DType::I32, {elements}, device);
+  const ArrayView view = view_of(array_, {"workspace", "memory"}, Access::Write, Keep::ForTheCall);
+  const auto address = rounded_up(reinterpret_cast<uintptr_t>(view.data));
+  workspace_ = {reinterpret_cast<void*>(address), bytes};
+}
+
+}  // namespace switchyard::python

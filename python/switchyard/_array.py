@@ -1,0 +1,11 @@
+"""What functions take as an array."""
+from typing import Any, Protocol
+
+
+class Array(Protocol):
+    """An array of numpy, torch, cupy, jax, or any other that speaks DLPack; its memory is taken without a copy.
+
+    bf16 is ml_dtypes.bfloat16, torch.bfloat16, or the bits as uint16.
+    """
+
+    def __dlpack__(self, *args: Any, **options: Any) -> Any: ...
