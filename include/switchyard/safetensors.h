@@ -63,9 +63,10 @@ struct NamedTensor {
 
 /// A reader sees the old file or the whole new one, and on an error or the end of the process nothing
 /// is left behind (on file systems without unnamed files, such as NFS, a killed process leaves
-/// `path`.XXXXXX). The mode of a file that is replaced stays. Throws Error(BadFile): names that are
-/// given twice or no UTF-8, absent tensors, those of a device; and where `path` cannot be written, or
-/// is anything but a regular file: a folder, a link, a device, a pipe.
+/// `path`.<number>.draft, which the next write of `path` removes). The mode of a file that is
+/// replaced stays. Throws Error(BadFile): names that are given twice or no UTF-8, absent tensors,
+/// those of a device; and where `path` cannot be written, or is anything but a regular file: a
+/// folder, a link, a device, a pipe.
 void write_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors);
 
 /// Throws Error(BadFile) where write_safetensors would because of what `path` is, so that a long run

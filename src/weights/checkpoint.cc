@@ -8,6 +8,7 @@
 #include <map>
 #include <span>
 
+#include "base/as_error.h"
 #include "base/require.h"
 #include "weights/checkpoint_files.h"
 #include "weights/family.h"
@@ -17,6 +18,8 @@
 
 namespace switchyard {
 namespace {
+
+constexpr const char* kOperation = "checkpoint";
 
 // A folder with a config.json alone can be listed.
 bool has_weights(const std::filesystem::path& directory) {
@@ -134,19 +137,27 @@ class FamilyCheckpoint final : public Checkpoint {
   const std::vector<int64_t>& moe_layers() const override { return layers_.moe_layers; }
 
   std::string module_path(int64_t layer) const override {
-    check_layer(layer);
-    return fill_template(layers_.module, layer);
+    return as_errors(kOperation, [&] {
+      check_layer(layer);
+      return fill_template(layers_.module, layer);
+    });
   }
-  MoeConfig config(int64_t layer) const override { return tensors(layer).config; }
+  MoeConfig config(int64_t layer) const override {
+    return as_errors(kOperation, [&] { return tensors(layer).config; });
+  }
   std::string stored_format(int64_t layer) const override {
-    const LayerTensors all = tensors(layer);
-    return switchyard::stored_format(files(), all);
+    return as_errors(kOperation, [&] {
+      const LayerTensors all = tensors(layer);
+      return switchyard::stored_format(files(), all);
+    });
   }
   const std::string& quant_method() const override { return layers_.quantization.method; }
   LayerWeights load_layer(int64_t layer, int num_ranks, int rank,
                           const Progress& progress) const override {
-    const LayerTensors all = tensors(layer);
-    return switchyard::load_layer(files(), all, num_ranks, rank, progress);
+    return as_errors(kOperation, [&] {
+      const LayerTensors all = tensors(layer);
+      return switchyard::load_layer(files(), all, num_ranks, rank, progress);
+    });
   }
 
  private:
@@ -199,13 +210,15 @@ class FamilyCheckpoint final : public Checkpoint {
 
 std::unique_ptr<Checkpoint> Checkpoint::open(const std::filesystem::path& directory,
                                              const std::filesystem::path& layer_json) {
-  const auto folder = find_model_folder(directory);
-  if (!layer_json.empty())
+  return as_errors(kOperation, [&]() -> std::unique_ptr<Checkpoint> {
+    const auto folder = find_model_folder(directory);
+    if (!layer_json.empty())
+      return std::make_unique<FamilyCheckpoint>(
+          read_layer_json(*read_json_object(layer_json), layer_json.string()), folder);
+    const auto path = folder / "config.json";
     return std::make_unique<FamilyCheckpoint>(
-        read_layer_json(read_json_object(layer_json), layer_json.string()), folder);
-  const auto path = folder / "config.json";
-  return std::make_unique<FamilyCheckpoint>(
-      read_model_config(read_json_object(path), path.string()), folder);
+        read_model_config(*read_json_object(path), path.string()), folder);
+  });
 }
 
 std::vector<std::string> known_families() {

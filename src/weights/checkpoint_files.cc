@@ -3,6 +3,8 @@
 // src/weights/checkpoint_files.cc
 #include "weights/checkpoint_files.h"
 
+#include <dirent.h>
+
 #include <algorithm>
 #include <fstream>
 #include <map>
@@ -145,6 +147,7 @@ class FoundFiles final : public CheckpointFiles {
     for (const auto& path : paths_) try {
         files_.push_back(TensorFile::open(path));
       } catch (const Error& e) {
+        if (e.code() != Errc::BadFile) throw;  // memory ran out: the file may be good
         if (first_fault_.empty()) first_fault_ = e.what();
       }
     if (files_.empty()) throw Error(Errc::BadFile, first_fault_);
@@ -303,11 +306,13 @@ std::string other_format(const fs::path& directory) {
 
 }  // namespace
 
+// Not by fs::directory_iterator, which ends the process where an allocation inside it fails (GCC 12).
 std::vector<std::string> names_in(const fs::path& folder) {
   std::vector<std::string> names;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error))
-    names.push_back(entry.path().filename().string());
+  const std::unique_ptr<DIR, int (*)(DIR*)> open(::opendir(folder.c_str()), ::closedir);
+  while (const dirent* entry = open ? ::readdir(open.get()) : nullptr)
+    if (const std::string_view name = entry->d_name; name != "." && name != "..")
+      names.emplace_back(name);
   std::ranges::sort(names);
   return names;
 }

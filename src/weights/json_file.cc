@@ -113,9 +113,16 @@ size_t QuotedJson::original_position(size_t position) const {
   return std::min(position - before - is_behind, original_.size());
 }
 
-nlohmann::json read_json_object(const std::filesystem::path& path) {
+// From the leaves on, as deep as check_nesting allows: what is empty ends without a stack.
+void JsonTree::dismantle(nlohmann::json& value) noexcept {
+  if (!value.is_structured()) return;
+  for (auto& child : value) dismantle(child);
+  value.clear();
+}
+
+JsonTree read_json_object(const std::filesystem::path& path) {
   constexpr uintmax_t kMaxBytes = uintmax_t{16} << 20;  // configs have some kB
-  return parse_json_object(read_text("checkpoint", path, kMaxBytes), path.string());
+  return JsonTree(parse_json_object(read_text("checkpoint", path, kMaxBytes), path.string()));
 }
 
 nlohmann::json parse_json_object(std::string_view text, const std::string& file) {

@@ -14,10 +14,25 @@
 
 namespace switchyard {
 
+// A tree that ends without asking for memory: nlohmann's destructor takes some for a stack, and ends
+// the process where there is none.
+class JsonTree {
+ public:
+  explicit JsonTree(nlohmann::json root) noexcept : root_(std::move(root)) {}
+  JsonTree(JsonTree&&) = default;
+  ~JsonTree() { dismantle(root_); }
+  const nlohmann::json& operator*() const { return root_; }
+
+ private:
+  static void dismantle(nlohmann::json& value) noexcept;
+
+  nlohmann::json root_;
+};
+
 // The parsed text of a small JSON file. Throws Error(BadFile): missing, larger than 16 MiB or of
 // more than a million values, damaged (with the line), too deeply nested, or no object. Python's NaN and Infinity become
 // strings, of which no reader takes a number. Of a key that occurs twice the last one counts.
-nlohmann::json read_json_object(const std::filesystem::path& path);
+JsonTree read_json_object(const std::filesystem::path& path);
 // The same of a text; `file` names it in messages.
 nlohmann::json parse_json_object(std::string_view text, const std::string& file);
 // The same without a rule for the result: what `keep` refuses is left out of it.

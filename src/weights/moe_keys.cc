@@ -165,7 +165,8 @@ Verdict limits_of(const Seen& s, const std::function<Activation(const MoeConfig&
   if (!s.value.is_array() && !s.value.is_null()) return Verdict("a list");
   for (const int64_t layer : s.layers.moe_layers) {
     const auto i = static_cast<size_t>(layer);
-    const json value = i < s.value.size() ? s.value[i] : json();
+    static const json absent;
+    const json& value = i < s.value.size() ? s.value[i] : absent;
     const double computed = limit_of(activation(s.layers.config_of(layer)));
     if (!is_number(value, computed, 0)) return cat(computed, " in layer ", layer);
   }
@@ -276,9 +277,10 @@ Verdict blocks_rule(const Seen& s) {
 Verdict pattern_rule(const Seen& s) {
   if (s.value.is_null()) return {};
   if (!s.value.is_string()) return layer_list(s);
-  json kinds = json::array();
-  for (const char kind : s.value.get<std::string>()) kinds.push_back(std::string(1, kind));
-  return each_layer_rule({kinds, s.config, s.layers}, [](const json& v) { return v == "E"; });
+  json list = json::array();
+  for (const char kind : s.value.get<std::string>()) list.push_back(std::string(1, kind));
+  const JsonTree kinds(std::move(list));
+  return each_layer_rule({*kinds, s.config, s.layers}, [](const json& v) { return v == "E"; });
 }
 
 Verdict flags_rule(const Seen& s) {
@@ -306,10 +308,12 @@ Verdict dense_list_rule(const Seen& s) {
 
 Verdict moe_list_rule(const Seen& s) {
   if (s.value.is_null()) return {};
-  const json alone = {{"list", s.value}};
+  json object = json::object();
+  object["list"] = s.value;
+  const JsonTree alone(std::move(object));
   std::vector<int64_t> listed;
   try {
-    listed = ConfigReader(alone, "").integers_of_text_or_list("list");
+    listed = ConfigReader(*alone, "").integers_of_text_or_list("list");
   } catch (const Error&) {
     return layer_list(s);
   }

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 
+#include "base/as_error.h"
 #include "weights/checkpoint_files.h"
 #include "weights/file_bytes.h"
 #include "weights/safetensors_format.h"
@@ -239,6 +240,13 @@ class OpenTensorFile final : public TensorFile {
   }
 
   ConstTensor tensor(std::string_view name) const override {
+    return as_errors("safetensors", [&] { return read(name); });
+  }
+
+  void check_unchanged() const override { file_.check_unchanged(); }
+
+ private:
+  ConstTensor read(std::string_view name) const {
     const TensorEntry* entry = find(name);
     SWITCHYARD_REQUIRE(entry != nullptr, BadFile, "safetensors: ", path().string(),
                        ", has no tensor ", name, nearest(name));
@@ -252,9 +260,6 @@ class OpenTensorFile final : public TensorFile {
     return {kept(*entry), loadable->dtype, shape_of(*entry)};
   }
 
-  void check_unchanged() const override { file_.check_unchanged(); }
-
- private:
   static Shape shape_of(const TensorEntry& entry) {
     const auto& s = entry.shape;
     switch (s.size()) {
@@ -334,7 +339,7 @@ std::vector<TensorEntry> parse_safetensors(std::string_view header, int64_t data
 }
 
 std::shared_ptr<const TensorFile> TensorFile::open(const std::filesystem::path& path) {
-  return std::make_shared<OpenTensorFile>(path);
+  return as_errors("safetensors", [&] { return std::make_shared<OpenTensorFile>(path); });
 }
 
 }  // namespace switchyard

@@ -5,19 +5,23 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <random>
 #include <set>
 #include <span>
 
+#include "base/as_error.h"
 #include "base/file_descriptor.h"
 #include "base/shape_text.h"
 #include "switchyard/safetensors.h"
+#include "weights/checkpoint_files.h"
 #include "weights/safetensors_format.h"
 
 namespace switchyard {
@@ -59,16 +63,20 @@ void check_tensors(std::span<const NamedTensor> tensors) {
   }
 }
 
+// In order of name. Without a tree: the end of one needs memory (JsonTree).
 std::string header_of(std::span<const NamedTensor> tensors) {
-  auto header = nlohmann::json::object();
-  int64_t offset = 0;
-  for (const auto& t : tensors) {
-    header[t.name] = {{"dtype", file_dtype(t.tensor.dtype)},
-                      {"shape", extents(t.tensor.shape)},
-                      {"data_offsets", {offset, offset + t.tensor.bytes()}}};
-    offset += t.tensor.bytes();
+  std::map<std::string_view, std::string> entries;
+  int64_t begin = 0;
+  for (const auto& [name, tensor] : tensors) {
+    const int64_t end = begin + tensor.bytes();
+    entries[name] =
+        cat(nlohmann::json(name).dump(), ":{\"data_offsets\":[", begin, ",", end, "],\"dtype\":\"",
+            file_dtype(tensor.dtype), "\",\"shape\":[", joined(extents(tensor.shape), ","), "]}");
+    begin = end;
   }
-  std::string text = header.dump();
+  std::string text = "{";
+  for (const auto& [name, entry] : entries) text += cat(text.size() == 1 ? "" : ",", entry);
+  text += "}";
   text.resize((text.size() + 7) / 8 * 8, ' ');  // data begins 8-byte aligned
   SWITCHYARD_REQUIRE(text.size() <= kMaxHeaderBytes, BadFile,
                      "write_safetensors: header bytes=", text.size(), ", the format has at most ",
@@ -131,19 +139,53 @@ class FileSizeSignalIsBlocked {
   sigset_t signal_, before_;
 };
 
+constexpr std::string_view kDraftEnding = ".draft";
+
+// Whether it is a draft of `file`: <file>.<digits>.draft.
+bool is_draft_name(std::string_view name, std::string_view file) {
+  if (!name.starts_with(file) || !name.ends_with(kDraftEnding)) return false;
+  if (name.size() < file.size() + kDraftEnding.size() + 2 || name[file.size()] != '.') return false;
+  name.remove_prefix(file.size() + 1);
+  name.remove_suffix(kDraftEnding.size());
+  return name.find_first_not_of("0123456789") == std::string_view::npos;
+}
+
+// Whether nobody writes it any more: who does holds its lock until the process ends.
+bool is_abandoned(const fs::path& draft) {
+  const FileDescriptor fd(::open(draft.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  struct stat info {};
+  return fd.open() && ::fstat(fd.fd(), &info) == 0 && S_ISREG(info.st_mode) &&
+         info.st_uid == ::geteuid() && ::flock(fd.fd(), LOCK_EX | LOCK_NB) == 0;
+}
+
+// What killed processes left of earlier drafts of this target.
+void remove_abandoned_drafts(const fs::path& target) {
+  const std::string file = target.filename().string();
+  for (const std::string& name : names_in(folder_of(target)))
+    if (is_draft_name(name, file))
+      if (const fs::path draft = folder_of(target) / name; is_abandoned(draft))
+        ::unlink(draft.c_str());
+}
+
 // What becomes the target when it is published, and disappears otherwise. It has no name before
-// where the file system knows such files: then not even a killed process leaves it behind.
+// where the file system knows such files: then a killed process leaves nothing behind, unless it was
+// about to replace a file. What one leaves, the next draft of the target removes.
 class Draft {
  public:
   explicit Draft(const fs::path& target) : target_(target), replaced_mode_(check_target(target)) {
     constexpr const char* kOwnFiles = "/proc/self/fd";  // what gives a file without a name one
+    remove_abandoned_drafts(target);
     if (::access(kOwnFiles, X_OK) == 0) fd_ = opened(folder_of(target), O_TMPFILE);
     link_from_ = cat(kOwnFiles, "/", fd_.fd());
+    if (fd_.open()) ::flock(fd_.fd(), LOCK_EX);
     while (!fd_.open()) {
       std::string name = name_beside();
       fd_ = opened(name, O_CREAT | O_EXCL);
-      if (fd_.open()) name_ = std::move(name);
       if (!fd_.open() && errno != EEXIST) refuse_by_errno(target, "cannot be created");
+      if (fd_.open() && !is_locked())
+        fd_ = {};  // another one took it for abandoned before it was locked
+      else if (fd_.open())
+        name_ = std::move(name);
     }
   }
   ~Draft() {
@@ -177,7 +219,14 @@ class Draft {
   }
   std::string name_beside() const {
     std::random_device random;
-    return cat(target_.string(), ".", random());
+    return cat(target_.string(), ".", random(), kDraftEnding);
+  }
+  // Without locks, as on some network file systems, nothing is taken for abandoned either.
+  bool is_locked() const {
+    struct stat info {};
+    const bool taken = ::flock(fd_.fd(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    const bool has_links = ::fstat(fd_.fd(), &info) == 0 && info.st_nlink > 0;
+    return !taken && has_links;
   }
   void give_name() {
     std::string name;
@@ -199,13 +248,7 @@ class Draft {
   std::string link_from_, name_;
 };
 
-}  // namespace
-
-void check_safetensors_target(const fs::path& path) {
-  (void)check_target(path);
-}
-
-void write_safetensors(const fs::path& path, std::span<const NamedTensor> tensors) {
+void write_file(const fs::path& path, std::span<const NamedTensor> tensors) {
   check_tensors(tensors);
   const std::string header = header_of(tensors);
   const uint64_t header_bytes = header.size();
@@ -217,6 +260,16 @@ void write_safetensors(const fs::path& path, std::span<const NamedTensor> tensor
     file.write(
         {static_cast<const std::byte*>(t.tensor.data), static_cast<size_t>(t.tensor.bytes())});
   file.publish();
+}
+
+}  // namespace
+
+void check_safetensors_target(const fs::path& path) {
+  (void)check_target(path);
+}
+
+void write_safetensors(const fs::path& path, std::span<const NamedTensor> tensors) {
+  as_errors("write_safetensors", [&] { write_file(path, tensors); });
 }
 
 }  // namespace switchyard

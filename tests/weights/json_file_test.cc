@@ -125,7 +125,7 @@ TEST(JsonFile, LongTextThatIsBrokenIsShownInPart) {
 TEST(JsonFile, ConfigsOfMoreThan16MiBAreRefusedUnread) {
   const testing::TemporaryFolder folder;
   testing::write_file(folder / "c.json", "{}");
-  EXPECT_EQ(read_json_object(folder / "c.json"), json::object());
+  EXPECT_EQ(*read_json_object(folder / "c.json"), json::object());
   std::filesystem::resize_file(folder / "c.json", (16 << 20) + 1);
   EXPECT_NE(refusal([&] { (void)read_json_object(folder / "c.json"); }).find("at most 16777216"),
             std::string::npos);

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -14,6 +15,7 @@
 #include <csignal>
 #include <functional>
 #include <random>
+#include <set>
 #include <thread>
 
 #include "switchyard/error.h"
@@ -506,6 +508,41 @@ TEST(WriteSafetensors, AKilledProcessLeavesNoDraft) {
       EXPECT_EQ(TensorFile::open(path)->tensor("t").shape, a.view().shape) << "whole or not there";
     }
   }
+}
+
+// As a process that was killed on a file system without unnamed files leaves them.
+TEST(WriteSafetensors, TheNextWriteRemovesDraftsThatNobodyWrites) {
+  const TemporaryFolder folder;
+  const auto path = folder / "t.safetensors";
+  const auto a = testing::random_f32({4}, 1);
+  const NamedTensor t{"t", a.view()};
+  const std::set<std::string> others = {"t.safetensors.12.draft.x", "t.safetensors..draft",
+                                        "t.safetensors.1x.draft",   "u.safetensors.12.draft",
+                                        "t.safetensors.draft",      "xt.safetensors.12.draft"};
+  for (const std::string& name : others) testing::write_file(folder / name, "another's");
+  testing::write_file(folder / "t.safetensors.12.draft", "left");
+  testing::write_file(folder / "t.safetensors.4000000000.draft", "left");
+  testing::write_file(folder / "t.safetensors.7.draft", "being written");
+  std::filesystem::create_directory(folder / "t.safetensors.8.draft");
+  std::filesystem::create_symlink(folder / "u.safetensors.12.draft",
+                                  folder / "t.safetensors.9.draft");
+  const int writer = ::open((folder / "t.safetensors.7.draft").c_str(), O_WRONLY);
+  ASSERT_EQ(::flock(writer, LOCK_EX), 0);
+  const auto names = [&] {
+    std::set<std::string> all;
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path()))
+      all.insert(entry.path().filename().string());
+    return all;
+  };
+  auto left = others;
+  left.insert({"t.safetensors", "t.safetensors.8.draft", "t.safetensors.9.draft"});
+  auto with_writer = left;
+  with_writer.insert("t.safetensors.7.draft");
+  write_safetensors(path, {&t, 1});
+  EXPECT_EQ(names(), with_writer);
+  ::close(writer);
+  write_safetensors(path, {&t, 1});
+  EXPECT_EQ(names(), left);
 }
 
 }  // namespace
