@@ -12,6 +12,7 @@
 #include <cstring>
 #include <functional>
 #include <thread>
+#include <tuple>
 
 #include "base/require.h"
 #include "testing/forked_ranks.h"
@@ -130,6 +131,252 @@ TEST(Rendezvous, ARankThatIsHereAlreadyIsRefusedUnlessItsProcessEnded) {
   callers.join();
   EXPECT_NE(second.find("has this one already. Start each rank once"), std::string::npos) << second;
 }
+
+// ---- who speaks the protocol and is no rank: both ends written down once more, byte by byte
+
+// As the protocol has it (comm/rendezvous.h).
+struct RawHello {
+  char magic[8] = {'S', 'W', 'C', 'H', 'Y', 'A', 'R', 'D'};
+  uint32_t version = 2, size = 2, rank = 1, channel = 0;
+  uint64_t job = 0, nonce = 4711;
+};
+struct RawAnswer {
+  char magic[8] = {'S', 'W', 'C', 'H', 'Y', 'A', 'R', 'D'};
+  uint32_t version = 2, verdict = 0, size = 2, rank = 0;
+  uint64_t nonce = 815, proof = 0;
+};
+
+template <class T>
+std::span<const std::byte> raw(const T& value) {
+  return std::as_bytes(std::span(&value, 1));
+}
+
+RawHello hello_of(const std::string& job) {
+  RawHello hello;
+  hello.job = keyed_digest({5, 6}, std::as_bytes(std::span(job)));
+  return hello;
+}
+
+// By who knows the secret and the number of the listener. `side`: 1 listens, 2 calls.
+uint64_t proof_by(const std::string& secret, uint64_t token, uint64_t side, const RawHello& hello,
+                  const RawAnswer& answer, std::span<const std::byte> payload = {}) {
+  std::string text = secret;
+  text.append(reinterpret_cast<const char*>(&token), sizeof token);
+  const auto key_bytes = std::as_bytes(std::span(text));
+  const uint64_t words[] = {side, answer.rank, answer.size, answer.nonce};
+  std::vector<std::byte> said(payload.begin(), payload.end());
+  const auto add = [&](std::span<const std::byte> part) {
+    said.insert(said.end(), part.begin(), part.end());
+  };
+  add(std::as_bytes(std::span(words)));
+  add(raw(hello));
+  return keyed_digest({keyed_digest({1, 2}, key_bytes), keyed_digest({3, 4}, key_bytes)}, said);
+}
+
+// A connection that says what it likes.
+class RawCaller {
+ public:
+  explicit RawCaller(uint16_t port) {
+    std::string why;
+    socket_ = try_connect("127.0.0.1", port, in(milliseconds(1000)), why);
+  }
+  void say(std::span<const std::byte> bytes) {
+    send_all(socket_, bytes, in(milliseconds(1000)), "the test");
+  }
+  RawAnswer answer_to(const RawHello& hello) {
+    RawAnswer answer;
+    say(raw(hello));
+    receive_all(socket_, std::as_writable_bytes(std::span(&answer, 1)), in(milliseconds(3000)),
+                "it");
+    return answer;
+  }
+  // Whether it is closed without another word.
+  bool is_closed() {
+    uint64_t word = 0;
+    const auto why = message_of([&] {
+      receive_all(socket_, std::as_writable_bytes(std::span(&word, 1)), in(milliseconds(3000)),
+                  "it");
+    });
+    return why.find("it closed the connection") != std::string::npos ||
+           why.find("reset") != std::string::npos;
+  }
+
+ private:
+  Socket socket_;
+};
+
+// What rank 0 says at its deadline after `call` with nobody else there.
+std::string said_after(const std::function<void(RawCaller&)>& call,
+                       milliseconds deadline = milliseconds(400)) {
+  Host rank0({0, 2, "job", "secret"});
+  std::string said;
+  RawCaller caller(rank0.port);
+  std::jthread waiting(
+      [&] { said = message_of([&] { rank0.reception.await_all(in(deadline)); }); });
+  call(caller);
+  waiting.join();
+  return said;
+}
+
+TEST(Rendezvous, EachWordOfAHelloIsChecked) {
+  struct Wrong {
+    std::function<void(RawHello&)> change;
+    uint32_t verdict;
+    const char* said;
+  };
+  const Wrong all[] = {
+      {[](RawHello& h) { h.version = 3; }, 1, "rank 1 from 127.0.0.1 of version 3"},
+      {[](RawHello& h) { ++h.job; }, 2, "rank 1 from 127.0.0.1 of another job"},
+      {[](RawHello& h) { h.size = 3; }, 3, "rank 1 from 127.0.0.1 of 3 ranks"},
+      {[](RawHello& h) { h.rank = 0; }, 4, "rank 0 from 127.0.0.1 which is not awaited"},
+      {[](RawHello& h) { h.rank = 2; }, 4, "rank 2 from 127.0.0.1 which is not awaited"},
+      {[](RawHello& h) { h.rank = UINT32_MAX; }, 4, "which is not awaited"},
+      {[](RawHello& h) { h.channel = 1; }, 4, "rank 1 from 127.0.0.1 which is not awaited"},
+      {[](RawHello& h) { h.channel = UINT32_MAX; }, 4, "which is not awaited"},
+  };
+  for (const Wrong& wrong : all) {
+    RawHello hello = hello_of("job");
+    wrong.change(hello);
+    const auto said = said_after([&](RawCaller& caller) {
+      const RawAnswer answer = caller.answer_to(hello);
+      EXPECT_EQ(answer.verdict, wrong.verdict) << wrong.said;
+      EXPECT_TRUE(caller.is_closed()) << wrong.said;
+    });
+    EXPECT_NE(said.find(wrong.said), std::string::npos) << said;
+  }
+}
+
+TEST(Rendezvous, WhatIsOfAnotherProtocolOrSaysNothingIsNamed) {
+  const auto http = said_after([](RawCaller& caller) {
+    caller.say(std::as_bytes(std::span(std::string_view("GET / HTTP/1.1\r\n"))));
+    EXPECT_TRUE(caller.is_closed());
+  });
+  EXPECT_NE(http.find("a connection from 127.0.0.1 of another protocol"), std::string::npos)
+      << http;
+  const auto mute = said_after(
+      [](RawCaller& caller) {
+        caller.say(raw(hello_of("job")).first(39));
+        EXPECT_TRUE(caller.is_closed());
+      },
+      milliseconds(2600));
+  EXPECT_NE(mute.find("a connection from 127.0.0.1 which said nothing more"), std::string::npos)
+      << mute;
+}
+
+// It heard the answer and does not look at it: the proof of the other end is what counts.
+TEST(Rendezvous, WhoCannotProveTheSecretStaysOut) {
+  for (const auto& [secret, token, payload_byte] :
+       {std::tuple{"guessed", 77, 1}, {"secret", 78, 1}, {"secret", 77, 9}}) {
+    const auto said = said_after([&, secret = secret, token = token,
+                                  last = payload_byte](RawCaller& caller) {
+      const RawHello hello = hello_of("job");
+      const RawAnswer answer = caller.answer_to(hello);
+      EXPECT_EQ(answer.verdict, 0u);
+      EXPECT_EQ(answer.proof, proof_by("secret", 77, 1, hello, answer));
+      caller.say(raw(proof_by(secret, static_cast<uint64_t>(token), 2, hello, answer, kPayload)));
+      auto payload = kPayload;
+      payload[0] = std::byte(last);  // another than the proof is of
+      caller.say(payload);
+      EXPECT_TRUE(caller.is_closed());
+    });
+    EXPECT_NE(said.find("rank 1 from 127.0.0.1 with another secret"), std::string::npos) << said;
+  }
+}
+
+TEST(Rendezvous, OfTwoWithOneNumberTheFirstToProveItIsIn) {
+  Host rank0({0, 3, "job", "secret"});
+  std::string said;
+  std::jthread waiting(
+      [&] { said = message_of([&] { rank0.reception.await_all(in(milliseconds(800))); }); });
+  RawHello hello = hello_of("job");
+  hello.size = 3;
+  RawCaller first(rank0.port), second(rank0.port);
+  const auto prove = [&](RawCaller& caller, const RawAnswer& answer, std::byte mark) {
+    auto payload = kPayload;
+    payload[0] = mark;
+    caller.say(raw(proof_by("secret", 77, 2, hello, answer, payload)));
+    caller.say(payload);
+  };
+  const RawAnswer to_first = first.answer_to(hello), to_second = second.answer_to(hello);
+  EXPECT_EQ(to_first.verdict, 0u);
+  EXPECT_EQ(to_second.verdict, 0u);
+  EXPECT_NE(to_first.nonce, to_second.nonce);
+  prove(second, to_second, std::byte{22});
+  std::this_thread::sleep_for(milliseconds(50));
+  prove(first, to_first, std::byte{11});
+  EXPECT_TRUE(first.is_closed());
+  waiting.join();
+  EXPECT_EQ(rank0.reception.payload(1)[0], std::byte{22});
+  EXPECT_NE(said.find("rank 2 of 3 at"), std::string::npos) << said;
+}
+
+TEST(Rendezvous, TheOldestSilentOneMakesRoom) {
+  Host rank0({0, 2, "job", "secret"});
+  std::string said;
+  std::jthread waiting(
+      [&] { said = message_of([&] { rank0.reception.await_all(in(milliseconds(700))); }); });
+  std::vector<RawCaller> mute;
+  for (int i = 0; i < 132; ++i) mute.emplace_back(rank0.port);
+  EXPECT_TRUE(mute.front().is_closed());
+  waiting.join();
+  EXPECT_NE(said.find("a connection from 127.0.0.1 for many at once"), std::string::npos) << said;
+}
+
+// What a caller hears from a listener that answers `answer` and, if it is asked in, says `welcome`.
+std::string heard_from(RawAnswer answer, const std::string& proves_with,
+                       std::string_view welcome = "SWCHYARD", uint32_t place_rank = 0) {
+  const Listener listener = listen_at("127.0.0.1", 0, in(milliseconds(1000)));
+  const auto talk = [&](const Socket& socket) {
+    RawHello hello;
+    std::array<std::byte, sizeof(uint64_t) + sizeof kPayload> proof;
+    receive_all(socket, std::as_writable_bytes(std::span(&hello, 1)), in(milliseconds(1000)), "it");
+    answer.proof = proof_by(proves_with, 77, 1, hello, answer);
+    send_all(socket, raw(answer), in(milliseconds(1000)), "it");
+    receive_all(socket, proof, in(milliseconds(1000)), "it");
+    send_all(socket, std::as_bytes(std::span(welcome)), in(milliseconds(1000)), "it");
+    receive_all(socket, std::span(proof).first(1), in(milliseconds(1000)), "it");  // until it goes
+  };
+  std::jthread host([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      const Socket socket = try_accept(listener);
+      if (socket.open())
+        message_of([&] { talk(socket); });
+      else
+        std::this_thread::sleep_for(milliseconds(2));
+    }
+  });
+  return message_of([&] {
+    join_rank({"127.0.0.1", listener.port, 77, place_rank}, {1, 2, "job", "secret"}, Channel::Data,
+              kPayload, in(milliseconds(500)));
+  });
+}
+
+TEST(Rendezvous, WhoeverAnswersIsAskedForItsProof) {
+  EXPECT_EQ(heard_from({}, "secret"), "no error");
+  const auto expect = [](const std::string& heard, const char* part) {
+    EXPECT_NE(heard.find(part), std::string::npos) << heard << " / " << part;
+  };
+  expect(heard_from({}, "guessed"), "does not prove that it is one of this job");
+  expect(heard_from({}, "secret", "SWCHYARD", 1), "does not prove");  // of another rank
+  expect(heard_from({.rank = 1}, "secret"), "does not prove");
+  expect(heard_from({}, "secret", "SWCHYARE"), "no connection to rank 0");
+  RawAnswer foreign;
+  foreign.magic[0] = 'X';
+  expect(heard_from(foreign, "secret"), "no connection to rank 0");
+  struct Verdict {
+    uint32_t number;
+    const char* heard;
+  };
+  for (const auto& [number, heard] : {Verdict{1, "Run the same release on every rank"},
+                                      {2, "is of another job"},
+                                      {3, "Start every rank with the same WORLD_SIZE"},
+                                      {4, "does not await it"},
+                                      {5, "Start each rank once"},
+                                      {6, "does not await it"}})
+    expect(heard_from({.verdict = number}, "secret"), heard);
+}
+
+// ---- strangers, processes, names
 
 // Connections of everybody but ranks; they stay open.
 class Strangers {
