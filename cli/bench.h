@@ -24,8 +24,9 @@ struct BenchArguments {
   RunOptions run;
   std::vector<int64_t> tokens;  // empty: the device's usual ones
   int repeat = 20;
-  bool linear_attention = false;  // its steps in place of a layer
-  std::vector<int64_t> batch;     // of them; empty: the usual ones
+  bool linear_attention = false;   // its steps in place of a layer
+  std::vector<int64_t> batch;      // of them; empty: the usual ones
+  std::string transport = "auto";  // or "threads": whatever a launcher said
   bool json = false;
   // CUDA only
   std::string routing = "random";
@@ -83,9 +84,10 @@ struct PlacedWeights {
 class SpotCheck {
  public:
   // Copies the experts of a few tokens from the devices of all ranks, in order of rank, and
-  // computes these tokens on the host, in about a second.
+  // computes these tokens on the host, in about a second. Of ranks that are threads one `shows` how
+  // far it is.
   SpotCheck(const MoeConfig& config, std::span<const PlacedWeights> ranks, const Rows& hidden,
-            const Routing& routing);
+            const Routing& routing, bool shows = true);
 
   // Relative L2 error of these tokens' rows of `output`, which is on the device.
   double rel_error(ConstTensor output, Backend& backend) const;

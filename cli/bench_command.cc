@@ -59,9 +59,11 @@ std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
 int bench(BenchArguments& a) {
   const DeviceKind device = device_from(a.run.device);
   const bool cuda = device == DeviceKind::Cuda;
-  require_usage(launched_by().empty(),
-                "bench: the environment says that this process is one of several, and each would "
-                "time the others. Start it once; its ranks are threads");
+  require_usage(
+      a.transport == "threads" || launched_by().empty(),
+      "bench: the environment says that this process is one of several, and each would "
+      "time the others. Start it once, its ranks are threads; if it is alone, as in a pod "
+      "whose WORLD_SIZE and RANK are of another program, say --transport threads");
   a.run.require_even_groups();
   a.run.require_used();
   require_usage(!cuda || a.repeat >= 20, "--device cuda needs --repeat of at least 20");
@@ -153,6 +155,8 @@ Command add_bench(CLI::App& app) {
               "Sequences of a step of linear attention, a list")
       ->default_str("the usual ones");
   add_number(c, "--repeat", a->repeat, {1, 1'000'000}, "N", "Runs whose median is shown");
+  add_choice(c, "--transport", a->transport, {"auto", "threads"},
+             "threads: this process is alone, whatever the environment says of a launcher");
   c.add_flag("--json", a->json, "Print one JSON object");
   add_choice(c, "--routing", a->routing, {"random", "balanced", "zipf", "hot"},
              "CUDA: which experts tokens choose; random: top-k of random logits");

@@ -124,7 +124,7 @@ LayerWeights bench_weights(const BenchArguments& a, Backend& backend, int num_ra
 }
 
 SpotCheck::SpotCheck(const MoeConfig& config, std::span<const PlacedWeights> ranks,
-                     const Rows& hidden, const Routing& routing)
+                     const Rows& hidden, const Routing& routing, bool shows)
     : tokens_(pick_tokens(config, hidden.num_rows())) {
   const int64_t h = config.hidden, k = config.top_k;
   std::set<int32_t> used;
@@ -148,7 +148,12 @@ SpotCheck::SpotCheck(const MoeConfig& config, std::span<const PlacedWeights> ran
   std::vector<std::future<void>> all;
   for (size_t i = 0; i < tokens_.size(); ++i)
     all.push_back(std::async(std::launch::async, compute, i));
-  for (auto& one : all) one.get();
+  const auto progress = shows ? progress_on_terminal("checking in float64") : nullptr;
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (progress) progress(static_cast<int64_t>(i), static_cast<int64_t>(all.size()));
+    all[i].get();
+  }
+  if (progress) progress(1, 1);
 }
 
 double SpotCheck::rel_error(ConstTensor output, Backend& backend) const {

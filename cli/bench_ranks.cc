@@ -50,7 +50,8 @@ class RanksBench final : public GpuBench {
   void measure_tokens(Communicator& comm, const std::shared_ptr<Backend>& backend,
                       const LayerWeights& weights, int64_t tokens) {
     const BenchProblem problem(config_, *backend, a_.routing, tokens, a_.run.group_of(comm.rank()));
-    const SpotCheck check(config_, shared_.weights, problem.host_hidden, problem.routing);
+    const SpotCheck check(config_, shared_.weights, problem.host_hidden, problem.routing,
+                          comm.rank() == 0);
     for (const auto& name : bench_strategies(a_.run.layer.strategy)) {
       LayerOptions options = a_.run.layer_options(tokens);
       options.strategy = name;

@@ -65,9 +65,14 @@ CLI::Option* add_transport(CLI::App& command, std::string& transport) {
 }
 
 std::string launched_by() {
+  const bool has_rank = says_several("WORLD_SIZE") && std::getenv("RANK") != nullptr;
+  // torchrun may run under srun, one on each node.
+  if (has_rank && std::getenv("TORCHELASTIC_RUN_ID") != nullptr) return "processes";
   // Open MPI's, and that of MPICH, Intel MPI and srun with pmi2.
   if (says_several("OMPI_COMM_WORLD_SIZE") || says_several("PMI_SIZE")) return "mpi";
-  return says_several("WORLD_SIZE") && std::getenv("RANK") != nullptr ? "processes" : "";
+  if (has_rank) return "processes";
+  // srun's own, with whatever MPI plugin; a batch script, which is one process, has none of it.
+  return says_several("SLURM_STEP_NUM_TASKS") ? "mpi" : "";
 }
 
 Ranks::Ranks(const std::string& transport, int num_threads)
@@ -76,6 +81,12 @@ Ranks::Ranks(const std::string& transport, int num_threads)
   if (!chosen) transport_ = launched_by().empty() ? "threads" : launched_by();
   comm_ = chosen ? connect(transport_) : connect_as_launched(transport_);
   if (!comm_) return;
+  // What srun started without a plugin for MPI is alone to MPI: copies that know nothing of each other.
+  if (!chosen && comm_->size() == 1)
+    throw Error(
+        Errc::Unsupported,
+        "communicator: ranks=1 over MPI, the environment says that there are several. Start "
+        "them with srun --mpi=pmix or mpirun; --transport threads runs each alone.");
   if (!speaks()) keep_interrupts_silent();
   size_ = comm_->size();
   // Without a word, all ranks are here.

@@ -33,7 +33,8 @@ IO = MODEL / "moe_io.safetensors"
 SANITIZED = b"__asan_init" in PROGRAM.read_bytes()
 # Each test says these itself.
 for _variable in ("NO_COLOR", "COLUMNS", "MOE_STRATEGY", "MASKED_MAX_TOKEN_NUM", "SWITCHYARD_SECRET", "RANK",
-                  "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+                  "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
+                  "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
     os.environ.pop(_variable, None)
 RUN_KEYS = {"strategy", "reason", "layout", "ranks", "tokens", "experts", "time_us", "rel_error", "max_abs_error",
             "expert_counts", "device"}
@@ -333,8 +334,21 @@ class Processes(CommandLine):
         self.refused(*real(), env=alone, code=1, says="--transport threads runs it alone")
         self.good(*real(), "--transport", "threads", env=alone)
         self.good(*real(), "--ranks", 2, env={"WORLD_SIZE": "1", "RANK": "0"})
-        self.refused("bench", "--model", MODEL, "--layer", 1, env=alone, says="one of several")
+        bench = ["bench", "--model", MODEL, "--layer", 1, "--tokens", 1, "--repeat", 1]
+        self.refused(*bench, env=alone, says="one of several")
+        self.good(*bench, "--transport", "threads", env=alone)  # a pod's words, of another program
+        self.refused(*bench, "--transport", "mpi", says="--transport=mpi")
         self.refused(*real(), env={"OMPI_COMM_WORLD_SIZE": "x", "WORLD_SIZE": "2", "RANK": "x"}, code=1, says="RANK")
+
+    def test_ranks_that_srun_started_do_not_run_as_copies(self):
+        step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", **NO_LEAKS}
+        self.refused(*real(), env=step, says="--transport threads runs")  # without its plugin for MPI
+        self.good(*real(), "--transport", "threads", env=step)
+        self.good(*real(), "--ranks", 2, env={**step, "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "2"})  # a batch script
+        # torchrun under srun, one on each node.
+        done = launched([real()] * 2, transport=(), PMI_SIZE="2", SLURM_STEP_NUM_TASKS="2", TORCHELASTIC_RUN_ID="job")
+        self.assertEqual([code for code, _, _ in done], [0, 0], done)
+        self.assertIn("ranks     2 on cpu, processes", done[0][1])
 
     def test_a_killed_rank_is_named(self):
         done = launched([real(1, "--repeat", 1000000)] * 2, kill=1)
@@ -549,6 +563,21 @@ class Outputs(CommandLine):
         self.assertEqual((done.returncode, done.stdout), (2, ""))
         self.assertIn("File too large", done.stderr)
         self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_full_disk_is_an_error_that_leaves_the_old_file(self):
+        disk = self.folder / "disk"
+        disk.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "none", disk], capture_output=True, text=True,
+                                 check=False)
+        if mounted.returncode:
+            self.skipTest(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", disk], check=True)
+        (disk / "old").write_text("precious")
+        for name in "old", "new":
+            done = switchyard(*real(1, "--output", disk / name))
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertRegex(done.stderr, rf"\Aswitchyard: write_safetensors: path={disk / name}, [^\n]*No space left[^\n]*\n\Z")
+        self.assertEqual([(p.name, p.read_text()) for p in disk.iterdir()], [("old", "precious")])
 
     def test_a_full_or_closed_stdout_is_an_error(self):
         for arguments in real(), real(1, "--json"), ["models"], ["--help"], ["--version"], ["explain", *real()[1:5]]:
