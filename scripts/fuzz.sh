@@ -10,7 +10,7 @@ seconds=${FUZZ_SECONDS:-45}
 # A header or config of a few kB may cost no more than this.
 limits=(-malloc_limit_mb=64 -rss_limit_mb=1024 -timeout=20 -max_len=8192)
 
-for target in header index config ranks; do
+for target in header index config layer ranks; do
   fuzzer=build/fuzz/tests/fuzz_$target seeds=tests/fuzz/corpus/$target grown=build/fuzz/corpus/$target
   mkdir -p "$grown" build/fuzz/findings
   if [[ ${1:-} == --merge ]]; then

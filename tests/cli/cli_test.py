@@ -911,6 +911,13 @@ class OtherCommands(CommandLine):
             layers = self.run_json("models", "--model", folder)["moe_layers"]
             self.assertEqual({layer["stored"] for layer in layers}, {"unsupported (gptq)"})
 
+    def test_seeds_of_the_fuzzer_are_layers(self):  # what is refused at once leads it nowhere
+        (self.folder / "config.json").write_text((MODEL / "config.json").read_text())
+        seeds = sorted((SOURCE / "tests/fuzz/corpus/layer").glob("*.json"))
+        self.assertGreater(len(seeds), 5)
+        for seed in seeds:
+            self.assertEqual(self.run_json("models", "--model", self.folder, "--config", seed)["family"], "by hand")
+
     def test_explain_names_every_condition_with_what_it_saw(self):
         for ranks in 1, 4:
             e = self.run_json("explain", "--model", MODEL, "--layer", 1, "--ranks", ranks)

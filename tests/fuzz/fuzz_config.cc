@@ -6,8 +6,6 @@
 #include "parsers.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const std::string_view text(reinterpret_cast<const char*>(data), size);
-  switchyard::fuzz::read_config(text);
-  switchyard::fuzz::read_layer(text);
+  switchyard::fuzz::read_config({reinterpret_cast<const char*>(data), size});
   return 0;
 }

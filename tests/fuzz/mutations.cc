@@ -99,6 +99,7 @@ class Damages {
  public:
   explicit Damages(const fs::path& source)
       : configs_(texts_in(source / "tests/fuzz/corpus/config")),
+        layers_(texts_in(source / "tests/fuzz/corpus/layer")),
         indexes_(texts_in(source / "tests/fuzz/corpus/index")) {
     for (const auto& path : entries_of(source / "tests/fuzz/corpus/header"))
       headers_.push_back(parts_of(path));
@@ -128,8 +129,12 @@ class Damages {
   bool config(Mutator& mutator) {
     std::string text = configs_[mutator.below(configs_.size())];
     mutator.damage(text);
-    const bool as_layer = read_layer(text);
-    return read_config(text) || as_layer;
+    return read_config(text);
+  }
+  bool layer(Mutator& mutator) {
+    std::string text = layers_[mutator.below(layers_.size())];
+    mutator.damage(text);
+    return read_layer(text);
   }
   // One of its files is damaged, then it is opened and loaded.
   bool checkpoint(Mutator& mutator) {
@@ -169,7 +174,7 @@ class Damages {
       }
   }
 
-  std::vector<std::string> configs_, indexes_;
+  std::vector<std::string> configs_, layers_, indexes_;
   std::vector<TensorFileParts> headers_;
   std::vector<Model> models_;
   std::vector<std::byte> file_;
@@ -179,12 +184,13 @@ struct Kind {
   const char* name;
   bool (Damages::*run)(Mutator&);
 };
-// Of 20 files, 5 are headers, 5 indexes, 9 configs and 1 a checkpoint.
+// Of 20 files, 5 are headers, 5 indexes, 6 configs, 3 layers by hand and 1 a checkpoint.
 constexpr Kind kKinds[] = {{"headers", &Damages::header},
                            {"indexes", &Damages::index},
                            {"configs", &Damages::config},
+                           {"layers", &Damages::layer},
                            {"checkpoints", &Damages::checkpoint}};
-constexpr size_t kKindOf[20] = {0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3};
+constexpr size_t kKindOf[20] = {0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3, 4};
 
 // Shared with the parent.
 struct State {
