@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # Builds the fuzz targets as OSS-Fuzz wants them: compilers and flags are taken from CC, CXX, CFLAGS and CXXFLAGS, the
 # engine from LIB_FUZZING_ENGINE, and targets, seeds and dictionaries go to OUT. As its build.sh:
 #
@@ -19,7 +21,7 @@ targets=(header index config layer ranks)
 
 # --as-needed: targets run on machines without the packages of this one. The flags come from the environment.
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=None -DSWITCHYARD_CUDA=OFF -DSWITCHYARD_MPI=OFF \
-  -DSWITCHYARD_DEVELOPER=ON -DSWITCHYARD_FUZZ=ON -DSWITCHYARD_FUZZING_ENGINE="$LIB_FUZZING_ENGINE" \
+  -DSWITCHYARD_TESTS=ON -DSWITCHYARD_FUZZ=ON -DSWITCHYARD_FUZZING_ENGINE="$LIB_FUZZING_ENGINE" \
   -DCMAKE_EXE_LINKER_FLAGS=-Wl,--as-needed >/dev/null
 cmake --build "$build" --target "${targets[@]/#/fuzz_}"
 

@@ -1,4 +1,6 @@
 #!/usr/bin/env bash
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 # An environment with what building and testing the Python package needs: tests/python/requirements.txt.
 #
 #   scripts/python_venv.sh build/venv

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """examples/python/quick_start.py -- a layer of a trained model, beside float64:
 
     pip install . && python examples/python/quick_start.py

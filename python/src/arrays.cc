@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/arrays.cc -- from an object to a view: the exchange table of its type, or __dlpack__.
 #include "arrays.h"
 

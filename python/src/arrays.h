@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/arrays.h -- arrays of numpy, torch, cupy, jax and whatever speaks DLPack, as views.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/backends.cc -- backends and shared workspaces: include/switchyard/backend.h.
 #include <nanobind/stl/shared_ptr.h>
 #include <pthread.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/bind.h -- the parts of the module, and how a plain struct is bound.
 #pragma once
 

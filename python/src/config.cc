@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/config.cc -- what one layer computes, as plain data: include/switchyard/config.h.
 #include "switchyard/config.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/dlpack.h -- the binary interface of DLPack 1.3: what arrays of other libraries look like.
 //
 // Its structs only, as https://github.com/dmlc/dlpack has them; their layout is frozen by a major

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/errors.cc -- the class of switchyard._errors that a code has.
 #include "errors.h"
 

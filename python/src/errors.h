@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/errors.h -- errors of this module, and how C++ errors become Python's.
 #pragma once
 

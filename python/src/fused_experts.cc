@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/fused_experts.cc -- a layer as a function: include/switchyard/fused_experts.h.
 #include "switchyard/fused_experts.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/host.h -- backends, weights and workspaces as Python holds them.
 #pragma once
 

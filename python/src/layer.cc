@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/layer.cc -- a layer with its own memory: include/switchyard/layer.h.
 #include "switchyard/layer.h"
 

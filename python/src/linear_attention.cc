@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/linear_attention.cc -- decode steps over paged states: include/switchyard/linear_attention.h.
 #include "switchyard/linear_attention.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/module.cc -- switchyard._native: the C++ API for Python.
 #include "bind.h"
 #include "errors.h"

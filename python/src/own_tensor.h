@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/own_tensor.h -- memory of Switchyard's own, as Python sees it: switchyard.Tensor.
 #pragma once
 

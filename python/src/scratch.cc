@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/scratch.cc -- where the memory of a call comes from.
 #include "scratch.h"
 

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/scratch.h -- memory that one call needs and nobody after it.
 #pragma once
 

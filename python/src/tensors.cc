@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/tensors.cc -- memory of Switchyard's own, safetensors files and the float64 oracle.
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/filesystem.h>

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // python/src/weights.cc -- weights of a layer, from arrays or a checkpoint.
 #include "switchyard/weights.h"
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Switchyard: the experts of a Mixture-of-Experts layer, in bf16, on CPUs and GPUs.
 
     import switchyard

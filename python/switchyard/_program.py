@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """The command line: the program of this package, and its answers as Python objects."""
 import os
 import sys

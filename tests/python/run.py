@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Runs a test file with pytest, and says why where a package that it needs is not installed.
 
     run.py FILE [PACKAGE ...]

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoint, MoeConfig and what they say."""
 import cases
 import pytest

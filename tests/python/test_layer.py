@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """MoeLayer: numbers beside float64, whose memory is whose, threads, forks."""
 import gc
 import os

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """LinearAttention over arrays: its definition, views with gaps, status words."""
 import numpy as np
 import pytest

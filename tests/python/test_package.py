@@ -1,6 +1,9 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """The package itself: what an import loads, stubs, errors, the program."""
 import inspect
 import os
+import re
 import subprocess
 import sys
 
@@ -24,8 +27,10 @@ def test_an_import_loads_the_standard_library_and_the_backend_of_nanobind_alone(
 def test_stubs_are_those_of_the_module(tmp_path):
     made = tmp_path / "_native.pyi"
     subprocess.run([sys.executable, "-m", "nanobind.stubgen", "-q", "-m", "switchyard._native", "-o", made], check=True)
-    assert made.read_text() == (PACKAGE / "_native.pyi").read_text(), (
-        "stale: python -m nanobind.stubgen -m switchyard._native -o python/switchyard/_native.pyi")
+    licence, committed = re.match(r"((?:# SPDX[^\n]*\n)+)(.*)", (PACKAGE / "_native.pyi").read_text(), re.S).groups()
+    assert made.read_text() == committed, (
+        "stale: python -m nanobind.stubgen -m switchyard._native -o python/switchyard/_native.pyi; "
+        f"then begin it with\n{licence}")
 
 
 def test_a_type_checker_reads_the_package_and_a_program(tmp_path):

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """The wheel of this source on every Python from 3.10 on that is found: the quick start, without numpy or torch.
 
     wheel_test.py SOURCE

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/weights/allocation_test.cc -- memory that runs out while a checkpoint is loaded or written, one
 // allocation at a time, is an Error.
 #include <gtest/gtest.h>
