@@ -44,12 +44,12 @@ class Options(ctypes.Structure):
     ] + [("strategy", c_char_p)] + [
         (name, c_int32) for name in "tp_size num_link_blocks token_pieces allow_repeated_experts use_all_gather fetch_rows"
         " host_counts peer_memory host_ordered poison_workspace workspace_per_call reserved".split()
-    ] + [("workspace", Workspace), ("shared_workspace", c_void_p)]
+    ] + [("workspace", Workspace), ("shared_workspace", c_void_p), ("out_of_range_ids", c_int32), ("strided_rows", c_int32)]
 
 
 class ForwardArgs(ctypes.Structure):
     _fields_ = [("size", c_size_t)] + [(name, Tensor) for name in "output hidden ids weights token_ids".split()] + [
-        ("max_tokens", c_int64), ("stream", c_void_p), ("workspace", Workspace)]
+        ("max_tokens", c_int64), ("stream", c_void_p), ("workspace", Workspace), ("expert_map", Tensor)]
 
 
 def call(function, *arguments):

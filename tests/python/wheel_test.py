@@ -41,7 +41,7 @@ def interpreters():
 
 def build(folder):
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation",
-        "-w", folder, "-C", "cmake.define.SWITCHYARD_CUDA=OFF", SOURCE,
+        "-w", folder, "--config-settings=cmake.define.SWITCHYARD_CUDA=OFF", SOURCE,
         env={**os.environ, "CCACHE_BASEDIR": str(SOURCE), "CCACHE_NOHASHDIR": "1"})
     (wheel,) = folder.glob("*.whl")
     assert ABI3.fullmatch(wheel.name), wheel.name
