@@ -283,6 +283,10 @@ ArrayView view_of(nb::handle array, Argument argument, Access access, Keep keep)
            ", a kind of torch.Tensor that may have no memory of its own. ",
            "Pass a plain torch.Tensor, such as its local part.");
   if (type.library == Library::Own) return own_view(array, argument, access);
+  // A tensor may get other memory (`t.data = ...`); a detached one keeps what it has.
+  nb::object detached;
+  if (type.library == Library::Torch && keep == Keep::Always)
+    array = detached = array.attr("detach")();
   ArrayView view = type.api != nullptr ? from_exchange(*type.api, array, argument, keep)
                                        : from_protocol(array, type.library, argument, access);
   if (type.library == Library::Torch) check_torch(array, view, argument, access);

@@ -10,6 +10,7 @@ NB_MODULE(_native, m) {
   m.attr("VERSION") = SWITCHYARD_VERSION;
   translate_errors();
   watch_forks();
+  nb::set_leak_warnings(false);  // other modules keep objects until the process ends
   bind_config(m);
   bind_backends(m);
   bind_tensors(m);

@@ -1,0 +1,150 @@
+"""Switchyard for PyTorch: the operations switchyard::fused_experts and switchyard::fused_experts_out, and a module.
+
+    import switchyard.torch
+    output = torch.ops.switchyard.fused_experts(hidden, w1, w2, ids, weights, order="gate_up")
+
+They run on CPU and CUDA, on torch's current stream, in torch.compile(fullgraph=True, dynamic=True) and, after one call
+of the same capacity, in CUDA graphs. Memory of a call comes from torch's allocator on CUDA.
+"""
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, Optional
+
+import torch
+
+from . import _native
+from ._errors import Unsupported
+
+ORDERS = {"gate_up": _native.GateUpOrder.GateUp, "up_gate": _native.GateUpOrder.UpGate}
+
+# Alive as long as the module: an object that is freed takes its operations with it.
+_LIBRARY = torch.library.Library("switchyard", "DEF")
+_ARGUMENTS = (
+    "Tensor hidden, Tensor w1, Tensor w2, Tensor ids, Tensor weights, *, str order, str activation='silu', "
+    "float alpha=1.702, float limit=7.0, Tensor? b1=None, Tensor? b2=None, Tensor? expert_map=None, "
+    "bool no_expert_out_of_range=False, int max_tokens=-1")
+
+
+@functools.lru_cache(maxsize=64)
+def _activation(name: str, alpha: float, limit: float) -> _native.Activation:
+    return _native.Activation(name, alpha, limit)
+
+
+def _order(name: str) -> _native.GateUpOrder:
+    if name not in ORDERS:
+        raise Unsupported(f"fused_experts: order={name}, need {' or '.join(ORDERS)}. Arrange the weights.")
+    return ORDERS[name]
+
+
+def _fused_experts_out(hidden: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, ids: torch.Tensor,
+                       weights: torch.Tensor, *, order: str, activation: str = "silu", alpha: float = 1.702,
+                       limit: float = 7.0, b1: Optional[torch.Tensor] = None, b2: Optional[torch.Tensor] = None,
+                       expert_map: Optional[torch.Tensor] = None, no_expert_out_of_range: bool = False,
+                       max_tokens: int = -1, out: torch.Tensor) -> None:
+    _native.fused_experts(
+        hidden.contiguous(), w1, w2, ids.contiguous(), weights.to(torch.float32).contiguous(), order=_order(order),
+        activation=_activation(activation, alpha, limit), b1=b1, b2=b2, expert_map=expert_map,
+        out_of_range_ids=(_native.OutOfRangeIds.NoExpert if no_expert_out_of_range else _native.OutOfRangeIds.Error),
+        max_tokens=max_tokens, output=out)
+
+
+def _fused_experts(hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+    out = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    _fused_experts_out(hidden, *arguments, **options, out=out)
+    return out
+
+
+def _fake(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return torch.empty_like(hidden, memory_format=torch.contiguous_format)
+
+
+def _fake_out(*_: Any, **__: Any) -> None:
+    return None
+
+
+def _without_gradient(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+    """A gradient that would be missing is an error."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if torch.is_grad_enabled():
+            for value in (*arguments, *options.values()):
+                if isinstance(value, torch.Tensor) and value.requires_grad:
+                    raise Unsupported(f"{name}: a tensor requires grad, and no gradient is computed here. "
+                                      "Call under torch.no_grad().")
+        with torch._C._AutoDispatchBelowAutograd():
+            return operation(*arguments, **options)
+
+    return call
+
+
+def _define(name: str, schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    _LIBRARY.define(f"{name}({_ARGUMENTS}{schema}", tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag))
+    for key in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, implementation, key)
+    torch.library.register_fake(f"switchyard::{name}", fake, lib=_LIBRARY)
+    operation = getattr(torch.ops.switchyard, name).default
+    _LIBRARY.impl(name, _without_gradient(name, operation), "Autograd")
+
+
+_define("fused_experts", ") -> Tensor", _fused_experts, _fake)
+_define("fused_experts_out", ", Tensor(a!) out) -> ()", _fused_experts_out, _fake_out)
+
+
+def check() -> None:
+    """Waits for torch's current stream, then raises the first error of the operations: after a CUDA graph's replay, say."""
+    stream = torch.cuda.current_stream().cuda_stream if torch.cuda.is_available() else 0
+    _native.wait_fused_experts(stream)
+
+
+class Router(torch.nn.Module):
+    """weight [E, H]; hidden [T, H] -> logits f32 [T, E]."""
+
+    def __init__(self, hidden: int, num_experts: int, **factory: Any) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.empty(num_experts, hidden, **factory))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(hidden.float(), self.weight.float())
+
+
+class Experts(torch.nn.Module):
+    """gate_up_proj [E, 2I, H] (gate first) and down_proj [E, H, I]."""
+
+    def __init__(self, hidden: int, intermediate: int, num_experts: int, activation: str, **factory: Any) -> None:
+        super().__init__()
+        self.activation = activation
+        self.gate_up_proj = torch.nn.Parameter(torch.empty(num_experts, 2 * intermediate, hidden, **factory))
+        self.down_proj = torch.nn.Parameter(torch.empty(num_experts, hidden, intermediate, **factory))
+
+    def forward(self, hidden: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = torch.ops.switchyard.fused_experts(
+            hidden, self.gate_up_proj, self.down_proj, ids, weights, order="gate_up", activation=self.activation)
+        return output
+
+
+class MoE(torch.nn.Module):
+    """The MoE block of Mixtral, Qwen3-MoE and their kin, for inference: softmax, top-k, experts.
+
+    The names of its state_dict are those of transformers 5: gate.weight bf16 [E, H], experts.gate_up_proj bf16 [E, 2I, H],
+    experts.down_proj bf16 [E, H, I]. They are not initialised. Input and output bf16 [..., H]. Raises Unsupported where
+    a gradient would be missing.
+    """
+
+    def __init__(self, hidden: int, intermediate: int, num_experts: int, top_k: int, *, activation: str = "silu",
+                 renormalize: bool = False, scale: float = 1.0, device: Any = None) -> None:
+        super().__init__()
+        factory = {"device": device, "dtype": torch.bfloat16}
+        _native.MoeConfig(hidden=hidden, intermediate=intermediate, num_experts=num_experts, top_k=top_k,
+                          activation=_activation(activation, 1.702, 7.0)).validate()
+        self.top_k, self.renormalize, self.scale = top_k, renormalize, scale
+        self.gate = Router(hidden, num_experts, **factory)
+        self.experts = Experts(hidden, intermediate, num_experts, activation, **factory)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        weights, ids = self.gate(rows).softmax(-1).topk(self.top_k)
+        if self.renormalize:
+            weights = weights / weights.sum(-1, keepdim=True)
+        output: torch.Tensor = self.experts(rows, ids, weights * self.scale)
+        return output.view(hidden.shape)
