@@ -241,7 +241,10 @@ void Reception::accept_all() {
       continue;
     }
     if (errno == EINTR || errno == ECONNABORTED) continue;  // it went away again
-    if (errno != EAGAIN) lacks_descriptors_ = !make_room(true);
+    if (errno == EAGAIN) return;
+    // Without a descriptor accept does not say whether anybody waits for one.
+    pollfd waits{listener_.socket.fd(), POLLIN, 0};
+    if (poll(&waits, 1, 0) > 0) lacks_descriptors_ = !make_room(true);
     return;
   }
 }

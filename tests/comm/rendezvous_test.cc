@@ -205,15 +205,13 @@ class RawCaller {
   Socket socket_;
 };
 
-// What rank 0 says at its deadline after `call` with nobody else there.
-std::string said_after(const std::function<void(RawCaller&)>& call,
-                       milliseconds deadline = milliseconds(400)) {
+// What rank 0 says at its deadline after `call(port)`, with nobody else there.
+std::string said_after(const std::function<void(uint16_t)>& call) {
   Host rank0({0, 2, "job", "secret"});
   std::string said;
-  RawCaller caller(rank0.port);
   std::jthread waiting(
-      [&] { said = message_of([&] { rank0.reception.await_all(in(deadline)); }); });
-  call(caller);
+      [&] { said = message_of([&] { rank0.reception.await_all(in(milliseconds(4000))); }); });
+  call(rank0.port);
   waiting.join();
   return said;
 }
@@ -230,64 +228,61 @@ TEST(Rendezvous, EachWordOfAHelloIsChecked) {
       {[](RawHello& h) { h.size = 3; }, 3, "rank 1 from 127.0.0.1 of 3 ranks"},
       {[](RawHello& h) { h.rank = 0; }, 4, "rank 0 from 127.0.0.1 which is not awaited"},
       {[](RawHello& h) { h.rank = 2; }, 4, "rank 2 from 127.0.0.1 which is not awaited"},
-      {[](RawHello& h) { h.rank = UINT32_MAX; }, 4, "which is not awaited"},
-      {[](RawHello& h) { h.channel = 1; }, 4, "rank 1 from 127.0.0.1 which is not awaited"},
+      {[](RawHello& h) { h.rank = UINT32_MAX; }, 4, "rank 4294967295 from 127.0.0.1 which is not"},
+      {[](RawHello& h) { h.channel = 1; }, 4, "rank 1 from 127.0.0.1 which is not awaited (2"},
       {[](RawHello& h) { h.channel = UINT32_MAX; }, 4, "which is not awaited"},
   };
-  for (const Wrong& wrong : all) {
-    RawHello hello = hello_of("job");
-    wrong.change(hello);
-    const auto said = said_after([&](RawCaller& caller) {
-      const RawAnswer answer = caller.answer_to(hello);
-      EXPECT_EQ(answer.verdict, wrong.verdict) << wrong.said;
+  const auto said = said_after([&](uint16_t port) {
+    for (const Wrong& wrong : all) {
+      RawHello hello = hello_of("job");
+      wrong.change(hello);
+      RawCaller caller(port);
+      EXPECT_EQ(caller.answer_to(hello).verdict, wrong.verdict) << wrong.said;
       EXPECT_TRUE(caller.is_closed()) << wrong.said;
-    });
-    EXPECT_NE(said.find(wrong.said), std::string::npos) << said;
-  }
+    }
+  });
+  for (const Wrong& wrong : all) EXPECT_NE(said.find(wrong.said), std::string::npos) << said;
 }
 
-TEST(Rendezvous, WhatIsOfAnotherProtocolOrSaysNothingIsNamed) {
-  const auto http = said_after([](RawCaller& caller) {
-    caller.say(std::as_bytes(std::span(std::string_view("GET / HTTP/1.1\r\n"))));
-    EXPECT_TRUE(caller.is_closed());
+TEST(Rendezvous, WhatIsOfAnotherProtocolOrSaysNothingMoreIsNamed) {
+  const auto said = said_after([](uint16_t port) {
+    RawCaller http(port), mute(port);
+    http.say(std::as_bytes(std::span(std::string_view("GET / HTTP/1.1\r\n"))));
+    mute.say(raw(hello_of("job")).first(39));
+    EXPECT_TRUE(http.is_closed());
+    EXPECT_TRUE(mute.is_closed());
   });
-  EXPECT_NE(http.find("a connection from 127.0.0.1 of another protocol"), std::string::npos)
-      << http;
-  const auto mute = said_after(
-      [](RawCaller& caller) {
-        caller.say(raw(hello_of("job")).first(39));
-        EXPECT_TRUE(caller.is_closed());
-      },
-      milliseconds(2600));
-  EXPECT_NE(mute.find("a connection from 127.0.0.1 which said nothing more"), std::string::npos)
-      << mute;
+  for (const char* part : {"a connection from 127.0.0.1 of another protocol",
+                           "a connection from 127.0.0.1 which said nothing more"})
+    EXPECT_NE(said.find(part), std::string::npos) << said;
 }
 
 // It heard the answer and does not look at it: the proof of the other end is what counts.
 TEST(Rendezvous, WhoCannotProveTheSecretStaysOut) {
-  for (const auto& [secret, token, payload_byte] :
-       {std::tuple{"guessed", 77, 1}, {"secret", 78, 1}, {"secret", 77, 9}}) {
-    const auto said = said_after([&, secret = secret, token = token,
-                                  last = payload_byte](RawCaller& caller) {
+  const auto said = said_after([](uint16_t port) {
+    for (const auto& [secret, token, first_byte] :
+         {std::tuple{"guessed", 77, 1}, {"secret", 78, 1}, {"secret", 77, 9}}) {
+      RawCaller caller(port);
       const RawHello hello = hello_of("job");
       const RawAnswer answer = caller.answer_to(hello);
       EXPECT_EQ(answer.verdict, 0u);
       EXPECT_EQ(answer.proof, proof_by("secret", 77, 1, hello, answer));
       caller.say(raw(proof_by(secret, static_cast<uint64_t>(token), 2, hello, answer, kPayload)));
       auto payload = kPayload;
-      payload[0] = std::byte(last);  // another than the proof is of
+      payload[0] = std::byte(first_byte);  // 9: another than the proof is of
       caller.say(payload);
       EXPECT_TRUE(caller.is_closed());
-    });
-    EXPECT_NE(said.find("rank 1 from 127.0.0.1 with another secret"), std::string::npos) << said;
-  }
+    }
+  });
+  EXPECT_NE(said.find("rank 1 from 127.0.0.1 with another secret (3 times)"), std::string::npos)
+      << said;
 }
 
 TEST(Rendezvous, OfTwoWithOneNumberTheFirstToProveItIsIn) {
   Host rank0({0, 3, "job", "secret"});
   std::string said;
   std::jthread waiting(
-      [&] { said = message_of([&] { rank0.reception.await_all(in(milliseconds(800))); }); });
+      [&] { said = message_of([&] { rank0.reception.await_all(in(milliseconds(3000))); }); });
   RawHello hello = hello_of("job");
   hello.size = 3;
   RawCaller first(rank0.port), second(rank0.port);
@@ -310,11 +305,31 @@ TEST(Rendezvous, OfTwoWithOneNumberTheFirstToProveItIsIn) {
   EXPECT_NE(said.find("rank 2 of 3 at"), std::string::npos) << said;
 }
 
+TEST(Rendezvous, ManyThatClaimARankAndProveNothingKeepItOutForABriefTimeOnly) {
+  Host rank0({0, 2, "job", "secret"});
+  std::vector<RawCaller> claims;
+  std::string said;
+  std::jthread waiting(
+      [&] { said = message_of([&] { rank0.reception.await_all(in(milliseconds(4000))); }); });
+  const RawHello hello = hello_of("job");
+  for (int i = 0; i < 128; ++i) {
+    claims.emplace_back(rank0.port);
+    claims.back().say(raw(hello));
+  }
+  const auto heard = message_of([&] {
+    join_rank(rank0.place(), {1, 2, "job", "secret"}, Channel::Data, kPayload,
+              in(milliseconds(4000)));  // their patience is longer
+  });
+  waiting.join();
+  EXPECT_EQ(heard, "no error");
+  EXPECT_EQ(said, "no error");
+}
+
 TEST(Rendezvous, TheOldestSilentOneMakesRoom) {
   Host rank0({0, 2, "job", "secret"});
   std::string said;
   std::jthread waiting(
-      [&] { said = message_of([&] { rank0.reception.await_all(in(milliseconds(700))); }); });
+      [&] { said = message_of([&] { rank0.reception.await_all(in(milliseconds(1900))); }); });
   std::vector<RawCaller> mute;
   for (int i = 0; i < 132; ++i) mute.emplace_back(rank0.port);
   EXPECT_TRUE(mute.front().is_closed());
@@ -322,9 +337,38 @@ TEST(Rendezvous, TheOldestSilentOneMakesRoom) {
   EXPECT_NE(said.find("a connection from 127.0.0.1 for many at once"), std::string::npos) << said;
 }
 
+// Who says nothing gives its descriptor to who waits, without the time that it has otherwise.
+TEST(Rendezvous, WithoutFreeDescriptorsASilentOneMakesRoomAtOnce) {
+  SharedArray<testing::Seen> seen(1);
+  ForkedRanks children(1, [&](int) {
+    Host rank0({0, 2, "job", "secret"});
+    RawCaller mute(rank0.port), rank1(rank0.port);
+    rlimit before{};
+    getrlimit(RLIMIT_NOFILE, &before);
+    const int lowest_free = dup(0);
+    close(lowest_free);
+    const rlimit one_left{static_cast<rlim_t>(lowest_free) + 1, before.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &one_left);
+    std::jthread caller([&] {
+      message_of([&] {
+        const RawHello hello = hello_of("job");
+        const RawAnswer answer = rank1.answer_to(hello);
+        rank1.say(raw(proof_by("secret", 77, 2, hello, answer, kPayload)));
+        rank1.say(kPayload);
+      });
+    });
+    const auto said = message_of([&] { rank0.reception.await_all(in(milliseconds(1900))); });
+    setrlimit(RLIMIT_NOFILE, &before);
+    seen[0].say(std::runtime_error(said));
+  });
+  EXPECT_TRUE(children.finished(0, std::chrono::seconds(20)));
+  EXPECT_TRUE(seen[0].says("no error")) << seen[0].message;
+}
+
 // What a caller hears from a listener that answers `answer` and, if it is asked in, says `welcome`.
 std::string heard_from(RawAnswer answer, const std::string& proves_with,
-                       std::string_view welcome = "SWCHYARD", uint32_t place_rank = 0) {
+                       std::string_view welcome = "SWCHYARD", uint32_t place_rank = 0,
+                       milliseconds deadline = milliseconds(10000)) {
   const Listener listener = listen_at("127.0.0.1", 0, in(milliseconds(1000)));
   const auto talk = [&](const Socket& socket) {
     RawHello hello;
@@ -347,7 +391,7 @@ std::string heard_from(RawAnswer answer, const std::string& proves_with,
   });
   return message_of([&] {
     join_rank({"127.0.0.1", listener.port, 77, place_rank}, {1, 2, "job", "secret"}, Channel::Data,
-              kPayload, in(milliseconds(500)));
+              kPayload, in(deadline));
   });
 }
 
@@ -359,10 +403,11 @@ TEST(Rendezvous, WhoeverAnswersIsAskedForItsProof) {
   expect(heard_from({}, "guessed"), "does not prove that it is one of this job");
   expect(heard_from({}, "secret", "SWCHYARD", 1), "does not prove");  // of another rank
   expect(heard_from({.rank = 1}, "secret"), "does not prove");
-  expect(heard_from({}, "secret", "SWCHYARE"), "no connection to rank 0");
+  const milliseconds brief(400);  // who is not sure tries again until then
+  expect(heard_from({}, "secret", "SWCHYARE", 0, brief), "no connection to rank 0");
   RawAnswer foreign;
   foreign.magic[0] = 'X';
-  expect(heard_from(foreign, "secret"), "no connection to rank 0");
+  expect(heard_from(foreign, "secret", "SWCHYARD", 0, brief), "no connection to rank 0");
   struct Verdict {
     uint32_t number;
     const char* heard;
