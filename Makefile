@@ -10,7 +10,7 @@ VENV := build/venv
 WITH_PYTHON = $$([ ! -x $(VENV)/bin/python ] || echo -DSWITCHYARD_PYTHON=ON -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python)
 THREADED := device comm dispatcher executor linear_attention layer cpu c_api  # tests: folders of tests/
 
-.PHONY: help build run test bench asan tsan cuda fuzz arm style tidy format clean
+.PHONY: help build run test bench asan tsan cuda fuzz coverage mutate soak arm style tidy format clean
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -55,6 +55,23 @@ fuzz:  ## every parser of files, and what peers send, under a fuzzer, 45 s each 
 	@scripts/install_deps.sh build test fuzz
 	@cmake --preset fuzz >/dev/null && cmake --build --preset fuzz
 	scripts/fuzz.sh
+
+coverage:  ## lines that the tests reach, by folder; fails below the limits
+	@scripts/install_deps.sh build test coverage
+	@cmake --preset coverage >/dev/null && cmake --build --preset coverage
+	@find build/coverage -name '*.gcda' -delete
+	ctest --preset coverage -j2
+	scripts/coverage.py build/coverage
+
+mutate:  ## small faults in the sources, and whether the unit tests see them (SAMPLE=80, SEED=1)
+	@scripts/install_deps.sh build test
+	scripts/mutate.py --sample $(or $(SAMPLE),80) --seed $(or $(SEED),1)
+
+soak:  ## forwards, layers and ranks that come and go for SECONDS (3600): does anything grow?
+	@scripts/install_deps.sh build test
+	@cmake --preset cpu -DSWITCHYARD_DEVELOPER=ON >/dev/null
+	@cmake --build --preset cpu --target soak
+	$(BUILD)/tests/soak . --seconds $(or $(SECONDS),3600) --json $(BUILD)/soak.json
 
 arm:  ## the numeric tests on 64-bit Arm (NEON), cross-compiled and emulated
 	scripts/test_arm.sh

@@ -16,6 +16,7 @@ declare -A GROUPS_OF=(
   [arm]="g++-aarch64-linux-gnu qemu-user"
   [style]="clang-format clang-tidy git python3-markdown-it"
   [fuzz]="clang libclang-rt-14-dev"
+  [coverage]="gcovr"
 )
 
 [ "${SKIP_DEPS:-0}" = 1 ] && exit 0

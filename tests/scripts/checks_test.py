@@ -10,6 +10,9 @@ import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+import coverage  # noqa: E402
+import mutate  # noqa: E402
 
 
 def run(script, root, *options):
@@ -188,6 +191,52 @@ class Measurements(Tree):
         run("measurements.py", self.root)
         self.assertFalse((self.root / "docs/measurements/gone.md").exists())
         self.assertEqual(0, run("measurements.py", self.root, "--check").returncode)
+
+
+class Faults(unittest.TestCase):
+    """What scripts/mutate.py would change."""
+
+    def of(self, source):
+        faults = mutate.faults_of("src/base/a.cc", source)
+        return {source[:f.begin] + f.text + source[f.end:] for f in faults}
+
+    def test_operators_constants_conditions_checks_and_statements(self):
+        source = "int f(int a) {\n  if (a < 3) g(a);\n  return !a && b;\n}\n"
+        found = self.of(source)
+        for change in [("<", "<="), ("3", "4"), ("a < 3", "false"), ("a < 3", "true"), ("!a", "a"), ("&&", "||")]:
+            self.assertIn(source.replace(*change), found)
+        for check in "SWITCHYARD_REQUIRE(a == 1, BadFile, \"a: \", a)", "throw Error(a)", "refuse(a)":
+            source = f"void f() {{\n  {check};\n}}\n"
+            self.assertIn(source.replace(check, ""), self.of(source))
+        source = "void f() {\n  x_ = a;\n  g(\n      b);\n}\n"
+        self.assertIn(source.replace("x_ = a", ""), self.of(source))
+        self.assertIn(source.replace("g(\n      b)", ""), self.of(source))
+
+    def test_comments_text_includes_and_types_stay(self):
+        for source in ("// a < 3 && b\n", "const char* t = \"a < 3\";\n", "#define A 3 < 4\n", "std::vector<int> v;\n",
+                       "static_assert(a == 3);\n", "void f(A&& a);\n", "double x = 1e-20;\n", "/* 3 */\n"):
+            self.assertEqual(set(), self.of(source), source)
+
+    def test_a_sample_is_the_same_for_a_seed_and_shares_the_folders(self):
+        faults = [mutate.Fault(f"src/{folder}/a.cc", i, i, "", "check", 1, "") for folder in "ab" for i in range(50)]
+        first = mutate.draw(faults, 20, 1)
+        self.assertEqual(first, mutate.draw(faults, 20, 1))
+        self.assertNotEqual(first, mutate.draw(faults, 20, 2))
+        self.assertEqual([10, 10], [sum(f.folder == f"src/{folder}" for f in first) for folder in "ab"])
+        self.assertEqual(faults, mutate.draw(faults, 0, 1))
+
+
+class Coverage(unittest.TestCase):
+    def test_folders_are_counted_without_what_only_a_gpu_runs(self):
+        line = lambda number, count: {"line_number": number, "count": count}
+        report = {"files": [{"file": "src/base/a.cc", "lines": [line(1, 0), line(2, 3)]},
+                            {"file": "src/base/a.cc", "lines": [line(1, 1), line(2, 0)]},
+                            {"file": "src/base/b.h", "lines": [line(1, 0), dict(line(2, 0), **{"gcovr/noncode": True})]},
+                            {"file": "src/cuda/a.cc", "lines": [line(1, 0)]},
+                            {"file": "tests/a.cc", "lines": [line(1, 0)]}]}
+        self.assertEqual([("src/base", 3, 2)], coverage.by_folder(coverage.lines_of(report)))
+        self.assertIn("66.7     85  below", coverage.table([("src/base", 3, 2, 85)]))
+        self.assertNotIn("below", coverage.table([("src/base", 100, 85, 85)]))
 
 
 if __name__ == "__main__":
