@@ -69,7 +69,7 @@ mutate:  ## small faults in the sources, and whether the unit tests see them (SA
 
 soak:  ## forwards, layers and ranks that come and go for SECONDS (3600): does anything grow?
 	@scripts/install_deps.sh build test
-	@cmake --preset cpu -DSWITCHYARD_DEVELOPER=ON >/dev/null
+	@cmake --preset cpu -DSWITCHYARD_TESTS=ON -DSWITCHYARD_BENCH=OFF >/dev/null
 	@cmake --build --preset cpu --target soak
 	$(BUILD)/tests/soak . --seconds $(or $(SECONDS),3600) --json $(BUILD)/soak.json
 

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Line coverage of the tests, by folder and in total, from a build with --coverage whose tests have run.
 
     scripts/coverage.py build/coverage

@@ -1,4 +1,6 @@
 #!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Makes small faults in the sources, one at a time, and asks the unit tests whether they see them.
 
     scripts/mutate.py                             80 faults, drawn with seed 1, of the four folders
@@ -224,7 +226,7 @@ class Copy:
         # As `make test` builds it, so that ccache has most of it.
         configured = self.run(["cmake", "-S", str(self.place), "-B", str(self.build), "-G", "Ninja",
                                "-DCMAKE_BUILD_TYPE=Release", "-DSWITCHYARD_CUDA=OFF", "-DSWITCHYARD_C_API=OFF",
-                               "-DSWITCHYARD_DEVELOPER=ON", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+                               "-DSWITCHYARD_TESTS=ON", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
                                "-DCMAKE_GTEST_DISCOVER_TESTS_DISCOVERY_MODE=PRE_TEST"], 600)
         if configured or self.make(7200):
             sys.exit(f"mutate: the copy in {self.place} does not build without a fault. See {self.place}/log.")

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """examples/python/torch_experts.py -- the experts of a layer as an operation of PyTorch, and a block as a module."""
 import torch
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """examples/python/transformers_model.py -- a model of transformers whose experts Switchyard runs."""
 import torch
 import transformers

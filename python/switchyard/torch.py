@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Switchyard for PyTorch: the operations switchyard::fused_experts and switchyard::fused_experts_out, and a module.
 
     import switchyard.torch

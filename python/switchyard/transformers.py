@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """Switchyard inside transformers: experts_implementation="switchyard".
 
     import switchyard.transformers

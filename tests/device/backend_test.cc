@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/device/backend_test.cc -- what callers who see only the name Backend can do with one; and what
 // a build without CUDA says of it.
 #include "switchyard/backend.h"

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/ops/work_test.cc -- what operations say that they move and compute, against counts by hand:
 // floors, and so every claim of speed, are made of these.
 #include <gtest/gtest.h>

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """torch: tensors without a copy, the operations, compilation, gradients that would be missing."""
 import gc
 import runpy

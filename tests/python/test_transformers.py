@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
 """transformers: every class with the experts interface is switched and equal to its own forward, or refused."""
 import importlib
 import inspect

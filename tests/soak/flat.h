@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/soak/flat.h -- what is sampled while a soak runs, and the rule that says whether it is flat.
 #pragma once
 

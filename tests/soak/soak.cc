@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
 // tests/soak/soak.cc -- hours of a host's life: forwards, layers that are made and destroyed, ranks
 // that come and go as threads and as processes, files that are read and written. Says whether memory,
 // descriptors, threads and files stay flat, and whether each round gives the bits of the first.
