@@ -4,7 +4,8 @@
 """Checks that every #include respects the levels of the house (docs/design/architecture.md).
 
 A file includes its own folder, folders of lower levels and public headers; never sideways, never up.
-Public headers include the standard library and each other. Third-party headers have one home each.
+Public headers include the standard library and each other. Third-party headers have one home each. Public headers open
+the namespace with default visibility: what they declare is what a shared library exports, everything else is hidden.
 """
 import argparse
 import pathlib
@@ -18,6 +19,7 @@ HOMES = {"nlohmann/": {"src/weights", "cli", "bench", "tests"}, "hwy/": {"src/cp
          "CLI/": {"cli", "bench"}, "nanobind/": {"python"}, "cuda_": {"src/device", "src/cuda", "src/comm", "bench", "tests"}, "cuda.h": {"src/device", "src/cuda", "src/comm"},
          "cudaTypedefs.h": {"src/cuda"}, "cublas": {"src/cuda", "src/device"},
          "mpi.h": {"src/comm"}, "nccl.h": {"src/comm"}}
+VISIBLE = 'namespace [[gnu::visibility("default")]] switchyard {'
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
@@ -58,6 +60,8 @@ def faults(root):
         if parts[0] == "src" and parts[1] not in LEVEL:
             yield f"{'/'.join(parts)}: folder {parts[1]} has no level"
             continue
+        if place == "include/switchyard" and re.search(r"^namespace switchyard\b", path.read_text(), re.M):
+            yield f'{"/".join(parts)}: the namespace is not opened as {VISIBLE}, a shared library would hide it'
         for number, quoted, header in includes(path):
             if why := fault(place, quoted, header):
                 yield f"{'/'.join(parts)}:{number}: {header}: {why}"

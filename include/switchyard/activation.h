@@ -13,7 +13,7 @@
 #define SWITCHYARD_HOST_DEVICE
 #endif
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// All of it in fp32 on unrounded sums.
 enum class ActivationKind {

@@ -9,7 +9,7 @@
 
 #include "switchyard/tensor.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// What one operation of a layer took. Bytes and flops are what the operation had to move and
 /// compute for the rows it was given, so rate = bytes / us compares with the machine's limits.

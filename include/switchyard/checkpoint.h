@@ -13,7 +13,7 @@
 #include "switchyard/config.h"
 #include "switchyard/weights.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// A checkpoint folder: config.json and safetensors, one file or several, with or without an index.
 /// Thread-safe: ranks that are threads may share one.

@@ -12,7 +12,7 @@
 
 #include "switchyard/tensor.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// One kind of row in an exchange: rows of `src` on the senders become rows of `dst` here.
 struct RowTransfer {

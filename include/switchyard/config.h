@@ -10,7 +10,7 @@
 
 #include "switchyard/activation.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// How router logits become scores.
 enum class Scoring {

@@ -13,7 +13,7 @@
 #include "switchyard/config.h"
 #include "switchyard/strategy.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 struct RowRange {
   int64_t begin = 0;

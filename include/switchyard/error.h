@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// One list of errors, a line of meaning each. The values cross ranks and never change.
 enum class Errc {

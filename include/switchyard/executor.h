@@ -12,7 +12,7 @@
 #include "switchyard/strategy.h"
 #include "switchyard/weights.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 struct ExecutorOptions {
   ExecutorKind kind = ExecutorKind::Contiguous;

@@ -6,7 +6,7 @@
 
 #include "switchyard/layer.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// MoeLayer::forward of a layer of one rank, which is made by the first call and kept: by config,
 /// options, and addresses and shapes of `weights`.

@@ -11,7 +11,7 @@
 #include "switchyard/strategy.h"
 #include "switchyard/weights.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 class Gate {
  public:

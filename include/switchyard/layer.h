@@ -16,7 +16,7 @@
 #include "switchyard/tensor.h"
 #include "switchyard/weights.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// What given ids are that name no expert of the layer and are not -1.
 enum class OutOfRangeIds {

@@ -20,7 +20,7 @@
 #include "switchyard/error.h"
 #include "switchyard/tensor.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// A tensor with gaps: element i of dimension d stands i * strides[d] elements from the first. A
 /// plain tensor is one without gaps.

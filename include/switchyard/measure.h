@@ -10,7 +10,7 @@
 
 #include "switchyard/layer.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// What one GPU reaches at most, measured in this process: the limits that times stand beside.
 struct DeviceRates {

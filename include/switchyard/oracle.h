@@ -7,7 +7,7 @@
 #include "switchyard/tensor.h"
 #include "switchyard/weights.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// The whole layer in float64 from bf16 operands, without any rounding between, for E_local = E
 /// weights on the CPU. Written to be read; a token costs 6 K H I flops on one core.

@@ -9,7 +9,7 @@
 
 #include "switchyard/config.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// What a GPU and its ports reach: the one place where a plan is calibrated. A rank is a GPU with a
 /// network card of its own. Of several ranks two and four of one host were measured

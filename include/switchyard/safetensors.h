@@ -13,7 +13,7 @@
 
 #include "switchyard/tensor.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 class FileBytes;
 

@@ -11,7 +11,7 @@
 #include "switchyard/backend.h"
 #include "switchyard/config.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// How rows are grouped by expert.
 enum class Layout {
@@ -82,7 +82,7 @@ struct StrategyRequest : PlanOptions {
   std::string quantization;           // "" is none; anything else is refused by the bf16 strategies
   int num_ranks = 1;                  // P
   std::string transport = "threads";  // of the communicator
-  bool use_low_latency = false;       // the reference system's deepep_low_latency
+  bool use_low_latency = false;       // rtp-llm's deepep_low_latency
   bool cuda_graph = false;            // the caller will capture forward
   bool has_nccl = false;              // see has_nccl() in communicator.h
   DeviceDescription device;

@@ -12,7 +12,7 @@
 
 struct CUstream_st;  // cudaStream_t without including CUDA
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 enum class DType : uint8_t { Bf16, F16, F32, F64, I32, I64 };
 

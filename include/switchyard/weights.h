@@ -11,7 +11,7 @@
 #include "switchyard/config.h"
 #include "switchyard/tensor.h"
 
-namespace switchyard {
+namespace [[gnu::visibility("default")]] switchyard {
 
 /// Called while weights are read or copied, on the calling thread; bytes done of all bytes.
 using Progress = std::function<void(int64_t done, int64_t total)>;

@@ -53,6 +53,12 @@ class Layers(Tree):
                 self.setUp()
                 self.assertEqual("", self.fault(name, header))
 
+    def test_a_public_header_shows_what_it_declares(self):
+        self.write("include/switchyard/a.h", "namespace switchyard {\n}  // namespace switchyard\n")
+        self.assertIn("a.h: the namespace is not opened as", run("check_layers.py", self.root).stdout)
+        self.write("include/switchyard/a.h", 'namespace [[gnu::visibility("default")]] switchyard {\n}  // namespace switchyard\n')
+        self.assertEqual(0, run("check_layers.py", self.root).returncode)
+
 
 @unittest.skipUnless(shutil.which("git"), "needs git")
 class Licences(Tree):
