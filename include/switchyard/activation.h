@@ -151,6 +151,11 @@ struct ActivationList {
   SWITCHYARD_HOST_DEVICE static constexpr bool visit(ActivationKind kind, F&& f) {
     return ((kind == kKinds && (f.template operator()<kKinds>(), true)) || ...);
   }
+
+  /// Whether W1 holds gate and up.
+  static constexpr bool gated(ActivationKind kind) {
+    return !((kind == kKinds && !ActivationRule<kKinds>::kGated) || ...);
+  }
 };
 
 using Activations =
@@ -164,12 +169,7 @@ struct Activation {
   float alpha = 1.702f;  // ClampedSwiglu; Situ: > 0
   float limit = 7.0f;    // ClampedSwiglu, SiluOfClamped, ClampedSilu, Situ; > 0
 
-  constexpr bool gated() const {
-    bool gated = true;
-    Activations::visit(kind,
-                       [&]<ActivationKind kKind>() { gated = ActivationRule<kKind>::kGated; });
-    return gated;
-  }
+  constexpr bool gated() const { return Activations::gated(kind); }
   bool operator==(const Activation&) const = default;
 };
 
