@@ -122,7 +122,7 @@ void RunOptions::add_options(CLI::App& command, int most_ranks) {
   add_choice(command, "--device", device, {"cpu", "cuda"}, "Where the layer runs");
   add_value(command, "--strategy,--moe_strategy", layer.strategy, "NAME",
             "auto, [dispatcher+]executor[+provider] such as normal+masked or masked+cublas, or a "
-            "name of the reference system (`switchyard explain` lists them)")
+            "name of the reference system, rtp-llm (`switchyard explain` lists them)")
       ->envname("MOE_STRATEGY");
   add_number(command, "--masked-max-tokens,--masked_max_token_num", layer.masked_max_tokens,
              {0, kMostTokens}, "N", "hybrid: masked layout up to this many rows")

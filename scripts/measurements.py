@@ -393,7 +393,7 @@ def layers_view(root, name, results, models, tokens):
     rows = []
     for row in (r for model in models for r in layer_rows(model, results["bench"][model], peers_of(root, name))):
         if row["gate"] == "given" and row["tokens"] in tokens:
-            rows.append({"model": row["run"], **{k: row[k] for k in ("tokens", "us", "floor us", "of floor", "DeepGEMM us", "Triton us") if k in row}})
+            rows.append({"model": row["run"], **{k: row[k] for k in ("tokens", "us", "floor us", "of floor")}})
     return table(rows)
 
 

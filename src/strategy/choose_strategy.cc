@@ -88,7 +88,7 @@ Strategy evaluate(const Combination& c, const StrategyRequest& r) {
   return s;
 }
 
-// The dispatcher that the ranks call for, as the reference system chooses it.
+// The dispatcher that the ranks call for, as rtp-llm, the reference system, chooses it.
 DispatcherKind dispatcher_for(const StrategyRequest& r) {
   const bool replicated = r.num_ranks == 1 || (r.tp_size == r.num_ranks && r.use_all_gather);
   return replicated ? DispatcherKind::Local : DispatcherKind::Normal;

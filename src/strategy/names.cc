@@ -13,7 +13,7 @@
 namespace switchyard {
 namespace {
 
-// Names of the reference system. Those without a kind are recognised only.
+// Names of the reference system, rtp-llm. Those without a kind are recognised only.
 struct ReferenceName {
   std::string_view name;
   std::string_view means;    // a combination of ours; empty: not provided yet
