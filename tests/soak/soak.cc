@@ -134,6 +134,7 @@ void lose_a_thread() {
 void run_processes(int num_ranks, int lost, Bits* bits) {
   const testing::SharedGather gather;
   constexpr size_t kMost = size_t{1} << 22;
+  constexpr std::chrono::minutes kLimit(5);  // also on a machine that stands still for a while
   const testing::SharedArray<uint16_t> shared(kMost);
   const testing::SharedArray<size_t> counts(static_cast<size_t>(num_ranks));
   testing::ForkedRanks children(num_ranks, [&](int rank) {
@@ -151,7 +152,7 @@ void run_processes(int num_ranks, int lost, Bits* bits) {
     }
   });
   for (int r = 0; r < num_ranks; ++r)
-    expect(children.finished(r) == (r != lost), "a process did not end as it should");
+    expect(children.finished(r, kLimit) == (r != lost), "a process did not end as it should");
   if (bits) bits->assign(shared.data(), shared.data() + counts[0]);
 }
 
