@@ -42,7 +42,8 @@ def interpreters():
 def build(folder):
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation",
         "-w", folder, "--config-settings=cmake.define.SWITCHYARD_CUDA=OFF", SOURCE,
-        env={**os.environ, "CCACHE_BASEDIR": str(SOURCE), "CCACHE_NOHASHDIR": "1"})
+        # CMake's compiler, not the one that Python was built with: then its objects are those of the cache.
+        env={"CC": "cc", "CXX": "c++", **os.environ, "CCACHE_BASEDIR": str(SOURCE), "CCACHE_NOHASHDIR": "1"})
     (wheel,) = folder.glob("*.whl")
     assert ABI3.fullmatch(wheel.name), wheel.name
     assert wheel.stat().st_size < MOST_BYTES, wheel.stat().st_size
