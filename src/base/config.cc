@@ -73,9 +73,6 @@ void check_choice(const MoeConfig& c) {
                      Unsupported, "config: vocabulary=", g.vocabulary,
                      ", a choice by token id has neither correction bias nor groups nor a sparse "
                      "mixer. Leave them off.");
-  SWITCHYARD_REQUIRE(g.num_zero_experts >= 0 && c.num_choices() <= kMaxExperts, ShapeMismatch,
-                     "config: num_zero_experts=", g.num_zero_experts, ", need 0 to ", kMaxExperts,
-                     " less E=", c.num_experts, ".");
   SWITCHYARD_REQUIRE(
       g.num_zero_experts == 0 || (c.shared.intermediate == 0 && !c.path.present() &&
                                   !c.router_weight_on_input && !g.expert_scale),
@@ -202,6 +199,10 @@ void validate(const MoeConfig& c) {
   check_width("intermediate", c.intermediate);
   SWITCHYARD_REQUIRE(c.num_experts >= 1 && c.num_experts <= kMaxExperts, ShapeMismatch,
                      "config: num_experts=", c.num_experts, ", need 1 to ", kMaxExperts, ".");
+  const int64_t zero = c.gate.num_zero_experts;  // before it is added to anything
+  SWITCHYARD_REQUIRE(zero >= 0 && zero <= kMaxExperts - c.num_experts, ShapeMismatch,
+                     "config: num_zero_experts=", zero, ", need 0 to ", kMaxExperts,
+                     " less E=", c.num_experts, ".");
   SWITCHYARD_REQUIRE(c.top_k >= 1 && c.top_k <= c.num_choices(), ShapeMismatch,
                      "config: top_k=", c.top_k, ", need 1 to num_experts=", c.num_choices(), ".");
   check_activation(c.activation);

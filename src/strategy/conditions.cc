@@ -38,6 +38,12 @@ std::string gib(int64_t bytes) {
   return text + " GiB";
 }
 
+// Of a config that nobody has validated: no sum of its sizes.
+bool has_enough_experts(const MoeConfig& c) {
+  if (c.top_k < 1 || c.num_experts < 0) return false;
+  return c.top_k <= c.num_experts || c.top_k - c.num_experts <= c.gate.num_zero_experts;
+}
+
 }  // namespace
 
 std::vector<Condition> layer_conditions(const StrategyRequest& r) {
@@ -49,8 +55,7 @@ std::vector<Condition> layer_conditions(const StrategyRequest& r) {
       condition("H is a positive multiple of 8", c.hidden > 0 && c.hidden % 8 == 0, "H=", c.hidden),
       condition("I is a positive multiple of 8", c.intermediate > 0 && c.intermediate % 8 == 0,
                 "I=", c.intermediate),
-      condition("1 <= K <= E", c.top_k >= 1 && c.top_k <= c.num_choices(), "K=", c.top_k,
-                ", E=", c.num_experts),
+      condition("1 <= K <= E", has_enough_experts(c), "K=", c.top_k, ", E=", c.num_experts),
       condition("there are ranks", r.num_ranks >= 1, "P=", r.num_ranks),
       condition("max_tokens >= 0", r.max_tokens >= 0, "max_tokens=", r.max_tokens),
       condition("weight on the input has a sigmoid top-1 gate",

@@ -339,6 +339,9 @@ TEST(Rendezvous, TheOldestSilentOneMakesRoom) {
 
 // Who says nothing gives its descriptor to who waits, without the time that it has otherwise.
 TEST(Rendezvous, WithoutFreeDescriptorsASilentOneMakesRoomAtOnce) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the sanitizer looks at objects through a pipe, which takes descriptors";
+#endif
   SharedArray<testing::Seen> seen(1);
   ForkedRanks children(1, [&](int) {
     Host rank0({0, 2, "job", "secret"});
