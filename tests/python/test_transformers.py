@@ -81,7 +81,7 @@ def distance(a, b):
     return float((a.double() - b.double()).norm() / b.double().norm())
 
 
-@pytest.mark.parametrize("module_name, name", decorated_classes())
+@pytest.mark.parametrize("module_name, name", list(decorated_classes()))
 def test_a_class_is_switched_and_equal_or_refused_with_the_reason(module_name, name):
     made = make_experts(module_name, name)
     if name in REFUSED:
