@@ -93,6 +93,7 @@ typedef struct swy_tensor {
 
 static inline swy_tensor swy_tensor_of(const void* data, int32_t dtype, int32_t device,
                                        int32_t rank, const int64_t* shape) {
+  /* NOLINTNEXTLINE(modernize-use-nullptr): C has none */
   swy_tensor t = {0, {0, 0, 0, 0}, {0, 0, 0, 0}, 0, 0, 0, {0, 0, 0}};
   int32_t d;
   t.data = (void*)(uintptr_t)data; /* what is only read is never written */
