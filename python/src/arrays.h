@@ -8,6 +8,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,12 @@ class Array : public nb::object {
  public:
   NB_OBJECT_DEFAULT(Array, nb::object, "switchyard._array.Array", any)
 };
+
+// An argument that may be left away, and its array or None.
+using Optional = std::optional<Array>;
+inline nb::handle handle_of(const Optional& array) {
+  return array ? nb::handle(*array) : nb::none();
+}
 
 // Who made an array.
 enum class Library { None, Numpy, Torch, Cupy, Jax, Own, Other };
@@ -94,6 +101,11 @@ class CallArrays {
 // Where the library of `array` puts its work: torch's and cupy's current stream, the default stream
 // of others; null on a CPU.
 CUstream_st* current_stream(nb::handle array, DeviceIndex device);
+// The stream that was given as a number, else the current one of the library of `array`.
+using StreamAddress = std::optional<uintptr_t>;
+inline CUstream_st* stream_of(const StreamAddress& given, nb::handle array, DeviceIndex device) {
+  return given ? reinterpret_cast<CUstream_st*>(*given) : current_stream(array, device);
+}
 
 // A new array of the library and on the device of `like`; of Tensor's own type where that library
 // has no arrays that may be written. Rows of numpy are bf16 as those of `like` are: ml_dtypes', or

@@ -16,12 +16,6 @@
 namespace switchyard::python {
 namespace {
 
-using Optional = std::optional<Array>;
-
-nb::handle handle_of(const Optional& array) {
-  return array ? nb::handle(*array) : nb::none();
-}
-
 // The kept layers' threads stay in the parent of a fork.
 void check_not_forked(const char* operation) {
   static const int generation = fork_generation();
@@ -109,8 +103,7 @@ Array fused(const Array& hidden, const Array& w1, const Array& w2, const Array& 
       output ? nb::object(*output)
              : new_array(hidden, DType::Bf16, {tokens, call.config.hidden}, device);
   call.args.output = arrays.write("output", result);
-  call.args.stream =
-      stream ? reinterpret_cast<CUstream_st*>(*stream) : current_stream(hidden, device);
+  call.args.stream = stream_of(stream, hidden, device);
   std::optional<Scratch> scratch;
   if (workspace) {
     call.args.workspace = arrays.workspace("workspace", *workspace);

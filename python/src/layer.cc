@@ -18,17 +18,6 @@
 namespace switchyard::python {
 namespace {
 
-using Optional = std::optional<Array>;
-using StreamAddress = std::optional<uintptr_t>;
-
-nb::handle handle_of(const Optional& array) {
-  return array ? nb::handle(*array) : nb::none();
-}
-
-CUstream_st* stream_of(const StreamAddress& given, nb::handle hidden, DeviceIndex device) {
-  return given ? reinterpret_cast<CUstream_st*>(*given) : current_stream(hidden, device);
-}
-
 // ---- the gate
 
 nb::tuple choose(Gate& gate, const MoeConfig& config, DeviceIndex device, const Array& hidden,

@@ -14,17 +14,6 @@
 namespace switchyard::python {
 namespace {
 
-using Optional = std::optional<Array>;
-using StreamAddress = std::optional<uintptr_t>;
-
-nb::handle handle_of(const Optional& array) {
-  return array ? nb::handle(*array) : nb::none();
-}
-
-CUstream_st* stream_of(const StreamAddress& given, nb::handle x, DeviceIndex device) {
-  return given ? reinterpret_cast<CUstream_st*>(*given) : current_stream(x, device);
-}
-
 // What Python says of a StateMap; sizes of the table come from the array.
 struct MapArguments {
   Optional sequence_lengths;

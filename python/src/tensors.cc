@@ -20,11 +20,6 @@
 namespace switchyard::python {
 namespace {
 
-using Optional = std::optional<Array>;
-nb::handle handle_of(const Optional& array) {
-  return array ? nb::handle(*array) : nb::none();
-}
-
 struct OpenFile {
   std::shared_ptr<const TensorFile> file;
 };

@@ -43,11 +43,6 @@ class KeptArrays {
   DeviceIndex device_;
 };
 
-using Optional = std::optional<Array>;
-nb::handle handle_of(const Optional& array) {
-  return array ? nb::handle(*array) : nb::none();
-}
-
 void bind_layer_weights(nb::module_& m) {
   nb::enum_<GateUpOrder>(m, "GateUpOrder",
                          "How gate and up stand in w1. There is no default: the wrong one gives "

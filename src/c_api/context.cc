@@ -34,7 +34,7 @@ class ProgramsAllocator final : public Allocator {
   void free(void* address, size_t bytes) noexcept override {
     calls_.free(calls_.user, address, bytes);
   }
-  void own() { lent_.release = calls_.release, lent_.owner = calls_.user; }
+  void own() { lent_.own(calls_.release, calls_.user); }
 
  private:
   const swy_allocator calls_;
@@ -48,7 +48,7 @@ class ProgramsThreads final : public TaskRunner {
   void run(int64_t num_tasks, void (*task)(void*, int64_t), void* context) override {
     calls_.run(calls_.user, num_tasks, task, context);
   }
-  void own() { lent_.release = calls_.release, lent_.owner = calls_.user; }
+  void own() { lent_.own(calls_.release, calls_.user); }
 
  private:
   const swy_task_runner calls_;

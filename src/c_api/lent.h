@@ -5,18 +5,25 @@
 
 namespace switchyard::c_api {
 
-// Calls `release` once, when the last who needs it lets go. It is set when the call that got it has
-// succeeded: after a failure the caller still has it.
-struct Lent {
-  void (*release)(void* owner) = nullptr;
-  void* owner = nullptr;
-
+// Calls `release` (or NULL) once, when the last who needs it lets go.
+class Lent {
+ public:
   Lent() = default;
   Lent(const Lent&) = delete;
   Lent& operator=(const Lent&) = delete;
   ~Lent() {
-    if (release != nullptr) release(owner);
+    if (release_ != nullptr) release_(owner_);
   }
+
+  // Once the call that got it has succeeded: after a failure the caller still has it.
+  void own(void (*release)(void* owner), void* owner) {
+    release_ = release;
+    owner_ = owner;
+  }
+
+ private:
+  void (*release_)(void* owner) = nullptr;
+  void* owner_ = nullptr;
 };
 
 }  // namespace switchyard::c_api

@@ -96,8 +96,7 @@ swy_status swy_weights_create(const swy_weight_views* views, void (*release)(voi
     weights->weights = to_weights(kOp, "views", views);
     auto lent = std::make_shared<Lent>();
     weights->weights.owner = lent;
-    lent->release = release;
-    lent->owner = owner;
+    lent->own(release, owner);
     *out = weights.release();
   });
 }

@@ -101,6 +101,24 @@ inline swy_tensor c_tensor(const ConstTensor& t) {
   return swy_tensor_of(t.data, int(t.dtype), int(t.device), t.shape.rank(), shape);
 }
 
+// Of layers without a path around the experts.
+inline swy_weight_views c_views(const LayerWeights& from) {
+  swy_weight_views c;
+  SWY_INIT(weight_views, c);
+  c.order = int(from.experts.order);
+  c.shared_order = int(from.shared.order);
+  c.w1 = c_tensor(from.experts.w1);
+  c.w2 = c_tensor(from.experts.w2);
+  c.b1 = c_tensor(from.experts.b1);
+  c.b2 = c_tensor(from.experts.b2);
+  c.router = c_tensor(from.router.weight);
+  c.shared_w1 = c_tensor(from.shared.w1);
+  c.shared_w2 = c_tensor(from.shared.w2);
+  c.shared_gate = c_tensor(from.shared.gate);
+  c.transposed = from.experts.transposed;
+  return c;
+}
+
 inline swy_forward_args c_args(const ForwardArgs& from) {
   swy_forward_args args;
   SWY_INIT(forward_args, args);

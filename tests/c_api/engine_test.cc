@@ -25,23 +25,6 @@ MoeConfig with_biases() {
   return c;
 }
 
-swy_weight_views c_views(const LayerWeights& w) {
-  swy_weight_views c;
-  SWY_INIT(weight_views, c);
-  c.order = int(w.experts.order);
-  c.shared_order = int(w.shared.order);
-  c.w1 = c_tensor(w.experts.w1);
-  c.w2 = c_tensor(w.experts.w2);
-  c.b1 = c_tensor(w.experts.b1);
-  c.b2 = c_tensor(w.experts.b2);
-  c.router = c_tensor(w.router.weight);
-  c.shared_w1 = c_tensor(w.shared.w1);
-  c.shared_w2 = c_tensor(w.shared.w2);
-  c.shared_gate = c_tensor(w.shared.gate);
-  c.transposed = w.experts.transposed;
-  return c;
-}
-
 CWeights c_weights(const swy_weight_views& views) {
   return made<CWeights>(
       [&](swy_weights** out) { return swy_weights_create(&views, nullptr, nullptr, out); });

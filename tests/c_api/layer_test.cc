@@ -210,16 +210,7 @@ int released = 0;
 // The last layer is all that is left of what it was made of.
 CLayer layer_on_its_own(const LayerWeights& views, const swy_options& given, bool copies) {
   const CContext context = c_context();
-  swy_weight_views c;
-  SWY_INIT(weight_views, c);
-  c.order = SWY_GATE_UP;
-  c.shared_order = SWY_GATE_UP;
-  c.w1 = c_tensor(views.experts.w1);
-  c.w2 = c_tensor(views.experts.w2);
-  c.router = c_tensor(views.router.weight);
-  c.shared_w1 = c_tensor(views.shared.w1);
-  c.shared_w2 = c_tensor(views.shared.w2);
-  c.shared_gate = c_tensor(views.shared.gate);
+  const swy_weight_views c = c_views(views);
   const swy_config config = c_config(small_layer());
   const auto lent = made<CWeights>([&](swy_weights** out) {
     return swy_weights_create(
