@@ -20,6 +20,7 @@
 # BUILD            folder of the programs, build/cuda
 # SWITCHYARD       the program that is timed, if it is not the one in BUILD
 # FILTER           --gtest_filter of `tests` or `peers`, in place of all that the step has
+# GPUS             GPUs that the processes of `tests` take turns on (1)
 # SHARDS           processes that `tests` are divided over (4). PEER_SHARDS of `peers`: 1, as kernels that wait for each other, with
 #                  deadlines of seconds, want GPUs for themselves. 4 save time; what was seen to go wrong with 4 and 5: docs/decisions/0050
 # TEST_LIMIT       seconds that each of these processes may take (1800)
@@ -66,6 +67,7 @@ step_build() {
 
 test_shard() {  # step, filter, number, of how many
   local code=0 file=$state/$1/$3
+  [ "$1" = peers ] || export CUDA_VISIBLE_DEVICES=$(($3 % ${GPUS:-1}))
   GTEST_SHARD_INDEX=$3 GTEST_TOTAL_SHARDS=$4 SWITCHYARD_RANDOM_LAYERS=${RANDOM_LAYERS:-200} timeout "${TEST_LIMIT:-1800}" \
     "$test_cuda" --gtest_filter="$2" >"$file.log" 2>&1 || code=$?
   echo "$code" >"$file.end"

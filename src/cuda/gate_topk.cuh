@@ -5,7 +5,7 @@
 // One warp per token. Scores stand in shared memory as unsigned keys that order like the scores;
 // expert e belongs to lane e % 32. Each lane knows its best key, a choice is two warp reductions
 // (highest key, then lowest id), and only the lane that lost its best looks at its keys again.
-// Reads T * E * 4 bytes; bound by latency: K dependent choices of about E / 32 + 50 cycles.
+// Reads T * E * 4 bytes for each split; bound by latency: K dependent choices of about E / 32 + 50 cycles.
 #pragma once
 
 #include <climits>
@@ -32,10 +32,11 @@ struct GateExtras {
 struct GateTopkParams {
   int32_t* ids;         // [T, K]
   float* weights;       // [T, K]
-  const float* logits;  // [T, num_parts * (E + num_shared)]; E counts zero experts
+  const float* logits;  // [T, num_splits * num_parts * (E + num_shared)]; E counts zero experts
   const float* bias;    // [E] or null
   int64_t num_tokens;
   int num_experts, top_k;
+  int num_splits;
   int num_groups, num_groups_kept;
   int words_per_token;  // of shared memory
   GateConfig gate;
@@ -78,27 +79,56 @@ __device__ __forceinline__ float softplus(float x) {  // log(1 + exp(x)), withou
   return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
 }
 
-// A token's logits. Without extras they are what stands there.
+// Experts of a lane whose logits are on their way at a time.
+inline constexpr int kLogitsAtOnce = 4;
+
+// A token's logits. Without extras they are the sums over splits.
 template <bool kExtras>
 struct Logits {
   const float* at;
   const GateTopkParams& p;
+  int num_logits, num_parts;
   float scale;
 
   __device__ Logits(const GateTopkParams& params, int64_t token) : p(params), scale(1) {
     const GateExtras& x = p.extras;
-    at =
-        p.logits + token * (kExtras ? x.num_parts * (p.num_experts + x.num_shared) : p.num_experts);
+    num_logits = kExtras ? p.num_experts + x.num_shared : p.num_experts;
+    num_parts = kExtras ? x.num_parts : 1;
+    at = p.logits + token * p.num_splits * num_parts * num_logits;
     if (kExtras && x.row_scale != nullptr) scale = x.row_scale[token];
   }
   __device__ float operator[](int e) const {
-    if constexpr (!kExtras) return at[e];
-    const GateExtras& x = p.extras;
-    float logit = 0;
-    for (int part = x.num_parts - 1; part >= 0; --part)
-      logit += at[part * (p.num_experts + x.num_shared) + e];
+    float logit[1];
+    read(logit, e);
+    return logit[0];
+  }
+  // logits[j] = that of expert e + 32 j, for those that there are.
+  template <int kCount>
+  __device__ __forceinline__ void read(float (&logits)[kCount], int e) const {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) logits[j] = 0;
+    for (int part = num_parts - 1; part >= 0; --part) {
+      float sum[kCount] = {};
+      const float* split = at + part * num_logits + e;
+#pragma unroll 8
+      for (int s = 0; s < p.num_splits; ++s, split += num_parts * num_logits)
+#pragma unroll
+        for (int j = 0; j < kCount; ++j)
+          if (e + 32 * j < num_logits) sum[j] += split[32 * j];
+#pragma unroll
+      for (int j = 0; j < kCount; ++j) logits[j] += sum[j];
+    }
+    if constexpr (kExtras) {
+#pragma unroll
+      for (int j = 0; j < kCount; ++j)
+        if (e + 32 * j < num_logits) logits[j] = finished(logits[j], e + 32 * j);
+    }
+  }
+
+ private:
+  __device__ float finished(float logit, int e) const {
     logit *= scale;
-    if (x.logit_bias != nullptr) logit += x.logit_bias[e];
+    if (p.extras.logit_bias != nullptr) logit += p.extras.logit_bias[e];
     const float cap = p.gate.logit_softcap;
     return cap > 0 ? cap * tanhf(logit / cap) : logit;
   }
@@ -123,11 +153,16 @@ __device__ __forceinline__ Scorer score_experts(uint32_t* keys, const Logits& lo
                                                 const GateTopkParams& p, int lane) {
   Scorer score{p.gate.scoring};
   float max = -INFINITY;
-#pragma unroll 8
-  for (int e = lane; e < p.num_experts; e += 32) {
-    const float logit = logits[e];
-    keys[e] = __float_as_uint(logit);
-    max = fmaxf(max, logit);
+  for (int first = lane; first < p.num_experts; first += 32 * kLogitsAtOnce) {
+    float logit[kLogitsAtOnce];
+    logits.read(logit, first);
+#pragma unroll
+    for (int j = 0; j < kLogitsAtOnce; ++j) {
+      const int e = first + 32 * j;
+      if (e >= p.num_experts) break;
+      keys[e] = __float_as_uint(logit[j]);
+      max = fmaxf(max, logit[j]);
+    }
   }
   if (score.scoring == Scoring::Softmax) {
     score.max = warp_max(max);

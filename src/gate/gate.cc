@@ -1,7 +1,6 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// src/gate/gate.cc -- router logits by the grouped GEMM (one group, fp32 out), then the gate's
-// rule.
+// src/gate/gate.cc -- router logits in fp32, then the gate's rule.
 #include "switchyard/gate.h"
 
 #include "base/as_error.h"
@@ -46,7 +45,7 @@ class RouterGate final : public Gate {
       parts_ = split_router(router, *backend_);
       router = ConstTensor(parts_.get(), DType::Bf16, {}, backend_->kind());
     }
-    router.shape = {1, router_parts(config) * config.router_rows(), config.hidden};
+    router.shape = {router_parts(config) * config.router_rows(), config.hidden};
   }
 
   size_t workspace_bytes(int64_t num_tokens) const override {
@@ -63,8 +62,7 @@ class RouterGate final : public Gate {
     const auto buffers = GateBuffers::take(arena, config_, num_tokens);
     arena.require_memory("gate");
     Ops& ops = backend_->ops();
-    ops.run(SingleGroup{{buffers.group.counts, buffers.group.first_row}, num_tokens}, stream);
-    ops.run(router_gemm(buffers, hidden), stream);
+    const Logits logits = run_router(buffers, hidden, stream);
     if (config_.gate.rms_of_hidden)
       ops.run(NormRows{.dst = {},
                        .inverse = buffers.inverse_rms,
@@ -72,35 +70,42 @@ class RouterGate final : public Gate {
                        .weight = {},
                        .epsilon = config_.path.norm_epsilon},
               stream);
-    ops.run(rule(buffers, choice), stream);
+    ops.run(rule(logits, buffers.inverse_rms, choice), stream);
   }
 
  private:
-  // A bias joins the sums of one product; those of several parts are added later.
-  bool bias_in_gemm() const {
-    return weights_.bias.present() && !config_.router_f32 && !config_.gate.rms_of_hidden;
-  }
+  struct Logits {
+    Tensor sums;  // f32 [T, num_splits * parts * rows of the router]
+    int num_splits;
+  };
 
-  GroupedGemm router_gemm(const GateBuffers& buffers, ConstTensor hidden) const {
-    // cuBLAS adds a bias in place: the logits are its fp32 sums.
-    GroupedGemm gemm =
-        single_group_gemm("router", buffers.logits, hidden, weights_.weight,
-                          {buffers.group.counts, buffers.group.first_row}, provider_);
-    if (bias_in_gemm()) {
-      gemm.bias = weights_.bias;
-      gemm.bias.shape = {1, config_.router_rows()};
+  Logits run_router(const GateBuffers& buffers, ConstTensor hidden, CUstream_st* stream) const {
+    Ops& ops = backend_->ops();
+    const int64_t num_tokens = hidden.dim(0), num_rows = weights_.weight.dim(0);
+    const bool by_cublas = provider_ == GemmProvider::Cublas;
+    const bool one_go = by_cublas || backend_->kind() == DeviceKind::Cpu;
+    const int64_t splits = one_go ? 1 : router_splits(num_tokens, num_rows, config_.hidden);
+    Tensor sums = buffers.logits;
+    sums.shape = {num_tokens, splits * num_rows};
+    if (by_cublas) {
+      const RowGroups group{buffers.group.counts, buffers.group.first_row};
+      ops.run(SingleGroup{group, num_tokens}, stream);
+      ops.run(single_group_gemm("router", sums, hidden, weights_.weight, group, provider_), stream);
+    } else {
+      ops.run(RouterLogits{sums, hidden, weights_.weight, static_cast<int>(splits)}, stream);
     }
-    return gemm;
+    return {sums, static_cast<int>(splits)};
   }
 
-  GateTopk rule(const GateBuffers& buffers, const Choice& choice) const {
+  GateTopk rule(const Logits& logits, ConstTensor inverse_rms, const Choice& choice) const {
     return {.ids = choice.ids,
             .weights = choice.weights,
             .shared_weights = choice.shared_weights,
-            .logits = buffers.logits,
+            .logits = logits.sums,
             .logit_parts = static_cast<int>(router_parts(config_)),
-            .row_scale = buffers.inverse_rms,
-            .bias = bias_in_gemm() ? ConstTensor() : weights_.bias,
+            .logit_splits = logits.num_splits,
+            .row_scale = inverse_rms,
+            .bias = weights_.bias,
             .correction_bias = weights_.correction_bias,
             .expert_scale = weights_.expert_scale,
             .token_ids = choice.token_ids,

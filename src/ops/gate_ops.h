@@ -8,6 +8,21 @@
 
 namespace switchyard {
 
+// logits[t, s * N + n] = sum over h of split s of hidden[t, h] * weights[n, h]: plan/capacity.h.
+struct RouterLogits {
+  static constexpr const char* kName = "router";
+  Tensor logits;        // f32 [T, S * N]
+  ConstTensor hidden;   // bf16 [T, H]
+  ConstTensor weights;  // bf16 [N, H]
+  int num_splits = 1;   // S, as router_splits says; the CPU knows 1 alone
+
+  Work work(const ReadI32&) const {
+    const double products = static_cast<double>(hidden.dim(0)) * static_cast<double>(weights.count());
+    return {tensor_bytes(hidden) + tensor_bytes(weights) + tensor_bytes(logits), 2 * products,
+            tensor_bytes(weights)};
+  }
+};
+
 // The rule of `gate` on logits. N = the choices, of which there are E and the zero experts, and
 // then S scored shared experts.
 struct GateTopk {
@@ -15,9 +30,11 @@ struct GateTopk {
   Tensor ids;               // i32 [T, K]
   Tensor weights;           // f32 [T, K]
   Tensor shared_weights{};  // f32 [T, S]; absent: no shared expert is scored
-  // f32 [T, logit_parts * N]. logit(t, e) = row_scale[t] * sum of logits[t, part * N + e] + bias[e]
+  // f32 [T, splits * parts * N]. logit(t, e) = row_scale[t] * sum over parts, the last first, of the
+  // sum over splits of logits[t, (split * parts + part) * N + e] + bias[e]
   ConstTensor logits;
-  int logit_parts = 1;
+  int logit_parts = 1;   // of a router in f32
+  int logit_splits = 1;  // of its inner dimension
   ConstTensor row_scale{};        // f32 [T]; absent: 1
   ConstTensor bias{};             // f32 [N]; absent: 0
   ConstTensor correction_bias{};  // f32 [choices]; absent: 0
@@ -59,6 +76,6 @@ struct SplitZeroExperts {
   }
 };
 
-using GateOps = OpList<GateTopk, SplitF32, SplitZeroExperts>;
+using GateOps = OpList<RouterLogits, GateTopk, SplitF32, SplitZeroExperts>;
 
 }  // namespace switchyard

@@ -53,7 +53,16 @@ TEST(Work, AGemmReadsTheWeightsOfActiveExpertsAndItsRows) {
   expect_work(gemm.work(read_here), 2 * 96 + 5 * 16 + 5 * 24, 2 * 5 * 48, 2 * 96);
 }
 
-TEST(Work, ScatteredRowsAreReadOnceAndWrittenPerSlot) {
+TEST(Work, ARouterReadsItsWeightsOnce) {
+  RouterLogits router;
+  router.logits = shaped(DType::F32, {3, 2 * 5});
+  router.hidden = shaped(DType::Bf16, {3, 16});
+  router.weights = shaped(DType::Bf16, {5, 16});
+  router.num_splits = 2;
+  expect_work(router.work(read_here), 3 * 32 + 5 * 32 + 30 * 4, 2 * 3 * 5 * 16, 5 * 32);
+}
+
+TEST(Work, AGemmReadsAreReadOnceAndWrittenPerSlot) {
   Buffer<int32_t> slots = filled<int32_t>({4, 2}, {0, 1, 2, kNone, kNone, kNone, 7, 7});
   Buffer<int32_t> num_rows = filled<int32_t>({1}, {3});
   ScatterRows scatter;

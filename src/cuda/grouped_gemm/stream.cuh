@@ -12,8 +12,8 @@
 
 #include "cuda/grouped_gemm/schedule.cuh"
 #include "cuda/launch.h"
+#include "cuda/mma_stage.cuh"
 #include "cuda/ptx/cp_async.cuh"
-#include "cuda/ptx/mma.cuh"
 
 namespace switchyard::cuda {
 
@@ -50,11 +50,6 @@ __device__ __forceinline__ TileOwner find_owner(const int32_t* counts, int num_e
     begin += owner * share, length = min(share, length - owner * share);
     if (share == 1) return {begin, count, before};
   }
-}
-
-// A stage's rows of 256 bytes: piece j of row r is where no eight rows of a matrix share banks.
-__device__ __forceinline__ int stage_offset(int row, int piece) {
-  return row * kStreamRowBytes + ((piece ^ (row % 8)) * 16);
 }
 
 // What one thread copies: piece `piece` of every kLines-th row from `line` on.
@@ -128,24 +123,6 @@ class StreamLoader {
   int num_weights;
   int row[kRows];
 };
-
-// sums += the warp's 16 weight rows x 8 kBlocks rows, over 16 of a stage.
-template <int kBlocks>
-__device__ __forceinline__ void multiply_k16(float* sums, const uint8_t* weights,
-                                             const uint8_t* rows, int k) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  uint32_t a[4], b[kBlocks / 2 + 1][4];
-  ptx::ldmatrix_x4(a, weights + stage_offset(warp * 16 + lane % 16, 2 * k + lane / 16));
-  const int row = lane / 16 * 8 + lane % 8, piece = 2 * k + lane / 8 % 2;
-#pragma unroll
-  for (int j = 0; j + 2 <= kBlocks; j += 2)
-    ptx::ldmatrix_x4(b[j / 2], rows + stage_offset(j * 8 + row, piece));
-  if constexpr (kBlocks % 2 == 1)
-    ptx::ldmatrix_x2(b[kBlocks / 2], rows + stage_offset((kBlocks - 1) * 8 + lane % 8, piece));
-#pragma unroll
-  for (int j = 0; j < kBlocks; ++j)
-    ptx::mma_m16n8k16(sums + 4 * j, a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
-}
 
 template <GemmConfig kConfig>
 class StreamLoop {
