@@ -114,15 +114,16 @@ class CudaBench final : public GpuBench {
         "          cold L2, CUDA graphs, medians of {} on a rested card, {} routing\n\n",
         rates_.copy_gbps, rates_.read_gbps, rates_.gemm_tflops, rates_.sm_clock_mhz, a_.repeat,
         a_.routing);
-    Table table(
-        {"<tokens  strategy", "<operation", "us", "floor us", "x floor", "TFLOP/s", "GB/s"});
+    Table table({"<tokens  strategy", "<operation", "us", "floor us", "x floor", "TFLOP/s", "GB/s",
+                 "kernels"});
     for (const Row& r : rows_) {
       const OpTime& t = r.time;
       table.add({fmt::format("{:>6}  {}", r.tokens, r.strategy), t.op, fmt::format("{:.1f}", t.us),
                  fmt::format("{:.1f}", r.floor_us),
                  r.floor_us > 0 ? fmt::format("{:.2f}", t.us / r.floor_us) : "-",
                  fmt::format("{:.1f}", t.flops / t.us * 1e-6),
-                 fmt::format("{:.0f}", t.bytes / t.us * 1e-3)});
+                 fmt::format("{:.0f}", t.bytes / t.us * 1e-3),
+                 t.num_kernels > 0 ? std::to_string(t.num_kernels) : ""});
     }
     say("{}", table.text());
   }

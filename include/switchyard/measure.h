@@ -41,6 +41,7 @@ struct OpTime {
   bool eager = false;
   bool is_layer = false;         // the forward as a whole
   std::optional<Phase> phase{};  // CUDA: of an operation's first call, or the part of a forward
+  int num_kernels = 0;           // CUDA: that a layer launches; 0: not counted
 };
 
 /// The least that the operation can take on such a device: a GEMM max(flops / cuBLAS rate, bytes /

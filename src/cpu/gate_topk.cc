@@ -32,10 +32,8 @@ class Token {
       max_ = *std::max_element(logits, logits + num_experts);
       for (int64_t e = 0; e < num_experts; ++e) sum_ += std::exp(logits[e] - max_);
     }
-    // A sigmoid saturates: where nothing is added to it, its logit orders experts alike and better.
-    const bool by_logit =
-        (gate.scoring == Scoring::Sigmoid || gate.scoring == Scoring::SqrtSoftplus) && !bias &&
-        gate.num_groups == 1;
+    // Scores saturate: where nothing is added to them, logits order experts alike and better.
+    const bool by_logit = !bias && gate.num_groups == 1;
     for (int64_t e = 0; e < num_experts; ++e)
       choice_[e] = by_logit ? logits[e] : bias ? score(e) + bias[e] : score(e);
     if (gate.num_groups > gate.num_groups_kept)
@@ -156,20 +154,15 @@ void weigh_with_shared(float* weights, float* shared, const float* logits, const
 
 // A token's logits as the rule sees them, into `dst` unless they stand there as they are.
 const float* logits_of(float* dst, const GateTopk& g, int64_t t, int64_t num_logits) {
-  const float* src = g.logits.as<float>() + t * g.logit_splits * g.logit_parts * num_logits;
-  const bool as_they_are = g.logit_parts == 1 && g.logit_splits == 1 && !g.row_scale.present() &&
-                           !g.bias.present() && g.gate.logit_softcap == 0;
+  const float* src = g.logits.as<float>() + t * g.logit_parts * num_logits;
+  const bool as_they_are = g.logit_parts == 1 && !g.row_scale.present() && !g.bias.present() &&
+                           g.gate.logit_softcap == 0;
   if (as_they_are) return src;
   const float scale = g.row_scale.present() ? g.row_scale.as<float>()[t] : 1.0f;
   const float cap = g.gate.logit_softcap;
   for (int64_t e = 0; e < num_logits; ++e) {
     float logit = 0;
-    for (int part = g.logit_parts - 1; part >= 0; --part) {
-      float sum = 0;
-      for (int split = 0; split < g.logit_splits; ++split)
-        sum += src[(split * g.logit_parts + part) * num_logits + e];
-      logit += sum;
-    }
+    for (int part = g.logit_parts - 1; part >= 0; --part) logit += src[part * num_logits + e];
     logit *= scale;
     if (g.bias.present()) logit += g.bias.as<float>()[e];
     dst[e] = cap > 0 ? cap * std::tanh(logit / cap) : logit;
@@ -230,7 +223,7 @@ void scale_by_expert(const GateTopk& g, int64_t t, int64_t num_choices) {
 
 template <>
 void run(const GateTopk& op, const Context& context) {
-  const int64_t num_logits = op.logits.dim(1) / (op.logit_parts * op.logit_splits);
+  const int64_t num_logits = op.logits.dim(1) / op.logit_parts;
   const int64_t num_choices =
       num_logits - (op.shared_weights.present() ? op.shared_weights.dim(1) : 0);
   context.pool.parallel_for(op.ids.dim(0), [&](int64_t t) {

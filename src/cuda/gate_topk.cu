@@ -40,7 +40,7 @@ template <>
 void run(const GateTopk& op, cudaStream_t stream) {
   const GateExtras extras = extras_of(op);
   const int64_t num_tokens = op.ids.dim(0), top_k = op.ids.dim(1);
-  const int64_t num_experts = op.logits.dim(1) / (op.logit_parts * op.logit_splits) - extras.num_shared;
+  const int64_t num_experts = op.logits.dim(1) / op.logit_parts - extras.num_shared;
   const bool drops_groups = op.gate.num_groups > op.gate.num_groups_kept;
   const int64_t words = gate_words(num_experts, top_k, drops_groups ? op.gate.num_groups : 0);
   const size_t token_bytes = static_cast<size_t>(words) * sizeof(uint32_t);
@@ -51,7 +51,6 @@ void run(const GateTopk& op, cudaStream_t stream) {
                               .num_tokens = num_tokens,
                               .num_experts = static_cast<int>(num_experts),
                               .top_k = static_cast<int>(top_k),
-                              .num_splits = op.logit_splits,
                               .num_groups = static_cast<int>(op.gate.num_groups),
                               .num_groups_kept = static_cast<int>(op.gate.num_groups_kept),
                               .words_per_token = static_cast<int>(words),

@@ -3,9 +3,10 @@
 // src/cuda/gate_topk.cuh -- logits -> expert ids and weights in fp32; the rules: cpu/gate_topk.cc.
 //
 // One warp per token. Scores stand in shared memory as unsigned keys that order like the scores;
-// expert e belongs to lane e % 32. Each lane knows its best key, a choice is two warp reductions
-// (highest key, then lowest id), and only the lane that lost its best looks at its keys again.
-// Reads T * E * 4 bytes for each split; bound by latency: K dependent choices of about E / 32 + 50 cycles.
+// expert e belongs to lane e % 32. A choice is two warp reductions over the best key of each lane
+// (highest key, then lowest id). Up to 512 experts a lane has its keys in registers; beyond, only the
+// lane that lost its best looks at its keys again.
+// Reads T * E * 4 bytes; bound by latency: K dependent choices of about E / 16 + 50 cycles.
 #pragma once
 
 #include <climits>
@@ -32,11 +33,10 @@ struct GateExtras {
 struct GateTopkParams {
   int32_t* ids;         // [T, K]
   float* weights;       // [T, K]
-  const float* logits;  // [T, num_splits * num_parts * (E + num_shared)]; E counts zero experts
+  const float* logits;  // [T, num_parts * (E + num_shared)]; E counts zero experts
   const float* bias;    // [E] or null
   int64_t num_tokens;
   int num_experts, top_k;
-  int num_splits;
   int num_groups, num_groups_kept;
   int words_per_token;  // of shared memory
   GateConfig gate;
@@ -79,56 +79,27 @@ __device__ __forceinline__ float softplus(float x) {  // log(1 + exp(x)), withou
   return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
 }
 
-// Experts of a lane whose logits are on their way at a time.
-inline constexpr int kLogitsAtOnce = 4;
-
-// A token's logits. Without extras they are the sums over splits.
+// A token's logits. Without extras they are what stands there.
 template <bool kExtras>
 struct Logits {
   const float* at;
   const GateTopkParams& p;
-  int num_logits, num_parts;
   float scale;
 
   __device__ Logits(const GateTopkParams& params, int64_t token) : p(params), scale(1) {
     const GateExtras& x = p.extras;
-    num_logits = kExtras ? p.num_experts + x.num_shared : p.num_experts;
-    num_parts = kExtras ? x.num_parts : 1;
-    at = p.logits + token * p.num_splits * num_parts * num_logits;
+    at =
+        p.logits + token * (kExtras ? x.num_parts * (p.num_experts + x.num_shared) : p.num_experts);
     if (kExtras && x.row_scale != nullptr) scale = x.row_scale[token];
   }
   __device__ float operator[](int e) const {
-    float logit[1];
-    read(logit, e);
-    return logit[0];
-  }
-  // logits[j] = that of expert e + 32 j, for those that there are.
-  template <int kCount>
-  __device__ __forceinline__ void read(float (&logits)[kCount], int e) const {
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) logits[j] = 0;
-    for (int part = num_parts - 1; part >= 0; --part) {
-      float sum[kCount] = {};
-      const float* split = at + part * num_logits + e;
-#pragma unroll 8
-      for (int s = 0; s < p.num_splits; ++s, split += num_parts * num_logits)
-#pragma unroll
-        for (int j = 0; j < kCount; ++j)
-          if (e + 32 * j < num_logits) sum[j] += split[32 * j];
-#pragma unroll
-      for (int j = 0; j < kCount; ++j) logits[j] += sum[j];
-    }
-    if constexpr (kExtras) {
-#pragma unroll
-      for (int j = 0; j < kCount; ++j)
-        if (e + 32 * j < num_logits) logits[j] = finished(logits[j], e + 32 * j);
-    }
-  }
-
- private:
-  __device__ float finished(float logit, int e) const {
+    if constexpr (!kExtras) return at[e];
+    const GateExtras& x = p.extras;
+    float logit = 0;
+    for (int part = x.num_parts - 1; part >= 0; --part)
+      logit += at[part * (p.num_experts + x.num_shared) + e];
     logit *= scale;
-    if (p.extras.logit_bias != nullptr) logit += p.extras.logit_bias[e];
+    if (x.logit_bias != nullptr) logit += x.logit_bias[e];
     const float cap = p.gate.logit_softcap;
     return cap > 0 ? cap * tanhf(logit / cap) : logit;
   }
@@ -153,16 +124,11 @@ __device__ __forceinline__ Scorer score_experts(uint32_t* keys, const Logits& lo
                                                 const GateTopkParams& p, int lane) {
   Scorer score{p.gate.scoring};
   float max = -INFINITY;
-  for (int first = lane; first < p.num_experts; first += 32 * kLogitsAtOnce) {
-    float logit[kLogitsAtOnce];
-    logits.read(logit, first);
-#pragma unroll
-    for (int j = 0; j < kLogitsAtOnce; ++j) {
-      const int e = first + 32 * j;
-      if (e >= p.num_experts) break;
-      keys[e] = __float_as_uint(logit[j]);
-      max = fmaxf(max, logit[j]);
-    }
+#pragma unroll 8
+  for (int e = lane; e < p.num_experts; e += 32) {
+    const float logit = logits[e];
+    keys[e] = __float_as_uint(logit);
+    max = fmaxf(max, logit);
   }
   if (score.scoring == Scoring::Softmax) {
     score.max = warp_max(max);
@@ -171,10 +137,8 @@ __device__ __forceinline__ Scorer score_experts(uint32_t* keys, const Logits& lo
       sum += expf(__uint_as_float(keys[e]) - score.max);
     score.sum = warp_sum(sum);
   }
-  // A sigmoid saturates: where nothing is added to it, its logit orders experts alike and better.
-  const bool by_logit =
-      (score.scoring == Scoring::Sigmoid || score.scoring == Scoring::SqrtSoftplus) && !p.bias &&
-      p.num_groups == 1;
+  // Scores saturate: where nothing is added to them, logits order experts alike and better.
+  const bool by_logit = !p.bias && p.num_groups == 1;
   for (int e = lane; e < p.num_experts; e += 32) {
     const float logit = __uint_as_float(keys[e]);
     const float own = by_logit ? logit : score(logit);
@@ -220,7 +184,32 @@ __device__ __forceinline__ void drop_groups(uint32_t* keys, uint32_t* group_keys
   __syncwarp();
 }
 
-// ids[k] = the k-th best of the choosable experts.
+// ids[k] = the k-th best of the choosable experts, of which a lane has at most kKeys.
+template <int kKeys>
+__device__ __forceinline__ void choose_in_registers(int32_t* ids, const uint32_t* keys,
+                                                    const GateTopkParams& p, int lane) {
+  uint32_t mine[kKeys];
+#pragma unroll
+  for (int j = 0; j < kKeys; ++j)
+    mine[j] = lane + 32 * j < p.num_experts ? keys[lane + 32 * j] : kNotChoosable;
+  for (int k = 0; k < p.top_k; ++k) {
+    uint32_t best = kNotChoosable;
+    int at = 0;
+#pragma unroll
+    for (int j = 0; j < kKeys; ++j)
+      if (mine[j] > best) best = mine[j], at = j;
+    const uint32_t highest = __reduce_max_sync(~0u, best);
+    const auto own = static_cast<uint32_t>(lane + 32 * at);
+    const uint32_t id = __reduce_min_sync(~0u, best == highest ? own : UINT_MAX);
+    if (lane == 0) ids[k] = static_cast<int32_t>(id);
+#pragma unroll
+    for (int j = 0; j < kKeys; ++j)
+      if (own == id && at == j) mine[j] = kNotChoosable;
+  }
+  __syncwarp();
+}
+
+// The same of any number, in shared memory.
 __device__ __forceinline__ void choose(int32_t* ids, uint32_t* keys, const GateTopkParams& p,
                                        int lane) {
   uint32_t best_key = kNotChoosable, best_id = UINT_MAX;
@@ -353,7 +342,12 @@ __global__ __launch_bounds__(kGateMaxWarps *
     known = choose_by_token(ids, p, token, lane);
   } else {
     if (p.num_groups > p.num_groups_kept) drop_groups(keys, group_keys, p, lane);
-    choose(ids, keys, p, lane);
+    if (p.num_experts <= 128)
+      choose_in_registers<4>(ids, keys, p, lane);
+    else if (p.num_experts <= 512)
+      choose_in_registers<16>(ids, keys, p, lane);
+    else
+      choose(ids, keys, p, lane);
   }
   if (!known)
     for (int k = lane; k < p.top_k; k += 32) weights[k] = 0;

@@ -1,142 +1,165 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// src/cuda/router_logits.cuh -- logits of a router in fp32: a tall product with a long inner
-// dimension and few columns.
+// src/cuda/router_logits.cuh -- logits of a router in fp32: a product with a long inner dimension
+// and few columns.
 //
-// With few tokens the columns alone would keep two or four SMs busy for as long as one of them needs
-// to read its rows, so every chunk of the inner dimension is a block of its own, and the gate adds
-// their sums. With many tokens a block goes through all chunks and adds them itself, in the same
-// order. Weights come before the kernel waits for its predecessor, who writes no weights.
+// Alone the columns of few tokens would keep two or four SMs busy for as long as one needs to read
+// its rows. So up to eight chunks of the inner dimension are the blocks of a cluster, which add
+// their sums in the order of the chunks: the bits depend on the inner dimension alone. Weights are
+// read before the kernel waits for its predecessor, who writes none. Many tokens fill the GPU
+// anyway and go through the grouped GEMM, which adds the same chunks.
 #pragma once
 
 #include "cuda/launch.h"
 #include "cuda/mma_stage.cuh"
+#include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/cp_async.cuh"
+#include "cuda/ptx/ld_shared_cluster.cuh"
 
 namespace switchyard::cuda {
 
 struct RouterParams {
-  float* logits;                 // [T, num_splits * N]
+  float* logits;                 // [T, N]
   const __nv_bfloat16* hidden;   // [T, H]
   const __nv_bfloat16* weights;  // [N, H]
   int num_tokens, n, inner;      // inner: H
-  int chunk;                     // of the inner dimension, a multiple of kRouterStep
-  int num_splits;                // 1, or one for each chunk
+  int chunk, num_chunks;         // of the inner dimension; a multiple of kRouterStep
 };
 
-inline constexpr int kRouterTile = 64;  // tokens and weight rows of a block
-inline constexpr int kRouterThreads = 128, kRouterStages = 3;
 inline constexpr int kRouterStep = kStreamRowBytes / int{sizeof(__nv_bfloat16)};
+inline constexpr int kRouterChunks = 8;  // at most: the largest cluster that every Hopper takes
 
-struct RouterStage {
-  uint8_t weights[kRouterTile * kStreamRowBytes], tokens[kRouterTile * kStreamRowBytes];
-};
-
-// A block's tile, and what its threads copy: 16 threads a row's next 256 bytes.
+// What a block makes over its chunk: rows of weights x tokens.
 class RouterTile {
  public:
-  static constexpr int kPieces = kStreamRowBytes / 16, kLines = kRouterThreads / kPieces;
-  static constexpr int kBlocks = kRouterTile / 8;  // of tokens
+  static constexpr int kWeights = 32, kTokens = 64, kStages = 3;
+  static constexpr int kThreads = 2 * kWeights;  // a warp multiplies 16 rows of weights
+  static constexpr int kPieces = kStreamRowBytes / 16, kLines = kThreads / kPieces;
 
-  __device__ RouterTile(const RouterParams& params, RouterStage* its_stages)
+  struct Stage {
+    uint8_t weights[kWeights * kStreamRowBytes], tokens[kTokens * kStreamRowBytes];
+  };
+  struct Storage {
+    Stage stages[kStages];
+    // Sums of the chunk; the padding keeps a warp's writes on different banks.
+    __device__ float* sums() { return reinterpret_cast<float*>(stages); }
+  };
+  static constexpr int kSumsWidth = kWeights + 4;
+  static_assert(sizeof(Storage) >= sizeof(float) * kSumsWidth * kTokens);
+
+  __device__ RouterTile(const RouterParams& params, Storage& storage)
       : p(params),
-        stages(its_stages),
-        first_weight(static_cast<int>(blockIdx.x) * kRouterTile),
-        first_token(static_cast<int>(blockIdx.y) * kRouterTile),
-        num_tokens(min(kRouterTile, p.num_tokens - first_token)),
+        shared(storage),
+        chunk(static_cast<int>(blockIdx.x) % p.num_chunks),
+        first_weight(static_cast<int>(blockIdx.x) / p.num_chunks * kWeights),
+        first_token(int64_t{blockIdx.y} * kTokens),
+        num_tokens(static_cast<int>(min(int64_t{kTokens}, p.num_tokens - first_token))),
+        num_weights(min(kWeights, p.n - first_weight)),
         line(static_cast<int>(threadIdx.x) / kPieces),
-        piece(static_cast<int>(threadIdx.x) % kPieces) {
-    begin = p.num_splits > 1 ? static_cast<int>(blockIdx.z) * p.chunk : 0;
-    end = p.num_splits > 1 ? min(begin + p.chunk, p.inner) : p.inner;
-    num_steps = (end - begin + kRouterStep - 1) / kRouterStep;
-  }
+        piece(static_cast<int>(threadIdx.x) % kPieces),
+        begin(chunk * p.chunk),
+        end(min(begin + p.chunk, p.inner)),
+        num_steps((end - begin + kRouterStep - 1) / kRouterStep) {}
 
   // The first stages.
   __device__ void start() const {
-    for (int step = 0; step < kRouterStages - 1; ++step) load<true, false>(step);
+    for (int step = 0; step < kStages - 1; ++step) load<true, false>(step);
     wait_for_predecessor();
-    for (int step = 0; step < kRouterStages - 1; ++step) load<false, true>(step);
+    for (int step = 0; step < kStages - 1; ++step) load<false, true>(step);
   }
 
-  // With the least of 1, 2, 4 and 8 blocks of tokens that will do.
-  template <int kCount = 1>
-  __device__ void run() const {
-    if constexpr (kCount == kBlocks)
-      run_blocks<kCount>();
+  // With the least of 1, 2, 4 ... blocks of eight tokens that will do.
+  template <int kBlocks = 1>
+  __device__ void multiply() const {
+    if constexpr (8 * kBlocks == kTokens)
+      multiply_blocks<kBlocks>();
     else
-      num_tokens <= kCount * 8 ? run_blocks<kCount>() : run<2 * kCount>();
+      num_tokens <= 8 * kBlocks ? multiply_blocks<kBlocks>() : multiply<2 * kBlocks>();
+  }
+
+  // Each block of the cluster adds a share of the tile.
+  __device__ void add_chunks() const {
+    ptx::barrier_cluster_sync_aligned();
+    float* logits = p.logits + first_token * p.n + first_weight;
+    for (int i = chunk * kThreads + static_cast<int>(threadIdx.x); i < num_tokens * kWeights;
+         i += p.num_chunks * kThreads) {
+      const int token = i / kWeights, col = i % kWeights;
+      if (col >= num_weights) continue;
+      const float* sum = shared.sums() + token * kSumsWidth + col;
+      float total = 0;
+#pragma unroll
+      for (int c = 0; c < kRouterChunks; ++c)
+        if (c < p.num_chunks) total += ptx::ld_shared_cluster(sum, c);
+      logits[int64_t{token} * p.n + col] = total;
+    }
+    ptx::barrier_cluster_sync_aligned();  // nobody's memory goes while it is read
   }
 
  private:
-  template <bool kWeights, bool kTokens>
+  template <bool kLoadsWeights, bool kLoadsTokens>
   __device__ void load(int step) const {
-    const int at = begin + step * kRouterStep + piece * 8;
-    RouterStage& stage = stages[step % kRouterStages];
-    if (kWeights && step < num_steps)
-      copy(stage.weights, p.weights, first_weight, min(kRouterTile, p.n - first_weight), at);
-    if (kTokens && step < num_steps) copy(stage.tokens, p.hidden, first_token, num_tokens, at);
+    if (step < num_steps) {
+      const int at = begin + step * kRouterStep + piece * 8;
+      Stage& stage = shared.stages[step % kStages];
+      if constexpr (kLoadsWeights)
+        copy<kWeights>(stage.weights, p.weights + int64_t{first_weight} * p.inner, num_weights, at);
+      if constexpr (kLoadsTokens)
+        copy<kTokens>(stage.tokens, p.hidden + first_token * p.inner, num_tokens, at);
+    }
     ptx::cp_async_commit_group();
   }
   // Rows that are not there stay as they are: each is a row or a column of the product by itself.
-  __device__ void copy(uint8_t* dst, const __nv_bfloat16* src, int first, int count, int at) const {
+  template <int kRows>
+  __device__ void copy(uint8_t* dst, const __nv_bfloat16* src, int count, int at) const {
 #pragma unroll
-    for (int r = line; r < kRouterTile; r += kLines)
-      if (r < count)
-        ptx::cp_async_16_or_zeros(dst + stage_offset(r, piece),
-                                  src + int64_t{first + r} * p.inner + at, at < end);
+    for (int i = 0; i < kRows / kLines; ++i)
+      if (const int r = i * kLines + line; r < count)
+        ptx::cp_async_16_or_zeros(dst + stage_offset(r, piece), src + int64_t{r} * p.inner + at,
+                                  at < end);
   }
 
-  template <int kCount>
-  __device__ __forceinline__ void run_blocks() const {
-    float sums[4 * kCount] = {}, total[4 * kCount] = {};
-    const int steps_of_chunk = p.chunk / kRouterStep;
+  template <int kBlocks>
+  __device__ __forceinline__ void multiply_blocks() const {
+    float sums[4 * kBlocks] = {};
     for (int step = 0; step < num_steps; ++step) {
-      ptx::cp_async_wait_group<kRouterStages - 2>();
+      ptx::cp_async_wait_group<kStages - 2>();
       __syncthreads();  // all have this stage, and are done with the one before
-      load<true, true>(step + kRouterStages - 1);
-      const RouterStage& stage = stages[step % kRouterStages];
+      load<true, true>(step + kStages - 1);
+      const Stage& stage = shared.stages[step % kStages];
 #pragma unroll
       for (int k = 0; k < kRouterStep / 16; ++k)
-        multiply_k16<kCount>(sums, stage.weights, stage.tokens, k);
-      if ((step + 1) % steps_of_chunk != 0 && step + 1 != num_steps) continue;
-#pragma unroll
-      for (int i = 0; i < 4 * kCount; ++i) total[i] += sums[i], sums[i] = 0;
+        multiply_k16<kBlocks>(sums, stage.weights, stage.tokens, k);
     }
-    store<kCount>(total);
-  }
-
-  template <int kCount>
-  __device__ __forceinline__ void store(const float (&total)[4 * kCount]) const {
+    ptx::cp_async_wait_group<0>();
+    __syncthreads();  // stages become sums
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int64_t width = int64_t{p.num_splits} * p.n;
-    float* logits = p.logits + first_token * width + int64_t{blockIdx.z} * p.n;
+    float* at = shared.sums() + warp * 16 + lane / 4;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int col = first_weight + warp * 16 + h * 8 + lane / 4;
-      if (col >= p.n) continue;
+    for (int j = 0; j < kBlocks; ++j)
 #pragma unroll
-      for (int j = 0; j < kCount; ++j)
+      for (int h = 0; h < 2; ++h)
 #pragma unroll
         for (int i = 0; i < 2; ++i)
-          if (const int token = 8 * j + 2 * (lane % 4) + i; token < num_tokens)
-            logits[token * width + col] = total[4 * j + 2 * h + i];
-    }
+          at[(8 * j + 2 * (lane % 4) + i) * kSumsWidth + 8 * h] = sums[4 * j + 2 * h + i];
   }
 
   const RouterParams& p;
-  RouterStage* const stages;
-  const int first_weight, first_token, num_tokens;
+  Storage& shared;
+  const int chunk, first_weight;
+  const int64_t first_token;
+  const int num_tokens, num_weights;
   const int line, piece;
-  int begin, end, num_steps;
+  const int begin, end, num_steps;
 };
 
-__global__ __launch_bounds__(kRouterThreads, 2) void router_logits_kernel(
+__global__ __launch_bounds__(RouterTile::kThreads) void router_logits_kernel(
     const __grid_constant__ RouterParams p) {
-  extern __shared__ __align__(16) uint8_t base[];
+  extern __shared__ __align__(128) uint8_t base[];
   allow_successor();
-  const RouterTile tile(p, reinterpret_cast<RouterStage*>(base));
+  const RouterTile tile(p, *reinterpret_cast<RouterTile::Storage*>(base));
   tile.start();
-  tile.run();
+  tile.multiply();
+  tile.add_chunks();
 }
 
 }  // namespace switchyard::cuda

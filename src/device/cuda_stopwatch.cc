@@ -57,7 +57,24 @@ double us_between(const Event& begin, const Event& end) {
   return double{ms} * 1e3;
 }
 
-GraphExec capture(const Enqueue& enqueue, cudaStream_t stream) {
+int count_kernels(cudaGraph_t graph) {
+  size_t count = 0;
+  SWITCHYARD_CUDA_CHECK(cudaGraphGetNodes(graph, nullptr, &count));
+  std::vector<cudaGraphNode_t> nodes(count);
+  SWITCHYARD_CUDA_CHECK(cudaGraphGetNodes(graph, nodes.data(), &count));
+  return static_cast<int>(std::ranges::count_if(nodes, [](cudaGraphNode_t node) {
+    cudaGraphNodeType type{};
+    SWITCHYARD_CUDA_CHECK(cudaGraphNodeGetType(node, &type));
+    return type == cudaGraphNodeTypeKernel;
+  }));
+}
+
+struct Captured {
+  GraphExec exec;
+  int num_kernels;
+};
+
+Captured capture(const Enqueue& enqueue, cudaStream_t stream) {
   cudaGraph_t raw = nullptr;
   // Of this thread alone: ranks are threads, and others may allocate meanwhile.
   SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
@@ -73,7 +90,7 @@ GraphExec capture(const Enqueue& enqueue, cudaStream_t stream) {
   const Graph graph(raw);
   cudaGraphExec_t exec = nullptr;
   SWITCHYARD_CUDA_CHECK(cudaGraphInstantiate(&exec, graph.get(), 0));
-  return GraphExec(exec);
+  return {GraphExec(exec), count_kernels(graph.get())};
 }
 
 class CudaStopwatch final : public Stopwatch {
@@ -88,11 +105,16 @@ class CudaStopwatch final : public Stopwatch {
   CUstream_st* stream() override { return stream_.get(); }
 
   std::vector<double> replay(const Enqueue& enqueue, int repeat, Cache cache) override {
-    const GraphExec graph = capture(enqueue, stream_.get());
+    const Captured graph = capture(enqueue, stream_.get());
+    num_kernels_ = graph.num_kernels;
     return this->repeat(
-        [&](cudaStream_t stream) { SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(graph.get(), stream)); },
+        [&](cudaStream_t stream) {
+          SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(graph.exec.get(), stream));
+        },
         repeat, cache);
   }
+
+  int num_kernels() const override { return num_kernels_; }
 
   // Everything is enqueued before the host waits, so that the device never waits for the host
   // between an event and the work behind it.
@@ -124,14 +146,14 @@ class CudaStopwatch final : public Stopwatch {
       SWITCHYARD_CUDA_CHECK(
           cudaEventRecordWithFlags(event.get(), stream_.get(), cudaEventRecordExternal));
     };
-    const GraphExec graph =
+    const Captured graph =
         capture([&](cudaStream_t stream) { enqueue(stream, mark); }, stream_.get());
     ready();
     const Rest rest;
     std::vector<std::vector<double>> us(num);
     for (int run = -1; run < repeat; ++run) {  // one that warms up
       if (cache == Cache::Cold) flush(stream_.get());
-      SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(graph.get(), stream_.get()));
+      SWITCHYARD_CUDA_CHECK(cudaGraphLaunch(graph.exec.get(), stream_.get()));
       SWITCHYARD_CUDA_CHECK(cudaStreamSynchronize(stream_.get()));
       for (size_t i = 0; run >= 0 && i < num; ++i) us[i].push_back(us_between(begin[i], end[i]));
     }
@@ -144,6 +166,7 @@ class CudaStopwatch final : public Stopwatch {
 
  private:
   std::shared_ptr<void> flushed_;
+  int num_kernels_ = 0;
   Stream stream_;
 };
 

@@ -30,6 +30,8 @@ class Stopwatch {
   virtual CUstream_st* stream() = 0;
   // Microseconds of each of `repeat` replays. What `enqueue` throws, this throws.
   virtual std::vector<double> replay(const Enqueue& enqueue, int repeat, Cache cache) = 0;
+  // Kernels of the graph that was replayed last.
+  virtual int num_kernels() const = 0;
   // The same for what cannot be captured.
   virtual std::vector<double> repeat(const Enqueue& enqueue, int repeat, Cache cache) = 0;
   // One graph of what `enqueue` does, which marks where each of `num_parts` parts begins and ends:

@@ -62,7 +62,7 @@ class RouterGate final : public Gate {
     const auto buffers = GateBuffers::take(arena, config_, num_tokens);
     arena.require_memory("gate");
     Ops& ops = backend_->ops();
-    const Logits logits = run_router(buffers, hidden, stream);
+    run_router(buffers, hidden, stream);
     if (config_.gate.rms_of_hidden)
       ops.run(NormRows{.dst = {},
                        .inverse = buffers.inverse_rms,
@@ -70,41 +70,27 @@ class RouterGate final : public Gate {
                        .weight = {},
                        .epsilon = config_.path.norm_epsilon},
               stream);
-    ops.run(rule(logits, buffers.inverse_rms, choice), stream);
+    ops.run(rule(buffers, choice), stream);
   }
 
  private:
-  struct Logits {
-    Tensor sums;  // f32 [T, num_splits * parts * rows of the router]
-    int num_splits;
-  };
-
-  Logits run_router(const GateBuffers& buffers, ConstTensor hidden, CUstream_st* stream) const {
+  void run_router(const GateBuffers& buffers, ConstTensor hidden, CUstream_st* stream) const {
     Ops& ops = backend_->ops();
-    const int64_t num_tokens = hidden.dim(0), num_rows = weights_.weight.dim(0);
-    const bool by_cublas = provider_ == GemmProvider::Cublas;
-    const bool one_go = by_cublas || backend_->kind() == DeviceKind::Cpu;
-    const int64_t splits = one_go ? 1 : router_splits(num_tokens, num_rows, config_.hidden);
-    Tensor sums = buffers.logits;
-    sums.shape = {num_tokens, splits * num_rows};
-    if (by_cublas) {
-      const RowGroups group{buffers.group.counts, buffers.group.first_row};
-      ops.run(SingleGroup{group, num_tokens}, stream);
-      ops.run(single_group_gemm("router", sums, hidden, weights_.weight, group, provider_), stream);
-    } else {
-      ops.run(RouterLogits{sums, hidden, weights_.weight, static_cast<int>(splits)}, stream);
-    }
-    return {sums, static_cast<int>(splits)};
+    const RowGroups group{buffers.group.counts, buffers.group.first_row};
+    if (provider_ != GemmProvider::Cublas)
+      return ops.run(RouterLogits{buffers.logits, hidden, weights_.weight, group}, stream);
+    ops.run(SingleGroup{group, hidden.dim(0)}, stream);
+    ops.run(single_group_gemm("router", buffers.logits, hidden, weights_.weight, group, provider_),
+            stream);
   }
 
-  GateTopk rule(const Logits& logits, ConstTensor inverse_rms, const Choice& choice) const {
+  GateTopk rule(const GateBuffers& buffers, const Choice& choice) const {
     return {.ids = choice.ids,
             .weights = choice.weights,
             .shared_weights = choice.shared_weights,
-            .logits = logits.sums,
+            .logits = buffers.logits,
             .logit_parts = static_cast<int>(router_parts(config_)),
-            .logit_splits = logits.num_splits,
-            .row_scale = inverse_rms,
+            .row_scale = buffers.inverse_rms,
             .bias = weights_.bias,
             .correction_bias = weights_.correction_bias,
             .expert_scale = weights_.expert_scale,

@@ -122,6 +122,7 @@ class CudaMeasurement {
     if (find_call<AwaitRows>(0) < num_calls()) return run_over_peers();
     if (find_call<NoteEnded>(0) < num_calls()) return run_over_link();
     OpTime whole = layer_time(args_, replay([this](CUstream_st*) { layer_.forward(args_); }));
+    whole.num_kernels = watch_->num_kernels();
     layer_.wait(watch_->stream());
     // The recorded forward left its buffers as its first call found them, or better.
     Lines all;
@@ -264,8 +265,10 @@ class CudaMeasurement {
     std::vector<OpTime> lines;
     std::vector<double> us_of_layer;
     bool eager = false;
+    int num_kernels = 0;
     try {
       us_of_layer = watch_->replay(forward, options_.repeat, cache());
+      num_kernels = watch_->num_kernels();
     } catch (const Error& e) {  // on every rank, before anything is enqueued
       if (e.code() != Errc::Unsupported) throw;
       eager = true;
@@ -290,6 +293,7 @@ class CudaMeasurement {
     }
     add_layer(lines, us_of_layer, work.layer);
     lines.back().eager = eager;
+    lines.back().num_kernels = num_kernels;
     layer_.wait(watch_->stream());
     return lines;
   }

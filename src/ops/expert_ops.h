@@ -145,6 +145,9 @@ struct GroupedGemm {
   // What `groups` and slot_of_row hold was there before the operation before this one began, which
   // may write src: the kernel then looks at weights first.
   bool groups_are_older = false;
+  // Hopper. > 0: the inner dimension is summed in chunks of this size, a multiple of 64, which are
+  // added in their order.
+  int64_t chunk = 0;
 
   // CUDA only; the CPU has one provider.
   GemmProvider provider = GemmProvider::Hopper;

@@ -3,21 +3,21 @@
 // src/ops/gate_ops.h -- from logits to ids and weights.
 #pragma once
 
-#include "ops/op.h"
-#include "switchyard/config.h"
+#include "ops/expert_ops.h"
 
 namespace switchyard {
 
-// logits[t, s * N + n] = sum over h of split s of hidden[t, h] * weights[n, h]: plan/capacity.h.
+// logits[t, n] = sum over h of hidden[t, h] * weights[n, h]. Its bits do not depend on T.
 struct RouterLogits {
   static constexpr const char* kName = "router";
-  Tensor logits;        // f32 [T, S * N]
+  Tensor logits;        // f32 [T, N]
   ConstTensor hidden;   // bf16 [T, H]
   ConstTensor weights;  // bf16 [N, H]
-  int num_splits = 1;   // S, as router_splits says; the CPU knows 1 alone
+  RowGroups group;      // of one; what it holds afterwards means nothing
 
   Work work(const ReadI32&) const {
-    const double products = static_cast<double>(hidden.dim(0)) * static_cast<double>(weights.count());
+    const double products =
+        static_cast<double>(hidden.dim(0)) * static_cast<double>(weights.count());
     return {tensor_bytes(hidden) + tensor_bytes(weights) + tensor_bytes(logits), 2 * products,
             tensor_bytes(weights)};
   }
@@ -30,11 +30,9 @@ struct GateTopk {
   Tensor ids;               // i32 [T, K]
   Tensor weights;           // f32 [T, K]
   Tensor shared_weights{};  // f32 [T, S]; absent: no shared expert is scored
-  // f32 [T, splits * parts * N]. logit(t, e) = row_scale[t] * sum over parts, the last first, of the
-  // sum over splits of logits[t, (split * parts + part) * N + e] + bias[e]
+  // f32 [T, logit_parts * N]. logit(t, e) = row_scale[t] * sum of logits[t, part * N + e] + bias[e]
   ConstTensor logits;
-  int logit_parts = 1;   // of a router in f32
-  int logit_splits = 1;  // of its inner dimension
+  int logit_parts = 1;
   ConstTensor row_scale{};        // f32 [T]; absent: 1
   ConstTensor bias{};             // f32 [N]; absent: 0
   ConstTensor correction_bias{};  // f32 [choices]; absent: 0

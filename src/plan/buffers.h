@@ -89,29 +89,15 @@ inline int64_t router_parts(const MoeConfig& config) {
 
 struct GateBuffers {
   SingleGroupBuffers group;
-  Tensor logits;       // f32, of T tokens or fewer: [tokens, splits * parts * rows of the router]
+  Tensor logits;       // f32 [T, parts * rows of the router]
   Tensor inverse_rms;  // f32 [T]; absent unless logits are of normed rows
 
   static GateBuffers take(Arena& arena, const MoeConfig& config, int64_t num_tokens) {
     GateBuffers b;
     b.group = SingleGroupBuffers::take(arena);
-    b.logits = arena.take(DType::F32, {most_logits(config, num_tokens)});
+    b.logits = arena.take(DType::F32, {num_tokens, router_parts(config) * config.router_rows()});
     if (config.gate.rms_of_hidden) b.inverse_rms = arena.take(DType::F32, {num_tokens});
     return b;
-  }
-
- private:
-  // Of every number of tokens up to this one: fewer may be split.
-  static int64_t most_logits(const MoeConfig& config, int64_t num_tokens) {
-    const int64_t rows = router_parts(config) * config.router_rows();
-    const auto splits = [&](int64_t tokens) {
-      return router_splits(tokens, rows, config.hidden);
-    };
-    int64_t split_tokens = 0;  // the most that are
-    for (int64_t step = int64_t{1} << 31; step > 0; step /= 2)
-      if (split_tokens + step <= num_tokens && splits(split_tokens + step) > 1)
-        split_tokens += step;
-    return rows * std::max(num_tokens, split_tokens * splits(split_tokens));
   }
 };
 

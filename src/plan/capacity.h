@@ -15,19 +15,6 @@ namespace switchyard {
 // Blocks of slots that a plan on a GPU counts side by side; each writes its counts per expert.
 inline constexpr int64_t kPlanBlocks = 64;
 
-// A logit is the sum, in their order, of the sums over chunks of the inner dimension: whoever adds
-// the chunks, the bits are the same.
-constexpr int64_t router_chunk(int64_t hidden) {
-  return hidden <= 4096 ? 256 : 512;
-}
-// Chunks that are blocks of their own, whose sums the gate adds: all of them where tokens are too
-// few to keep a GPU busy otherwise, 1 else.
-constexpr int64_t router_splits(int64_t num_tokens, int64_t num_rows, int64_t hidden) {
-  constexpr int64_t kTile = 64, kEnoughTiles = 64;
-  const bool enough = ceil_div(num_tokens, kTile) * ceil_div(num_rows, kTile) >= kEnoughTiles;
-  return enough ? 1 : ceil_div(hidden, router_chunk(hidden));
-}
-
 // One executor call at its bound: at most max_rows received rows, K slots each.
 struct ExecutorShape {
   int64_t hidden = 0;

@@ -8,11 +8,14 @@
 namespace switchyard {
 namespace {
 
-constexpr GemmConfig kNarrowStream = kGemmConfigs[0], kStream = kGemmConfigs[1],
-                     kFew = kGemmConfigs[2], kSome = kGemmConfigs[3], kMany = kGemmConfigs[4];
+constexpr GemmConfig kShortStream = kGemmConfigs[0], kNarrowStream = kGemmConfigs[1],
+                     kStream = kGemmConfigs[2], kFew = kGemmConfigs[3], kSome = kGemmConfigs[4],
+                     kMany = kGemmConfigs[5], kChunks = kGemmConfigs[6];
 // Rows per expert up to which streaming was seen to be faster; a short inner dimension makes short
 // blocks, whose beginnings and ends show (decision 60).
 constexpr int64_t kStreamedRows = 16, kStreamedRowsOfShort = 8, kShort = 1536;
+// Where blocks of half the weights were seen to be faster (decision 63).
+constexpr int64_t kShortStreamed = 2048;
 static_assert(std::ranges::all_of(kGemmConfigs, [](auto& c) { return config_fits(c, 512); }));
 // What is chosen without a question fits any number of experts.
 static_assert(config_fits(kStream, 4096) && config_fits(kFew, 4096) && config_fits(kSome, 4096));
@@ -20,11 +23,13 @@ static_assert(config_fits(kStream, 4096) && config_fits(kFew, 4096) && config_fi
 }  // namespace
 
 GemmConfig choose_gemm_config(const GemmShape& s) {
+  if (s.has_chunks) return kChunks;
   const int64_t rows_per_expert = s.num_experts > 0 ? s.max_rows / s.num_experts : 0;
   // Blocks that stream take whatever SM is free.
   const bool streams =
       s.num_sms == 0 && rows_per_expert <= (s.k < kShort ? kStreamedRowsOfShort : kStreamedRows);
-  if (streams) return rows_per_expert <= 3 ? kNarrowStream : kStream;
+  if (streams && rows_per_expert > 3) return kStream;
+  if (streams) return s.k <= kShortStreamed ? kShortStream : kNarrowStream;
   // With an even gate few experts have more than 1.25 of the average.
   if (rows_per_expert <= 51) return kFew;
   const bool cluster_fits = s.num_sms == 0 || s.num_sms >= kMany.cluster();
@@ -35,7 +40,7 @@ GemmConfig choose_gemm_config(const GemmShape& s) {
 std::string describe(const GemmConfig& c) {
   const std::string across = c.cluster_rows > 1 ? cat(c.cluster_rows, "x") : "";
   return cat(c.rows, "x", c.weights, "x", c.inner(), ", ", c.stages, " stages, cluster of ", across,
-             c.cluster_weights);
+             c.cluster_weights, c.adds_chunks ? ", adds chunks" : "");
 }
 
 }  // namespace switchyard

@@ -33,6 +33,7 @@ struct GemmConfig {
   int cluster_weights = 1;  // blocks side by side with the same rows: each loads a share for all
   OperandKind operands = OperandKind::Bf16;
   ProducerKind producer = ProducerKind::TmaRows;
+  bool adds_chunks = false;  // of the inner dimension, where a GEMM has them
 
   bool operator==(const GemmConfig&) const = default;
   constexpr int cluster() const { return cluster_rows * cluster_weights; }
@@ -41,15 +42,18 @@ struct GemmConfig {
   constexpr int inner() const { return row_bytes() / element_bytes(operands); }
   constexpr int math_warpgroups() const { return weights / 64; }
   constexpr int math_threads() const { return 128 * math_warpgroups(); }
-  constexpr int threads() const { return math_threads() + (streams() ? 0 : 128); }
+  // A warp multiplies 16 rows of weights.
+  constexpr int threads() const { return streams() ? 2 * weights : math_threads() + 128; }
   // Of which so many load: one is enough to ask the copy engine.
   constexpr int producer_threads() const { return producer == ProducerKind::TmaRows ? 1 : 0; }
 };
 
 // A line is a kernel: CMake makes a file of each, src/cuda/grouped_gemm/kernel.cu.in.
 inline constexpr std::array kGemmConfigs = {
-    // Few rows per expert, bound by the bytes of the weights: small blocks, three or four to an SM,
-    // which the hardware gives out as SMs become free.
+    // Few rows per expert, bound by the bytes of the weights: small blocks, several to an SM, which
+    // the hardware gives out as SMs become free.
+    // A short inner dimension makes short blocks: the narrower, the better SMs share them.
+    GemmConfig{8, 32, 4, 1, 1, OperandKind::Bf16, ProducerKind::EveryThread},
     GemmConfig{8, 64, 3, 1, 1, OperandKind::Bf16, ProducerKind::EveryThread},
     GemmConfig{32, 64, 3, 1, 1, OperandKind::Bf16, ProducerKind::EveryThread},
     // Somewhat more, or not all SMs: one block to an SM.
@@ -59,7 +63,8 @@ inline constexpr std::array kGemmConfigs = {
     // Many rows: the most reuse per byte that 64 Ki registers allow (128 sums per thread). Alone a
     // block would ask L2 for 48 KiB per 0.71 us, 9 TB/s over the card; two share a third of it.
     GemmConfig{256, 128, 4, 1, 2},
-    GemmConfig{128, 64, 8},  // twice the tiles of 128 x 128; not measured, so no shape chooses it
+    // The router of many tokens, whose sums are those of router_logits.cuh.
+    GemmConfig{128, 128, 5, 1, 1, OperandKind::Bf16, ProducerKind::TmaRows, true},
 };
 
 // What a configuration is chosen by: known on the host before any row is.
@@ -68,6 +73,7 @@ struct GemmShape {
   int64_t max_rows = 0;     // bound of the rows of all experts together
   int64_t n = 0, k = 0;     // weights [num_experts, n, k]
   int num_sms = 0;          // multiprocessors that the call may use; 0: all
+  bool has_chunks = false;  // sums of chunks of k are added
 };
 
 // Equal shapes give equal configurations. The order in which an inner dimension is summed does not

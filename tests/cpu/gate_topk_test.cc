@@ -165,7 +165,7 @@ struct Parts {
   std::vector<int32_t> table{};
   int64_t token = 0, num_shared = 0;
   float row_scale = 1;
-  int num_parts = 1, num_splits = 1;
+  int num_parts = 1;
 };
 
 struct RoutedParts {
@@ -186,7 +186,6 @@ RoutedParts route(const Parts& p, int64_t top_k, const GateConfig& gate) {
   if (p.num_shared > 0) g.shared_weights = shared.view();
   g.logits = ConstTensor(p.logits.data(), {1, static_cast<int64_t>(p.logits.size())});
   g.logit_parts = p.num_parts;
-  g.logit_splits = p.num_splits;
   if (p.row_scale != 1) g.row_scale = ConstTensor(&p.row_scale, {1});
   g.bias = vector(p.bias);
   g.correction_bias = vector(p.correction);
@@ -217,18 +216,6 @@ TEST(GateTopk, LogitsAreTheirPartsScaledThenBiasedThenCapped) {
   GateConfig capped = gate;
   capped.logit_softcap = 2;
   EXPECT_NEAR(route(p, 1, capped).weights[0], sigmoid(2 * std::tanh(1.75f)), 1e-6f);
-}
-
-TEST(GateTopk, LogitsAreTheSumsOfTheirSplits) {
-  // Two splits of two parts of three logits: 1 + 2 + 4 + 8 of the first.
-  Parts p{.logits = {1, 0, 1, 2, 0, 1, 4, 0.5f, 1, 8, 0, 1}};
-  p.num_parts = 2, p.num_splits = 2;
-  const GateConfig raw{.scoring = Scoring::SoftmaxOfTopK};
-  const auto r = route(p, 2, raw);
-  EXPECT_EQ(r.ids, (std::vector<int32_t>{0, 2}));
-  EXPECT_NEAR(r.weights[1] / r.weights[0], std::exp(4.0f - 15.0f), 1e-9f);
-  p.num_parts = 1, p.num_splits = 4;
-  EXPECT_EQ(route(p, 2, raw).weights, r.weights);
 }
 
 TEST(GateTopk, ATokensIdChoosesAndScoresOnlyWeigh) {

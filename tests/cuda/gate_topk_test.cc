@@ -246,51 +246,5 @@ TEST(CudaGateTopk, ASaturatedSigmoidStillFindsTheLargestLogit) {
   expect_same_routing(logits, 1, {.scoring = Scoring::Sigmoid}, true);
 }
 
-// Ids and weights of logits in `parts` and `splits`, with a bias of the router and a cap or plain.
-Routed route_sums(const Buffer<float>& logits, const Buffer<float>& bias, int parts, int splits,
-                  float cap) {
-  Routed r{Both<int32_t>({logits.view().dim(0), 6}), Both<float>({logits.view().dim(0), 6})};
-  Both<float> given(logits), added(bias);
-  GateConfig gate;
-  gate.logit_softcap = cap;
-  testing::run_on_both([&](auto at) {
-    return GateTopk{.ids = at(r.ids),
-                    .weights = at(r.weights),
-                    .logits = at(given),
-                    .logit_parts = parts,
-                    .logit_splits = splits,
-                    .bias = cap > 0 ? at(added) : Tensor{},
-                    .gate = gate};
-  });
-  return r;
-}
-
-TEST(CudaGateTopk, SumsOfSplitsHaveTheBitsOfOneSum) {
-  SWITCHYARD_SKIP_WITHOUT_GPU();
-  constexpr int64_t kTokens = 9;
-  for (const int64_t experts : {7, 40, 128, 200, 384})
-    for (const int splits : {2, 8, 14}) {
-      const auto bias = testing::random_f32({experts}, kSeed + 2);
-      const auto split = testing::random_f32({kTokens, splits * experts}, kSeed + splits);
-      Buffer<float> sums({kTokens, experts});
-      for (int64_t t = 0; t < kTokens; ++t)
-        for (int64_t e = 0; e < experts; ++e) {
-          float sum = 0;
-          for (int s = 0; s < splits; ++s) sum += split[(t * splits + s) * experts + e];
-          sums[t * experts + e] = sum;
-        }
-      for (const float cap : {0.0f, 3.0f}) {
-        SCOPED_TRACE(::testing::Message() << experts << " in " << splits << ", cap " << cap);
-        Routed a = route_sums(split, bias, 1, splits, cap), b = route_sums(sums, bias, 1, 1, cap);
-        EXPECT_TRUE(same_bits(a.ids.computed(), b.ids.computed()));
-        EXPECT_TRUE(same_bits(a.weights.computed(), b.weights.computed()));
-        EXPECT_TRUE(same_bits(a.ids.computed(), a.ids.expected()));
-      }
-      if (splits % 2 != 0) continue;
-      Routed parts = route_sums(split, bias, 2, splits / 2, 0);  // other sums of the same terms
-      EXPECT_TRUE(same_bits(parts.ids.computed(), parts.ids.expected()));
-    }
-}
-
 }  // namespace
 }  // namespace switchyard

@@ -329,7 +329,7 @@ TEST(HopperGroupedGemm, FindsTheExpertsOfAnyNumber) {
     GemmCase c;
     c.counts = random_counts(experts, 12, static_cast<uint64_t>(experts));
     c.k = 72;
-    c.config = &kGemmConfigs[3];
+    c.config = &kGemmConfigs[4];
     const auto expected = run_on_gpu(c);
     for (const GemmConfig& config : kGemmConfigs) {
       if (!config.streams()) continue;

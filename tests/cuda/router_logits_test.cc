@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// tests/cuda/router_logits_test.cc -- the logits are the product, and their bits depend neither on
-// who adds the chunks nor on the tokens beside.
+// tests/cuda/router_logits_test.cc -- the logits are the product, and their bits depend neither
+// on how many tokens there are nor on their place.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "plan/capacity.h"
 #include "testing/both.h"
+#include "testing/cuda_layer.h"
 
 namespace switchyard::testing {
 namespace {
@@ -27,30 +27,19 @@ class Router {
         gpu_hidden_(hidden),
         gpu_weights_(weights) {}
 
-  int64_t chunks() const { return ceil_div(problem.hidden, router_chunk(problem.hidden)); }
-
-  // [tokens, splits * rows] of tokens from `first` on.
-  Buffer<float> run(int64_t splits, int64_t first, int64_t count) {
-    CudaBuffer<float> logits(Shape{count, splits * problem.rows});
-    cuda_ops().run(RouterLogits{logits.view(), gpu_hidden_.view().rows(first, count),
-                                gpu_weights_.view(), static_cast<int>(splits)},
+  // [count, rows] of tokens from `first` on.
+  Buffer<float> run(int64_t first, int64_t count) {
+    CudaBuffer<float> logits(Shape{count, problem.rows});
+    CudaBuffer<int32_t> counts(Shape{1});
+    CudaBuffer<int64_t> first_row(Shape{2});
+    cuda_ops().run(RouterLogits{logits.view(),
+                                gpu_hidden_.view().rows(first, count),
+                                gpu_weights_.view(),
+                                {counts.view(), first_row.view()}},
                    nullptr);
     Buffer<float> host = logits.host();
     EXPECT_TRUE(host.guards_intact());
     return host;
-  }
-
-  // As the gate adds them.
-  Buffer<float> added(const Buffer<float>& split, int64_t splits) const {
-    const int64_t rows = problem.rows, count = split.count() / (splits * rows);
-    Buffer<float> sums(Shape{count, rows});
-    for (int64_t t = 0; t < count; ++t)
-      for (int64_t n = 0; n < rows; ++n) {
-        float sum = 0;
-        for (int64_t s = 0; s < splits; ++s) sum += split[(t * splits + s) * rows + n];
-        sums[t * rows + n] = sum;
-      }
-    return sums;
   }
 
   void expect_product(const Buffer<float>& logits) const {
@@ -75,36 +64,38 @@ class Router {
   CudaBuffer<Bf16> gpu_hidden_, gpu_weights_;
 };
 
-TEST(CudaRouterLogits, AreTheProductWhoeverAddsTheChunks) {
-  SWITCHYARD_SKIP_WITHOUT_GPU();
+TEST(CudaRouterLogits, AreTheProduct) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
   for (const Problem& p :
-       {Problem{1, 128, 2048}, Problem{7, 1, 8}, Problem{8, 5, 264}, Problem{9, 64, 256},
+       {Problem{1, 128, 2048}, Problem{7, 1, 8}, Problem{8, 5, 264}, Problem{9, 64, 128},
         Problem{33, 100, 4096}, Problem{64, 257, 512}, Problem{65, 60, 4104},
-        Problem{130, 384, 5128}}) {
+        Problem{130, 384, 5128}, Problem{2000, 70, 264}, Problem{1100, 120, 1048}}) {
     SCOPED_TRACE(::testing::Message() << p.tokens << " x " << p.rows << " x " << p.hidden);
     Router router(p);
-    const Buffer<float> whole = router.run(1, 0, p.tokens);
-    router.expect_product(whole);
-    const Buffer<float> split = router.run(router.chunks(), 0, p.tokens);
-    EXPECT_TRUE(same_bits(router.added(split, router.chunks()), whole));
+    router.expect_product(router.run(0, p.tokens));
   }
 }
 
-TEST(CudaRouterLogits, ATokenHasTheSameBitsAlone) {
-  SWITCHYARD_SKIP_WITHOUT_GPU();
-  Router router({150, 96, 3072});
-  const Buffer<float> all = router.run(1, 0, 150);
-  for (const int64_t token : {0, 1, 63, 64, 149}) {
-    const Buffer<float> alone = router.added(router.run(router.chunks(), token, 1), router.chunks());
-    for (int64_t n = 0; n < 96; ++n)
-      ASSERT_EQ(alone[n], all[token * 96 + n]) << "token " << token << ", row " << n;
+// Few tokens and many take other kernels.
+TEST(CudaRouterLogits, ATokenHasTheSameBitsAloneAndAmongMany) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  for (const int64_t hidden : {int64_t{520}, int64_t{3072}}) {
+    Router router({1500, 96, hidden});
+    const Buffer<float> all = router.run(0, 1500);
+    for (const int64_t token : {0, 1, 63, 64, 149, 1499})
+      for (const int64_t count : {1, 9, 64}) {
+        const int64_t first = std::min<int64_t>(token, 1500 - count);
+        const Buffer<float> few = router.run(first, count);
+        for (int64_t i = 0; i < few.count(); ++i)
+          ASSERT_EQ(few[i], all[first * 96 + i]) << count << " tokens from " << first;
+      }
   }
 }
 
 TEST(CudaRouterLogits, OfNoTokensAreNone) {
-  SWITCHYARD_SKIP_WITHOUT_GPU();
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
   Router router({1, 16, 64});
-  EXPECT_EQ(router.run(1, 0, 0).count(), 0);
+  EXPECT_EQ(router.run(0, 0).count(), 0);
 }
 
 }  // namespace

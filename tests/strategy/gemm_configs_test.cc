@@ -34,6 +34,13 @@ TEST(GemmConfigs, FewRowsPerExpertStreamWhereACallMayUseAllMultiprocessors) {
   EXPECT_FALSE(streams(1, 2048, 131));
 }
 
+TEST(GemmConfigs, OneOfThemAddsChunks) {
+  GemmShape shape{1, 8192, 128, 2048};
+  EXPECT_FALSE(choose_gemm_config(shape).adds_chunks);
+  shape.has_chunks = true;
+  EXPECT_TRUE(choose_gemm_config(shape).adds_chunks);
+}
+
 TEST(GemmConfigs, PrintAllThatTellsThemApart) {
   EXPECT_EQ(describe(GemmConfig{256, 128, 4, 1, 2}), "256x128x64, 4 stages, cluster of 2");
   EXPECT_EQ(describe(GemmConfig{64, 64, 12, 2, 1}), "64x64x64, 12 stages, cluster of 2x1");

@@ -32,6 +32,28 @@ constexpr int store_box_rows(bool gated) {
   return kStagingBytes / 4 / (int{sizeof(__nv_bfloat16)} * store_box_cols(gated));
 }
 
+// Each sum by its own thread: rows of f32, and tiles of few rows.
+template <int kSums>
+__device__ void store_sums(const StoreParams& p, const Fragment<kSums>& f, const OutputTile& t) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int col = t.first_col + f.col(h);
+    if (col >= f.shape.width || (f.shape.gated && h == 1)) continue;
+#pragma unroll
+    for (int j = 0; j < f.kBlocks; ++j)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = f.row(j, i);
+        if (row >= t.num_rows) continue;
+        const int64_t at = (t.first_row + row) * f.shape.width + col;
+        if (p.is_f32)
+          static_cast<float*>(p.dst)[at] = f.at(j, h, i);
+        else
+          static_cast<__nv_bfloat16*>(p.dst)[at] = __float2bfloat16_rn(f.at(j, h, i));
+      }
+  }
+}
+
 class TileStore {
  public:
   __device__ TileStore(const StoreParams& params, uint8_t* staging, Place where, int its_barrier)
@@ -40,7 +62,7 @@ class TileStore {
   template <int kSums>
   __device__ void operator()(const Fragment<kSums>& f, const OutputTile& t) {
     if (p.is_f32)
-      store_f32(f, t);
+      store_sums(p, f, t);
     else
       f.shape.gated ? store_bf16<true>(f, t) : store_bf16<false>(f, t);
   }
@@ -49,23 +71,6 @@ class TileStore {
   __device__ void finish() const { ptx::cp_async_bulk_wait_group(ptx::n32_t<0>{}); }
 
  private:
-  template <int kSums>
-  __device__ void store_f32(const Fragment<kSums>& f, const OutputTile& t) const {
-    auto* dst = static_cast<float*>(p.dst) + t.first_row * f.shape.width;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int col = t.first_col + f.col(h);
-      if (col >= f.shape.width || (f.shape.gated && h == 1)) continue;
-#pragma unroll
-      for (int j = 0; j < f.kBlocks; ++j)
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int row = f.row(j, i);
-          if (row < t.num_rows) dst[int64_t{row} * f.shape.width + col] = f.at(j, h, i);
-        }
-    }
-  }
-
   // A row of a box, in pieces of 16 bytes.
   template <bool kGated>
   struct Box {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/grouped_gemm.cu -- parameters, launch shape and launch.
 #include <algorithm>
+#include <climits>
 
 #include "cuda/grouped_gemm/launch_gemm.h"
 #include "cuda/grouped_gemm/producer.cuh"
@@ -40,6 +41,10 @@ GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
   p.next_step = g.groups.next_step.as<int32_t>();
   p.num_experts = static_cast<int>(g.weights.dim(0));
   p.k = static_cast<int>(g.weights.dim(2));
+  SWITCHYARD_REQUIRE(g.chunk % config.inner() == 0 && (g.chunk == 0 || config.adds_chunks),
+                     Unsupported, g.name, ": chunk=", g.chunk, ", configuration ", describe(config),
+                     ", adds none of this size. Pass 0.");
+  p.chunk_stages = g.chunk > 0 ? static_cast<int>(g.chunk / config.inner()) : INT_MAX;
   p.out.n = static_cast<int>(g.weights.dim(1));
   p.out.width = p.out.gated ? p.out.n / 2 : p.out.n;
   p.stream_weights = 2 * g.max_rows <= int64_t{p.num_experts} * config.rows;
@@ -50,8 +55,8 @@ GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
 // It takes no cluster that is larger than num_sms.
 GemmConfig config_of(const GroupedGemm& g, int num_sms) {
   const bool all_sms = num_sms == describe_device(DeviceKind::Cuda).num_sms;
-  return choose_gemm_config(
-      {g.weights.dim(0), g.max_rows, g.weights.dim(1), g.weights.dim(2), all_sms ? 0 : num_sms});
+  return choose_gemm_config({g.weights.dim(0), g.max_rows, g.weights.dim(1), g.weights.dim(2),
+                             all_sms ? 0 : num_sms, g.chunk > 0});
 }
 
 // No more clusters than steps can be: every expert may add a tile that is not full.

@@ -18,7 +18,7 @@
 // rows, each loading a share of the rows for all.
 //
 // Order of summation: the inner dimension ascending in steps of 16, one fp32 accumulator, whatever
-// the configuration. Bound: tensor cores with many rows per expert, the bytes of the weights with
+// the configuration; where a GEMM has chunks, one for each, added in their order. Bound: tensor cores with many rows per expert, the bytes of the weights with
 // few.
 #pragma once
 
@@ -33,7 +33,7 @@ template <GemmConfig kConfig, class Operands>
 __device__ void multiply_tiles(const GemmParams& p, SharedStorage<kConfig>& shared) {
   const int group = threadIdx.x / 128;
   const Place place{static_cast<int>(threadIdx.x % 32), static_cast<int>(threadIdx.x / 32 % 4)};
-  MainLoop<kConfig, Operands> main_loop(shared, p.k);
+  MainLoop<kConfig, Operands> main_loop(shared, p);
   TileStore store(p.store, shared.outputs() + group * 2 * kStagingBytes, place, group + 1);
   for (;;) {
     // Defined anew, or the compiler defines what a narrow product leaves alone in the midst of the
@@ -56,12 +56,12 @@ __device__ void multiply_tiles(const GemmParams& p, SharedStorage<kConfig>& shar
 // Integers and types: a profiler shows them in the kernel's name, and nvcc 13.0 with g++ 12 takes no
 // struct here.
 template <int kRows, int kWeights, int kStages, int kClusterRows, int kClusterWeights,
-          class Operands, class Rows>
+          class Operands, class Rows, bool kAddsChunks>
 __global__ __launch_bounds__(GemmConfig{kRows, kWeights}.threads(),
                              1) void grouped_gemm_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(1024) uint8_t base[];
-  constexpr GemmConfig kConfig{kRows,           kWeights,        kStages,    kClusterRows,
-                               kClusterWeights, Operands::kKind, Rows::kKind};
+  constexpr GemmConfig kConfig{kRows,           kWeights,        kStages,     kClusterRows,
+                               kClusterWeights, Operands::kKind, Rows::kKind, kAddsChunks};
   constexpr int kMathThreads = kConfig.math_threads();
   constexpr bool kCluster = kConfig.cluster() > 1;
   auto& shared = *reinterpret_cast<SharedStorage<kConfig>*>(base);
@@ -103,7 +103,7 @@ GemmKernel gemm_kernel() {
   else
     return grouped_gemm_kernel<kConfig.rows, kConfig.weights, kConfig.stages, kConfig.cluster_rows,
                                kConfig.cluster_weights, typename OperandsOf<kConfig.operands>::type,
-                               typename RowsOf<kConfig.producer>::type>;
+                               typename RowsOf<kConfig.producer>::type, kConfig.adds_chunks>;
 }
 
 }  // namespace switchyard::cuda

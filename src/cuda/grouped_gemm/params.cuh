@@ -22,6 +22,7 @@ struct GemmParams {
   const int64_t* first_row;  // [E + 1]
   int32_t* next_step;        // 0 before the call and after it; null: no step is drawn
   int num_experts, k;
+  int chunk_stages;  // of the inner dimension; for configurations that add chunks
   OutputShape out;
   bool stream_weights;  // most experts have one tile of rows: their weights are read once
   Epilogue epilogue;

@@ -66,15 +66,13 @@ class StreamLoader {
       : p(params),
         shared(storage),
         line(static_cast<int>(threadIdx.x) / kPieces),
-        piece(static_cast<int>(threadIdx.x) % kPieces),
-        place(stage_offset(line, piece)) {
+        piece(static_cast<int>(threadIdx.x) % kPieces) {
     // A pair is 16 rows of a stage: rows of gate and of up in eights, or 16 that follow each other.
     in_pair = int64_t{p.out.gated ? p.out.width : 8} * p.k;
     next_pair = int64_t{p.out.gated ? 8 : 16} * p.k;
     const int first = step.weights * (p.out.gated ? kConfig.weights / 2 : kConfig.weights);
-    weight = p.weight + (int64_t{step.expert} * p.out.n + first + line % 8) * p.k +
-             line / 8 * in_pair + piece * kElements;
-    num_weights = p.out.width - first - (p.out.gated ? line % 8 : line);
+    weight = p.weight + (int64_t{step.expert} * p.out.n + first + line) * p.k + piece * kElements;
+    num_weights = p.out.width - first - line;
   }
 
   // Which rows: those that follow first_row, or those of the tokens that have these slots.
@@ -98,10 +96,11 @@ class StreamLoader {
     const bool inside = k + piece * kElements < p.k;
 #pragma unroll
     for (int i = 0; i < kWeights; ++i) {
-      const int r = i * kLines, ahead = p.out.gated ? r / 16 * 8 : r;
-      ptx::cp_async_16_or_zeros(shared.weights(stage) + place + r * kStreamRowBytes,
-                                weight + r / 8 % 2 * in_pair + r / 16 * next_pair + k,
-                                inside && ahead < num_weights);
+      const int r = i * kLines, ahead = p.out.gated ? r / 16 * 8 + r % 8 : r;
+      ptx::cp_async_16_or_zeros(
+          shared.weights(stage) + stage_offset(r + line, piece),
+          weight + int64_t{r % 8} * p.k + r / 8 % 2 * in_pair + r / 16 * next_pair + k,
+          inside && ahead < num_weights);
     }
   }
   // Rows that a tile does not have stay as they are: each is a column of the product by itself.
@@ -110,14 +109,14 @@ class StreamLoader {
 #pragma unroll
     for (int i = 0; i < kRows; ++i)
       if (row[i] >= 0)
-        ptx::cp_async_16_or_zeros(shared.rows(stage) + place + i * kLines * kStreamRowBytes,
+        ptx::cp_async_16_or_zeros(shared.rows(stage) + stage_offset(i * kLines + line, piece),
                                   p.row + int64_t{row[i]} * p.k + k, k < p.k);
   }
 
  private:
   const GemmParams& p;
   StreamStorage<kConfig>& shared;
-  const int line, piece, place;
+  const int line, piece;  // line < 8
   const __nv_bfloat16* weight;
   int64_t in_pair, next_pair;
   int num_weights;
@@ -198,12 +197,11 @@ class StreamLoop {
 
 // Integers, as grouped_gemm_kernel has.
 template <int kRows, int kWeights, int kStages>
-__global__ __launch_bounds__(128,
-                             3) void streamed_gemm_kernel(const __grid_constant__ GemmParams p) {
+__global__ __launch_bounds__(2 * kWeights, 3 * 64 / kWeights) void streamed_gemm_kernel(
+    const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(1024) uint8_t base[];
   constexpr GemmConfig kConfig{
       kRows, kWeights, kStages, 1, 1, OperandKind::Bf16, ProducerKind::EveryThread};
-  static_assert(kConfig.threads() == 128);
   auto& shared = *reinterpret_cast<StreamStorage<kConfig>*>(base);
   if (!p.groups_are_older) wait_for_predecessor();
   allow_successor();
@@ -226,15 +224,21 @@ __global__ __launch_bounds__(128,
   float sums[kRows / 2] = {};
   loop.multiply(sums, step.num_rows);
 
-  ptx::cp_async_wait_group<0>();
-  __syncthreads();  // stages become buffers of output
+  if constexpr (kConfig.weights >= 64) {
+    ptx::cp_async_wait_group<0>();
+    __syncthreads();  // stages become buffers of output
+  }
   const Place place{static_cast<int>(threadIdx.x % 32), static_cast<int>(threadIdx.x / 32)};
   const OutputTile tile{step.first_row, step.num_rows, step.expert, step.weights * cols};
   const Fragment fragment(sums, place, p.out);
-  TileStore store(p.store, shared.stages, place, 1);
   p.epilogue(fragment, tile);
-  store(fragment, tile);
-  store.finish();
+  if constexpr (kConfig.weights < 64) {
+    store_sums(p.store, fragment, tile);
+  } else {
+    TileStore store(p.store, shared.stages, place, 1);
+    store(fragment, tile);
+    store.finish();
+  }
 }
 
 }  // namespace switchyard::cuda
