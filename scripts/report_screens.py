@@ -95,6 +95,14 @@ def look(program, page, width, scheme):
     return seen
 
 
+def only(page, parts):
+    """A copy without the others; of a page that is scrolled headless Chromium takes no picture."""
+    copy, wanted = page.with_suffix(".only.html"), ",".join(f"#{part}" for part in parts or [])
+    style = f"section:not(:has({wanted})){{display:none}}" if parts else ""
+    copy.write_text(page.read_text().replace("</head>", f"<style>{style}</style></head>"))
+    return copy
+
+
 def write_pages(program, source, folder):
     """Each page by its name."""
     load = folder / "load.json"
@@ -115,6 +123,7 @@ def main():
     parser.add_argument("--browser", help=f"default: the first of {', '.join(BROWSERS)}")
     parser.add_argument("--save", type=pathlib.Path, help="folder for <page>-<width>-<scheme>.png")
     parser.add_argument("--height", type=int, default=1600, help="of what is saved")
+    parser.add_argument("--only", type=lambda ids: ids.split(","), help="parts of the page that are saved: layers,ratio")
     arguments = parser.parse_args()
     if not (program := browser(arguments.browser)):
         print(f"skipped: no Chromium (none of {', '.join(BROWSERS)} is installed)")
@@ -132,7 +141,8 @@ def main():
                     if arguments.save:
                         arguments.save.mkdir(parents=True, exist_ok=True)
                         picture = arguments.save.resolve() / f"{name}-{width}-{scheme}.png"
-                        chromium(program, page, width, scheme, f"--window-size={width},{arguments.height}", f"--screenshot={picture}")
+                        chromium(program, only(page, arguments.only), width, scheme, f"--window-size={width},{arguments.height}",
+                                 f"--screenshot={picture}")
     print(f"report screens: {'good' if not faults else f'{faults} faults'}")
     return 1 if faults else 0
 

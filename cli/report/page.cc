@@ -22,6 +22,8 @@ constexpr size_t kMostTableRows = 200;
 
 // ---- cells and tables
 
+constexpr const char* kDash = "\xe2\x80\x93";
+
 struct Cell {
   std::string html;
   const char* style = "";  // a class
@@ -39,14 +41,14 @@ Cell value(double number_of) {
   return value(number_of, number(number_of));
 }
 Cell value_or_dash(double number_of) {
-  return number_of > 0 ? value(number_of) : Cell{"\xe2\x80\x93"};
+  return number_of > 0 ? value(number_of) : Cell{kDash};
 }
 Cell ratio(double number_of) {
-  if (!(number_of > 0)) return {"\xe2\x80\x93"};
+  if (!(number_of > 0)) return {kDash};
   return value(number_of, number_of < 100 ? fmt::format("{:.2f}", number_of) : number(number_of));
 }
 Cell count(int64_t number_of) {
-  return {number_of > 0 ? fmt::format("{}", number_of) : "\xe2\x80\x93"};
+  return {number_of > 0 ? fmt::format("{}", number_of) : kDash};
 }
 
 // Columns that are empty in every row are left out.
@@ -84,9 +86,7 @@ class HtmlTable {
   }
 
  private:
-  static bool is_empty(const Cell& cell) {
-    return cell.html.empty() || cell.html == "\xe2\x80\x93";
-  }
+  static bool is_empty(const Cell& cell) { return cell.html.empty() || cell.html == kDash; }
   bool is_text(size_t column) const { return std::string_view(rows_.front()[column].style) == "w"; }
   static std::string styled(const Cell& cell) {
     return *cell.style ? fmt::format(" class=\"{}\"", cell.style) : "";
@@ -134,38 +134,34 @@ const char* verdict(const Headline& h) {
   return h.of_peer() * low > 1 ? "bad" : "";
 }
 
+// What a narrow screen shows first comes first.
 std::vector<Cell> headline_cells(const Headline& h, bool many_devices) {
   const BenchRun& run = *h.run;
   const BenchRow& row = *h.row;
-  std::vector<Cell> cells = {words(run.name, 40),
-                             many_devices ? words(run.device, 32) : Cell{"", "w"},
-                             count(run.ranks > 1 ? run.ranks : 0),
-                             value(static_cast<double>(row.tokens), fmt::format("{}", row.tokens)),
-                             value(row.us),
-                             value_or_dash(row.floor_us),
-                             ratio(row.of_floor())};
-  if (h.best_peer) {
-    cells.push_back(ratio(h.of_peer()));
-    cells.back().style = verdict(h);
-    cells.push_back(words(h.best_peer->name, 28));
-    cells.push_back(value(h.peer.us));
-    cells.push_back(ratio(h.peer.of_floor()));
-  } else {
-    cells.insert(cells.end(), 4, Cell{"\xe2\x80\x93"});
-    cells[8].style = "w";
-  }
   const auto error = run.error_of(row);
-  cells.push_back(error ? value(*error, fmt::format("{:.1e}", *error)) : Cell{"\xe2\x80\x93"});
-  cells.push_back(words(row.strategy, 40));
-  cells.push_back(words(row.op == "layer" ? "run" : "given"));
-  return cells;
+  const Cell none = {kDash}, no_words = {kDash, "w"};
+  const bool peer = h.best_peer != nullptr;
+  return {words(run.name, 40),
+          many_devices ? words(run.device, 32) : no_words,
+          count(run.ranks > 1 ? run.ranks : 0),
+          value(static_cast<double>(row.tokens), fmt::format("{}", row.tokens)),
+          value(row.us),
+          ratio(row.of_floor()),
+          peer ? Cell{ratio(h.of_peer()).html, verdict(h)} : none,
+          value_or_dash(row.floor_us),
+          peer ? words(h.best_peer->name, 28) : no_words,
+          peer ? value(h.peer.us) : none,
+          peer ? ratio(h.peer.of_floor()) : none,
+          error ? value(*error, fmt::format("{:.1e}", *error)) : none,
+          words(row.strategy, 40),
+          words(row.op == "layer" ? "run" : "given")};
 }
 
 std::string headline_table(const char* id, const std::vector<Headline>& rows, bool plain) {
   std::set<std::string> devices;
   for (const Headline& h : rows) devices.insert(h.run->device);
   HtmlTable table(
-      id, {"model", "device", "ranks", "tokens", "us", "floor us", "of floor", "of best peer",
+      id, {"model", "device", "ranks", "tokens", "us", "of floor", "of best peer", "floor us",
            "best peer", "peer us", "peer of its floor", "error", "strategy", "gate"});
   for (const Headline& h : rows)
     if (h.run->is_plain() == plain) table.add(headline_cells(h, devices.size() > 1));
@@ -264,11 +260,8 @@ std::string problem_table(const Results& results) {
   std::set<std::string> said;
   for (const BenchRun& run : results.runs) {
     if (!run.error.empty())
-      table.add({words(run.name, 40),
-                 {"\xe2\x80\x93"},
-                 words(""),
-                 {"failed", "bad"},
-                 words(run.error, 200)});
+      table.add(
+          {words(run.name, 40), {kDash}, words(""), {"failed", "bad"}, words(run.error, 200)});
     for (const BenchCheck& check : run.checks)
       if (!check.problem.empty() && said.insert(run.name + check.strategy + check.problem).second)
         table.add({words(run.name, 40), count(check.tokens), words(check.strategy, 40),
@@ -388,31 +381,37 @@ Part data_part(const Results& results, size_t room) {
 
 // ---- the page
 
-constexpr std::string_view kStyle =
-    "*{box-sizing:border-box}html{background:var(--paper);color:var(--ink)}"
-    "body{margin:0 auto;max-width:1180px;padding:16px;font:15px/1.5 "
-    "system-ui,-apple-system,\"Segoe "
-    "UI\",\"DejaVu Sans\",sans-serif;overflow-wrap:anywhere}"
-    "h1{font-size:24px;margin:8px 0 4px}h2{font-size:19px;margin:36px 0 8px;padding-top:12px;"
-    "border-top:1px solid var(--grid)}h3{font-size:15px;margin:20px 0 6px}"
-    "nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:10px 0}a{color:var(--s0)}"
-    ".note{color:var(--soft);max-width:80ch;margin:6px 0 10px}"
-    ".scroll{overflow-x:auto;width:fit-content;max-width:100%;margin:10px 0;border:1px solid "
-    "var(--grid);border-radius:6px}"
-    "table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}"
-    "th,td{padding:4px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid "
-    "var(--grid)}"
-    "th{color:var(--soft);font-weight:600}tbody tr:last-child td{border-bottom:0}"
-    "tbody tr:hover td{background:color-mix(in srgb,var(--grid) 40%,transparent)}"
-    "td:first-child,th:first-child{position:sticky;left:0;background:var(--paper)}"
-    ".w{text-align:left}.good{color:var(--s2);font-weight:600}.bad{color:var(--s5);font-weight:600}"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(320px,100%),1fr));gap:"
-    "16px}"
-    ".wide{grid-template-columns:repeat(auto-fill,minmax(min(460px,100%),1fr))}"
-    "figure{margin:0;min-width:0}.chart{display:block;width:100%;height:auto}"
-    "summary{cursor:pointer;padding:8px 0}:focus-visible{outline:2px solid var(--s0)}"
-    "@media "
-    "print{.scroll{overflow:visible;border:0}body{max-width:none}figure{break-inside:avoid}}";
+constexpr std::string_view kStyle = R"(
+*{box-sizing:border-box}
+html{background:var(--paper);color:var(--ink)}
+body{margin:0 auto;max-width:1180px;padding:16px;overflow-wrap:anywhere;
+font:15px/1.5 system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif}
+h1{font-size:24px;margin:8px 0 4px}
+h2{font-size:19px;margin:36px 0 8px;padding-top:12px;border-top:1px solid var(--grid)}
+h3{font-size:15px;margin:20px 0 6px}
+nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:10px 0}
+a{color:var(--s0)}
+.note{color:var(--soft);max-width:80ch;margin:6px 0 10px}
+.scroll{overflow-x:auto;width:fit-content;max-width:100%;margin:10px 0;
+border:1px solid var(--grid);border-radius:6px}
+table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+th,td{padding:4px 10px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--grid)}
+th{color:var(--soft);font-weight:600}
+tbody tr:last-child td{border-bottom:0}
+tbody tr:hover td{background:color-mix(in srgb,var(--grid) 40%,var(--paper))}
+td:first-child,th:first-child{position:sticky;left:0;background:var(--paper)}
+.w{text-align:left}
+.good{color:var(--s2);font-weight:600}
+.bad{color:var(--s5);font-weight:600}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(320px,100%),1fr));gap:16px}
+.wide{grid-template-columns:repeat(auto-fill,minmax(min(460px,100%),1fr))}
+figure{margin:0;min-width:0}
+.chart{display:block;width:100%;height:auto}
+summary{cursor:pointer;padding:8px 0}
+:focus-visible{outline:2px solid var(--s0)}
+@media(max-width:600px){th,td{padding:4px 6px}body{padding:12px}}
+@media print{.scroll{overflow:visible;border:0}body{max-width:none}figure{break-inside:avoid}}
+)";
 
 std::string subtitle(const Results& results) {
   std::vector<std::string> devices;

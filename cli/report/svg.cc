@@ -222,28 +222,31 @@ std::string Svg::file() const {
 // After Okabe and Ito, darker on white and lighter on black: each at least 4.5 to 1 against its
 // paper.
 std::string_view chart_style() {
-  return ":root{--paper:#fff;--ink:#1c1f23;--soft:#545b64;--grid:#dcdfe3;--edge:#868d96;--floor:#"
-         "1c1f23;"
-         "--s0:#0b63a5;--s1:#b84700;--s2:#00735a;--s3:#9c3a7b;--s4:#7a6000;--s5:#b3261e;--s6:#"
-         "6a45c4;"
-         "--s7:#50565e}"
-         "@media(prefers-color-scheme:dark){:root{--paper:#14171a;--ink:#e8eaed;--soft:#adb4bc;"
-         "--grid:#33393f;--edge:#7d858e;--floor:#f4f5f6;--s0:#6cb8f0;--s1:#ff9a57;--s2:#4fd1a5;--"
-         "s3:#"
-         "f0a0cf;"
-         "--s4:#e2c650;--s5:#ff8f86;--s6:#b9a0ff;--s7:#b6bcc4}}"
-         ".chart{font-family:system-ui,-apple-system,\"Segoe UI\",\"DejaVu Sans\",sans-serif}"
-         ".chart .paper{fill:var(--paper)}"
-         ".chart text{fill:var(--ink);font-size:12px}.chart .m{fill:var(--soft);font-size:11px}"
-         ".chart .h{font-size:13px;font-weight:600}"
-         ".chart line{stroke:var(--grid)}.chart .axis{stroke:var(--edge)}"
-         ".chart .floor{stroke:var(--floor);stroke-width:2.5}"
-         ".chart .halo{stroke:var(--paper);stroke-width:5}.chart "
-         ".roof{stroke:var(--ink);stroke-width:1.5;stroke-dasharray:6 4}"
-         ".chart .l{fill:none;stroke:var(--c);stroke-width:2}.chart .d{stroke-dasharray:5 4}"
-         ".chart .n{fill:var(--c);opacity:.18}.chart .f{fill:var(--c)}"
-         ".s0{--c:var(--s0)}.s1{--c:var(--s1)}.s2{--c:var(--s2)}.s3{--c:var(--s3)}"
-         ".s4{--c:var(--s4)}.s5{--c:var(--s5)}.s6{--c:var(--s6)}.s7{--c:var(--s7)}";
+  return R"(
+:root{--paper:#fff;--ink:#1c1f23;--soft:#545b64;--grid:#dcdfe3;--edge:#868d96;
+--s0:#0b63a5;--s1:#b84700;--s2:#00735a;--s3:#9c3a7b;
+--s4:#7a6000;--s5:#b3261e;--s6:#6a45c4;--s7:#50565e}
+@media(prefers-color-scheme:dark){
+:root{--paper:#14171a;--ink:#e8eaed;--soft:#adb4bc;--grid:#33393f;--edge:#7d858e;
+--s0:#6cb8f0;--s1:#ff9a57;--s2:#4fd1a5;--s3:#f0a0cf;
+--s4:#e2c650;--s5:#ff8f86;--s6:#b9a0ff;--s7:#b6bcc4}}
+.s0{--c:var(--s0)}.s1{--c:var(--s1)}.s2{--c:var(--s2)}.s3{--c:var(--s3)}
+.s4{--c:var(--s4)}.s5{--c:var(--s5)}.s6{--c:var(--s6)}.s7{--c:var(--s7)}
+.chart{font-family:system-ui,-apple-system,"Segoe UI","DejaVu Sans",sans-serif}
+.chart .paper{fill:var(--paper)}
+.chart text{fill:var(--ink);font-size:12px}
+.chart .m{fill:var(--soft);font-size:11px}
+.chart .h{font-size:13px;font-weight:600}
+.chart line{stroke:var(--grid)}
+.chart .axis{stroke:var(--edge)}
+.chart .halo{stroke:var(--paper);stroke-width:5}
+.chart .floor{stroke:var(--ink);stroke-width:2.5}
+.chart .roof{stroke:var(--ink);stroke-width:1.5;stroke-dasharray:6 4}
+.chart .l{fill:none;stroke:var(--c);stroke-width:2}
+.chart .d{stroke-dasharray:5 4}
+.chart .n{fill:var(--c);opacity:.18}
+.chart .f{fill:var(--c)}
+)";
 }
 
 // ---- Scale

@@ -312,6 +312,14 @@ class Report(unittest.TestCase):
             numbers = [float(n) for e in root.iter() for a in ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy") if (n := e.get(a))]
             self.assertTrue(all(-1 <= n <= 700 for n in numbers), name)
 
+    def test_pictures_of_the_docs_are_fresh(self):
+        self.pictures(H100, PEERS)
+        pictures = sorted((SOURCE / "docs/images").glob("*.svg"))
+        self.assertGreater(len(pictures), 0)
+        for path in pictures:
+            self.assertEqual(path.read_text(), (self.folder / "pictures" / path.name).read_text(),
+                             f"{path.name} is stale: switchyard report bench/results/h100.json bench/results/h100_peers.tsv --svg-dir DIR")
+
     def test_data_is_the_file_or_what_is_shown_of_it(self):
         page = self.page(self.write(small_results(about="#1 50 % 'of' \"it\" & <more> \u00e9\n")))
         self.assertEqual(json.loads(page.download("results.json")), json.loads((self.folder / "results.json").read_text()))
