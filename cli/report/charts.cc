@@ -156,6 +156,7 @@ struct Curve {
 
 std::vector<Point> points_of(const Curve& curve, const Scale& x, const Scale& y) {
   std::vector<Point> points;
+  points.reserve(curve.dots.size());
   for (const Dot& dot : curve.dots) points.push_back({x(dot.x), y(dot.value)});
   return points;
 }

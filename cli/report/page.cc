@@ -189,8 +189,8 @@ Part headline_part(const Results& results) {
   const auto rows = headlines(results);
   std::string text =
       "One row for each model and number of tokens, of the fastest strategy. The floor is the "
-      "larger "
-      "of bytes over measured bandwidth and flops over measured rate: 1.00 is the limit of the "
+      "larger of bytes over measured bandwidth and flops over measured rate: 1.00 is the limit of "
+      "the "
       "machine, which only data that stay in a cache pass.";
   if (!results.peers.empty())
     text +=
@@ -208,6 +208,12 @@ Part headline_part(const Results& results) {
 
 // ---- ranks, linear attention
 
+// Dispatch, experts and combine of this layer.
+bool is_part_of_ranks(const BenchRun& run, const BenchRow& row, const BenchRow& layer) {
+  return run.ranks > 1 && row.tokens == layer.tokens && row.strategy == layer.strategy &&
+         !row.eager && !row.is_layer();
+}
+
 std::string rank_table(const Results& results) {
   HtmlTable table("rank-parts", {"model", "ranks", "tokens", "part", "us", "floor us", "of floor",
                                  "MB", "link GB/s", "strategy"});
@@ -216,8 +222,7 @@ std::string rank_table(const Results& results) {
     for (const int64_t tokens : run->tokens()) {
       const BenchRow* layer = run->fastest_layer(tokens);
       for (const BenchRow& row : run->rows)
-        if (row.tokens == tokens && row.strategy == layer->strategy && !row.eager &&
-            !row.is_layer())
+        if (is_part_of_ranks(*run, row, *layer))
           table.add({words(run->name, 40), count(run->ranks), count(tokens), words(row.op, 24),
                      value(row.us), value_or_dash(row.floor_us), ratio(row.of_floor()),
                      value_or_dash(row.bytes * 1e-6), value_or_dash(row.link_gbps),
@@ -315,25 +320,52 @@ std::string data_address(const char* type, std::string_view bytes) {
   return address;
 }
 
-// The rows that the tables and pictures show, as a results file that can be reported again.
+// Rows of a run that a table or a picture shows, in their order.
+std::set<const BenchRow*> shown_rows(const BenchRun& run) {
+  std::set<const BenchRow*> shown;
+  for (const int64_t tokens : run.tokens()) {
+    const BenchRow* layer = run.fastest_layer(tokens);
+    shown.insert(layer);
+    for (const BenchRow& row : run.rows)
+      if (is_part_of_ranks(run, row, *layer)) shown.insert(&row);
+  }
+  for (const BenchRow* layer : layers_shown_in_parts(run))
+    for (const BenchRow* row : parts_of(run, *layer)) shown.insert(row);
+  return shown;
+}
+
+// The run with these rows alone, and the largest error of each layer.
+nlohmann::json digest(const BenchRun& run) {
+  if (run.is_linear_attention()) return run.raw;
+  nlohmann::json json = run.raw, errors = nlohmann::json::array();
+  for (const char* list : {"rows", "checks", "refusals", "sm_clock_mhz_of_runs"}) json.erase(list);
+  json["rows"] = nlohmann::json::array();
+  const auto shown = shown_rows(run);
+  for (size_t i = 0; i < run.rows.size(); ++i) {
+    const BenchRow& row = run.rows[i];
+    if (!shown.contains(&row)) continue;
+    json["rows"].push_back(run.raw["rows"][i]);
+    const auto error = row.is_layer() ? run.error_of(row) : std::nullopt;
+    if (error)
+      errors.push_back({{"tokens", row.tokens}, {"strategy", row.strategy}, {"rel_error", *error}});
+  }
+  if (!errors.empty()) json["checks"] = errors;
+  return json;
+}
+
+// What the page shows of a file, as a results file that can be reported again.
 nlohmann::json digest(const Results& results, size_t file) {
   nlohmann::json json = nlohmann::json::object();
-  for (const auto& [key, value] : results.files[file].json.items())
-    if (!value.is_structured()) json[key] = value;
-  std::map<const BenchRun*, std::set<const BenchRow*>> shown;
-  for (const Headline& h : headlines(results)) shown[h.run].insert(h.row);
-  for (const BenchRun* run : newest_runs(results))
-    for (const BenchRow* layer : layers_shown_in_parts(*run))
-      for (const BenchRow* row : parts_of(*run, *layer)) shown[run].insert(row);
-  for (const auto& [run, rows] : shown) {
+  for (const char* key : {"gpu", "machine", "driver", "date", "commit", "command"})
+    if (const auto found = results.files[file].json.find(key);
+        found != results.files[file].json.end())
+      json[key] = *found;
+  for (const BenchRun* run : newest_runs(results)) {
     if (run->file != file) continue;
-    nlohmann::json kept = run->raw;
-    for (const char* list : {"rows", "checks", "refusals", "sm_clock_mhz_of_runs"})
-      kept.erase(list);
-    kept["rows"] = nlohmann::json::array();
-    for (size_t i = 0; i < run->rows.size(); ++i)
-      if (rows.contains(&run->rows[i])) kept["rows"].push_back(run->raw["rows"][i]);
-    json[run->ranks > 1 ? "ranks" : "bench"][run->name] = std::move(kept);
+    if (run->is_linear_attention())
+      json["linear_attention"] = digest(*run);
+    else
+      json[run->ranks > 1 ? "ranks" : "bench"][run->name] = digest(*run);
   }
   return json;
 }
@@ -351,14 +383,14 @@ std::string data_item(const Results& results, size_t index, size_t room) {
     return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   };
   const std::string name = base_name(file.path);
-  const std::string whole =
+  std::string whole =
       download(name,
                data_address(table ? "text/tab-separated-values" : "application/json",
                             table ? file.text : compact(file.json)),
                "the whole file.");
   if (whole.size() <= room) return whole;
   if (!table) {
-    const std::string part =
+    std::string part =
         download("shown-" + name, data_address("application/json", compact(digest(results, index))),
                  "the rows that this page shows; the whole file does not fit into it.");
     if (part.size() <= room) return part;
