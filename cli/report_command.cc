@@ -71,21 +71,20 @@ Command add_report(CLI::App& app) {
   auto a = std::make_shared<ReportArguments>();
   auto& c = *app.add_subcommand("report", "Show results files as one page with pictures");
   c.add_option("results", a->results,
-               "JSON of `switchyard bench --json` or of scripts/gpu_check.sh, of `switchyard run "
-               "--json` (expert "
-               "load), and a table of peers such as bench/results/h100_peers.tsv. Runs that "
-               "several files have "
-               "become a trend")
+               "JSON of `switchyard bench --json`, of scripts/gpu_check.sh or of `switchyard run "
+               "--json` (load of experts); tables of peers such as bench/results/h100_peers.tsv. "
+               "Runs that several files have become a trend")
       ->required()
-      ->type_name("FILE ...");
+      ->type_name("FILE")
+      ->default_str("");
   add_value(c, "-o,--output", a->output, "FILE",
             "The page, HTML that needs no network and no script; without it, to stdout");
   add_value(c, "--svg-dir", a->svg_dir, "DIR",
-            "Writes each picture of the page to this folder, too");
+            "Writes each picture to this folder; without --output no page");
   c.footer(
-      "Example:\n  switchyard report bench/results/h100.json bench/results/h100_peers.tsv -o "
-      "report.html\n"
-      "  switchyard report old.json new.json -o trend.html\n"
+      "Example:\n  switchyard report bench/results/h100.json bench/results/h100_peers.tsv \\\n"
+      "    --output report.html\n"
+      "  switchyard report old.json new.json --output trend.html\n"
       "  switchyard report bench/results/h100.json --svg-dir pictures");
   return [a] { return report(*a); };
 }

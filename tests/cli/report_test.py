@@ -211,6 +211,21 @@ class Report(unittest.TestCase):
         self.assertEqual(wanted, {})
         self.assertGreater(compared, 40)
 
+    def test_the_fastest_strategy_and_the_best_peer_of_all_tables_are_shown(self):
+        results = small_results()
+        rows = results["bench"]["olmoe-1b-7b"]["rows"]
+        rows += [rows[1] | {"us": 120.0, "strategy": "slower"}, rows[3] | {"us": 201.0, "strategy": "faster"},
+                 rows[3] | {"us": 1.0, "strategy": "eager", "eager": True}]
+        head = "model\ttokens\tfloor_us\t"
+        tables = [self.write(f"{head}a_layer_us\nolmoe-1b-7b\t8\t100\t150\n", "a.tsv"),
+                  self.write(f"{head}b_layer_us\tc_layer_us\nolmoe-1b-7b\t8\t200\t240\t-\n", "b.tsv")]
+        eight, sixty_four = [c for c in self.page(self.write(results), *tables).rows("headline") if c["ranks"]["text"] == "\u2013"]
+        self.assertEqual((eight["strategy"]["text"], sixty_four["strategy"]["text"]), ("local+masked", "faster"))
+        # In 240 us, but 1.2 times its floor.
+        self.assertEqual((eight["best peer"]["text"], eight["peer of its floor"]["value"]), ("b", 1.2))
+        self.assertEqual(eight["of best peer"]["text"], "0.92")
+        self.assertEqual(sixty_four["best peer"]["text"], "\u2013")
+
     def test_peers_of_another_device_stand_beside_nothing(self):
         results = small_results()
         results["bench"]["olmoe-1b-7b"]["device"] = "NVIDIA H200"
