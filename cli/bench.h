@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
@@ -28,11 +29,18 @@ struct BenchArguments {
   std::vector<int64_t> batch;      // of them; empty: the usual ones
   std::string transport = "auto";  // or "threads": whatever a launcher said
   bool json = false;
+  std::string report;  // a page of the result, too; empty: none
   // CUDA only
   std::string routing = "random";
   std::string commit;
   bool routed_only = false;
 };
+
+std::string utc_now();  // "2026-11-28T05:41:24Z"
+
+// Prints what --json prints, or else the table; then writes the page of --report.
+void show(const BenchArguments& arguments, const nlohmann::json& result,
+          const std::function<void()>& print_table);
 
 // Prints a table or one JSON object; the exit code.
 int bench_on_cpu(const BenchArguments& arguments);

@@ -2,7 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // cli/bench_command.cc -- switchyard bench: each operation and the layer, beside the floor of this
 // machine.
+#include <fmt/chrono.h>
+
 #include <algorithm>
+#include <ctime>
 #include <optional>
 #include <thread>
 
@@ -10,6 +13,7 @@
 #include "commands.h"
 #include "machine.h"
 #include "ranks.h"
+#include "report/write.h"
 #include "switchyard/version.h"
 
 namespace switchyard::cli {
@@ -56,6 +60,13 @@ std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
   return all;
 }
 
+// Before a long run.
+void check_report(const BenchArguments& a) {
+  if (a.report.empty()) return;
+  check_report_target(a.report);
+  a.source.refuse_as_output(a.report, "--report");
+}
+
 int bench(BenchArguments& a) {
   const DeviceKind device = device_from(a.run.device);
   const bool cuda = device == DeviceKind::Cuda;
@@ -74,6 +85,7 @@ int bench(BenchArguments& a) {
                    "--strategy", "--routing", "--routed-only"},
                   "a layer, without --linear-attention");
     require_usage(a.run.ranks == 1, "--linear-attention needs --ranks 1");
+    check_report(a);
     return bench_linear_attention(a);
   }
   refuse_unused(c, {"--batch"}, "--linear-attention");
@@ -82,11 +94,25 @@ int bench(BenchArguments& a) {
     a.tokens = cuda ? std::vector<int64_t>{1, 8, 32, 128, 512, 2048, 8192}
                     : std::vector<int64_t>{1, 8, 32, 128};
   a.source.open();
+  check_report(a);
   if (!cuda) return bench_on_cpu(a);
   return a.run.ranks > 1 ? bench_over_ranks(a) : bench_on_cuda(a);
 }
 
 }  // namespace
+
+std::string utc_now() {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+}
+
+void show(const BenchArguments& a, const nlohmann::json& result,
+          const std::function<void()>& print_table) {
+  a.json ? say_json(result) : print_table();
+  // Last: what was measured is not lost with a page that cannot be written.
+  if (a.report.empty()) return;
+  write_report(a.report, result);
+  if (!a.json) say("\nreport    {}\n", a.report);
+}
 
 int bench_on_cpu(const BenchArguments& a) {
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
@@ -116,27 +142,26 @@ int bench_on_cpu(const BenchArguments& a) {
                fmt::format("{:.1f}", time.flops / time.us * 1e-3)});
   }
   const auto& device = describe_device(DeviceKind::Cpu);
-  if (a.json) {
-    const nlohmann::json json = {{"layer", a.source.name()},
-                                 {"strategy", strategy},
-                                 {"device", device.name},
-                                 {"ranks", a.run.ranks},
-                                 {"threads", threads},
-                                 {"version", SWITCHYARD_VERSION},
-                                 {"read_gbps", machine.read_gbps},
-                                 {"fma_gflops", machine.fma_gflops},
-                                 {"rows", lines}};
-    say_json(json);
-    return kGood;
-  }
-  say("layer     {}\n          {}\nstrategy  {}, {} ranks, {} threads in all, version {}\ndevice   "
-      " {}\n",
-      a.source.name(), describe(a.source.config()), strategy, a.run.ranks, threads,
-      SWITCHYARD_VERSION, device.name);
-  say("measured  {:.1f} GB/s of reads, {:.0f} GFLOP/s of fp32 multiply-adds: floor = max(bytes, "
-      "flops over these)\n\n",
-      machine.read_gbps, machine.fma_gflops);
-  say("{}", table.text());
+  const nlohmann::json json = {{"layer", a.source.name()},
+                               {"strategy", strategy},
+                               {"device", device.name},
+                               {"date", utc_now()},
+                               {"ranks", a.run.ranks},
+                               {"threads", threads},
+                               {"version", SWITCHYARD_VERSION},
+                               {"read_gbps", machine.read_gbps},
+                               {"fma_gflops", machine.fma_gflops},
+                               {"rows", lines}};
+  show(a, json, [&] {
+    say("layer     {}\n          {}\nstrategy  {}, {} ranks, {} threads in all, version {}\n"
+        "device    {}\n",
+        a.source.name(), describe(a.source.config()), strategy, a.run.ranks, threads,
+        SWITCHYARD_VERSION, device.name);
+    say("measured  {:.1f} GB/s of reads, {:.0f} GFLOP/s of fp32 multiply-adds: floor = max(bytes, "
+        "flops over these)\n\n",
+        machine.read_gbps, machine.fma_gflops);
+    say("{}", table.text());
+  });
   return kGood;
 }
 
@@ -158,6 +183,8 @@ Command add_bench(CLI::App& app) {
   add_choice(c, "--transport", a->transport, {"auto", "threads"},
              "threads: this process is alone, whatever the environment says of a launcher");
   c.add_flag("--json", a->json, "Print one JSON object");
+  add_value(c, "--report", a->report, "FILE",
+            "Writes the result as a page with pictures, too (see switchyard report)");
   add_choice(c, "--routing", a->routing, {"random", "balanced", "zipf", "hot"},
              "CUDA: which experts tokens choose; random: top-k of random logits");
   c.add_flag("--routed-only", a->routed_only, "CUDA: leave out shared experts");
@@ -166,7 +193,8 @@ Command add_bench(CLI::App& app) {
       "Example:\n  switchyard bench --preset olmoe-1b-7b --tokens 1,32,512\n"
       "  switchyard bench --preset olmoe-1b-7b --device cuda --strategy all\n"
       "  switchyard bench --preset olmoe-1b-7b --device cuda --ranks 2\n"
-      "  switchyard bench --linear-attention --device cuda");
+      "  switchyard bench --linear-attention --device cuda\n"
+      "  switchyard bench --preset olmoe-1b-7b --report bench.html");
   return [a] { return bench(*a); };
 }
 

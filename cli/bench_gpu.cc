@@ -3,9 +3,7 @@
 // cli/bench_gpu.cc -- what benchmarks of layers on GPUs share.
 #include "bench.h"
 
-#include <fmt/chrono.h>
 #include <algorithm>
-#include <ctime>
 #include <future>
 #include <set>
 #include <sstream>
@@ -193,36 +191,33 @@ nlohmann::json GpuBench::json_of(const Row& row) {
 }
 
 int GpuBench::print() const {
-  if (a_.json) {
-    nlohmann::json json = {
-        {"layer", a_.source.name()},
-        {"config",
-         {{"hidden", config_.hidden},
-          {"intermediate", config_.intermediate},
-          {"experts", config_.num_experts},
-          {"top_k", config_.top_k},
-          {"shared_intermediate", config_.shared.intermediate}}},
-        {"device", rates_.name},
-        {"driver", rates_.driver},
-        {"copy_gbps", rates_.copy_gbps},
-        {"read_gbps", rates_.read_gbps},
-        {"gemm_tflops", rates_.gemm_tflops},
-        {"sm_clock_mhz", rates_.sm_clock_mhz},
-        {"date", fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)))},
-        {"commit", a_.commit},
-        {"version", SWITCHYARD_VERSION},
-        {"routing", a_.routing},
-        {"repeat", a_.repeat},
-        {"l2", "cold"}};
-    json.update(results());
-    say_json(json);
-  } else {
+  nlohmann::json json = {{"layer", a_.source.name()},
+                         {"config",
+                          {{"hidden", config_.hidden},
+                           {"intermediate", config_.intermediate},
+                           {"experts", config_.num_experts},
+                           {"top_k", config_.top_k},
+                           {"shared_intermediate", config_.shared.intermediate}}},
+                         {"device", rates_.name},
+                         {"driver", rates_.driver},
+                         {"copy_gbps", rates_.copy_gbps},
+                         {"read_gbps", rates_.read_gbps},
+                         {"gemm_tflops", rates_.gemm_tflops},
+                         {"sm_clock_mhz", rates_.sm_clock_mhz},
+                         {"date", utc_now()},
+                         {"commit", a_.commit},
+                         {"version", SWITCHYARD_VERSION},
+                         {"routing", a_.routing},
+                         {"repeat", a_.repeat},
+                         {"l2", "cold"}};
+  json.update(results());
+  show(a_, json, [this] {
     print_table();
     for (const Check& c : checks_)
       if (!c.problem.empty())
         say("{} tokens, {}: {} {}\n", c.tokens, c.strategy, c.failed ? "FAILED," : "left out,",
             c.problem);
-  }
+  });
   return std::ranges::any_of(checks_, &Check::failed) ? kFailed : kGood;
 }
 

@@ -123,7 +123,9 @@ class Bench {
     measure_smallest();
   }
 
-  void print() const { a_.json ? print_json() : print_table(); }
+  void print() const {
+    show(a_, json(), [this] { print_table(); });
+  }
 
  private:
   std::vector<int64_t> batches(const std::vector<int64_t>& usual) const {
@@ -291,7 +293,7 @@ class Bench {
     say("{}", table.text());
   }
 
-  void print_json() const {
+  nlohmann::json json() const {
     nlohmann::json rows = nlohmann::json::array();
     for (const Row& r : rows_)
       rows.push_back({{"op", r.time.op},
@@ -302,11 +304,9 @@ class Bench {
                       {"us_max", r.time.max_us},
                       {"floor_us", r.floor_us},
                       {"bytes", r.time.bytes}});
-    const nlohmann::json json = {{"device", rates_.name},    {"driver", rates_.driver},
-                                 {"gbps", rates_.copy_gbps}, {"smallest_us", smallest_us_},
-                                 {"commit", a_.commit},      {"version", SWITCHYARD_VERSION},
-                                 {"repeat", a_.repeat},      {"rows", rows}};
-    say_json(json);
+    return {{"device", rates_.name},         {"driver", rates_.driver}, {"gbps", rates_.copy_gbps},
+            {"smallest_us", smallest_us_},   {"commit", a_.commit},     {"date", utc_now()},
+            {"version", SWITCHYARD_VERSION}, {"repeat", a_.repeat},     {"rows", rows}};
   }
 
   const BenchArguments& a_;

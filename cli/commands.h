@@ -47,5 +47,6 @@ Command add_explain(CLI::App& app);
 Command add_check(CLI::App& app);
 Command add_bench(CLI::App& app);
 Command add_plan(CLI::App& app);
+Command add_report(CLI::App& app);
 
 }  // namespace switchyard::cli

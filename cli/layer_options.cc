@@ -71,11 +71,11 @@ std::string LayerSource::stored_format() const {
   return checkpoint_ ? checkpoint_->stored_format(layer_) : "random";
 }
 
-void LayerSource::refuse_as_output(const std::string& output) const {
-  refuse_same_file(output, layer_json_, "--config");
+void LayerSource::refuse_as_output(const std::string& output, const char* option) const {
+  refuse_same_file(output, layer_json_, "--config", option);
   std::error_code ignored;
   for (const auto& file : fs::directory_iterator(model_, ignored))
-    refuse_same_file(output, file.path().string(), "a file of --model");
+    refuse_same_file(output, file.path().string(), "a file of --model", option);
 }
 
 LayerWeights LayerSource::weights(int num_ranks, int rank, const Progress& progress) const {
@@ -107,10 +107,11 @@ void LayerSource::check_memory_of(const DeviceDescription& device, double weight
                           preset_.empty() ? "fewer tokens" : "--ep-size or fewer tokens"));
 }
 
-void refuse_same_file(const std::string& output, const std::string& other, const char* option) {
+void refuse_same_file(const std::string& output, const std::string& other, const char* what,
+                      const char* option) {
   std::error_code ignored;
-  require_usage(!fs::equivalent(output, other, ignored),
-                "--output={}, is {} as well. Name another file", output, option);
+  require_usage(!fs::equivalent(output, other, ignored), "{}={}, is {} as well. Name another file",
+                option, output, what);
 }
 
 void RunOptions::add_options(CLI::App& command, int most_ranks) {

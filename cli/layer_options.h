@@ -31,8 +31,9 @@ class LayerSource {
   std::string stored_format() const;
   bool has_random_weights() const { return !checkpoint_; }
   LayerWeights weights(int num_ranks, int rank, const Progress& progress) const;
-  // Throws UsageError where `output` is a file of the model or describes the layer.
-  void refuse_as_output(const std::string& output) const;
+  // Throws UsageError where `output`, which `option` names, is a file of the model or describes the
+  // layer.
+  void refuse_as_output(const std::string& output, const char* option = "--output") const;
   // Throws Unsupported with the bytes if weights and workspaces of the num_here ranks on this
   // machine, of num_ranks in all, exceed its memory, or that of `device` where they run. Weights
   // pass through the host in any case.
@@ -54,8 +55,9 @@ class LayerSource {
 inline constexpr const char* kNoPeerMemoryHelp =
     "CUDA: rows travel between ranks over NCCL, as between hosts, and not through peer memory";
 
-// Throws UsageError where both are the same file; `option` names the other one.
-void refuse_same_file(const std::string& output, const std::string& other, const char* option);
+// Throws UsageError where both are the same file; `what` names the other one.
+void refuse_same_file(const std::string& output, const std::string& other, const char* what,
+                      const char* option = "--output");
 
 // How it runs.
 struct RunOptions {

@@ -163,7 +163,8 @@ int run(int argc, char** argv) {
       "then:        switchyard run --preset olmoe-1b-7b --tokens 64 --ranks 2\n"
       "Exit codes: 0 good, 1 mismatch or failure, 2 wrong usage or bad input.");
   Commands commands{app, {}};
-  for (const auto add : {add_run, add_models, add_explain, add_check, add_bench, add_plan}) {
+  for (const auto add :
+       {add_run, add_models, add_explain, add_check, add_bench, add_plan, add_report}) {
     Command command = add(app);
     commands.all.emplace_back(app.get_subcommands({}).back(), std::move(command));
   }

@@ -18,6 +18,7 @@ declare -A GROUPS_OF=(
   [fresh]="mmdebstrap git"
   [fuzz]="clang libclang-rt-14-dev"
   [coverage]="gcovr"
+  [screens]="chromium-headless-shell fonts-dejavu-core"
 )
 
 [ "${SKIP_DEPS:-0}" = 1 ] && exit 0

@@ -9,6 +9,7 @@
 #include <span>
 
 #include "base/as_error.h"
+#include "base/names_in.h"
 #include "base/require.h"
 #include "weights/checkpoint_files.h"
 #include "weights/family.h"

@@ -3,8 +3,6 @@
 // src/weights/checkpoint_files.cc
 #include "weights/checkpoint_files.h"
 
-#include <dirent.h>
-
 #include <algorithm>
 #include <fstream>
 #include <map>
@@ -12,6 +10,7 @@
 #include <regex>
 #include <string_view>
 
+#include "base/names_in.h"
 #include "base/require.h"
 #include "weights/file_bytes.h"
 #include "weights/json_file.h"
@@ -305,17 +304,6 @@ std::string other_format(const fs::path& directory) {
 }
 
 }  // namespace
-
-// Not by fs::directory_iterator, which ends the process where an allocation inside it fails (GCC 12).
-std::vector<std::string> names_in(const fs::path& folder) {
-  std::vector<std::string> names;
-  const std::unique_ptr<DIR, int (*)(DIR*)> open(::opendir(folder.c_str()), ::closedir);
-  while (const dirent* entry = open ? ::readdir(open.get()) : nullptr)
-    if (const std::string_view name = entry->d_name; name != "." && name != "..")
-      names.emplace_back(name);
-  std::ranges::sort(names);
-  return names;
-}
 
 fs::path find_model_folder(const fs::path& path) {
   if (!is_folder(path)) refuse_no_folder(path);

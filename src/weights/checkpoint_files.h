@@ -25,9 +25,6 @@ namespace switchyard {
 // not one snapshot to take, with those that are there.
 std::filesystem::path find_model_folder(const std::filesystem::path& path);
 
-// What the folder holds, in order; nothing where it cannot be read.
-std::vector<std::string> names_in(const std::filesystem::path& folder);
-
 // ---- its files
 
 // safetensors.cc

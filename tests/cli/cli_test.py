@@ -441,7 +441,7 @@ class Options(CommandLine):
 
     FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "host-counts", "no-peer-memory",
              "low-latency", "use_deepep_low_latency", "linear-attention", "routed-only"}
-    PATHS = {"model", "config", "input", "expect", "output"}
+    PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir"}
     NAMES = {"input-tensor", "token-ids-tensor", "expect-tensor", "commit"}  # any word may be one
     WORDS = {"preset", "device", "transport", "strategy", "moe_strategy", "output-dtype", "routing", "use-all-gather",
              "use_all_gather"}
@@ -452,7 +452,7 @@ class Options(CommandLine):
     NO_DEFAULT = {"layer"}
     COMMANDS = {"run": ["--preset", "olmoe-1b-7b", "--ep-size", 64], "models": [], "check": [],
                 "explain": ["--preset", "olmoe-1b-7b"], "bench": ["--preset", "olmoe-1b-7b", "--ep-size", 64],
-                "plan": ["--preset", "olmoe-1b-7b"]}
+                "plan": ["--preset", "olmoe-1b-7b"], "report": ["x.json"]}
 
     def options(self, command):
         """{name: the line of the help}"""
