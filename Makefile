@@ -80,7 +80,7 @@ fresh:  ## what a user does first, on a Debian 12 that has nothing, with times (
 	@scripts/install_deps.sh fresh
 	tests/install/fresh_machine.sh
 
-engines:  ## are vLLM and SGLang what their plugins take them for? 400 MB; needs SWITCHYARD_TORCH=1 (nightly)
+engines:  ## are vLLM, SGLang and peers what the tests take them for? 500 MB; needs SWITCHYARD_TORCH=1 (nightly)
 	@scripts/install_deps.sh build python
 	@scripts/python_venv.sh $(VENV)
 	@cmake --preset cpu $(WITH_PYTHON) >/dev/null && cmake --build --preset cpu --target switchyard_python

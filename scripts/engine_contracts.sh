@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: The Switchyard authors
 # SPDX-License-Identifier: Apache-2.0
-# Are vLLM and SGLang still what the plugins and their tests take them for? Downloads the releases of
-# tests/python/engines.txt (400 MB), unpacks their Python sources, which are parsed and never run, and compares them
-# with the stubs of the tests.
+# Are vLLM, SGLang and the peers of the benchmark what the plugins, the benchmark and their tests take them for?
+# Downloads the releases of tests/python/engines.txt (500 MB), unpacks their Python sources, which are parsed and never
+# run, and compares them with the stubs of the tests.
 #
 #   scripts/engine_contracts.sh FOLDER PYTHON
 #
@@ -25,7 +25,7 @@ with zipfile.ZipFile(wheel) as files:
 END
 done
 
-for engine in vllm sglang; do
+for name in vllm sglang peers; do
   SWITCHYARD_ENGINE_SOURCES=$folder/sources "$python" -m pytest -q -rs -p no:cacheprovider \
-    "tests/python/test_$engine.py" -k test_the_stub_is_what
+    "tests/python/test_$name.py" -k 'the_stub_is_what or function_has_the_arguments'
 done

@@ -55,7 +55,7 @@ def source_folder():
 # ---- the comparison
 
 
-def _parameters(function):
+def parameters_of(function):
     a = function.args
     return [p.arg for p in (*a.posonlyargs, *a.args, *([a.vararg] if a.vararg else []), *a.kwonlyargs, *([a.kwarg] if a.kwarg else []))]
 
@@ -65,7 +65,7 @@ def _targets(node):
     return {t.id if isinstance(t, ast.Name) else t.attr for t in targets if isinstance(t, (ast.Name, ast.Attribute))}
 
 
-def _find(nodes, name):
+def definition_of(nodes, name):
     """The last definition of a name, also below `if`."""
     found = None
     for node in nodes:
@@ -76,7 +76,7 @@ def _find(nodes, name):
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             found = node if any((a.asname or a.name) == name for a in node.names) else found
         elif isinstance(node, (ast.If, ast.Try)):
-            found = _find([*node.body, *node.orelse], name) or found
+            found = definition_of([*node.body, *node.orelse], name) or found
     return found
 
 
@@ -116,11 +116,11 @@ def _class_faults(at, cls, node):
         if isinstance(value, property) or named_tuple or not inspect.isfunction(function):
             continue
         ours = list(inspect.signature(function).parameters)
-        theirs = _find(node.body, name)
+        theirs = definition_of(node.body, name)
         if not isinstance(theirs, ast.FunctionDef):
             yield f"{at}.{name} is no function"
-        elif _parameters(theirs) != ours:
-            yield f"{at}.{name} takes {', '.join(_parameters(theirs))}, not {', '.join(ours)}"
+        elif parameters_of(theirs) != ours:
+            yield f"{at}.{name} takes {', '.join(parameters_of(theirs))}, not {', '.join(ours)}"
     if issubclass(cls, enum.Enum):
         values = {t: ast.literal_eval(n.value) for n in node.body if isinstance(n, ast.Assign) for t in _targets(n)}
         for member in cls:
@@ -138,7 +138,7 @@ def faults(stub, folder):
             continue
         tree = ast.parse(path.read_text())
         for name in names:
-            at, value, node = f"{module_name}.{name}", getattr(stub, name), _find(tree.body, name)
+            at, value, node = f"{module_name}.{name}", getattr(stub, name), definition_of(tree.body, name)
             if node is None:
                 yield f"no {at}"
             elif isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -147,5 +147,5 @@ def faults(stub, folder):
                 yield from _class_faults(at, value, node)
             elif inspect.isfunction(value) and isinstance(node, ast.FunctionDef):
                 ours = list(inspect.signature(value).parameters)
-                if _parameters(node) != ours:
-                    yield f"{at} takes {', '.join(_parameters(node))}, not {', '.join(ours)}"
+                if parameters_of(node) != ours:
+                    yield f"{at} takes {', '.join(parameters_of(node))}, not {', '.join(ours)}"
