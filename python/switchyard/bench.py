@@ -167,7 +167,11 @@ def work(layer: Layer, rows: Rows, op: str) -> dict[str, Any]:
 def call_of(prepared: Prepared, layer: Layer, rows: Rows, op: str) -> Callable[[], torch.Tensor]:
     if op == "layer_given_routing":
         ids = rows.ids.to(prepared.ids)
+        if prepared.plan is not None:
+            ids = prepared.plan(ids)
         return lambda: prepared.given(rows.hidden, ids, rows.weights)
+    if prepared.plan is not None:
+        raise Skip("its routing kernels are not called here")
     if prepared.whole is not None:
         whole = prepared.whole
         return lambda: whole(rows.hidden)

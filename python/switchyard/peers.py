@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 
 import torch
 
-Call = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # hidden, ids, weights -> output
+Call = Callable[[torch.Tensor, Any, torch.Tensor], torch.Tensor]  # hidden, ids, weights -> output
 
 
 class Skip(Exception):
@@ -83,6 +83,7 @@ class Prepared:
     given: Call
     whole: Optional[Callable[[torch.Tensor], torch.Tensor]] = None  # with a gate of its own
     ids: torch.dtype = torch.int32  # what it wants
+    plan: Optional[Callable[[torch.Tensor], Any]] = None  # of ids: what `given` gets for them; outside of a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,12 @@ def _combine(rows: torch.Tensor, order: torch.Tensor, weights: torch.Tensor) -> 
 def _silu_and_mul(rows: torch.Tensor) -> torch.Tensor:
     gate, up = rows.chunk(2, -1)
     return torch.nn.functional.silu(gate) * up
+
+
+def _one_kernel(function: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """For peers whose users have a kernel for it."""
+    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(function, dynamic=True)
+    return compiled if device.type == "cuda" else function
 
 
 # ---- the peers
@@ -207,6 +214,7 @@ def _deep_gemm(layer: Layer) -> Prepared:
     h, i, e, k = layer.sizes
     find = getattr(deep_gemm, "get_mk_alignment_for_contiguous_layout", None) or deep_gemm.get_m_alignment_for_contiguous_layout
     alignment = find()
+    silu_and_mul = _one_kernel(_silu_and_mul, layer.w13.device)
 
     def given(hidden: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         order, experts, ends = _by_expert(ids, e)
@@ -221,7 +229,7 @@ def _deep_gemm(layer: Layer) -> Prepared:
         rows[place] = hidden[order // k]
         between, result = hidden.new_empty(most, 2 * i), hidden.new_empty(most, h)
         deep_gemm.m_grouped_bf16_gemm_nt_contiguous(rows, layer.w13, between, layout)
-        deep_gemm.m_grouped_bf16_gemm_nt_contiguous(_silu_and_mul(between), layer.w2, result, layout)
+        deep_gemm.m_grouped_bf16_gemm_nt_contiguous(silu_and_mul(between), layer.w2, result, layout)
         return _combine(result[place], order, weights)
 
     return Prepared(given)
@@ -257,6 +265,15 @@ def _vllm(layer: Layer) -> Prepared:
     return Prepared(lambda hidden, ids, weights: fused_experts(hidden, layer.w13, layer.w2, weights, ids), whole)
 
 
+def _vllm_kernel(layer: Layer) -> Prepared:
+    from . import _vllm_kernel as kernel
+
+    silu_and_mul = _one_kernel(_silu_and_mul, layer.w13.device)
+    kernel.functions()
+    return Prepared(lambda hidden, planned, weights: kernel.experts(hidden, layer.w13, layer.w2, planned, weights, silu_and_mul),
+                    plan=lambda ids: kernel.plan(ids, layer.sizes))
+
+
 def _sglang(layer: Layer) -> Prepared:
     from sglang.srt.layers.moe.moe_runner.triton_utils.fused_moe import fused_experts_impl
 
@@ -275,5 +292,6 @@ PEERS = (
     Peer("flashinfer", "flashinfer", _flashinfer),
     Peer("liger", "liger_kernel", _liger),
     Peer("vllm", "vllm", _vllm),
+    Peer("vllm-kernel", "vllm", _vllm_kernel),
     Peer("sglang", "sglang", _sglang),
 )

@@ -4,6 +4,7 @@
 import ast
 import csv
 import json
+import os
 import subprocess
 import sys
 import types
@@ -249,6 +250,44 @@ def test_a_peer_is_called_as_its_package_wants(monkeypatch, stub, name, tokens):
     rows = bench.Rows.random(made, tokens, torch.device("cpu"))
     for op in ("layer_given_routing", "layer"):
         assert rows.error(bench.call_of(prepared, made, rows, op)(), op) < bench.MOST_ERROR
+
+
+def test_the_rows_of_vllms_kernel_are_aligned_to_tiles(monkeypatch):
+    from switchyard import _vllm_kernel as kernel
+
+    monkeypatch.setattr(kernel, "tiles", lambda *_: {"BLOCK_SIZE_M": 16})
+    ids = torch.rand(40, 8, generator=torch.Generator().manual_seed(0)).argsort(1)[:, :2].int()
+    ids[ids == 5] = 4  # an expert without rows
+    planned = kernel.plan(ids, SIZES)
+    assert int(planned.rows) == len(planned.sorted_ids) == 16 * len(planned.experts)
+    slots = planned.sorted_ids[planned.sorted_ids < ids.numel()]
+    assert sorted(slots.tolist()) == list(range(ids.numel()))
+    for tile, expert in zip(planned.sorted_ids.view(-1, 16), planned.experts):
+        assert (ids.flatten()[tile[tile < ids.numel()].long()] == expert).all() and (tile < ids.numel()).any()
+    few = kernel.plan(ids[:1], (64, 48, 8, 2))
+    assert few.sorted_ids is None and few.experts.tolist() == ids[0].tolist() and int(few.rows) == 32
+
+
+def test_vllms_kernel_is_read_out_of_its_file(tmp_path):
+    """In the interpreter of Triton, for want of a GPU; in f16, as it multiplies bf16 by their bits."""
+    if not (engine_stub.source_folder() / "vllm").exists():
+        pytest.skip("vllm is not there")
+    pytest.importorskip("triton")
+    code = ("import torch, switchyard.bench as bench\n"
+            "from switchyard import peers, _vllm_kernel as kernel\n"
+            "layer = peers.Layer.random((64, 48, 16, 2), 20, torch.device('cpu'))\n"
+            "for tokens in (1, 2, 20):\n"
+            "    rows = bench.Rows.random(layer, tokens, torch.device('cpu'))\n"
+            "    planned = kernel.plan(rows.ids, layer.sizes)\n"
+            "    output = kernel.experts(rows.hidden.half(), layer.w13.half(), layer.w2.half(), planned, rows.weights, peers._silu_and_mul)\n"
+            "    error = rows.error(output, 'layer_given_routing')\n"
+            "    assert error < bench.MOST_ERROR, error\n")
+    path = os.pathsep.join([*sys.path, str(engine_stub.source_folder())])
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                           env={**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1"})
+    if "only 0-dimensional arrays can be converted to Python scalars" in asked.stderr:
+        pytest.skip("the interpreter of this Triton does not run with this numpy")
+    assert asked.returncode == 0, asked.stderr
 
 
 # Where a peer's function is, in its package, and the names that are given to it.
