@@ -7,9 +7,10 @@ engine is touched, and neither torch nor the engine is imported.
 """
 import functools
 import importlib
+import inspect
 import logging
 import os
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from . import _native
 from ._errors import Error
@@ -24,6 +25,10 @@ def say_once(logger: logging.Logger, text: str, level: int = logging.WARNING) ->
     if text not in _said:
         _said.add(text)
         logger.log(level, "%s", text)
+
+
+def parameters_of(function: Callable[..., Any]) -> "list[str]":
+    return list(inspect.signature(function).parameters)
 
 
 @functools.lru_cache(maxsize=None)

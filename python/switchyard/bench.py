@@ -328,7 +328,7 @@ def write(results: dict[str, Any], a: argparse.Namespace) -> None:
     if a.json:
         a.json.write_text(json.dumps(results, indent=1) + "\n")
     if a.csv:
-        rows = [{"model": model, **row} for model, run in results["bench"].items() for row in run["rows"]]
+        rows = [{"model": model, **row} for model, run in results["bench"].items() for row in (*run["rows"], *run["not_timed"])]
         with open(a.csv, "w", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
@@ -365,7 +365,8 @@ def run(a: argparse.Namespace) -> dict[str, Any]:
             "layer": f"{'preset ' if model not in a.shape else ''}{model}, random weights", "device": device.name(),
             "config": dict(zip(("hidden", "intermediate", "experts", "top_k"), sizes)), "l2": "cold", "repeat": a.repeat,
             "routing": "random", "read_gbps": device.read_gbps, "gemm_tflops": device.gemm_tflops,
-            "version": __version__, "rows": rows}
+            "version": __version__,
+            "rows": [row for row in rows if "us" in row], "not_timed": [row for row in rows if "us" not in row]}
         write(results, a)  # what there is, should a peer end the process
         for op in ops:
             print(table(model, sizes, rows, op))

@@ -8,7 +8,6 @@ that choice puts ours in its place, or leaves it and the log says why.
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 from typing import Any, Callable, Optional
 
@@ -24,7 +23,7 @@ from sglang.srt.runtime_context import get_exec, get_lora
 from sglang.srt.utils.common import is_cuda, is_sm90_supported
 
 from . import torch as _torch  # the operations
-from ._engines import say_once, weights_fault
+from ._engines import parameters_of, say_once, weights_fault
 from ._errors import Unsupported
 
 NAME = "switchyard"
@@ -105,17 +104,13 @@ def _why_not(method: Any, layer: Any, config: MoeRunnerConfig) -> Optional[str]:
                          w13_weight=layer.w13_weight, w2_weight=layer.w2_weight)
 
 
-def _create_moe_runner(self: Any, layer: Any, moe_runner_config: MoeRunnerConfig) -> Any:
-    """The arguments of what is hooked."""
-
-
-def _choose_runner(original: Callable[..., Any], method: Any, layer: Any, moe_runner_config: MoeRunnerConfig) -> Any:
-    """Around SGLang's choice of a runner, which has been made when ours takes its place."""
-    result = original(method, layer, moe_runner_config)
+def _choose_runner(original: Callable[..., Any], self: Any, layer: Any, moe_runner_config: MoeRunnerConfig) -> Any:
+    """Around UnquantizedFusedMoEMethod.create_moe_runner: SGLang's choice has been made when ours takes its place."""
+    result = original(self, layer, moe_runner_config)
     try:
-        reason = _why_not(method, layer, moe_runner_config)
+        reason = _why_not(self, layer, moe_runner_config)
         if reason is None:
-            method.runner = MoeRunner(RegisteredMoeRunnerBackend(NAME), moe_runner_config)
+            self.runner = MoeRunner(RegisteredMoeRunnerBackend(NAME), moe_runner_config)
     except Exception as error:  # a name that this release has not
         reason = f"{type(error).__name__}: {error}"
     if reason is None:
@@ -129,11 +124,10 @@ def _difference() -> Optional[str]:
     """What this release of SGLang has otherwise than the ones that were read (tests/python/engines.txt)."""
     if missing := sorted(getattr(Core, "__abstractmethods__", ())):
         return f"DispatchMoeRunnerCore has {', '.join(missing)}"
-    for theirs, name, ours in ((DispatchMoeRunnerCore, "run_from_dispatch", Core.run_from_dispatch),
-                               (UnquantizedFusedMoEMethod, "create_moe_runner", _create_moe_runner)):
-        parameters = [list(inspect.signature(f).parameters) for f in (getattr(theirs, name), ours)]
-        if parameters[0] != parameters[1]:
-            return f"{theirs.__name__}.{name} takes {', '.join(parameters[0])}"
+    for theirs, name, ours in ((DispatchMoeRunnerCore, "run_from_dispatch", parameters_of(Core.run_from_dispatch)),
+                               (UnquantizedFusedMoEMethod, "create_moe_runner", parameters_of(_choose_runner)[1:])):
+        if (has := parameters_of(getattr(theirs, name))) != ours:
+            return f"{theirs.__name__}.{name} takes {', '.join(has)}"
     return None
 
 

@@ -7,7 +7,6 @@ vLLM makes the kernel of a layer when its weights are loaded. There each layer i
 """
 from __future__ import annotations
 
-import inspect
 import logging
 from typing import Any, Optional
 
@@ -21,7 +20,7 @@ from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import Un
 from vllm.platforms import current_platform
 
 from . import torch as _torch  # the operations
-from ._engines import say_once, weights_fault
+from ._engines import parameters_of, say_once, weights_fault
 from ._errors import Unsupported
 
 LOGGER = logging.getLogger("vllm.switchyard")
@@ -104,9 +103,10 @@ class SwitchyardExperts(mk.FusedMoEExpertsModular):  # type: ignore[misc]  # vLL
         expert_map i32 [global experts]: this rank's expert, or -1. Raises Unsupported where _why_not could not see it.
         """
         found = activation_of(activation, self.activation_config)
-        if found is None or apply_router_weight_on_input or a1q_scale is not None or self.post_gemm2_hook is not None:
+        hook = getattr(self, "post_gemm2_hook", None)
+        if found is None or apply_router_weight_on_input or a1q_scale is not None or hook is not None:
             raise Unsupported(f"vllm: {activation}, apply_router_weight_on_input={apply_router_weight_on_input}, "
-                              f"quantised={a1q_scale is not None}, post_gemm2_hook={self.post_gemm2_hook is not None}: "
+                              f"quantised={a1q_scale is not None}, post_gemm2_hook={hook is not None}: "
                               "not what the layer was made for. Unset SWITCHYARD_ENGINES.")
         name, alpha, limit = found
         torch.ops.switchyard.fused_experts_out(
@@ -125,6 +125,8 @@ def _why_not(method: UnquantizedFusedMoEMethod, layer: Any) -> Optional[str]:
     numbers = ApplyMoEActivationConfig.from_configs(method.moe, method.get_fused_moe_quant_config(layer))
     if activation_of(layer.activation, numbers) is None:
         return f"activation={layer.activation.value} with {numbers} is none of Switchyard's."
+    if method.moe.in_dtype != torch.bfloat16:
+        return f"rows are {str(method.moe.in_dtype).removeprefix('torch.')}, need bfloat16."
     if method.moe.has_bias:
         return "experts have biases."
     if layer.apply_router_weight_on_input:
@@ -155,9 +157,8 @@ def _difference() -> Optional[str]:
     for ours, theirs, name in ((SwitchyardExperts, mk.FusedMoEExpertsModular, "apply"),
                                (SwitchyardExperts, mk.FusedMoEExpertsModular, "workspace_shapes"),
                                (SwitchyardMoEMethod, UnquantizedFusedMoEMethod, "_init_moe_kernel")):
-        parameters = [list(inspect.signature(getattr(c, name)).parameters) for c in (ours, theirs)]
-        if parameters[0] != parameters[1]:
-            return f"{theirs.__name__}.{name} takes {', '.join(parameters[1])}"
+        if (has := parameters_of(getattr(theirs, name))) != parameters_of(getattr(ours, name)):
+            return f"{theirs.__name__}.{name} takes {', '.join(has)}"
     return None
 
 

@@ -234,6 +234,7 @@ UNEVEN, FEW = cases.weights(intermediate=44), cases.weights(experts=1)
     ({"activation": A.SITU, "activation_situ_beta": 2.0}, {}, "activation=situ with .* is none of Switchyard's"),
     ({"activation": A.SWIGLUOAI_UNINTERLEAVE}, {"swiglu_alpha": 1.7, "swiglu_beta": 2.0, "swiglu_limit": 7.0},
      "activation=swigluoai_uninterleave with .*beta=2.0.* is none of Switchyard's"),
+    ({"in_dtype": torch.float16}, {}, "rows are float16, need bfloat16"),
     ({"has_bias": True}, {}, "experts have biases"),
     ({"is_lora_enabled": True}, {}, "LoRA"),
     (parallel(ep_size=4, dp_size=2, use_ep=True), {}, "parallel config"),
