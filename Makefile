@@ -10,7 +10,7 @@ VENV := build/venv
 WITH_PYTHON = $$([ ! -x $(VENV)/bin/python ] || echo -DSWITCHYARD_PYTHON=ON -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python)
 THREADED := device comm dispatcher executor linear_attention layer cpu c_api  # tests: folders of tests/
 
-.PHONY: help build run test bench asan tsan cuda fuzz coverage mutate soak arm fresh engines style tidy format clean
+.PHONY: help build run test bench asan tsan cuda fuzz coverage mutate soak arm fresh engines reference style tidy format clean
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -85,6 +85,10 @@ engines:  ## are vLLM, SGLang and peers what the tests take them for? 500 MB; ne
 	@scripts/python_venv.sh $(VENV)
 	@cmake --preset cpu $(WITH_PYTHON) >/dev/null && cmake --build --preset cpu --target switchyard_python
 	PYTHONPATH=$(BUILD)/python scripts/engine_contracts.sh build/engines $(VENV)/bin/python
+
+reference:  ## the Python package's reference: build/reference
+	@scripts/python_venv.sh $(VENV)
+	$(VENV)/bin/python scripts/python_reference.py build/reference
 
 style:  ## formatting, levels of the house, links, tables and snippets of the docs
 	@scripts/install_deps.sh style
