@@ -263,12 +263,13 @@ class FusedMoEKernel:
             hidden_states.shape[0], w1.shape[1], hidden_states.shape[1], topk_ids.shape[1], global_num_experts, w1.shape[0],
             None, activation)
         sizes = [torch.Size(s).numel() for s in (shape13, shape2, shape_out)]
-        common = torch.full((max(sizes[0], sizes[2]),), float("nan"), dtype=hidden_states.dtype)
+        common = torch.full((max(sizes[0], sizes[2]),), float("nan"), dtype=hidden_states.dtype, device=hidden_states.device)
         output = common[:sizes[2]].view(shape_out)
         experts.apply(
             output=output, hidden_states=hidden_states, w1=w1, w2=w2, topk_weights=topk_weights, topk_ids=topk_ids,
             activation=activation, global_num_experts=global_num_experts, expert_map=expert_map, a1q_scale=None, a2_scale=None,
-            workspace13=common[:sizes[0]].view(shape13), workspace2=torch.full(shape2, float("nan"), dtype=hidden_states.dtype),
+            workspace13=common[:sizes[0]].view(shape13), 
+            workspace2=torch.full(shape2, float("nan"), dtype=hidden_states.dtype, device=hidden_states.device),
             expert_tokens_meta=None, apply_router_weight_on_input=apply_router_weight_on_input)
         return experts.finalize_weight_and_reduce_impl().apply(
             torch.empty_like(hidden_states), output, topk_weights, topk_ids, apply_router_weight_on_input)

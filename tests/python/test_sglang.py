@@ -157,6 +157,13 @@ def test_ids_of_rows_that_pad_a_graph_are_no_expert(engine):
     assert torch.equal(output[:5], expected) and not output[5:].any()
 
 
+@cases.needs_gpu
+def test_a_graph_of_a_layer_is_right(engine):
+    load_plugins()
+    layer, method = make_layer()
+    cases.assert_a_graph_is_right(lambda *rows: run(layer, method, *rows), layer)
+
+
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_routed_experts_are_scaled(engine, scale):
     load_plugins()

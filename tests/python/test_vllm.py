@@ -131,11 +131,12 @@ def test_expert_parallel_ranks_add_up(engine, tokens):
     entry_point()()
     hidden, weights, ids = cases.routed(tokens)
     w13, w2 = cases.weights()
-    total, owners = torch.zeros_like(hidden, dtype=torch.float64), torch.arange(cases.E) % 3  # round robin, uneven
+    total = torch.zeros_like(hidden, dtype=torch.float64)
+    owners = torch.arange(cases.E, device=cases.DEVICE) % 3  # round robin, uneven
     for rank in range(3):
         mine = (owners == rank).nonzero().flatten()
-        expert_map = torch.full((cases.E,), -1, dtype=torch.int32)
-        expert_map[mine] = torch.arange(len(mine), dtype=torch.int32)
+        expert_map = torch.full((cases.E,), -1, dtype=torch.int32, device=cases.DEVICE)
+        expert_map[mine] = torch.arange(len(mine), dtype=torch.int32, device=cases.DEVICE)
         parallel = stub_vllm.FusedMoEParallelConfig(ep_size=3, use_ep=True)
         layer, method = make_layer(config(moe_parallel_config=parallel), w13[mine], w2[mine], expert_map)
         assert uses_switchyard(method)
@@ -208,6 +209,13 @@ def test_a_row_has_its_bits_in_any_batch(engine):
     hidden, weights, ids = cases.routed(4097)
     alone = run(layer, method, hidden[:1], weights[:1], ids[:1])
     assert torch.equal(alone, run(layer, method, hidden, weights, ids)[:1])
+
+
+@cases.needs_gpu
+def test_a_graph_of_a_layer_is_right(engine):
+    entry_point()()
+    layer, method = make_layer(config())
+    cases.assert_a_graph_is_right(lambda *rows: run(layer, method, *rows), layer)
 
 
 def test_the_workspace_is_not_vllms(engine):
