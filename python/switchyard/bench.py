@@ -237,8 +237,11 @@ def measure_model(sizes: tuple[int, int, int, int], peers: Sequence[Peer], token
 # ---- what is shown
 
 
-def table(model: str, sizes: tuple[int, int, int, int], rows: Sequence[dict[str, Any]], op: str) -> str:
-    """A line for each number of tokens, a column for each peer: us, - where it was not timed; and ours by the best peer."""
+def table(model: str, sizes: tuple[int, int, int, int], rows: Sequence[dict[str, Any]], op: str, device: Device) -> str:
+    """A line for each number of tokens, a column for each peer: us, - where it was not timed; and the best peer's by ours."""
+    def mark(row: dict[str, Any]) -> str:
+        return "*" if row["graph"] is False and device.is_cuda else ""
+
     of_op = [r for r in rows if r.get("op") == op]
     names = list(dict.fromkeys(r["peer"] for r in of_op))
     lines = [["tokens", "floor us", *names, "best peer / ours"]]
@@ -248,7 +251,7 @@ def table(model: str, sizes: tuple[int, int, int, int], rows: Sequence[dict[str,
         us = {name: row["us"] for name, row in cells.items() if "us" in row}
         others = [value for name, value in us.items() if not name.startswith("switchyard")]
         ratio = f"{min(others) / us['switchyard']:.2f}" if others and "switchyard" in us else "-"
-        lines.append([str(tokens), f"{floor:.1f}", *(f"{us[n]:.1f}" if n in us else "-" for n in names), ratio])
+        lines.append([str(tokens), f"{floor:.1f}", *(f"{us[n]:.1f}{mark(cells[n])}" if n in us else "-" for n in names), ratio])
     widths = [max(len(line[c]) for line in lines) for c in range(len(lines[0]))]
     text = "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
     return f"{model}: H {sizes[0]}, I {sizes[1]}, E {sizes[2]}, K {sizes[3]}; {OPS[op]}\n{text}\n"
@@ -369,7 +372,9 @@ def run(a: argparse.Namespace) -> dict[str, Any]:
             "rows": [row for row in rows if "us" in row], "not_timed": [row for row in rows if "us" not in row]}
         write(results, a)  # what there is, should a peer end the process
         for op in ops:
-            print(table(model, sizes, rows, op))
+            print(table(model, sizes, rows, op, device))
+        if device.is_cuda and any(row.get("graph") is False for row in rows):
+            print("  * not in a CUDA graph, so with its launches")
         for line in reasons(rows):
             print(f"  not timed: {line}")
         print(flush=True)

@@ -118,8 +118,10 @@ def _silu_and_mul(rows: torch.Tensor) -> torch.Tensor:
 
 def _one_kernel(function: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     """For peers whose users have a kernel for it."""
+    if device.type != "cuda":
+        return function
     compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(function, dynamic=True)
-    return compiled if device.type == "cuda" else function
+    return compiled
 
 
 # ---- the peers
