@@ -40,4 +40,5 @@ with torch.no_grad():
 assert len(switched) == 2 and 0 < (ours - theirs).norm() < 2e-2 * theirs.norm()  # another order of roundings: it did run
 if dist.get_rank() == 0:
     print(f"{ranks} ranks, {model.model.layers[0].mlp.experts.num_experts} experts each")
+dist.barrier()
 dist.destroy_process_group()

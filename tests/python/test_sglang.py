@@ -253,5 +253,10 @@ def test_a_call_that_the_layer_was_not_made_for_raises(engine):
 # ---- the stub
 
 
+def test_the_guide_names_the_release_that_was_read():
+    (version,) = re.findall(r"^sglang==(.*)$", (cases.SOURCE / "tests/python/engines.txt").read_text(), re.M)
+    assert f" {version} " in (cases.SOURCE / "docs/guide/engines.md").read_text()
+
+
 def test_the_stub_is_what_sglang_is():
     assert list(engine_stub.faults(stub_sglang, engine_stub.source_folder())) == []

@@ -309,6 +309,11 @@ def test_a_quantised_call_raises(engine):
 # ---- the stub
 
 
+def test_the_guide_names_the_release_that_was_read():
+    (version,) = re.findall(r"^vllm==(.*)$", (cases.SOURCE / "tests/python/engines.txt").read_text(), re.M)
+    assert f" {version} " in (cases.SOURCE / "docs/guide/engines.md").read_text()
+
+
 def test_the_stub_is_what_vllm_is():
     assert list(engine_stub.faults(stub_vllm, engine_stub.source_folder())) == []
 
