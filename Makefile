@@ -10,7 +10,7 @@ VENV := build/venv
 WITH_PYTHON = $$([ ! -x $(VENV)/bin/python ] || echo -DSWITCHYARD_PYTHON=ON -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python)
 THREADED := device comm dispatcher executor linear_attention layer cpu c_api  # tests: folders of tests/
 
-.PHONY: help build run test bench asan tsan cuda fuzz coverage mutate soak arm fresh style tidy format clean
+.PHONY: help build run test bench asan tsan cuda fuzz coverage mutate soak arm fresh engines reference style tidy format clean
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -79,6 +79,16 @@ arm:  ## the numeric tests on 64-bit Arm (NEON), cross-compiled and emulated
 fresh:  ## what a user does first, on a Debian 12 that has nothing, with times (root; nightly)
 	@scripts/install_deps.sh fresh
 	tests/install/fresh_machine.sh
+
+engines:  ## are vLLM, SGLang and peers what the tests take them for? 500 MB; needs SWITCHYARD_TORCH=1 (nightly)
+	@scripts/install_deps.sh build python
+	@scripts/python_venv.sh $(VENV)
+	@cmake --preset cpu $(WITH_PYTHON) >/dev/null && cmake --build --preset cpu --target switchyard_python
+	PYTHONPATH=$(BUILD)/python scripts/engine_contracts.sh build/engines $(VENV)/bin/python
+
+reference:  ## the Python package's reference: build/reference
+	@scripts/python_venv.sh $(VENV)
+	$(VENV)/bin/python scripts/python_reference.py build/reference
 
 style:  ## formatting, levels of the house, links, tables and snippets of the docs
 	@scripts/install_deps.sh style

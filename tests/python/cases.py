@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers and rows that several tests use."""
 import pathlib
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -70,3 +72,11 @@ def experts_by_definition(hidden, w1, w2, ids, router_weights):
 
 def relative_error(actual, expected):
     return np.linalg.norm(actual.astype(np.float64) - expected) / np.linalg.norm(expected)
+
+
+def torchrun(ranks, example):
+    """What rank 0 of an example prints."""
+    run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
+                          SOURCE / "examples" / "python" / example], capture_output=True, text=True, check=False, timeout=240)
+    assert run.returncode == 0, run.stderr
+    return run.stdout

@@ -230,5 +230,10 @@ def test_import_of_the_package_alone_does_not_import_torch():
     subprocess.run([sys.executable, "-c", "import switchyard, sys; assert 'torch' not in sys.modules"], check=True)
 
 
-def test_the_example_runs():
-    runpy.run_path(str(SOURCE / "examples" / "python" / "torch_experts.py"))
+@pytest.mark.parametrize("name", ["torch_experts", "porting"])
+def test_an_example_runs(name):
+    runpy.run_path(str(SOURCE / "examples" / "python" / f"{name}.py"))
+
+
+def test_the_example_of_several_ranks_runs():
+    assert "2 ranks, 4 experts each" in cases.torchrun(2, "torchrun_experts.py")

@@ -7,6 +7,7 @@ import pathlib
 import re
 import runpy
 
+import cases
 import pytest
 import switchyard
 import switchyard.transformers
@@ -223,6 +224,11 @@ def test_an_implementation_may_be_named_when_a_model_is_made():
         qwen3().config, experts_implementation="switchyard", dtype=torch.bfloat16)
     with torch.no_grad():
         assert model(PROMPT).logits.isfinite().all()
+
+
+def test_the_example_of_several_ranks_runs():
+    pytest.importorskip("accelerate")
+    assert "2 ranks, 4 experts each" in cases.torchrun(2, "transformers_ranks.py")
 
 
 def test_the_example_runs():

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
+"""The reference of the Python package as web pages, by pdoc.
+
+    python_reference.py OUTPUT
+
+Signatures and texts of the compiled module are those of its stubs, so nothing is built. switchyard.torch and
+switchyard.transformers are in it where those packages are installed. A warning, and a public name without a text, ends
+it with exit code 1.
+"""
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import re
+import sys
+import tempfile
+import warnings
+
+import pdoc
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "python" / "switchyard"
+NEEDS = {"switchyard.torch": "torch", "switchyard.transformers": "transformers"}
+
+
+def copy_with_stubs(folder):
+    """The package with its stubs in place of the compiled module."""
+    for path in PACKAGE.glob("*.py"):
+        (folder / path.name).write_text(path.read_text())
+    stubs = (PACKAGE / "_native.pyi").read_text()
+    (folder / "_native.py").write_text(f"from __future__ import annotations\n{stubs}")
+
+
+def to_markdown(text, *_):
+    """Tables of arguments, which are indented, are shown as they stand."""
+    lines, inside = [], False
+    for line in text.splitlines():
+        indented = line.startswith("  ") or (inside and not line.strip())
+        if indented != inside:
+            lines.append("")
+        lines.append("    " + line if indented else line)
+        inside = indented
+    return "\n".join(lines)
+
+
+def silent(module):
+    """Public names without a text; a property or a method of a class may be said by its name and type."""
+    names = getattr(module, "__all__", None) or [n for n, v in vars(module).items() if not n.startswith("_")
+                                                  and getattr(v, "__module__", None) == module.__name__]
+    for name in names:
+        value = getattr(module, name)
+        if (inspect.isclass(value) or inspect.isfunction(value)) and not inspect.getdoc(value):
+            yield f"{module.__name__}.{name}"
+
+
+def main():
+    output = pathlib.Path(sys.argv[1])
+    warnings.simplefilter("error", UserWarning)  # pdoc's
+    pdoc.docstrings.convert = to_markdown
+    with tempfile.TemporaryDirectory() as here:
+        copied = pathlib.Path(here) / "switchyard"
+        copied.mkdir()
+        copy_with_stubs(copied)
+        sys.path.insert(0, here)
+        missing = [m for m, package in NEEDS.items() if importlib.util.find_spec(package) is None]
+        names = ["switchyard", *(m for m in NEEDS if m not in missing)]
+        modules = [importlib.import_module(name) for name in names]
+        if without := [name for module in modules for name in silent(module)]:
+            sys.exit(f"without a text: {', '.join(without)}")
+        # Submodules that are no part of it: what engines and the command line call.
+        modules[0].__all__ = [n for n in modules[0].__all__ if n != "__version__"]
+        pdoc.render.configure(docformat="markdown", show_source=False, search=True)
+        pdoc.pdoc(*names, "!switchyard._.*", "!switchyard.bench", "!switchyard.peers", "!switchyard.vllm", "!switchyard.sglang",
+                  *(f"!{m}" for m in missing), output_directory=output)
+    pages = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.html"))
+    for page in pages:
+        text = (output / page).read_text()
+        if re.search(re.escape(here), text):
+            sys.exit(f"{page} names a folder of this machine")
+    print(f"{output}: {', '.join(pages)}" + (f"; without {', '.join(missing)}" if missing else ""))
+
+
+if __name__ == "__main__":
+    main()
