@@ -12,7 +12,7 @@ namespace switchyard::cuda {
 namespace {
 
 // Logits up to which this kernel was seen to be faster than the grouped GEMM (decision 63).
-constexpr int64_t kFewLogits = 128 * 1024;
+constexpr int64_t kFewLogits = 256 * 1024;
 
 void launch_few(const RouterLogits& op, int64_t chunk, cudaStream_t stream) {
   const int64_t num_tokens = op.hidden.dim(0), inner = op.hidden.dim(1), n = op.weights.dim(0);

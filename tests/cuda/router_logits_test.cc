@@ -69,7 +69,7 @@ TEST(CudaRouterLogits, AreTheProduct) {
   for (const Problem& p :
        {Problem{1, 128, 2048}, Problem{7, 1, 8}, Problem{8, 5, 264}, Problem{9, 64, 128},
         Problem{33, 100, 4096}, Problem{64, 257, 512}, Problem{65, 60, 4104},
-        Problem{130, 384, 5128}, Problem{2000, 70, 264}, Problem{1100, 120, 1048}}) {
+        Problem{130, 384, 5128}, Problem{4000, 70, 264}, Problem{2200, 120, 1048}}) {
     SCOPED_TRACE(::testing::Message() << p.tokens << " x " << p.rows << " x " << p.hidden);
     Router router(p);
     router.expect_product(router.run(0, p.tokens));
@@ -80,11 +80,11 @@ TEST(CudaRouterLogits, AreTheProduct) {
 TEST(CudaRouterLogits, ATokenHasTheSameBitsAloneAndAmongMany) {
   SWITCHYARD_SKIP_WITHOUT_HOPPER();
   for (const int64_t hidden : {int64_t{520}, int64_t{3072}}) {
-    Router router({1500, 96, hidden});
-    const Buffer<float> all = router.run(0, 1500);
-    for (const int64_t token : {0, 1, 63, 64, 149, 1499})
+    Router router({2800, 96, hidden});
+    const Buffer<float> all = router.run(0, 2800);
+    for (const int64_t token : {0, 1, 63, 64, 149, 2799})
       for (const int64_t count : {1, 9, 64}) {
-        const int64_t first = std::min<int64_t>(token, 1500 - count);
+        const int64_t first = std::min<int64_t>(token, 2800 - count);
         const Buffer<float> few = router.run(first, count);
         for (int64_t i = 0; i < few.count(); ++i)
           ASSERT_EQ(few[i], all[first * 96 + i]) << count << " tokens from " << first;
