@@ -4,16 +4,18 @@
 
     torchrun --nproc-per-node 2 examples/python/torchrun_experts.py
 """
+import os
+
 import torch
 import torch.distributed as dist
 
 import switchyard.torch
 
 H, I, E, K, T = 256, 128, 8, 2, 20
-on_gpu = torch.cuda.is_available()
+on_gpu = torch.cuda.device_count() >= int(os.environ["WORLD_SIZE"])  # NCCL wants a GPU for each
 dist.init_process_group("nccl" if on_gpu else "gloo")
 rank, ranks = dist.get_rank(), dist.get_world_size()
-device = torch.device("cuda", rank % torch.cuda.device_count()) if on_gpu else torch.device("cpu")
+device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
 torch.manual_seed(0)  # the same rows and router on every rank
 hidden = torch.randn(T, H).bfloat16().to(device)
 w1, w2 = (torch.randn(E, 2 * I, H) / H**0.5).bfloat16().to(device), (torch.randn(E, H, I) / I**0.5).bfloat16().to(device)

@@ -184,10 +184,16 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def measure(peer: Peer, prepared: Prepared, layer: Layer, rows: Rows, op: str, device: Device, repeat: int) -> dict[str, Any]:
-    """One row of the results: with us, or with the reason why there is none."""
+def row_of(peer: Peer, layer: Layer, rows: Rows, op: str, device: Device) -> dict[str, Any]:
+    """One row of the results without a time."""
     row: dict[str, Any] = {"op": op, "peer": peer.name, "tokens": len(rows.hidden), **work(layer, rows, op)}
     row["floor_us"] = max(row["bytes"] / device.read_gbps, row["flops"] / device.gemm_tflops * 1e-3) * 1e-3
+    return row
+
+
+def measure(row: dict[str, Any], prepared: Prepared, layer: Layer, rows: Rows, device: Device, repeat: int) -> dict[str, Any]:
+    """The row with us, or with the reason why there is none."""
+    op = row["op"]
     try:
         with torch.inference_mode():
             run, output, row["graph"] = device.captured(call_of(prepared, layer, rows, op))
@@ -214,10 +220,11 @@ def is_lost(device: Device) -> bool:
 
 
 def measure_model(sizes: tuple[int, int, int, int], peers: Sequence[Peer], tokens: Sequence[int], ops: Sequence[str],
-                  device: Device, repeat: int) -> "Iterator[dict[str, Any]]":
+                  device: Device, a: argparse.Namespace) -> "Iterator[dict[str, Any]]":
     layer = Layer.random(sizes, max(tokens), device.torch)
     batches = [Rows.random(layer, t, device.torch) for t in tokens]
     for peer in peers:
+        start = time.monotonic()
         try:
             prepared = peer.prepare(layer)
         except Exception as error:
@@ -225,7 +232,11 @@ def measure_model(sizes: tuple[int, int, int, int], peers: Sequence[Peer], token
             continue
         for op in ops:
             for rows in batches:
-                yield measure(peer, prepared, layer, rows, op, device, repeat)
+                row = row_of(peer, layer, rows, op, device)
+                if time.monotonic() - start > a.limit:  # some tune themselves for minutes
+                    yield {**row, "reason": f"it had its {a.limit} s. Raise --limit"}
+                    continue
+                yield measure(row, prepared, layer, rows, device, a.repeat)
                 if device.is_cuda and is_lost(device):
                     return
         del prepared
@@ -319,11 +330,12 @@ def arguments_of(words: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--gate", choices=("out", "in", "both"), default="both", help="routing given, chosen inside, or both")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=30, help="times of which the median is shown")
+    parser.add_argument("--limit", type=int, default=120, metavar="SECONDS", help="of a peer for one model; tuning counts")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the results, in the form of results files")
     parser.add_argument("--csv", type=pathlib.Path, metavar="FILE")
     a = parser.parse_args(words)
-    if a.repeat < 1 or (a.tokens is not None and min(a.tokens, default=0) < 1):
-        parser.error("--repeat and --tokens need numbers of at least 1")
+    if min(a.repeat, a.limit, *(a.tokens or ())) < 1:
+        parser.error("--repeat, --limit and --tokens need numbers of at least 1")
     return a
 
 
@@ -357,20 +369,20 @@ def run(a: argparse.Namespace) -> dict[str, Any]:
     print("versions: " + ", ".join(f"{name} {version}" for name, version in versions.items() if version))
     print("".join(f"left out: {name}, {reason}\n" for name, reason in missing.items()), flush=True)
     for model, sizes in models.items():
-        rows = []
-        for row in measure_model(sizes, peers, tokens, ops, device, a.repeat):
+        rows: list[dict[str, Any]] = []
+        of_model = results["bench"][model] = {
+            "layer": f"{'preset ' if model not in a.shape else ''}{model}, random weights", "device": device.name(),
+            "config": dict(zip(("hidden", "intermediate", "experts", "top_k"), sizes)), "l2": "cold", "repeat": a.repeat,
+            "routing": "random", "read_gbps": device.read_gbps, "gemm_tflops": device.gemm_tflops,
+            "version": __version__, "rows": [], "not_timed": []}
+        for row in measure_model(sizes, peers, tokens, ops, device, a):
             rows.append(row)
+            of_model["rows" if "us" in row else "not_timed"].append(row)
+            write(results, a)  # what there is, should a peer end the process
             if sys.stderr.isatty():
                 print(f"\r{model} {row['peer']} {row.get('tokens', '')}\033[K", end="", file=sys.stderr)
         if sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr)
-        results["bench"][model] = {
-            "layer": f"{'preset ' if model not in a.shape else ''}{model}, random weights", "device": device.name(),
-            "config": dict(zip(("hidden", "intermediate", "experts", "top_k"), sizes)), "l2": "cold", "repeat": a.repeat,
-            "routing": "random", "read_gbps": device.read_gbps, "gemm_tflops": device.gemm_tflops,
-            "version": __version__,
-            "rows": [row for row in rows if "us" in row], "not_timed": [row for row in rows if "us" not in row]}
-        write(results, a)  # what there is, should a peer end the process
         for op in ops:
             print(table(model, sizes, rows, op, device))
         if device.is_cuda and any(row.get("graph") is False for row in rows):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import types
 
 import engine_stub
@@ -77,6 +78,19 @@ def test_a_wrong_peer_is_named_and_not_timed(quick, monkeypatch, capsys, tmp_pat
     for line in ("zeros: wrong: error 1.0e+00 (tokens 1, 2)", "nans: wrong: error nan (tokens 1, 2)", "fails: ImportError: no such package\n",
                  "large: would copy 99 GB of weights (tokens 1, 2)"):
         assert f"not timed: {line}" in shown
+
+
+def test_a_peer_that_had_its_time_is_left_for_the_next(quick, monkeypatch, tmp_path, capsys):
+    given = layer().by_definition
+    slow = peers.Peer("slow", "torch", lambda layer: time.sleep(1.1) or peers.Prepared(given), on_cpu=True)
+    fast = peers.Peer("fast", "torch", lambda layer: peers.Prepared(layer.by_definition), on_cpu=True)
+    monkeypatch.setattr(bench, "PEERS", (slow, fast))
+    words = ["--peers", "--device", "cpu", "--shape", SHAPE, "--tokens", "1", "--repeat", "1", "--limit", "1", "--json", str(tmp_path / "r")]
+    assert bench.main(words) == 0
+    run = json.loads((tmp_path / "r").read_text())["bench"][SHAPE]
+    assert [row["peer"] for row in run["rows"]] == ["fast"] * 2
+    assert [row["peer"] for row in run["not_timed"]] == ["slow"] * 2 and "--limit" in run["not_timed"][0]["reason"]
+    assert "slow: it had its 1 s" in capsys.readouterr().out
 
 
 def test_batched_mm_is_not_run_where_it_would_copy_too_much():
