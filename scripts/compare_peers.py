@@ -5,9 +5,9 @@
 
     scripts/compare_peers.py bench/results/h100.json bench/results/h100_peers.tsv
 
-Lines of the file of peers that begin with # say how it was measured. Its columns: model, tokens, active_experts, floor_us, triton_layer_us, deepgemm_contiguous_layer_us,
-deepgemm_masked_layer_us ("-" where there is none). Each time is divided by the floor of its own run, so that other random routing
-and another card cancel out; a ratio above 1 says that ours is faster.
+Lines of the file of peers that begin with # say how it was measured. Its columns: model, tokens, active_experts, floor_us, and the layers of
+PEERS ("-" where there is none). Each time is divided by the floor of its own run, so that other random routing and another card cancel out;
+a ratio above 1 says that ours is faster.
 """
 import argparse
 import csv
@@ -17,6 +17,8 @@ import pathlib
 import sys
 
 LAYOUTS = ("contiguous", "masked")
+PEERS = {"Triton": ("triton_layer_us",), "DeepGEMM": ("deepgemm_contiguous_layer_us", "deepgemm_masked_layer_us"),
+         "quack": ("quack_layer_us", "quack_permuted_layer_us")}
 
 
 def executor(strategy):
@@ -35,15 +37,12 @@ def our_times(results):
 
 
 def peer_times(path):
+    """(model, tokens, peer -> (us, times the floor) of its best form) of each line."""
     with open(path, newline="") as file:
         for row in csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t"):
             floor = float(row["floor_us"])
-
-            def over_floor(name):
-                value = row.get(name, "-")
-                return None if value in ("-", "", None) else (float(value), float(value) / floor)
-            deepgemm = [t for t in map(over_floor, ("deepgemm_contiguous_layer_us", "deepgemm_masked_layer_us")) if t]
-            yield row["model"], int(row["tokens"]), over_floor("triton_layer_us"), min(deepgemm) if deepgemm else None
+            us = {peer: [float(v) for name in names if (v := row.get(name) or "-") != "-"] for peer, names in PEERS.items()}
+            yield row["model"], int(row["tokens"]), {peer: (min(times), min(times) / floor) for peer, times in us.items() if times}
 
 
 def cell(time):
@@ -66,26 +65,23 @@ def main():
     arguments = parser.parse_args()
     ours = our_times(json.loads(arguments.results.read_text()))
 
-    print(f"{'model':20} {'tokens':>6} | {'best us':>9} {'floor':>5} {'layout':10} | {'hybrid us':>9} {'floor':>5} | {'triton us':>9} {'floor':>5} "
-          f"| {'deepgemm':>9} {'floor':>5} | {'best vs triton':>14} {'vs deepgemm':>11} | {'hybrid vs triton':>16} {'vs deepgemm':>11}")
-    columns = {"best vs triton": [], "best vs deepgemm": [], "hybrid vs triton": [], "hybrid vs deepgemm": []}
-    for model, tokens, triton, deepgemm in peer_times(arguments.peers):
-        mine = ours.get((model, tokens), {})
-        layouts = [(mine[name], name) for name in LAYOUTS if name in mine]
-        if not layouts and "hybrid" not in mine:
-            continue
-        best, layout = min(layouts) if layouts else (mine["hybrid"], "hybrid")
-        hybrid = mine.get("hybrid")
-        ratios = [ratio(triton, best), ratio(deepgemm, best), ratio(triton, hybrid), ratio(deepgemm, hybrid)]
-        for values, value in zip(columns.values(), ratios):
-            values.append(value)
-        text = [f"{r:.2f}" if r else "-" for r in ratios]
-        print(f"{model:20} {tokens:6} | {cell(best)} {layout:10} | {cell(hybrid)} | {cell(triton)} | {cell(deepgemm)} "
-              f"| {text[0]:>14} {text[1]:>11} | {text[2]:>16} {text[3]:>11}")
+    lines = [(model, tokens, peers, ours[model, tokens]) for model, tokens, peers in peer_times(arguments.peers) if (model, tokens) in ours]
+    names = [peer for peer in PEERS if any(peer in peers for _, _, peers, _ in lines)]
+    print(f"{'model':20} {'tokens':>6} | {'ours us':>9} {'floor':>5} {'executor':10} | "
+          + " | ".join(f"{peer:>9} {'floor':>5} {'ratio':>5}" for peer in names))
+    columns = {peer: [] for peer in [*names, "the best of them"]}
+    for model, tokens, peers, mine in lines:
+        best, layout = min((time, name) for name, time in mine.items())
+        ratios = {peer: ratio(peers.get(peer), best) for peer in names}
+        ratios["the best of them"] = min((r for r in ratios.values() if r), default=None)
+        for peer, value in ratios.items():
+            columns[peer].append(value)
+        print(f"{model:20} {tokens:6} | {cell(best)} {layout:10} | "
+              + " | ".join(f"{cell(peers.get(peer))} {f'{ratios[peer]:5.2f}' if ratios[peer] else '    -'}" for peer in names))
     for name, values in columns.items():
         known = [v for v in values if v]
         if known:
-            print(f"{name:18}: geometric mean {mean(known):.2f}, least {min(known):.2f}, {sum(v >= 1 for v in known)} of {len(known)} at least as fast")
+            print(f"{name:16}: geometric mean {mean(known):.2f}, least {min(known):.2f}, {sum(v >= 1 for v in known)} of {len(known)} at least as fast")
 
 
 if __name__ == "__main__":

@@ -105,11 +105,9 @@ def layer_rows(name, run, peers=None):
                  "gate": "given" if row["op"] == LAYERS[0] else "run", "us": row["us"], "least": row.get("us_min"), "most": row.get("us_max"),
                  "each run": [round(us, 1) for us in row.get("us_of_runs", [])], "floor us": row["floor_us"], "of floor": of_floor,
                  "error": errors.get((row["strategy"], row["tokens"]))}
-        triton, deepgemm = (peers or {}).get((name, row["tokens"]), (None, None))
         if row["op"] == LAYERS[0]:
-            for peer, time in (("DeepGEMM", deepgemm), ("Triton", triton)):
-                if time:
-                    cells |= {f"{peer} us": time[0], f"{peer} of its floor": time[1], f"{peer} over ours": time[1] / of_floor}
+            for peer, time in (peers or {}).get((name, row["tokens"]), {}).items():
+                cells |= {f"{peer} us": time[0], f"{peer} of its floor": time[1], f"{peer} over ours": time[1] / of_floor}
         yield cells
 
 
@@ -302,7 +300,7 @@ def machine(results):
 
 def peers_of(root, name):
     path = root / RESULTS / f"{name}_peers.tsv"
-    return {(model, tokens): (triton, deepgemm) for model, tokens, triton, deepgemm in compare_peers.peer_times(path)} if path.exists() else {}
+    return {(model, tokens): peers for model, tokens, peers in compare_peers.peer_times(path)} if path.exists() else {}
 
 
 def peer_gemms(root, name):
@@ -383,7 +381,7 @@ def index_page(root, files):
             results = json.loads(path.read_text())
             parts = [title_of(key, results) for key in results if key not in HEAD]
         else:
-            results, parts = head_of_table(path), ["Layers of DeepGEMM and Triton"]
+            results, parts = head_of_table(path), ["Layers of peers"]
         rows.append({"page": f"[{path.stem}]({path.stem}.md)", "machine": machine(results), "date": results["date"][:10], "commit": results.get("commit"),
                      "holds": "; ".join(parts)})
     return "\n".join(lines + table(rows))

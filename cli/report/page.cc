@@ -334,21 +334,28 @@ std::set<const BenchRow*> shown_rows(const BenchRun& run) {
   return shown;
 }
 
-// The run with these rows alone, and the largest error of each layer.
+bool is_of_peer(const nlohmann::json& row) {
+  const auto peer = row.find("peer");
+  return peer != row.end() && !peer->get_ref<const std::string&>().starts_with("switchyard");
+}
+
+// The run with these rows and those of peers, and the largest error of each layer.
 nlohmann::json digest(const BenchRun& run) {
   if (run.is_linear_attention()) return run.raw;
   nlohmann::json json = run.raw, errors = nlohmann::json::array();
   for (const char* list : {"rows", "checks", "refusals", "sm_clock_mhz_of_runs"}) json.erase(list);
   json["rows"] = nlohmann::json::array();
-  const auto shown = shown_rows(run);
-  for (size_t i = 0; i < run.rows.size(); ++i) {
-    const BenchRow& row = run.rows[i];
-    if (!shown.contains(&row)) continue;
-    json["rows"].push_back(run.raw["rows"][i]);
-    const auto error = row.is_layer() ? run.error_of(row) : std::nullopt;
+  std::set<size_t> indices;
+  for (const BenchRow* row : shown_rows(run)) {
+    indices.insert(row->index);
+    const auto error = row->is_layer() && row->peer.empty() ? run.error_of(*row) : std::nullopt;
     if (error)
-      errors.push_back({{"tokens", row.tokens}, {"strategy", row.strategy}, {"rel_error", *error}});
+      errors.push_back(
+          {{"tokens", row->tokens}, {"strategy", row->strategy}, {"rel_error", *error}});
   }
+  const nlohmann::json& rows = run.raw["rows"];
+  for (size_t i = 0; i < rows.size(); ++i)
+    if (indices.contains(i) || is_of_peer(rows[i])) json["rows"].push_back(rows[i]);
   if (!errors.empty()) json["checks"] = errors;
   return json;
 }

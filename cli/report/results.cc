@@ -126,7 +126,9 @@ BenchRow row_of(const Json& json, const Place& place) {
   BenchRow row;
   row.op = text_of(json, "op", place);
   if (row.op.empty()) (place / "op").refuse(" is missing, each row has it");
+  row.peer = text_of(json, "peer", place);
   row.strategy = text_of(json, "strategy", place);
+  if (row.strategy.empty()) row.strategy = row.peer;
   row.layout = text_of(json, "layout", place);
   row.tokens = integer_of(json, "tokens", place, 0);
   row.batch = integer_of(json, "batch", place, 1, 0);
@@ -222,10 +224,17 @@ BenchRun run_of(const Json& json, const Json& file, const Section& section, std:
   if (rows.size() > kMostRows)
     (place / "rows")
         .refuse(fmt::format(" has {} rows, at most {} are read", rows.size(), kMostRows));
-  for (size_t i = 0; i < rows.size(); ++i) run.rows.push_back(row_of(rows[i], place / "rows" / i));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    run.rows.push_back(row_of(rows[i], place / "rows" / i));
+    run.rows.back().index = i;
+  }
   const std::string strategy = text_of(json, "strategy", place);  // of all rows, on the CPU
   for (BenchRow& row : run.rows)
     if (row.strategy.empty()) row.strategy = strategy;
+  for (size_t i = 0; i < rows.size(); ++i)  // beside peers a row has its own error
+    if (const BenchRow& row = run.rows[i]; !row.peer.empty() && find(rows[i], "error") != nullptr)
+      run.checks.push_back({row.tokens, row.strategy, "",
+                            number_or_0(rows[i], "error", place / "rows" / i, kMostUs), false});
   for (const char* key : {"checks", "refusals"})
     for (auto& check : checks_of(json, key, place)) run.checks.push_back(std::move(check));
   run.name = !name.empty()               ? std::move(name)
@@ -262,6 +271,7 @@ class FileReader {
     file.commit = text_or("", file.json, "commit", top);
     const size_t before = all_.runs.size() + all_.loads.size();
     read_sections(file, top);
+    for (auto& [name, peer] : peers_) all_.peers.push_back(std::move(peer));
     if (all_.runs.size() + all_.loads.size() == before)
       top.refuse("holds no run of `switchyard bench` and no expert_counts of `switchyard run`");
     name_apart();
@@ -273,6 +283,25 @@ class FileReader {
   void add(const Json& json, const std::string& section, std::string name, const Place& place) {
     all_.runs.push_back(
         run_of(json, all_.files.back().json, {section, index()}, std::move(name), place));
+    take_peers(all_.runs.back(), place);
+  }
+
+  // What others took, out of a run that has them beside ours. Routing given is compared, or else
+  // the gate inside.
+  void take_peers(BenchRun& run, const Place& place) {
+    const bool any_given = std::ranges::any_of(
+        run.rows, [](const BenchRow& r) { return r.op == "layer_given_routing" && r.is_ours(); });
+    const size_t all = run.rows.size();
+    std::erase_if(run.rows, [&](const BenchRow& row) {
+      if (row.is_ours()) return false;
+      Peer& peer = peers_[row.peer];
+      peer.name = row.peer, peer.device = run.device;
+      if (row.op == (any_given ? "layer_given_routing" : "layer") && row.of_floor() > 0)
+        peer.times[{run.name, row.tokens}] = {row.us, row.floor_us};
+      return true;
+    });
+    if (run.rows.empty() && all > 0)
+      (place / "rows").refuse(" are of peers alone, none is ours", "Time switchyard beside them");
   }
 
   void read_sections(ResultsFile& file, const Place& top) {
@@ -338,6 +367,7 @@ class FileReader {
 
   Results& all_;
   std::string path_;
+  std::map<std::string, Peer> peers_;
 };
 
 std::string read_text(const std::string& path) {

@@ -21,6 +21,7 @@ inline constexpr double kLeastRate = 1e-6, kMostRate = 1e9;
 // One operation, part or whole layer at one number of tokens.
 struct BenchRow {
   std::string op, strategy, layout;
+  std::string peer;  // whose it is, in results of `python -m switchyard.bench --peers`
   int64_t tokens = 0;
   int64_t batch = 0;  // sequences of a step of linear attention; 0: an operation of a layer
   double us = 0;
@@ -28,7 +29,9 @@ struct BenchRow {
   double floor_us = 0;            // 0: it has none
   double bytes = 0, flops = 0, link_gbps = 0;
   bool eager = false;
+  size_t index = 0;  // of the rows in its run's raw
 
+  bool is_ours() const { return peer.empty() || peer.starts_with("switchyard"); }
   bool is_layer() const { return op == "layer" || op == "layer_given_routing"; }
   double of_floor() const { return floor_us > 0 && us >= kLeastUs ? us / floor_us : 0; }
 };

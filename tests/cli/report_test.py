@@ -24,6 +24,7 @@ PROGRAM = Path(sys.argv.pop(1)).resolve()
 SOURCE = Path(sys.argv.pop(1)).resolve()
 RESULTS = SOURCE / "bench/results"
 H100, PEERS = RESULTS / "h100.json", RESULTS / "h100_peers.tsv"
+H200, H200_PEERS = RESULTS / "h200.json", RESULTS / "h200_peers.tsv"
 MOST_BYTES = 300_000
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -327,13 +328,28 @@ class Report(unittest.TestCase):
             numbers = [float(n) for e in root.iter() for a in ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy") if (n := e.get(a))]
             self.assertTrue(all(-1 <= n <= 700 for n in numbers), name)
 
+    def test_rows_of_peers_are_compared_and_never_taken_for_ours(self):
+        """As `python -m switchyard.bench --peers --json` writes them."""
+        def row(peer, op, tokens, us):
+            return {"op": op, "peer": peer, "tokens": tokens, "us": us, "us_min": us, "us_max": us, "floor_us": 100.0, "bytes": 1e8, "flops": 1e9,
+                    "error": 3e-3}
+        rows = [row("switchyard", "layer_given_routing", 8, 150.0), row("switchyard-op", "layer_given_routing", 8, 160.0),
+                row("torch", "layer_given_routing", 8, 300.0), row("quack", "layer_given_routing", 8, 120.0), row("torch", "layer", 8, 110.0)]
+        run = {"layer": "preset olmoe-1b-7b, random weights", "device": "NVIDIA H200", "rows": rows, "not_timed": []}
+        page = self.page(self.write({"gpu": "NVIDIA H200", "bench": {"olmoe-1b-7b": run}}))
+        [line] = page.rows("headline")
+        self.assertEqual([line[c]["text"] for c in ("us", "of floor", "of best peer", "best peer", "peer us", "error", "strategy")],
+                         ["150", "1.50", "1.25", "quack", "120", "3.0e-03", "switchyard"])
+        only = {"gpu": "NVIDIA H200", "bench": {"m": run | {"rows": rows[2:]}}}
+        self.refused("report", self.write(only), says="none is ours")
+
     def test_pictures_of_the_docs_are_fresh(self):
-        self.pictures(H100, PEERS)
+        self.pictures(H200, H200_PEERS)
         pictures = sorted((SOURCE / "docs/images").glob("*.svg"))
         self.assertGreater(len(pictures), 0)
         for path in pictures:
             self.assertEqual(path.read_text(), (self.folder / "pictures" / path.name).read_text(),
-                             f"{path.name} is stale: switchyard report bench/results/h100.json bench/results/h100_peers.tsv --svg-dir DIR")
+                             f"{path.name} is stale: switchyard report bench/results/h200.json bench/results/h200_peers.tsv --svg-dir DIR")
 
     def test_data_is_the_file_or_what_is_shown_of_it(self):
         page = self.page(self.write(small_results(about="#1 50 % 'of' \"it\" & <more> \u00e9\n")))
