@@ -374,6 +374,17 @@ SWY_API swy_status swy_layer_forward(swy_layer* layer, const swy_forward_args* a
 SWY_API swy_status swy_layer_wait(swy_layer* layer, void* stream);
 /* The capacity becomes at least max_tokens: MoeLayer::grow. Collective; waits; graphs captured before are stale. */
 SWY_API swy_status swy_layer_grow(swy_layer* layer, int64_t max_tokens, void* stream);
+/* A layer of one rank as a function, for programs that have no place for a handle: fused_experts.h. The first call with
+ * this context, config, options, and addresses and shapes of the weights makes the layer, which is kept; `weights` may
+ * be destroyed, their memory may not. args->workspace is needed: swy_workspace_bytes of it. Weights that would be copied
+ * are refused. Any thread; calls take turns. On a CPU a call says what swy_layer_wait would. */
+SWY_API swy_status swy_fused_experts(swy_context* context, const swy_config* config,
+                                     const swy_weights* weights, const swy_options* options,
+                                     const swy_forward_args* args, swy_report* report);
+/* Waits for `stream`, then says the first error of the kept layers. */
+SWY_API swy_status swy_fused_experts_wait(void* stream);
+/* Frees what is kept. None of its work may be under way, and graphs that were captured of it must not run again. */
+SWY_API swy_status swy_fused_experts_forget(void);
 /* Where hidden states are best written; rank 0 where no place is better than another. MoeLayer::input_rows. */
 SWY_API swy_status swy_layer_input_rows(const swy_layer* layer, swy_tensor* rows);
 /* The strategy, its reason and its conditions, in lines. Writes at most `capacity` bytes, terminated by 0; `needed`

@@ -11,6 +11,7 @@
 #include "c_api/handles.h"
 #include "c_api/tensor.h"
 #include "c_api/versioned.h"
+#include "switchyard/fused_experts.h"
 
 namespace switchyard::c_api {
 namespace {
@@ -55,9 +56,7 @@ struct LayerArguments {
 };
 
 LayerArguments arguments_of(const char* op, swy_context* context, const swy_config* config,
-                            const swy_weights* weights, const swy_options* options,
-                            swy_layer** out) {
-  required(op, "out", out);
+                            const swy_weights* weights, const swy_options* options) {
   const swy_context& of = handle(op, "context", context);
   return {to_config(op, config), handle(op, "weights", weights).weights,
           to_options(op, options, of)};
@@ -85,6 +84,15 @@ void forward_nothing(MoeLayer& layer, const swy_forward_args& c) {
 
 void check_report(const char* op, const swy_report* report) {
   if (report != nullptr) check_output(op, "report", report);
+}
+
+void write_report(const ForwardReport& did, swy_report* report) {
+  if (report == nullptr) return;
+  swy_report result = no_report();
+  result.max_rows = did.max_rows;
+  result.masked_max_tokens = did.masked_max_tokens;
+  result.layout = static_cast<int32_t>(did.layout);
+  write(*report, result, report->size);
 }
 
 // Lines for people; no program depends on them.
@@ -149,7 +157,8 @@ swy_status swy_layer_create(swy_context* context, const swy_config* config,
     if (group != nullptr) ranks = handle(kOp, "group", group).communicator;
     LayerArguments with;
     try {
-      with = arguments_of(kOp, context, config, weights, options, out);
+      required(kOp, "out", out);
+      with = arguments_of(kOp, context, config, weights, options);
     } catch (...) {
       if (ranks && ranks->size() > 1) create_nothing(*ranks);
       throw;
@@ -178,14 +187,31 @@ swy_status swy_layer_forward(swy_layer* layer, const swy_forward_args* args, swy
       if (of.communicator && of.communicator->size() > 1) forward_nothing(*of.layer, given);
       throw;
     }
-    const switchyard::ForwardReport did = of.layer->forward(with);
-    if (report == nullptr) return;
-    swy_report result = no_report();
-    result.max_rows = did.max_rows;
-    result.masked_max_tokens = did.masked_max_tokens;
-    result.layout = static_cast<int32_t>(did.layout);
-    write(*report, result, report->size);
+    write_report(of.layer->forward(with), report);
   });
+}
+
+swy_status swy_fused_experts(swy_context* context, const swy_config* config,
+                             const swy_weights* weights, const swy_options* options,
+                             const swy_forward_args* args, swy_report* report) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_fused_experts";
+    const LayerArguments layer = arguments_of(kOp, context, config, weights, options);
+    const auto with = to_args(kOp, read(kOp, "args", args, default_args()));
+    check_report(kOp, report);
+    write_report(switchyard::fused_experts(layer.config, layer.weights, layer.options, with),
+                 report);
+  });
+}
+
+swy_status swy_fused_experts_wait(void* stream) {
+  using namespace switchyard::c_api;
+  return guarded([&] { switchyard::wait_fused_experts(static_cast<CUstream_st*>(stream)); });
+}
+
+swy_status swy_fused_experts_forget(void) {
+  return switchyard::c_api::guarded([] { switchyard::forget_fused_experts(); });
 }
 
 swy_status swy_layer_wait(swy_layer* layer, void* stream) {

@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <memory>
 
 #include "switchyard/layer.h"
@@ -139,6 +140,18 @@ inline swy_options c_options(int64_t max_tokens) {
   options.max_tokens = max_tokens;
   return options;
 }
+
+// Memory that calls of one layer bring along.
+struct CWorkspace {
+  CWorkspace(swy_context* context, const swy_config& config, const swy_options& options) {
+    good(swy_workspace_bytes(context, &config, 1, &options, &lent.bytes));
+    const size_t blocks = lent.bytes / Workspace::kAlignment + 1;
+    memory.reset(std::aligned_alloc(Workspace::kAlignment, blocks * Workspace::kAlignment));
+    lent.data = memory.get();
+  }
+  std::unique_ptr<void, decltype(&std::free)> memory{nullptr, &std::free};
+  swy_workspace lent{};
+};
 
 inline CWeights c_random_weights(swy_context* context, const MoeConfig& from, uint64_t seed,
                                  int num_ranks = 1, int rank = 0) {

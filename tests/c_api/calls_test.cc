@@ -53,7 +53,9 @@ class CCalls : public ::testing::Test {
         [&](swy_attention** out) { return swy_attention_create(context.get(), 2, out); });
     checkpoint = made<CCheckpoint>(
         [&](swy_checkpoint** out) { return swy_checkpoint_create(folder.c_str(), nullptr, out); });
+    args.workspace = workspace.lent;
   }
+  ~CCalls() override { swy_fused_experts_forget(); }
 
   // Refused with a text that begins with the function's name, and all places for results as they
   // were; or, if `may_succeed`, done.
@@ -118,6 +120,7 @@ class CCalls : public ::testing::Test {
   swy_options options = c_options(64);
   swy_weight_views views = with_defaults(swy_weight_views_init);
   swy_forward_args args = c_args(call.with_ids());
+  const CWorkspace workspace{context.get(), config, options};
   swy_report report = with_defaults(swy_report_init);
   swy_conv_decode conv = with_defaults(swy_conv_decode_init);
   swy_conv_prefill_states prefill = with_defaults(swy_conv_prefill_states_init);
@@ -184,6 +187,9 @@ void CCalls::for_each_function(F&& f) {
   f(NAMED(swy_layer_create), Nulls{3, 4}, c, &config, weights.get(), group.get(), &options,
     &r.layer);
   f(NAMED(swy_layer_forward), Nulls{2}, layer.get(), &args, &report);
+  f(NAMED(swy_fused_experts), Nulls{3, 5}, c, &config, weights.get(), &options, &args, &report);
+  f(NAMED(swy_fused_experts_wait), Nulls{0}, nullptr);
+  f(NAMED(swy_fused_experts_forget), Nulls{});
   f(NAMED(swy_layer_wait), Nulls{1}, layer.get(), nullptr);
   f(NAMED(swy_layer_grow), Nulls{2}, layer.get(), 64, nullptr);
   f(NAMED(swy_layer_input_rows), Nulls{}, layer.get(), &scratch.rows);

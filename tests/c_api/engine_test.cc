@@ -144,6 +144,30 @@ TEST(CEngine, ALayerGrows) {
   EXPECT_TRUE(same_bits(call.output, wanted));
 }
 
+TEST(CEngine, ALayerMayBeAFunction) {
+  const CContext context = c_context();
+  const swy_config config = c_config(small_layer());
+  const CWeights weights = c_random_weights(context.get(), small_layer(), 3);
+  const swy_options options = c_options(kTokens);
+  SmallCall call(kTokens, std::random_device{}());
+  const auto wanted = expected(small_layer(), random_weights(small_layer(), 1, 0, 3), call);
+  swy_forward_args args = c_args(call.with_ids());
+  const auto run = [&] {
+    return swy_fused_experts(context.get(), &config, weights.get(), &options, &args, nullptr);
+  };
+  EXPECT_EQ(run(), SWY_SHAPE_MISMATCH) << "no workspace";
+  const CWorkspace workspace(context.get(), config, options);
+  args.workspace = workspace.lent;
+  for (int again = 0; again < 2; ++again) {
+    good(run());
+    EXPECT_TRUE(same_bits(call.output, wanted));
+  }
+  call.ids[0] = 1000;
+  EXPECT_EQ(run(), SWY_BAD_ROUTING);
+  good(swy_fused_experts_wait(nullptr));
+  good(swy_fused_experts_forget());
+}
+
 // ---- memory and threads of the program
 
 struct Host {

@@ -18,8 +18,8 @@
 // rows, each loading a share of the rows for all.
 //
 // Order of summation: the inner dimension ascending in steps of 16, one fp32 accumulator, whatever
-// the configuration; where a GEMM has chunks, one for each, added in their order. Bound: tensor cores with many rows per expert, the bytes of the weights with
-// few.
+// the configuration; where a GEMM has chunks, one for each, added in their order. Bound: tensor
+// cores with many rows per expert, the bytes of the weights with few.
 #pragma once
 
 #include "cuda/grouped_gemm/mainloop.cuh"
