@@ -80,6 +80,7 @@ void bind_config(nb::module_& m);
 void bind_tensors(nb::module_& m);
 void bind_backends(nb::module_& m);
 void bind_weights(nb::module_& m);
+void bind_ranks(nb::module_& m);
 void bind_layer(nb::module_& m);
 void bind_fused_experts(nb::module_& m);
 void bind_linear_attention(nb::module_& m);

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "arrays.h"
+#include "switchyard/communicator.h"
 #include "switchyard/layer.h"
 
 namespace switchyard::python {
@@ -45,10 +46,29 @@ struct HostWeights {
   DeviceIndex device;
 };
 
+class HostCommunicator {
+ public:
+  explicit HostCommunicator(std::unique_ptr<Communicator> communicator)
+      : communicator_(std::move(communicator)) {}
+  Communicator& get() const { return *communicator_; }
+
+ private:
+  std::unique_ptr<Communicator> communicator_;
+};
+
+// For a rank that found its arguments wrong before the layer could: it takes part all the same, with
+// arguments that the layer refuses, so that no peer waits for it.
+void create_nothing(Communicator& communicator);
+void forward_nothing(MoeLayer& layer, int64_t max_tokens, CUstream_st* stream);
+
 // LayerOptions with what Python holds in place of the pointers.
 struct HostOptions : LayerOptions {
   std::shared_ptr<HostBackend> host_backend;
   std::shared_ptr<HostWorkspace> host_workspace;
+  std::shared_ptr<HostCommunicator> communicator;
+
+  int num_ranks() const { return communicator ? communicator->get().size() : 1; }
+  int rank() const { return communicator ? communicator->get().rank() : 0; }
 };
 
 }  // namespace switchyard::python

@@ -53,20 +53,29 @@ nb::tuple gate_function(const MoeConfig& config, const HostWeights& weights, con
 
 // ---- the layer
 
+// What comes before a collective step; if it throws, the peers learn that this rank refused.
+template <class Prepare>
+auto prepared(const HostOptions& options, const Prepare& prepare) {
+  try {
+    return prepare();
+  } catch (...) {
+    if (options.num_ranks() > 1) create_nothing(options.communicator->get());
+    throw;
+  }
+}
+
 class HostLayer {
  public:
   HostLayer(const MoeConfig& config, const HostWeights& weights, HostOptions options)
-      : backend_(options.host_backend), workspace_(options.host_workspace) {
-    const DeviceKind device =
-        weights.device.kind == DeviceKind::Cuda ? DeviceKind::Cuda : options.device;
-    if (!backend_)
-      backend_ = make_backend({device, weights.device.index}, options.num_threads, options.num_sms);
-    options.device = backend_->device().kind;
-    options.backend = backend_->use("MoeLayer");
-    if (workspace_) options.shared_workspace = workspace_->shared;
+      : communicator_(options.communicator),
+        backend_(options.host_backend),
+        workspace_(options.host_workspace) {
+    prepared(options, [&] { take_backend(weights.device, options); });
     per_call_ = options.workspace_per_call;
     const nb::gil_scoped_release unlocked;
-    layer_ = MoeLayer::create(config, weights.weights, options);
+    layer_ = communicator_
+                 ? MoeLayer::create(config, weights.weights, communicator_->get(), options)
+                 : MoeLayer::create(config, weights.weights, options);
   }
 
   MoeLayer& use(const char* operation) const {
@@ -81,9 +90,49 @@ class HostLayer {
                 const Optional& weights, const Optional& expert_map, const Optional& token_ids,
                 int64_t max_tokens, const StreamAddress& stream, const Optional& workspace) {
     MoeLayer& layer = use("forward");
-    const MoeConfig& config = layer.config();
     CallArrays arrays("forward", device());
     ForwardArgs args;
+    args.max_tokens = max_tokens;
+    nb::object result;
+    std::optional<Scratch> scratch;
+    try {
+      args.stream = stream_of(stream, hidden, device());
+      result = read_call(args, arrays, hidden, output, ids, weights, expert_map, token_ids);
+      if (workspace) {
+        args.workspace = arrays.workspace("workspace", *workspace);
+      } else if (per_call_) {
+        scratch.emplace(hidden, device(), layer.workspace_bytes());
+        args.workspace = scratch->workspace();
+      }
+    } catch (...) {
+      if (communicator_ && communicator_->get().size() > 1)
+        forward_nothing(layer, max_tokens, args.stream);
+      throw;
+    }
+    {
+      const nb::gil_scoped_release unlocked;
+      report_ = layer.forward(args);
+      if (device().kind == DeviceKind::Cpu) layer.wait();
+    }
+    return nb::borrow<Array>(result);
+  }
+
+ private:
+  void take_backend(DeviceIndex of_weights, HostOptions& options) {
+    const DeviceKind device =
+        of_weights.kind == DeviceKind::Cuda ? DeviceKind::Cuda : options.device;
+    if (!backend_)
+      backend_ = make_backend({device, of_weights.index}, options.num_threads, options.num_sms);
+    options.device = backend_->device().kind;
+    options.backend = backend_->use("MoeLayer");
+    if (workspace_) options.shared_workspace = workspace_->shared;
+  }
+
+  // All but the stream and the workspace; returns what output is.
+  nb::object read_call(ForwardArgs& args, CallArrays& arrays, const Array& hidden,
+                       const Optional& output, const Optional& ids, const Optional& weights,
+                       const Optional& expert_map, const Optional& token_ids) const {
+    const MoeConfig& config = layer_->config();
     args.hidden = arrays.read_rows("hidden", hidden, args.hidden_stride);
     args.ids = arrays.read("ids", handle_of(ids));
     args.weights = arrays.read("weights", handle_of(weights));
@@ -95,25 +144,11 @@ class HostLayer {
             : new_array(hidden, config.f32_sums ? DType::F32 : DType::Bf16,
                         {args.hidden.present() ? args.hidden.dim(0) : 0, config.hidden}, device());
     args.output = arrays.write_rows("output", result, args.output_stride);
-    args.max_tokens = max_tokens;
-    args.stream = stream_of(stream, hidden, device());
-    std::optional<Scratch> scratch;
-    if (workspace) {
-      args.workspace = arrays.workspace("workspace", *workspace);
-    } else if (per_call_) {
-      scratch.emplace(hidden, device(), layer.workspace_bytes());
-      args.workspace = scratch->workspace();
-    }
-    {
-      const nb::gil_scoped_release unlocked;
-      report_ = layer.forward(args);
-      if (device().kind == DeviceKind::Cpu) layer.wait();
-    }
-    return nb::borrow<Array>(result);
+    return result;
   }
 
- private:
-  std::shared_ptr<HostBackend> backend_;  // outlives the layer
+  std::shared_ptr<HostCommunicator> communicator_;  // null: one rank. These outlive the layer
+  std::shared_ptr<HostBackend> backend_;
   std::shared_ptr<HostWorkspace> workspace_;
   bool per_call_ = false;
   std::unique_ptr<MoeLayer> layer_;
@@ -130,19 +165,22 @@ HostLayer* from_pretrained(const std::filesystem::path& directory, int64_t layer
   HostOptions options = options_of(keywords);
   MoeConfig config;
   HostWeights weights;
-  {
-    const nb::gil_scoped_release unlocked;
-    const auto checkpoint = Checkpoint::open(directory, layer_json.value_or(""));
-    config = checkpoint->config(layer);
-    weights.weights = checkpoint->load_layer(layer, 1, 0);
-  }
-  if (options.host_backend ? options.host_backend->device().kind == DeviceKind::Cuda
-                           : options.device == DeviceKind::Cuda) {
+  prepared(options, [&] {
+    {
+      const nb::gil_scoped_release unlocked;
+      const auto checkpoint = Checkpoint::open(directory, layer_json.value_or(""));
+      config = checkpoint->config(layer);
+      weights.weights = checkpoint->load_layer(layer, options.num_ranks(), options.rank());
+    }
+    if (options.host_backend ? options.host_backend->device().kind != DeviceKind::Cuda
+                             : options.device != DeviceKind::Cuda)
+      return;
     if (!options.host_backend)
       options.host_backend = make_backend({DeviceKind::Cuda, 0}, 0, options.num_sms);
     const auto& backend = options.host_backend->use("from_pretrained");
-    weights = {to_device(weights.weights, config, 1, *backend), options.host_backend->device()};
-  }
+    weights = {to_device(weights.weights, config, options.num_ranks(), *backend),
+               options.host_backend->device()};
+  });
   return new HostLayer(config, weights, std::move(options));
 }
 
@@ -172,6 +210,10 @@ void bind_options(nb::module_& m) {
              "Shared with other layers of this thread; None: made here."),
       option("shared_workspace", &HostOptions::host_workspace,
              "Shared with layers whose calls follow each other; None: the layer's own."),
+      option("communicator", &HostOptions::communicator,
+             "This rank among those that share the layer, each with E / P experts; None: one rank. "
+             "Making, calling and growing the layer are collective then, wrong arguments "
+             "included."),
       option("workspace_per_call", &LayerOptions::workspace_per_call,
              "forward takes its workspace, or memory of the array's library."),
       option("strided_rows", &LayerOptions::strided_rows,

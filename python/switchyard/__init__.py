@@ -10,19 +10,20 @@ Letters: T tokens, H hidden size, I intermediate size of an expert, E experts, K
 """
 from ._array import Array
 from ._errors import (BadFile, BadRouting, BadState, Cuda, Error, Misaligned, ShapeMismatch, Transport, Unsupported)
-from ._native import (VERSION as __version__, Activation, Backend, Checkpoint, Difference, GateConfig, GateUpOrder, GroupScore, LayerOptions,
+from ._native import (VERSION as __version__, Activation, Backend, Checkpoint, Communicator, Difference, GateConfig, GateUpOrder, GroupScore, LayerOptions,
                       LayerWeights, LinearAttention, MoeConfig, MoeLayer, OutOfRangeIds, RoutedPathConfig, Scoring,
                       SharedExpertConfig, SharedWorkspace, Strategy, Tensor, TensorFile, compare,
-                      forget_fused_experts, fused_experts, gate, make_cpu_backend, make_cuda_backend, oracle_forward,
+                      forget_fused_experts, fused_experts, gate, make_cpu_backend, make_cuda_backend, make_local_ranks, make_process_rank,
+                      oracle_forward,
                       random_weights, to_device, wait_fused_experts)
 from ._program import ProgramFailed, WrongUsage, bench, check, explain, plan
 
 __all__ = [
-    "Activation", "Array", "Backend", "BadFile", "BadRouting", "BadState", "Checkpoint", "Cuda", "Difference", "Error",
+    "Activation", "Array", "Backend", "BadFile", "BadRouting", "BadState", "Checkpoint", "Communicator", "Cuda", "Difference", "Error",
     "GateConfig", "GateUpOrder", "GroupScore", "LayerOptions", "LayerWeights", "LinearAttention", "Misaligned",
     "MoeConfig", "MoeLayer", "OutOfRangeIds", "ProgramFailed", "RoutedPathConfig", "Scoring", "ShapeMismatch",
     "SharedExpertConfig", "SharedWorkspace", "Strategy", "Tensor", "TensorFile", "Transport", "Unsupported",
     "WrongUsage", "__version__", "bench", "check", "compare", "explain", "forget_fused_experts", "fused_experts", "gate",
-    "make_cpu_backend", "make_cuda_backend", "oracle_forward", "plan", "random_weights", "to_device",
+    "make_cpu_backend", "make_cuda_backend", "make_local_ranks", "make_process_rank", "oracle_forward", "plan", "random_weights", "to_device",
     "wait_fused_experts",
 ]

@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: The Switchyard authors
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable
 import enum
 import os
 from typing import Any
@@ -538,6 +539,50 @@ class Checkpoint:
         Reads experts, router and shared experts into memory of the result, on the CPU, as bf16. Raises BadFile for missing tensors or wrong shapes, Unsupported for a form it names.
         """
 
+class Communicator:
+    """
+    One rank of a fixed set of them. One thread at a time uses it; layers that are made with it keep it. After a Transport error it is over, on every rank.
+    """
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def transport(self) -> str:
+        """'threads', 'processes'."""
+
+    @property
+    def failure_reason(self) -> str:
+        """Why it is over; '' while it works."""
+
+    def meet(self) -> None:
+        """Returns once every rank has come. Raises Transport if one is lost."""
+
+    def abort(self, reason: str) -> None:
+        """Ends the communicator for every rank, now. Not collective."""
+
+def make_process_rank(rank: int | None = None, size: int | None = None, gather: Callable | None = None, *, deadline: float = 30.0, address: str = '127.0.0.1', job: str = '', secret: str = '') -> Communicator:
+    """
+    This process's rank among processes that TCP connects. Collective.
+
+      rank, size, gather  together: gather(mine: bytes) returns the bytes of every rank, as a
+                          list; called once on every rank. None: RANK, WORLD_SIZE,
+                          MASTER_ADDR and MASTER_PORT, as torchrun sets them
+      deadline            seconds that a rank waits for its peers
+      address             how peers reach this process; with gather
+      job, secret         equal on every rank; see SECURITY.md
+
+    Raises Transport when a peer does not come within the deadline.
+    """
+
+def make_local_ranks(num_ranks: int, deadline: float = 30.0) -> list[Communicator]:
+    """
+    One Communicator for each of num_ranks threads of this process; element r is rank r.
+    """
+
 class OutOfRangeIds(enum.Enum):
     """What given ids are that name no expert of the layer and are not -1."""
 
@@ -550,7 +595,7 @@ class OutOfRangeIds(enum.Enum):
 class LayerOptions:
     """Choices for one layer."""
 
-    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False) -> None: ...
+    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False) -> None: ...
 
     @property
     def max_tokens(self) -> int:
@@ -602,6 +647,15 @@ class LayerOptions:
 
     @shared_workspace.setter
     def shared_workspace(self, arg: SharedWorkspace, /) -> None: ...
+
+    @property
+    def communicator(self) -> Communicator:
+        """
+        This rank among those that share the layer, each with E / P experts; None: one rank. Making, calling and growing the layer are collective then, wrong arguments included.
+        """
+
+    @communicator.setter
+    def communicator(self, arg: Communicator, /) -> None: ...
 
     @property
     def workspace_per_call(self) -> bool:
