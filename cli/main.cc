@@ -97,14 +97,14 @@ constexpr EnvironmentOption kFromEnvironment[] = {
 };
 
 std::string with_environment(std::string message, const std::vector<std::string>& words) {
-  for (const auto& [variable, options] : kFromEnvironment) {
-    const char* value = std::getenv(variable);
+  for (const EnvironmentOption& known : kFromEnvironment) {
+    const char* value = std::getenv(known.variable);
     const bool on_command_line = std::ranges::any_of(words, [&](std::string_view word) {
-      return std::ranges::count(options, word.substr(0, word.find('='))) > 0;
+      return std::ranges::count(known.options, word.substr(0, word.find('='))) > 0;
     });
     if (value == nullptr || *value == '\0' || on_command_line) continue;
     if (message.find(fmt::format("={},", value)) == std::string::npos) continue;
-    message += fmt::format(" (from the environment: {}={})", variable, value);
+    message += fmt::format(" (from the environment: {}={})", known.variable, value);
   }
   return message;
 }

@@ -170,6 +170,7 @@ void draw_curve(Svg& svg, const Curve& curve, const Scale& x, const Scale& y, bo
 
 std::vector<Series> series_of(const std::vector<Curve>& curves) {
   std::vector<Series> all;
+  all.reserve(curves.size());
   for (const Curve& curve : curves) all.push_back(curve.series);
   return all;
 }
