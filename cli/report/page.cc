@@ -336,7 +336,7 @@ std::set<const BenchRow*> shown_rows(const BenchRun& run) {
 
 bool is_of_peer(const nlohmann::json& row) {
   const auto peer = row.find("peer");
-  return peer != row.end() && !peer->get_ref<const std::string&>().starts_with("switchyard");
+  return peer != row.end() && !is_ours(peer->get_ref<const std::string&>());
 }
 
 // The run with these rows and those of peers, and the largest error of each layer.

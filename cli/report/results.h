@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,11 @@ namespace switchyard::cli {
 // What no machine passes, so that no picture and no product leaves the range of a double.
 inline constexpr double kLeastUs = 1e-6, kMostUs = 1e12, kMostWork = 1e20;
 inline constexpr double kLeastRate = 1e-6, kMostRate = 1e9;
+
+// Whether a row with this "peer" is of Switchyard: results without peers have none.
+inline bool is_ours(std::string_view peer) {
+  return peer.empty() || peer.starts_with("switchyard");
+}
 
 // One operation, part or whole layer at one number of tokens.
 struct BenchRow {
@@ -31,7 +37,7 @@ struct BenchRow {
   bool eager = false;
   size_t index = 0;  // of the rows in its run's raw
 
-  bool is_ours() const { return peer.empty() || peer.starts_with("switchyard"); }
+  bool is_ours() const { return cli::is_ours(peer); }
   bool is_layer() const { return op == "layer" || op == "layer_given_routing"; }
   double of_floor() const { return floor_us > 0 && us >= kLeastUs ? us / floor_us : 0; }
 };
