@@ -22,12 +22,16 @@ import pdoc
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "python" / "switchyard"
 NEEDS = {"switchyard.torch": "torch", "switchyard.transformers": "transformers"}
+# What engines and the command line call; pdoc imports every module that it finds, and these need torch.
+NO_PART = {"bench", "peers", "vllm", "sglang", "_engines", "_vllm_kernel"}
 
 
-def copy_with_stubs(folder):
-    """The package with its stubs in place of the compiled module."""
+def copy_with_stubs(folder, missing):
+    """The package with its stubs in place of the compiled module, without modules that cannot be imported here."""
+    left_out = NO_PART | {name.rpartition(".")[2] for name in missing}
     for path in PACKAGE.glob("*.py"):
-        (folder / path.name).write_text(path.read_text())
+        if path.stem not in left_out:
+            (folder / path.name).write_text(path.read_text())
     stubs = (PACKAGE / "_native.pyi").read_text()
     (folder / "_native.py").write_text(f"from __future__ import annotations\n{stubs}")
 
@@ -61,18 +65,16 @@ def main():
     with tempfile.TemporaryDirectory() as here:
         copied = pathlib.Path(here) / "switchyard"
         copied.mkdir()
-        copy_with_stubs(copied)
-        sys.path.insert(0, here)
         missing = [m for m, package in NEEDS.items() if importlib.util.find_spec(package) is None]
+        copy_with_stubs(copied, missing)
+        sys.path.insert(0, here)
         names = ["switchyard", *(m for m in NEEDS if m not in missing)]
         modules = [importlib.import_module(name) for name in names]
         if without := [name for module in modules for name in silent(module)]:
             sys.exit(f"without a text: {', '.join(without)}")
-        # Submodules that are no part of it: what engines and the command line call.
         modules[0].__all__ = [n for n in modules[0].__all__ if n != "__version__"]
         pdoc.render.configure(docformat="markdown", show_source=False, search=True)
-        pdoc.pdoc(*names, "!switchyard._.*", "!switchyard.bench", "!switchyard.peers", "!switchyard.vllm", "!switchyard.sglang",
-                  *(f"!{m}" for m in missing), output_directory=output)
+        pdoc.pdoc(*names, "!switchyard._.*", output_directory=output)
     pages = sorted(path.relative_to(output).as_posix() for path in output.rglob("*.html"))
     for page in pages:
         text = (output / page).read_text()
