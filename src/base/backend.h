@@ -27,11 +27,12 @@ class Backend {
   virtual void load_kernels() {}
   // What its GEMMs need beside scratch is made now, so that none of them allocates. May throw.
   virtual void prepare(GemmProvider provider) { (void)provider; }
-  // Whether a grouped GEMM like this one takes rows by slot_of_row: then no operation has to bring
-  // them together.
-  virtual bool gathers(const GroupedGemm& gemm) const {
+  // Rows of a tile of a grouped GEMM like this one, if each of its blocks takes one: it takes rows by
+  // slot_of_row, so that no operation has to bring them together, and RowGroups::tiles. 0: it does
+  // not.
+  virtual int rows_of_tile(const GroupedGemm& gemm) const {
     (void)gemm;
-    return false;
+    return 0;
   }
   virtual void observe(OpObserver observer) = 0;
   // From now on ops() is `ops`, which may call what ops() was before; nullptr ends it. For whoever

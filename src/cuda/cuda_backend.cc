@@ -44,6 +44,7 @@ class CudaOps final : public Ops {
     gemm.provider == GemmProvider::Cublas ? cublas().grouped_gemm(gemm, stream)
                                           : grouped_gemm_hopper(gemm, sms_of(gemm), stream);
   }
+  void run_one(const RouterLogits& op, CUstream_st* stream) { router_logits(op, num_sms_, stream); }
 
   int num_sms_;
   std::optional<Cublas> cublas_;  // its handle and memory: only where somebody wants its GEMMs
@@ -61,8 +62,8 @@ class CudaBackend final : public Backend {
     if (diverted_ != nullptr) return *diverted_;
     return traced_.observed() ? static_cast<Ops&>(traced_) : ops_;
   }
-  bool gathers(const GroupedGemm& gemm) const override {
-    return gemm.provider == GemmProvider::Hopper && cuda::gathers(gemm, ops_.sms_of(gemm));
+  int rows_of_tile(const GroupedGemm& gemm) const override {
+    return gemm.provider == GemmProvider::Hopper ? cuda::rows_of_tile(gemm, ops_.sms_of(gemm)) : 0;
   }
   void load_kernels() override { cuda::load_kernels(); }
   void prepare(GemmProvider provider) override {

@@ -35,6 +35,8 @@ struct PlanRowsParams {
   int32_t* slot_of_row;     // [num_buffer_rows] or null
   int32_t* row_expert;      // [num_buffer_rows] or null
   int32_t* scratch;         // [gridDim.x, E]
+  RowTile* tiles;           // [num_tiles] or null
+  int num_tiles, tile_rows;
   int32_t* status;
   int64_t num_buffer_rows;
   int64_t alignment;  // contiguous
@@ -107,6 +109,7 @@ __device__ __forceinline__ void clear_rows(const PlanRowsParams& p) {
     for (int64_t r = first; r < p.num_buffer_rows; r += stride) p.slot_of_row[r] = kNoRow;
   if (p.row_expert)
     for (int64_t r = first; r < p.num_buffer_rows; r += stride) p.row_expert[r] = kNoExpert;
+  for (int64_t i = first; i < p.num_tiles; i += stride) p.tiles[i] = {};
 }
 
 // Step 1 of 2: scratch[block, e] = slots of expert e in the block's chunk.
@@ -140,19 +143,22 @@ struct LaneSlots {
   int rank[kMaxRounds];
 };
 
-// The sum of `value` over the threads before this one. For whole blocks.
-__device__ __forceinline__ int sum_before(int value) {
-  __shared__ int warp_sums[32];
+// The sums of `value` over the threads before this one. For whole blocks, once.
+__device__ __forceinline__ int2 sums_before(int2 value) {
+  __shared__ int2 warp_sums[32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int inclusive = value;
+  int2 inclusive = value;
 #pragma unroll
   for (int step = 1; step < 32; step *= 2) {
-    const int other = __shfl_up_sync(~0u, inclusive, step);
-    if (lane >= step) inclusive += other;
+    const int x = __shfl_up_sync(~0u, inclusive.x, step),
+              y = __shfl_up_sync(~0u, inclusive.y, step);
+    if (lane >= step) inclusive.x += x, inclusive.y += y;
   }
   if (lane == 31) warp_sums[warp] = inclusive;
   __syncthreads();
-  return __reduce_add_sync(~0u, lane < warp ? warp_sums[lane] : 0) + inclusive - value;
+  const int2 before = lane < warp ? warp_sums[lane] : int2{0, 0};
+  return {__reduce_add_sync(~0u, before.x) + inclusive.x - value.x,
+          __reduce_add_sync(~0u, before.y) + inclusive.y - value.y};
 }
 
 // Counts one tile: fills `slots`, and histogram[w, e] = slots of expert e in warps 0 .. w.
@@ -227,6 +233,17 @@ __device__ __forceinline__ void sum_chunks(int32_t* placed, int32_t* totals, int
   __syncthreads();
 }
 
+// An expert's tiles, from place `next` of the table on. Returns the place after them.
+__device__ __forceinline__ int place_tiles(const PlanRowsParams& p, int next, int expert, int count,
+                                           int64_t first_row) {
+  const TileSplit split = split_rows(count, p.tile_rows);
+  for (int i = 0; i < split.tiles; ++i) {
+    const int first = i * split.rows;
+    p.tiles[next++] = {first_row + first, min(split.rows, count - first), expert};
+  }
+  return next;
+}
+
 // Turns totals[e] into the first row of e. Block 0 writes the groups and notes an overflow: the
 // lowest expert's. Ends with a barrier.
 __device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsParams& p) {
@@ -235,27 +252,33 @@ __device__ __forceinline__ void place_groups(int32_t* totals, const PlanRowsPara
   const int begin = static_cast<int>(threadIdx.x) * experts_per_thread;
   const int end = min(begin + experts_per_thread, p.num_experts);
   if (p.next_step && blockIdx.x == 0 && threadIdx.x == 0) *p.next_step = 0;
+  const auto count_of = [&](int e) {
+    const int total = totals[e];
+    return p.masked && total > p.capacity ? static_cast<int>(p.capacity) : total;
+  };
   int64_t next = begin * p.capacity;
-  if (!p.masked) {
-    int rows = 0;  // row_of_slot has 32 bits, too
+  int next_tile = 0;
+  if (!p.masked || p.tiles) {
+    int2 sums{0, 0};  // rows, as row_of_slot has 32 bits, too, and tiles
 #pragma unroll 1
-    for (int e = begin; e < end; ++e)
-      rows += static_cast<int>(padded_count(totals[e], p.alignment));
-    next = sum_before(rows);
+    for (int e = begin; e < end; ++e) {
+      sums.x += static_cast<int>(padded_count(totals[e], p.alignment));
+      if (p.tiles) sums.y += split_rows(count_of(e), p.tile_rows).tiles;
+    }
+    sums = sums_before(sums);
+    if (!p.masked) next = sums.x;
+    next_tile = sums.y;
   }
   int overflowing = INT_MAX, num_overflowing = 0;
 #pragma unroll 1
   for (int e = begin; e < end; ++e) {
-    const int total = totals[e];
-    int count = total;
-    if (p.masked && total > p.capacity) {
-      count = static_cast<int>(p.capacity);
-      if (overflowing == INT_MAX) overflowing = e, num_overflowing = total;
-    }
+    const int total = totals[e], count = count_of(e);
+    if (count < total && overflowing == INT_MAX) overflowing = e, num_overflowing = total;
     totals[e] = static_cast<int32_t>(next);
     if (blockIdx.x == 0) {
       p.counts[e] = count;
       p.first_row[e] = next;
+      if (p.tiles) next_tile = place_tiles(p, next_tile, e, count, next);
     }
     next += p.masked ? p.capacity : padded_count(total, p.alignment);
     if (blockIdx.x == 0 && e == p.num_experts - 1) p.first_row[e + 1] = next;

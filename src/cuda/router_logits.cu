@@ -6,7 +6,6 @@
 #include "base/checked.h"
 #include "cuda/run.h"
 #include "cuda/shared_memory.h"
-#include "switchyard/backend.h"
 
 namespace switchyard::cuda {
 namespace {
@@ -36,20 +35,20 @@ void launch_few(const RouterLogits& op, int64_t chunk, cudaStream_t stream) {
                       .num_chunks = static_cast<int>(num_chunks)});
 }
 
-void launch_many(const RouterLogits& op, int64_t chunk, cudaStream_t stream) {
+void launch_many(const RouterLogits& op, int64_t chunk, int num_sms, cudaStream_t stream) {
   run(SingleGroup{op.group, op.hidden.dim(0)}, stream);
   GroupedGemm gemm = single_group_gemm(RouterLogits::kName, op.logits, op.hidden, op.weights,
                                        op.group, GemmProvider::Hopper);
   gemm.chunk = chunk;
-  grouped_gemm_hopper(gemm, describe_device(DeviceKind::Cuda).num_sms, stream);
+  grouped_gemm_hopper(gemm, num_sms, stream);
 }
 
 }  // namespace
 
-template <>
-void run(const RouterLogits& op, cudaStream_t stream) {
+void router_logits(const RouterLogits& op, int num_sms, cudaStream_t stream) {
   const int64_t chunk = align_up(ceil_div(op.hidden.dim(1), kRouterChunks), kRouterStep);
-  op.logits.count() <= kFewLogits ? launch_few(op, chunk, stream) : launch_many(op, chunk, stream);
+  op.logits.count() <= kFewLogits ? launch_few(op, chunk, stream)
+                                  : launch_many(op, chunk, num_sms, stream);
 }
 
 }  // namespace switchyard::cuda

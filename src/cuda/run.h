@@ -15,8 +15,10 @@ void run(const Op& op, cudaStream_t stream);
 
 // grouped_gemm/grouped_gemm.cu: TMA and wgmma, compute capability 9.0 exactly. The backend chooses
 // between this and cuBLAS.
-// Of the configuration that it chooses.
-bool gathers(const GroupedGemm& gemm, int num_sms);
+// Of the configuration that it chooses, as Backend has it.
+int rows_of_tile(const GroupedGemm& gemm, int num_sms);
 void grouped_gemm_hopper(const GroupedGemm& gemm, int num_sms, cudaStream_t stream);
+// router_logits.cu: on so many multiprocessors where the grouped GEMM takes over.
+void router_logits(const RouterLogits& op, int num_sms, cudaStream_t stream);
 
 }  // namespace switchyard::cuda

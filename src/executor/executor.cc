@@ -83,7 +83,14 @@ class GroupedExecutor final : public Executor {
             Tensor(b.sums.data, DType::F32, {b.num_rows, gemm->weights.dim(1)}, b.sums.device);
     }
     second.groups_are_older = true;
-    const bool gathers = !rows.source.peers.present() && parts_.backend->gathers(first);
+    const int tile_rows = parts_.backend->rows_of_tile(first);
+    const bool gathers = !rows.source.peers.present() && tile_rows > 0;
+    const int64_t most = tile_rows > 0 ? most_tiles(first.max_rows, b.counts.dim(0), tile_rows) : 0;
+    if (most > 0 && most <= b.tiles.dim(0)) {
+      first.groups.tiles = b.tiles.rows(0, most);
+      first.groups.tile_rows = tile_rows;
+      if (parts_.backend->rows_of_tile(second) >= tile_rows) second.groups = first.groups;
+    }
     ops.run(PlanRows{.layout = layout,
                      .alignment = parts_.options.alignment,
                      .capacity = b.capacity,

@@ -35,6 +35,11 @@ struct RowGroups {
   // CUDA: i32 [1], 0 between calls; GEMMs, one after the other, draw their work from it. Absent:
   // work is divided beforehand, slower where groups differ.
   Tensor next_step = {};
+  // CUDA: RowTile [most tiles], those of all groups in order of experts, each of at most tile_rows
+  // rows, and none past the last. For GEMMs whose blocks take one tile each; absent: a block looks
+  // through counts for its own.
+  Tensor tiles = {};
+  int tile_rows = 0;
 };
 
 // Stable counting sort of the slots of the first num_rows[0] rows by local expert, to places in a

@@ -7,6 +7,7 @@
 #include "base/arena.h"
 #include "base/peer_control.h"
 #include "plan/capacity.h"
+#include "plan/index.h"
 #include "plan/row_carrier.h"
 #include "switchyard/dispatcher.h"
 
@@ -26,6 +27,7 @@ struct ExecutorBuffers {
   Tensor row_of_slot;    // i32 [R, K]
   Tensor slot_of_row;    // i32 [C]
   Tensor plan_scratch;   // i32 [kPlanBlocks, E_local]
+  Tensor tiles;          // RowTile [kTilesPerExpert * E_local], as i32
   Tensor x;              // bf16 [C, H]
   Tensor rows;           // of GEMM2: bf16 [C, H], which is x once GEMM1 has read it, or f32 [C, H]
   Tensor y;              // bf16 [C, I]
@@ -42,6 +44,7 @@ struct ExecutorBuffers {
     b.row_of_slot = arena.take(DType::I32, {max_rows, s.top_k});
     b.slot_of_row = arena.take(DType::I32, {b.num_rows});
     b.plan_scratch = arena.take(DType::I32, {kPlanBlocks, s.num_local_experts});
+    b.tiles = arena.take(DType::I32, {kTilesPerExpert * s.num_local_experts, kRowTileWords});
     b.x = arena.take(DType::Bf16, {b.num_rows, s.hidden});
     b.rows = s.f32_rows ? arena.take(DType::F32, {b.num_rows, s.hidden}) : b.x;
     b.y = arena.take(DType::Bf16, {b.num_rows, s.intermediate});

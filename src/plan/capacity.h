@@ -14,6 +14,9 @@ namespace switchyard {
 
 // Blocks of slots that a plan on a GPU counts side by side; each writes its counts per expert.
 inline constexpr int64_t kPlanBlocks = 64;
+// Tiles for which a plan has places: enough where GEMMs take one for each block, which have few rows
+// per expert (strategy/gemm_configs.cc).
+inline constexpr int64_t kTilesPerExpert = 2;
 
 // One executor call at its bound: at most max_rows received rows, K slots each.
 struct ExecutorShape {

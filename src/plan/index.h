@@ -13,6 +13,31 @@ constexpr int64_t padded_count(int64_t count, int64_t alignment) {
   return (count + alignment - 1) / alignment * alignment;
 }
 
+// An expert's rows in as few tiles of at most `tile_rows` as hold them, all but the last of `rows`: a
+// multiple of 16, if tiles have so many. The last has the rest, at least one row: with t > 1 tiles
+// there are more than (t - 1) tile_rows rows, and no tile takes more than tile_rows.
+struct TileSplit {
+  int tiles, rows;
+};
+constexpr TileSplit split_rows(int count, int tile_rows) {
+  if (count == 0) return {0, 0};
+  const int tiles = (count + tile_rows - 1) / tile_rows, unit = tile_rows < 16 ? tile_rows : 16;
+  return {tiles, ((count + tiles - 1) / tiles + unit - 1) / unit * unit};
+}
+
+// One of them, in a table of all that GEMMs read.
+struct RowTile {
+  int64_t first_row;
+  int32_t num_rows;  // 0: no tile
+  int32_t expert;
+};
+inline constexpr int64_t kRowTileWords = sizeof(RowTile) / sizeof(int32_t);
+
+// Tiles of so many rows of num_experts experts, at most: each expert may have one that is not full.
+constexpr int64_t most_tiles(int64_t max_rows, int64_t num_experts, int64_t tile_rows) {
+  return max_rows <= num_experts ? max_rows : num_experts + (max_rows - num_experts) / tile_rows;
+}
+
 // The rank that owns a global expert, in equal consecutive blocks.
 constexpr int64_t owner_of(int64_t expert, int64_t experts_per_rank) {
   return expert / experts_per_rank;

@@ -16,6 +16,9 @@ constexpr GemmConfig kShortStream = kGemmConfigs[0], kNarrowStream = kGemmConfig
 constexpr int64_t kStreamedRows = 16, kStreamedRowsOfShort = 8, kShort = 1536;
 // Where blocks of half the weights were seen to be faster (decision 63).
 constexpr int64_t kShortStreamed = 2048;
+// Two blocks for each SM of an H100 or H200: with fewer, what one of them has on its way does not
+// keep its SM's share of memory busy.
+constexpr int64_t kFewBlocks = 264;
 static_assert(std::ranges::all_of(kGemmConfigs, [](auto& c) { return config_fits(c, 512); }));
 // What is chosen without a question fits any number of experts.
 static_assert(config_fits(kStream, 4096) && config_fits(kFew, 4096) && config_fits(kSome, 4096));
@@ -29,7 +32,11 @@ GemmConfig choose_gemm_config(const GemmShape& s) {
   const bool streams =
       s.num_sms == 0 && rows_per_expert <= (s.k < kShort ? kStreamedRowsOfShort : kStreamedRows);
   if (streams && rows_per_expert > 3) return kStream;
-  if (streams) return s.k <= kShortStreamed ? kShortStream : kNarrowStream;
+  if (streams) {
+    const int64_t narrow_blocks =
+        std::min(s.max_rows, s.num_experts) * (s.n / kNarrowStream.weights);
+    return s.k <= kShortStreamed || narrow_blocks < kFewBlocks ? kShortStream : kNarrowStream;
+  }
   // With an even gate few experts have more than 1.25 of the average.
   if (rows_per_expert <= 51) return kFew;
   const bool cluster_fits = s.num_sms == 0 || s.num_sms >= kMany.cluster();

@@ -14,6 +14,7 @@
 #include "cuda/grouped_gemm/launch_gemm.h"
 #include "device/cuda_check.h"
 #include "ops/ops.h"
+#include "plan/index.h"
 #include "strategy/gemm_configs.h"
 #include "testing/cuda_buffer.h"
 
@@ -40,6 +41,7 @@ struct GemmCase {
   int slots_per_row = 0;  // > 0: as many rows of the groups are the same
   bool gathers = false;   // these are in src once
   bool groups_are_older = false;
+  int tile_rows = 0;  // > 0: tiles come in a table
   // One of kGemmConfigs; null: the one that is chosen.
   const GemmConfig* config = nullptr;
 
@@ -79,6 +81,7 @@ class Problem {
         std::copy_n(values.data() + row * c.k, c.k, src_.data() + r * c.k);
       }
     if (c.gathers) src_ = values;
+    if (c.tile_rows > 0) make_tiles();
   }
 
   int64_t rows() const { return rows_; }
@@ -100,13 +103,29 @@ class Problem {
     if (c_.row_weights) g.row_weights = place(row_weights_);
     if (c_.gathers) g.slots_per_row = c_.slots_per_row;
     g.groups_are_older = c_.groups_are_older;
+    if (c_.tile_rows > 0) g.groups.tiles = place(tiles_), g.groups.tile_rows = c_.tile_rows;
     g.num_sms = c_.num_sms;
     return g;
   }
 
  private:
+  // As PlanRows leaves it, with two places that no tile needs.
+  void make_tiles() {
+    std::vector<RowTile> tiles;
+    for (int32_t e = 0; e < static_cast<int32_t>(c_.counts.size()); ++e) {
+      const TileSplit split = split_rows(counts_[e], c_.tile_rows);
+      for (int i = 0; i < split.tiles; ++i)
+        tiles.push_back(
+            {first_[e] + i * split.rows, std::min(split.rows, counts_[e] - i * split.rows), e});
+    }
+    tiles.resize(tiles.size() + 2);
+    tiles_ = Buffer<int32_t>({static_cast<int64_t>(tiles.size()), kRowTileWords});
+    std::memcpy(tiles_.data(), tiles.data(), tiles.size() * sizeof(RowTile));
+  }
+
   const GemmCase& c_;
   int64_t rows_ = 0;
+  Buffer<int32_t> tiles_;
   Buffer<int64_t> first_;
   Buffer<int32_t> counts_, slot_of_row_;
   Buffer<Bf16> weights_, src_;
@@ -320,6 +339,12 @@ TEST(HopperGroupedGemm, GathersRowsByTheirSlotsWithTheSameBits) {
       EXPECT_EQ(run_on_gpu(c), expected) << describe(config);
       c.groups_are_older = true;
       EXPECT_EQ(run_on_gpu(c), expected) << describe(config);
+      for (const int tile_rows : {8, config.rows}) {
+        c.tile_rows = tile_rows;
+        EXPECT_EQ(run_on_gpu(c), expected) << describe(config) << ", a table of " << tile_rows;
+      }
+      c.tile_rows = config.rows + 1;
+      EXPECT_THROW(run_on_gpu(c), Error) << describe(config);
     }
 }
 

@@ -5,8 +5,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <tuple>
+#include <vector>
 
 #include "plan/capacity.h"
+#include "plan/index.h"
 #include "testing/both.h"
 
 namespace switchyard {
@@ -14,6 +18,7 @@ namespace {
 
 using testing::Both;
 using testing::Buffer;
+using testing::CudaBuffer;
 
 constexpr uint64_t kSeed = 20251;
 
@@ -71,6 +76,32 @@ struct PlanCase {
   bool from_outside = false;  // all rows count, and bad ids are noted
 };
 
+using Tile = std::tuple<int64_t, int32_t, int32_t>;
+
+// All places of a table.
+std::vector<Tile> tiles_in(const Buffer<int32_t>& table) {
+  EXPECT_TRUE(table.guards_intact()) << "tiles";
+  std::vector<RowTile> tiles(static_cast<size_t>(table.view().dim(0)));
+  std::memcpy(tiles.data(), table.data(), tiles.size() * sizeof(RowTile));
+  std::vector<Tile> all;
+  for (const RowTile& t : tiles)
+    all.push_back(t.num_rows == 0 ? Tile{} : Tile{t.first_row, t.num_rows, t.expert});
+  return all;
+}
+std::vector<Tile> tiles_of(const Buffer<int32_t>& counts, const Buffer<int64_t>& first_row,
+                           int tile_rows, int64_t most) {
+  std::vector<Tile> all;
+  for (int32_t e = 0; e < static_cast<int32_t>(counts.count()); ++e) {
+    const TileSplit split = split_rows(counts[e], tile_rows);
+    for (int i = 0; i < split.tiles; ++i)
+      all.push_back(
+          {first_row[e] + i * split.rows, std::min(split.rows, counts[e] - i * split.rows), e});
+  }
+  EXPECT_LE(static_cast<int64_t>(all.size()), most);
+  all.resize(static_cast<size_t>(most));
+  return all;
+}
+
 void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCase& c,
                       int32_t code_before = 0) {
   const int64_t rows = c.layout == Layout::Masked ? c.experts * c.capacity
@@ -84,6 +115,9 @@ void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCa
   Both<int32_t> counts({c.experts}), row_of_slot(ids.view().shape), slot_of_row({rows}),
       row_expert({rows}), scratch({kPlanBlocks, c.experts});
   Both<int64_t> first_row({c.experts + 1});
+  const int tile_rows = c.experts % 2 == 0 ? 32 : 8;
+  const int64_t most = most_tiles(ids.count(), c.experts, tile_rows) + 1;
+  CudaBuffer<int32_t> tiles(Shape{most, kRowTileWords});
   auto next_step = Both<int32_t>::of({7});
   auto status = Both<int32_t>::of({code_before, 0, 0, 0, 0});
 
@@ -91,7 +125,7 @@ void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCa
     return PlanRows{.layout = c.layout,
                     .alignment = c.alignment,
                     .capacity = c.capacity,
-                    .groups = {at(counts), at(first_row), at(next_step)},
+                    .groups = {at(counts), at(first_row), at(next_step), tiles.view(), tile_rows},
                     .row_of_slot = at(row_of_slot),
                     .slot_of_row = c.row_tables ? at(slot_of_row) : Tensor{},
                     .row_expert = c.row_tables ? at(row_expert) : Tensor{},
@@ -103,6 +137,8 @@ void expect_same_plan(const Buffer<int32_t>& ids, int64_t num_rows, const PlanCa
                     .status = at(status)};
   });
 
+  EXPECT_EQ(tiles_in(tiles.host()),
+            tiles_of(counts.computed(), first_row.computed(), tile_rows, most));
   EXPECT_TRUE(counts.same()) << "counts";
   EXPECT_TRUE(first_row.same()) << "first_row";
   EXPECT_TRUE(next_step.same()) << "next_step";

@@ -28,15 +28,15 @@ class Router {
         gpu_weights_(weights) {}
 
   // [count, rows] of tokens from `first` on.
-  Buffer<float> run(int64_t first, int64_t count) {
+  Buffer<float> run(int64_t first, int64_t count, Ops* ops = &cuda_ops()) {
     CudaBuffer<float> logits(Shape{count, problem.rows});
     CudaBuffer<int32_t> counts(Shape{1});
     CudaBuffer<int64_t> first_row(Shape{2});
-    cuda_ops().run(RouterLogits{logits.view(),
-                                gpu_hidden_.view().rows(first, count),
-                                gpu_weights_.view(),
-                                {counts.view(), first_row.view()}},
-                   nullptr);
+    ops->run(RouterLogits{logits.view(),
+                          gpu_hidden_.view().rows(first, count),
+                          gpu_weights_.view(),
+                          {counts.view(), first_row.view()}},
+             nullptr);
     Buffer<float> host = logits.host();
     EXPECT_TRUE(host.guards_intact());
     return host;
@@ -89,6 +89,17 @@ TEST(CudaRouterLogits, ATokenHasTheSameBitsAloneAndAmongMany) {
         for (int64_t i = 0; i < few.count(); ++i)
           ASSERT_EQ(few[i], all[first * 96 + i]) << count << " tokens from " << first;
       }
+  }
+}
+
+TEST(CudaRouterLogits, OfABackendOfFewMultiprocessorsAreTheSame) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  Router router({2800, 96, 520});
+  const Buffer<float> all = router.run(0, 2800);
+  for (const int num_sms : {1, 3}) {
+    const auto backend = make_cuda_backend({.num_sms = num_sms});
+    const Buffer<float> few = router.run(0, 2800, &backend->ops());
+    for (int64_t i = 0; i < all.count(); ++i) ASSERT_EQ(few[i], all[i]) << num_sms;
   }
 }
 

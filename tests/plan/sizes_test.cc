@@ -5,6 +5,8 @@
 
 #include <cmath>
 #include <limits>
+#include <random>
+#include <vector>
 
 #include "base/status.h"
 #include "plan/buffers.h"
@@ -23,6 +25,33 @@ TEST(Checked, RefusesWhatDoesNotFit) {
   EXPECT_EQ(ceil_div(kMax, 2), kMax / 2 + 1);
   EXPECT_EQ(align_up(129, 128), 256);
   EXPECT_EQ(align_up(0, 128), 0);
+}
+
+TEST(RowTiles, HoldAllRowsAndNoTileIsEmptyOrTooLarge) {
+  for (const int tile_rows : {8, 32, 64, 128, 256})
+    for (int count = 0; count <= 1100; ++count) {
+      const TileSplit split = split_rows(count, tile_rows);
+      const int last = count - (split.tiles - 1) * split.rows;
+      EXPECT_EQ(split.tiles, (count + tile_rows - 1) / tile_rows);
+      EXPECT_TRUE(count == 0 || (last > 0 && last <= split.rows && split.rows <= tile_rows));
+      EXPECT_TRUE(split.tiles <= 1 || tile_rows < 16 || split.rows % 16 == 0);
+    }
+}
+
+TEST(RowTiles, AreAtMostAsManyAsAnyRoutingMakes) {
+  std::mt19937_64 rng(64);
+  for (int repeat = 0; repeat < 3000; ++repeat) {
+    const int experts = 1 + static_cast<int>(rng() % 40), tile_rows = rng() % 2 == 0 ? 8 : 32;
+    const auto rows = static_cast<int64_t>(rng() % 700);
+    std::vector<int> counts(static_cast<size_t>(experts));
+    const auto favoured = 1 + rng() % counts.size();
+    for (int64_t r = 0; r < rows; ++r) ++counts[rng() % favoured];
+    int64_t tiles = 0;
+    for (const int count : counts) tiles += split_rows(count, tile_rows).tiles;
+    EXPECT_LE(tiles, most_tiles(rows, experts, tile_rows));
+  }
+  EXPECT_EQ(most_tiles(128 + 3 * 8, 128, 8), 128 + 3);  // one expert has 25 rows, the others one
+  EXPECT_EQ(most_tiles(5, 128, 8), 5);
 }
 
 TEST(Arena, SizesItselfAlignsAndNeverLeavesItsWorkspace) {

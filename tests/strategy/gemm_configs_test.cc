@@ -6,6 +6,9 @@
 
 #include <algorithm>
 
+#include "plan/capacity.h"
+#include "plan/index.h"
+
 namespace switchyard {
 namespace {
 
@@ -32,6 +35,27 @@ TEST(GemmConfigs, FewRowsPerExpertStreamWhereACallMayUseAllMultiprocessors) {
   EXPECT_TRUE(streams(0, 768) && streams(8, 768) && streams(16, 2048));
   EXPECT_FALSE(streams(9, 768) || streams(17, 2048));
   EXPECT_FALSE(streams(1, 2048, 131));
+}
+
+TEST(GemmConfigs, FewBlocksAreHalfAsWide) {
+  const auto weights = [](int64_t max_rows, int64_t n, int64_t k) {
+    return choose_gemm_config({8, max_rows, n, k}).weights;
+  };
+  EXPECT_EQ(weights(2, 4096, 14336), 32);  // 128 blocks of 64 would be fewer than SMs
+  EXPECT_EQ(weights(2, 28672, 4096), 64);  // 896
+  EXPECT_EQ(weights(8, 4096, 14336), 64);  // 512
+  EXPECT_EQ(weights(8, 4096, 2048), 32);   // a short inner dimension
+}
+
+// A plan has places for the tiles of every GEMM whose blocks take one each.
+TEST(GemmConfigs, WhatStreamsHasFewTiles) {
+  for (const int64_t experts : {1, 3, 8, 60, 128, 512})
+    for (int64_t max_rows = 1; max_rows <= 20 * experts; ++max_rows)
+      for (const int64_t k : {512, 2048, 7168}) {
+        const GemmConfig config = choose_gemm_config({experts, max_rows, 4096, k});
+        if (!config.streams()) continue;
+        EXPECT_LE(most_tiles(max_rows, experts, config.rows), kTilesPerExpert * experts);
+      }
 }
 
 TEST(GemmConfigs, OneOfThemAddsChunks) {

@@ -27,6 +27,10 @@ GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
     p.slot_of_row = g.slots_per_row > 0 ? g.slot_of_row.as<int32_t>() : nullptr;
     p.slots_per_row = g.slots_per_row;
     p.groups_are_older = g.groups_are_older;
+    p.tiles = g.groups.tiles.present() ? static_cast<const RowTile*>(g.groups.tiles.data) : nullptr;
+    SWITCHYARD_REQUIRE(!p.tiles || g.groups.tile_rows <= config.rows, ShapeMismatch, g.name,
+                       ": tile_rows=", g.groups.tile_rows, ", configuration ", describe(config),
+                       ", takes tiles of fewer. Ask Backend::rows_of_tile.");
   } else {
     p.src = map_of_rows(g.src, TmaRows::box_rows(config), config.inner());
     p.weights = p.out.gated ? map_of_halves(g.weights, config.weights)
@@ -59,10 +63,11 @@ GemmConfig config_of(const GroupedGemm& g, int num_sms) {
                              all_sms ? 0 : num_sms, g.chunk > 0});
 }
 
-// No more clusters than steps can be: every expert may add a tile that is not full.
+// No more clusters than steps can be.
 int64_t most_steps(const GroupedGemm& g, const GemmConfig& config) {
-  const int64_t row_tiles =
-      g.max_rows / config.rows + std::min<int64_t>(g.weights.dim(0), g.max_rows);
+  const int64_t row_tiles = g.groups.tiles.present()
+                                ? g.groups.tiles.dim(0)
+                                : most_tiles(g.max_rows, g.weights.dim(0), config.rows);
   const int64_t step_weights = int64_t{config.weights} * config.cluster_weights;
   return row_tiles * ((g.weights.dim(1) + step_weights - 1) / step_weights);
 }
@@ -86,8 +91,10 @@ void launch_gemm(const GemmConfig& config, const GroupedGemm& g, int num_sms, cu
          stream, params_of(g, config));
 }
 
-bool gathers(const GroupedGemm& g, int num_sms) {
-  return g.max_rows > 0 && config_of(g, num_sms).streams();
+int rows_of_tile(const GroupedGemm& g, int num_sms) {
+  if (g.max_rows == 0) return 0;
+  const GemmConfig config = config_of(g, num_sms);
+  return config.streams() ? config.rows : 0;
 }
 
 void grouped_gemm_hopper(const GroupedGemm& g, int num_sms, cudaStream_t stream) {

@@ -6,6 +6,7 @@
 
 #include "cuda/grouped_gemm/epilogue.cuh"
 #include "cuda/grouped_gemm/epilogue_store.cuh"
+#include "plan/index.h"
 
 namespace switchyard::cuda {
 
@@ -18,6 +19,7 @@ struct GemmParams {
   int slots_per_row;
   bool groups_are_older;  // than what the kernel waits for
   StoreParams store;
+  const RowTile* tiles;      // for blocks of one tile; null: they look through counts
   const int32_t* counts;     // [E]
   const int64_t* first_row;  // [E + 1]
   int32_t* next_step;        // 0 before the call and after it; null: no step is drawn

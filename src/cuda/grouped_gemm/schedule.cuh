@@ -46,11 +46,7 @@ struct Schedule {
   // Of an expert with `rows` rows from `first_row` on: the local-th of its steps.
   static __device__ GemmStep step_of(int expert, int rows, int64_t first_row, int local,
                                      int num_weights, int rank) {
-    const int tiles = num_tiles(rows);
-    // A multiple of 16, if tiles have so many. The last tile has the rest, at least one row: with
-    // t > 1 tiles there are more than (t - 1) kRows rows, and no tile takes more than kRows.
-    constexpr int kUnit = kConfig.rows < 16 ? kConfig.rows : 16;
-    const int tile_rows = ((rows + tiles - 1) / tiles + kUnit - 1) / kUnit * kUnit;
+    const auto [tiles, tile_rows] = split_rows(rows, kConfig.rows);
     const int group = local / (kGroup * num_weights);
     const int group_tiles = min(kGroup, tiles - group * kGroup);
     local -= group * kGroup * num_weights;

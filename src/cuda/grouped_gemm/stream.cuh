@@ -3,7 +3,8 @@
 // src/cuda/grouped_gemm/stream.cuh -- the grouped GEMM of few rows per expert: as kernel.cuh says,
 // but bound by the bytes of the weights, so all that matters is how they come.
 //
-// A block is one step: 64 weight rows x a tile of rows. Every thread copies 16 bytes at a time, 16
+// A block is one step: 64 weight rows x a tile of rows, out of a table of tiles or, where no plan
+// made one, found in counts. Every thread copies 16 bytes at a time, 16
 // threads a row's next 256, into a ring of stages; each warp multiplies 16 weight rows by all rows
 // with mma, in the order of summation of wgmma: the same bits. Three or four blocks share an SM:
 // while one begins or ends, the others keep memory busy, and the hardware gives the next block to
@@ -50,6 +51,20 @@ __device__ __forceinline__ TileOwner find_owner(const int32_t* counts, int num_e
     begin += owner * share, length = min(share, length - owner * share);
     if (share == 1) return {begin, count, before};
   }
+}
+
+// That of this block; without rows: none.
+template <GemmConfig kConfig>
+__device__ __forceinline__ GemmStep find_step(const GemmParams& p, int num_weights) {
+  const auto number = static_cast<int>(blockIdx.x);
+  if (p.tiles != nullptr) {
+    const RowTile tile = p.tiles[number / num_weights];
+    return {tile.first_row, tile.num_rows, tile.expert, number % num_weights};
+  }
+  const TileOwner owner = find_owner<kConfig>(p.counts, p.num_experts, number / num_weights);
+  if (owner.expert < 0) return {};
+  return Schedule<kConfig>::step_of(owner.expert, owner.count, p.first_row[owner.expert],
+                                    number - owner.first_tile * num_weights, num_weights, 0);
 }
 
 // What one thread copies: piece `piece` of every kLines-th row from `line` on.
@@ -132,20 +147,15 @@ class StreamLoop {
                         int inner)
       : loader(its_loader), shared(storage), k(inner), num_k((inner + kInner - 1) / kInner) {}
 
-  // The first stages. Weights are older than what the kernel may have to wait for.
+  // The first stages. Weights are older than what the kernel may have to wait for, and need no look
+  // at slots.
   template <class Wait>
-  __device__ void begin(bool weights_first, const Wait& wait) {
-    if (weights_first) {
+  __device__ void begin(const Wait& wait) {
 #pragma unroll
-      for (int kb = 0; kb < kStages - 1; ++kb) load<true, false>(kb, kb);
-      wait();
+    for (int kb = 0; kb < kStages - 1; ++kb) load<true, false>(kb, kb);
+    wait();
 #pragma unroll
-      for (int kb = 0; kb < kStages - 1; ++kb) load<false, true>(kb, kb);
-    } else {
-      wait();
-#pragma unroll
-      for (int kb = 0; kb < kStages - 1; ++kb) load<true, true>(kb, kb);
-    }
+    for (int kb = 0; kb < kStages - 1; ++kb) load<false, true>(kb, kb);
   }
 
   // In products of 8 i rows with the least i of 1, 2, 4 that will do.
@@ -206,21 +216,16 @@ __global__ __launch_bounds__(2 * kWeights, 3 * 64 / kWeights) void streamed_gemm
   if (!p.groups_are_older) wait_for_predecessor();
   allow_successor();
   const int cols = p.out.gated ? kWeights / 2 : kWeights;
-  const int num_weights = (p.out.width + cols - 1) / cols;
-  const auto number = static_cast<int>(blockIdx.x);
-  const TileOwner owner = find_owner<kConfig>(p.counts, p.num_experts, number / num_weights);
+  const GemmStep step = find_step<kConfig>(p, (p.out.width + cols - 1) / cols);
   const auto wait = [&] {
     if (p.groups_are_older) wait_for_predecessor();
   };
-  if (owner.expert < 0) return wait();
-  const GemmStep step =
-      Schedule<kConfig>::step_of(owner.expert, owner.count, p.first_row[owner.expert],
-                                 number - owner.first_tile * num_weights, num_weights, 0);
+  if (step.num_rows == 0) return wait();
 
   StreamLoader<kConfig> loader(p, step, shared);
   StreamLoop<kConfig> loop(loader, shared, p.k);
   loader.find_rows(step);
-  loop.begin(p.groups_are_older, wait);
+  loop.begin(wait);
   float sums[kRows / 2] = {};
   loop.multiply(sums, step.num_rows);
 
