@@ -14,10 +14,11 @@ struct CUstream_st;  // cudaStream_t without including CUDA
 
 namespace [[gnu::visibility("default")]] switchyard {
 
-enum class DType : uint8_t { Bf16, F16, F32, F64, I32, I64 };
+enum class DType : uint8_t { Bf16, F16, F32, F64, I32, I64, F8E4m3 };
 
 constexpr int64_t dtype_bytes(DType dtype) {
   switch (dtype) {
+    case DType::F8E4m3: return 1;
     case DType::Bf16:
     case DType::F16: return 2;
     case DType::F32:
@@ -28,7 +29,7 @@ constexpr int64_t dtype_bytes(DType dtype) {
   return 0;
 }
 
-/// "bf16", "f16", "f32", "f64", "i32", "i64".
+/// "bf16", "f16", "f32", "f64", "i32", "i64", "f8_e4m3".
 const char* dtype_name(DType dtype) noexcept;
 
 /// Where memory lives and work runs.
@@ -61,6 +62,47 @@ class Bf16 {
 };
 static_assert(sizeof(Bf16) == 2 && std::is_trivially_copyable_v<Bf16>);
 
+/// OCP FP8 E4M3: sign, 4 bits of exponent, 3 of mantissa, subnormals of 2^-9, no infinity. Rounds to
+/// nearest, ties to even, and saturates at +-448; every NaN becomes 0x7f, and 0xff is one, too.
+class F8E4m3 {
+ public:
+  static constexpr float kMax = 448.0f;
+
+  F8E4m3() = default;
+  explicit F8E4m3(float value) {
+    const uint32_t u = std::bit_cast<uint32_t>(value), magnitude = u & 0x7fffffffu;
+    const uint32_t sign = (u >> 24) & 0x80u;
+    if (magnitude > 0x7f800000u)
+      bits_ = 0x7f;
+    else if (magnitude < 0x3c800000u)  // below 2^-6: the sum's last bit is 2^-9
+      bits_ = static_cast<uint8_t>(
+          sign | (std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 16384.0f) & 0xfu));
+    else if (magnitude >= 0x43e00000u)  // 448
+      bits_ = static_cast<uint8_t>(sign | 0x7e);
+    else  // the exponent's bias becomes 7
+      bits_ = static_cast<uint8_t>(
+          sign | (((magnitude + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20) - (120u << 3)));
+  }
+  explicit operator float() const {
+    const uint32_t sign = uint32_t{bits_ & 0x80u} << 24, magnitude = bits_ & 0x7fu;
+    if (magnitude == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000u);
+    if (magnitude >= 8) return std::bit_cast<float>(sign | ((magnitude + (120u << 3)) << 20));
+    const float subnormal = static_cast<float>(magnitude) * 0x1p-9f;
+    return sign != 0 ? -subnormal : subnormal;
+  }
+
+  static F8E4m3 from_bits(uint8_t bits) {
+    F8E4m3 value;
+    value.bits_ = bits;
+    return value;
+  }
+  uint8_t bits() const { return bits_; }
+
+ private:
+  uint8_t bits_;
+};
+static_assert(sizeof(F8E4m3) == 1 && std::is_trivially_copyable_v<F8E4m3>);
+
 template <class T>
 inline constexpr bool kHasDType = false;
 template <class T>
@@ -75,6 +117,7 @@ SWITCHYARD_DTYPE(float, F32);
 SWITCHYARD_DTYPE(double, F64);
 SWITCHYARD_DTYPE(int32_t, I32);
 SWITCHYARD_DTYPE(int64_t, I64);
+SWITCHYARD_DTYPE(F8E4m3, F8E4m3);
 #undef SWITCHYARD_DTYPE
 
 /// Up to four dimensions, outermost first. Rank 0 means "no tensor"; a dimension may be 0.

@@ -416,6 +416,7 @@ const char* array_name_of(DType dtype) {
     case DType::F64: return "float64";
     case DType::I32: return "int32";
     case DType::I64: return "int64";
+    case DType::F8E4m3: return "float8_e4m3fn";
   }
   return "";
 }

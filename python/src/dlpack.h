@@ -13,7 +13,7 @@ namespace switchyard::python::dlpack {
 inline constexpr uint32_t kMajor = 1;
 
 enum DeviceType : int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3 };
-enum TypeCode : uint8_t { kInt = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4 };
+enum TypeCode : uint8_t { kInt = 0, kUnsigned = 1, kFloat = 2, kBfloat = 4, kFloat8E4m3fn = 10 };
 
 struct Device {
   int32_t type, index;

@@ -28,9 +28,19 @@ nb::dlpack::dtype dlpack_dtype(DType dtype) {
   const auto bits = static_cast<uint8_t>(8 * dtype_bytes(dtype));
   switch (dtype) {
     case DType::Bf16: return {dlpack::kBfloat, bits, 1};
+    case DType::F8E4m3: return {dlpack::kFloat8E4m3fn, bits, 1};
     case DType::I32:
     case DType::I64: return {dlpack::kInt, bits, 1};
     default: return {dlpack::kFloat, bits, 1};
+  }
+}
+
+// What ml_dtypes calls a dtype that numpy lacks; null for the others.
+const char* ml_dtype_of(DType dtype) {
+  switch (dtype) {
+    case DType::Bf16: return "bfloat16";
+    case DType::F8E4m3: return "float8_e4m3fn";
+    default: return nullptr;
   }
 }
 
@@ -66,7 +76,7 @@ void bind_own_tensor(nb::module_& m) {
       .def_prop_ro("shape", &shape_of)
       .def_prop_ro(
           "dtype", [](const OwnTensor& t) { return dtype_name(t.view.dtype); },
-          "'bf16', 'f16', 'f32', 'f64', 'i32', 'i64'.")
+          "'bf16', 'f16', 'f32', 'f64', 'i32', 'i64', 'f8_e4m3'.")
       .def_prop_ro("read_only", [](const OwnTensor& t) { return t.read_only; })
       .def(
           "__dlpack__",
@@ -98,7 +108,7 @@ void bind_own_tensor(nb::module_& m) {
             for (int d = 0; d < own.view.shape.rank(); ++d)
               shape[static_cast<size_t>(d)] = static_cast<size_t>(own.view.dim(d));
             nb::dlpack::dtype dtype = dlpack_dtype(own.view.dtype);
-            if (own.view.dtype == DType::Bf16) dtype.code = dlpack::kUnsigned;
+            if (ml_dtype_of(own.view.dtype)) dtype.code = dlpack::kUnsigned;
             const auto rank = static_cast<size_t>(own.view.shape.rank());
             if (own.read_only)
               return nb::cast(
@@ -112,9 +122,10 @@ void bind_own_tensor(nb::module_& m) {
           "numpy",
           [](nb::handle self) {
             nb::object array = self.attr("_bits")();
-            if (nb::cast<const OwnTensor&>(self).view.dtype != DType::Bf16) return array;
+            const char* name = ml_dtype_of(nb::cast<const OwnTensor&>(self).view.dtype);
+            if (name == nullptr) return array;
             try {
-              return array.attr("view")(nb::module_::import_("ml_dtypes").attr("bfloat16"));
+              return array.attr("view")(nb::module_::import_("ml_dtypes").attr(name));
             } catch (nb::python_error& error) {
               if (!error.matches(PyExc_ImportError)) throw;
               return array;

@@ -392,7 +392,7 @@ class Tensor:
 
     @property
     def dtype(self) -> str:
-        """'bf16', 'f16', 'f32', 'f64', 'i32', 'i64'."""
+        """'bf16', 'f16', 'f32', 'f64', 'i32', 'i64', 'f8_e4m3'."""
 
     @property
     def read_only(self) -> bool: ...

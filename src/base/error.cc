@@ -97,6 +97,7 @@ const char* dtype_name(DType dtype) noexcept {
     case DType::F64: return "f64";
     case DType::I32: return "i32";
     case DType::I64: return "i64";
+    case DType::F8E4m3: return "f8_e4m3";
   }
   return "unknown";
 }

@@ -43,7 +43,7 @@ std::string misfit_of_view(const char* op, const char* name, ConstTensor view, i
     return cat(op, ": ", name, what..., " on rank ", rank, ". Pass a view of memory of the host.");
   };
   constexpr int64_t kMost = int64_t{1} << 50;  // more than any host has; times 4096 ranks 62 bits
-  if (view.dtype > DType::I64)
+  if (view.dtype > DType::F8E4m3)
     return wrong(" dtype=", static_cast<int>(view.dtype), ", none of DType,");
   int64_t bytes = dtype_bytes(view.dtype);
   for (int i = 0; i < view.shape.rank(); ++i) {

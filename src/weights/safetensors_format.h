@@ -25,9 +25,10 @@ struct LoadableDType {
   DType dtype;
 };
 inline constexpr std::array kLoadableDTypes = {
-    LoadableDType{"BF16", DType::Bf16}, LoadableDType{"F16", DType::F16},
-    LoadableDType{"F32", DType::F32},   LoadableDType{"F64", DType::F64},
-    LoadableDType{"I32", DType::I32},   LoadableDType{"I64", DType::I64},
+    LoadableDType{"BF16", DType::Bf16},      LoadableDType{"F16", DType::F16},
+    LoadableDType{"F32", DType::F32},        LoadableDType{"F64", DType::F64},
+    LoadableDType{"I32", DType::I32},        LoadableDType{"I64", DType::I64},
+    LoadableDType{"F8_E4M3", DType::F8E4m3},
 };
 
 }  // namespace switchyard

@@ -46,12 +46,11 @@ float e8m0_to_float(uint8_t bits) {
   return std::bit_cast<float>(bits == 0 ? uint32_t{1} << 22 : uint32_t{bits} << 23);
 }
 
-// e4m3 without infinities: 0x7f and 0xff are NaN, 0x7e is 448.
 const std::array<float, 256>& e4m3_values() {
   static const auto values = [] {
     std::array<float, 256> all;
-    for (unsigned bits = 0; bits < 256; ++bits)
-      all[bits] = (bits & 0x7f) == 0x7f ? NAN : small_float(bits, 4, 3, 7);
+    for (size_t bits = 0; bits < 256; ++bits)
+      all[bits] = static_cast<float>(F8E4m3::from_bits(static_cast<uint8_t>(bits)));
     return all;
   }();
   return values;

@@ -10,18 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "switchyard/block_scales.h"
 #include "switchyard/safetensors.h"
 #include "weights/checkpoint_files.h"
 
 namespace switchyard {
-
-// The values that share a scale: a part of a matrix as it is stored. {128, 128} are DeepSeek's
-// blocks, {1, 32} groups along a row, {1, kWhole} a row, {kWhole, kWhole} the whole matrix.
-struct ScaleBlock {
-  static constexpr int64_t kWhole = std::numeric_limits<int64_t>::max();
-  int64_t rows = 128, cols = 128;
-  bool operator==(const ScaleBlock&) const = default;
-};
 
 // How a quantised value is written.
 enum class Elements {

@@ -18,6 +18,8 @@ template <class T>
 T poison_value() {
   if constexpr (std::is_same_v<T, Bf16>)
     return Bf16::from_bits(0x7fc1);
+  else if constexpr (std::is_same_v<T, F8E4m3>)
+    return F8E4m3::from_bits(0xff);  // a NaN that no rounding gives
   else if constexpr (std::is_floating_point_v<T>)
     return std::numeric_limits<T>::quiet_NaN();
   else

@@ -108,16 +108,30 @@ TEST(Safetensors, AMissingTensorNamesTheNearest) {
 TEST(Safetensors, ADtypeThatIsNotLoadedSaysWhatItIs) {
   const TemporaryFolder folder;
   testing::write_file(folder / "x.safetensors",
-                      file_of(R"({"q":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}})", 4));
+                      file_of(R"({"q":{"dtype":"F8_E5M2","shape":[4],"data_offsets":[0,4]}})", 4));
   const auto file = TensorFile::open(folder / "x.safetensors");
-  EXPECT_EQ(file->find("q")->dtype, "F8_E4M3");
+  EXPECT_EQ(file->find("q")->dtype, "F8_E5M2");
   try {
     file->tensor("q");
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.code(), Errc::Unsupported);
-    EXPECT_NE(std::string(e.what()).find("F8_E4M3"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("F8_E5M2"), std::string::npos) << e.what();
   }
+}
+
+TEST(Safetensors, F8E4m3IsWrittenAndReadAsItIs) {
+  const TemporaryFolder folder;
+  testing::Buffer<F8E4m3> codes({2, 128});
+  for (int64_t i = 0; i < codes.count(); ++i) codes[i] = F8E4m3::from_bits(static_cast<uint8_t>(i));
+  const NamedTensor t{"w", codes.view()};
+  write_safetensors(folder / "t.safetensors", {&t, 1});
+  const auto file = TensorFile::open(folder / "t.safetensors");
+  EXPECT_EQ(file->find("w")->dtype, "F8_E4M3");
+  const ConstTensor read = file->tensor("w");
+  EXPECT_EQ(read.dtype, DType::F8E4m3);
+  EXPECT_EQ(read.shape, (Shape{2, 128}));
+  EXPECT_EQ(std::memcmp(read.data, codes.data(), 256), 0);
 }
 
 TEST(Safetensors, ADtypeThatIsNotKnownIsRefusedByNameWhereItIsRead) {
