@@ -10,13 +10,14 @@
 
 #include "ops/dispatch_ops.h"
 #include "ops/expert_ops.h"
+#include "ops/fp8_ops.h"
 #include "ops/gate_ops.h"
 #include "ops/linear_attention_ops.h"
 #include "ops/peer_ops.h"
 
 namespace switchyard {
 
-using MoeOps = decltype(GateOps() + DispatchOps() + ExpertOps() + PeerOps());
+using MoeOps = decltype(GateOps() + DispatchOps() + ExpertOps() + Fp8Ops() + PeerOps());
 using AnyOp = decltype(MoeOps() + LinearAttentionOps())::Variant;
 
 inline const char* name_of(const AnyOp& op) {

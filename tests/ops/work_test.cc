@@ -53,6 +53,24 @@ TEST(Work, AGemmReadsTheWeightsOfActiveExpertsAndItsRows) {
   expect_work(gemm.work(read_here), 2 * 96 + 5 * 16 + 5 * 24, 2 * 5 * 48, 2 * 96);
 }
 
+TEST(Work, QuantisedRowsAreReadAndWrittenOnceWithTheirScales) {
+  Buffer<int32_t> num_rows = filled<int32_t>({1}, {3});
+  QuantizeRows rows;
+  rows.src = shaped(DType::Bf16, {10, 200});
+  rows.dst = shaped(DType::F8E4m3, {10, 200});
+  rows.scales = shaped(DType::F32, {10, 2});
+  expect_work(rows.work(read_here), 10 * (400 + 200 + 8));
+  rows.num_rows = num_rows.view();
+  expect_work(rows.work(read_here), 3 * (400 + 200 + 8));
+  Buffer<int32_t> counts = filled<int32_t>({3}, {4, 0, 1});
+  QuantizeActivated activated;
+  activated.src = shaped(DType::F32, {10, 400});
+  activated.dst = shaped(DType::F8E4m3, {10, 200});
+  activated.scales = shaped(DType::F32, {10, 2});
+  activated.groups.counts = counts.view();
+  expect_work(activated.work(read_here), 5 * (1600 + 200 + 8));
+}
+
 TEST(Work, ARouterReadsItsWeightsOnce) {
   RouterLogits router;
   router.logits = shaped(DType::F32, {3, 5});
