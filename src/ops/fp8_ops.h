@@ -5,10 +5,12 @@
 #pragma once
 
 #include "ops/expert_ops.h"
+#include "switchyard/block_scales.h"
 
 namespace switchyard {
 
-// Elements of a row that share a scale.
+// Elements of a row that share a scale, and elements of an inner dimension that are summed before
+// their scales multiply them.
 inline constexpr int64_t kQuantGroup = 128;
 // What a group's largest element counts as at least: a group of zeros has a scale, too.
 inline constexpr float kLeastAmax = 1e-10f;
@@ -57,6 +59,50 @@ struct QuantizeActivated {
   }
 };
 
-using Fp8Ops = OpList<QuantizeRows, QuantizeActivated>;
+// dst[r, j] = sum(r, j) * row_weight(r) + bias[e, j] for the rows r of each expert e, in fp32, then
+// rounded to dst. Over the steps b of kQuantGroup of the inner dimension, in order:
+//
+//     sum = fma(sx[r, b] * sw[e, j, b], products(r, j, b), sum), from 0
+//
+// products(b) is the sum over the step of q of src times q of weights. Here it is exact, then
+// rounded to fp32: this is the definition. The product of the two scales is rounded to fp32, and so
+// is the fma. Tensor cores keep fewer bits of products(b): a device is within 2^-13 * sum over b of
+// |sx sw| sum |q q| of it, in an order that depends on the inner dimension only.
+struct ScaledGemm {
+  const char* name = "scaled_gemm";  // for traces: scaled_gemm1, scaled_gemm2
+  Tensor dst;                        // bf16 or f32 [C, N]
+  ConstTensor src;                   // f8_e4m3 [C, K_inner]
+  // A block of one row, kWhole columns or a multiple of kQuantGroup of them.
+  BlockScales src_scales;
+  ConstTensor weights;  // f8_e4m3 [E_local, N, K_inner]
+  // A block of any rows, kWhole columns or a multiple of kQuantGroup of them.
+  BlockScales weight_scales;
+  ConstTensor bias;  // f32 [E_local, N] or absent
+  RowGroups groups;
+  Layout layout = Layout::Contiguous;
+  int64_t max_rows = 0;     // bound of the sum of counts
+  ConstTensor slot_of_row;  // i32 [C], for the two that follow
+  // Weight on the input: row_weight(r) is row_weights.flat[slot_of_row[r]]. Absent: 1.
+  ConstTensor row_weights;  // f32 [R_cap, K]
+  // > 0: src and its scales have R_cap rows, and row r of the groups is their row slot_of_row[r] /
+  // slots_per_row.
+  int slots_per_row = 0;
+  // As GroupedGemm has them.
+  bool groups_are_older = false;
+  int num_sms = 0;
+
+  Work work(const ReadI32& read) const {
+    double rows = 0, active = 0;
+    for (const int32_t count : read(groups.counts)) rows += count, active += count > 0;
+    const auto experts = static_cast<double>(std::max<int64_t>(1, weights.dim(0)));
+    const double weight_bytes =
+        active / experts * (tensor_bytes(weights) + tensor_bytes(weight_scales.values));
+    return {weight_bytes + row_bytes(src, rows) + row_bytes(src_scales.values, rows) +
+                row_bytes(dst, rows),
+            2 * rows * static_cast<double>(weights.dim(1) * weights.dim(2)), weight_bytes};
+  }
+};
+
+using Fp8Ops = OpList<QuantizeRows, QuantizeActivated, ScaledGemm>;
 
 }  // namespace switchyard

@@ -71,6 +71,21 @@ TEST(Work, QuantisedRowsAreReadAndWrittenOnceWithTheirScales) {
   expect_work(activated.work(read_here), 5 * (1600 + 200 + 8));
 }
 
+TEST(Work, AScaledGemmReadsABytePerNumberAndTheScales) {
+  Buffer<int32_t> counts = filled<int32_t>({4}, {3, 0, 2, 0});
+  ScaledGemm gemm;
+  gemm.dst = shaped(DType::F32, {10, 6});
+  gemm.src = shaped(DType::F8E4m3, {10, 256});
+  gemm.src_scales = {shaped(DType::F32, {10, 2}), {1, 128}};
+  gemm.weights = shaped(DType::F8E4m3, {4, 6, 256});
+  gemm.weight_scales = {shaped(DType::F32, {4, 1, 2}), {}};
+  gemm.groups.counts = counts.view();
+  // 2 experts of 6 x 256 bytes and 2 scales, 5 rows of 256 bytes, 2 scales and 6 sums.
+  const double weight_bytes = 2 * (6 * 256 + 8);
+  expect_work(gemm.work(read_here), weight_bytes + 5 * (256 + 8 + 24), 2 * 5 * 6 * 256,
+              weight_bytes);
+}
+
 TEST(Work, ARouterReadsItsWeightsOnce) {
   RouterLogits router;
   router.logits = shaped(DType::F32, {3, 5});
