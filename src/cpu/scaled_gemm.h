@@ -24,7 +24,9 @@ struct ScaledView {
   int64_t source_row(int64_t r) const {
     return g.slots_per_row > 0 ? g.slot_of_row.as<int32_t>()[r] / g.slots_per_row : r;
   }
-  const F8E4m3* src_row(int64_t r) const { return g.src.as<F8E4m3>() + source_row(r) * k; }
+  const F8E4m3* src_row(int64_t r) const {
+    return g.src.as<F8E4m3>() + (g.src_is_scattered ? r : source_row(r)) * k;
+  }
   const F8E4m3* weight_row(int64_t e, int64_t j) const {
     return g.weights.as<F8E4m3>() + (e * n + j) * k;
   }

@@ -27,7 +27,8 @@ class CudaOps final : public Ops {
   }
 
   // The call's own number may exceed the backend's, never the device's.
-  int sms_of(const GroupedGemm& gemm) const {
+  template <class Gemm>
+  int sms_of(const Gemm& gemm) const {
     const int all = describe_device(DeviceKind::Cuda).num_sms;
     SWITCHYARD_REQUIRE(gemm.num_sms >= 0 && gemm.num_sms <= all, ShapeMismatch, gemm.name,
                        ": num_sms=", gemm.num_sms, ", need 0 (the backend's) to ", all,
@@ -43,6 +44,14 @@ class CudaOps final : public Ops {
   void run_one(const GroupedGemm& gemm, CUstream_st* stream) {
     gemm.provider == GemmProvider::Cublas ? cublas().grouped_gemm(gemm, stream)
                                           : grouped_gemm_hopper(gemm, sms_of(gemm), stream);
+  }
+  void run_one(const ScaledGemm& gemm, CUstream_st* stream) {
+    const auto& device = describe_device(DeviceKind::Cuda);
+    SWITCHYARD_REQUIRE(device.compute_major == 9 && device.compute_minor == 0, Unsupported,
+                       gemm.name, ": compute capability=", device.compute_major, ".",
+                       device.compute_minor,
+                       ", experts in f8_e4m3 need 9.0. Load the weights as bf16.");
+    scaled_gemm_hopper(gemm, sms_of(gemm), stream);
   }
   void run_one(const RouterLogits& op, CUstream_st* stream) { router_logits(op, num_sms_, stream); }
 

@@ -18,6 +18,7 @@ void run(const Op& op, cudaStream_t stream);
 // Of the configuration that it chooses, as Backend has it.
 int rows_of_tile(const GroupedGemm& gemm, int num_sms);
 void grouped_gemm_hopper(const GroupedGemm& gemm, int num_sms, cudaStream_t stream);
+void scaled_gemm_hopper(const ScaledGemm& gemm, int num_sms, cudaStream_t stream);
 // router_logits.cu: on so many multiprocessors where the grouped GEMM takes over.
 void router_logits(const RouterLogits& op, int num_sms, cudaStream_t stream);
 

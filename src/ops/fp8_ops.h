@@ -66,7 +66,7 @@ struct QuantizeActivated {
 //
 // products(b) is the sum over the step of q of src times q of weights. Here it is exact, then
 // rounded to fp32: this is the definition. The product of the two scales is rounded to fp32, and so
-// is the fma. Tensor cores keep fewer bits of products(b): a device is within 2^-13 * sum over b of
+// is the fma. Tensor cores keep fewer bits of products(b): a device is within 2^-11 * sum over b of
 // |sx sw| sum |q q| of it, in an order that depends on the inner dimension only.
 struct ScaledGemm {
   const char* name = "scaled_gemm";  // for traces: scaled_gemm1, scaled_gemm2
@@ -87,6 +87,7 @@ struct ScaledGemm {
   // > 0: src and its scales have R_cap rows, and row r of the groups is their row slot_of_row[r] /
   // slots_per_row.
   int slots_per_row = 0;
+  bool src_is_scattered = false;  // but src, not its scales, has C rows, as with slots_per_row 0
   // As GroupedGemm has them.
   bool groups_are_older = false;
   int num_sms = 0;

@@ -10,7 +10,8 @@ namespace {
 
 constexpr GemmConfig kShortStream = kGemmConfigs[0], kNarrowStream = kGemmConfigs[1],
                      kStream = kGemmConfigs[2], kFew = kGemmConfigs[3], kSome = kGemmConfigs[4],
-                     kMany = kGemmConfigs[5], kChunks = kGemmConfigs[6];
+                     kMany = kGemmConfigs[5], kChunks = kGemmConfigs[6], kF8Few = kGemmConfigs[7],
+                     kF8Many = kGemmConfigs[8];
 // Rows per expert up to which streaming was seen to be faster; a short inner dimension makes short
 // blocks, whose beginnings and ends show (decision 60).
 constexpr int64_t kStreamedRows = 16, kStreamedRowsOfShort = 8, kShort = 1536;
@@ -21,13 +22,19 @@ constexpr int64_t kShortStreamed = 2048;
 constexpr int64_t kFewBlocks = 264;
 static_assert(std::ranges::all_of(kGemmConfigs, [](auto& c) { return config_fits(c, 512); }));
 // What is chosen without a question fits any number of experts.
-static_assert(config_fits(kStream, 4096) && config_fits(kFew, 4096) && config_fits(kSome, 4096));
+static_assert(config_fits(kStream, 4096) && config_fits(kFew, 4096) && config_fits(kSome, 4096) &&
+              config_fits(kF8Few, 4096));
 
 }  // namespace
 
 GemmConfig choose_gemm_config(const GemmShape& s) {
   if (s.has_chunks) return kChunks;
   const int64_t rows_per_expert = s.num_experts > 0 ? s.max_rows / s.num_experts : 0;
+  if (s.operands == OperandKind::F8E4m3) {
+    const bool cluster_fits = s.num_sms == 0 || s.num_sms >= kF8Many.cluster();
+    const bool many = rows_per_expert > 51 && s.n > kF8Many.weights;
+    return many && cluster_fits && config_fits(kF8Many, s.num_experts) ? kF8Many : kF8Few;
+  }
   // Blocks that stream take whatever SM is free.
   const bool streams =
       s.num_sms == 0 && rows_per_expert <= (s.k < kShort ? kStreamedRowsOfShort : kStreamedRows);
@@ -47,7 +54,7 @@ GemmConfig choose_gemm_config(const GemmShape& s) {
 std::string describe(const GemmConfig& c) {
   const std::string across = c.cluster_rows > 1 ? cat(c.cluster_rows, "x") : "";
   return cat(c.rows, "x", c.weights, "x", c.inner(), ", ", c.stages, " stages, cluster of ", across,
-             c.cluster_weights, c.adds_chunks ? ", adds chunks" : "");
+             c.cluster_weights, c.adds_chunks ? ", adds chunks" : "", c.scaled() ? ", fp8" : "");
 }
 
 }  // namespace switchyard

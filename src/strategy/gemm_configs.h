@@ -14,13 +14,15 @@
 
 namespace switchyard {
 
-enum class OperandKind { Bf16 };  // what src and weights are made of
+// What src and weights are made of. F8E4m3: both have scales, which a stage's products are
+// multiplied by before they are added.
+enum class OperandKind { Bf16, F8E4m3 };
 // How operands come to shared memory: the copy engine brings tiles of both, asked by a warpgroup of
 // its own; or every thread copies 16 bytes at a time, and multiplies between copies.
 enum class ProducerKind { TmaRows, EveryThread };
 
 constexpr int element_bytes(OperandKind kind) {
-  return kind == OperandKind::Bf16 ? 2 : 0;
+  return kind == OperandKind::Bf16 ? 2 : 1;
 }
 // What a stage holds of a row's inner dimension: one swizzled row of shared memory. Memory gives
 // whole rows of 256 bytes to loads faster than the copy engine's boxes of 128 (decision 60).
@@ -37,6 +39,7 @@ struct GemmConfig {
 
   bool operator==(const GemmConfig&) const = default;
   constexpr int cluster() const { return cluster_rows * cluster_weights; }
+  constexpr bool scaled() const { return operands == OperandKind::F8E4m3; }
   constexpr bool streams() const { return producer == ProducerKind::EveryThread; }
   constexpr int row_bytes() const { return streams() ? kStreamRowBytes : kStageRowBytes; }
   constexpr int inner() const { return row_bytes() / element_bytes(operands); }
@@ -46,6 +49,8 @@ struct GemmConfig {
   constexpr int threads() const { return streams() ? 2 * weights : math_threads() + 128; }
   // Of which so many load: one is enough to ask the copy engine.
   constexpr int producer_threads() const { return producer == ProducerKind::TmaRows ? 1 : 0; }
+  // The other warps of that warpgroup bring the scales of rows.
+  constexpr int scale_threads() const { return scaled() ? 96 : 0; }
 };
 
 // A line is a kernel: CMake makes a file of each, src/cuda/grouped_gemm/kernel.cu.in.
@@ -65,6 +70,10 @@ inline constexpr std::array kGemmConfigs = {
     GemmConfig{256, 128, 4, 1, 2},
     // The router of many tokens, whose sums are those of router_logits.cuh.
     GemmConfig{128, 128, 5, 1, 1, OperandKind::Bf16, ProducerKind::TmaRows, true},
+    // Of fp8: sums and the products of a stage are in registers side by side, so that a tile has at
+    // most 128 rows.
+    GemmConfig{64, 128, 7, 1, 1, OperandKind::F8E4m3},
+    GemmConfig{128, 128, 5, 1, 2, OperandKind::F8E4m3},
 };
 
 // What a configuration is chosen by: known on the host before any row is.
@@ -74,6 +83,7 @@ struct GemmShape {
   int64_t n = 0, k = 0;     // weights [num_experts, n, k]
   int num_sms = 0;          // multiprocessors that the call may use; 0: all
   bool has_chunks = false;  // sums of chunks of k are added
+  OperandKind operands = OperandKind::Bf16;
 };
 
 // Equal shapes give equal configurations. The order in which an inner dimension is summed does not
@@ -106,6 +116,9 @@ struct SharedStorage {
   uint8_t stages[kConfig.stages *
                  kStageBytes];  // each at a multiple of 1024 bytes, as swizzles want it
   uint8_t staging[kConfig.math_warpgroups() * 2 * kStagingBytes];
+  // Of scaled operands: a scale for each row of a stage.
+  float scales[kConfig.scaled() ? kConfig.stages * kConfig.rows : 1];
+  uint64_t scales_full[kConfig.scaled() ? kConfig.stages : 1];
   GemmStep steps[kStepSlots];
   uint64_t full[kConfig.stages], empty[kConfig.stages];
   uint64_t step_sent[kSentSteps];  // the other block of a cluster has sent a step
@@ -114,6 +127,7 @@ struct SharedStorage {
 
   constexpr uint8_t* weights(int i) { return stages + i * kStageBytes; }
   constexpr uint8_t* rows(int i) { return weights(i) + kConfig.weights * kStageRowBytes; }
+  constexpr float* row_scales(int i) { return scales + i * kConfig.rows; }
   // Two buffers of output for each warpgroup.
   constexpr uint8_t* outputs() { return staging; }
   // [E + 1] steps of the experts before e.

@@ -315,7 +315,10 @@ TEST(HopperGroupedGemm, GivesTheSameBitsInEveryConfiguration) {
       const auto expected = run_on_gpu(c);
       for (const GemmConfig& config : kGemmConfigs) {
         c.config = &config;
-        EXPECT_EQ(run_on_gpu(c), expected) << describe(config);
+        if (config.scaled())
+          EXPECT_THROW(run_on_gpu(c), Error) << describe(config);
+        else
+          EXPECT_EQ(run_on_gpu(c), expected) << describe(config);
       }
     }
 }
@@ -330,6 +333,7 @@ TEST(HopperGroupedGemm, GathersRowsByTheirSlotsWithTheSameBits) {
       c.n = 704, c.k = 712, c.activation = &silu, c.row_weights = true, c.slots_per_row = 3;
       c.capacity = masked ? 80 : 0;
       c.config = &config;
+      if (config.scaled()) continue;
       const auto expected = run_on_gpu(c);
       c.gathers = true;
       if (!config.streams()) {

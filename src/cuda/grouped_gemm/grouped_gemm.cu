@@ -1,15 +1,12 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
 // src/cuda/grouped_gemm/grouped_gemm.cu -- parameters, launch shape and launch.
-#include <algorithm>
 #include <climits>
 
 #include "cuda/grouped_gemm/launch_gemm.h"
+#include "cuda/grouped_gemm/launch_kernel.cuh"
 #include "cuda/grouped_gemm/producer.cuh"
-#include "cuda/grouped_gemm/tensor_map.h"
-#include "cuda/launch.h"
 #include "cuda/run.h"
-#include "cuda/shared_memory.h"
 #include "switchyard/backend.h"
 
 namespace switchyard::cuda {
@@ -18,6 +15,8 @@ namespace {
 GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
   GemmParams p{};
   p.out.gated = g.activation != nullptr && g.activation->gated();
+  SWITCHYARD_REQUIRE(!config.scaled(), Unsupported, g.name, ": configuration ", describe(config),
+                     ", multiplies fp8. Run scaled_gemm.");
   SWITCHYARD_REQUIRE(g.slots_per_row == 0 || config.streams(), Unsupported, g.name,
                      ": configuration ", describe(config),
                      ", gathers no rows. Scatter them first.");
@@ -36,10 +35,7 @@ GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
     p.weights = p.out.gated ? map_of_halves(g.weights, config.weights)
                             : map_of_weights(g.weights, config.weights);
   }
-  p.store.dst = g.dst.data;
-  p.store.is_f32 = g.dst.dtype == DType::F32;
-  if (!p.store.is_f32)
-    p.store.boxes = map_of_rows(g.dst, store_box_rows(p.out.gated), store_box_cols(p.out.gated));
+  p.store = store_of(g.dst, p.out.gated);
   p.counts = g.groups.counts.as<int32_t>();
   p.first_row = g.groups.first_row.as<int64_t>();
   p.next_step = g.groups.next_step.as<int32_t>();
@@ -63,32 +59,13 @@ GemmConfig config_of(const GroupedGemm& g, int num_sms) {
                              all_sms ? 0 : num_sms, g.chunk > 0});
 }
 
-// No more clusters than steps can be.
-int64_t most_steps(const GroupedGemm& g, const GemmConfig& config) {
-  const int64_t row_tiles = g.groups.tiles.present()
-                                ? g.groups.tiles.dim(0)
-                                : most_tiles(g.max_rows, g.weights.dim(0), config.rows);
-  const int64_t step_weights = int64_t{config.weights} * config.cluster_weights;
-  return row_tiles * ((g.weights.dim(1) + step_weights - 1) / step_weights);
-}
-
 }  // namespace
 
 void launch_gemm(const GemmConfig& config, const GroupedGemm& g, int num_sms, cudaStream_t stream) {
-  GemmKernel kernel = nullptr;
-  visit_gemm_config(config, [&]<GemmConfig kConfig>() { kernel = gemm_kernel<kConfig>(); });
-  const auto smem_bytes = static_cast<size_t>(shared_bytes(config, g.weights.dim(0)));
-  allow_smem(kernel, smem_bytes);
-  // Blocks that stream take one step each.
-  const int64_t clusters =
-      config.streams() ? most_steps(g, config)
-                       : std::min<int64_t>(num_sms / config.cluster(), most_steps(g, config));
-  launch(kernel,
-         LaunchShape{.grid = static_cast<unsigned>(clusters * config.cluster()),
-                     .block = static_cast<unsigned>(config.threads()),
-                     .smem_bytes = smem_bytes,
-                     .cluster = static_cast<unsigned>(config.cluster())},
-         stream, params_of(g, config));
+  const int64_t row_tiles = g.groups.tiles.present()
+                                ? g.groups.tiles.dim(0)
+                                : most_tiles(g.max_rows, g.weights.dim(0), config.rows);
+  launch_kernel(config, params_of(g, config), row_tiles, num_sms, stream);
 }
 
 int rows_of_tile(const GroupedGemm& g, int num_sms) {

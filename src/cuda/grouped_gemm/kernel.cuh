@@ -18,7 +18,8 @@
 // rows, each loading a share of the rows for all.
 //
 // Order of summation: the inner dimension ascending in steps of 16, one fp32 accumulator, whatever
-// the configuration; where a GEMM has chunks, one for each, added in their order. Bound: tensor
+// the configuration; where a GEMM has chunks, one for each, added in their order. Of fp8: in steps of
+// 32, 128 at a time, each times its scales added in fp32. Bound: tensor
 // cores with many rows per expert, the bytes of the weights with few.
 #pragma once
 
@@ -44,7 +45,7 @@ __device__ void multiply_tiles(const GemmParams& p, SharedStorage<kConfig>& shar
     const int weight_row = step.weights * kConfig.weights + group * 64;
     const OutputTile tile{step.first_row, step.num_rows, step.expert,
                           p.out.gated ? weight_row / 2 : weight_row};
-    main_loop.multiply(sums, tile.num_rows);
+    main_loop.multiply(sums, tile);
     if (tile.first_col >= p.out.width) continue;
     const Fragment fragment(sums, place, p.out);
     p.epilogue(fragment, tile);
@@ -87,6 +88,9 @@ __global__ __launch_bounds__(GemmConfig{kRows, kWeights}.threads(),
         ptx::barrier_cluster_arrive(ptx::sem_release);
         ptx::barrier_cluster_wait(ptx::sem_acquire);
       }
+    } else if constexpr (kConfig.scaled()) {
+      if (threadIdx.x >= kMathThreads + 32)
+        ScaleProducer<kConfig>(p, shared, static_cast<int>(threadIdx.x) - kMathThreads - 32).run();
     }
   } else {
     if constexpr (kMoveRegisters) ptx::setmaxnreg_inc<224>();

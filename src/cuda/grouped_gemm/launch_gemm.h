@@ -6,12 +6,15 @@
 #include <cuda_runtime_api.h>
 
 #include "ops/expert_ops.h"
+#include "ops/fp8_ops.h"
 #include "strategy/gemm_configs.h"
 
 namespace switchyard::cuda {
 
 // What grouped_gemm_hopper does once it has chosen. num_sms is at least config.cluster().
 void launch_gemm(const GemmConfig& config, const GroupedGemm& gemm, int num_sms,
+                 cudaStream_t stream);
+void launch_gemm(const GemmConfig& config, const ScaledGemm& gemm, int num_sms,
                  cudaStream_t stream);
 
 }  // namespace switchyard::cuda

@@ -10,10 +10,22 @@
 
 namespace switchyard::cuda {
 
+// Numbers that the products of a stage are multiplied by: one for each of `rows` rows of an expert's
+// matrix (of src: one), for each `stages` stages of the inner dimension.
+struct Scales {
+  const float* values;  // [..., blocks, steps]
+  int rows, stages;
+  int blocks, steps;
+
+  // Of a row's scale at a stage, from the row's first scale on.
+  __device__ int step(int stage) const { return stages == 1 ? stage : stage / stages; }
+};
+
 struct GemmParams {
-  CUtensorMap src, weights;     // for the copy engine
-  const __nv_bfloat16* row;     // src, and
-  const __nv_bfloat16* weight;  // weights, for threads
+  CUtensorMap src, weights;          // for the copy engine
+  Scales src_scales, weight_scales;  // of scaled operands
+  const __nv_bfloat16* row;          // src, and
+  const __nv_bfloat16* weight;       // weights, for threads
   // Threads gather: row r of the groups is row slot_of_row[r] / slots_per_row of src; null: row r.
   const int32_t* slot_of_row;
   int slots_per_row;

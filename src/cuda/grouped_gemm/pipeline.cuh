@@ -30,6 +30,7 @@ class Pipeline {
   static constexpr int kFullArrivals = kConfig.producer_threads();
   static constexpr int kEmptyArrivals = kConfig.math_threads() / 32 * kConfig.cluster();
   static constexpr int kSentArrivals = 1;
+  static constexpr int kScalesArrivals = kConfig.scale_threads();
 
   __device__ explicit Pipeline(Storage& storage) : shared(storage) {}
 
@@ -39,6 +40,8 @@ class Pipeline {
       ptx::mbarrier_init(&shared.full[s], kFullArrivals);
       ptx::mbarrier_init(&shared.empty[s], kEmptyArrivals);
     }
+    for (int s = 0; kConfig.scaled() && s < kConfig.stages; ++s)
+      ptx::mbarrier_init(&shared.scales_full[s], kScalesArrivals);
     for (int s = 0; kConfig.cluster() > 1 && s < kSentSteps; ++s)
       ptx::mbarrier_init(&shared.step_sent[s], kSentArrivals);
     ptx::fence_mbarrier_init(ptx::sem_release, ptx::scope_cluster);
@@ -48,6 +51,7 @@ class Pipeline {
   __device__ int stage() const { return at.slot; }
   __device__ uint8_t* weights() const { return shared.weights(at.slot); }
   __device__ uint8_t* rows() const { return shared.rows(at.slot); }
+  __device__ float* row_scales() const { return shared.row_scales(at.slot); }
   __device__ uint64_t* full() const { return &shared.full[at.slot]; }
   __device__ void advance() { at.advance(); }
 
@@ -67,8 +71,15 @@ class Pipeline {
     ptx::mbarrier_arrive(full());
   }
 
+  // ---- those that bring scales: they come after the copies of their stage, so that its last scales
+  // have been read
+  __device__ void arrive_scales() const { ptx::mbarrier_arrive(&shared.scales_full[at.slot]); }
+
   // ---- those that multiply
   __device__ void wait_full() const { ptx::mbarrier_wait_parity(full(), at.parity); }
+  __device__ void wait_scales() const {
+    ptx::mbarrier_wait_parity(&shared.scales_full[at.slot], at.parity);
+  }
   // The step that comes next: its first stage has arrived then. Without rows: there is none.
   __device__ GemmStep next_step() {
     wait_full();

@@ -104,4 +104,52 @@ class Producer {
   Pipeline<kConfig> pipeline;
 };
 
+// One of the threads that bring the scales of rows to each stage.
+template <GemmConfig kConfig>
+class ScaleProducer {
+ public:
+  __device__ ScaleProducer(const GemmParams& params, SharedStorage<kConfig>& storage,
+                           int its_thread)
+      : p(params), thread(its_thread), pipeline(storage) {}
+
+  __device__ void run() {
+    const int num_k = (p.k + kConfig.inner() - 1) / kConfig.inner();
+    for (;;) {
+      const GemmStep step = pipeline.next_step();
+      if (step.num_rows == 0) return;
+      const float* scales[kRows];
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) scales[i] = scales_of(step, thread + i * kThreads);
+      for (int kb = 0; kb < num_k; ++kb, pipeline.advance()) {
+        float values[kRows];
+#pragma unroll
+        for (int i = 0; i < kRows; ++i)
+          values[i] = scales[i] ? __ldg(scales[i] + p.src_scales.step(kb)) : 0.0f;
+        pipeline.wait_full();
+#pragma unroll
+        for (int i = 0; i < kRows; ++i)
+          if (thread + i * kThreads < kConfig.rows)
+            pipeline.row_scales()[thread + i * kThreads] = values[i];
+        pipeline.arrive_scales();
+      }
+    }
+  }
+
+ private:
+  static constexpr int kThreads = kConfig.scale_threads();
+  static constexpr int kRows = (kConfig.rows + kThreads - 1) / kThreads;
+
+  // Row r of the tile; null past its end.
+  __device__ const float* scales_of(const GemmStep& step, int r) const {
+    if (r >= step.num_rows) return nullptr;
+    int64_t row = step.first_row + r;
+    if (p.slot_of_row != nullptr) row = p.slot_of_row[row] / p.slots_per_row;
+    return p.src_scales.values + row * p.src_scales.steps;
+  }
+
+  const GemmParams& p;
+  const int thread;
+  Pipeline<kConfig> pipeline;
+};
+
 }  // namespace switchyard::cuda

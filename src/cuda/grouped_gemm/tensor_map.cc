@@ -29,23 +29,30 @@ PFN_cuTensorMapEncodeTiled_v12000 encoder() {
   return encode;
 }
 
-constexpr cuuint64_t kBytes = element_bytes(OperandKind::Bf16);
-constexpr cuuint32_t kInner = kStageRowBytes / kBytes;
+// Elements of a stage's row.
+cuuint32_t inner_of(DType dtype) {
+  return static_cast<cuuint32_t>(kStageRowBytes / dtype_bytes(dtype));
+}
+
+CUtensorMapDataType type_of(DType dtype) {
+  return dtype == DType::Bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_UINT8;
+}
 
 // Extents innermost first; strides in bytes of every dimension but the innermost. Shared memory is
 // swizzled over as many bytes as a row of the box has, 128 or 64.
 template <size_t kRank>
-CUtensorMap encode(const void* address, const std::array<cuuint64_t, kRank>& extents,
+CUtensorMap encode(ConstTensor t, const std::array<cuuint64_t, kRank>& extents,
                    const std::array<cuuint64_t, kRank - 1>& strides,
                    const std::array<cuuint32_t, kRank>& box) {
   std::array<cuuint32_t, kRank> steps;
   steps.fill(1);
-  const auto swizzle = box[0] == kInner ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
+  const auto swizzle =
+      box[0] == inner_of(t.dtype) ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B;
   CUtensorMap map{};
-  const CUresult code = encoder()(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, kRank, const_cast<void*>(address), extents.data(),
-      strides.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult code =
+      encoder()(&map, type_of(t.dtype), kRank, const_cast<void*>(t.data), extents.data(),
+                strides.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+                CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   SWITCHYARD_REQUIRE(code == CUDA_SUCCESS, Cuda,
                      "grouped_gemm: cuTensorMapEncodeTiled=", static_cast<int>(code),
                      ", innermost extent ", extents[0], ", next ", extents[1],
@@ -60,22 +67,24 @@ cuuint64_t extent(int64_t n) {
 }  // namespace
 
 CUtensorMap map_of_rows(ConstTensor rows, int box_rows, int box_cols) {
-  const cuuint64_t cols = extent(rows.dim(1));
-  return encode<2>(rows.data, {cols, extent(rows.dim(0))}, {kBytes * cols},
+  const cuuint64_t cols = extent(rows.dim(1)), bytes = extent(dtype_bytes(rows.dtype));
+  return encode<2>(rows, {cols, extent(rows.dim(0))}, {bytes * cols},
                    {static_cast<cuuint32_t>(box_cols), static_cast<cuuint32_t>(box_rows)});
 }
 
 CUtensorMap map_of_weights(ConstTensor weights, int box_rows) {
   const cuuint64_t n = extent(weights.dim(1)), k = extent(weights.dim(2));
-  return encode<3>(weights.data, {k, n, extent(weights.dim(0))}, {kBytes * k, kBytes * k * n},
-                   {kInner, static_cast<cuuint32_t>(box_rows), 1});
+  const cuuint64_t row = extent(dtype_bytes(weights.dtype)) * k;
+  return encode<3>(weights, {k, n, extent(weights.dim(0))}, {row, row * n},
+                   {inner_of(weights.dtype), static_cast<cuuint32_t>(box_rows), 1});
 }
 
 CUtensorMap map_of_halves(ConstTensor weights, int box_rows) {
   const cuuint64_t n = extent(weights.dim(1)), k = extent(weights.dim(2));
-  return encode<5>(weights.data, {k, 8, 2, n / 16, extent(weights.dim(0))},
-                   {kBytes * k, kBytes * k * n / 2, kBytes * k * 8, kBytes * k * n},
-                   {kInner, 8, 2, static_cast<cuuint32_t>(box_rows / 16), 1});
+  const cuuint64_t row = extent(dtype_bytes(weights.dtype)) * k;
+  return encode<5>(weights, {k, 8, 2, n / 16, extent(weights.dim(0))},
+                   {row, row * n / 2, row * 8, row * n},
+                   {inner_of(weights.dtype), 8, 2, static_cast<cuuint32_t>(box_rows / 16), 1});
 }
 
 }  // namespace switchyard::cuda

@@ -9,9 +9,10 @@
 
 namespace switchyard::cuda {
 
-// Rows of src [C, k] or dst [C, width]: boxes of `box_rows` x `box_cols`, the latter 64 or 32.
+// Rows of src [C, k] or dst [C, width], bf16 or fp8: boxes of `box_rows` x `box_cols`, of 128 or 64
+// bytes each.
 CUtensorMap map_of_rows(ConstTensor rows, int box_rows, int box_cols);
-// weights [E, n, k]: boxes of `box_rows` x 64 within one expert.
+// weights [E, n, k]: boxes of `box_rows` x 128 bytes within one expert.
 CUtensorMap map_of_weights(ConstTensor weights, int box_rows);
 // The same of a gated W1 whose halves alternate in eights within a box: (k, 8, 2, n / 16, E).
 CUtensorMap map_of_halves(ConstTensor weights, int box_rows);

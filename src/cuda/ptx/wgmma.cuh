@@ -10,9 +10,9 @@
 
 namespace switchyard::cuda::ptx {
 
-// Shared memory of a tile as the instruction wants it: rows of 64 bf16 (128 bytes) one below the
-// other, 128-byte swizzle, inner dimension contiguous; at a multiple of 1024 bytes plus 32 bytes
-// for each 16 elements of the inner dimension.
+// Shared memory of a tile as the instruction wants it: rows of 128 bytes (64 bf16, 128 e4m3) one
+// below the other, 128-byte swizzle, inner dimension contiguous; at a multiple of 1024 bytes plus 32
+// bytes for each 16 bf16, or 32 e4m3, of the inner dimension.
 __device__ __forceinline__ uint64_t matrix_descriptor(const void* tile) {
   constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
   constexpr uint64_t kEightRows = uint64_t{1024 >> 4} << 32;  // from 8 rows to the next 8
@@ -32,7 +32,8 @@ __device__ __forceinline__ void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// d (+)= A [64, 16] B [kN, 16]^T, bf16 with fp32 sums; kN a multiple of 16, at most 256. Thread t
+// d (+)= A [64, 16] B [kN, 16]^T, bf16 with fp32 sums, or [64, 32] and [kN, 32] of e4m3; kN a multiple
+// of 16, at most 256. Thread t
 // of the warpgroup holds, of row t / 32 * 16 + t % 32 / 4 (+ 8), columns 8 j + 2 (t % 4) and the
 // next in d[4 j], d[4 j + 1] (+ 8: d[4 j + 2], d[4 j + 3]). The instruction names each of its kN /
 // 2 sums: lists of eight more per 16 columns.
@@ -70,19 +71,22 @@ __device__ __forceinline__ void wgmma_wait_group() {
 #define SWITCHYARD_NAMES_256 SWITCHYARD_NAMES_240 ", %120, %121, %122, %123, %124, %125, %126, %127"
 #define SWITCHYARD_SUMS_256 SWITCHYARD_SUMS_240, "+f"(d[120]), "+f"(d[121]), "+f"(d[122]), "+f"(d[123]), "+f"(d[124]), "+f"(d[125]), "+f"(d[126]), "+f"(d[127])
 // a, b, accumulate: the operands after the sums.
-#define SWITCHYARD_WGMMA(n, a_name, b_name, accumulate_name)                                      \
+#define SWITCHYARD_WGMMA_OF(name, shape, types, transposes, n, a_name, b_name, accumulate_name)   \
   template <int kN, int kSums>                                                                    \
     requires(kN == n)                                                                             \
-  __device__ __forceinline__ void wgmma_mma_async_k16(float (&d)[kSums], uint64_t a, uint64_t b,            \
-                                            bool accumulate) {                                    \
+  __device__ __forceinline__ void name(float (&d)[kSums], uint64_t a, uint64_t b,                 \
+                                       bool accumulate) {                                         \
     static_assert(kSums >= n / 2);                                                                \
     asm volatile(                                                                                 \
         "{\n.reg .pred p;\nsetp.ne.b32 p, %" #accumulate_name ", 0;\n"                            \
-        "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" SWITCHYARD_NAMES_##n "}, "   \
-        "%" #a_name ", %" #b_name ", p, 1, 1, 0, 0;\n}\n"                                         \
+        "wgmma.mma_async.sync.aligned.m64n" #n shape ".f32." types " {" SWITCHYARD_NAMES_##n "}, " \
+        "%" #a_name ", %" #b_name ", p, 1, 1" transposes ";\n}\n"                                 \
         : SWITCHYARD_SUMS_##n                                                                     \
         : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));                                     \
   }
+#define SWITCHYARD_WGMMA(n, a, b, accumulate)                                                       \
+  SWITCHYARD_WGMMA_OF(wgmma_mma_async_k16, "k16", "bf16.bf16", ", 0, 0", n, a, b, accumulate)       \
+  SWITCHYARD_WGMMA_OF(wgmma_mma_async_k32, "k32", "e4m3.e4m3", "", n, a, b, accumulate)
 SWITCHYARD_WGMMA(16, 8, 9, 10)
 SWITCHYARD_WGMMA(32, 16, 17, 18)
 SWITCHYARD_WGMMA(48, 24, 25, 26)
@@ -100,6 +104,7 @@ SWITCHYARD_WGMMA(224, 112, 113, 114)
 SWITCHYARD_WGMMA(240, 120, 121, 122)
 SWITCHYARD_WGMMA(256, 128, 129, 130)
 #undef SWITCHYARD_WGMMA
+#undef SWITCHYARD_WGMMA_OF
 #undef SWITCHYARD_NAMES_16
 #undef SWITCHYARD_SUMS_16
 #undef SWITCHYARD_NAMES_32

@@ -1,0 +1,88 @@
+// SPDX-FileCopyrightText: The Switchyard authors
+// SPDX-License-Identifier: Apache-2.0
+// src/cuda/grouped_gemm/scaled_gemm.cu -- the grouped GEMM of fp8 rows and weights: which kernel, and
+// what it is given.
+#include <algorithm>
+#include <climits>
+
+#include "cuda/grouped_gemm/launch_gemm.h"
+#include "cuda/grouped_gemm/launch_kernel.cuh"
+#include "cuda/grouped_gemm/producer.cuh"
+#include "cuda/run.h"
+#include "ops/fp8_ops.h"
+#include "switchyard/backend.h"
+
+namespace switchyard::cuda {
+namespace {
+
+// Stages of the inner dimension, and rows of a matrix, that share a scale.
+int stages_of(const ScaledGemm& g, const BlockScales& scales) {
+  const int64_t cols = scales.block.cols;
+  SWITCHYARD_REQUIRE(cols == ScaleBlock::kWhole || cols % kQuantGroup == 0, Unsupported, g.name,
+                     ": scale of ", cols, " columns, need a multiple of ", kQuantGroup,
+                     " or all. Use weights in bf16.");
+  return static_cast<int>(std::min<int64_t>(cols / kQuantGroup, INT_MAX));
+}
+
+Scales scales_of(const ScaledGemm& g, const BlockScales& scales) {
+  const ConstTensor& values = scales.values;
+  const bool of_experts = values.shape.rank() == 3;
+  return {.values = values.as<float>(),
+          .rows = static_cast<int>(std::min<int64_t>(scales.block.rows, INT_MAX)),
+          .stages = stages_of(g, scales),
+          .blocks = of_experts ? static_cast<int>(values.dim(1)) : 1,
+          .steps = static_cast<int>(values.dim(of_experts ? 2 : 1))};
+}
+
+GemmParams params_of(const ScaledGemm& g, const GemmConfig& config) {
+  SWITCHYARD_REQUIRE(config.scaled(), Unsupported, g.name, ": configuration ", describe(config),
+                     ", multiplies bf16. Run grouped_gemm.");
+  SWITCHYARD_REQUIRE(g.slots_per_row == 0 || g.src_is_scattered, Unsupported, g.name,
+                     ": slots_per_row=", g.slots_per_row,
+                     ", rows of fp8 are not gathered. Scatter them first.");
+  SWITCHYARD_REQUIRE(g.weights.dim(2) % 16 == 0, Misaligned, g.name, ": K=", g.weights.dim(2),
+                     ", need a multiple of 16 (rows are copied as 16-byte vectors of fp8).");
+  GemmParams p{};
+  p.src = map_of_rows(g.src, TmaRows::box_rows(config), config.inner());
+  p.weights = map_of_weights(g.weights, config.weights);
+  p.src_scales = scales_of(g, g.src_scales);
+  p.weight_scales = scales_of(g, g.weight_scales);
+  p.slot_of_row = g.slots_per_row > 0 ? g.slot_of_row.as<int32_t>() : nullptr;
+  p.slots_per_row = g.slots_per_row;
+  p.store = store_of(g.dst, false);
+  p.counts = g.groups.counts.as<int32_t>();
+  p.first_row = g.groups.first_row.as<int64_t>();
+  p.next_step = g.groups.next_step.as<int32_t>();
+  p.num_experts = static_cast<int>(g.weights.dim(0));
+  p.k = static_cast<int>(g.weights.dim(2));
+  p.chunk_stages = INT_MAX;
+  p.out = {.n = static_cast<int>(g.weights.dim(1)),
+           .width = static_cast<int>(g.weights.dim(1)),
+           .gated = false};
+  p.stream_weights = 2 * g.max_rows <= int64_t{p.num_experts} * config.rows;
+  GroupedGemm passes;  // what the epilogue's passes look at
+  passes.bias = g.bias, passes.slot_of_row = g.slot_of_row, passes.row_weights = g.row_weights;
+  p.epilogue = Epilogue::of(passes);
+  return p;
+}
+
+}  // namespace
+
+void launch_gemm(const GemmConfig& config, const ScaledGemm& g, int num_sms, cudaStream_t stream) {
+  launch_kernel(config, params_of(g, config), most_tiles(g.max_rows, g.weights.dim(0), config.rows),
+                num_sms, stream);
+}
+
+void scaled_gemm_hopper(const ScaledGemm& g, int num_sms, cudaStream_t stream) {
+  if (g.max_rows == 0 || g.src.dim(0) == 0) return;
+  const bool all_sms = num_sms == describe_device(DeviceKind::Cuda).num_sms;
+  const GemmConfig config = choose_gemm_config({.num_experts = g.weights.dim(0),
+                                                .max_rows = g.max_rows,
+                                                .n = g.weights.dim(1),
+                                                .k = g.weights.dim(2),
+                                                .num_sms = all_sms ? 0 : num_sms,
+                                                .operands = OperandKind::F8E4m3});
+  launch_gemm(config, g, num_sms, stream);
+}
+
+}  // namespace switchyard::cuda
