@@ -32,7 +32,8 @@ struct Row {
 
 std::vector<Row> run_bench(const BenchArguments& a, std::string& strategy) {
   const int64_t capacity = *std::ranges::max_element(a.tokens);
-  const LayerOptions shared_options = a.run.layer_options(capacity);
+  LayerOptions shared_options = a.run.layer_options(capacity);
+  shared_options.experts = a.source.expert_format().dtype;
   a.source.check_memory(a.run.ranks, a.run.ranks,
                         MoeLayer::workspace_bytes(a.source.config(), a.run.ranks, shared_options));
   std::vector<Row> all;

@@ -27,6 +27,7 @@ StrategyRequest request_of(const ExplainArguments& a) {
   static_cast<PlanOptions&>(r) = a.run.layer;
   r.max_tokens = a.tokens;
   r.config = a.source.config();
+  r.experts = a.source.expert_format().dtype;
   r.num_ranks = a.run.ranks;
   r.use_low_latency = a.low_latency;
   r.has_nccl = has_nccl();
@@ -136,8 +137,11 @@ int explain(ExplainArguments& a) {
     print_json(all, choice, error);
     return code;
   }
-  say("layer   {}\n        {}\ndevice  {} ({}){}\nranks   {}, tp {}, at most {} tokens a rank\n",
-      a.source.name(), describe(a.source.config()), a.run.device, request.device.name,
+  say("layer   {}, {}, {} a rank\n        {}\ndevice  {} ({}){}\nranks   {}, tp {}, "
+      "at most {} tokens a rank\n",
+      a.source.name(), dtype_name(request.experts),
+      human_bytes(weight_bytes(request.config, request.num_ranks, a.source.expert_format())),
+      describe(a.source.config()), a.run.device, request.device.name,
       request.device.available ? "" : ", not here: times are predicted for an H100", a.run.ranks,
       a.run.layer.tp_size, a.tokens);
   if (error.empty())

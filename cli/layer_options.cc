@@ -23,6 +23,9 @@ void LayerSource::add_options(CLI::App& command, Shares shares) {
   add_value(command, "--preset", preset_, "NAME",
             "Instead of --model: a known model's shape with random weights");
   if (shares == Shares::No) return;
+  add_choice(command, "--weights", forms_, {"bf16", "native"},
+             "With --model: experts of fp8 dequantised, or native, as they are stored (half the "
+             "bytes; one rank on a CPU). Others are bf16");
   add_number(command, "--ep-size", ep_size_, {1, kMostRanks}, "N",
              "With --preset: the share of one of N expert-parallel ranks. Its E/N experts stand "
              "alone, and all K experts of a token are among them: what a rank sees after dispatch");
@@ -39,10 +42,13 @@ void LayerSource::open() {
   require_usage(layer_ >= 0, "--layer is missing; `switchyard models --model {}` lists them",
                 model_);
   config_ = checkpoint_->config(layer_);
+  if (forms_ == "native") format_ = checkpoint_->native_format(layer_);
 }
 
 void LayerSource::open_preset() {
   require_usage(layer_json_.empty() && layer_ < 0, "--layer and --config go with --model");
+  require_usage(forms_ == "bf16", "--weights={}, goes with --model; random weights are bf16",
+                forms_);
   config_ = find_preset(preset_).config;
   require_usage(ep_size_ >= 1 && config_.num_experts % ep_size_ == 0,
                 "--ep-size={}, must divide the {} experts of {}", ep_size_, config_.num_experts,
@@ -79,13 +85,14 @@ void LayerSource::refuse_as_output(const std::string& output, const char* option
 }
 
 LayerWeights LayerSource::weights(int num_ranks, int rank, const Progress& progress) const {
-  if (checkpoint_) return checkpoint_->load_layer(layer_, num_ranks, rank, progress);
+  const auto forms = forms_ == "native" ? WeightForms::Native : WeightForms::Bf16;
+  if (checkpoint_) return checkpoint_->load_layer(layer_, num_ranks, rank, progress, forms);
   return random_weights(config_, num_ranks, rank, weight_seed_);
 }
 
 void LayerSource::check_memory(int num_ranks, int num_here, size_t workspace_bytes,
                                DeviceKind device) const {
-  const double weights = static_cast<double>(weight_bytes(config_, num_ranks)) * num_here;
+  const double weights = static_cast<double>(weight_bytes(config_, num_ranks, format_)) * num_here;
   const double workspaces = static_cast<double>(workspace_bytes) * num_here;
   const bool cpu = device == DeviceKind::Cpu;
   check_memory_of(describe_device(DeviceKind::Cpu), weights, cpu ? workspaces : 0);

@@ -16,7 +16,7 @@ namespace switchyard::cli {
 // Which layer: a checkpoint's, or a preset's shape with random weights.
 class LayerSource {
  public:
-  enum class Shares { Yes, No };  // --ep-size and --ep-rank
+  enum class Shares { Yes, No };  // --weights, --ep-size and --ep-rank
   void add_options(CLI::App& command, Shares shares = Shares::Yes);
 
   // Opens the checkpoint or finds the preset. Throws Error or UsageError.
@@ -29,6 +29,8 @@ class LayerSource {
   std::string module_path() const;
   // As the checkpoint holds the experts: "bf16", "mxfp4", ...; "random" for a preset.
   std::string stored_format() const;
+  // What its experts are in memory: bf16, unless --weights native keeps them f8_e4m3.
+  const ExpertFormat& expert_format() const { return format_; }
   bool has_random_weights() const { return !checkpoint_; }
   LayerWeights weights(int num_ranks, int rank, const Progress& progress) const;
   // Throws UsageError where `output`, which `option` names, is a file of the model or describes the
@@ -44,12 +46,13 @@ class LayerSource {
   void open_preset();
   void check_memory_of(const DeviceDescription& device, double weights, double workspaces) const;
 
-  std::string model_, layer_json_, preset_;
+  std::string model_, layer_json_, preset_, forms_ = "bf16";
   int64_t layer_ = -1;
   int64_t ep_size_ = 1, ep_rank_ = 0;
   uint64_t weight_seed_ = 0;
   std::shared_ptr<const Checkpoint> checkpoint_;
   MoeConfig config_;
+  ExpertFormat format_;
 };
 
 inline constexpr const char* kNoPeerMemoryHelp =

@@ -166,7 +166,7 @@ std::vector<int64_t> gather_counts(Communicator& comm, const Shares& shares,
 LayerWeights load_weights(const RunArguments& a, int num_ranks, int rank,
                           const LayerOptions& options) {
   const MoeConfig& config = a.source.config();
-  const auto bytes = human_bytes(weight_bytes(config, num_ranks));
+  const auto bytes = human_bytes(weight_bytes(config, num_ranks, a.source.expert_format()));
   const auto progress = [&](const char* doing) {
     return rank == 0 ? progress_on_terminal(fmt::format("{} {} of weights", doing, bytes))
                      : Progress{};
@@ -234,10 +234,11 @@ std::optional<RunResult> execute(const RunArguments& a, const Ranks& ranks, cons
   const int64_t max_tokens = a.max_tokens >= 0 ? a.max_tokens : shares.largest();
   require_usage(max_tokens >= shares.largest(), "--max-tokens={}, a rank has {} tokens", max_tokens,
                 shares.largest());
-  a.source.check_memory(
-      ranks.size(), ranks.num_on_machine(),
-      MoeLayer::workspace_bytes(a.source.config(), ranks.size(), a.run.layer_options(max_tokens)),
-      device_from(a.run.device));
+  LayerOptions options = a.run.layer_options(max_tokens);
+  options.experts = a.source.expert_format().dtype;
+  a.source.check_memory(ranks.size(), ranks.num_on_machine(),
+                        MoeLayer::workspace_bytes(a.source.config(), ranks.size(), options),
+                        device_from(a.run.device));
   std::optional<RunResult> result;
   ranks.run([&](Communicator& comm) {
     auto mine = run_rank(a, comm, ranks, shares, input, max_tokens);
@@ -289,8 +290,10 @@ void print_json(const RunArguments& a, const RunResult& r) {
 
 void print_text(const RunArguments& a, const RunResult& r) {
   say("layer     {}\n          {}\n", a.source.name(), describe(a.source.config()));
-  say("weights   stored as {}, {} in memory\n", a.source.stored_format(),
-      human_bytes(weight_bytes(a.source.config(), 1)));
+  const ExpertFormat& format = a.source.expert_format();
+  say("weights   stored as {}, {} in memory{}\n", a.source.stored_format(),
+      human_bytes(weight_bytes(a.source.config(), 1, format)),
+      format.dtype == DType::Bf16 ? "" : fmt::format(", experts in {}", dtype_name(format.dtype)));
   say("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
   say("layout    {}\n", describe(r.report));
   say("ranks     {} on {}, {}\n", a.run.ranks, a.run.device, a.transport);

@@ -10,6 +10,10 @@
 
 namespace [[gnu::visibility("default")]] switchyard {
 
+/// Elements of a row that share a scale, and elements of an inner dimension that are summed before
+/// their scales multiply them.
+inline constexpr int64_t kQuantGroup = 128;
+
 /// The values of a matrix that share a scale, fewer at its edges. {128, 128} are DeepSeek's blocks of
 /// weights, {1, 128} groups along a row, {1, kWhole} a row (of weights: per channel; of activations:
 /// per token), {kWhole, kWhole} the whole matrix.

@@ -15,6 +15,14 @@
 
 namespace [[gnu::visibility("default")]] switchyard {
 
+/// What experts of f8_e4m3 are in memory. Everything else is bf16 or f32, as load_layer says.
+enum class WeightForms {
+  Bf16,    // dequantised
+  Native,  // as they are stored, half the bytes: fp8 in blocks of whole rows or of a multiple of 128
+           // columns, per channel or per tensor. They run on one rank so far, of a CPU or of a GPU
+           // with compute capability 9.0. Experts of every other form are bf16
+};
+
 /// A checkpoint folder: config.json and safetensors, one file or several, with or without an index.
 /// Thread-safe: ranks that are threads may share one.
 class Checkpoint {
@@ -45,6 +53,8 @@ class Checkpoint {
   /// In memory they are bf16, weight_bytes(config(layer), num_ranks) bytes a rank. Throws as
   /// load_layer does where they are missing or of another form.
   virtual std::string stored_format(int64_t layer) const = 0;
+  /// What load_layer makes of this layer's experts with WeightForms::Native. Throws as stored_format.
+  virtual ExpertFormat native_format(int64_t layer) const = 0;
   /// What quantization_config calls its method, also one that is not read: "fp8", "gptq", ...
   /// Empty without a quantization_config.
   virtual const std::string& quant_method() const = 0;
@@ -56,7 +66,8 @@ class Checkpoint {
   /// quantised form it names and for a tensor of the block that would change its numbers and is not
   /// read, ShapeMismatch for a rank that is none of num_ranks.
   virtual LayerWeights load_layer(int64_t layer, int num_ranks, int rank,
-                                  const Progress& progress = {}) const = 0;
+                                  const Progress& progress = {},
+                                  WeightForms forms = WeightForms::Bf16) const = 0;
 };
 
 /// model_type values that Checkpoint::open knows, in order.

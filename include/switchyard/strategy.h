@@ -70,6 +70,9 @@ struct PlanOptions {
   /// over NCCL, as between hosts; workspace_bytes then gives what those need. Changes no bit. Ranks
   /// that are threads of one process: docs/guide/ranks.md, "Threads over NCCL".
   bool peer_memory = true;
+  /// Of the routed experts' weights: Bf16, or F8E4m3 on one rank. A layer takes it from its
+  /// weights.
+  DType experts = DType::Bf16;
 
   bool operator==(const PlanOptions&) const = default;
 };
@@ -78,7 +81,7 @@ struct PlanOptions {
 /// peer_memory says that ranks can and may reach each other's memory.
 struct StrategyRequest : PlanOptions {
   MoeConfig config;
-  DType dtype = DType::Bf16;          // of activations and weights
+  DType dtype = DType::Bf16;          // of activations
   std::string quantization;           // "" is none; anything else is refused by the bf16 strategies
   int num_ranks = 1;                  // P
   std::string transport = "threads";  // of the communicator

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "switchyard/backend.h"
+#include "switchyard/block_scales.h"
 #include "switchyard/config.h"
 #include "switchyard/tensor.h"
 
@@ -30,18 +31,31 @@ enum class GateUpOrder {
 struct ExpertWeights {
   GateUpOrder order = GateUpOrder::Unset;
   // H here is MoeConfig::routed_hidden().
-  ConstTensor w1{};  // bf16 [E_local, 2I, H]; [E_local, I, H] when the activation has no gate
-  ConstTensor w2{};  // bf16 [E_local, H, I]
+  // bf16 or f8_e4m3 [E_local, 2I, H]; [E_local, I, H] when the activation has no gate
+  ConstTensor w1{};
+  ConstTensor w2{};  // as w1 [E_local, H, I]
   ConstTensor b1{};  // f32 or bf16 [E_local, 2I], in the order of w1; absent without expert_bias
   ConstTensor b2{};  // f32 or bf16 [E_local, H]; absent without expert_bias
   /// w1 is [E_local, H, 2I] and w2 [E_local, I, H], as gpt-oss and Llama-4 store them.
   bool transposed = false;
+  /// Of f8_e4m3, absent for bf16. A block has any rows, and all columns or a multiple of 128. Such
+  /// experts are neither transposed nor Interleaved.
+  BlockScales w1_scales{}, w2_scales{};
 
   bool operator==(const ExpertWeights&) const = default;
 };
 
 /// Whether kernels read these as they are: rows of GateUp or UpGate, biases in f32.
 bool is_arranged(const ExpertWeights& weights);
+
+/// What routed experts are made of: bf16, or f8_e4m3 with scales of these blocks.
+struct ExpertFormat {
+  DType dtype = DType::Bf16;
+  ScaleBlock w1{}, w2{};
+
+  bool operator==(const ExpertFormat&) const = default;
+};
+ExpertFormat format_of(const ExpertWeights& weights);
 
 struct RouterWeights {
   // [MoeConfig::router_rows(), H], bf16, or f32 with router_f32; absent if the caller always brings
@@ -119,5 +133,7 @@ LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, ui
 
 /// Bytes that random_weights and load_layer need for one rank.
 int64_t weight_bytes(const MoeConfig& config, int num_ranks);
+/// The same with experts of another format.
+int64_t weight_bytes(const MoeConfig& config, int num_ranks, const ExpertFormat& format);
 
 }  // namespace switchyard

@@ -33,7 +33,8 @@ struct ExecutorParts {
             options.alignment,
             options.allow_repeated_experts,
             sums_columns(config, provider()),
-            config.f32_sums};
+            config.f32_sums,
+            f8_sums_columns(config, weights.w1.dtype)};
   }
 };
 
@@ -71,6 +72,8 @@ class GroupedExecutor final : public Executor {
     Ops& ops = parts_.backend->ops();
     const int64_t num_rows = rows.ids.dim(0);  // at most
     const Tensor row_of_slot = b.row_of_slot.rows(0, num_rows);
+    if (parts_.weights.w1.dtype == DType::F8E4m3)
+      return execute_f8(b, rows, layout, row_of_slot, status, stream);
     GroupedGemm first = gemm1(b, rows), second = gemm2(b);
     for (GroupedGemm* gemm : {&first, &second}) {
       gemm->groups = {b.counts, b.first_row, b.next_step};
@@ -91,20 +94,9 @@ class GroupedExecutor final : public Executor {
       first.groups.tile_rows = tile_rows;
       if (parts_.backend->rows_of_tile(second) >= tile_rows) second.groups = first.groups;
     }
-    ops.run(PlanRows{.layout = layout,
-                     .alignment = parts_.options.alignment,
-                     .capacity = b.capacity,
-                     .groups = first.groups,
-                     .row_of_slot = row_of_slot,
-                     .slot_of_row = on_input || gathers ? b.slot_of_row : Tensor{},
-                     .row_expert = {},
-                     .scratch = b.plan_scratch,
-                     .ids = rows.ids,
-                     .num_rows = rows.num_rows,
-                     .notes_bad_ids = rows.ids_are_given,
-                     .rank = parts_.rank,
-                     .status = status},
-            stream);
+    PlanRows plan = plan_rows(b, rows, layout, row_of_slot, on_input || gathers, status);
+    plan.groups = first.groups;
+    ops.run(plan, stream);
     if (gathers) {
       first.src = rows.source.rows;
       first.slot_of_row = b.slot_of_row;
@@ -118,6 +110,92 @@ class GroupedExecutor final : public Executor {
   }
 
  private:
+  // Rows are quantised once, whatever number of experts they have. GEMM1 gathers them, or on a GPU
+  // their scales: the copy engine wants the codes of an expert one below the other.
+  SlotSums execute_f8(const ExecutorBuffers& b, const ReceivedRows& rows, Layout layout,
+                      Tensor row_of_slot, Tensor status, CUstream_st* stream) {
+    const MoeConfig& c = parts_.config;
+    const ExpertWeights& w = parts_.weights;
+    Ops& ops = parts_.backend->ops();
+    const int64_t num_rows = rows.ids.dim(0);
+    const RowGroups groups{b.counts, b.first_row, b.next_step};
+    const BlockScales x_scales{b.x_scales, {1, kQuantGroup}},
+        y_scales{b.y_scales, {1, kQuantGroup}};
+    const int64_t max_rows = checked_mul(num_rows, c.top_k, "execute");
+    ops.run(plan_rows(b, rows, layout, row_of_slot, true, status), stream);
+    ops.run(QuantizeRows{.dst = b.x.rows(0, num_rows),
+                         .scales = b.x_scales.rows(0, num_rows),
+                         .src = rows.source.rows.rows(0, num_rows),
+                         .num_rows = rows.num_rows},
+            stream);
+    ScaledGemm first;
+    first.name = "scaled_gemm1";
+    first.dst = b.sums;
+    first.src = b.x;
+    first.src_scales = x_scales;
+    first.weights = w.w1;
+    first.weight_scales = w.w1_scales;
+    first.bias = w.b1;
+    first.groups = groups;
+    first.layout = layout;
+    first.max_rows = max_rows;
+    first.slot_of_row = b.slot_of_row;
+    if (c.router_weight_on_input) first.row_weights = rows.weights;
+    first.slots_per_row = static_cast<int>(c.top_k);
+    if (parts_.backend->kind() == DeviceKind::Cuda) {
+      const Tensor codes(b.rows.data, DType::F8E4m3, {b.num_rows, c.hidden}, b.rows.device);
+      ops.run(ScatterRows{two_by_two(codes), {two_by_two(b.x)}, row_of_slot, rows.num_rows},
+              stream);
+      first.src = codes;
+      first.src_is_scattered = true;
+    }
+    ops.run(first, stream);
+    ops.run(QuantizeActivated{.dst = b.y,
+                              .scales = b.y_scales,
+                              .src = b.sums,
+                              .groups = groups,
+                              .max_rows = max_rows,
+                              .activation = &c.activation,
+                              .order = w.order},
+            stream);
+    ScaledGemm second;
+    second.name = "scaled_gemm2";
+    second.dst = b.rows;
+    second.src = b.y;
+    second.src_scales = y_scales;
+    second.weights = w.w2;
+    second.weight_scales = w.w2_scales;
+    second.bias = w.b2;
+    second.groups = groups;
+    second.layout = layout;
+    second.max_rows = max_rows;
+    second.groups_are_older = true;
+    ops.run(second, stream);
+    return {b.rows, row_of_slot, c.router_weight_on_input ? ConstTensor{} : rows.weights};
+  }
+
+  // Codes as numbers of two bytes, for operations that copy.
+  static Tensor two_by_two(Tensor codes) {
+    return {codes.data, DType::Bf16, {codes.dim(0), codes.dim(1) / 2}, codes.device};
+  }
+
+  PlanRows plan_rows(const ExecutorBuffers& b, const ReceivedRows& rows, Layout layout,
+                     Tensor row_of_slot, bool needs_slots, Tensor status) const {
+    return {.layout = layout,
+            .alignment = parts_.options.alignment,
+            .capacity = b.capacity,
+            .groups = {b.counts, b.first_row, b.next_step},
+            .row_of_slot = row_of_slot,
+            .slot_of_row = needs_slots ? b.slot_of_row : Tensor{},
+            .row_expert = {},
+            .scratch = b.plan_scratch,
+            .ids = rows.ids,
+            .num_rows = rows.num_rows,
+            .notes_bad_ids = rows.ids_are_given,
+            .rank = parts_.rank,
+            .status = status};
+  }
+
   void check(const ReceivedRows& rows, int64_t max_rows) const {
     const int64_t hidden = parts_.config.hidden, top_k = parts_.config.top_k;
     SWITCHYARD_REQUIRE(max_rows >= 0, ShapeMismatch, "execute: max_rows=", max_rows,
@@ -188,8 +266,10 @@ std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorO
   request.allow_repeated_experts = options.allow_repeated_experts;
   request.host_counts = options.host_counts;
   request.device = describe_device(backend->kind());
+  request.experts = weights.w1.dtype == DType::F8E4m3 ? DType::F8E4m3 : DType::Bf16;
   const GemmProvider provider = options.provider.value_or(backend->provider());
   return as_errors("make_executor", [&] {
+    require_all("make_executor", expert_conditions(request));
     require_all("make_executor", executor_conditions(options.kind, request));
     require_all("make_executor", provider_conditions(provider, options.kind, request));
     validate(weights, config, num_ranks, backend->kind());

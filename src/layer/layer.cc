@@ -676,6 +676,7 @@ void make_local_parts(Layer::Parts& parts, int rank) {
                      ". Pass a backend of the layer's device.");
   check_sources(options, plan.request.num_ranks);
   validate(config);
+  plan.request.experts = format_of(parts.weights.experts).dtype;
   plan.strategy = choose_strategy(plan.request);
   parts.weights = arrange_weights(parts.weights, config, plan.request.num_ranks, *parts.backend);
   const LayerBytes bytes = bytes_of(plan);

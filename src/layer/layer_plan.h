@@ -91,6 +91,7 @@ void for_each_shared_field(const PlanOptions& o, F&& field) {
   field("fetch_rows", o.fetch_rows);
   field("host_counts", o.host_counts);
   field("peer_memory", o.peer_memory);
+  field("experts", static_cast<int>(o.experts));
 }
 
 template <class F>

@@ -67,9 +67,42 @@ double activate(const Activation& a, double gate, double up) {
   return y;
 }
 
+// Matrix e of [E, N, K].
+struct Matrix {
+  ConstTensor all;
+  BlockScales scales;  // of f8_e4m3
+  int64_t e = 0;
+};
+
+// W x of f8_e4m3: what shares a scale is summed before it is multiplied by it.
+Row multiply_f8(const Matrix& m, int64_t n, const Row& x) {
+  const auto k = static_cast<int64_t>(x.size());
+  const ConstTensor& values = m.scales.values;
+  const ScaleBlock& block = m.scales.block;
+  Row y(static_cast<size_t>(n), 0);
+  for (int64_t j = 0; j < n; ++j) {
+    const F8E4m3* row = m.all.as<F8E4m3>() + (m.e * n + j) * k;
+    const float* scales =
+        values.as<float>() + (m.e * values.dim(1) + j / block.rows) * values.dim(2);
+    for (int64_t b = 0; b < values.dim(2); ++b) {
+      const int64_t first = b == 0 ? 0 : b * block.cols;
+      double sum = 0;
+      for (int64_t i = first; i < first + std::min(block.cols, k - first); ++i)
+        sum += x[static_cast<size_t>(i)] * double{static_cast<float>(row[i])};
+      y[static_cast<size_t>(j)] += double{scales[b]} * sum;
+    }
+  }
+  return y;
+}
+
+Row multiply(const Matrix& m, int64_t n, const Row& x) {
+  if (m.scales.present()) return multiply_f8(m, n, x);
+  return multiply(m.all.as<Bf16>() + m.e * n * static_cast<int64_t>(x.size()), n, x, nullptr);
+}
+
 // One expert on one token. The weight scales W1 x when it stands on the input.
 struct Expert {
-  const Bf16 *w1, *w2;
+  Matrix w1, w2;
   const float *b1, *b2;
   GateUpOrder order;
   int64_t intermediate;
@@ -77,7 +110,7 @@ struct Expert {
 
 Row run_expert(const Expert& e, const Activation& a, const Row& x, double input_weight) {
   const int64_t rows = a.gated() ? 2 * e.intermediate : e.intermediate;
-  Row sums = multiply(e.w1, rows, x, nullptr);
+  Row sums = multiply(e.w1, rows, x);
   for (int64_t j = 0; j < rows; ++j)
     sums[static_cast<size_t>(j)] =
         sums[static_cast<size_t>(j)] * input_weight + (e.b1 ? double{e.b1[j]} : 0.0);
@@ -87,7 +120,9 @@ Row run_expert(const Expert& e, const Activation& a, const Row& x, double input_
     const bool up_first = a.gated() && e.order == GateUpOrder::UpGate;
     y[i] = up_first ? activate(a, second, first) : activate(a, first, second);
   }
-  return multiply(e.w2, static_cast<int64_t>(x.size()), y, e.b2);
+  Row out = multiply(e.w2, static_cast<int64_t>(x.size()), y);
+  for (size_t h = 0; e.b2 != nullptr && h < out.size(); ++h) out[h] += double{e.b2[h]};
+  return out;
 }
 
 // ---- gate
@@ -272,8 +307,8 @@ Choice given(ConstTensor ids, ConstTensor weights, int64_t token) {
 Expert expert_of(const LayerWeights& w, const MoeConfig& c, int64_t e) {
   const int64_t rows = c.w1_rows(), h = c.routed_hidden();
   const auto& x = w.experts;
-  return {x.w1.as<Bf16>() + e * rows * h,
-          x.w2.as<Bf16>() + e * h * c.intermediate,
+  return {{x.w1, x.w1_scales, e},
+          {x.w2, x.w2_scales, e},
           x.b1.present() ? x.b1.as<float>() + e * rows : nullptr,
           x.b2.present() ? x.b2.as<float>() + e * h : nullptr,
           x.order,
@@ -315,14 +350,10 @@ Row run_token(const MoeConfig& c, const LayerWeights& w, const Row& x, const Cho
   Row sum = run_routed(c, w, x, choice);
   if (c.shared.intermediate == 0) return sum;
   const int64_t parts = std::max<int64_t>(1, c.shared.num_scored);
-  const int64_t inner = c.shared.intermediate / parts, rows = c.shared_w1_rows() / parts;
+  const int64_t inner = c.shared.intermediate / parts;
   for (int64_t s = 0; s < parts; ++s) {
-    const Expert shared{w.shared.w1.as<Bf16>() + s * rows * c.hidden,
-                        w.shared.w2.as<Bf16>() + s * inner * c.hidden,
-                        nullptr,
-                        nullptr,
-                        w.shared.order,
-                        inner};
+    const Expert shared{
+        {w.shared.w1, {}, s}, {w.shared.w2, {}, s}, nullptr, nullptr, w.shared.order, inner};
     const double weight = c.shared.num_scored > 0  ? choice.shared[static_cast<size_t>(s)]
                           : c.shared.sigmoid_gated ? sigmoid(dot(x, w.shared.gate.as<Bf16>()))
                                                    : 1;

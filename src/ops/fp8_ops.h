@@ -8,10 +8,6 @@
 #include "switchyard/block_scales.h"
 
 namespace switchyard {
-
-// Elements of a row that share a scale, and elements of an inner dimension that are summed before
-// their scales multiply them.
-inline constexpr int64_t kQuantGroup = 128;
 // What a group's largest element counts as at least: a group of zeros has a scale, too.
 inline constexpr float kLeastAmax = 1e-10f;
 
@@ -66,7 +62,7 @@ struct QuantizeActivated {
 //
 // products(b) is the sum over the step of q of src times q of weights. Here it is exact, then
 // rounded to fp32: this is the definition. The product of the two scales is rounded to fp32, and so
-// is the fma. Tensor cores keep fewer bits of products(b): a device is within 2^-11 * sum over b of
+// is the fma. Tensor cores keep fewer bits of products(b): a device is within 2^-9 * sum over b of
 // |sx sw| sum |q q| of it, in an order that depends on the inner dimension only.
 struct ScaledGemm {
   const char* name = "scaled_gemm";  // for traces: scaled_gemm1, scaled_gemm2

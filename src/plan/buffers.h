@@ -9,6 +9,7 @@
 #include "plan/capacity.h"
 #include "plan/index.h"
 #include "plan/row_carrier.h"
+#include "switchyard/block_scales.h"
 #include "switchyard/dispatcher.h"
 
 namespace switchyard {
@@ -32,6 +33,10 @@ struct ExecutorBuffers {
   Tensor rows;           // of GEMM2: bf16 [C, H], which is x once GEMM1 has read it, or f32 [C, H]
   Tensor y;              // bf16 [C, I]
   Tensor sums;           // f32 [C, sums_columns]; absent unless the provider needs it
+  // Experts in f8_e4m3: x is f8_e4m3 [R, H], in the order of the received rows, y f8_e4m3 [C, I], and
+  // rows, until GEMM2, may hold the codes of x in their places.
+  Tensor x_scales;  // f32 [R, ceil(H / kQuantGroup)]
+  Tensor y_scales;  // f32 [C, ceil(I / kQuantGroup)]
 
   static ExecutorBuffers take(Arena& arena, const ExecutorShape& s, Layout layout,
                               int64_t max_rows) {
@@ -44,11 +49,26 @@ struct ExecutorBuffers {
     b.row_of_slot = arena.take(DType::I32, {max_rows, s.top_k});
     b.slot_of_row = arena.take(DType::I32, {b.num_rows});
     b.plan_scratch = arena.take(DType::I32, {kPlanBlocks, s.num_local_experts});
+    if (s.f8_sums_columns > 0) return take_f8(b, arena, s, max_rows);
     b.tiles = arena.take(DType::I32, {kTilesPerExpert * s.num_local_experts, kRowTileWords});
     b.x = arena.take(DType::Bf16, {b.num_rows, s.hidden});
     b.rows = s.f32_rows ? arena.take(DType::F32, {b.num_rows, s.hidden}) : b.x;
     b.y = arena.take(DType::Bf16, {b.num_rows, s.intermediate});
     if (s.sums_columns > 0) b.sums = arena.take(DType::F32, {b.num_rows, s.sums_columns});
+    return b;
+  }
+
+ private:
+  static ExecutorBuffers take_f8(ExecutorBuffers b, Arena& arena, const ExecutorShape& s,
+                                 int64_t max_rows) {
+    const auto take = [&](Tensor& codes, Tensor& scales, int64_t rows, int64_t width) {
+      codes = arena.take(DType::F8E4m3, {rows, width});
+      scales = arena.take(DType::F32, {rows, ceil_div(width, kQuantGroup)});
+    };
+    take(b.x, b.x_scales, max_rows, s.hidden);
+    b.sums = arena.take(DType::F32, {b.num_rows, s.f8_sums_columns});
+    take(b.y, b.y_scales, b.num_rows, s.intermediate);
+    b.rows = arena.take(s.f32_rows ? DType::F32 : DType::Bf16, {b.num_rows, s.hidden});
     return b;
   }
 };

@@ -26,8 +26,9 @@ struct ExecutorShape {
   int64_t top_k = 0;
   int64_t alignment = 1;
   bool allow_repeated_experts = false;
-  int64_t sums_columns = 0;  // of the scratch that holds fp32 sums; 0: none
-  bool f32_rows = false;     // GEMM2's rows stay in f32
+  int64_t sums_columns = 0;     // of the scratch that holds fp32 sums; 0: none
+  bool f32_rows = false;        // GEMM2's rows stay in f32
+  int64_t f8_sums_columns = 0;  // of experts in f8_e4m3: rows of W1; 0: experts are bf16
 
   static ExecutorShape of(const StrategyRequest& r, GemmProvider provider);
 };
@@ -39,6 +40,11 @@ inline int64_t sums_columns(const MoeConfig& config, GemmProvider provider) {
   return std::max(config.w1_rows(), config.expert_bias ? config.hidden : 0);
 }
 
+// Columns of GEMM1's fp32 sums, which experts in f8_e4m3 quantise once they are activated.
+inline int64_t f8_sums_columns(const MoeConfig& config, DType experts) {
+  return experts == DType::F8E4m3 ? config.w1_rows() : 0;
+}
+
 inline ExecutorShape ExecutorShape::of(const StrategyRequest& r, GemmProvider provider) {
   return {r.config.hidden,
           r.config.intermediate,
@@ -47,7 +53,8 @@ inline ExecutorShape ExecutorShape::of(const StrategyRequest& r, GemmProvider pr
           r.alignment,
           r.allow_repeated_experts,
           switchyard::sums_columns(r.config, provider),
-          r.config.f32_sums};
+          r.config.f32_sums,
+          switchyard::f8_sums_columns(r.config, r.experts)};
 }
 
 // Rows per expert of the masked layout: distinct ids fill at most one slot per row and expert.

@@ -72,9 +72,9 @@ Strategy evaluate(const Combination& c, const StrategyRequest& r) {
   s.provided = dispatcher != DispatcherKind::LowLatency;
   if (!s.provided)
     s.note = cat("not provided yet; the nearest is normal+", executor_name(executor));
-  for (auto& conditions :
-       {layer_conditions(r), dispatcher_conditions(dispatcher, r), executor_conditions(executor, r),
-        provider_conditions(provider, executor, r), capacity_conditions(c, r)})
+  for (auto& conditions : {layer_conditions(r), expert_conditions(r),
+                           dispatcher_conditions(dispatcher, r), executor_conditions(executor, r),
+                           provider_conditions(provider, executor, r), capacity_conditions(c, r)})
     s.conditions.insert(s.conditions.end(), conditions.begin(), conditions.end());
   s.workspace_bytes = strategy_workspace_bytes(c, r);
   if (s.workspace_bytes < 0) return s;  // sizes that mean nothing

@@ -46,10 +46,25 @@ bool has_enough_experts(const MoeConfig& c) {
 
 }  // namespace
 
+std::vector<Condition> expert_conditions(const StrategyRequest& r) {
+  if (r.experts != DType::F8E4m3)
+    return {
+        condition("experts are bf16 or f8_e4m3", r.experts == DType::Bf16, dtype_name(r.experts))};
+  const DeviceDescription& d = r.device;
+  const bool runs =
+      d.kind == DeviceKind::Cpu || (d.compute_major == 9 && d.compute_minor == 0 &&
+                                    r.config.hidden % 16 == 0 && r.config.intermediate % 16 == 0);
+  return {
+      condition("experts in f8_e4m3 run on one rank of a CPU, or of a GPU with compute "
+                "capability 9.0 where H and I are multiples of 16; elsewhere load them as bf16",
+                runs && r.num_ranks == 1, "P=", r.num_ranks, ", ", device_name(d.kind),
+                ", H=", r.config.hidden, ", I=", r.config.intermediate)};
+}
+
 std::vector<Condition> layer_conditions(const StrategyRequest& r) {
   const MoeConfig& c = r.config;
   return {
-      condition("activations and weights are bf16", r.dtype == DType::Bf16, dtype_name(r.dtype)),
+      condition("activations are bf16", r.dtype == DType::Bf16, dtype_name(r.dtype)),
       condition("no quantisation", r.quantization.empty(),
                 r.quantization.empty() ? "none" : r.quantization.c_str()),
       condition("H is a positive multiple of 8", c.hidden > 0 && c.hidden % 8 == 0, "H=", c.hidden),

@@ -153,11 +153,17 @@ class FamilyCheckpoint final : public Checkpoint {
     });
   }
   const std::string& quant_method() const override { return layers_.quantization.method; }
-  LayerWeights load_layer(int64_t layer, int num_ranks, int rank,
-                          const Progress& progress) const override {
+  ExpertFormat native_format(int64_t layer) const override {
     return as_errors(kOperation, [&] {
       const LayerTensors all = tensors(layer);
-      return switchyard::load_layer(files(), all, num_ranks, rank, progress);
+      return switchyard::native_format(files(), all);
+    });
+  }
+  LayerWeights load_layer(int64_t layer, int num_ranks, int rank, const Progress& progress,
+                          WeightForms forms) const override {
+    return as_errors(kOperation, [&] {
+      const LayerTensors all = tensors(layer);
+      return switchyard::load_layer(files(), all, num_ranks, rank, forms, progress);
     });
   }
 

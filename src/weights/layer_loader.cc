@@ -7,6 +7,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 
 #include "base/shape_text.h"
 #include "weights/stored_tensor.h"
@@ -36,6 +37,39 @@ void store_run(Tensor dst, int64_t at, const StoredTensor& src, int64_t first, i
     store(dst, at + done, 1, run);
     done += static_cast<int64_t>(run.size());
   }
+}
+
+// A matrix of an expert in memory; of f8_e4m3 with the scales of its blocks.
+struct ExpertMatrix {
+  Tensor values;
+  Tensor scales;
+  ScaleBlock block;
+
+  // Rows [first, first + num), which begin and end with blocks.
+  ExpertMatrix rows(int64_t first, int64_t num) const {
+    ExpertMatrix part = *this;
+    part.values = values.rows(first, num);
+    if (scales.present()) {
+      const int64_t each = block.rows == ScaleBlock::kWhole ? num : block.rows;
+      part.scales = scales.rows(first / each, ceil_div(num, each));
+    }
+    return part;
+  }
+};
+
+// Expert e of matrices [E, N, K].
+ExpertMatrix expert_at(Tensor values, Tensor scales, ScaleBlock block, int64_t e) {
+  const auto one = [e](Tensor t) {
+    const Tensor row = t.present() ? t.rows(e, 1) : t;
+    return t.present() ? Tensor(row.data, row.dtype, {t.dim(1), t.dim(2)}, row.device) : t;
+  };
+  return {one(values), one(scales), block};
+}
+ExpertMatrix w1_of(const WeightBlock& b, int64_t e) {
+  return expert_at(b.w1, b.w1_scales, b.format.w1, e);
+}
+ExpertMatrix w2_of(const WeightBlock& b, int64_t e) {
+  return expert_at(b.w2, b.w2_scales, b.format.w2, e);
 }
 
 // A matrix inside a stored one: element (row, col) is at first + row * row_step + col * col_step.
@@ -111,6 +145,36 @@ class Loader {
     }
     loaded(dst);
   }
+  // dst = factor * rows of the matrix `matrix` of src from `first_row` on, which `stride` finds.
+  void copy_expert(const ExpertMatrix& dst, const StoredTensor& src, const std::string& name,
+                   int64_t matrix, int64_t first_row, Stride stride, float factor) {
+    const int64_t rows = dst.values.dim(0), cols = dst.values.dim(1);
+    if (dst.values.dtype != DType::F8E4m3) return copy(dst.values, src, rows, cols, stride, factor);
+    const auto block = src.f8_block();
+    const bool fits = block && block->cols == dst.block.cols &&
+                      (block->rows == ScaleBlock::kWhole || dst.block.rows == ScaleBlock::kWhole
+                           ? block->rows >= rows
+                           : block->rows % dst.block.rows == 0);
+    SWITCHYARD_REQUIRE(fits, Unsupported, "checkpoint: tensor ", name, ": form=", src.format(),
+                       ", others of the layer's experts have another. Load them as bf16.");
+    copy(dst.values, src, rows, cols, stride);
+    if (dst.scales.data == nullptr) return;
+    const int64_t of_dst = dst.block.rows, of_src = block->rows;
+    for (int64_t i = 0; i < dst.scales.dim(0); ++i) {
+      const int64_t row = of_dst == ScaleBlock::kWhole ? first_row : first_row + i * of_dst;
+      const std::span scales(dst.scales.as<float>() + i * dst.scales.dim(1),
+                             static_cast<size_t>(dst.scales.dim(1)));
+      src.read_block_scales(scales, matrix, of_src == ScaleBlock::kWhole ? 0 : row / of_src);
+      for (float& scale : scales) scale *= factor;
+    }
+    loaded(dst.scales);
+  }
+  // A stored matrix of the shape of dst.
+  void load_expert(const ExpertMatrix& dst, const std::string& name, const char* key,
+                   int64_t expert, float factor = 1) {
+    copy_expert(dst, stored(name, key, dst.values.shape, expert), full(name, expert), 0, 0,
+                {0, dst.values.dim(1), 1}, factor);
+  }
   // Counts what was written to dst.
   void loaded(Tensor dst) {
     done_bytes_ += dst.bytes();
@@ -164,21 +228,20 @@ class Loader {
 void load_separate_experts(Loader& loader, const WeightBlock& b, int64_t first_expert) {
   const MoeConfig& c = loader.config();
   const TensorNames& n = loader.names();
-  const int64_t i = c.intermediate, h = c.routed_hidden();
+  const int64_t i = c.intermediate;
   // Without a gate the one matrix is `up`; layer.json may still call it `gate`.
   const bool up_alone = !c.activation.gated() && !n.expert_up.empty();
   for (int64_t e = 0; e < b.w1.dim(0); ++e) {
     const int64_t id = first_expert + e;
-    Tensor w1 = b.w1.rows(e, 1);
-    w1.shape = {c.w1_rows(), h};
+    const ExpertMatrix w1 = w1_of(b, e);
     if (up_alone) {
-      loader.load(w1, n.expert_up, "expert_up", {i, h}, id);
+      loader.load_expert(w1, n.expert_up, "expert_up", id);
     } else {
-      loader.load(w1.rows(0, i), n.expert_gate, c.activation.gated() ? "expert_gate" : "expert_up",
-                  {i, h}, id);
-      if (c.activation.gated()) loader.load(w1.rows(i, i), n.expert_up, "expert_up", {i, h}, id);
+      loader.load_expert(w1.rows(0, i), n.expert_gate,
+                         c.activation.gated() ? "expert_gate" : "expert_up", id);
+      if (c.activation.gated()) loader.load_expert(w1.rows(i, i), n.expert_up, "expert_up", id);
     }
-    loader.load(b.w2.rows(e, 1), n.expert_down, "expert_down", {h, i}, id, loader.down_factor());
+    loader.load_expert(w2_of(b, e), n.expert_down, "expert_down", id, loader.down_factor());
   }
 }
 
@@ -232,15 +295,15 @@ void load_fused_experts(Loader& loader, const WeightBlock& b, int64_t first_expe
   const bool interleaved = loader.names().fused_interleaved && c.activation.gated();
   for (int64_t e = 0; e < b.w1.dim(0); ++e) {
     const int64_t id = first_expert + e;
-    Tensor w1 = b.w1.rows(e, 1);
-    w1.shape = {rows, h};
+    const ExpertMatrix w1 = w1_of(b, e);
     for (int64_t half = 0; half < rows / i; ++half) {
       const Stride stride =
           half_of(half == 1, interleaved, id * rows * h, i, t ? 1 : h, t ? rows : 1);
-      loader.copy(w1.rows(half * i, i), f.w1, i, h, stride);
+      loader.copy_expert(w1.rows(half * i, i), f.w1, loader.full(loader.names().fused_gate_up, 0),
+                         id, half * i, stride, 1);
     }
-    loader.copy(b.w2.rows(e, 1), f.w2, h, i, {id * h * i, t ? 1 : i, t ? h : 1},
-                loader.down_factor());
+    loader.copy_expert(w2_of(b, e), f.w2, loader.full(loader.names().fused_down, 0), id, 0,
+                       {id * h * i, t ? 1 : i, t ? h : 1}, loader.down_factor());
   }
 }
 
@@ -257,12 +320,15 @@ void load_stacked_experts(Loader& loader, const WeightBlock& b, int64_t first_ex
   const StoredTensor down =
       loader.stored(n.fused_down, "fused_down", t ? Shape{all * i, h} : Shape{all, h, i});
   for (int64_t e = 0; e < b.w1.dim(0); ++e) {
-    const int64_t first = (first_expert + e) * i * h;
-    Tensor w1 = b.w1.rows(e, 1);
-    w1.shape = {c.w1_rows(), h};
-    loader.copy(w1.rows(0, i), gate, i, h, {first, h, 1});
-    if (c.activation.gated()) loader.copy(w1.rows(i, i), up, i, h, {first, h, 1});
-    loader.copy(b.w2.rows(e, 1), down, h, i, {first, t ? 1 : i, t ? h : 1}, loader.down_factor());
+    const int64_t id = first_expert + e, first = id * i * h;
+    const ExpertMatrix w1 = w1_of(b, e);
+    const bool gated = c.activation.gated();
+    loader.copy_expert(w1.rows(0, i), gate, loader.full(gated ? n.stacked_gate : n.stacked_up, 0),
+                       id, 0, {first, h, 1}, 1);
+    if (gated)
+      loader.copy_expert(w1.rows(i, i), up, loader.full(n.stacked_up, 0), id, 0, {first, h, 1}, 1);
+    loader.copy_expert(w2_of(b, e), down, loader.full(n.fused_down, 0), id, 0,
+                       {first, t ? 1 : i, t ? h : 1}, loader.down_factor());
   }
 }
 
@@ -294,18 +360,66 @@ bool has_stacked_experts(const Loader& loader) {
 
 // Rows [first, first + num) of every tensor that has one for each expert.
 WeightBlock experts_in(WeightBlock b, int64_t first, int64_t num) {
-  for (Tensor* t : {&b.w1, &b.w2, &b.b1, &b.b2})
+  for (Tensor* t : {&b.w1, &b.w2, &b.b1, &b.b2, &b.w1_scales, &b.w2_scales})
     if (t->present()) *t = t->rows(first, num);
   return b;
 }
 
 // Places that no expert fills are zero.
 void clear_experts(Loader& loader, const WeightBlock& b) {
-  for (const Tensor& t : {b.w1, b.w2, b.b1, b.b2}) {
+  for (const Tensor& t : {b.w1, b.w2, b.b1, b.b2, b.w1_scales, b.w2_scales}) {
     if (t.count() == 0 || t.data == nullptr) continue;
     std::memset(t.data, 0, t.bytes());
     loader.loaded(t);
   }
+}
+
+// ---- experts that stay as they are stored
+
+// Blocks of a matrix whose halves, of `rows` rows each, come from stored ones: each lies in one block
+// of those. Absent where one is not of f8_e4m3, or their columns are cut otherwise.
+std::optional<ScaleBlock> common_block(std::initializer_list<const StoredTensor*> halves,
+                                       int64_t rows) {
+  std::optional<ScaleBlock> all;
+  for (const StoredTensor* half : halves) {
+    const auto block = half->f8_block();
+    if (!block || (all && all->cols != block->cols)) return {};
+    const int64_t own = block->rows == ScaleBlock::kWhole ? rows : block->rows;
+    all = ScaleBlock{std::gcd(all ? all->rows : rows, own), block->cols};
+  }
+  return all;
+}
+
+// f8_e4m3 where all three matrices of the rank's first expert are, row by row; else bf16.
+ExpertFormat native_format(const Loader& loader, int64_t first_expert) {
+  const MoeConfig& c = loader.config();
+  const TensorNames& n = loader.names();
+  const int64_t i = c.intermediate, h = c.routed_hidden();
+  const int64_t first = std::min(first_expert, c.num_experts - 1);
+  const auto format = [](const auto& w1, const StoredTensor& down) {
+    const auto w2 = down.f8_block();
+    return w1 && w2 ? ExpertFormat{DType::F8E4m3, *w1, *w2} : ExpertFormat{};
+  };
+  if (has_fused_experts(loader)) {
+    const FusedExperts f = fused_experts(loader);
+    const bool in_turns = n.fused_interleaved && c.activation.gated();
+    if (f.transposed || in_turns) return {};
+    return format(common_block({&f.w1}, i), f.w2);
+  }
+  if (has_stacked_experts(loader) || n.expert_down.empty()) {
+    if (n.flat_stacks) return {};
+    const StoredTensor up = loader.stored(n.stacked_up, "stacked_up", {c.num_experts, i, h});
+    const StoredTensor gate =
+        c.activation.gated() ? loader.stored(n.stacked_gate, "stacked_gate", {c.num_experts, i, h})
+                             : up;
+    return format(common_block({&gate, &up}, i), loader.stored(n.fused_down, "fused_down"));
+  }
+  const bool up_alone = !c.activation.gated() && !n.expert_up.empty();
+  const StoredTensor gate = up_alone ? loader.stored(n.expert_up, "expert_up", first)
+                                     : loader.stored(n.expert_gate, "expert_gate", first);
+  const StoredTensor up =
+      c.activation.gated() ? loader.stored(n.expert_up, "expert_up", first) : gate;
+  return format(common_block({&gate, &up}, i), loader.stored(n.expert_down, "expert_down", first));
 }
 
 void load_experts(Loader& loader, const WeightBlock& all, int64_t first_expert) {
@@ -463,20 +577,28 @@ std::string stored_format(const CheckpointFiles& files, const LayerTensors& tens
   return loader.format_of(together || n.expert_down.empty() ? n.fused_down : n.expert_down);
 }
 
+ExpertFormat native_format(const CheckpointFiles& files, const LayerTensors& tensors) {
+  return native_format(Loader(files, tensors, {}, 0), 0);
+}
+
 LayerWeights load_layer(const CheckpointFiles& files, const LayerTensors& tensors, int num_ranks,
-                        int rank, const Progress& progress) {
+                        int rank, WeightForms forms, const Progress& progress) {
   SWITCHYARD_REQUIRE(rank >= 0 && rank < num_ranks, ShapeMismatch, "load_layer: rank=", rank,
                      ", need 0 to ", num_ranks - 1, ".");
   const MoeConfig& config = tensors.config;
-  const int64_t total_bytes = weight_bytes(config, num_ranks);  // checks config and ranks
+  weight_bytes(config, num_ranks);  // checks config and ranks
   const int64_t first_expert = experts_of_rank(config.num_experts, num_ranks) * rank;
   check_unused_tensors(files, tensors);
   // Over no memory first: every tensor is there and fits before a byte is allocated.
   Arena sizes({});
   Loader checker(files, tensors, {}, 0);
-  load_all(checker, WeightBlock::take(sizes, config, num_ranks), first_expert);
+  const ExpertFormat format =
+      forms == WeightForms::Native ? native_format(checker, first_expert) : ExpertFormat{};
+  load_all(checker, WeightBlock::take(sizes, config, num_ranks, format), first_expert);
 
-  const auto block = WeightBlock::allocate(config, num_ranks);
+  const int64_t total_bytes = weight_bytes(config, num_ranks, format);
+
+  const auto block = WeightBlock::allocate(config, num_ranks, format);
   Loader loader(files, tensors, progress, total_bytes);
   load_all(loader, block, first_expert);
   files.check_unchanged();

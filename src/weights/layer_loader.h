@@ -30,6 +30,9 @@ std::string stored_format(const CheckpointFiles& files, const LayerTensors& tens
 
 // Contract: Checkpoint::load_layer.
 LayerWeights load_layer(const CheckpointFiles& files, const LayerTensors& tensors, int num_ranks,
-                        int rank, const Progress& progress);
+                        int rank, WeightForms forms, const Progress& progress);
+
+// Contract: Checkpoint::native_format.
+ExpertFormat native_format(const CheckpointFiles& files, const LayerTensors& tensors);
 
 }  // namespace switchyard

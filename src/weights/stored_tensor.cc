@@ -276,11 +276,26 @@ std::string StoredTensor::format() const {
 
 bool StoredTensor::holds(DType dtype) const {
   return (kind_ == Kind::Bf16 && dtype == DType::Bf16) ||
-         (kind_ == Kind::F32 && dtype == DType::F32);
+         (kind_ == Kind::F32 && dtype == DType::F32) ||
+         (f8_block().has_value() && dtype == DType::F8E4m3);
+}
+
+std::optional<ScaleBlock> StoredTensor::f8_block() const {
+  const bool fits = block_.cols == ScaleBlock::kWhole || block_.cols % kQuantGroup == 0;
+  if (kind_ != Kind::Scaled || elements_ != Elements::E4m3 || !fits) return {};
+  return block_;
+}
+
+void StoredTensor::read_block_scales(std::span<float> dst, int64_t matrix,
+                                     int64_t row_of_blocks) const {
+  const int64_t first = matrix * scales_per_matrix_ + row_of_blocks * scales_per_row_;
+  for (size_t done = 0; done < dst.size(); done += kRun)
+    read_scales(dst.subspan(done, std::min(kRun, dst.size() - done)),
+                first + static_cast<int64_t>(done));
 }
 
 void StoredTensor::read_bytes(std::span<std::byte> dst, int64_t first) const {
-  values_.read(dst, first * (kind_ == Kind::F32 ? 4 : 2));
+  values_.read(dst, first * (kind_ == Kind::F32 ? 4 : kind_ == Kind::Scaled ? 1 : 2));
 }
 
 void StoredTensor::read(std::span<float> dst, int64_t first) const {

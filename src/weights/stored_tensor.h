@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -65,8 +66,13 @@ class StoredTensor {
   std::string format() const;
   // Whether the bytes are already `dtype`, so that rows can be copied as they are.
   bool holds(DType dtype) const;
-  // Bytes of a tensor that is not scaled, from element `first` on, as they are.
+  // Bytes of a tensor that is not scaled, or of codes of e4m3, from element `first` on, as they are.
   void read_bytes(std::span<std::byte> dst, int64_t first) const;
+  // Of e4m3 whose scales each count for whole rows or a multiple of 128 columns, as kernels take
+  // them: the block of a scale. Absent for every other form.
+  std::optional<ScaleBlock> f8_block() const;
+  // With f8_block: scales of a row of blocks of one matrix, as many as dst has.
+  void read_block_scales(std::span<float> dst, int64_t matrix, int64_t row_of_blocks) const;
 
  private:
   enum class Kind { Bf16, F16, F32, Scaled };

@@ -50,16 +50,17 @@ LayerWeights to_device(const LayerWeights& host, const MoeConfig& config, int nu
     return to_device(arrange_weights(host, config, num_ranks, *cpu), config, num_ranks, backend,
                      progress);
   }
-  const auto bytes = static_cast<size_t>(weight_bytes(config, num_ranks));
+  const ExpertFormat format = format_of(host.experts);
+  const auto bytes = static_cast<size_t>(weight_bytes(config, num_ranks, format));
   std::shared_ptr<void> memory = allocate(backend, bytes);
   Arena arena({memory.get(), bytes}, backend.kind());
-  WeightBlock block = WeightBlock::take(arena, config, num_ranks);
+  WeightBlock block = WeightBlock::take(arena, config, num_ranks, format);
   block.memory = std::move(memory);
 
   LayerWeights wanted = host;
   if (!wanted.router.weight.present()) wanted.router = {};
   std::vector<Copy> all;  // of one shape: `validate` has seen to that
-  for (const WeightPart& part : weight_parts(config, num_ranks))
+  for (const WeightPart& part : weight_parts(config, num_ranks, format))
     if (part.view(wanted).present()) all.push_back({block.*part.tensor, part.view(wanted)});
   int64_t done = 0, total = 0;
   for (const Copy& c : all) total += c.dst.bytes();

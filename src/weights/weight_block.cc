@@ -69,7 +69,7 @@ void check_part(const WeightPart& part, ConstTensor t, DeviceKind device) {
 
 void check_group(WeightPart::Group group, const LayerWeights& w, const MoeConfig& c, int num_ranks,
                  DeviceKind device) {
-  for (WeightPart& part : weight_parts(c, num_ranks)) {
+  for (WeightPart& part : weight_parts(c, num_ranks, format_of(w.experts))) {
     if (part.group != group) continue;
     if (group == WeightPart::Group::Experts) allow_other_layouts(part, w.experts);
     check_part(part, part.view(w), device);
@@ -87,6 +87,32 @@ void check_order(const char* name, GateUpOrder order, const Activation& activati
   SWITCHYARD_REQUIRE(activation.gated() || order != GateUpOrder::Interleaved, ShapeMismatch,
                      "weights: ", name,
                      " order=Interleaved, the activation has no gate. Leave it Unset.");
+}
+
+void check_block(const char* name, const ScaleBlock& block) {
+  SWITCHYARD_REQUIRE(block.rows >= 1, ShapeMismatch, "weights: ", name,
+                     " scales: block.rows=", block.rows,
+                     ", must be positive. Pass the rows that share a scale.");
+  SWITCHYARD_REQUIRE(
+      block.cols == ScaleBlock::kWhole || (block.cols >= 1 && block.cols % kQuantGroup == 0),
+      Unsupported, "weights: ", name, " scales: block.cols=", block.cols,
+      ", need all columns (kWhole) or a multiple of ", kQuantGroup, ". Load them as bf16.");
+}
+
+void check_format(const ExpertWeights& w) {
+  const ExpertFormat format = format_of(w);
+  if (format.dtype == DType::Bf16) {
+    SWITCHYARD_REQUIRE(!w.w1_scales.present() && !w.w2_scales.present(), ShapeMismatch,
+                       "weights: w1 is ", dtype_name(w.w1.dtype),
+                       " and has scales, those belong to f8_e4m3. Leave them away.");
+    return;
+  }
+  check_block("w1", format.w1);
+  check_block("w2", format.w2);
+  SWITCHYARD_REQUIRE(!w.transposed && w.order != GateUpOrder::Interleaved, Unsupported,
+                     "weights: w1 is f8_e4m3 and ", w.transposed ? "transposed" : "Interleaved",
+                     ", only bf16 experts are arranged. Bring its rows into "
+                     "the order of the kernels.");
 }
 
 void check_shared_order(const LayerWeights& w, const MoeConfig& c) {
@@ -120,7 +146,8 @@ void fill_table(Tensor t, uint64_t stream, int64_t num_experts) {
 
 }  // namespace
 
-std::vector<WeightPart> weight_parts(const MoeConfig& c, int num_ranks) {
+std::vector<WeightPart> weight_parts(const MoeConfig& c, int num_ranks,
+                                     const ExpertFormat& format) {
   validate(c);
   SWITCHYARD_REQUIRE(num_ranks >= 1, ShapeMismatch, "weights: ranks=", num_ranks,
                      ", need at least 1.");
@@ -140,9 +167,19 @@ std::vector<WeightPart> weight_parts(const MoeConfig& c, int num_ranks) {
 
   using E = ExpertWeights;
   const auto expert = parts_in(WeightPart::Group::Experts, &LayerWeights::experts);
-  expert("w1", &Block::w1, &E::w1, true, kBf16, {n, c.w1_rows(), routed_h},
-         for_fan_in(routed_h, 1));
-  expert("w2", &Block::w2, &E::w2, true, kBf16, {n, routed_h, i}, for_fan_in(i, 2));
+  const Shape w1{n, c.w1_rows(), routed_h}, w2{n, routed_h, i};
+  expert("w1", &Block::w1, &E::w1, true, format.dtype, w1, for_fan_in(routed_h, 1));
+  expert("w2", &Block::w2, &E::w2, true, format.dtype, w2, for_fan_in(i, 2));
+  const auto scales = [&](const char* name, Tensor WeightBlock::*tensor,
+                          BlockScales ExpertWeights::*member, const Shape& matrix,
+                          ScaleBlock block) {
+    if (format.dtype == DType::F8E4m3)
+      parts.push_back({WeightPart::Group::Experts, name, tensor,
+                       [=](const LayerWeights& w) { return (w.experts.*member).values; }, true,
+                       kF32, scales_shape(matrix, block), RandomValues{}});
+  };
+  scales("w1 scales", &Block::w1_scales, &E::w1_scales, w1, format.w1);
+  scales("w2 scales", &Block::w2_scales, &E::w2_scales, w2, format.w2);
   expert("b1", &Block::b1, &E::b1, c.expert_bias, kF32, {n, c.w1_rows()}, {3, 0.5f});
   expert("b2", &Block::b2, &E::b2, c.expert_bias, kF32, {n, routed_h}, {4, 0.5f});
 
@@ -177,15 +214,18 @@ std::vector<WeightPart> weight_parts(const MoeConfig& c, int num_ranks) {
   return parts;
 }
 
-WeightBlock WeightBlock::take(Arena& arena, const MoeConfig& config, int num_ranks) {
+WeightBlock WeightBlock::take(Arena& arena, const MoeConfig& config, int num_ranks,
+                              const ExpertFormat& format) {
   WeightBlock b;
-  for (const WeightPart& part : weight_parts(config, num_ranks))
+  b.format = format;
+  for (const WeightPart& part : weight_parts(config, num_ranks, format))
     if (part.wanted) b.*part.tensor = arena.take(part.dtype, part.shape);
   return b;
 }
 
-WeightBlock WeightBlock::allocate(const MoeConfig& config, int num_ranks) {
-  const auto bytes = static_cast<size_t>(weight_bytes(config, num_ranks));
+WeightBlock WeightBlock::allocate(const MoeConfig& config, int num_ranks,
+                                  const ExpertFormat& format) {
+  const auto bytes = static_cast<size_t>(weight_bytes(config, num_ranks, format));
   const AvailableMemory available = available_memory();
   SWITCHYARD_REQUIRE(bytes <= available.bytes, Unsupported, "weights: bytes=", bytes, ", one of ",
                      num_ranks, " ranks needs ", size_text(bytes), ", ", size_text(available.bytes),
@@ -194,7 +234,7 @@ WeightBlock WeightBlock::allocate(const MoeConfig& config, int num_ranks) {
   SWITCHYARD_REQUIRE(memory != nullptr, Unsupported, "weights: bytes=", bytes,
                      ", cannot be allocated. Use more ranks or a smaller layer.");
   Arena arena({memory.get(), bytes});
-  WeightBlock block = take(arena, config, num_ranks);
+  WeightBlock block = take(arena, config, num_ranks, format);
   block.memory = std::move(memory);
   return block;
 }
@@ -202,6 +242,10 @@ WeightBlock WeightBlock::allocate(const MoeConfig& config, int num_ranks) {
 LayerWeights WeightBlock::view() const {
   LayerWeights w;
   w.experts = {.order = GateUpOrder::GateUp, .w1 = w1, .w2 = w2, .b1 = b1, .b2 = b2};
+  if (w1_scales.present()) {
+    w.experts.w1_scales = {w1_scales, format.w1};
+    w.experts.w2_scales = {w2_scales, format.w2};
+  }
   w.router = {router, router_bias, correction_bias, expert_scale, token_experts};
   if (shared_w1.present()) w.shared = {GateUpOrder::GateUp, shared_w1, shared_w2, shared_gate};
   w.path = {input_norm, down, output_norm, up};
@@ -210,15 +254,25 @@ LayerWeights WeightBlock::view() const {
 }
 
 int64_t weight_bytes(const MoeConfig& config, int num_ranks) {
+  return weight_bytes(config, num_ranks, {});
+}
+
+int64_t weight_bytes(const MoeConfig& config, int num_ranks, const ExpertFormat& format) {
   Arena arena({});
-  WeightBlock::take(arena, config, num_ranks);
+  WeightBlock::take(arena, config, num_ranks, format);
   return static_cast<int64_t>(arena.bytes());
+}
+
+ExpertFormat format_of(const ExpertWeights& weights) {
+  if (weights.w1.dtype != DType::F8E4m3) return {};
+  return {DType::F8E4m3, weights.w1_scales.block, weights.w2_scales.block};
 }
 
 void validate(const ExpertWeights& w, const MoeConfig& c, int num_ranks, DeviceKind device) {
   validate(c);
   SWITCHYARD_REQUIRE(num_ranks >= 1, ShapeMismatch, "weights: P=", num_ranks, ", need at least 1.");
   check_order("w1", w.order, c.activation);
+  check_format(w);
   LayerWeights layer;
   layer.experts = w;
   check_group(WeightPart::Group::Experts, layer, c, num_ranks, device);

@@ -17,16 +17,20 @@ namespace switchyard {
 // part.
 struct WeightBlock {
   Tensor w1, w2, b1, b2;
+  ExpertFormat format;
+  Tensor w1_scales, w2_scales;  // of f8_e4m3
   Tensor router, router_bias, correction_bias, expert_scale, token_experts;
   Tensor shared_w1, shared_w2, shared_gate;
   Tensor input_norm, down, output_norm, up;  // RoutedPathWeights
   std::shared_ptr<void> memory;
 
   // Sizes only, over an empty workspace.
-  static WeightBlock take(Arena& arena, const MoeConfig& config, int num_ranks);
+  static WeightBlock take(Arena& arena, const MoeConfig& config, int num_ranks,
+                          const ExpertFormat& format = {});
   // Allocates. Throws Error(Unsupported) with the bytes when the machine has not that much memory
   // free.
-  static WeightBlock allocate(const MoeConfig& config, int num_ranks);
+  static WeightBlock allocate(const MoeConfig& config, int num_ranks,
+                              const ExpertFormat& format = {});
 
   LayerWeights view() const;
 };
@@ -34,7 +38,7 @@ struct WeightBlock {
 // Values of base/random.h within `range` of `middle`, or, for i32 (a table of experts), rows of K
 // different ids.
 struct RandomValues {
-  int number;
+  int number = 0;
   float range = 0, middle = 0;
 };
 
@@ -58,7 +62,8 @@ struct WeightPart {
 
 // In the order of WeightBlock, the absent ones too. Throws Error(ShapeMismatch or Unsupported) for
 // a config or a number of ranks that no layer has.
-std::vector<WeightPart> weight_parts(const MoeConfig& config, int num_ranks);
+std::vector<WeightPart> weight_parts(const MoeConfig& config, int num_ranks,
+                                     const ExpertFormat& format = {});
 
 // ---- available_memory.cc: how much memory this process could still take
 

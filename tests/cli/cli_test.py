@@ -428,6 +428,7 @@ class BadInput(CommandLine):
     def test_presets(self):
         self.refused("run", "--preset", "gpt-5", says="olmoe-1b-7b")
         self.refused("run", "--preset", "kimi-k2", says="bytes=")
+        self.refused("run", "--preset", "olmoe-1b-7b", "--weights", "native", says="--weights=native")
         self.refused("run", "--preset", "olmoe-1b-7b", "--ep-size", 3, says="--ep-size=3")
         self.refused("run", "--preset", "olmoe-1b-7b", "--ep-size", 8, "--ep-rank", 8, says="--ep-rank=8")
 
@@ -444,7 +445,7 @@ class Options(CommandLine):
     PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir"}
     NAMES = {"input-tensor", "token-ids-tensor", "expect-tensor", "commit"}  # any word may be one
     WORDS = {"preset", "device", "transport", "strategy", "moe_strategy", "output-dtype", "routing", "use-all-gather",
-             "use_all_gather"}
+             "use_all_gather", "weights"}
     NUMBERS = {"layer", "ep-size", "ep-rank", "ranks", "tp-size", "masked-max-tokens", "masked_max_token_num",
                "alignment", "threads", "pieces", "link-blocks", "num-sms", "tokens", "max-tokens", "seed", "repeat",
                "tolerance", "batch", "nodes", "ranks-per-node", "nvlink-gbps", "network-gbps", "nvlink-meeting-us",

@@ -520,6 +520,63 @@ TEST_P(FusedForm, IsReadExactly) {
   expect_exact(fused(GetParam()), GetParam());
 }
 
+// ---- experts that stay fp8
+
+// The codes times their scales are the numbers that the file holds.
+void expect_numbers(ConstTensor codes, const BlockScales& scales,
+                    const std::vector<float>& expected, const std::string& what) {
+  ASSERT_EQ(codes.dtype, DType::F8E4m3) << what;
+  ASSERT_EQ(codes.count(), static_cast<int64_t>(expected.size())) << what;
+  ASSERT_EQ(scales.values.shape, scales_shape(codes.shape, scales.block)) << what;
+  const int64_t n = codes.dim(1), k = codes.dim(2);
+  const auto in_blocks = [](int64_t at, int64_t size) {
+    return size == ScaleBlock::kWhole ? 0 : at / size;
+  };
+  for (int64_t i = 0; i < codes.count(); ++i) {
+    const int64_t e = i / (n * k), row = in_blocks(i / k % n, scales.block.rows),
+                  col = in_blocks(i % k, scales.block.cols);
+    const float scale =
+        scales.values.as<float>()[(e * scales.values.dim(1) + row) * scales.values.dim(2) + col];
+    const float value = static_cast<float>(codes.as<F8E4m3>()[i]) * scale;
+    const float right = expected[static_cast<size_t>(i)];
+    if (std::isnan(right) && std::isnan(value)) continue;
+    ASSERT_EQ(std::bit_cast<uint32_t>(value), std::bit_cast<uint32_t>(right))
+        << what << " at " << i;
+  }
+}
+
+bool is_kept(const Form& form) {
+  return form.shown.starts_with("fp8") && form.shown != kBlocksShown &&
+         form.shown != "fp8 in 1x16 blocks";
+}
+
+void expect_kept(const Model& m, const Form& form) {
+  const TemporaryFolder folder;
+  const auto checkpoint = m.open(folder);
+  const auto all = checkpoint->load_layer(0, 1, 0, {}, WeightForms::Native);
+  const auto part = checkpoint->load_layer(0, 2, 1, {}, WeightForms::Native);
+  const std::vector<float> second(m.w2.begin() + kExperts / 2 * kHidden * kInner, m.w2.end());
+  EXPECT_EQ(format_of(all.experts), checkpoint->native_format(0)) << form.name;
+  if (is_kept(form)) {
+    expect_numbers(all.experts.w1, all.experts.w1_scales, m.w1, form.name + " w1");
+    expect_numbers(all.experts.w2, all.experts.w2_scales, m.w2, form.name + " w2");
+    expect_numbers(part.experts.w2, part.experts.w2_scales, second, form.name + " part");
+  } else {
+    EXPECT_FALSE(all.experts.w1_scales.present()) << form.name;
+    expect_values(all.experts.w1, m.w1, form.name + " w1");
+    expect_values(all.experts.w2, m.w2, form.name + " w2");
+    expect_values(part.experts.w2, second, form.name);
+  }
+}
+
+TEST_P(QuantisedForm, OfFp8IsKeptAsItIsWhereKernelsTakeItsBlocks) {
+  expect_kept(separate(GetParam()), GetParam());
+}
+
+TEST_P(FusedForm, OfFp8IsKeptAsItIsWhereKernelsTakeItsBlocks) {
+  expect_kept(fused(GetParam()), GetParam());
+}
+
 // ---- refusals
 
 std::string refusal(const Model& m, Errc code) {
@@ -969,6 +1026,15 @@ TEST(Quantised, FormsMayBeMixed) {
   std::copy_n(fp8_model.w1.begin(), 2 * kInner * kHidden, m.w1.begin());
   std::copy_n(fp8_model.w2.begin(), kInner * kHidden, m.w2.begin());
   expect_exact(m, form_called("modelopt fp8"));
+  const TemporaryFolder folder;
+  const auto checkpoint = m.open(folder);
+  try {
+    (void)checkpoint->load_layer(0, 1, 0, {}, WeightForms::Native);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::Unsupported);
+    EXPECT_NE(std::string(e.what()).find("Load them as bf16"), std::string::npos) << e.what();
+  }
 }
 
 // Stored [E, H, 2I] and [E, I, H]: blocks are of rows and columns as they are stored.
