@@ -54,7 +54,8 @@ nlohmann::json json_of(const Strategy& s) {
 }
 
 // `error`: why no strategy was chosen.
-void print_json(const std::vector<Strategy>& all, const Strategy& choice,
+void print_json(const StrategyRequest& request, int64_t rank_bytes,
+                const std::vector<Strategy>& all, const Strategy& choice,
                 const std::string& error) {
   nlohmann::json strategies = nlohmann::json::array(), names = nlohmann::json::array();
   for (const auto& s : all) strategies.push_back(json_of(s));
@@ -63,6 +64,8 @@ void print_json(const std::vector<Strategy>& all, const Strategy& choice,
   const nlohmann::json json = {
       {"chosen", error.empty() ? nlohmann::json(choice.name) : nlohmann::json()},
       {"reason", error.empty() ? choice.reason : error},
+      {"experts", dtype_name(request.experts)},
+      {"weight_bytes", rank_bytes},
       {"strategies", strategies},
       {"names", names}};
   say_json(json);
@@ -133,14 +136,15 @@ int explain(ExplainArguments& a) {
     error = e.what();
   }
   const int code = error.empty() ? kGood : kFailed;
+  const int64_t rank_bytes =
+      weight_bytes(request.config, request.num_ranks, a.source.expert_format());
   if (a.json) {
-    print_json(all, choice, error);
+    print_json(request, rank_bytes, all, choice, error);
     return code;
   }
   say("layer   {}, {}, {} a rank\n        {}\ndevice  {} ({}){}\nranks   {}, tp {}, "
       "at most {} tokens a rank\n",
-      a.source.name(), dtype_name(request.experts),
-      human_bytes(weight_bytes(request.config, request.num_ranks, a.source.expert_format())),
+      a.source.name(), dtype_name(request.experts), human_bytes(rank_bytes),
       describe(a.source.config()), a.run.device, request.device.name,
       request.device.available ? "" : ", not here: times are predicted for an H100", a.run.ranks,
       a.run.layer.tp_size, a.tokens);

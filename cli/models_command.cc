@@ -78,15 +78,28 @@ std::string stored_format(const Checkpoint& checkpoint, int64_t layer) {
   }
 }
 
+// What --weights native makes of the experts; bf16 where that is all there is, or nothing can be read.
+ExpertFormat native_format(const Checkpoint& checkpoint, int64_t layer) {
+  try {
+    return checkpoint.native_format(layer);
+  } catch (const Error&) {
+    return {};
+  }
+}
+
 int show_checkpoint(const ModelsArguments& a) {
   const auto checkpoint = Checkpoint::open(a.model, a.layer_json);
   if (a.json) {
     nlohmann::json layers = nlohmann::json::array();
     for (const int64_t layer : checkpoint->moe_layers()) {
-      auto entry = json_of(checkpoint->config(layer));
+      const auto config = checkpoint->config(layer);
+      const ExpertFormat native = native_format(*checkpoint, layer);
+      auto entry = json_of(config);
       entry["layer"] = layer;
       entry["module"] = checkpoint->module_path(layer);
       entry["stored"] = stored_format(*checkpoint, layer);
+      entry["native_dtype"] = dtype_name(native.dtype);
+      entry["native_bytes"] = weight_bytes(config, 1, native);
       layers.push_back(std::move(entry));
     }
     const nlohmann::json all = {{"family", checkpoint->family()},
@@ -98,14 +111,15 @@ int show_checkpoint(const ModelsArguments& a) {
   say("family  {}\nlayers  {}, {} of them MoE\n\n", checkpoint->family(), checkpoint->num_layers(),
       checkpoint->moe_layers().size());
   Table table({"layer", "<module", "<stored as", "<router", "<scoring", "<activation", "in memory",
-               "<unusual", "<what it computes"});
+               "native", "<unusual", "<what it computes"});
   for (const int64_t layer : checkpoint->moe_layers()) {
     const auto config = checkpoint->config(layer);
     table.add({std::to_string(layer), checkpoint->module_path(layer),
                stored_format(*checkpoint, layer), config.router_f32 ? "f32" : "bf16",
                scoring_name(config.gate.scoring), activation_name(config.activation.kind),
-               human_bytes(weight_bytes(config, 1)), listed(unusual_parts(config)),
-               describe(config)});
+               human_bytes(weight_bytes(config, 1)),
+               human_bytes(weight_bytes(config, 1, native_format(*checkpoint, layer))),
+               listed(unusual_parts(config)), describe(config)});
   }
   say("{}", table.text());
   return kGood;

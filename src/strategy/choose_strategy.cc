@@ -152,6 +152,10 @@ Strategy choose_named(const StrategyRequest& r) {
       choice.dispatcher.value_or(r.num_ranks == 1 ? DispatcherKind::Local : DispatcherKind::Normal);
   const auto provider = choice.provider.value_or(providers_of(r.device.kind).front());
   Strategy s = evaluate({dispatcher, choice.executor, provider}, r);
+  if (choice.experts)
+    s.conditions.push_back({cat("the name is of experts in ", dtype_name(*choice.experts), " (saw ",
+                                dtype_name(r.experts), ")"),
+                            r.experts == *choice.experts});
   SWITCHYARD_REQUIRE(s.holds(), Unsupported, "strategy: name=", r.strategy, " (", s.name,
                      "), condition failed: ", failures(s.conditions),
                      ". Change what it saw, or say auto.");

@@ -18,21 +18,23 @@ struct ReferenceName {
   std::string_view name;
   std::string_view means;    // a combination of ours; empty: not provided yet
   std::string_view instead;  // the nearest that is
+
+  DType experts() const { return name.starts_with("fp8") ? DType::F8E4m3 : DType::Bf16; }
 };
 constexpr std::array kReferenceNames = {
     ReferenceName{"no_quant_ep_low_latency", "", "no_quant_dp_normal_deepgemm"},
     ReferenceName{"no_quant_cpp", "local+contiguous", ""},
     ReferenceName{"no_quant_dp_normal", "contiguous", ""},
     ReferenceName{"no_quant_dp_normal_deepgemm", "hybrid", ""},
-    ReferenceName{"fp8_per_block_no_dp", "", "no_quant_cpp"},
-    ReferenceName{"fp8_per_block_no_dp_masked", "", "no_quant_cpp"},
-    ReferenceName{"fp8_per_block_ep_low_latency", "", "no_quant_dp_normal_deepgemm"},
-    ReferenceName{"fp8_per_block_ep_normal", "", "no_quant_dp_normal_deepgemm"},
-    ReferenceName{"fp8_per_block_pure_cp", "", "all_gather+hybrid"},
-    ReferenceName{"fp8_per_block_pure_dp", "", "all_gather+masked"},
-    ReferenceName{"fp8_per_tensor_no_dp", "", "no_quant_cpp"},
-    ReferenceName{"fp8_per_tensor_ep_low_latency", "", "no_quant_dp_normal_deepgemm"},
-    ReferenceName{"fp8_per_tensor_ep_normal", "", "no_quant_dp_normal"},
+    ReferenceName{"fp8_per_block_no_dp", "local+hybrid", ""},
+    ReferenceName{"fp8_per_block_no_dp_masked", "local+masked", ""},
+    ReferenceName{"fp8_per_block_ep_low_latency", "", "fp8_per_block_ep_normal"},
+    ReferenceName{"fp8_per_block_ep_normal", "normal+hybrid", ""},
+    ReferenceName{"fp8_per_block_pure_cp", "all_gather+hybrid", ""},
+    ReferenceName{"fp8_per_block_pure_dp", "all_gather+masked", ""},
+    ReferenceName{"fp8_per_tensor_no_dp", "local+contiguous", ""},
+    ReferenceName{"fp8_per_tensor_ep_low_latency", "", "fp8_per_tensor_ep_normal"},
+    ReferenceName{"fp8_per_tensor_ep_normal", "normal+contiguous", ""},
     ReferenceName{"w4a8_int4_per_channel_no_dp", "", "no_quant_cpp"},
     ReferenceName{"w4a8_int4_per_channel_ep_low_latency", "", "no_quant_dp_normal_deepgemm"},
     ReferenceName{"w4a8_int4_per_channel_ep_normal", "", "no_quant_dp_normal"},
@@ -88,8 +90,12 @@ std::optional<NamedChoice> parse_combination(std::string_view name) {
 std::optional<NamedChoice> parse_reference_name(std::string_view name) {
   for (const auto& r : kReferenceNames) {
     if (r.name != name) continue;
-    if (!r.means.empty()) return parse_combination(r.means);
     NamedChoice choice;
+    if (!r.means.empty()) {
+      choice = parse_combination(r.means).value();
+      choice.experts = r.experts();
+      return choice;
+    }
     choice.not_provided =
         cat("recognised, but not provided yet. The nearest that is: ", r.instead, ".");
     return choice;

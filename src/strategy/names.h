@@ -32,8 +32,9 @@ struct NamedChoice {
   std::optional<DispatcherKind> dispatcher;
   ExecutorKind executor = ExecutorKind::Contiguous;
   std::optional<GemmProvider> provider;
-  std::string not_provided;  // why this release cannot run it; empty when it can
-  std::string warning;       // the name is a deprecated alias
+  std::optional<DType> experts;  // what the name says of them; no word: any
+  std::string not_provided;      // why this release cannot run it; empty when it can
+  std::string warning;           // the name is a deprecated alias
 };
 
 // Throws Error(Unsupported) with all names and the nearest one.

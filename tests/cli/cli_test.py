@@ -407,7 +407,8 @@ class BadInput(CommandLine):
         self.refused(*real(), "--device", "tpu", says="--device=tpu")
         self.refused(*real(), "--output", self.folder / "o", "--output-dtype", "f8", says="f8")
         self.refused(*real(), "--strategy", "normal+maskd", says="Did you mean")
-        self.refused(*real(), "--strategy", "fp8_per_block_no_dp", says="not provided yet")
+        self.refused(*real(), "--strategy", "fp8_per_block_no_dp", says="f8_e4m3 (saw bf16)")
+        self.refused(*real(), "--strategy", "fp8_per_block_ep_low_latency", says="not provided yet")
         self.refused(*real(), "--ranks", 2, "--strategy", "local+masked", says="P=2")
         self.refused("run", "--model", MODEL, "--layer", 1, "--tokens", -1, says="--tokens=-1")
 
@@ -911,6 +912,51 @@ class OtherCommands(CommandLine):
             self.assertIn("unsupported (gptq)", self.good("models", "--model", folder).stdout)
             layers = self.run_json("models", "--model", folder)["moe_layers"]
             self.assertEqual({layer["stored"] for layer in layers}, {"unsupported (gptq)"})
+
+    def test_experts_of_fp8_stay_fp8_if_asked(self):
+        # 4 experts of 128 x 128 matrices: a byte a number and one scale each.
+        hidden, experts = 128, 4
+        mlp = "model.layers.0.mlp"
+        parts = {f"{mlp}.gate.weight": ("BF16", [experts, hidden], b"".join(struct.pack("<H", 0x3c00 + (i * 37) % 300) for i in range(experts * hidden)))}
+        for e in range(experts):
+            for seed, name in enumerate(("gate_proj", "up_proj", "down_proj")):
+                codes = bytes((7 * i + 13 * e + seed) % 0x70 | (i % 2) << 7 for i in range(hidden * hidden))
+                matrix = f"{mlp}.experts.{e}.{name}.weight"
+                parts[matrix] = ("F8_E4M3", [hidden, hidden], codes)
+                parts[matrix + "_scale_inv"] = ("F32", [1, 1], struct.pack("<f", 0.002))
+        header, data = {}, b""
+        for name, (dtype, shape, content) in parts.items():
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+            data += content
+        text = json.dumps(header).encode()
+        (self.folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        (self.folder / "config.json").write_text(json.dumps(
+            {"model_type": "qwen3_moe", "hidden_size": hidden, "moe_intermediate_size": hidden, "num_experts": experts,
+             "num_experts_per_tok": 2, "num_hidden_layers": 1, "norm_topk_prob": True, "hidden_act": "silu",
+             "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}))
+        layer = ("--model", self.folder, "--layer", 0)
+        shown = self.run_json("models", "--model", self.folder)["moe_layers"][0]
+        self.assertEqual((shown["stored"], shown["native_dtype"]), ("fp8 in 128x128 blocks", "f8_e4m3"))
+        numbers = 3 * experts * hidden * hidden
+        self.assertLess(abs(shown["bytes"] - shown["native_bytes"] - numbers), 1024)  # scales and alignment
+        native = self.run_json("explain", *layer, "--weights", "native")
+        self.assertEqual((native["experts"], native["weight_bytes"]), ("f8_e4m3", shown["native_bytes"]))
+        self.assertEqual(self.run_json("explain", *layer)["experts"], "bf16")
+
+        rows = b"".join(struct.pack("<H", (i * 0x51) % 0x180 + 0x3e00 | (i % 3 == 0) << 15) for i in range(9 * hidden))
+        write_tensor(self.folder / "x", "x", "BF16", [9, hidden], rows)
+        given = (*layer, "--input", self.folder / "x", "--input-tensor", "x")
+        run = ("run", *given, "--output")
+        self.good(*run, self.folder / "bf16.safetensors")
+        text = self.good(*run, self.folder / "f8.safetensors", "--weights", "native").stdout
+        self.assertIn("experts in f8_e4m3", text)
+        compared = self.run_json("run", *given, "--weights", "native", "--tolerance", 0.1,
+                                 "--expect", self.folder / "bf16.safetensors", "--expect-tensor", "output")
+        self.assertTrue(0 < compared["rel_error"] < 0.1, compared)
+        self.good(*run, self.folder / "named.safetensors", "--weights", "native", "--strategy",
+                  "fp8_per_block_no_dp_masked")
+        self.assertEqual((self.folder / "named.safetensors").read_bytes(), (self.folder / "f8.safetensors").read_bytes())
+        self.refused("run", *layer, "--weights", "native", "--ranks", 2, says="load them as bf16")
 
     def test_seeds_of_the_fuzzer_are_layers(self):  # what is refused at once leads it nowhere
         (self.folder / "config.json").write_text((MODEL / "config.json").read_text())

@@ -90,15 +90,8 @@ TEST(StrategyNames, LaterNamesAreRecognisedWithTheNearestProvided) {
   const char* later[] = {"no_quant_ep_low_latency",
                          "no_auant_ep_low_latency",
                          "low_latency+masked",
-                         "fp8_per_block_no_dp",
-                         "fp8_per_block_no_dp_masked",
                          "fp8_per_block_ep_low_latency",
-                         "fp8_per_block_ep_normal",
-                         "fp8_per_block_pure_cp",
-                         "fp8_per_block_pure_dp",
-                         "fp8_per_tensor_no_dp",
                          "fp8_per_tensor_ep_low_latency",
-                         "fp8_per_tensor_ep_normal",
                          "w4a8_int4_per_channel_no_dp",
                          "w4a8_int4_per_channel_ep_low_latency",
                          "w4a8_int4_per_channel_ep_normal",
@@ -112,8 +105,39 @@ TEST(StrategyNames, LaterNamesAreRecognisedWithTheNearestProvided) {
     EXPECT_NE(message.find("not provided yet"), std::string::npos) << name << ": " << message;
     EXPECT_TRUE(known.count(name)) << name;
   }
-  EXPECT_NE(message_of(request("fp8_per_block_ep_normal", 4)).find("no_quant_dp_normal_deepgemm"),
+  EXPECT_NE(message_of(request("fp4_ep_low_latency", 4)).find("no_quant_dp_normal_deepgemm"),
             std::string::npos);
+}
+
+TEST(StrategyNames, ThoseOfFp8AreForExpertsInF8E4m3) {
+  const std::pair<const char*, const char*> here[] = {
+      {"fp8_per_block_no_dp", "local+hybrid"},
+      {"fp8_per_block_no_dp_masked", "local+masked"},
+      {"fp8_per_tensor_no_dp", "local+contiguous"}};
+  for (const auto& [name, means] : here) {
+    StrategyRequest r = request(name);
+    EXPECT_NE(message_of(r).find("the name is of experts in f8_e4m3 (saw bf16)"), std::string::npos)
+        << name;
+    r.experts = DType::F8E4m3;
+    EXPECT_EQ(choose_strategy(r).name, means);
+  }
+  StrategyRequest bf16 = request("no_quant_cpp");
+  bf16.experts = DType::F8E4m3;
+  EXPECT_NE(message_of(bf16).find("the name is of experts in bf16 (saw f8_e4m3)"),
+            std::string::npos);
+  // Known, and as far as several ranks.
+  const std::pair<const char*, const char*> ranks[] = {
+      {"fp8_per_block_ep_normal", "normal+hybrid"},
+      {"fp8_per_block_pure_cp", "all_gather+hybrid"},
+      {"fp8_per_block_pure_dp", "all_gather+masked"},
+      {"fp8_per_tensor_ep_normal", "normal+contiguous"}};
+  for (const auto& [name, means] : ranks) {
+    StrategyRequest r = request(name, 4);
+    r.experts = DType::F8E4m3;
+    const auto message = message_of(r);
+    EXPECT_NE(message.find(means), std::string::npos) << message;
+    EXPECT_NE(message.find("elsewhere load them as bf16"), std::string::npos) << message;
+  }
 }
 
 TEST(StrategyNames, AnUnknownNameListsAllAndTheNearest) {
