@@ -137,8 +137,10 @@ struct DeviceDescription {
   std::string unavailable_reason;  // one line, when not available
   int compute_major = 0;           // CUDA only
   int compute_minor = 0;
-  int num_sms = 0;           // CUDA only
-  bool has_cublas = true;    // CUDA only; the library was found when it was looked for
+  int num_sms = 0;  // CUDA only
+  /// CUDA only: whether cuBLAS can be opened. Asked when a strategy over it is evaluated, since the
+  /// first look may take most of a second. Null: it can.
+  bool (*has_cublas)() = nullptr;
   int num_devices = 0;       // CUDA only; those that this process can see, taken to be alike
   double memory_bytes = 0;   // of the device
   double read_gbps = 20;     // streaming read, GB/s

@@ -44,7 +44,7 @@ DeviceDescription describe_cuda() {
   d.name = properties.name;
   d.compute_major = properties.major;
   d.compute_minor = properties.minor;
-  d.has_cublas = has_cublas();
+  d.has_cublas = has_cublas;
   d.num_devices = count;
   d.num_sms = properties.multiProcessorCount;
   d.memory_bytes = static_cast<double>(properties.totalGlobalMem);

@@ -16,7 +16,7 @@ namespace switchyard {
 // The current device. Never throws: what cannot be had is `available = false` with its reason.
 DeviceDescription describe_cuda();
 
-// Whether cuBLAS can be opened here: in src/cuda/cublas_library.cc.
+// Whether cuBLAS can be opened here: in src/cuda/cublas_library.cc. The first call looks for it.
 bool has_cublas();
 
 // The number of the calling thread's; 0 in a build without CUDA.

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// src/strategy/choose_strategy.cc -- pure: no clock, no environment, no device query. Equal
-// requests give equal answers on every rank, so ranks agree without talking.
+// src/strategy/choose_strategy.cc -- pure: no clock, no environment, no device query but for
+// DeviceDescription::has_cublas, where cuBLAS is evaluated. Equal requests give equal answers on every
+// rank, so ranks agree without talking.
 #include <algorithm>
 #include <cmath>
 #include <utility>
@@ -122,6 +123,8 @@ Strategy choose_automatically(const StrategyRequest& r) {
   std::vector<Strategy> good;
   std::string failed;  // of the first one of each provider
   for (const auto provider : providers_of(r.device.kind)) {
+    // cuBLAS never costs less than Hopper's kernels (cost_model.cc), and to look for it takes time.
+    if (!good.empty()) break;
     bool first = true;
     for (const auto dispatcher : dispatchers_for(r))
       for (const auto executor : kExecutors) {

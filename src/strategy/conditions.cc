@@ -143,8 +143,9 @@ std::vector<Condition> provider_conditions(GemmProvider provider, ExecutorKind e
                       d.compute_minor)};
   std::vector<Condition> all = {condition("compute capability >= 8.0", d.compute_major >= 8, "sm_",
                                           d.compute_major, d.compute_minor)};
-  all.push_back(condition("cuBLAS can be opened", d.has_cublas,
-                          d.has_cublas ? "it is here" : "there is none"));
+  const bool has_cublas = d.has_cublas == nullptr || d.has_cublas();
+  all.push_back(
+      condition("cuBLAS can be opened", has_cublas, has_cublas ? "it is here" : "there is none"));
   all.push_back(condition("one rank over cuBLAS: it loads kernels late, which may wait for a peer",
                           r.num_ranks == 1, "P=", r.num_ranks));
   if (executor == ExecutorKind::Masked) return all;

@@ -384,6 +384,35 @@ TEST(Providers, AutoTakesHopperWhereItRunsAndCublasWhereItDoesNot) {
       }
 }
 
+TEST(Providers, CublasIsLookedForWhereAStrategyOverItIsEvaluatedAlone) {
+  static int times = 0;
+  const auto asked = [](const char* name, int major) {
+    auto r = on_gpu(name, major);
+    r.device.has_cublas = [] {
+      ++times;
+      return false;
+    };
+    times = 0;
+    return r;
+  };
+  for (const char* name : {"auto", "masked", "contiguous", "hybrid"}) {
+    EXPECT_EQ(choose_strategy(asked(name, 9)).provider, GemmProvider::Hopper) << name;
+    EXPECT_EQ(times, 0) << name;
+  }
+  for (const auto& [name, major] : {std::pair{"masked+cublas", 9}, std::pair{"auto", 8}}) {
+    const auto message = message_of(asked(name, major));
+    EXPECT_NE(message.find("cuBLAS can be opened (saw there is none)"), std::string::npos)
+        << message;
+    EXPECT_GT(times, 0) << name;
+  }
+  int shown = 0;
+  for (const auto& s : evaluate_strategies(asked("auto", 9)))
+    for (const auto& c : s.conditions)
+      if (c.text == "cuBLAS can be opened (saw there is none)") shown += !c.holds;
+  EXPECT_EQ(shown, times);
+  EXPECT_GT(shown, 0);
+}
+
 TEST(Providers, CublasNeverIsPredictedToBeFaster) {
   for (const int64_t tokens : {1, 64, 4096}) {
     auto r = on_gpu("auto");
