@@ -6,6 +6,7 @@
 #
 #   tests/install/fresh_machine.sh [STEP...]      default: all of them, in the order of `all` below, on new machines
 #
+# Steps that are named run on the machines of an earlier run, with today's source; one that is missing is made.
 # Two machines: one is given the README's commands, which install what they miss; the other has a compiler, CMake,
 # pkg-config, Highway and nlohmann/json, and so shows what the library alone needs. They share a ccache, for which builds
 # lie where relative paths are the same: only the first step that builds the library takes as long as it does for a user.
@@ -133,15 +134,29 @@ inside() {  # machine, bash text: runs there, in the source's folder; its mounts
     inside "$fresh/$1" "$fresh/ccache" "$2" "${3:-}" </dev/null
 }
 
-new_machine() {
+new_machine() {  # each line by itself: errexit does not reach into what `timed` calls
   local root=$fresh/$1
-  rm -rf --one-file-system "$root"  # a run that was cut off may have left mounts
-  [ -d "$fresh/base" ] || mmdebstrap --quiet --variant=minbase bookworm "$fresh/base"
-  cp -a "$fresh/base" "$root"
+  rm -rf --one-file-system "$root" || return  # a run that was cut off may have left mounts
+  if [ ! -d "$fresh/base" ]; then
+    rm -rf "$fresh/unfinished"
+    mmdebstrap --quiet --variant=minbase bookworm "$fresh/unfinished" || return
+    mv "$fresh/unfinished" "$fresh/base"
+  fi
+  cp -a "$fresh/base" "$root" || return
   cp /etc/resolv.conf "$root/etc/resolv.conf"
   mkdir -p "$root/switchyard" "$root/ccache"
-  git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -cf - | tar -xf - -C "$root/switchyard"
-  inside "$1" "apt-get update -qq && apt-get install -y -qq --no-install-recommends $(packages_of "$1") >/dev/null"
+  inside "$1" "apt-get update -qq && apt-get install -y -qq --no-install-recommends $(packages_of "$1") >/dev/null" ||
+    return
+  packages_of "$1" >"$root/made_of"
+}
+
+# Not one whose making was cut off, nor one of an older list of packages.
+is_made() { [ "$(cat "$fresh/$1/made_of" 2>/dev/null)" = "$(packages_of "$1")" ]; }
+
+copy_source() {  # all but what was built there
+  local to=$fresh/$1/switchyard
+  find "$to" -mindepth 1 -maxdepth 1 ! -name build ! -name parent -exec rm -rf {} +
+  git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- -cf - | tar -xf - -C "$to"
 }
 
 timed() {  # name, command
@@ -166,9 +181,12 @@ done
 [ $# -gt 0 ] || rm -rf --one-file-system "$fresh"/{ccache,times,base,readme,library}
 mkdir -p "$fresh"/{ccache,times}
 functions=$(declare -f)
+declare -A has_source
 for step in "${steps[@]}"; do
   machine=$(machine_of "$step")
-  [ -d "$fresh/$machine/switchyard" ] || timed "machine_$machine" new_machine "$machine"
+  is_made "$machine" || timed "machine_$machine" new_machine "$machine"
+  [ -n "${has_source[$machine]:-}" ] || copy_source "$machine"
+  has_source[$machine]=yes
   launcher=
   [ "$machine" = readme ] || launcher=ccache
   timed "$step" inside "$machine" "$functions; step_$step" "$launcher"
