@@ -117,6 +117,12 @@ class MoeLayer {
   static std::unique_ptr<MoeLayer> create(const MoeConfig& config, const LayerWeights& weights,
                                           const LayerOptions& options);
 
+  /// In place of create, for a rank whose caller gave what cannot become arguments of it, as a
+  /// binding may find: it takes part, and the peers' create throws ShapeMismatch, that this rank
+  /// refused its arguments. Collective with their create; nothing on one rank. Returns then: the
+  /// caller knows the error. Throws Error(Transport) when a peer is lost.
+  static void refuse_create(Communicator& communicator);
+
   /// Bytes of the workspace that a layer with these options needs, for callers who bring it. Grows
   /// with max_tokens.
   static size_t workspace_bytes(const MoeConfig& config, int num_ranks,
@@ -147,6 +153,12 @@ class MoeLayer {
   /// the one exception), no allocation. Throws Error:
   /// ShapeMismatch or Misaligned for these arguments; a sticky error of an earlier call.
   virtual ForwardReport forward(const ForwardArgs& args) = 0;
+
+  /// In place of forward, as refuse_create is of create: this rank takes part without rows, and the
+  /// peers' `wait` throws ShapeMismatch, that it refused its arguments. `max_tokens` and `stream` are
+  /// those of ForwardArgs; the capacity is taken for a bound that is none. Nothing on one rank.
+  /// Throws, as forward, the sticky error of an earlier call, which comes first.
+  virtual void refuse_forward(int64_t max_tokens, CUstream_st* stream) = 0;
 
   /// Waits until every forward enqueued on `stream` is done; beside `grow` the only call that
   /// synchronises.

@@ -56,11 +56,6 @@ class HostCommunicator {
   std::unique_ptr<Communicator> communicator_;
 };
 
-// For a rank that found its arguments wrong before the layer could: it takes part all the same, with
-// arguments that the layer refuses, so that no peer waits for it.
-void create_nothing(Communicator& communicator);
-void forward_nothing(MoeLayer& layer, int64_t max_tokens, CUstream_st* stream);
-
 // LayerOptions with what Python holds in place of the pointers.
 struct HostOptions : LayerOptions {
   std::shared_ptr<HostBackend> host_backend;

@@ -59,7 +59,10 @@ auto prepared(const HostOptions& options, const Prepare& prepare) {
   try {
     return prepare();
   } catch (...) {
-    if (options.num_ranks() > 1) create_nothing(options.communicator->get());
+    if (options.communicator) {
+      const nb::gil_scoped_release unlocked;
+      MoeLayer::refuse_create(options.communicator->get());
+    }
     throw;
   }
 }
@@ -105,8 +108,8 @@ class HostLayer {
         args.workspace = scratch->workspace();
       }
     } catch (...) {
-      if (communicator_ && communicator_->get().size() > 1)
-        forward_nothing(layer, max_tokens, args.stream);
+      const nb::gil_scoped_release unlocked;
+      layer.refuse_forward(max_tokens, args.stream);
       throw;
     }
     {

@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <string_view>
 
 #include "bind.h"
 #include "errors.h"
@@ -73,26 +72,6 @@ std::vector<std::shared_ptr<HostCommunicator>> local_ranks(int num_ranks, double
 }
 
 }  // namespace
-
-void create_nothing(Communicator& communicator) {
-  LayerOptions options;
-  options.num_threads = 1;
-  try {
-    const nb::gil_scoped_release unlocked;
-    MoeLayer::create(MoeConfig{}, LayerWeights{}, communicator, options);
-  } catch (const Error& e) {
-    if (e.code() == Errc::Transport) throw;  // worse than what this rank was given
-  }
-}
-
-void forward_nothing(MoeLayer& layer, int64_t max_tokens, CUstream_st* stream) {
-  try {
-    const nb::gil_scoped_release unlocked;
-    layer.forward({.max_tokens = max_tokens, .stream = stream});
-  } catch (const Error& e) {
-    if (!std::string_view(e.what()).starts_with("forward: hidden ")) throw;
-  }
-}
 
 void bind_ranks(nb::module_& m) {
   nb::class_<HostCommunicator>(

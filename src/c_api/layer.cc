@@ -1,11 +1,10 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
 // src/c_api/layer.cc -- the layer. Its calls are collective: a rank whose arguments no C++ type can hold takes part all
-// the same, with arguments that the layer refuses, so that no peer waits for it.
+// the same (refuse_create, refuse_forward), so that no peer waits for it.
 #include "switchyard/layer.h"
 
 #include <algorithm>
-#include <string_view>
 
 #include "c_api/config.h"
 #include "c_api/handles.h"
@@ -60,26 +59,6 @@ LayerArguments arguments_of(const char* op, swy_context* context, const swy_conf
   const swy_context& of = handle(op, "context", context);
   return {to_config(op, config), handle(op, "weights", weights).weights,
           to_options(op, options, of)};
-}
-
-// The peers learn that this rank refused.
-void create_nothing(Communicator& communicator) {
-  LayerOptions options;
-  options.num_threads = 1;
-  try {
-    MoeLayer::create(MoeConfig{}, LayerWeights{}, communicator, options);
-  } catch (const Error& e) {
-    if (e.code() == Errc::Transport) throw;  // worse than what this rank was given
-  }
-}
-
-// The same of a call. An error that is not of these arguments is an earlier one, which comes first.
-void forward_nothing(MoeLayer& layer, const swy_forward_args& c) {
-  try {
-    layer.forward({.max_tokens = c.max_tokens, .stream = static_cast<CUstream_st*>(c.stream)});
-  } catch (const Error& e) {
-    if (!std::string_view(e.what()).starts_with("forward: hidden ")) throw;
-  }
 }
 
 void check_report(const char* op, const swy_report* report) {
@@ -156,16 +135,16 @@ swy_status swy_layer_create(swy_context* context, const swy_config* config,
     std::shared_ptr<switchyard::Communicator> ranks;
     if (group != nullptr) ranks = handle(kOp, "group", group).communicator;
     LayerArguments with;
+    using switchyard::MoeLayer;
     try {
       required(kOp, "out", out);
       with = arguments_of(kOp, context, config, weights, options);
     } catch (...) {
-      if (ranks && ranks->size() > 1) create_nothing(*ranks);
+      if (ranks) MoeLayer::refuse_create(*ranks);
       throw;
     }
     auto layer = std::make_unique<swy_layer>();
     layer->communicator = ranks;
-    using switchyard::MoeLayer;
     layer->layer = ranks ? MoeLayer::create(with.config, with.weights, *ranks, with.options)
                          : MoeLayer::create(with.config, with.weights, with.options);
     *out = layer.release();
@@ -184,7 +163,7 @@ swy_status swy_layer_forward(swy_layer* layer, const swy_forward_args* args, swy
       check_report(kOp, report);
       with = to_args(kOp, given);
     } catch (...) {
-      if (of.communicator && of.communicator->size() > 1) forward_nothing(*of.layer, given);
+      of.layer->refuse_forward(given.max_tokens, static_cast<CUstream_st*>(given.stream));
       throw;
     }
     write_report(of.layer->forward(with), report);

@@ -168,6 +168,17 @@ class Layer final : public MoeLayer {
     return as_errors("forward", [&] { return forward_in_turn(args); });
   }
 
+  void refuse_forward(int64_t max_tokens, CUstream_st* stream) override {
+    if (communicator().size() == 1) return;
+    as_errors("forward", [&] {
+      const BackendTurn turn(backend(), "forward");
+      throw_what_is_visible();
+      dispatcher_->check_stream(stream);
+      const EnqueueLock lock(dispatcher_->serializes_enqueue());
+      take_part_without_rows(Errc::ShapeMismatch, bound_of(max_tokens), stream);
+    });
+  }
+
   void wait(CUstream_st* stream) override {
     as_errors("wait", [&] {
       StatusWords status;
@@ -187,13 +198,10 @@ class Layer final : public MoeLayer {
     const BackendTurn turn(backend(), "forward");
     throw_what_is_visible();
     dispatcher_->check_stream(args.stream);
-    const bool bound_is_valid =
-        args.max_tokens >= -1 && args.max_tokens <= plan().request.max_tokens;
-    const int64_t max_tokens =
-        args.max_tokens >= 0 && bound_is_valid ? args.max_tokens : plan().request.max_tokens;
+    const int64_t max_tokens = bound_of(args.max_tokens);
     const EnqueueLock lock(dispatcher_->serializes_enqueue());
     try {
-      as_errors("forward", [&] { check(args, bound_is_valid, max_tokens); });
+      as_errors("forward", [&] { check(args, max_tokens); });
     } catch (const Error& e) {
       if (communicator().size() > 1) take_part_without_rows(e.code(), max_tokens, args.stream);
       throw;
@@ -204,6 +212,12 @@ class Layer final : public MoeLayer {
     const bool hybrid = parts_.executor->kind() == ExecutorKind::Hybrid;
     return {parts_.executor->layout_for(max_rows), max_rows,
             hybrid ? plan().request.masked_max_tokens : -1};
+  }
+
+  // Of a call whose bound is given as `max_tokens`: the capacity for -1, and for what is no bound.
+  int64_t bound_of(int64_t max_tokens) const {
+    const int64_t capacity = plan().request.max_tokens;
+    return max_tokens >= 0 && max_tokens <= capacity ? max_tokens : capacity;
   }
 
   const LayerPlan& plan() const { return parts_.plan; }
@@ -275,9 +289,10 @@ class Layer final : public MoeLayer {
       throw *lost_;
   }
 
-  void check(const ForwardArgs& args, bool bound_is_valid, int64_t max_tokens) const {
-    SWITCHYARD_REQUIRE(bound_is_valid, ShapeMismatch, "forward: max_tokens=", args.max_tokens,
-                       ", need 0 to the layer's capacity ", plan().request.max_tokens,
+  void check(const ForwardArgs& args, int64_t max_tokens) const {
+    SWITCHYARD_REQUIRE(args.max_tokens == -1 || args.max_tokens == max_tokens, ShapeMismatch,
+                       "forward: max_tokens=", args.max_tokens, ", need 0 to the layer's capacity ",
+                       plan().request.max_tokens,
                        " (or -1 for it). Create the layer with a larger max_tokens.");
     const int64_t num_tokens = args.hidden.shape.rank() == 2 ? args.hidden.dim(0) : 0;
     SWITCHYARD_REQUIRE(num_tokens >= 0, ShapeMismatch, "forward: tokens=", num_tokens,
@@ -742,6 +757,22 @@ std::unique_ptr<MoeLayer> MoeLayer::create(const MoeConfig& config, const LayerW
     Communicator& communicator = *own;
     return create_layer(config, weights, std::move(own), communicator, options);
   });
+}
+
+void MoeLayer::refuse_create(Communicator& communicator) {
+  if (communicator.size() == 1) return;
+  as_errors(
+      "create",
+      [&] {
+        are_on_one_host(communicator);  // the collective steps of create_layer
+        try {
+          agree_or_throw(Error(Errc::ShapeMismatch, "create: refused"),
+                         LayerPlan({}, communicator.size(), {}), communicator);
+        } catch (const Error& e) {
+          if (e.code() == Errc::Transport) throw;
+        }
+      },
+      [&](const char* why) { communicator.abort(why); });
 }
 
 size_t MoeLayer::workspace_bytes(const MoeConfig& config, int num_ranks,

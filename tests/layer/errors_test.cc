@@ -137,6 +137,67 @@ TEST(LayerErrors, WrongArgumentsOnOneRankFailEveryRankAndHangNone) {
   }
 }
 
+// As a binding does whose caller gave what no ForwardArgs can hold.
+TEST(LayerErrors, ARankThatRefusesACallTakesPartWithoutRows) {
+  for (const char* strategy : {"normal+contiguous", "all_gather+masked"})
+    for (const int64_t bound : {int64_t{-1}, int64_t{8}, int64_t{-7}, INT64_MAX}) {
+      std::vector<Seen> seen(3);
+      run_local_ranks(3, [&](Communicator& comm) {
+        Rank rank(comm, small_options(strategy));
+        Seen& mine = seen[static_cast<size_t>(comm.rank())];
+        ForwardArgs args = rank.args();
+        args.max_tokens = bound == 8 ? 8 : -1;  // what is no bound is taken for the capacity
+        if (comm.rank() == 1)
+          rank.layer->refuse_forward(bound, nullptr);
+        else
+          rank.layer->forward(args);
+        mine.wait = message_of([&] { rank.layer->wait(); }, mine.code);
+        mine.poisoned = rank.poisoned();
+        rank.layer->forward(rank.args());  // the same layer goes on
+        rank.layer->wait();
+        if (!rank.finite()) mine.forward = "not finite";
+      });
+      EXPECT_EQ(seen[1].wait, "") << "its caller knows";
+      for (const Seen& s : seen) EXPECT_EQ(s.forward, "");
+      for (const size_t r : {0, 2}) {
+        EXPECT_EQ(
+            seen[r].wait,
+            "forward: rank 1 refused its arguments (ShapeMismatch). See the error thrown there.");
+        EXPECT_EQ(seen[r].code, static_cast<int>(Errc::ShapeMismatch));
+        EXPECT_TRUE(seen[r].poisoned);
+      }
+    }
+}
+
+TEST(LayerErrors, AnEarlierErrorComesBeforeARefusal) {
+  run_local_ranks(2, [](Communicator& comm) {
+    Rank rank(comm);
+    if (comm.rank() == 0) rank.ids[5] = 24;
+    rank.layer->forward(rank.args());
+    int code = 0;
+    const std::string text = message_of(
+        [&] {
+          if (comm.rank() == 1)
+            rank.layer->refuse_forward(-1, nullptr);
+          else
+            rank.layer->forward(rank.args());
+        },
+        code);
+    EXPECT_TRUE(text.starts_with("forward: expert id=24 on rank 0")) << text;
+    EXPECT_EQ(code, static_cast<int>(Errc::BadRouting));
+  });
+}
+
+TEST(LayerErrors, OneRankAloneHasNobodyToRefuseFor) {
+  auto comm = std::move(make_local_ranks(1).front());
+  MoeLayer::refuse_create(*comm);
+  Rank rank(*comm);
+  rank.ids[5] = 24;
+  rank.layer->forward(rank.args());
+  rank.layer->refuse_forward(-1, nullptr);  // the sticky error stays
+  EXPECT_THROW(rank.layer->wait(), Error);
+}
+
 TEST(LayerErrors, EachWrongArgumentIsRefusedWithItsName) {
   struct Wrong {
     const char* what;
@@ -415,6 +476,39 @@ TEST(Create, FailsOnEveryRankWhenOneRanksWeightsAreWrong) {
             "create: rank 2 refused its arguments (ShapeMismatch). See the error thrown there.");
   EXPECT_EQ(messages[1], messages[0]);
   EXPECT_NE(messages[2].find("w1 order is unset"), std::string::npos) << messages[2];
+}
+
+TEST(Create, FailsOnThePeersOfARankThatRefuses) {
+  std::vector<std::string> messages(3);
+  run_local_ranks(3, [&](Communicator& comm) {
+    int code = 0;
+    messages[static_cast<size_t>(comm.rank())] = message_of(
+        [&] {
+          if (comm.rank() == 2) return MoeLayer::refuse_create(comm);
+          MoeLayer::create(small_config(), random_weights(small_config(), 3, comm.rank(), 1), comm,
+                           small_options());
+        },
+        code);
+    EXPECT_EQ(code, comm.rank() == 2 ? 0 : static_cast<int>(Errc::ShapeMismatch));
+    Rank rank(comm);  // the communicator goes on
+    rank.layer->forward(rank.args());
+    rank.layer->wait();
+    EXPECT_TRUE(rank.finite());
+  });
+  EXPECT_EQ(messages[0],
+            "create: rank 2 refused its arguments (ShapeMismatch). See the error thrown there.");
+  EXPECT_EQ(messages[1], messages[0]);
+  EXPECT_EQ(messages[2], "");
+}
+
+TEST(Create, ARefusalOverALostCommunicatorSaysSo) {
+  run_local_ranks(2, [](Communicator& comm) {
+    comm.abort("out of patience");
+    int code = 0;
+    const std::string text = message_of([&] { MoeLayer::refuse_create(comm); }, code);
+    EXPECT_EQ(code, static_cast<int>(Errc::Transport));
+    EXPECT_NE(text.find("out of patience"), std::string::npos) << text;
+  });
 }
 
 TEST(Create, FailsOnEveryRankWhenOptionsDiffer) {
