@@ -38,6 +38,9 @@ build_conan() {
   [ "${CONAN_REMOTE:-0}" = 1 ] ||
     printf '[platform_requires]\nhighway/%s\nnlohmann_json/%s\n' "$(pkg-config --modversion libhwy)" \
       "$(pkg-config --modversion nlohmann_json)" >>"$CONAN_HOME/profiles/default"
+  # The source's folder stays as it is.
+  printf '[conf]\ntools.cmake.cmake_layout:test_folder=%s\ntools.cmake.cmaketoolchain:user_presets=\n' \
+    "$scratch/test_package" >>"$CONAN_HOME/profiles/default"
   local shared
   for shared in False True; do
     conan create packaging/conan -o "switchyard/*:shared=$shared"
