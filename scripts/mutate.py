@@ -225,8 +225,8 @@ class Copy:
                     copy.unlink()
         # As `make test` builds it, so that ccache has most of it.
         configured = self.run(["cmake", "-S", str(self.place), "-B", str(self.build), "-G", "Ninja",
-                               "-DCMAKE_BUILD_TYPE=Release", "-DSWITCHYARD_CUDA=OFF", "-DSWITCHYARD_C_API=OFF",
-                               "-DSWITCHYARD_TESTS=ON", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+                               "-DCMAKE_BUILD_TYPE=Release", "-DSWITCHYARD_CUDA=OFF", "-DSWITCHYARD_TESTS=ON",
+                               "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
                                "-DCMAKE_GTEST_DISCOVER_TESTS_DISCOVERY_MODE=PRE_TEST"], 600)
         if configured or self.make(7200):
             sys.exit(f"mutate: the copy in {self.place} does not build without a fault. See {self.place}/log.")
