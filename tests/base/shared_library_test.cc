@@ -8,6 +8,9 @@
 
 #include <cmath>
 #include <filesystem>
+#include <string>
+
+#include "switchyard/error.h"
 
 namespace switchyard {
 namespace {
@@ -55,6 +58,31 @@ TEST(SharedLibrary, LooksIntoTheFolderThatItIsGiven) {
   std::filesystem::create_symlink(info.dli_fname, file);
   EXPECT_TRUE(SharedLibrary({"libswitchyard-here.so.1", "", folder.c_str()}).is_open());
   std::filesystem::remove_all(folder);
+}
+
+// As packages that bring a library lie: in the folder of this code, or in one that is beside it.
+TEST(SharedLibrary, LooksBesideTheCodeThatAsks) {
+  namespace fs = std::filesystem;
+  const fs::path own = fs::read_symlink("/proc/self/exe").parent_path();
+  int num_names = 0;
+  Dl_info info{}, self{};
+  ASSERT_NE(::dladdr(reinterpret_cast<void*>(static_cast<Cosine*>(&std::cos)), &info), 0);
+  ASSERT_NE(::dladdr(reinterpret_cast<void*>(&errc_name), &self), 0);
+  if (*self.dli_fname != '/') GTEST_SKIP() << "started by a relative name, which is not followed";
+  const auto found = [&](const fs::path& folder, const char* beside) {
+    // A new name each time: what was opened once is found by its name again.
+    const std::string soname = "libswitchyard-beside.so." + std::to_string(num_names++);
+    fs::create_directories(folder);
+    fs::create_symlink(info.dli_fname, folder / soname);
+    const bool is_open = SharedLibrary({soname.c_str(), beside, ""}).is_open();
+    fs::remove(folder / soname);
+    return is_open;
+  };
+  EXPECT_TRUE(found(own, ""));
+  EXPECT_TRUE(found(own / "switchyard_beside/lib", "switchyard_beside/lib"));
+  EXPECT_FALSE(found(own / "switchyard_beside/lib", "switchyard_beside"));
+  EXPECT_FALSE(found(own / "switchyard_beside/lib", ""));
+  fs::remove_all(own / "switchyard_beside");
 }
 
 }  // namespace
