@@ -6,6 +6,8 @@
     scripts/mutate.py                             80 faults, drawn with seed 1, of the four folders
     scripts/mutate.py --sample 200 --seed 7       others
     scripts/mutate.py --only 'rendezvous|handshake' --kinds check --sample 0     every one of a kind
+    scripts/mutate.py --json FILE                 writes each verdict as it comes
+    scripts/mutate.py --again FILE                the same faults, without those that were killed there
     scripts/mutate.py --list ...                  names them and runs nothing
 
 A fault is a comparison, logical or arithmetic operator that is another one, a constant plus one, a condition that is
@@ -31,6 +33,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 # Folder: the test programs that cover it, with what is left out of them.
@@ -290,7 +293,10 @@ class Copy:
             return "stillborn", ""
         parts = [(targets[0], likely)] if likely else []
         for target, only in [*parts, *((target, "*") for target in targets)]:
-            result = self.test(target, 10 + 3 * self.seconds[target], only)
+            limit = 10 + 3 * self.seconds[target]
+            result = self.test(target, limit, only)
+            if result is None:  # or the machine was busy
+                result = self.test(target, 4 * limit, only)
             if result is None:
                 return "timeout", target
             if result:
@@ -337,7 +343,20 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def run_all(root, faults, jobs):
+def save(path, seed, results):
+    rows = [dict(file=f.file, line=f.line, kind=f.kind, change=f.shown, verdict=v, by=by) for f, v, by in results]
+    pathlib.Path(path).write_text(json.dumps({"seed": seed, "faults": rows}, indent=1) + "\n")
+
+
+def known(path, faults):
+    """[(fault, verdict, by)] of those that the tests at the time of this file saw."""
+    rows = {(r["file"], r["line"], r["kind"], r["change"]): r for r in json.loads(pathlib.Path(path).read_text())["faults"]}
+    found = [(f, rows.get((f.file, f.line, f.kind, f.shown))) for f in faults]
+    return [(f, row["verdict"], row["by"]) for f, row in found if row and row["verdict"] != "survived"]
+
+
+def run_all(root, faults, jobs, judged):
+    """Calls `judged` with the verdict of each, as it comes."""
     targets = sorted({target for fault in faults for target in COVERED_BY[fault.folder]})
     copies = queue.SimpleQueue()
     for number in range(jobs):  # one after the other: the second finds what the first compiled in ccache
@@ -353,12 +372,11 @@ def run_all(root, faults, jobs):
         finally:
             copies.put(copy)
         progress.step(fault, verdict)
-        return fault, verdict, by
+        judged(fault, verdict, by)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as workers:
-        results = list(workers.map(one, faults))
+        list(workers.map(one, faults))
     progress.clear()
-    return results
 
 
 def main():
@@ -370,6 +388,7 @@ def main():
                         "operator, statement; several with commas")
     parser.add_argument("--limit", type=float, default=85, metavar="PERCENT", help="fail below (default: 85)")
     parser.add_argument("--json", metavar="FILE", help="write every fault with its verdict")
+    parser.add_argument("--again", metavar="FILE", help="take what was killed from this file, which --json wrote")
     parser.add_argument("--jobs", type=int, default=2, help="copies that are built side by side (default: 2)")
     parser.add_argument("--list", action="store_true", help="name the faults and run nothing")
     args = parser.parse_args()
@@ -392,10 +411,18 @@ def main():
         return
     signal.signal(signal.SIGINT, end_all)
     signal.signal(signal.SIGTERM, end_all)
-    results = run_all(root, faults, max(1, args.jobs))
-    if args.json:
-        rows = [dict(file=f.file, line=f.line, kind=f.kind, change=f.shown, verdict=v, by=by) for f, v, by in results]
-        pathlib.Path(args.json).write_text(json.dumps({"seed": args.seed, "faults": rows}, indent=1) + "\n")
+    results = known(args.again, faults) if args.again else []
+    left = sorted(set(faults) - {fault for fault, *_ in results}, key=faults.index)
+    lock = threading.Lock()
+
+    def judged(*result):
+        with lock:
+            results.append(result)
+            if args.json:
+                save(args.json, args.seed, results)
+
+    if left:
+        run_all(root, left, max(1, args.jobs), judged)
     print(table(results))
     stillborn = sum(verdict == "stillborn" for _, verdict, _ in results)
     print(f"{stillborn} of {len(results)} did not compile and are not counted.")

@@ -85,5 +85,19 @@ TEST(SharedLibrary, LooksBesideTheCodeThatAsks) {
   fs::remove_all(own / "switchyard_beside");
 }
 
+// A program that has a library open has chosen it: no second one with states of its own.
+TEST(SharedLibrary, TakesWhatIsOpenBeforeAnotherCopyBesideTheCode) {
+  namespace fs = std::filesystem;
+  const fs::path copy = fs::read_symlink("/proc/self/exe").parent_path() / "libm.so.6";
+  Dl_info info{};
+  ASSERT_NE(::dladdr(reinterpret_cast<void*>(static_cast<Cosine*>(&std::cos)), &info), 0);
+  fs::copy_file(info.dli_fname, copy, fs::copy_options::overwrite_existing);
+  SharedLibrary math({"libm.so.6"});
+  fs::remove(copy);
+  Cosine* cosine = nullptr;
+  math.find("cos", cosine);
+  EXPECT_EQ(reinterpret_cast<void*>(cosine), ::dlsym(RTLD_DEFAULT, "cos"));
+}
+
 }  // namespace
 }  // namespace switchyard

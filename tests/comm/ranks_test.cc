@@ -274,6 +274,7 @@ TEST(EveryTransport, RanksThatDoDifferentThingsAreToldWhat) {
       {"rows=3 for rank 1, its buffer holds 2. Use a larger capacity.", exchange(many_to_one, 1, 3),
        exchange(many_to_one, 1, 2)},
       {"negative", exchange(negative, 1, 3), exchange(negative, 1, 3)},
+      {"negative", exchange({1, 1, -1, 1}, 1, 3), exchange({1, 1, -1, 1}, 1, 3)},
   };
   for (const auto& quarrel : quarrels)
     for (const bool processes : {false, true}) {
@@ -306,6 +307,78 @@ TEST(ProcessRanks, TakeAtMostEightKindsOfRows) {
       else
         EXPECT_NE(message.find("all_to_all_rows: transfers=9 on rank "), std::string::npos)
             << message;
+  }
+}
+
+TEST(ProcessRanks, NameTheRankWhoseCountIsNegative) {
+  for (const int at : {1, 2}) {  // what rank 0 sends, what it receives
+    const auto messages = run({true, 2}, [&](Communicator& comm) {
+      Buffer<int32_t> counts({2, 2}), src({2, 1}), dst({2, 1});
+      for (int i = 0; i < 4; ++i) counts[i] = i == at && comm.rank() == 0 ? -1 : 1;
+      src[0] = src[1] = 7;
+      const RowTransfer transfer[] = {{dst.view(), src.view()}};
+      comm.all_to_all_rows(transfer, {}, counts.view(), nullptr);
+    });
+    for (const auto& message : messages)
+      EXPECT_EQ(message, "all_to_all_rows: a count on rank 0 is negative.");
+  }
+}
+
+TEST(ProcessRanks, OneAloneIsOverAfterItsAbort) {
+  testing::GatherTable table;
+  const auto comm = make_process_rank(0, 1, table.of(0, 1));
+  meet(*comm);
+  comm->abort("no shard");
+  EXPECT_THROW(meet(*comm), Error);
+  EXPECT_EQ(comm->failure_reason(), "no shard");
+}
+
+TEST(ProcessRanks, ThatCannotBeAreRefused) {
+  const auto gather = [](void*, const void*, size_t) { FAIL() << "before the peers hear of it"; };
+  const auto refusal = [&](int rank, int size, const std::string& address) {
+    ProcessRankOptions options;
+    options.address = address;
+    options.deadline = std::chrono::seconds(1);
+    try {
+      make_process_rank(rank, size, gather, options);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code(), Errc::ShapeMismatch) << e.what();
+      return std::string(e.what());
+    }
+    return std::string("none");
+  };
+  const std::pair<int, int> ranks[] = {{-1, 2}, {2, 2}, {3, 2}, {0, 0}, {0, -1}, {0, 4097}};
+  for (const auto& [rank, size] : ranks)
+    EXPECT_EQ(refusal(rank, size, "127.0.0.1"),
+              "make_process_rank: rank=" + std::to_string(rank) + " of " + std::to_string(size) +
+                  ", need a rank of 0 to size-1 and 1 to 4096 ranks.");
+  for (const size_t length : {size_t{0}, size_t{256}})
+    EXPECT_EQ(refusal(0, 2, std::string(length, 'x')),
+              "make_process_rank: address has " + std::to_string(length) +
+                  " characters, need 1 to 255. Shorten it.");
+}
+
+// As torchrun starts them: rank 0 gathers what the others say and hands the whole to all.
+TEST(ProcessRanks, FindEachOtherByTheVariablesOfALauncher) {
+  for (const int size : {1, 2, 5}) {
+    const int port = testing::free_master_port();
+    testing::ForkedRanks ranks(size, [&](int rank) {
+      const auto say = [](const char* name, int value) {
+        ::setenv(name, std::to_string(value).c_str(), 1);
+      };
+      say("RANK", rank);
+      say("WORLD_SIZE", size);
+      say("MASTER_PORT", port);
+      ::setenv("MASTER_ADDR", "127.0.0.1", 1);
+      const auto comm = make_process_rank();
+      std::vector<int32_t> all(static_cast<size_t>(size));
+      const int32_t mine = 100 + rank;
+      comm->all_gather(Tensor(all.data(), {size}), ConstTensor(&mine, {1}), nullptr);
+      for (int r = 0; r < size; ++r)
+        if (all[static_cast<size_t>(r)] != 100 + r) throw Error(Errc::Transport, "other ranks");
+      meet(*comm);
+    });
+    for (int r = 0; r < size; ++r) EXPECT_TRUE(ranks.finished(r)) << r << " of " << size;
   }
 }
 

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The Switchyard authors
 # SPDX-License-Identifier: Apache-2.0
 """The scripts that guard the tree can fail, and pass on what is right."""
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -230,6 +231,15 @@ class Faults(unittest.TestCase):
         self.assertNotEqual(first, mutate.draw(faults, 20, 2))
         self.assertEqual([10, 10], [sum(f.folder == f"src/{folder}" for f in first) for folder in "ab"])
         self.assertEqual(faults, mutate.draw(faults, 0, 1))
+
+    def test_what_was_killed_once_is_not_made_again(self):
+        faults = [mutate.Fault("src/base/a.cc", i, i, "", "check", i, str(i)) for i in range(4)]
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "faults.json"
+            mutate.save(path, 1, [(faults[0], "killed", "A.B"), (faults[1], "survived", ""), (faults[3], "stillborn", "")])
+            self.assertEqual(mutate.known(path, faults), [(faults[0], "killed", "A.B"), (faults[3], "stillborn", "")])
+            moved = [dataclasses.replace(fault, line=9) for fault in faults]
+            self.assertEqual(mutate.known(path, moved), [])
 
 
 class Coverage(unittest.TestCase):
