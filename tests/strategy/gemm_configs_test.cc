@@ -43,7 +43,8 @@ TEST(GemmConfigs, FewBlocksAreHalfAsWide) {
   };
   EXPECT_EQ(weights(2, 4096, 14336), 32);  // 128 blocks of 64 would be fewer than SMs
   EXPECT_EQ(weights(2, 28672, 4096), 64);  // 896
-  EXPECT_EQ(weights(8, 4096, 14336), 64);  // 512
+  EXPECT_EQ(weights(8, 2112, 14336), 64);  // 264
+  EXPECT_EQ(weights(8, 2048, 14336), 32);  // 256
   EXPECT_EQ(weights(8, 4096, 2048), 32);   // a short inner dimension
 }
 
@@ -56,6 +57,53 @@ TEST(GemmConfigs, WhatStreamsHasFewTiles) {
         if (!config.streams()) continue;
         EXPECT_LE(most_tiles(max_rows, experts, config.rows), kTilesPerExpert * experts);
       }
+}
+
+// An expert with 1.25 of the average must still fit a tile of 64 rows, and one with 192 a second
+// tile of 128 is not worth a cluster; nor are two where the weights fill one block.
+TEST(GemmConfigs, TilesGrowWhereTheAverageExpertNoLongerFits) {
+  const auto tiles = [](int64_t rows_per_expert, int64_t n = 2048, int num_sms = 0) {
+    const GemmConfig c = choose_gemm_config({8, 8 * rows_per_expert, n, 2048, num_sms});
+    return std::pair(c.rows, c.weights);
+  };
+  const std::pair few(64, 128), some(128, 128), many(256, 128);
+  EXPECT_EQ(tiles(17), few);
+  EXPECT_EQ(tiles(51), few);
+  EXPECT_EQ(tiles(52), some);
+  EXPECT_EQ(tiles(192), some);
+  EXPECT_EQ(tiles(193), many);
+  EXPECT_EQ(tiles(193, 128), some);
+  EXPECT_EQ(tiles(193, 136), many);
+  EXPECT_EQ(tiles(193, 2048, 1), some);
+  EXPECT_EQ(tiles(1, 2048, 1), few);
+  const GemmConfig narrow = choose_gemm_config({8, 8, 2048, 2048}),
+                   wide = choose_gemm_config({8, 8, 2112, 2056}),
+                   more_rows = choose_gemm_config({8, 8 * 4, 2048, 2048});
+  EXPECT_TRUE(narrow.streams() && wide.streams() && more_rows.streams());
+  EXPECT_NE(narrow, wide);
+  EXPECT_NE(narrow, more_rows);
+  EXPECT_EQ(choose_gemm_config({8, 8 * 3, 2048, 2048}), narrow);
+}
+
+TEST(GemmConfigs, TilesOfFp8GrowWithTheAverageExpert) {
+  const auto choose = [](int64_t rows_per_expert, int64_t n = 2048, int num_sms = 0) {
+    const GemmConfig c = choose_gemm_config({.num_experts = 8,
+                                             .max_rows = 8 * rows_per_expert,
+                                             .n = n,
+                                             .k = 2048,
+                                             .num_sms = num_sms,
+                                             .operands = OperandKind::F8E4m3});
+    EXPECT_TRUE(c.scaled() && !c.streams());
+    return std::pair(c.rows, c.cluster());
+  };
+  const std::pair few(64, 1), many(128, 2);
+  EXPECT_EQ(choose(1), few);
+  EXPECT_EQ(choose(51), few);
+  EXPECT_EQ(choose(52), many);
+  EXPECT_EQ(choose(52, 128), few);
+  EXPECT_EQ(choose(52, 136), many);
+  EXPECT_EQ(choose(52, 2048, 1), few);
+  EXPECT_EQ(choose(52, 2048, 2), many);
 }
 
 TEST(GemmConfigs, OneOfThemAddsChunks) {

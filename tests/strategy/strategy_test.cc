@@ -10,6 +10,7 @@
 
 #include "switchyard/error.h"
 
+#include "strategy/conditions.h"
 #include "strategy/cost_model.h"
 
 namespace switchyard {
@@ -317,6 +318,36 @@ TEST(Conditions, EveryStrategyRecordsEachWithItsValueAndNeverThrows) {
       for (const auto& c : s.conditions)
         EXPECT_NE(c.text.find(" (saw"), std::string::npos) << c.text;
     }
+  }
+}
+
+TEST(Conditions, ZeroExpertsMayBeChosenToo) {
+  auto r = request("contiguous");
+  r.config.top_k = 130;
+  r.config.gate.num_zero_experts = 1;
+  EXPECT_NE(message_of(r).find("1 <= K <= E (saw K=130, E=128)"), std::string::npos);
+  r.config.gate.num_zero_experts = 2;
+  EXPECT_EQ(message_of(r), "");
+  r.config.gate.num_zero_experts = 0;
+  r.config.top_k = 128;
+  EXPECT_EQ(message_of(r), "");
+  for (const int64_t top_k : {int64_t{0}, int64_t{-1}, int64_t{129}, INT64_MAX, INT64_MIN}) {
+    r.config.top_k = top_k;
+    EXPECT_NE(message_of(r).find("1 <= K <= E (saw K="), std::string::npos) << top_k;
+  }
+}
+
+TEST(Conditions, ThatAllMustHoldNameEachThatDoesNot) {
+  EXPECT_NO_THROW(require_all("layer", {}));
+  EXPECT_NO_THROW(require_all("layer", {{"a (saw 1)", true}}));
+  try {
+    require_all("layer", {{"a (saw 1)", false}, {"b (saw 2)", true}, {"c (saw 3)", false}});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::Unsupported);
+    EXPECT_STREQ(e.what(),
+                 "layer: condition failed: a (saw 1); c (saw 3). Change what it saw, or choose "
+                 "another strategy.");
   }
 }
 
