@@ -237,7 +237,7 @@ class Copy:
             self.commands[entry["file"]] = shlex.split(entry["command"])
         for target in self.targets:
             start = time.monotonic()
-            if self.test(target, 600):
+            if self.test(target, 600) and self.test(target, 600):  # a busy machine may fail a deadline once
                 sys.exit(f"mutate: {target} fails without a fault. See {self.place}/log.")
             self.seconds[target] = time.monotonic() - start
 
@@ -295,12 +295,16 @@ class Copy:
         for target, only in [*parts, *((target, "*") for target in targets)]:
             limit = 10 + 3 * self.seconds[target]
             result = self.test(target, limit, only)
-            if result is None:  # or the machine was busy
+            name = self.failed_test()
+            # A busy machine makes a program late, or fails a test that has a deadline.
+            if result is None:
                 result = self.test(target, 4 * limit, only)
+            elif result and name and self.test(target, limit, name) == 0:
+                result = self.test(target, limit, only)
             if result is None:
                 return "timeout", target
             if result:
-                return "killed", self.failed_test() or target
+                return "killed", name or self.failed_test() or target
         return "survived", ""
 
     def failed_test(self):

@@ -206,7 +206,7 @@ TEST_P(EveryTransport, AnAbortIsTheReasonOnEveryRankAtOnce) {
 
 TEST_P(EveryTransport, ARankThatDoesNotComeIsNamedByTheOthers) {
   const int p = GetParam().num;
-  if (p < 3) return;
+  if (p != 3) return;  // it takes the deadline
   std::atomic<int> num_gone = 0;
   const auto messages = run(
       GetParam(),
@@ -226,12 +226,12 @@ TEST_P(EveryTransport, ARankThatDoesNotComeIsNamedByTheOthers) {
         }
         ++num_gone;
       },
-      milliseconds(500));
+      milliseconds(2000));
   for (int r = 0; r < p; ++r)
     if (r == 1)
       EXPECT_EQ(messages[1], "");
     else
-      EXPECT_NE(messages[static_cast<size_t>(r)].find("rank 1 did not come within 500 ms"),
+      EXPECT_NE(messages[static_cast<size_t>(r)].find("rank 1 did not come within 2000 ms"),
                 std::string::npos)
           << messages[static_cast<size_t>(r)];
 }

@@ -22,6 +22,7 @@
 
 #include "switchyard/communicator.h"
 #include "testing/comes.h"
+#include "testing/end_process.h"
 
 namespace switchyard::testing {
 
@@ -139,7 +140,7 @@ class ForkedRanks : public Children {
           std::fprintf(stderr, "rank %d: %s\n", r, e.what());
           code = 1;
         }
-        _exit(code);
+        end_process(code);
       }
       add(child);
     }
