@@ -237,7 +237,8 @@ class Copy:
             self.commands[entry["file"]] = shlex.split(entry["command"])
         for target in self.targets:
             start = time.monotonic()
-            if self.test(target, 600) and self.test(target, 600):  # a busy machine may fail a deadline once
+            # A busy machine may fail a deadline once.
+            if self.test(target, 3600) != 0 and self.test(target, 3600) != 0:
                 sys.exit(f"mutate: {target} fails without a fault. See {self.place}/log.")
             self.seconds[target] = time.monotonic() - start
 
