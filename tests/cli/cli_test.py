@@ -31,6 +31,7 @@ SOURCE = Path(sys.argv.pop(1)).resolve()
 MODEL = SOURCE / "data/tiny-code-moe"
 IO = MODEL / "moe_io.safetensors"
 SANITIZED = b"__asan_init" in PROGRAM.read_bytes()
+COUNTED = b"__gcov_" in PROGRAM.read_bytes()
 # Each test says these itself.
 for _variable in ("NO_COLOR", "COLUMNS", "MOE_STRATEGY", "MASKED_MAX_TOKEN_NUM", "SWITCHYARD_SECRET", "RANK",
                   "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
@@ -558,6 +559,7 @@ class Outputs(CommandLine):
                      self.folder / "io", says="is --input as well")
         self.assertEqual({p.name: p.read_bytes() for p in model.iterdir() if p.is_file()}, before)
 
+    @unittest.skipIf(COUNTED, "the counters that it writes at its end are larger than the limit")
     def test_a_limit_on_file_size_is_an_error(self):
         done = subprocess.run([PROGRAM, *map(str, real(1, "--output", self.folder / "out"))], capture_output=True,
                               text=True, check=False,
