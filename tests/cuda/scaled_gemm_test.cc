@@ -162,7 +162,7 @@ std::vector<float> run_on_gpu(const ScaledCase& c) {
 
 // Each element within kBound of what the products of its scales and |q q| add up to, and of its own
 // rounding. Returns the worst error by that sum. The tensor cores align the 32 products of a step to
-// the largest and cut them off: codes at random, as wide as the format, were seen within 2^-10.7
+// the largest and cut them off: codes at random, as wide as the format, were seen within 2^-10.2
 // (decision 65).
 constexpr double kBound = 0x1p-9;
 double expect_close(const ScaledCase& c) {
