@@ -42,7 +42,7 @@ class Backend {
  private:
   friend class BackendTurn;
   std::atomic<bool> in_use_ = false;
-  const HomeProcess home_;
+  const HomeProcess home_{};
 };
 
 inline void require_backend(const char* operation, const std::shared_ptr<Backend>& backend) {

@@ -141,7 +141,7 @@ struct StreamStorage {
 
   uint8_t stages[kConfig.stages * kStageBytes];  // at a multiple of 1024 bytes
   // The buffers of output take the place of stages.
-  static_assert(sizeof(stages) >= kConfig.math_warpgroups() * 2 * kStagingBytes);
+  static_assert(kConfig.stages * kStageBytes >= kConfig.math_warpgroups() * 2 * kStagingBytes);
 
   constexpr uint8_t* weights(int i) { return stages + i * kStageBytes; }
   constexpr uint8_t* rows(int i) { return weights(i) + kConfig.weights * kConfig.row_bytes(); }
