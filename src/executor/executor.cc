@@ -119,8 +119,6 @@ class GroupedExecutor final : public Executor {
     Ops& ops = parts_.backend->ops();
     const int64_t num_rows = rows.ids.dim(0);
     const RowGroups groups{b.counts, b.first_row, b.next_step};
-    const BlockScales x_scales{b.x_scales, {1, kQuantGroup}},
-        y_scales{b.y_scales, {1, kQuantGroup}};
     const int64_t max_rows = checked_mul(num_rows, c.top_k, "execute");
     ops.run(plan_rows(b, rows, layout, row_of_slot, true, status), stream);
     ops.run(QuantizeRows{.dst = b.x.rows(0, num_rows),
@@ -128,17 +126,19 @@ class GroupedExecutor final : public Executor {
                          .src = rows.source.rows.rows(0, num_rows),
                          .num_rows = rows.num_rows},
             stream);
-    ScaledGemm first;
+    ScaledGemm first, second;
+    for (ScaledGemm* gemm : {&first, &second}) {
+      gemm->groups = groups;
+      gemm->layout = layout;
+      gemm->max_rows = max_rows;
+    }
     first.name = "scaled_gemm1";
     first.dst = b.sums;
     first.src = b.x;
-    first.src_scales = x_scales;
+    first.src_scales = {b.x_scales, {1, kQuantGroup}};
     first.weights = w.w1;
     first.weight_scales = w.w1_scales;
     first.bias = w.b1;
-    first.groups = groups;
-    first.layout = layout;
-    first.max_rows = max_rows;
     first.slot_of_row = b.slot_of_row;
     if (c.router_weight_on_input) first.row_weights = rows.weights;
     first.slots_per_row = static_cast<int>(c.top_k);
@@ -158,17 +158,13 @@ class GroupedExecutor final : public Executor {
                               .activation = &c.activation,
                               .order = w.order},
             stream);
-    ScaledGemm second;
     second.name = "scaled_gemm2";
     second.dst = b.rows;
     second.src = b.y;
-    second.src_scales = y_scales;
+    second.src_scales = {b.y_scales, {1, kQuantGroup}};
     second.weights = w.w2;
     second.weight_scales = w.w2_scales;
     second.bias = w.b2;
-    second.groups = groups;
-    second.layout = layout;
-    second.max_rows = max_rows;
     second.groups_are_older = true;
     ops.run(second, stream);
     return {b.rows, row_of_slot, c.router_weight_on_input ? ConstTensor{} : rows.weights};
