@@ -14,14 +14,14 @@ constexpr int64_t padded_count(int64_t count, int64_t alignment) {
 }
 
 // An expert's rows in as few tiles of at most `tile_rows` as hold them, all but the last of `rows`: a
-// multiple of 16, if tiles have so many. The last has the rest, at least one row: with t > 1 tiles
+// multiple of `step`, if tiles have so many. The last has the rest, at least one row: with t > 1 tiles
 // there are more than (t - 1) tile_rows rows, and no tile takes more than tile_rows.
 struct TileSplit {
   int tiles, rows;
 };
-constexpr TileSplit split_rows(int count, int tile_rows) {
+constexpr TileSplit split_rows(int count, int tile_rows, int step = 16) {
   if (count == 0) return {0, 0};
-  const int tiles = (count + tile_rows - 1) / tile_rows, unit = tile_rows < 16 ? tile_rows : 16;
+  const int tiles = (count + tile_rows - 1) / tile_rows, unit = tile_rows < step ? tile_rows : step;
   return {tiles, ((count + tiles - 1) / tiles + unit - 1) / unit * unit};
 }
 

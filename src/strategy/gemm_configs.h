@@ -36,6 +36,12 @@ struct GemmConfig {
   OperandKind operands = OperandKind::Bf16;
   ProducerKind producer = ProducerKind::TmaRows;
   bool adds_chunks = false;  // of the inner dimension, where a GEMM has them
+  // Two warpgroups multiply a tile each, in turns: one stores while the other multiplies. Else all
+  // share a tile, 64 rows of weights each.
+  bool ping_pong = false;
+  // The instruction takes 64 rows of src and all rows of weights of the tile, not 64 of weights and
+  // any number of rows: a thread then has sums of two rows only.
+  bool rows_first = false;
 
   bool operator==(const GemmConfig&) const = default;
   constexpr int cluster() const { return cluster_rows * cluster_weights; }
@@ -43,12 +49,21 @@ struct GemmConfig {
   constexpr bool streams() const { return producer == ProducerKind::EveryThread; }
   constexpr int row_bytes() const { return streams() ? kStreamRowBytes : kStageRowBytes; }
   constexpr int inner() const { return row_bytes() / element_bytes(operands); }
-  constexpr int math_warpgroups() const { return weights / 64; }
+  constexpr int math_warpgroups() const {
+    return ping_pong ? 2 : rows_first ? rows / 128 : weights / 64;
+  }
+  // Rows of weights that a warpgroup multiplies, 64 in an instruction.
+  constexpr int warpgroup_weights() const { return ping_pong || rows_first ? weights : 64; }
+  // What the rows of all tiles but an expert's last are a multiple of.
+  constexpr int row_step() const { return rows_first ? 64 : 16; }
   constexpr int math_threads() const { return 128 * math_warpgroups(); }
   // A warp multiplies 16 rows of weights.
   constexpr int threads() const { return streams() ? 2 * weights : math_threads() + 128; }
   // Of which so many load: one is enough to ask the copy engine.
-  constexpr int producer_threads() const { return producer == ProducerKind::TmaRows ? 1 : 0; }
+  constexpr int producer_threads() const { return streams() ? 0 : 1; }
+  // One of a warpgroup's two buffers of output. While one warpgroup stores another multiplies, which
+  // wants stages in flight more than few copies.
+  constexpr int staging_bytes() const { return ping_pong || scaled() ? 4096 : 8192; }
   // The other warps of that warpgroup bring the scales of rows.
   constexpr int scale_threads() const { return scaled() ? 96 : 0; }
 };
@@ -68,12 +83,15 @@ inline constexpr std::array kGemmConfigs = {
     // Many rows: the most reuse per byte that 64 Ki registers allow (128 sums per thread). Alone a
     // block would ask L2 for 48 KiB per 0.71 us, 9 TB/s over the card; two share a third of it.
     GemmConfig{256, 128, 4, 1, 2},
+    // One tile for an expert of 105 to 192 rows: what bounds it is both, bytes and products, so that
+    // neither waits for a tile to be stored.
+    GemmConfig{192, 128, 5, 1, 2, OperandKind::Bf16, ProducerKind::TmaRows, false, true},
     // The router of many tokens, whose sums are those of router_logits.cuh.
     GemmConfig{128, 128, 5, 1, 1, OperandKind::Bf16, ProducerKind::TmaRows, true},
-    // Of fp8: sums and the products of a stage are in registers side by side, so that a tile has at
-    // most 128 rows.
+    // Of fp8, whose products of a stage are in registers beside the sums: few rows, and many, which
+    // come first, so that a thread reads two scales of rows a stage and not one for every product.
     GemmConfig{64, 128, 7, 1, 1, OperandKind::F8E4m3},
-    GemmConfig{128, 128, 5, 1, 2, OperandKind::F8E4m3},
+    GemmConfig{256, 128, 4, 1, 2, OperandKind::F8E4m3, ProducerKind::TmaRows, false, false, true},
 };
 
 // What a configuration is chosen by: known on the host before any row is.
@@ -95,7 +113,6 @@ std::string describe(const GemmConfig& config);
 // Steps that one block of a cluster may have sent the other before that one has come to them: it is
 // at most all stages ahead, a step each if the inner dimension is short, and one more is drawn.
 inline constexpr int kSentSteps = 8;
-inline constexpr int kStagingBytes = 8192;  // one of a warpgroup's two buffers of output
 
 // What a block does in a step.
 struct GemmStep {
@@ -115,19 +132,22 @@ struct SharedStorage {
 
   uint8_t stages[kConfig.stages *
                  kStageBytes];  // each at a multiple of 1024 bytes, as swizzles want it
-  uint8_t staging[kConfig.math_warpgroups() * 2 * kStagingBytes];
-  // Of scaled operands: a scale for each row of a stage.
-  float scales[kConfig.scaled() ? kConfig.stages * kConfig.rows : 1];
+  uint8_t staging[kConfig.math_warpgroups() * 2 * kConfig.staging_bytes()];
+  // Of scaled operands: a scale for each row of a stage, and for each of its rows of weights.
+  static constexpr int kStageScales = kConfig.rows + kConfig.weights;
+  float scales[kConfig.scaled() ? kConfig.stages * kStageScales : 1];
   uint64_t scales_full[kConfig.scaled() ? kConfig.stages : 1];
   GemmStep steps[kStepSlots];
   uint64_t full[kConfig.stages], empty[kConfig.stages];
+  uint64_t step_full[kStepSlots];
+  uint64_t turn[2];                // of the warpgroup that multiplies next
   uint64_t step_sent[kSentSteps];  // the other block of a cluster has sent a step
   int32_t sent_steps[kSentSteps];
   int32_t warp_sums[32];
 
   constexpr uint8_t* weights(int i) { return stages + i * kStageBytes; }
   constexpr uint8_t* rows(int i) { return weights(i) + kConfig.weights * kStageRowBytes; }
-  constexpr float* row_scales(int i) { return scales + i * kConfig.rows; }
+  constexpr float* stage_scales(int i) { return scales + i * kStageScales; }
   // Two buffers of output for each warpgroup.
   constexpr uint8_t* outputs() { return staging; }
   // [E + 1] steps of the experts before e.
@@ -141,7 +161,8 @@ struct StreamStorage {
 
   uint8_t stages[kConfig.stages * kStageBytes];  // at a multiple of 1024 bytes
   // The buffers of output take the place of stages.
-  static_assert(kConfig.stages * kStageBytes >= kConfig.math_warpgroups() * 2 * kStagingBytes);
+  static_assert(kConfig.stages * kStageBytes >=
+                kConfig.math_warpgroups() * 2 * kConfig.staging_bytes());
 
   constexpr uint8_t* weights(int i) { return stages + i * kStageBytes; }
   constexpr uint8_t* rows(int i) { return weights(i) + kConfig.weights * kConfig.row_bytes(); }

@@ -59,23 +59,31 @@ TEST(GemmConfigs, WhatStreamsHasFewTiles) {
       }
 }
 
-// An expert with 1.25 of the average must still fit a tile of 64 rows, and one with 192 a second
-// tile of 128 is not worth a cluster; nor are two where the weights fill one block.
+// An expert with 1.25 of the average must still fit a tile. A cluster of two does not pay where the
+// weights fill one block.
 TEST(GemmConfigs, TilesGrowWhereTheAverageExpertNoLongerFits) {
-  const auto tiles = [](int64_t rows_per_expert, int64_t n = 2048, int num_sms = 0) {
-    const GemmConfig c = choose_gemm_config({8, 8 * rows_per_expert, n, 2048, num_sms});
-    return std::pair(c.rows, c.weights);
+  const auto tiles = [](int64_t rows_per_expert, int64_t n = 2048, int num_sms = 0,
+                        int64_t k = 2048) {
+    const GemmConfig c = choose_gemm_config({8, 8 * rows_per_expert, n, k, num_sms});
+    EXPECT_EQ(c.ping_pong, c.rows == 192);
+    return c.rows;
   };
-  const std::pair few(64, 128), some(128, 128), many(256, 128);
-  EXPECT_EQ(tiles(17), few);
-  EXPECT_EQ(tiles(51), few);
-  EXPECT_EQ(tiles(52), some);
-  EXPECT_EQ(tiles(192), some);
-  EXPECT_EQ(tiles(193), many);
-  EXPECT_EQ(tiles(193, 128), some);
-  EXPECT_EQ(tiles(193, 136), many);
-  EXPECT_EQ(tiles(193, 2048, 1), some);
-  EXPECT_EQ(tiles(1, 2048, 1), few);
+  EXPECT_EQ(tiles(17), 64);
+  EXPECT_EQ(tiles(51), 64);
+  EXPECT_EQ(tiles(52), 128);
+  EXPECT_EQ(tiles(104), 128);
+  EXPECT_EQ(tiles(105), 192);
+  EXPECT_EQ(tiles(116, 2048, 0, 768), 128);
+  EXPECT_EQ(tiles(117, 2048, 0, 768), 192);
+  EXPECT_EQ(tiles(168), 192);
+  EXPECT_EQ(tiles(169), 256);
+  for (const int64_t rows : {105, 169}) {
+    EXPECT_EQ(tiles(rows, 128), 128);
+    EXPECT_EQ(tiles(rows, 136), tiles(rows));
+    EXPECT_EQ(tiles(rows, 2048, 1), 128);
+    EXPECT_EQ(tiles(rows, 2048, 2), tiles(rows));
+  }
+  EXPECT_EQ(tiles(1, 2048, 1), 64);
   const GemmConfig narrow = choose_gemm_config({8, 8, 2048, 2048}),
                    wide = choose_gemm_config({8, 8, 2112, 2056}),
                    more_rows = choose_gemm_config({8, 8 * 4, 2048, 2048});
@@ -96,7 +104,7 @@ TEST(GemmConfigs, TilesOfFp8GrowWithTheAverageExpert) {
     EXPECT_TRUE(c.scaled() && !c.streams());
     return std::pair(c.rows, c.cluster());
   };
-  const std::pair few(64, 1), many(128, 2);
+  const std::pair few(64, 1), many(256, 2);
   EXPECT_EQ(choose(1), few);
   EXPECT_EQ(choose(51), few);
   EXPECT_EQ(choose(52), many);
@@ -104,6 +112,24 @@ TEST(GemmConfigs, TilesOfFp8GrowWithTheAverageExpert) {
   EXPECT_EQ(choose(52, 136), many);
   EXPECT_EQ(choose(52, 2048, 1), few);
   EXPECT_EQ(choose(52, 2048, 2), many);
+}
+
+// Rows come first where there are many of fp8, and then in tiles of whole products of 64.
+TEST(GemmConfigs, OneOfThemHasRowsFirst) {
+  int found = 0;
+  for (const GemmConfig& c : kGemmConfigs) {
+    if (!c.rows_first) continue;
+    ++found;
+    EXPECT_EQ(c.math_warpgroups() * 128, c.rows);
+    for (const int rows : {1, 64, 65, 256, 257, 513, 700, 1025}) {
+      const TileSplit split = split_rows(rows, c.rows, c.row_step());
+      EXPECT_EQ(split.rows % 64, 0) << rows;
+      EXPECT_LE(split.rows, c.rows) << rows;
+      EXPECT_GT(rows, (split.tiles - 1) * split.rows) << rows;
+      EXPECT_LE(rows, split.tiles * split.rows) << rows;
+    }
+  }
+  EXPECT_EQ(found, 1);
 }
 
 TEST(GemmConfigs, OneOfThemAddsChunks) {

@@ -17,8 +17,8 @@ template <class... Passes>
 struct PassList : Passes... {
   static PassList of(const GroupedGemm& g) { return {Passes::of(g)...}; }
 
-  template <int kSums>
-  __device__ void operator()(const Fragment<kSums>& f, const OutputTile& t) const {
+  template <class Fragment>
+  __device__ void operator()(const Fragment& f, const OutputTile& t) const {
     (static_cast<const Passes&>(*this)(f, t), ...);
   }
 };

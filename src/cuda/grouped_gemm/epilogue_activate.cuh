@@ -28,6 +28,10 @@ struct Activate {
                        [&]<ActivationKind kKind>() { run<kKind>(f, t); });
   }
 
+  // Where rows come first there is none: two values of a thread are of neighbouring columns.
+  template <int kSums>
+  __device__ void operator()(const RowFragment<kSums>&, const OutputTile&) const {}
+
  private:
   template <ActivationKind kKind, int kSums>
   __device__ void run(const Fragment<kSums>& f, const OutputTile& t) const {

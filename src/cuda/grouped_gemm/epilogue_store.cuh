@@ -28,23 +28,22 @@ struct StoreParams {
 constexpr int store_box_cols(bool gated) {
   return gated ? 32 : 64;
 }
-constexpr int store_box_rows(bool gated) {
-  return kStagingBytes / 4 / (int{sizeof(__nv_bfloat16)} * store_box_cols(gated));
+constexpr int store_box_rows(int staging_bytes, bool gated) {
+  return staging_bytes / 4 / (int{sizeof(__nv_bfloat16)} * store_box_cols(gated));
 }
 
 // Each sum by its own thread: rows of f32, and tiles of few rows.
-template <int kSums>
-__device__ void store_sums(const StoreParams& p, const Fragment<kSums>& f, const OutputTile& t) {
+template <class Fragment>
+__device__ void store_sums(const StoreParams& p, const Fragment& f, const OutputTile& t) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int col = t.first_col + f.col(h);
-    if (col >= f.shape.width || (f.shape.gated && h == 1)) continue;
+    if (f.shape.gated && h == 1) continue;
 #pragma unroll
     for (int j = 0; j < f.kBlocks; ++j)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int row = f.row(j, i);
-        if (row >= t.num_rows) continue;
+        const int row = f.row(j, h, i), col = t.first_col + f.col(j, h, i);
+        if (row >= t.num_rows || col >= f.shape.width) continue;
         const int64_t at = (t.first_row + row) * f.shape.width + col;
         if (p.is_f32)
           static_cast<float*>(p.dst)[at] = f.at(j, h, i);
@@ -54,6 +53,7 @@ __device__ void store_sums(const StoreParams& p, const Fragment<kSums>& f, const
   }
 }
 
+template <int kStagingBytes>
 class TileStore {
  public:
   __device__ TileStore(const StoreParams& params, uint8_t* staging, Place where, int its_barrier)
@@ -67,14 +67,51 @@ class TileStore {
       f.shape.gated ? store_bf16<true>(f, t) : store_bf16<false>(f, t);
   }
 
+  // Each warp its own 16 rows, 64 columns at a time, in its quarter of both buffers.
+  template <int kSums>
+  __device__ void operator()(const RowFragment<kSums>& f, const OutputTile& t) {
+    if (p.is_f32) return store_sums(p, f, t);
+    using Box = Box<false>;
+    constexpr int kRows = 16;
+    static_assert(kRows * Box::kRowBytes == 2 * kStagingBytes / 4);
+    uint8_t* buffer = buffers + place.warp * kRows * Box::kRowBytes;
+    const int rows = t.num_rows - place.warp * kRows;
+    const int64_t row = t.first_row + place.warp * kRows;
+#pragma unroll
+    for (int first = 0; first < 8 * f.kBlocks; first += Box::kCols) {
+      if (rows <= 0 || t.first_col + first >= f.shape.width) break;
+      if (place.lane == 0) ptx::cp_async_bulk_wait_group_read(ptx::n32_t<0>{});
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < Box::kCols / 8; j += 2) {
+        const int block = first / 8 + j;
+        ptx::stmatrix_x4(Box::at(buffer, place.lane % 16, j + place.lane / 16), f.matrix(block, 0),
+                         f.matrix(block, 1), f.matrix(block + 1, 0), f.matrix(block + 1, 1));
+      }
+      ptx::fence_proxy_async(ptx::space_shared);
+      __syncwarp();
+      if (rows < kRows) {
+        store_some<false>(buffer, rows, row, t.first_col + first, f.shape);
+      } else if (place.lane == 0) {
+        ptx::cp_async_bulk_tensor(ptx::space_global, ptx::space_shared, &p.boxes,
+                                  {t.first_col + first, static_cast<int>(row)}, buffer);
+        ptx::cp_async_bulk_commit_group();
+      }
+      __syncwarp();
+    }
+  }
+
   // Before the block ends: its shared memory must outlive the copies, and the next kernel see them.
-  __device__ void finish() const { ptx::cp_async_bulk_wait_group(ptx::n32_t<0>{}); }
+  __device__ void finish() const {
+    ptx::cp_async_bulk_wait_group(ptx::n32_t<0>{});
+  }
 
  private:
   // A row of a box, in pieces of 16 bytes.
   template <bool kGated>
   struct Box {
-    static constexpr int kRows = store_box_rows(kGated), kCols = store_box_cols(kGated);
+    static constexpr int kRows = store_box_rows(kStagingBytes, kGated),
+                         kCols = store_box_cols(kGated);
     static constexpr int kRowBytes = int{sizeof(__nv_bfloat16)} * kCols, kPieces = kRowBytes / 16;
     // Where the copy engine looks for piece `j` of a row.
     static __device__ uint8_t* at(uint8_t* buffer, int row, int j) {
@@ -104,7 +141,7 @@ class TileStore {
                                     {t.first_col, static_cast<int>(row)},
                                     buffer + box * Box::kRowBytes);
       } else {
-        store_some<kGated>(buffer + box * Box::kRowBytes, rows, row, t, f.shape);
+        store_some<kGated>(buffer + box * Box::kRowBytes, rows, row, t.first_col, f.shape);
       }
       // Also of none, so that groups count buffers.
       if (place.lane == 0) ptx::cp_async_bulk_commit_group();
@@ -142,10 +179,10 @@ class TileStore {
 
   // Fewer than a box, or none.
   template <bool kGated>
-  __device__ void store_some(uint8_t* box, int rows, int64_t row, const OutputTile& t,
+  __device__ void store_some(uint8_t* box, int rows, int64_t row, int first_col,
                              const OutputShape& shape) const {
     constexpr int kPieces = Box<kGated>::kPieces;
-    const int piece = place.lane % kPieces, col = t.first_col + piece * 8;
+    const int piece = place.lane % kPieces, col = first_col + piece * 8;
     if (col >= shape.width) return;
     auto* dst = static_cast<__nv_bfloat16*>(p.dst) + row * shape.width + col;
 #pragma unroll

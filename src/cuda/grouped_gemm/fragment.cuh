@@ -40,9 +40,9 @@ class Fragment {
       : shape(output), place(where), sums(its_sums) {}
 
   __device__ float& at(int j, int h, int i) const { return sums[4 * j + 2 * h + i]; }
-  __device__ int row(int j, int i) const { return 8 * j + (2 * (place.lane % 4) + i); }
+  __device__ int row(int j, int, int i) const { return 8 * j + (2 * (place.lane % 4) + i); }
   // The output column, from the warpgroup's first on.
-  __device__ int col(int h) const {
+  __device__ int col(int, int h, int) const {
     return (shape.gated ? place.warp * 8 : place.warp * 16 + 8 * h) + place.lane / 4;
   }
   // The tile ends before block j. Asked seldom, so that many blocks are in flight at a time.
@@ -50,6 +50,28 @@ class Fragment {
     return j % 8 == 0 && 8 * j >= t.num_rows;
   }
   // A warp's block as a matrix of bf16, as stmatrix takes it.
+  __device__ uint32_t matrix(int j, int h) const { return two_bf16(at(j, h, 0), at(j, h, 1)); }
+
+  const OutputShape& shape;
+  const Place place;
+
+ private:
+  float (&sums)[kSums];
+};
+
+// The same of 64 rows with a tile of weights, where rows come first: blocks of 8 columns x 8 rows.
+// Nothing of it is gated.
+template <int kSums>
+class RowFragment {
+ public:
+  static constexpr int kBlocks = kSums / 4;  // along the columns
+
+  __device__ RowFragment(float (&its_sums)[kSums], Place where, const OutputShape& output)
+      : shape(output), place(where), sums(its_sums) {}
+
+  __device__ float& at(int j, int h, int i) const { return sums[4 * j + 2 * h + i]; }
+  __device__ int row(int, int h, int) const { return place.warp * 16 + 8 * h + place.lane / 4; }
+  __device__ int col(int j, int, int i) const { return 8 * j + 2 * (place.lane % 4) + i; }
   __device__ uint32_t matrix(int j, int h) const { return two_bf16(at(j, h, 0), at(j, h, 1)); }
 
   const OutputShape& shape;

@@ -35,7 +35,7 @@ GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
     p.weights = p.out.gated ? map_of_halves(g.weights, config.weights)
                             : map_of_weights(g.weights, config.weights);
   }
-  p.store = store_of(g.dst, p.out.gated);
+  p.store = store_of(config, g.dst, p.out.gated);
   p.counts = g.groups.counts.as<int32_t>();
   p.first_row = g.groups.first_row.as<int64_t>();
   p.next_step = g.groups.next_step.as<int32_t>();

@@ -31,25 +31,64 @@
 namespace switchyard::cuda {
 
 template <GemmConfig kConfig, class Operands>
-__device__ void multiply_tiles(const GemmParams& p, SharedStorage<kConfig>& shared) {
+__device__ __forceinline__ void multiply_tiles(const GemmParams& p,
+                                               SharedStorage<kConfig>& shared) {
+  constexpr int kParts = kConfig.warpgroup_weights() / 64;
   const int group = threadIdx.x / 128;
   const Place place{static_cast<int>(threadIdx.x % 32), static_cast<int>(threadIdx.x / 32 % 4)};
   MainLoop<kConfig, Operands> main_loop(shared, p);
-  TileStore store(p.store, shared.outputs() + group * 2 * kStagingBytes, place, group + 1);
+  constexpr int kStaging = kConfig.staging_bytes();
+  TileStore<kStaging> store(p.store, shared.outputs() + group * 2 * kStaging, place, group + 1);
   for (;;) {
     // Defined anew, or the compiler defines what a narrow product leaves alone in the midst of the
     // products, and to do so serialises them (C7515).
-    float sums[kConfig.rows / 2] = {};
+    float sums[kParts][kConfig.rows / 2] = {};
     const GemmStep step = main_loop.next_step();
     if (step.num_rows == 0) break;
-    const int weight_row = step.weights * kConfig.weights + group * 64;
-    const OutputTile tile{step.first_row, step.num_rows, step.expert,
-                          p.out.gated ? weight_row / 2 : weight_row};
+    const int weight_row = step.weights * kConfig.weights + (kConfig.ping_pong ? 0 : group * 64);
+    OutputTile tile{step.first_row, step.num_rows, step.expert,
+                    p.out.gated ? weight_row / 2 : weight_row};
     main_loop.multiply(sums, tile);
-    if (tile.first_col >= p.out.width) continue;
-    const Fragment fragment(sums, place, p.out);
-    p.epilogue(fragment, tile);
-    store(fragment, tile);
+#pragma unroll
+    for (int h = 0; h < kParts; ++h, tile.first_col += p.out.gated ? 32 : 64) {
+      if (tile.first_col >= p.out.width) break;
+      const Fragment fragment(sums[h], place, p.out);
+      p.epilogue(fragment, tile);
+      store(fragment, tile);
+    }
+  }
+  store.finish();
+}
+
+// Where rows come first.
+template <GemmConfig kConfig, class Operands>
+__device__ __forceinline__ void multiply_row_tiles(const GemmParams& p,
+                                                   SharedStorage<kConfig>& shared) {
+  const int group = threadIdx.x / 128;
+  const Place place{static_cast<int>(threadIdx.x % 32), static_cast<int>(threadIdx.x / 32 % 4)};
+  MainLoop<kConfig, Operands> main_loop(shared, p);
+  constexpr int kStaging = kConfig.staging_bytes();
+  TileStore<kStaging> store(p.store, shared.outputs() + group * 2 * kStaging, place, group + 1);
+  for (;;) {
+    float sums[2][kConfig.weights / 2] = {};
+    const GemmStep step = main_loop.next_step();
+    if (step.num_rows == 0) break;
+    if (step.num_rows > main_loop.first_row(1))
+      main_loop.template multiply_rows<2>(sums);
+    else if (step.num_rows > main_loop.first_row(0))
+      main_loop.template multiply_rows<1>(sums);
+    else
+      main_loop.template multiply_rows<0>(sums);
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = main_loop.first_row(h);
+      if (step.num_rows <= row) break;
+      const OutputTile tile{step.first_row + row, step.num_rows - row, step.expert,
+                            step.weights * kConfig.weights};
+      const RowFragment fragment(sums[h], place, p.out);
+      p.epilogue(fragment, tile);
+      store(fragment, tile);
+    }
   }
   store.finish();
 }
@@ -57,12 +96,16 @@ __device__ void multiply_tiles(const GemmParams& p, SharedStorage<kConfig>& shar
 // Integers and types: a profiler shows them in the kernel's name, and nvcc 13.0 with g++ 12 takes no
 // struct here.
 template <int kRows, int kWeights, int kStages, int kClusterRows, int kClusterWeights,
-          class Operands, class Rows, bool kAddsChunks>
-__global__ __launch_bounds__(GemmConfig{kRows, kWeights}.threads(),
+          class Operands, class Rows, bool kAddsChunks, bool kPingPong, bool kRowsFirst>
+__global__ __launch_bounds__((kPingPong    ? 256
+                              : kRowsFirst ? kRows
+                                           : 2 * kWeights) +
+                                 128,
                              1) void grouped_gemm_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(1024) uint8_t base[];
   constexpr GemmConfig kConfig{kRows,           kWeights,        kStages,     kClusterRows,
-                               kClusterWeights, Operands::kKind, Rows::kKind, kAddsChunks};
+                               kClusterWeights, Operands::kKind, Rows::kKind, kAddsChunks,
+                               kPingPong,       kRowsFirst};
   constexpr int kMathThreads = kConfig.math_threads();
   constexpr bool kCluster = kConfig.cluster() > 1;
   auto& shared = *reinterpret_cast<SharedStorage<kConfig>*>(base);
@@ -80,8 +123,9 @@ __global__ __launch_bounds__(GemmConfig{kRows, kWeights}.threads(),
 
   // 65,536 registers: two warpgroups that multiply need more than a third each.
   constexpr bool kMoveRegisters = kConfig.math_warpgroups() > 1;
+  constexpr int kMathRegisters = kConfig.ping_pong || kConfig.scaled() ? 232 : 224;
   if (threadIdx.x >= kMathThreads) {
-    if constexpr (kMoveRegisters) ptx::setmaxnreg_dec<56>();
+    if constexpr (kMoveRegisters) ptx::setmaxnreg_dec<504 - 2 * kMathRegisters>();
     if (threadIdx.x < kMathThreads + kConfig.producer_threads()) {
       Producer<kConfig, Rows>(p, shared, rank).run(schedule);
       if constexpr (kCluster) {
@@ -93,8 +137,11 @@ __global__ __launch_bounds__(GemmConfig{kRows, kWeights}.threads(),
         ScaleProducer<kConfig>(p, shared, static_cast<int>(threadIdx.x) - kMathThreads - 32).run();
     }
   } else {
-    if constexpr (kMoveRegisters) ptx::setmaxnreg_inc<224>();
-    multiply_tiles<kConfig, Operands>(p, shared);
+    if constexpr (kMoveRegisters) ptx::setmaxnreg_inc<kMathRegisters>();
+    if constexpr (kRowsFirst)
+      multiply_row_tiles<kConfig, Operands>(p, shared);
+    else
+      multiply_tiles<kConfig, Operands>(p, shared);
     // Other blocks may still fill this one's stages, and tell it of steps.
     if constexpr (kCluster) ptx::barrier_cluster_sync_aligned();
   }
@@ -107,7 +154,8 @@ GemmKernel gemm_kernel() {
   else
     return grouped_gemm_kernel<kConfig.rows, kConfig.weights, kConfig.stages, kConfig.cluster_rows,
                                kConfig.cluster_weights, typename OperandsOf<kConfig.operands>::type,
-                               typename RowsOf<kConfig.producer>::type, kConfig.adds_chunks>;
+                               typename RowsOf<kConfig.producer>::type, kConfig.adds_chunks,
+                               kConfig.ping_pong, kConfig.rows_first>;
 }
 
 }  // namespace switchyard::cuda

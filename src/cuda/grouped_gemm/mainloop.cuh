@@ -15,18 +15,21 @@ class MainLoop {
   __device__ MainLoop(SharedStorage<kConfig>& storage, const GemmParams& params)
       : p(params),
         pipeline(storage),
+        group(static_cast<int>(threadIdx.x / 128)),
         num_k((p.k + Operands::kInner - 1) / Operands::kInner),
-        chunk_stages(p.chunk_stages) {}
+        chunk_stages(p.chunk_stages) {
+    if (kConfig.ping_pong && group == 1) pipeline.skip_step(num_k);
+  }
 
   __device__ GemmStep next_step() { return pipeline.next_step(); }
 
-  // sums = 64 weight rows x the tile's rows over the whole inner dimension, in products of 16 i
+  // sums[h] = 64 weight rows x the tile's rows over the whole inner dimension, in products of 16 i
   // columns with the least i of kFrom to kTo that will do: by halves, as each has its own code.
-  template <int kFrom = 1, int kTo = kConfig.rows / 16, int kSums>
-  __device__ void multiply(float (&sums)[kSums], const OutputTile& tile) {
+  template <int kFrom = 1, int kTo = kConfig.rows / 16, int kParts, int kSums>
+  __device__ void multiply(float (&sums)[kParts][kSums], const OutputTile& tile) {
     if constexpr (kFrom == kTo) {
       if constexpr (kConfig.scaled())
-        multiply_scaled<kTo * 16>(sums, tile);
+        multiply_scaled<kTo * 16>(sums[0]);
       else
         multiply_columns<kTo * 16>(sums);
     } else {
@@ -36,16 +39,75 @@ class MainLoop {
     }
   }
 
+  // Where rows come first: sums[h] = the 64 rows from first_row(h) on x the tile's weights, for the
+  // first kParts. While one warpgroup adds, the other's products are made.
+  template <int kParts, int kAll, int kSums>
+  __device__ __forceinline__ void multiply_rows(float (&sums)[kAll][kSums]) {
+    for (int kb = 0; kb < num_k; ++kb, pipeline.advance()) {
+      pipeline.wait_full();
+      pipeline.wait_scales();
+#pragma unroll
+      for (int h = 0; h < kParts; ++h) {
+        const int row = first_row(h);
+        float products[kSums];
+        Operands::template multiply<2 * kSums>(
+            products, ptx::matrix_descriptor(pipeline.rows() + row * kStageRowBytes),
+            ptx::matrix_descriptor(pipeline.weights()));
+        add_row_products(sums[h], products, row);
+      }
+      pipeline.release(pipeline.stage());
+    }
+  }
+
+  // Warpgroups take 64 rows in turns, so that few are shared.
+  __device__ int first_row(int h) const {
+    return h * kConfig.math_warpgroups() * 64 + group * 64;
+  }
+
  private:
+  // Once they are there.
+  template <int kSums>
+  __device__ __forceinline__ void add_row_products(float (&sums)[kSums],
+                                                   const float (&products)[kSums], int row) {
+    const float* of_rows = pipeline.row_scales() + row + first_row_of_thread();
+    const float row0 = of_rows[0], row1 = of_rows[8];
+    if (p.weights_share_scale) {
+      const float of_weights = pipeline.weight_scales()[0];
+      const float scale0 = row0 * of_weights, scale1 = row1 * of_weights;
+      ptx::wgmma_wait_group<0>();
+#pragma unroll
+      for (int j = 0; j < kSums / 4; ++j) {
+        sums[4 * j] = fmaf(products[4 * j], scale0, sums[4 * j]);
+        sums[4 * j + 1] = fmaf(products[4 * j + 1], scale0, sums[4 * j + 1]);
+        sums[4 * j + 2] = fmaf(products[4 * j + 2], scale1, sums[4 * j + 2]);
+        sums[4 * j + 3] = fmaf(products[4 * j + 3], scale1, sums[4 * j + 3]);
+      }
+    } else {
+      const auto* of_weights =
+          reinterpret_cast<const float2*>(pipeline.weight_scales()) + threadIdx.x % 4;
+      ptx::wgmma_wait_group<0>();
+#pragma unroll
+      for (int j = 0; j < kSums / 4; ++j) {
+        const float2 scale = of_weights[4 * j];
+        sums[4 * j] = fmaf(products[4 * j], row0 * scale.x, sums[4 * j]);
+        sums[4 * j + 1] = fmaf(products[4 * j + 1], row0 * scale.y, sums[4 * j + 1]);
+        sums[4 * j + 2] = fmaf(products[4 * j + 2], row1 * scale.x, sums[4 * j + 2]);
+        sums[4 * j + 3] = fmaf(products[4 * j + 3], row1 * scale.y, sums[4 * j + 3]);
+      }
+    }
+  }
+
   // One product stays in flight while the next stage is waited for.
-  template <int kN, int kSums>
-  __device__ __forceinline__ void multiply_columns(float (&sums)[kSums]) {
+  template <int kN, int kParts, int kSums>
+  __device__ __forceinline__ void multiply_columns(float (&sums)[kParts][kSums]) {
+    static_assert(!kConfig.adds_chunks || kParts == 1);
     [[maybe_unused]] float total[kConfig.adds_chunks ? kSums : 1] = {};
     int previous = -1, of_chunk = 0;
+    if constexpr (kConfig.ping_pong) pipeline.wait_turn(group);
     for (int kb = 0; kb < num_k; ++kb, pipeline.advance()) {
       pipeline.wait_full();
       const uint64_t weights =
-          ptx::matrix_descriptor(pipeline.weights() + threadIdx.x / 128 * 64 * kStageRowBytes);
+          ptx::matrix_descriptor(pipeline.weights() + first_weight() * kStageRowBytes);
       const uint64_t rows = ptx::matrix_descriptor(pipeline.rows());
       Operands::template multiply<kN>(sums, weights, rows, of_chunk > 0);
       ptx::wgmma_wait_group<1>();
@@ -55,17 +117,27 @@ class MainLoop {
       if constexpr (kConfig.adds_chunks)
         if (of_chunk == chunk_stages) {
           ptx::wgmma_wait_group<0>();
-          add(total, sums);
+          add(total, sums[0]);
           of_chunk = 0;
         }
     }
+    if constexpr (kConfig.ping_pong) pipeline.pass_turn(group);
     ptx::wgmma_wait_group<0>();
     pipeline.release(previous);
+    if constexpr (kConfig.ping_pong) pipeline.skip_step(num_k);
     if constexpr (kConfig.adds_chunks) {
-      if (of_chunk > 0) add(total, sums);
+      if (of_chunk > 0) add(total, sums[0]);
 #pragma unroll
-      for (int i = 0; i < kSums; ++i) sums[i] = total[i];
+      for (int i = 0; i < kSums; ++i) sums[0][i] = total[i];
     }
+  }
+  // The first of two rows of a product that a thread has sums of; the other is 8 on.
+  static __device__ int first_row_of_thread() {
+    return static_cast<int>(threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4);
+  }
+  // Of this warpgroup, among a stage's rows of weights.
+  __device__ int first_weight() const {
+    return kConfig.ping_pong ? 0 : group * 64;
   }
   template <int kSums>
   static __device__ __forceinline__ void add(float (&total)[kSums], const float (&sums)[kSums]) {
@@ -73,56 +145,38 @@ class MainLoop {
     for (int i = 0; i < kSums; ++i) total[i] += sums[i];
   }
 
-  // The two rows of weights of a thread, h = 0 and 1 of Fragment: the first scale of each.
-  __device__ __forceinline__ const float* weight_scales(const OutputTile& tile, int h) const {
-    const Scales& scales = p.weight_scales;
-    const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    int row = tile.first_col + lane / 4;
-    row += p.out.gated ? warp * 8 + h * p.out.width : warp * 16 + h * 8;
-    const int block = min(row / scales.rows, scales.blocks - 1);
-    return scales.values + (int64_t{tile.expert} * scales.blocks + block) * scales.steps;
-  }
-
-  // Products of a stage, then sums += products * (scale of row * scale of weights), each rounded;
-  // while one warpgroup does so another multiplies.
+  // sums += products * (scale of row * scale of weights) for each stage, each rounded.
   template <int kN, int kSums>
-  __device__ __forceinline__ void multiply_scaled(float (&sums)[kSums], const OutputTile& tile) {
-    const float *const scales0 = weight_scales(tile, 0), *const scales1 = weight_scales(tile, 1);
+  __device__ __forceinline__ void multiply_scaled(float (&sums)[kSums]) {
     const int pair = 2 * (static_cast<int>(threadIdx.x) % 4);
-    float next0 = __ldg(scales0), next1 = __ldg(scales1);
-    float products[kN / 2] = {};
+    const int weight = first_weight() + first_row_of_thread();
     for (int kb = 0; kb < num_k; ++kb, pipeline.advance()) {
       pipeline.wait_full();
+      float products[kN / 2];
       Operands::template multiply<kN>(
-          products,
-          ptx::matrix_descriptor(pipeline.weights() + threadIdx.x / 128 * 64 * kStageRowBytes),
+          products, ptx::matrix_descriptor(pipeline.weights() + first_weight() * kStageRowBytes),
           ptx::matrix_descriptor(pipeline.rows()));
-      const float scale0 = next0, scale1 = next1;
-      if (kb + 1 < num_k) {
-        const int step = p.weight_scales.step(kb + 1);
-        next0 = __ldg(scales0 + step), next1 = __ldg(scales1 + step);
-      }
       pipeline.wait_scales();
-      float2 of_rows[kN / 8];
-#pragma unroll
-      for (int j = 0; j < kN / 8; ++j)
-        of_rows[j] = *reinterpret_cast<const float2*>(pipeline.row_scales() + 8 * j + pair);
+      const float scale0 = pipeline.weight_scales()[weight];
+      const float scale1 = pipeline.weight_scales()[weight + 8];
       ptx::wgmma_wait_group<0>();
-      pipeline.release(pipeline.stage());
 #pragma unroll
       for (int j = 0; j < kN / 8; ++j) {
+        const float2 of_rows =
+            *reinterpret_cast<const float2*>(pipeline.row_scales() + 8 * j + pair);
         float *const sum = sums + 4 * j, *const product = products + 4 * j;
-        sum[0] = fmaf(product[0], of_rows[j].x * scale0, sum[0]);
-        sum[1] = fmaf(product[1], of_rows[j].y * scale0, sum[1]);
-        sum[2] = fmaf(product[2], of_rows[j].x * scale1, sum[2]);
-        sum[3] = fmaf(product[3], of_rows[j].y * scale1, sum[3]);
+        sum[0] = fmaf(product[0], of_rows.x * scale0, sum[0]);
+        sum[1] = fmaf(product[1], of_rows.y * scale0, sum[1]);
+        sum[2] = fmaf(product[2], of_rows.x * scale1, sum[2]);
+        sum[3] = fmaf(product[3], of_rows.y * scale1, sum[3]);
       }
+      pipeline.release(pipeline.stage());
     }
   }
 
   const GemmParams& p;
   Pipeline<kConfig> pipeline;
-  const int num_k, chunk_stages;
+  const int group, num_k, chunk_stages;
 };
 
 }  // namespace switchyard::cuda

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/ptx/barrier.cuh"
+#include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "strategy/gemm_configs.h"
 
@@ -18,6 +19,10 @@ struct RingPosition {
   __device__ void advance() {
     if (++slot == kSlots) slot = 0, parity ^= 1;
   }
+  __device__ void skip(int n) {
+    const int wraps = (slot + n) / kSlots;
+    slot += n - wraps * kSlots, parity ^= wraps & 1;
+  }
 };
 
 // One role's view. Each role has its own.
@@ -27,8 +32,10 @@ class Pipeline {
   using Storage = SharedStorage<kConfig>;
   // Who arrives: every thread that loads, with the bytes of its copies; a lane of every warp that
   // multiplies, of each block that loads into this one; the block that gets a step.
-  static constexpr int kFullArrivals = kConfig.producer_threads();
-  static constexpr int kEmptyArrivals = kConfig.math_threads() / 32 * kConfig.cluster();
+  static constexpr int kFullArrivals = 1;
+  static constexpr int kEmptyArrivals =
+      (kConfig.ping_pong ? 128 : kConfig.math_threads()) / 32 * kConfig.cluster();
+  static constexpr int kStepArrivals = 1, kTurnArrivals = 4;
   static constexpr int kSentArrivals = 1;
   static constexpr int kScalesArrivals = kConfig.scale_threads();
 
@@ -40,6 +47,10 @@ class Pipeline {
       ptx::mbarrier_init(&shared.full[s], kFullArrivals);
       ptx::mbarrier_init(&shared.empty[s], kEmptyArrivals);
     }
+    for (int s = 0; s < Storage::kStepSlots; ++s)
+      ptx::mbarrier_init(&shared.step_full[s], kStepArrivals);
+    for (int g = 0; kConfig.ping_pong && g < 2; ++g)
+      ptx::mbarrier_init(&shared.turn[g], kTurnArrivals);
     for (int s = 0; kConfig.scaled() && s < kConfig.stages; ++s)
       ptx::mbarrier_init(&shared.scales_full[s], kScalesArrivals);
     for (int s = 0; kConfig.cluster() > 1 && s < kSentSteps; ++s)
@@ -51,7 +62,10 @@ class Pipeline {
   __device__ int stage() const { return at.slot; }
   __device__ uint8_t* weights() const { return shared.weights(at.slot); }
   __device__ uint8_t* rows() const { return shared.rows(at.slot); }
-  __device__ float* row_scales() const { return shared.row_scales(at.slot); }
+  // Of the rows, then of the rows of weights.
+  __device__ float* scales() const { return shared.stage_scales(at.slot); }
+  __device__ const float* row_scales() const { return scales(); }
+  __device__ const float* weight_scales() const { return scales() + kConfig.rows; }
   __device__ uint64_t* full() const { return &shared.full[at.slot]; }
   __device__ void advance() { at.advance(); }
 
@@ -59,33 +73,49 @@ class Pipeline {
   __device__ void wait_empty() const {
     ptx::mbarrier_wait_parity(&shared.empty[at.slot], at.parity ^ 1);
   }
-  __device__ void put_step(const GemmStep& s) { shared.steps[step.slot] = s, step.advance(); }
+  __device__ void put_step(const GemmStep& s) {
+    shared.steps[step.slot] = s;
+    ptx::mbarrier_arrive(&shared.step_full[step.slot]);
+    step.advance();
+  }
   __device__ void expect(int bytes) const {
     ptx::mbarrier_arrive_expect_tx(ptx::sem_release, ptx::scope_cta, ptx::space_shared, full(),
                                    bytes);
   }
-  // Tells those that multiply that no step is left.
+  // Tells those that multiply that no step is left: each that takes steps in turn.
   __device__ void end() {
     wait_empty();
-    shared.steps[step.slot] = {};
-    ptx::mbarrier_arrive(full());
+    for (int i = 0; i < (kConfig.ping_pong ? 2 : 1); ++i) put_step({});
   }
 
-  // ---- those that bring scales: they come after the copies of their stage, so that its last scales
-  // have been read
-  __device__ void arrive_scales() const { ptx::mbarrier_arrive(&shared.scales_full[at.slot]); }
+  // ---- those that bring scales
+  // Once this thread's copies are there.
+  __device__ void arrive_scales() const {
+    ptx::cp_async_mbarrier_arrive_noinc(&shared.scales_full[at.slot]);
+  }
 
   // ---- those that multiply
   __device__ void wait_full() const { ptx::mbarrier_wait_parity(full(), at.parity); }
   __device__ void wait_scales() const {
     ptx::mbarrier_wait_parity(&shared.scales_full[at.slot], at.parity);
   }
-  // The step that comes next: its first stage has arrived then. Without rows: there is none.
+  // The step that comes next. Without rows: there is none.
   __device__ GemmStep next_step() {
-    wait_full();
+    ptx::mbarrier_wait_parity(&shared.step_full[step.slot], step.parity);
     const GemmStep s = shared.steps[step.slot];
     step.advance();
     return s;
+  }
+  // The other warpgroup's step, of so many stages.
+  __device__ void skip_step(int num_stages) { at.skip(num_stages), step.advance(); }
+  // Warpgroups that take steps in turn multiply one after the other: the tensor cores hold no more,
+  // and stages come in this order.
+  __device__ void wait_turn(int group) {
+    ptx::mbarrier_wait_parity(&shared.turn[group], turn_parity ^ (group == 0));
+    turn_parity ^= 1;
+  }
+  __device__ void pass_turn(int group) const {
+    if (threadIdx.x % 32 == 0) ptx::mbarrier_arrive(&shared.turn[1 - group]);
   }
   // A stage is free once every block that loads into it knows: lane i of a warp tells block i.
   __device__ void release(int stage) const {
@@ -101,6 +131,7 @@ class Pipeline {
   Storage& shared;
   RingPosition<kConfig.stages> at;
   RingPosition<Storage::kStepSlots> step;
+  uint32_t turn_parity = 0;
 };
 
 }  // namespace switchyard::cuda

@@ -104,7 +104,7 @@ class Producer {
   Pipeline<kConfig> pipeline;
 };
 
-// One of the threads that bring the scales of rows to each stage.
+// One of the threads that bring each stage its scales, as soon as it is free.
 template <GemmConfig kConfig>
 class ScaleProducer {
  public:
@@ -117,19 +117,19 @@ class ScaleProducer {
     for (;;) {
       const GemmStep step = pipeline.next_step();
       if (step.num_rows == 0) return;
-      const float* scales[kRows];
+      const float* scales[kEach];
 #pragma unroll
-      for (int i = 0; i < kRows; ++i) scales[i] = scales_of(step, thread + i * kThreads);
+      for (int i = 0; i < kEach; ++i) scales[i] = scales_of(step, thread + i * kThreads);
       for (int kb = 0; kb < num_k; ++kb, pipeline.advance()) {
-        float values[kRows];
+        const int row_step = p.src_scales.step(kb), weight_step = p.weight_scales.step(kb);
+        pipeline.wait_empty();
 #pragma unroll
-        for (int i = 0; i < kRows; ++i)
-          values[i] = scales[i] ? __ldg(scales[i] + p.src_scales.step(kb)) : 0.0f;
-        pipeline.wait_full();
-#pragma unroll
-        for (int i = 0; i < kRows; ++i)
-          if (thread + i * kThreads < kConfig.rows)
-            pipeline.row_scales()[thread + i * kThreads] = values[i];
+        for (int i = 0; i < kEach; ++i) {
+          const int place = thread + i * kThreads;
+          if (place < kConfig.rows + kConfig.weights)
+            ptx::cp_async_4(pipeline.scales() + place,
+                            scales[i] + (place < kConfig.rows ? row_step : weight_step));
+        }
         pipeline.arrive_scales();
       }
     }
@@ -137,12 +137,18 @@ class ScaleProducer {
 
  private:
   static constexpr int kThreads = kConfig.scale_threads();
-  static constexpr int kRows = (kConfig.rows + kThreads - 1) / kThreads;
+  static constexpr int kEach = (kConfig.rows + kConfig.weights + kThreads - 1) / kThreads;
 
-  // Row r of the tile; null past its end.
-  __device__ const float* scales_of(const GemmStep& step, int r) const {
-    if (r >= step.num_rows) return nullptr;
-    int64_t row = step.first_row + r;
+  // The first scale of row `place` of the tile, then of its rows of weights. Past their ends: any
+  // that there is, as nothing reads what they multiply.
+  __device__ const float* scales_of(const GemmStep& step, int place) const {
+    if (place >= kConfig.rows) {
+      const int row = step.weights * kConfig.weights + place - kConfig.rows;
+      const int block = min(row / p.weight_scales.rows, p.weight_scales.blocks - 1);
+      return p.weight_scales.values +
+             (int64_t{step.expert} * p.weight_scales.blocks + block) * p.weight_scales.steps;
+    }
+    int64_t row = step.first_row + min(place, step.num_rows - 1);
     if (p.slot_of_row != nullptr) row = p.slot_of_row[row] / p.slots_per_row;
     return p.src_scales.values + row * p.src_scales.steps;
   }

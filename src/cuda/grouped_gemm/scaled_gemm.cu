@@ -47,9 +47,10 @@ GemmParams params_of(const ScaledGemm& g, const GemmConfig& config) {
   p.weights = map_of_weights(g.weights, config.weights);
   p.src_scales = scales_of(g, g.src_scales);
   p.weight_scales = scales_of(g, g.weight_scales);
+  p.weights_share_scale = p.weight_scales.blocks == 1 || p.weight_scales.rows % config.weights == 0;
   p.slot_of_row = g.slots_per_row > 0 ? g.slot_of_row.as<int32_t>() : nullptr;
   p.slots_per_row = g.slots_per_row;
-  p.store = store_of(g.dst, false);
+  p.store = store_of(config, g.dst, false);
   p.counts = g.groups.counts.as<int32_t>();
   p.first_row = g.groups.first_row.as<int64_t>();
   p.next_step = g.groups.next_step.as<int32_t>();

@@ -46,7 +46,7 @@ struct Schedule {
   // Of an expert with `rows` rows from `first_row` on: the local-th of its steps.
   static __device__ GemmStep step_of(int expert, int rows, int64_t first_row, int local,
                                      int num_weights, int rank) {
-    const auto [tiles, tile_rows] = split_rows(rows, kConfig.rows);
+    const auto [tiles, tile_rows] = split_rows(rows, kConfig.rows, kConfig.row_step());
     const int group = local / (kGroup * num_weights);
     const int group_tiles = min(kGroup, tiles - group * kGroup);
     local -= group * kGroup * num_weights;

@@ -240,7 +240,7 @@ __global__ __launch_bounds__(2 * kWeights, 3 * 64 / kWeights) void streamed_gemm
   if constexpr (kConfig.weights < 64) {
     store_sums(p.store, fragment, tile);
   } else {
-    TileStore store(p.store, shared.stages, place, 1);
+    TileStore<kConfig.staging_bytes()> store(p.store, shared.stages, place, 1);
     store(fragment, tile);
     store.finish();
   }

@@ -22,6 +22,19 @@ __device__ __forceinline__ void cp_async_16_or_zeros(void* shared, const void* g
                "l"(global), "r"(copy ? 16 : 0)
                : "memory");
 }
+// 4 bytes; both addresses are multiples of 4.
+__device__ __forceinline__ void cp_async_4(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
+// Arrives at the barrier, which counts it, once this thread's copies so far are there.
+__device__ __forceinline__ void cp_async_mbarrier_arrive_noinc(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(barrier)))
+               : "memory");
+}
 // A group: this thread's copies since its last one, none too.
 __device__ __forceinline__ void cp_async_commit_group() {
   asm volatile("cp.async.commit_group;" ::: "memory");
