@@ -25,7 +25,7 @@ void LayerSource::add_options(CLI::App& command, Shares shares) {
   if (shares == Shares::No) return;
   add_choice(command, "--weights", forms_, {"bf16", "native"},
              "With --model: experts of fp8 dequantised, or native, as they are stored (half the "
-             "bytes; one rank on a CPU). Others are bf16");
+             "bytes). Others are bf16");
   add_number(command, "--ep-size", ep_size_, {1, kMostRanks}, "N",
              "With --preset: the share of one of N expert-parallel ranks. Its E/N experts stand "
              "alone, and all K experts of a token are among them: what a rank sees after dispatch");

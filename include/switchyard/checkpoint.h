@@ -19,8 +19,8 @@ namespace [[gnu::visibility("default")]] switchyard {
 enum class WeightForms {
   Bf16,    // dequantised
   Native,  // as they are stored, half the bytes: fp8 in blocks of whole rows or of a multiple of 128
-           // columns, per channel or per tensor. They run on one rank so far, of a CPU or of a GPU
-           // with compute capability 9.0. Experts of every other form are bf16
+           // columns, per channel or per tensor. They run on CPUs and on GPUs with compute
+           // capability 9.0. Experts of every other form are bf16
 };
 
 /// A checkpoint folder: config.json and safetensors, one file or several, with or without an index.

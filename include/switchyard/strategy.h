@@ -70,7 +70,7 @@ struct PlanOptions {
   /// over NCCL, as between hosts; workspace_bytes then gives what those need. Changes no bit. Ranks
   /// that are threads of one process: docs/guide/ranks.md, "Threads over NCCL".
   bool peer_memory = true;
-  /// Of the routed experts' weights: Bf16, or F8E4m3 on one rank. A layer takes it from its
+  /// Of the routed experts' weights: Bf16, or F8E4m3. A layer takes it from its
   /// weights.
   DType experts = DType::Bf16;
 

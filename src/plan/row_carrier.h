@@ -18,9 +18,10 @@ enum class RowCarrier {
 inline RowCarrier row_carrier(DispatcherKind kind, const StrategyRequest& r, int token_pieces) {
   if (r.device.kind != DeviceKind::Cuda || r.num_ranks == 1) return RowCarrier::Communicator;
   const bool normal = kind == DispatcherKind::Normal;
-  if (r.peer_memory)  // what overlaps with other work is pushed
-    return normal && r.fetch_rows && token_pieces <= 1 ? RowCarrier::PeerFetch
-                                                       : RowCarrier::PeerPush;
+  if (r.peer_memory) {  // what overlaps with other work is pushed, and what is quantised first
+    const bool fetches = r.fetch_rows && token_pieces <= 1 && r.experts == DType::Bf16;
+    return normal && fetches ? RowCarrier::PeerFetch : RowCarrier::PeerPush;
+  }
   // Only the normal dispatcher's sizes depend on the routing.
   return normal && r.host_counts ? RowCarrier::NcclExact : RowCarrier::NcclBlocks;
 }

@@ -55,10 +55,9 @@ std::vector<Condition> expert_conditions(const StrategyRequest& r) {
       d.kind == DeviceKind::Cpu || (d.compute_major == 9 && d.compute_minor == 0 &&
                                     r.config.hidden % 16 == 0 && r.config.intermediate % 16 == 0);
   return {
-      condition("experts in f8_e4m3 run on one rank of a CPU, or of a GPU with compute "
-                "capability 9.0 where H and I are multiples of 16; elsewhere load them as bf16",
-                runs && r.num_ranks == 1, "P=", r.num_ranks, ", ", device_name(d.kind),
-                ", H=", r.config.hidden, ", I=", r.config.intermediate)};
+      condition("experts in f8_e4m3 run on CPUs, and on GPUs with compute capability 9.0 where H "
+                "and I are multiples of 16; elsewhere load them as bf16",
+                runs, device_name(d.kind), ", H=", r.config.hidden, ", I=", r.config.intermediate)};
 }
 
 std::vector<Condition> layer_conditions(const StrategyRequest& r) {

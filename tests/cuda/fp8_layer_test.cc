@@ -5,13 +5,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "switchyard/error.h"
 #include "switchyard/layer.h"
 #include "testing/cuda_layer.h"
 #include "testing/f8_weights.h"
+#include "testing/gpu_ranks.h"
 #include "testing/routing.h"
 
 namespace switchyard {
@@ -132,6 +135,45 @@ TEST(CudaFp8Layer, BitsDependOnNeitherLayoutNorBatch) {
                           static_cast<size_t>(c.hidden) * sizeof(Bf16)),
               0)
         << "token " << t;
+  }
+}
+
+// Rows that travelled have the codes of those that did not. A rank rounds what it sums of a token.
+TEST(CudaFp8Layer, OfSeveralRanksIsThatOfOneRankOfTheCpu) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  const MoeConfig c = f8_config();
+  const ScaleBlock w1{8, 128}, w2{128, 128};
+  F8Call call(c, 200);
+  const auto expected =
+      run_on_cpu(c, testing::f8_weights(random_weights(c, 1, 0, 3), w1, w2), call);
+  for (const char* strategy : {"normal+contiguous", "normal+masked", "all_gather+contiguous"}) {
+    SCOPED_TRACE(strategy);
+    std::vector<Buffer<Bf16>> outputs(2);
+    testing::run_gpu_ranks({2, 1}, [&](testing::GpuRank& g) {
+      LayerOptions o;
+      o.max_tokens = 200, o.masked_max_tokens = 400, o.strategy = strategy;
+      o.device = DeviceKind::Cuda, o.backend = g.backend;
+      const auto w = testing::f8_weights(random_weights(c, 2, g.rank(), 3), w1, w2);
+      const auto layer = MoeLayer::create(c, to_device(w, c, 2, *g.backend), g.comm, o);
+      const OnDevice hidden(*g.backend, DeviceKind::Cuda, std::as_const(call.hidden).view());
+      const OnDevice ids(*g.backend, DeviceKind::Cuda, std::as_const(call.ids).view());
+      const OnDevice weights(*g.backend, DeviceKind::Cuda, std::as_const(call.weights).view());
+      const OnDevice output(*g.backend, DeviceKind::Cuda, DType::Bf16, hidden.view().shape);
+      for (int repeat = 0; repeat < 2; ++repeat)
+        layer->forward({.output = output.view(),
+                        .hidden = hidden.view(),
+                        .ids = ids.view(),
+                        .weights = weights.view(),
+                        .stream = g.stream});
+      layer->wait(g.stream);
+      Buffer<Bf16> host(call.hidden.view().shape);
+      copy_to_host(*g.backend, host.data(), output.view());
+      outputs[static_cast<size_t>(g.rank())] = std::move(host);
+    });
+    for (const auto& output : outputs) expect_close(output, expected, c.hidden);
+    EXPECT_EQ(std::memcmp(outputs[0].data(), outputs[1].data(),
+                          static_cast<size_t>(outputs[0].count()) * sizeof(Bf16)),
+              0);
   }
 }
 
