@@ -1,19 +1,19 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
 // cli/plan_command.cc -- switchyard plan: rows, bytes and times of a layer over many ranks, and
-// where that stops scaling.
+// where that stops scaling; or, with --placement, which rank holds which experts.
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <exception>
 #include <functional>
 #include <nlohmann/json.hpp>
-#include <ranges>
 #include <set>
 #include <string_view>
 
 #include "commands.h"
 #include "layer_options.h"
+#include "plan_placement.h"
 #include "routing.h"
 #include "switchyard/plan.h"
 
@@ -45,7 +45,13 @@ struct PlanArguments {
   int ranks_per_node = 8;
   int64_t tokens = 4096;
   ClusterRates rates;
+  PlacementArguments placement;
+  const CLI::App* command = nullptr;
   bool json = false;
+
+  int nodes_of(int num_ranks) const {
+    return nodes > 0 ? nodes : (num_ranks - 1) / ranks_per_node + 1;
+  }
 };
 
 // "8", "8,16,24", and "8..256": the powers of two in between, both ends included. Rising, each
@@ -59,8 +65,9 @@ std::set<int> rank_numbers(const std::string& text) {
     return value;
   };
   std::set<int> numbers;
-  for (const auto part : std::views::split(text, ',')) {
-    const std::string_view word(part.begin(), part.end());
+  for (size_t begin = 0, end = 0; begin <= text.size(); begin = end + 1) {
+    end = std::min(text.find(',', begin), text.size());
+    const auto word = std::string_view(text).substr(begin, end - begin);
     const size_t dots = word.find("..");
     if (dots == std::string_view::npos) {
       numbers.insert(number(word));
@@ -95,7 +102,7 @@ Plans make_plans(const PlanArguments& a) {
   std::exception_ptr first;
   for (const int ranks : rank_numbers(a.ranks)) {
     r.num_ranks = ranks;
-    r.num_nodes = a.nodes > 0 ? a.nodes : (ranks - 1) / a.ranks_per_node + 1;
+    r.num_nodes = a.nodes_of(ranks);
     try {
       plans.planned.push_back({ranks, r.num_nodes, plan_ranks(r)});
     } catch (const Error& e) {
@@ -251,7 +258,24 @@ void print_limits(const std::vector<Planned>& planned) {
       human_bytes(last.plan.window_bytes));
 }
 
+int place(PlanArguments& a) {
+  refuse_unused(*a.command,
+                {"--model", "--layer", "--config", "--preset", "--tokens", "--routing",
+                 "--nvlink-gbps", "--network-gbps", "--nvlink-meeting-us", "--network-meeting-us",
+                 "--network-peer-us", "--gemm-tflops", "--read-gbps"},
+                "a plan without --placement");
+  const auto ranks = rank_numbers(a.ranks);
+  require_usage(is_given(*a.command, "--ranks") && ranks.size() == 1,
+                "--ranks={}, need one number with --placement", a.ranks);
+  a.placement.ranks = *ranks.begin();
+  a.placement.nodes = a.nodes_of(a.placement.ranks);
+  a.placement.json = a.json;
+  return print_placement(a.placement);
+}
+
 int plan(PlanArguments& a) {
+  if (!a.placement.loads.empty()) return place(a);
+  refuse_unused(*a.command, {"--slots", "--groups"}, "--placement");
   require_usage(a.source.given(), "need either --model DIR --layer N or --preset NAME");
   a.source.open();
   const Plans plans = make_plans(a);
@@ -266,6 +290,18 @@ int plan(PlanArguments& a) {
   print_limits(plans.planned);
   for (const auto& [ranks, why] : plans.skipped) say("left out {}: {}\n", ranks, why);
   return kGood;
+}
+
+void add_placement(CLI::App& c, PlacementArguments& a) {
+  add_value(
+      c, "--placement", a.loads, "LOADS.json|-",
+      "Instead of a plan of rows and times: which rank holds which experts, from the loads of "
+      "the experts of each layer (docs/guide/placement.md)");
+  add_number(c, "--slots", a.slots, {1, kMostSlots}, "N",
+             "With --placement: places for an expert's weights, over all ranks")
+      ->default_str("as few as hold the experts");
+  add_number(c, "--groups", a.groups, {1, kMaxExperts}, "G",
+             "With --placement: groups of experts, each on one node where the nodes divide them");
 }
 
 void add_rates(CLI::App& c, ClusterRates& r) {
@@ -289,7 +325,9 @@ Command add_plan(CLI::App& app) {
   auto a = std::make_shared<PlanArguments>();
   auto& c = *app.add_subcommand(
       "plan",
-      "Foresee rows, bytes and time of a layer over many GPUs and nodes, and what bounds it");
+      "Foresee rows, bytes and time of a layer over many GPUs and nodes, and what bounds it; or "
+      "place its experts");
+  a->command = &c;
   a->source.add_options(c, LayerSource::Shares::No);
   add_value(c, "--ranks", a->ranks, "P|P,P|P..P",
             "GPUs: a number, a list, or a range (its powers of two)");
@@ -303,13 +341,16 @@ Command add_plan(CLI::App& app) {
   add_value(c, "--routing", a->routing, "NAME|FILE",
             "balanced, zipf, zipf-spread, hot, or a file with a count for each expert, such as "
             "the output of `switchyard run --json` (docs/guide/planning.md)");
+  add_placement(c, a->placement);
   add_rates(c, a->rates);
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer(
       "Nothing is run.\n\nExample:\n  switchyard plan --preset deepseek-v3 --ranks 8..256\n"
       "over 4 nodes, with the experts that a layer was seen to choose:\n"
       "  switchyard run --model DIR --layer 1 --input FILE --json > routing.json\n"
-      "  switchyard plan --model DIR --layer 1 --ranks 8,16,32 --nodes 4 --routing routing.json");
+      "  switchyard plan --model DIR --layer 1 --ranks 8,16,32 --nodes 4 --routing routing.json\n"
+      "experts on 8 ranks with a place more each, so that the ranks have as much to do:\n"
+      "  switchyard plan --placement routing.json --slots 264 --ranks 8");
   return [a] { return plan(*a); };
 }
 

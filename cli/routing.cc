@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <random>
@@ -43,8 +44,6 @@ void softmax(float* values, int64_t count) {
 }
 
 // ---- how often experts are chosen
-
-constexpr uintmax_t kMostBytes = 1 << 20;  // of a recording: far more than any layer's
 
 std::vector<double> zipf_at(double scale, int64_t num_experts) {
   std::vector<double> shares;
@@ -88,54 +87,127 @@ std::vector<double> hot(const MoeConfig& c) {
   return counts;
 }
 
-// A damaged recording, or none.
+// What an option's file holds. It may be damaged, or none.
 class Recording {
  public:
-  explicit Recording(std::string path) : path_(std::move(path)) {}
+  struct Source {
+    const char* option;  // as errors name it
+    uintmax_t most_bytes;
+    const char* none;  // what is said of a path that is no file
+    bool stdin_too;    // as "-"
+  };
+  Recording(const Source& source, std::string path) : source_(source), path_(std::move(path)) {}
 
   std::vector<double> counts() const {
     const std::string text = read();
-    const size_t first = text.find_first_not_of(" \t\r\n");
-    const bool json = first != std::string::npos && (text[first] == '{' || text[first] == '[');
-    return json ? from_json(text) : from_words(text);
+    return is_json(text) ? counts_of(parsed(text)) : from_words(text);
+  }
+
+  std::vector<std::vector<double>> layers() const {
+    const std::string text = read();
+    std::vector<std::vector<double>> layers;
+    if (!is_json(text))
+      layers.push_back(from_words(text));
+    else
+      for (const auto& value : values_of(text)) add_layers(layers, value);
+    for (size_t layer = 0; layer < layers.size(); ++layer) {
+      const size_t count = layers[layer].size(), first = layers.front().size();
+      if (count == 0 || count != first)
+        refuse(fmt::format("layer {} holds {} loads, layer 0 {}. Give one for each expert", layer,
+                           count, first));
+    }
+    return layers;
   }
 
   [[noreturn]] void refuse(const std::string& why) const {
-    throw Error(Errc::BadFile, fmt::format("plan: routing={}, {}.", path_, why));
+    throw Error(Errc::BadFile, fmt::format("plan: {}={}, {}.", source_.option, path_, why));
   }
 
  private:
+  using Json = nlohmann::json;
+
   std::string read() const {
+    if (source_.stdin_too && path_ == "-") return read_from(std::cin, source_.most_bytes + 1);
     std::error_code failed;
-    if (!std::filesystem::is_regular_file(path_, failed))
-      refuse(
-          "is no file and none of balanced, zipf, zipf-spread, hot. Name one of them or a "
-          "recording");
+    if (!std::filesystem::is_regular_file(path_, failed)) refuse(source_.none);
     const auto bytes = std::filesystem::file_size(path_, failed);
-    if (failed || bytes > kMostBytes)
-      refuse(fmt::format("bytes={}, at most {} are read. Give one count for each expert", bytes,
-                         kMostBytes));
+    if (failed || bytes > source_.most_bytes) refuse_size(bytes);
     std::ifstream file(path_, std::ios::binary);
-    std::string text(static_cast<size_t>(bytes), '\0');
-    if (!file.read(text.data(), static_cast<std::streamsize>(bytes)))
-      refuse("cannot be read. Record it again");
+    std::string text = read_from(file, bytes);
+    if (text.size() != bytes) refuse("cannot be read. Record it again");
     return text;
   }
 
-  std::vector<double> from_json(const std::string& text) const {
-    const auto json = nlohmann::json::parse(text, nullptr, false);
+  // At most so many.
+  std::string read_from(std::istream& stream, uintmax_t bytes) const {
+    std::string text(static_cast<size_t>(bytes), '\0');
+    stream.read(text.data(), static_cast<std::streamsize>(bytes));
+    text.resize(static_cast<size_t>(stream.gcount()));
+    if (text.size() > source_.most_bytes) refuse_size(text.size());
+    return text;
+  }
+
+  [[noreturn]] void refuse_size(uintmax_t bytes) const {
+    refuse(fmt::format("bytes={}, at most {} are read. Give one count for each expert", bytes,
+                       source_.most_bytes));
+  }
+
+  static bool is_json(const std::string& text) {
+    const size_t first = text.find_first_not_of(" \t\r\n");
+    return first != std::string::npos && (text[first] == '{' || text[first] == '[');
+  }
+
+  Json parsed(std::string_view text) const {
+    auto json = Json::parse(text.begin(), text.end(), nullptr, false);
     if (json.is_discarded()) refuse("is no JSON. Record it again");
+    return json;
+  }
+  // Each level takes memory of its own, and one call of add_layers. Brackets in strings count, too.
+  void refuse_depth(const std::string& text) const {
+    constexpr int kDeepest = 64;  // a recording has 4 levels
+    int depth = 0;
+    for (const char c : text) {
+      depth += (c == '[' || c == '{') - (c == ']' || c == '}');
+      if (depth > kDeepest) refuse("is nested deeper than any recording. Record it again");
+    }
+  }
+  // One value, or one a line.
+  std::vector<Json> values_of(const std::string& text) const {
+    refuse_depth(text);
+    std::vector<Json> values;
+    if (Json::accept(text)) {
+      values.push_back(parsed(text));
+      return values;
+    }
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);)
+      if (line.find_first_not_of(" \t\r") != std::string::npos) values.push_back(parsed(line));
+    return values;
+  }
+
+  const Json& list_of(const Json& json) const {
     if (json.is_object() && !json.contains("expert_counts"))
       refuse("has no expert_counts. Record it with `switchyard run --json`");
-    const auto& list = json.is_object() ? json["expert_counts"] : json;
+    const Json& list = json.is_object() ? json["expert_counts"] : json;
     if (!list.is_array()) refuse("expert_counts is no array. Record it again");
+    return list;
+  }
+
+  std::vector<double> counts_of(const Json& json) const {
     std::vector<double> counts;
-    for (const auto& value : list) {
+    for (const Json& value : list_of(json)) {
       if (!value.is_number())
         refuse(fmt::format("count {} is no number. Record it again", counts.size()));
       counts.push_back(value.get<double>());
     }
     return counts;
+  }
+
+  void add_layers(std::vector<std::vector<double>>& layers, const Json& json) const {
+    const Json& list = list_of(json);
+    const bool holds_layers = !list.empty() && list.front().is_structured();
+    if (!holds_layers) return layers.push_back(counts_of(list));
+    for (const Json& value : list) add_layers(layers, value);
   }
 
   std::vector<double> from_words(std::string text) const {
@@ -154,8 +226,17 @@ class Recording {
     return counts;
   }
 
+  Source source_;
   std::string path_;
 };
+
+// Far more than any layer's, and than those of a model.
+constexpr Recording::Source kRouting{
+    "routing", 1 << 20,
+    "is no file and none of balanced, zipf, zipf-spread, hot. Name one of them or a recording",
+    false};
+constexpr Recording::Source kPlacement{
+    "placement", 2 << 20, "is no file. Name a recording, or - for standard input", true};
 
 }  // namespace
 
@@ -195,12 +276,16 @@ std::vector<double> expert_counts(const std::string& routing, const MoeConfig& c
   if (routing == "zipf") return zipf(config);
   if (routing == "zipf-spread") return spread(zipf(config));
   if (routing == "hot") return hot(config);
-  const Recording recording(routing);
+  const Recording recording(kRouting, routing);
   auto counts = recording.counts();
   if (counts.size() != static_cast<size_t>(config.num_experts))
     recording.refuse(fmt::format("holds {} counts, the layer has E={} experts. Record this layer",
                                  counts.size(), config.num_experts));
   return counts;
+}
+
+std::vector<std::vector<double>> layer_loads(const std::string& path) {
+  return Recording(kPlacement, path).layers();
 }
 
 }  // namespace switchyard::cli

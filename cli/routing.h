@@ -33,4 +33,9 @@ Routing make_routing(const std::string& kind, int64_t num_tokens, int64_t num_ex
 // Error(BadFile).
 std::vector<double> expert_counts(const std::string& routing, const MoeConfig& config);
 
+// The loads of each layer's experts, for a placement: [L][E], L and E from 1 on. The file, or stdin
+// for "-", holds an array for each layer in one array, objects of `switchyard run --json` in an array
+// or one a line, or a single layer as above. Throws Error(BadFile).
+std::vector<std::vector<double>> layer_loads(const std::string& path);
+
 }  // namespace switchyard::cli

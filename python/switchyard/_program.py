@@ -58,7 +58,10 @@ def check(**options: Any) -> "dict[str, Any]":
 
 
 def plan(**options: Any) -> "dict[str, Any]":
-    """What a layer moves and takes over many ranks: `switchyard plan --json`. Options as of explain."""
+    """What a layer moves and takes over many ranks: `switchyard plan --json`. Options as of explain.
+
+    With placement="loads.json": which rank holds which experts.
+    """
     return _answer("plan", options)
 
 

@@ -41,15 +41,15 @@ RUN_KEYS = {"strategy", "reason", "layout", "ranks", "tokens", "experts", "time_
             "expert_counts", "device"}
 
 
-def switchyard(*arguments, env=None, memory=None):
-    """`memory`: bytes that it may write to, the most it may allocate at once under a sanitizer."""
+def switchyard(*arguments, env=None, memory=None, stdin=None):
+    """`memory`: bytes that it may write to, the most it may allocate at once under a sanitizer. `stdin`: text."""
     limits = {}
     if memory and SANITIZED:  # which maps terabytes by itself
         env = {**(env or {}), "ASAN_OPTIONS": f"max_allocation_size_mb={memory >> 20}"}
     elif memory:
         limits["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     return subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False,
-                          env={**os.environ, **(env or {})}, **limits)
+                          env={**os.environ, **(env or {})}, input=stdin, **limits)
 
 
 # Open MPI keeps what it allocates until the process ends.
@@ -164,6 +164,17 @@ class CommandLine(unittest.TestCase):
 
     def run_json(self, *arguments, code=0, **options):
         return json.loads(self.good(*arguments, "--json", code=code, **options).stdout)
+
+    def expect_shown(self, page, count):
+        """A page of the guide has `count` blocks of commands and shows what they print."""
+        blocks = re.findall(r"<!-- output of [^\n]* -->\n```\n((?:\$ [^\n]*\n)+)(.*?)```", (SOURCE / page).read_text(), re.S)
+        self.assertEqual(len(blocks), count)
+        (self.folder / "data").symlink_to(SOURCE / "data")
+        (self.folder / "switchyard").symlink_to(PROGRAM)
+        for commands, shown in blocks:
+            done = subprocess.run(["sh", "-ec", commands.replace("$ ", "")], cwd=self.folder, capture_output=True,
+                                  text=True, timeout=300, check=True, env={**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"})
+            self.assertEqual(done.stdout, shown)
 
     def refused(self, *arguments, code=2, says="", **options):
         """Ends with `code` and one line on stderr that names the problem, nothing on stdout."""
@@ -444,14 +455,14 @@ class Options(CommandLine):
 
     FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "host-counts", "no-peer-memory",
              "low-latency", "use_deepep_low_latency", "linear-attention", "routed-only"}
-    PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir"}
+    PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir", "placement"}
     NAMES = {"input-tensor", "token-ids-tensor", "expect-tensor", "commit"}  # any word may be one
     WORDS = {"preset", "device", "transport", "strategy", "moe_strategy", "output-dtype", "routing", "use-all-gather",
              "use_all_gather", "weights"}
     NUMBERS = {"layer", "ep-size", "ep-rank", "ranks", "tp-size", "masked-max-tokens", "masked_max_token_num",
                "alignment", "threads", "pieces", "link-blocks", "num-sms", "tokens", "max-tokens", "seed", "repeat",
                "tolerance", "batch", "nodes", "ranks-per-node", "nvlink-gbps", "network-gbps", "nvlink-meeting-us",
-               "network-meeting-us", "network-peer-us", "gemm-tflops", "read-gbps"}
+               "network-meeting-us", "network-peer-us", "gemm-tflops", "read-gbps", "slots", "groups"}
     NO_DEFAULT = {"layer"}
     COMMANDS = {"run": ["--preset", "olmoe-1b-7b", "--ep-size", 64], "models": [], "check": [],
                 "explain": ["--preset", "olmoe-1b-7b"], "bench": ["--preset", "olmoe-1b-7b", "--ep-size", 64],
@@ -498,6 +509,12 @@ class Options(CommandLine):
                           ["check", "--no-peer-memory"], ["explain", "--preset", "olmoe-1b-7b", "--num-sms", 3],
                           ["explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--threads", 3],
                           [*bench, "--batch", 2], [*bench, "--routing", "zipf"], [*bench, "--routed-only"],
+                          ["plan", "--preset", "olmoe-1b-7b", "--slots", 8], ["plan", "--groups", 2],
+                          ["plan", "--placement", "x", "--ranks", 2, "--preset", "olmoe-1b-7b"],
+                          ["plan", "--placement", "x", "--ranks", 2, "--model", "x"],
+                          ["plan", "--placement", "x", "--ranks", 2, "--tokens", 3],
+                          ["plan", "--placement", "x", "--ranks", 2, "--routing", "zipf"],
+                          ["plan", "--placement", "x", "--ranks", 2, "--read-gbps", 2],
                           [*bench, "--commit", "x"], ["bench", "--linear-attention", "--preset", "olmoe-1b-7b"]):
             option = [a for a in arguments if str(a).startswith("--")][-1]
             with self.subTest(arguments=arguments):
@@ -637,6 +654,9 @@ class Terminal(CommandLine):
                  ["explain", "--preset", "deepseek-v3", "--ranks", 8], [*real(), "--ranks", 2],
                  ["explain", "--preset", "deepseek-v3", "--ranks", 8, "--all"],
                  ["plan", "--preset", "deepseek-v3", "--ranks", "8..64"]]
+        for name, layers in ("one", 1), ("three", 3):
+            (self.folder / name).write_text(json.dumps([[e % 7 for e in range(256)]] * layers))
+            shown.append(["plan", "--placement", self.folder / name, "--slots", 264, "--ranks", 8, "--groups", 8])
         for columns in 60, 80:
             for arguments in shown:
                 code, text = on_terminal(columns, *arguments, env={"NO_COLOR": "1"})
@@ -1105,7 +1125,7 @@ class Plan(CommandLine):
             self.refused("plan", "--preset", "olmoe-1b-7b", *more, says=says)
 
         self.refused("plan", says="--preset NAME")
-        for ranks in "0", "8..", "..8", "9..12", "1,,2", "x", "-8", "9" * 30:
+        for ranks in "0", "8..", "..8", "9..12", "1,,2", "8,", "x", "-8", "9" * 30:
             refused(f"--ranks={ranks}", says=f"--ranks={ranks}, need numbers")
         refused("--ranks", 3, says="num_ranks=3, must divide the E=64")
         refused("--ranks", 8, "--nodes", 3, says="num_nodes=3, must divide num_ranks=8")
@@ -1134,15 +1154,123 @@ class Plan(CommandLine):
             self.refused("plan", "--preset", "olmoe-1b-7b", "--routing", name, says="is no file and none of balanced")
 
     def test_the_manual_shows_what_is_printed(self):
-        page = (SOURCE / "docs/guide/planning.md").read_text()
-        blocks = re.findall(r"<!-- output of [^\n]* -->\n```\n((?:\$ [^\n]*\n)+)(.*?)```", page, re.S)
-        self.assertEqual(len(blocks), 2)
-        (self.folder / "data").symlink_to(SOURCE / "data")
-        (self.folder / "switchyard").symlink_to(PROGRAM)
-        for commands, shown in blocks:
-            done = subprocess.run(["sh", "-ec", commands.replace("$ ", "")], cwd=self.folder, capture_output=True,
-                                  text=True, timeout=300, check=True, env={**os.environ, "PATH": f"{self.folder}:{os.environ['PATH']}"})
-            self.assertEqual(done.stdout, shown)
+        self.expect_shown("docs/guide/planning.md", 2)
+
+
+class Placement(CommandLine):
+    # The example of DeepSeek's EPLB, and its plan.
+    LOADS = [[90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86], [20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27]]
+    SIZES = "--slots", 16, "--ranks", 8, "--nodes", 2, "--groups", 4
+    SLOTS = [[5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1], [7, 10, 6, 8, 6, 11, 8, 9, 2, 4, 5, 1, 5, 0, 3, 1]]
+
+    def placed(self, loads, *more):
+        """`loads`: text, or what becomes JSON."""
+        text = loads if isinstance(loads, str) else json.dumps(loads)
+        (self.folder / "loads").write_text(text)
+        p = self.run_json("plan", "--placement", self.folder / "loads", *more)
+        self.assertEqual(self.run_json("plan", "--placement", "-", *more, stdin=text), p)
+        return p
+
+    def test_the_published_plan(self):
+        p = self.placed(self.LOADS, *self.SIZES)
+        self.assertEqual(p["physical_to_logical"], self.SLOTS)
+        self.assertEqual((p["layers"], p["experts"], p["slots"], p["ranks"], p["nodes"], p["groups"]), (2, 12, 16, 8, 2, 4))
+        self.assertEqual((p["hierarchical"], p["max_replicas"]), (True, 2))
+        self.assertEqual(p["reason"], "each node has 2 of 4 groups")
+
+    def test_tables_say_the_same(self):
+        loads = [[random.Random(layer * 64 + e).randrange(100) for e in range(64)] for layer in range(3)]
+        p = self.placed(loads, "--slots", 80, "--ranks", 8)
+        for layer in range(3):
+            slots, lists, counts = (p[name][layer] for name in ("physical_to_logical", "logical_to_physical", "replica_counts"))
+            self.assertEqual(lists, [[s for s in range(80) if slots[s] == e] for e in range(64)])
+            self.assertEqual(counts, [len(found) for found in lists])
+            ranks = [slots[10 * rank:10 * rank + 10] for rank in range(8)]
+            self.assertTrue(all(len(set(rank)) == 10 for rank in ranks))
+            before = [sum(loads[layer][8 * rank:8 * rank + 8]) for rank in range(8)]
+            after = [sum(loads[layer][e] / counts[e] for e in rank) for rank in ranks]
+            for name, sums in ("", after), ("_before", before):
+                for got, expected in zip(p["rank_loads" + name][layer], sums, strict=True):
+                    self.assertAlmostEqual(got, expected)
+                self.assertAlmostEqual(p["imbalance" + name][layer], max(sums) / (sum(sums) / 8))
+            self.assertLess(p["imbalance"][layer], p["imbalance_before"][layer])
+
+    def test_eight_slots_more_balance_zipf(self):
+        loads = [1 / (e + 1) for e in range(256)]
+        for seed in range(5):
+            random.Random(seed).shuffle(loads)
+            self.assertLess(self.placed(loads, "--slots", 264, "--ranks", 8)["imbalance"][0], 1.01)
+
+    def test_loads_in_every_form(self):
+        runs = [{"expert_counts": layer, "layer": "x"} for layer in self.LOADS]
+        for loads in (runs, {"expert_counts": self.LOADS}, [self.LOADS], "\n\n".join(map(json.dumps, runs)),
+                      "\n".join(map(json.dumps, self.LOADS)) + "\n", "  " + json.dumps(runs, indent=1)):
+            self.assertEqual(self.placed(loads, *self.SIZES)["physical_to_logical"], self.SLOTS)
+        one = self.LOADS[0]
+        for loads in one, [one], " ".join(map(str, one)), ",\n".join(map(str, one)), runs[0], runs[:1]:
+            self.assertEqual(self.placed(loads, *self.SIZES)["physical_to_logical"], self.SLOTS[:1])
+
+    def test_sizes_that_are_not_given(self):
+        p = self.placed([1, 2, 3, 4, 5], "--ranks", 4)
+        self.assertEqual((p["slots"], p["nodes"], p["groups"], p["reason"]), (8, 1, 1, "one node"))
+        p = self.placed([1] * 32, "--ranks", 32)
+        self.assertEqual((p["nodes"], p["hierarchical"], p["reason"]), (4, False, "experts have no groups"))
+        self.assertEqual(self.placed([1] * 32, "--ranks", 32, "--ranks-per-node", 4, "--groups", 8)["nodes"], 8)
+
+    def test_text_has_a_row_for_each_layer_and_rank(self):
+        (self.folder / "loads").write_text(json.dumps(self.LOADS))
+        text = self.good("plan", "--placement", self.folder / "loads", *self.SIZES).stdout
+        self.assertIn("placed   by groups: each node has 2 of 4 groups\n", text)
+        head, layers, ranks = (part.splitlines() for part in text.split("\n\n"))
+        self.assertEqual(len({len(line) for line in layers[2:-1]}), 1)  # aligned
+        self.assertEqual([line.split()[:3] for line in layers[3:]],
+                         [["0", "2.083", "1.208"], ["1", "2.381", "1.242"], ["mean", "2.232", "1.225"]])
+        self.assertEqual(len({len(line) for line in ranks[1:]}), 1)
+        self.assertEqual(len(ranks), 2 + 8)
+        text = self.good("plan", "--placement", "-", *self.SIZES, stdin=json.dumps(self.LOADS[0])).stdout
+        self.assertRegex(text, r"\n   6     1   0\.000   1\.208  0 1\n")
+        text = self.good("plan", "--placement", "-", "--ranks", 2, stdin="0 0 0").stdout
+        self.assertRegex(text, r"\n    0   1\.000   1\.000           0         -         2\n")
+
+    def test_what_cannot_be_is_refused(self):
+        def refused(*more, says, loads="1 2 3 4 5 6 7 8"):
+            self.refused("plan", "--placement", "-", *more, says=says, stdin=loads)
+
+        refused(says="--ranks=8..256, need one number with --placement")
+        refused("--ranks", "2,4", says="--ranks=2,4, need one number")
+        refused("--ranks", 4, "--slots", 4, says="num_slots=4, need E=8 to 32")
+        refused("--ranks", 4, "--slots", 36, says="num_slots=36, need E=8 to 32")
+        refused("--ranks", 4, "--slots", 9, says="num_slots=9, need a multiple of num_ranks=4. Use 12.")
+        refused("--ranks", 4, "--slots", 1 << 21, says="--slots=2097152, need 1 to 1048576")
+        refused("--ranks", 4, "--nodes", 3, says="num_nodes=3, must divide num_ranks=4")
+        refused("--ranks", 4, "--groups", 3, says="num_groups=3, must divide the E=8")
+        refused("--ranks", 4, "--nodes", 2, "--ranks-per-node", 4, says="--ranks-per-node")
+        refused("--ranks", 4, says="num_experts=4097, need 1 to 4096", loads="1 " * 4097)
+
+    def test_damaged_loads_are_refused(self):
+        path = self.folder / "loads"
+        for text, says in (("", "layer 0 holds 0 loads"), ("[]", "layer 0 holds 0 loads"), ("[[]]", "layer 0 holds 0"),
+                           ("[[1, 2], [1]]", "layer 1 holds 1 loads, layer 0 2"), ("[1, 2\n3]", "is no JSON"),
+                           ("1 2 x", 'count 2 is "x"'), ("{}", "has no expert_counts"), ("[{}]", "has no expert_counts"),
+                           ("[1, [2]]", "count 1 is no number"), ("[[1], 2]", "expert_counts is no array"),
+                           ("[1, null]", "count 1 is no number"), ("[true]", "count 0 is no number"),
+                           ('{"expert_counts": "x"}', "no array"), ("[1, 2]\n{", "is no JSON"),
+                           ("[" * 100000, "is nested deeper"), ("[" * 64 + "]" * 64, "layer 0 holds 0 loads"),
+                           ("[" + "[],{}," * 300000 + "[]]", "no expert_counts"), ("[\n", "is no JSON"),
+                           ("[" + "{}," * 600000 + "{}]", "no expert_counts"), ("[1]\n" * 400000 + "[]", "holds 0"),
+                           ("\0" * 100, "no number"), ("[-1, 2]", "loads[0][0]=-1, must be finite"),
+                           ("1 nan", "loads[0][1]=nan"), ("[[1], [1e999]]", "is no JSON"),
+                           ("1e300 1e300", "sum of loads[0]=2e+300"), (" " * (2 << 20 | 1), "bytes=2097153")):
+            path.write_text(text)
+            for source, stdin in (path, None), ("-", text):
+                with self.subTest(text=text[:40], source=source):
+                    self.refused("plan", "--placement", source, "--ranks", 1, says=says, stdin=stdin,
+                                 memory=Damaged.MEMORY)
+        for name in self.folder, self.folder / "gone":
+            self.refused("plan", "--placement", name, "--ranks", 1, says="is no file. Name a recording")
+
+    def test_the_manual_shows_what_is_printed(self):
+        self.expect_shown("docs/guide/placement.md", 2)
 
 
 if __name__ == "__main__":
