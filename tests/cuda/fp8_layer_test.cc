@@ -15,6 +15,7 @@
 #include "testing/cuda_layer.h"
 #include "testing/f8_weights.h"
 #include "testing/gpu_ranks.h"
+#include "testing/peer_dispatch.h"
 #include "testing/routing.h"
 
 namespace switchyard {
@@ -155,10 +156,10 @@ TEST(CudaFp8Layer, OfSeveralRanksIsThatOfOneRankOfTheCpu) {
       o.device = DeviceKind::Cuda, o.backend = g.backend;
       const auto w = testing::f8_weights(random_weights(c, 2, g.rank(), 3), w1, w2);
       const auto layer = MoeLayer::create(c, to_device(w, c, 2, *g.backend), g.comm, o);
-      const OnDevice hidden(*g.backend, DeviceKind::Cuda, std::as_const(call.hidden).view());
-      const OnDevice ids(*g.backend, DeviceKind::Cuda, std::as_const(call.ids).view());
-      const OnDevice weights(*g.backend, DeviceKind::Cuda, std::as_const(call.weights).view());
-      const OnDevice output(*g.backend, DeviceKind::Cuda, DType::Bf16, hidden.view().shape);
+      const testing::OnDevice hidden(*g.backend, std::as_const(call.hidden).view());
+      const testing::OnDevice ids(*g.backend, std::as_const(call.ids).view());
+      const testing::OnDevice weights(*g.backend, std::as_const(call.weights).view());
+      const testing::OnDevice output(*g.backend, DType::Bf16, hidden.view().shape);
       for (int repeat = 0; repeat < 2; ++repeat)
         layer->forward({.output = output.view(),
                         .hidden = hidden.view(),
@@ -169,6 +170,7 @@ TEST(CudaFp8Layer, OfSeveralRanksIsThatOfOneRankOfTheCpu) {
       Buffer<Bf16> host(call.hidden.view().shape);
       copy_to_host(*g.backend, host.data(), output.view());
       outputs[static_cast<size_t>(g.rank())] = std::move(host);
+      g.everyone();
     });
     for (const auto& output : outputs) expect_close(output, expected, c.hidden);
     EXPECT_EQ(std::memcmp(outputs[0].data(), outputs[1].data(),

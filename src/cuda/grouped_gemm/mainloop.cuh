@@ -55,6 +55,7 @@ class MainLoop {
             ptx::matrix_descriptor(pipeline.weights()));
         add_row_products(sums[h], products, row);
       }
+      __syncwarp();  // one lane tells that all have read their scales
       pipeline.release(pipeline.stage());
     }
   }
@@ -170,6 +171,7 @@ class MainLoop {
         sum[2] = fmaf(product[2], of_rows.x * scale1, sum[2]);
         sum[3] = fmaf(product[3], of_rows.y * scale1, sum[3]);
       }
+      __syncwarp();  // one lane tells that all have read their scales
       pipeline.release(pipeline.stage());
     }
   }
