@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <fstream>
 #include <numeric>
+#include <string>
 #include <thread>
 
+#include "comm/handshake.h"
 #include "switchyard/communicator.h"
 #include "switchyard/error.h"
 #include "testing/buffer.h"
@@ -286,6 +289,19 @@ TEST(EveryTransport, RanksThatDoDifferentThingsAreToldWhat) {
         EXPECT_NE(message.find(quarrel.says), std::string::npos)
             << (processes ? "processes: " : "threads: ") << message;
     }
+}
+
+// Two machines must never look alike: both halves of the number of this boot count.
+TEST(ProcessRanks, OfThisBootAreKnownByItsWholeNumber) {
+  std::ifstream file("/proc/sys/kernel/random/boot_id");
+  std::string text;
+  if (!std::getline(file, text)) GTEST_SKIP() << "no number of this boot";
+  std::erase(text, '-');
+  ASSERT_EQ(text.size(), 32u);
+  const ProcessIdentity mine = ProcessIdentity::mine();
+  for (size_t i = 0; i < 2; ++i)
+    EXPECT_EQ(static_cast<uint64_t>(mine.host[i]),
+              std::stoull(text.substr(16 * i, 16), nullptr, 16));
 }
 
 TEST(ProcessRanks, TakeAtMostEightKindsOfRows) {

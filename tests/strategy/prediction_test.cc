@@ -7,6 +7,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "strategy/cost_model.h"
 #include "switchyard/strategy.h"
 
 namespace switchyard {
@@ -37,6 +38,31 @@ StrategyRequest request_of(const Card& card, const nlohmann::json& config,
   r.device.read_gbps = card.read_gbps;
   r.device.gemm_gflops = 780e3;
   return r;
+}
+
+// Nothing is faster than the device: what is read, moved or multiplied takes its bytes or its
+// products at the device's rates, or longer, and half as long at twice the rate.
+TEST(Predictions, NothingIsFasterThanTheRatesOfTheDevice) {
+  MoeConfig c;
+  c.hidden = 2048, c.intermediate = 768, c.num_experts = 128, c.top_k = 8;
+  const LocalWork work{.slots = 4096, .rows = 512, .active_experts = 100};
+  DeviceDescription device;
+  device.kind = DeviceKind::Cuda;
+  device.read_gbps = 4000, device.gemm_gflops = 800e3;
+  const double per_expert = 3.0 * 2048 * 768;
+  const double moved = (2 * work.slots + 2 * work.rows) * 2048 * 2;
+  for (const auto provider : {GemmProvider::Cpu, GemmProvider::Hopper, GemmProvider::Cublas}) {
+    const LocalTime t = predict_local(work, c, provider, device);
+    EXPECT_GE(t.flops_us, 2 * work.slots * per_expert / 800e6 * (1 - 1e-12));
+    EXPECT_GE(t.weights_us, work.active_experts * per_expert * 2 / 4e6 * (1 - 1e-12));
+    EXPECT_GE(t.rows_us, moved / 4e6 * (1 - 1e-12));
+    DeviceDescription twice = device;
+    twice.read_gbps = 8000, twice.gemm_gflops = 1600e3;
+    const LocalTime half = predict_local(work, c, provider, twice);
+    EXPECT_DOUBLE_EQ(2 * half.flops_us, t.flops_us);
+    EXPECT_DOUBLE_EQ(2 * half.weights_us, t.weights_us);
+    EXPECT_DOUBLE_EQ(2 * half.rows_us, t.rows_us);
+  }
 }
 
 TEST(Predictions, OfAGpuAreWithinAFifthOfWhatWasMeasured) {

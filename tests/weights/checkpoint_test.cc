@@ -614,6 +614,58 @@ TEST(Checkpoint, ALayerDescribedByHandIsTheFamilysLayer) {
   expect_same(by_hand->load_layer(1, 2, 1), family->load_layer(1, 2, 1));
 }
 
+// Each of gate, up and down in a tensor of all experts: those of a rank are its share of them.
+TEST(Checkpoint, AStackOfAllExpertsIsReadOneExpertAfterTheOther) {
+  const OneFile one;
+  auto tensors = mixtral_tensors();
+  const auto stack = [&](const std::string& layer, const char* part, Shape shape) {
+    Buffer<Bf16> all(shape);
+    for (int e = 0; e < kExperts; ++e) {
+      const auto name = layer + "experts." + std::to_string(e) + "." + part + ".weight";
+      std::copy_n(tensors.at(name).data(), kHidden * kInner, all.data() + e * kHidden * kInner);
+      tensors.erase(name);
+    }
+    tensors[layer + part] = std::move(all);
+  };
+  for (const char* layer :
+       {"model.layers.0.block_sparse_moe.", "model.layers.1.block_sparse_moe."}) {
+    stack(layer, "w1", {kExperts, kInner, kHidden});
+    stack(layer, "w3", {kExperts, kInner, kHidden});
+    stack(layer, "w2", {kExperts, kHidden, kInner});
+  }
+  const OneFile stacked(mixtral_config(), tensors);
+  const std::string moe = "model.layers.{layer}.block_sparse_moe.";
+  const json layer = {{"hidden", kHidden},
+                      {"intermediate", kInner},
+                      {"num_experts", kExperts},
+                      {"top_k", 2},
+                      {"num_layers", 2},
+                      {"tensors",
+                       {{"router", moe + "gate.weight"},
+                        {"stacked_gate", moe + "w1"},
+                        {"stacked_up", moe + "w3"},
+                        {"fused_down", moe + "w2"}}}};
+  testing::write_file(stacked.folder / "layer.json", layer.dump());
+  const auto by_hand = Checkpoint::open(stacked.folder.path(), stacked.folder / "layer.json");
+  for (const int ranks : {1, 2, 4})
+    for (int rank = 0; rank < ranks; ++rank)
+      expect_same(by_hand->load_layer(1, ranks, rank), one.load(1, ranks, rank));
+}
+
+TEST(Checkpoint, ALayerJsonSaysWhatIsAroundItsExperts) {
+  const OneFile one;
+  const json layer = {
+      {"hidden", kHidden},   {"intermediate", kInner}, {"num_experts", kExperts},
+      {"top_k", 2},          {"num_layers", 2},        {"latent", 8},
+      {"output_norm", true}, {"norm_epsilon", 0.25},   {"tensors", {{"router", "r"}}}};
+  testing::write_file(one.folder / "layer.json", layer.dump());
+  const auto path = Checkpoint::open(one.folder.path(), one.folder / "layer.json")->config(1).path;
+  EXPECT_EQ(path.latent, 8);
+  EXPECT_TRUE(path.output_norm);
+  EXPECT_FALSE(path.input_norm);
+  EXPECT_EQ(path.norm_epsilon, 0.25f);
+}
+
 TEST(Checkpoint, ALayerJsonWithAMistakeSaysWhich) {
   const OneFile one;
   const json good = {{"hidden", kHidden}, {"intermediate", kInner}, {"num_experts", kExperts},
@@ -625,6 +677,7 @@ TEST(Checkpoint, ALayerJsonWithAMistakeSaysWhich) {
   const Mistake all[] = {
       {"hiden is unknown", [](json& j) { j["hiden"] = 1; }},
       {"hidden=\"x\", need an integer", [](json& j) { j["hidden"] = "x"; }},
+      {"gate=3, need an object", [](json& j) { j["gate"] = 3; }},
       {"top_k=nothing", [](json& j) { j.erase("top_k"); }},
       {"no object `tensors`", [](json& j) { j.erase("tensors"); }},
       {"gate.scoring=argmax",

@@ -415,6 +415,20 @@ bool is_known_exception(const std::string& family, const std::string& key, const
   return family == "hunyuan_v1_moe" && (key == "n_group" || key == "topk_group") && value == false;
 }
 
+// Numbers that the published code has where a config has none.
+TEST(Defaults, AreThoseOfThePublishedCode) {
+  const auto configs = testing::family_configs();
+  const FamilyLayers capped = layers_of("laguna", configs.at("laguna"));
+  EXPECT_EQ(capped.config.gate.logit_softcap, 0);
+  EXPECT_EQ(capped.config.gate.scale, 1);
+  json situ = configs.at("kimi_k3");
+  situ.erase("activation_situ_beta"), situ.erase("activation_situ_linear_beta");
+  const Activation act = layers_of("kimi_k3", situ).config.activation;
+  EXPECT_EQ(act.kind, ActivationKind::Situ);
+  EXPECT_EQ(act.alpha, 4);
+  EXPECT_EQ(act.limit, 25);
+}
+
 class EveryFamily : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(All, EveryFamily, ::testing::ValuesIn(known_families()),
                          [](const auto& info) { return info.param; });

@@ -312,5 +312,20 @@ TEST(Names, AMissingRouterIsNamedWhereTransformersHasIt) {
             std::string::npos);
 }
 
+TEST(MatchTail, ATemplateBeginsBehindADotAndSaysEveryLetter) {
+  const char* const name_template = "layers.{layer}.mlp.gate.weight";
+  const auto layer_of = [&](std::string_view name) {
+    const auto match = match_tail(name, name_template);
+    return match ? match->layer : -1;
+  };
+  EXPECT_EQ(layer_of("layers.0.mlp.gate.weight"), 0);
+  EXPECT_EQ(layer_of("model.layers.17.mlp.gate.weight"), 17);
+  EXPECT_EQ(match_tail("model.layers.17.mlp.gate.weight", name_template)->prefix_length, 6u);
+  for (const char* other :
+       {"model.blocks.17.mlp.gate.weight", "blocks.1.mlp.gate.weight", "17.mlp.gate.weight",
+        "mylayers.1.mlp.gate.weight", "layers.01.mlp.gate.weight", "layers.1.mlp.gate.bias"})
+    EXPECT_EQ(layer_of(other), -1) << other;
+}
+
 }  // namespace
 }  // namespace switchyard
