@@ -11,11 +11,12 @@
 // An expert's rows are divided into as few tiles as hold them, all but the last equal.
 //
 // One block per SM takes steps, a tile of weight rows x a tile of rows, until none is left
-// (schedule.cuh). Roles: the last warpgroup is the producer, which fills the stages (producer.cuh)
-// and puts each step beside its first stage (pipeline.cuh); every other warpgroup multiplies 64
-// weight rows (mainloop.cuh, operands.cuh), and passes over what it made and stores it
-// (fragment.cuh, epilogue*.cuh). The blocks of a cluster take neighbouring weights with the same
-// rows, each loading a share of the rows for all.
+// (schedule.cuh). Roles: the last warpgroup is the producer, which fills the stages and says which
+// step they are of (producer.cuh, pipeline.cuh); every other warpgroup multiplies 64 weight rows
+// (mainloop.cuh, operands.cuh), and passes over what it made and stores it (fragment.cuh,
+// epilogue*.cuh). Where a configuration says so two warpgroups take whole tiles in turns (ping-pong),
+// or multiply rows times weights, 64 rows each (rows first). The blocks of a cluster take
+// neighbouring weights with the same rows, each loading a share of the rows for all.
 //
 // Order of summation: the inner dimension ascending in steps of 16, one fp32 accumulator, whatever
 // the configuration; where a GEMM has chunks, one for each, added in their order. Of fp8: in steps of
@@ -97,10 +98,10 @@ __device__ __forceinline__ void multiply_row_tiles(const GemmParams& p,
 // struct here.
 template <int kRows, int kWeights, int kStages, int kClusterRows, int kClusterWeights,
           class Operands, class Rows, bool kAddsChunks, bool kPingPong, bool kRowsFirst>
-__global__ __launch_bounds__((kPingPong    ? 256
-                              : kRowsFirst ? kRows
-                                           : 2 * kWeights) +
-                                 128,
+__global__ __launch_bounds__((GemmConfig{kRows, kWeights, kStages, kClusterRows, kClusterWeights,
+                                         Operands::kKind, Rows::kKind, kAddsChunks, kPingPong,
+                                         kRowsFirst}
+                                  .threads()),
                              1) void grouped_gemm_kernel(const __grid_constant__ GemmParams p) {
   extern __shared__ __align__(1024) uint8_t base[];
   constexpr GemmConfig kConfig{kRows,           kWeights,        kStages,     kClusterRows,

@@ -19,6 +19,7 @@ struct RingPosition {
   __device__ void advance() {
     if (++slot == kSlots) slot = 0, parity ^= 1;
   }
+  // The same n times.
   __device__ void skip(int n) {
     const int wraps = (slot + n) / kSlots;
     slot += n - wraps * kSlots, parity ^= wraps & 1;
@@ -31,11 +32,12 @@ class Pipeline {
  public:
   using Storage = SharedStorage<kConfig>;
   // Who arrives: every thread that loads, with the bytes of its copies; a lane of every warp that
-  // multiplies, of each block that loads into this one; the block that gets a step.
-  static constexpr int kFullArrivals = 1;
+  // multiplies a stage, of each block that loads into this one; the producer, with a step; a lane of
+  // every warp of the warpgroup whose turn ends; the block that gets a step.
+  static constexpr int kFullArrivals = kConfig.producer_threads();
   static constexpr int kEmptyArrivals =
       (kConfig.ping_pong ? 128 : kConfig.math_threads()) / 32 * kConfig.cluster();
-  static constexpr int kStepArrivals = 1, kTurnArrivals = 4;
+  static constexpr int kStepArrivals = 1, kTurnArrivals = 128 / 32;
   static constexpr int kSentArrivals = 1;
   static constexpr int kScalesArrivals = kConfig.scale_threads();
 
