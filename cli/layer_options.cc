@@ -23,9 +23,10 @@ void LayerSource::add_options(CLI::App& command, Shares shares) {
   add_value(command, "--preset", preset_, "NAME",
             "Instead of --model: a known model's shape with random weights");
   if (shares == Shares::No) return;
-  add_choice(command, "--weights", forms_, {"bf16", "native"},
-             "With --model: experts of fp8 dequantised, or native, as they are stored (half the "
-             "bytes). Others are bf16");
+  add_choice(
+      command, "--weights", forms_, {"bf16", "native"},
+      "With --model: experts of fp8 and mxfp4 dequantised, or native: fp8, with the numbers that "
+      "are stored (half the bytes). Others are bf16");
   add_number(command, "--ep-size", ep_size_, {1, kMostRanks}, "N",
              "With --preset: the share of one of N expert-parallel ranks. Its E/N experts stand "
              "alone, and all K experts of a token are among them: what a rank sees after dispatch");

@@ -19,8 +19,9 @@ namespace [[gnu::visibility("default")]] switchyard {
 enum class WeightForms {
   Bf16,    // dequantised
   Native,  // as they are stored, half the bytes: fp8 in blocks of whole rows or of a multiple of 128
-           // columns, per channel or per tensor. They run on CPUs and on GPUs with compute
-           // capability 9.0. Experts of every other form are bf16
+           // columns, per channel or per tensor; mxfp4 becomes fp8 in 128x128 blocks with the same
+           // numbers, or is refused by block where it cannot. They run on CPUs and on GPUs with
+           // compute capability 9.0. Experts of every other form are bf16
 };
 
 /// A checkpoint folder: config.json and safetensors, one file or several, with or without an index.
@@ -53,7 +54,8 @@ class Checkpoint {
   /// In memory they are bf16, weight_bytes(config(layer), num_ranks) bytes a rank. Throws as
   /// load_layer does where they are missing or of another form.
   virtual std::string stored_format(int64_t layer) const = 0;
-  /// What load_layer makes of this layer's experts with WeightForms::Native. Throws as stored_format.
+  /// What load_layer makes of this layer's experts with WeightForms::Native, unless it refuses a block
+  /// of mxfp4, whose numbers are not looked at here. Throws as stored_format.
   virtual ExpertFormat native_format(int64_t layer) const = 0;
   /// What quantization_config calls its method, also one that is not read: "fp8", "gptq", ...
   /// Empty without a quantization_config.
@@ -63,8 +65,8 @@ class Checkpoint {
   /// bf16 (f16 and f32 are rounded, quantised forms dequantised), packed as the kernels read them;
   /// a router of f16 or f32, biases, scales and norms as f32. Reads no other expert's bytes. Throws
   /// Error(BadFile) for missing tensors or shards or wrong shapes, Unsupported for a dtype or
-  /// quantised form it names and for a tensor of the block that would change its numbers and is not
-  /// read, ShapeMismatch for a rank that is none of num_ranks.
+  /// quantised form it names, for a tensor of the block that would change its numbers and is not
+  /// read, and with Native for a block of mxfp4 that fp8 does not hold exactly, ShapeMismatch for a rank that is none of num_ranks.
   virtual LayerWeights load_layer(int64_t layer, int num_ranks, int rank,
                                   const Progress& progress = {},
                                   WeightForms forms = WeightForms::Bf16) const = 0;

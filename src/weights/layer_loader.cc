@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "base/shape_text.h"
+#include "weights/mxfp4_blocks.h"
 #include "weights/stored_tensor.h"
 #include "weights/weight_block.h"
 
@@ -150,6 +151,8 @@ class Loader {
                    int64_t matrix, int64_t first_row, Stride stride, float factor) {
     const int64_t rows = dst.values.dim(0), cols = dst.values.dim(1);
     if (dst.values.dtype != DType::F8E4m3) return copy(dst.values, src, rows, cols, stride, factor);
+    if (src.is_mxfp4() && stride.col_step == 1)
+      return encode_expert(dst, src, name, matrix, stride, factor);
     const auto block = src.f8_block();
     const bool fits = block && block->cols == dst.block.cols &&
                       (block->rows == ScaleBlock::kWhole || dst.block.rows == ScaleBlock::kWhole
@@ -188,6 +191,25 @@ class Loader {
   }
 
  private:
+  // MXFP4 -> f8_e4m3 with the same numbers. Without memory behind dst that much is checked.
+  void encode_expert(const ExpertMatrix& dst, const StoredTensor& src, const std::string& name,
+                     int64_t matrix, Stride stride, float factor) {
+    const int64_t cols = dst.values.dim(1);
+    const bool several = src.shape().size() == 3;
+    const Mxfp4Rows rows{.src = src,
+                         .name = several ? cat(name, ", expert ", matrix) : name,
+                         .first = stride.first / cols,
+                         .step = stride.row_step / cols,
+                         .num = dst.values.dim(0),
+                         .cols = cols};
+    if (dst.values.data == nullptr) return require_f8_blocks(rows, dst.block);
+    const std::span scales(dst.scales.as<float>(), static_cast<size_t>(dst.scales.count()));
+    read_f8_blocks({dst.values.as<F8E4m3>(), static_cast<size_t>(dst.values.count())}, scales, rows,
+                   dst.block);
+    for (float& scale : scales) scale *= factor;
+    loaded(dst.values);
+    loaded(dst.scales);
+  }
   StoredTensor open(const std::string& name) const {
     return open_tensor(files_, tensors_.family->quantization, name);
   }
@@ -376,13 +398,18 @@ void clear_experts(Loader& loader, const WeightBlock& b) {
 
 // ---- experts that stay as they are stored
 
+// The blocks of f8_e4m3 that a stored matrix has, or is given. Absent where it stays bf16.
+std::optional<ScaleBlock> native_block(const StoredTensor& t) {
+  return t.is_mxfp4() ? ScaleBlock{kQuantGroup, kQuantGroup} : t.f8_block();
+}
+
 // Blocks of a matrix whose halves, of `rows` rows each, come from stored ones: each lies in one block
-// of those. Absent where one is not of f8_e4m3, or their columns are cut otherwise.
+// of those. Absent where one has none, or their columns are cut otherwise.
 std::optional<ScaleBlock> common_block(std::initializer_list<const StoredTensor*> halves,
                                        int64_t rows) {
   std::optional<ScaleBlock> all;
   for (const StoredTensor* half : halves) {
-    const auto block = half->f8_block();
+    const auto block = native_block(*half);
     if (!block || (all && all->cols != block->cols)) return {};
     const int64_t own = block->rows == ScaleBlock::kWhole ? rows : block->rows;
     all = ScaleBlock{std::gcd(all ? all->rows : rows, own), block->cols};
@@ -390,20 +417,21 @@ std::optional<ScaleBlock> common_block(std::initializer_list<const StoredTensor*
   return all;
 }
 
-// f8_e4m3 where all three matrices of the rank's first expert are, row by row; else bf16.
+// f8_e4m3 where all three matrices of the rank's first expert are, row by row, or are MXFP4; else bf16.
 ExpertFormat native_format(const Loader& loader, int64_t first_expert) {
   const MoeConfig& c = loader.config();
   const TensorNames& n = loader.names();
   const int64_t i = c.intermediate, h = c.routed_hidden();
   const int64_t first = std::min(first_expert, c.num_experts - 1);
   const auto format = [](const auto& w1, const StoredTensor& down) {
-    const auto w2 = down.f8_block();
+    const auto w2 = native_block(down);
     return w1 && w2 ? ExpertFormat{DType::F8E4m3, *w1, *w2} : ExpertFormat{};
   };
   if (has_fused_experts(loader)) {
     const FusedExperts f = fused_experts(loader);
     const bool in_turns = n.fused_interleaved && c.activation.gated();
-    if (f.transposed || in_turns) return {};
+    // Blocks of MXFP4 are made of an expert's own rows, wherever they stand.
+    if (f.transposed || (in_turns && !f.w1.is_mxfp4())) return {};
     return format(common_block({&f.w1}, i), f.w2);
   }
   if (has_stacked_experts(loader) || n.expert_down.empty()) {

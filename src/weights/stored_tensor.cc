@@ -16,8 +16,6 @@
 namespace switchyard {
 namespace {
 
-constexpr int64_t kMxGroup = 32;  // values that share a scale; OCP Microscaling Formats 1.0
-
 // Values that are read at once: with their bytes and scales they stay in the nearest cache.
 constexpr size_t kRun = 2048;
 
@@ -292,6 +290,25 @@ void StoredTensor::read_block_scales(std::span<float> dst, int64_t matrix,
   for (size_t done = 0; done < dst.size(); done += kRun)
     read_scales(dst.subspan(done, std::min(kRun, dst.size() - done)),
                 first + static_cast<int64_t>(done));
+}
+
+bool StoredTensor::is_mxfp4() const {
+  return kind_ == Kind::Scaled && elements_ == Elements::E2m1 && scale_bits_ == ScaleBits::E8m0;
+}
+
+void StoredTensor::read_e2m1(std::span<uint8_t> dst, int64_t first) const {
+  std::array<uint8_t, kRun / 2> run;
+  for (size_t done = 0; done < dst.size(); done += kRun) {
+    const auto part = dst.subspan(done, std::min(kRun, dst.size() - done));
+    const auto bytes = std::span(run).first(part.size() / 2);
+    values_.read(std::as_writable_bytes(bytes), (first + static_cast<int64_t>(done)) / 2);
+    for (size_t i = 0; i < part.size(); ++i)
+      part[i] = static_cast<uint8_t>(i % 2 == 0 ? bytes[i / 2] & 15 : bytes[i / 2] >> 4);
+  }
+}
+
+void StoredTensor::read_exponents(std::span<uint8_t> dst, int64_t first) const {
+  scales_.read(std::as_writable_bytes(dst), first);
 }
 
 void StoredTensor::read_bytes(std::span<std::byte> dst, int64_t first) const {

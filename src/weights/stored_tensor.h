@@ -27,6 +27,8 @@ enum class Elements {
 // In one element of the file: a byte, or an i32 of int4.
 int64_t values_per_element(Elements elements);
 
+inline constexpr int64_t kMxGroup = 32;  // values that share a scale; OCP Microscaling Formats 1.0
+
 // How a scale is written.
 enum class ScaleBits { F32, F16, Bf16, E8m0, E4m3 };
 
@@ -73,6 +75,11 @@ class StoredTensor {
   std::optional<ScaleBlock> f8_block() const;
   // With f8_block: scales of a row of blocks of one matrix, as many as dst has.
   void read_block_scales(std::span<float> dst, int64_t matrix, int64_t row_of_blocks) const;
+  // e2m1 in groups of 32 along a row with scales of e8m0. Their bits, as they are: one code a byte,
+  // from element `first` on, which begins a group; exponents of groups from `first` on.
+  bool is_mxfp4() const;
+  void read_e2m1(std::span<uint8_t> dst, int64_t first) const;
+  void read_exponents(std::span<uint8_t> dst, int64_t first) const;
 
  private:
   enum class Kind { Bf16, F16, F32, Scaled };

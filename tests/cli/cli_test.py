@@ -980,6 +980,51 @@ class OtherCommands(CommandLine):
         self.assertEqual((self.folder / "named.safetensors").read_bytes(), (self.folder / "f8.safetensors").read_bytes())
         self.refused("run", *layer, "--weights", "native", "--ranks", 2, says="load them as bf16")
 
+    def test_experts_of_mxfp4_become_fp8_if_asked_or_are_refused_by_block(self):
+        # gpt-oss: 2 experts of 64 x 64 matrices, gate and up in turns; exponents 15 apart are one too many.
+        hidden, experts = 64, 2
+        mlp = "model.layers.0.mlp"
+
+        def write(last_exponent):
+            parts = {f"{mlp}.router.weight": ("BF16", [experts, hidden], b"".join(struct.pack("<H", 0x3c00 + (i * 37) % 300) for i in range(experts * hidden))),
+                     f"{mlp}.router.bias": ("BF16", [experts], bytes(2 * experts))}
+            for name, rows in (("gate_up_proj", 2 * hidden), ("down_proj", hidden)):
+                groups = experts * rows * hidden // 32
+                parts[f"{mlp}.experts.{name}_bias"] = ("BF16", [experts, rows], bytes(2 * experts * rows))
+                parts[f"{mlp}.experts.{name}_blocks"] = ("U8", [experts, rows, hidden // 32, 16], bytes((7 * i + i // 16) % 256 for i in range(16 * groups)))
+                parts[f"{mlp}.experts.{name}_scales"] = ("U8", [experts, rows, hidden // 32], bytes([119] * (groups - 1) + [last_exponent]))
+            header, data = {}, b""
+            for name, (dtype, shape, content) in parts.items():
+                header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+                data += content
+            text = json.dumps(header).encode()
+            (self.folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+        (self.folder / "config.json").write_text(json.dumps(
+            {"model_type": "gpt_oss", "hidden_size": hidden, "intermediate_size": hidden, "num_local_experts": experts,
+             "num_experts_per_tok": 1, "num_hidden_layers": 1, "quantization_config": {"quant_method": "mxfp4"}}))
+        write(121)
+        layer = ("--model", self.folder, "--layer", 0)
+        shown = self.run_json("models", "--model", self.folder)["moe_layers"][0]
+        self.assertEqual((shown["stored"], shown["native_dtype"]), ("mxfp4", "f8_e4m3"))
+        self.assertLess(abs(shown["bytes"] - shown["native_bytes"] - 3 * experts * hidden * hidden), 1024)
+        native = self.run_json("explain", *layer, "--weights", "native")
+        self.assertEqual((native["experts"], native["weight_bytes"]), ("f8_e4m3", shown["native_bytes"]))
+        values = b"".join(struct.pack("<H", (i * 0x51) % 0x180 + 0x3e00 | (i % 3 == 0) << 15) for i in range(9 * hidden))
+        write_tensor(self.folder / "x", "x", "BF16", [9, hidden], values)
+        given = ("run", *layer, "--input", self.folder / "x", "--input-tensor", "x")
+        self.good(*given, "--output", self.folder / "bf16.safetensors")
+        rows = (*given, "--weights", "native")
+        compared = self.run_json(*rows, "--tolerance", 0.1, "--expect", self.folder / "bf16.safetensors", "--expect-tensor", "output")
+        self.assertTrue(0 < compared["rel_error"] < 0.1, compared)
+        self.good(*rows, "--output", self.folder / "one.safetensors")
+        self.good(*rows, "--ranks", 2, "--output", self.folder / "two.safetensors")
+        self.assertEqual((self.folder / "one.safetensors").read_bytes(), (self.folder / "two.safetensors").read_bytes())
+        write(134)
+        self.refused(*rows, says="gate_up_proj, expert 1, rows 1 to 127 (every second), columns 0 to 63: bits=19")
+        self.refused(*rows, "--ranks", 2, says="--weights bf16")
+        self.good(*given)
+
     def test_seeds_of_the_fuzzer_are_layers(self):  # what is refused at once leads it nowhere
         (self.folder / "config.json").write_text((MODEL / "config.json").read_text())
         seeds = sorted((SOURCE / "tests/fuzz/corpus/layer").glob("*.json"))

@@ -15,8 +15,10 @@
 #include "testing/checkpoints.h"
 #include "testing/f8_e4m3.h"
 #include "testing/f8_weights.h"
+#include "testing/family_definitions.h"
 #include "testing/routing.h"
 #include "testing/small_layer.h"
+#include "testing/temporary_folder.h"
 
 namespace switchyard {
 namespace {
@@ -342,6 +344,28 @@ TEST(Fp8, TrainedExpertsAreWithinThePublishedBoundOfFloat64) {
         {.output = output.view(), .hidden = hidden.view(), .token_ids = each.token_ids()});
     layer->wait();
     EXPECT_LE(compare(output.view(), each.expected()).calc_diff, 3e-3) << each.name;
+  }
+}
+
+// gpt-oss as published in MXFP4: gate and up in turns, biases, clamped SwiGLU; against its definition.
+TEST(Fp8, ExpertsOfMxfp4AreWithinThePublishedBoundOfTheirDefinition) {
+  const testing::Definition d = testing::find_definition("gpt_oss mxfp4");
+  const auto tensors = testing::make_tensors(d);
+  const testing::TemporaryFolder folder;
+  testing::write_checkpoint(folder.path(), d, tensors);
+  const auto checkpoint = Checkpoint::open(folder.path());
+  const auto weights = checkpoint->load_layer(d.layer, 1, 0, {}, WeightForms::Native);
+  ASSERT_EQ(weights.experts.w1.dtype, DType::F8E4m3);
+  const ConstTensor hidden = testing::definition_input().view();
+  const auto expected = testing::expected_output(d, tensors);
+  for (const char* strategy : {"contiguous", "masked", "hybrid"}) {
+    Buffer<Bf16> output(hidden.shape);
+    const auto layer = MoeLayer::create(checkpoint->config(d.layer), weights, options_of(strategy));
+    layer->forward({.output = output.view(), .hidden = hidden});
+    layer->wait();
+    const auto difference = compare(output.view(), expected.view());
+    EXPECT_GT(difference.rel_error, 4e-3) << strategy;  // rows were quantised
+    EXPECT_LE(difference.calc_diff, 3e-3) << strategy;
   }
 }
 

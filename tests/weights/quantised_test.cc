@@ -13,6 +13,7 @@
 
 #include "switchyard/checkpoint.h"
 #include "switchyard/error.h"
+#include "testing/error_of.h"
 #include "testing/temporary_folder.h"
 #include "weights/stored_tensor.h"
 
@@ -563,6 +564,14 @@ bool is_kept(const Form& form) {
 void expect_kept(const Model& m, const Form& form) {
   const TemporaryFolder folder;
   const auto checkpoint = m.open(folder);
+  if (form.shown ==
+      "mxfp4") {  // exponents from 0 to 254 in a block: mxfp4_blocks_test.cc has others
+    EXPECT_EQ(checkpoint->native_format(0).dtype, DType::F8E4m3) << form.name;
+    const Error e =
+        testing::error_of([&] { (void)checkpoint->load_layer(0, 1, 0, {}, WeightForms::Native); });
+    EXPECT_NE(std::string(e.what()).find("--weights bf16"), std::string::npos) << e.what();
+    return;
+  }
   const auto all = checkpoint->load_layer(0, 1, 0, {}, WeightForms::Native);
   const auto part = checkpoint->load_layer(0, 2, 1, {}, WeightForms::Native);
   const std::vector<float> second(m.w2.begin() + kExperts / 2 * kHidden * kInner, m.w2.end());
