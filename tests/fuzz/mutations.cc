@@ -84,7 +84,9 @@ constexpr const char* kShard = "model-00001-of-00001.safetensors";
 // A real checkpoint, in one file or as an index and its shard.
 struct Model {
   explicit Model(const fs::path& folder)
-      : config(read_file(folder / "config.json")), file(parts_of(folder / "model.safetensors")) {
+      : Model(read_file(folder / "config.json"), parts_of(folder / "model.safetensors")) {}
+  Model(std::string its_config, TensorFileParts its_file)
+      : config(std::move(its_config)), file(std::move(its_file)) {
     nlohmann::json map;
     const auto header = nlohmann::json::parse(file.header);
     for (const auto& [name, entry] : header.items())
@@ -94,6 +96,34 @@ struct Model {
   std::string config, index;
   TensorFileParts file;
 };
+
+// gpt-oss with its experts in MXFP4, as it is published: transposed, and in blocks.
+Model in_mxfp4(const Model& bf16) {
+  using nlohmann::json;
+  json config = json::parse(bf16.config), header;
+  config["quantization_config"] = {{"quant_method", "mxfp4"}};
+  size_t end = 0;
+  const auto add = [&](const std::string& name, const json& dtype, const json& shape,
+                       size_t bytes) {
+    header[name] = {{"dtype", dtype}, {"shape", shape}, {"data_offsets", {end, end + bytes}}};
+    end += bytes;
+  };
+  const json tensors = json::parse(bf16.file.header);
+  for (const auto& [name, entry] : tensors.items()) {
+    if (name == "__metadata__") continue;
+    const json& at = entry.at("data_offsets");
+    const size_t bytes = at[1].get<size_t>() - at[0].get<size_t>();
+    if (!name.ends_with("_proj")) {
+      add(name, entry.at("dtype"), entry.at("shape"), bytes);
+      continue;
+    }
+    const auto shape = entry.at("shape").get<std::vector<size_t>>();  // [E, K, N]
+    const size_t groups = shape[1] / 32, scales = shape[0] * shape[2] * groups;
+    add(name + "_blocks", "U8", {shape[0], shape[2], groups, 16}, 16 * scales);
+    add(name + "_scales", "U8", {shape[0], shape[2], groups}, scales);
+  }
+  return {config.dump(), {header.dump(), end}};
+}
 
 class Damages {
  public:
@@ -105,6 +135,7 @@ class Damages {
       headers_.push_back(parts_of(path));
     for (const auto& folder : entries_of(source / "tests/data")) models_.emplace_back(folder);
     models_.emplace_back(source / "data/tiny-code-moe");
+    models_.push_back(in_mxfp4(Model(source / "tests/data/gpt_oss")));
     for (const auto& model : models_) {
       configs_.push_back(model.config);
       headers_.push_back(model.file);
@@ -166,7 +197,9 @@ class Damages {
   static void load_layers(const fs::path& folder) {
     const auto checkpoint = Checkpoint::open(folder);
     for (size_t i = 0; i < std::min<size_t>(2, checkpoint->moe_layers().size()); ++i) try {
-        (void)checkpoint->load_layer(checkpoint->moe_layers()[i], 1, 0);
+        const int64_t layer = checkpoint->moe_layers()[i];
+        (void)checkpoint->load_layer(layer, 1, 0);
+        (void)checkpoint->load_layer(layer, 1, 0, {}, WeightForms::Native);
       } catch (const Error& e) {
         // No file of some MB holds a layer that this process has no memory for.
         if (std::string_view(e.what()).starts_with("weights: bytes=")) throw std::bad_alloc();
