@@ -10,9 +10,10 @@ namespace switchyard {
 
 // What the experts of one rank have to do in a call.
 struct LocalWork {
-  double slots = 0;           // of its experts
-  double rows = 0;            // received: a token's row once
-  double active_experts = 0;  // those with a slot
+  double slots = 0;             // of its experts
+  double rows = 0;              // received: a token's row once
+  double active_experts = 0;    // those with a slot
+  DType experts = DType::Bf16;  // what their weights are
 };
 
 // What bounds that, each alone.

@@ -65,6 +65,26 @@ TEST(Predictions, NothingIsFasterThanTheRatesOfTheDevice) {
   }
 }
 
+TEST(Predictions, WeightsOfAByteAreReadInHalfTheTime) {
+  MoeConfig c;
+  c.hidden = 2048, c.intermediate = 768, c.num_experts = 128, c.top_k = 8;
+  LocalWork work{.slots = 64, .rows = 8, .active_experts = 50};
+  DeviceDescription device;
+  device.read_gbps = 4000, device.gemm_gflops = 800e3;
+  for (const auto kind : {DeviceKind::Cpu, DeviceKind::Cuda}) {
+    device.kind = kind;
+    const auto provider = kind == DeviceKind::Cpu ? GemmProvider::Cpu : GemmProvider::Hopper;
+    work.experts = DType::Bf16;
+    const LocalTime bf16 = predict_local(work, c, provider, device);
+    work.experts = DType::F8E4m3;
+    const LocalTime f8 = predict_local(work, c, provider, device);
+    EXPECT_DOUBLE_EQ(2 * f8.weights_us, bf16.weights_us);
+    EXPECT_DOUBLE_EQ(f8.rows_us, bf16.rows_us);
+    EXPECT_LE(f8.flops_us, bf16.flops_us);
+    EXPECT_GT(f8.flops_us, bf16.flops_us / 2);
+  }
+}
+
 TEST(Predictions, OfAGpuAreWithinAFifthOfWhatWasMeasured) {
   for (const Card& card : {Card{"h100.json", 3050}, Card{"h200.json", 4475}}) {
     std::ifstream file(std::string(SWITCHYARD_SOURCE_DIR "/bench/results/") + card.results);
