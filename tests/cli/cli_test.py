@@ -177,12 +177,13 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(done.stdout, shown)
 
     def refused(self, *arguments, code=2, says="", **options):
-        """Ends with `code` and one line on stderr that names the problem, nothing on stdout."""
+        """Ends with `code` and one line on stderr that names the problem, which it returns; nothing on stdout."""
         done = switchyard(*arguments, **options)
         self.assertEqual(done.returncode, code, done.stdout + done.stderr)
         self.assertRegex(done.stderr, r"\Aswitchyard: [^\n]+\n\Z")
         self.assertIn(says, done.stderr)
         self.assertEqual(done.stdout, "")
+        return done.stderr
 
 
 class Run(CommandLine):
@@ -518,8 +519,7 @@ class Options(CommandLine):
                           [*bench, "--commit", "x"], ["bench", "--linear-attention", "--preset", "olmoe-1b-7b"]):
             option = [a for a in arguments if str(a).startswith("--")][-1]
             with self.subTest(arguments=arguments):
-                self.refused(*arguments, says="is for ")
-                self.assertIn(option, switchyard(*arguments).stderr)
+                self.assertIn(option, self.refused(*arguments, says="is for "))
 
     def test_near_misses_are_named(self):
         self.refused("rnu", says="Did you mean run?")
