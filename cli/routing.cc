@@ -14,6 +14,7 @@
 #include <random>
 #include <set>
 #include <sstream>
+#include <utility>
 
 #include "commands.h"
 #include "switchyard/error.h"
@@ -175,8 +176,8 @@ class Recording {
   std::vector<Json> values_of(const std::string& text) const {
     refuse_depth(text);
     std::vector<Json> values;
-    if (Json::accept(text)) {
-      values.push_back(parsed(text));
+    if (Json whole = Json::parse(text, nullptr, false); !whole.is_discarded()) {
+      values.push_back(std::move(whole));
       return values;
     }
     std::istringstream lines(text);
