@@ -143,10 +143,19 @@ def read_tensors(path):
             for name, t in header.items() if name != "__metadata__"}
 
 
+def write_tensors(path, tensors):
+    """`tensors`: dtype, shape and bytes of each name."""
+    header, data = {}, b""
+    for name, (dtype, shape, content) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    Path(path).write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
 def write_tensor(path, name, dtype, shape, data):
-    header = json.dumps({name: {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
-    header += b" " * (-len(header) % 8)
-    Path(path).write_bytes(struct.pack("<Q", len(header)) + header + data)
+    write_tensors(path, {name: (dtype, shape, data)})
 
 
 def floats_of_bf16(data):
@@ -946,12 +955,7 @@ class OtherCommands(CommandLine):
                 matrix = f"{mlp}.experts.{e}.{name}.weight"
                 parts[matrix] = ("F8_E4M3", [hidden, hidden], codes)
                 parts[matrix + "_scale_inv"] = ("F32", [1, 1], struct.pack("<f", 0.002))
-        header, data = {}, b""
-        for name, (dtype, shape, content) in parts.items():
-            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
-            data += content
-        text = json.dumps(header).encode()
-        (self.folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+        write_tensors(self.folder / "model.safetensors", parts)
         (self.folder / "config.json").write_text(json.dumps(
             {"model_type": "qwen3_moe", "hidden_size": hidden, "moe_intermediate_size": hidden, "num_experts": experts,
              "num_experts_per_tok": 2, "num_hidden_layers": 1, "norm_topk_prob": True, "hidden_act": "silu",
@@ -995,12 +999,7 @@ class OtherCommands(CommandLine):
                 parts[f"{mlp}.experts.{name}_bias"] = ("BF16", [experts, rows], bytes(2 * experts * rows))
                 parts[f"{mlp}.experts.{name}_blocks"] = ("U8", [experts, rows, hidden // 32, 16], bytes((7 * i + i // 16) % 256 for i in range(16 * groups)))
                 parts[f"{mlp}.experts.{name}_scales"] = ("U8", [experts, rows, hidden // 32], bytes([119] * (groups - 1) + [last_exponent]))
-            header, data = {}, b""
-            for name, (dtype, shape, content) in parts.items():
-                header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
-                data += content
-            text = json.dumps(header).encode()
-            (self.folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+            write_tensors(self.folder / "model.safetensors", parts)
 
         (self.folder / "config.json").write_text(json.dumps(
             {"model_type": "gpt_oss", "hidden_size": hidden, "intermediate_size": hidden, "num_local_experts": experts,

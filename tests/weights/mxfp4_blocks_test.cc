@@ -21,6 +21,7 @@
 #include "testing/buffer.h"
 #include "testing/error_of.h"
 #include "testing/f8_e4m3.h"
+#include "testing/raw_checkpoint.h"
 #include "testing/temporary_folder.h"
 
 namespace switchyard {
@@ -28,6 +29,8 @@ namespace {
 
 using nlohmann::json;
 using testing::Buffer;
+using testing::Raw;
+using testing::RawTensors;
 using testing::TemporaryFolder;
 
 // ---- one block
@@ -126,12 +129,6 @@ constexpr int64_t kHidden = 288, kInner = 160, kExperts = 3;
 constexpr ScaleBlock kBlockOfW1{32, 128}, kBlockOfW2{128, 128};
 const std::string kMlp = "model.layers.0.mlp";
 
-struct Raw {
-  std::string dtype;
-  std::vector<int64_t> shape;
-  std::vector<uint8_t> bytes;
-};
-
 // A matrix of MXFP4.
 struct Matrix {
   Matrix(int64_t n, int64_t k, std::mt19937& rng)
@@ -198,22 +195,10 @@ struct Model {
   }
 
   void write(const std::filesystem::path& folder,
-             const std::function<void(std::map<std::string, Raw>&)>& change = {}) const {
-    std::map<std::string, Raw> all = tensors();
+             const std::function<void(RawTensors&)>& change = {}) const {
+    RawTensors all = tensors();
     if (change) change(all);
-    json header = json::object();
-    std::string data;
-    for (const auto& [name, raw] : all) {
-      header[name] = {{"dtype", raw.dtype},
-                      {"shape", raw.shape},
-                      {"data_offsets", {data.size(), data.size() + raw.bytes.size()}}};
-      data.append(raw.bytes.begin(), raw.bytes.end());
-    }
-    const std::string text = header.dump();
-    const uint64_t size = text.size();
-    testing::write_file(folder / "config.json", layout.config.dump());
-    testing::write_file(folder / "model.safetensors",
-                        std::string(reinterpret_cast<const char*>(&size), 8) + text + data);
+    testing::write_raw_checkpoint(folder, layout.config, all);
   }
 
   Layout layout;
@@ -226,7 +211,7 @@ struct Model {
     const auto dims = extents(shape);
     return {"BF16", {dims.begin(), dims.end()}, {bytes, bytes + values.view().bytes()}};
   }
-  void add(std::map<std::string, Raw>& all, const std::string& name, int64_t rows,
+  void add(RawTensors& all, const std::string& name, int64_t rows,
            const std::vector<std::pair<const Matrix*, int64_t>>& parts) const {
     const int64_t k = parts.front().first->cols;
     Raw codes{layout.codes_dtype, {rows, k / 2}, {}},
@@ -247,8 +232,8 @@ struct Model {
     all[name + layout.codes] = codes;
     all[(of_module ? name.substr(0, name.rfind('.')) : name) + layout.scales] = scales;
   }
-  std::map<std::string, Raw> tensors() const {
-    std::map<std::string, Raw> all;
+  RawTensors tensors() const {
+    RawTensors all;
     if (!layout.fused) {
       all[kMlp + ".gate.weight"] = bf16({kExperts, kHidden}, 3);
       for (size_t e = 0; e < kExperts; ++e) {

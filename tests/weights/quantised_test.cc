@@ -14,6 +14,7 @@
 #include "switchyard/checkpoint.h"
 #include "switchyard/error.h"
 #include "testing/error_of.h"
+#include "testing/raw_checkpoint.h"
 #include "testing/temporary_folder.h"
 #include "weights/stored_tensor.h"
 
@@ -21,7 +22,9 @@ namespace switchyard {
 namespace {
 
 using nlohmann::json;
+using testing::Raw;
 using testing::TemporaryFolder;
+using Tensors = testing::RawTensors;
 
 // 64 and 96 are multiples of every group; blocks of 40 x 56 are cut at both edges of both matrices.
 constexpr int64_t kHidden = 96, kInner = 64, kExperts = 4;
@@ -29,13 +32,6 @@ constexpr int64_t kBlockRows = 40, kBlockCols = 56;
 const std::string kMlp = "model.layers.0.mlp";
 
 // ---- files
-
-struct Raw {
-  std::string dtype;
-  std::vector<int64_t> shape;
-  std::vector<uint8_t> bytes;
-};
-using Tensors = std::map<std::string, Raw>;
 
 int64_t width_of(const std::string& dtype) {
   static const std::map<std::string, int64_t> widths = {{"F64", 8}, {"I64", 8},  {"F32", 4},
@@ -69,22 +65,6 @@ Raw random_raw(const std::string& dtype, std::vector<int64_t> shape, std::mt1993
   for (size_t i = 0; i < raw.bytes.size(); ++i) raw.bytes[i] = static_cast<uint8_t>(i);
   std::shuffle(raw.bytes.begin(), raw.bytes.end(), rng);
   return raw;
-}
-
-void write_checkpoint(const TemporaryFolder& folder, const json& config, const Tensors& tensors) {
-  json header = json::object();
-  std::string data;
-  for (const auto& [name, raw] : tensors) {
-    header[name] = {{"dtype", raw.dtype},
-                    {"shape", raw.shape},
-                    {"data_offsets", {data.size(), data.size() + raw.bytes.size()}}};
-    data.append(raw.bytes.begin(), raw.bytes.end());
-  }
-  const std::string text = header.dump();
-  const uint64_t size = text.size();
-  testing::write_file(folder / "config.json", config.dump());
-  testing::write_file(folder / "model.safetensors",
-                      std::string(reinterpret_cast<const char*>(&size), 8) + text + data);
 }
 
 // ---- numbers, by the definition of each format
@@ -431,7 +411,7 @@ struct Model {
   std::vector<float> w1, w2;  // [E, 2I, H] and [E, H, I], before the rounding to bf16
 
   std::unique_ptr<Checkpoint> open(const TemporaryFolder& folder) const {
-    write_checkpoint(folder, config, tensors);
+    testing::write_raw_checkpoint(folder.path(), config, tensors);
     return Checkpoint::open(folder.path());
   }
 };
@@ -1074,7 +1054,7 @@ TEST(Quantised, BlocksOfTransposedExpertsFollowTheStoredRows) {
     return to;
   };
   const TemporaryFolder folder;
-  write_checkpoint(folder, json::object(), m.tensors);
+  testing::write_raw_checkpoint(folder.path(), json::object(), m.tensors);
   json layer = {{"hidden", kHidden},
                 {"intermediate", kInner},
                 {"num_experts", kExperts},
