@@ -36,6 +36,10 @@ void scaled_gemm_plain(const ScaledGemm& op) {
 
 template <>
 void run(const ScaledGemm& op, const Context& context) {
+  if (op.activation != nullptr) {
+    run(op.products(), context);
+    return run(op.activated(), context);
+  }
   context.fast ? scaled_gemm_fast(op, context.pool) : scaled_gemm_plain(op);
 }
 

@@ -34,10 +34,11 @@ struct EpilogueParams {
   int64_t up_column;    // where those of up begin; equal to gate_column without a gate
 };
 
+template <class Math>
 __device__ __forceinline__ float activate(const Activation& a, float gate, float up) {
   float y = 0;
   Activations::visit(a.kind, [&]<ActivationKind kKind>() {
-    y = ActivationRule<kKind>::of(ExactMath(), gate, up, a.alpha, a.limit);
+    y = ActivationRule<kKind>::of(Math(), gate, up, a.alpha, a.limit);
   });
   return y;
 }
@@ -112,7 +113,8 @@ __global__ void gemm_epilogue_kernel(EpilogueParams p) {
                         ? out
                         : operand<kColumns>(p, row, expert, p.up_column + column, scale);
 #pragma unroll
-    for (int i = 0; i < kColumns; ++i) out.at[i] = activate(p.activation, out.at[i], up.at[i]);
+    for (int i = 0; i < kColumns; ++i)
+      out.at[i] = activate<ExactMath>(p.activation, out.at[i], up.at[i]);
   }
   store<Out>(static_cast<Out*>(p.dst) + row * p.width + column, out);
 }

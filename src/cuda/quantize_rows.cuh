@@ -1,17 +1,16 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// src/cuda/quantize_rows.cuh -- Q128 (ops/fp8_ops.h), a warp for each group of elements: a maximum of
-// integers, where a NaN is above infinity, and one IEEE division an element. Memory bound.
+// src/cuda/quantize_rows.cuh -- Q128 of rows, a warp for each group of elements. Memory bound.
 #pragma once
 
 #include <cuda_bf16.h>
-#include <cuda_fp8.h>
 
 #include <cstdint>
 
 #include "cuda/gemm_epilogue.cuh"
 #include "cuda/launch.h"
 #include "cuda/numbers.cuh"
+#include "cuda/quantize.cuh"
 #include "ops/ops.h"
 
 namespace switchyard::cuda {
@@ -32,26 +31,14 @@ __device__ __forceinline__ float4 load_four(const __nv_bfloat16* p) {
           __uint_as_float(x.y << 16), __uint_as_float(x.y & 0xffff0000u)};
 }
 
-__device__ __forceinline__ uint32_t magnitude(float x) {
-  return __float_as_uint(x) & 0x7fffffffu;
-}
 __device__ __forceinline__ uint32_t largest(uint32_t most, const float4& x) {
   return max(max(max(most, magnitude(x.x)), magnitude(x.y)), max(magnitude(x.z), magnitude(x.w)));
 }
 
-// Of the group's largest magnitude.
-__device__ __forceinline__ float scale_of(uint32_t most) {
-  if (most > 0x7f800000u) return __uint_as_float(0x7fc00000u);
-  return __fdiv_rn(fmaxf(__uint_as_float(most), kLeastAmax), F8E4m3::kMax);
-}
-
-// A NaN becomes 0x7f.
-__device__ __forceinline__ uint32_t quotients(const float4& x, float scale) {
-  const auto two = [&](float low, float high) -> uint32_t {
-    return __nv_cvt_float2_to_fp8x2({__fdiv_rn(low, scale), __fdiv_rn(high, scale)}, __NV_SATFINITE,
-                                    __NV_E4M3);
-  };
-  return two(x.x, x.y) | two(x.z, x.w) << 16;
+// Codes of four elements, in their order.
+__device__ __forceinline__ uint32_t codes_of(const float4& x, const Quotient& quotient) {
+  return two_codes(quotient(x.x), quotient(x.y)) | uint32_t{two_codes(quotient(x.z), quotient(x.w))}
+                                                       << 16;
 }
 
 // Groups of kQuantGroup stay in registers; a longer one is read twice.
@@ -78,10 +65,11 @@ __global__ __launch_bounds__(kQuantThreads) void quantize_rows_kernel(
     for (int64_t i = first + kQuantGroup; i < count; i += kQuantGroup)
       most = largest(most, load_four(src + i));
   const float scale = scale_of(__reduce_max_sync(~0u, most));
-  if (first < count) *reinterpret_cast<uint32_t*>(dst + first) = quotients(x, scale);
+  const Quotient quotient(scale);
+  if (first < count) *reinterpret_cast<uint32_t*>(dst + first) = codes_of(x, quotient);
   if constexpr (kLongGroups)
     for (int64_t i = first + kQuantGroup; i < count; i += kQuantGroup)
-      *reinterpret_cast<uint32_t*>(dst + i) = quotients(load_four(src + i), scale);
+      *reinterpret_cast<uint32_t*>(dst + i) = codes_of(load_four(src + i), quotient);
   if (lane == 0) scales[warp] = scale;
 }
 
@@ -107,7 +95,8 @@ __device__ __forceinline__ bool is_used(const ActivatedParams& p, int64_t row) {
   return __syncthreads_or(found) != 0;
 }
 
-// A grid of rows x kWarpsPerBlock groups.
+// A grid of rows x kWarpsPerBlock groups. The arithmetic is that of the GEMM's epilogue, for the same
+// bits.
 static __global__ __launch_bounds__(kQuantThreads) void quantize_activated_kernel(
     ActivatedParams p) {
   wait_for_predecessor();
@@ -122,12 +111,12 @@ static __global__ __launch_bounds__(kQuantThreads) void quantize_activated_kerne
   if (column < p.width) {
     const float* sums = p.sums + row * p.n + column;
     const float4 gate = load_four(sums + p.gate_column), up = load_four(sums + p.up_column);
-    y = {activate(p.activation, gate.x, up.x), activate(p.activation, gate.y, up.y),
-         activate(p.activation, gate.z, up.z), activate(p.activation, gate.w, up.w)};
+    const auto y_of = [&](float g, float u) { return activate<FastMath>(p.activation, g, u); };
+    y = {y_of(gate.x, up.x), y_of(gate.y, up.y), y_of(gate.z, up.z), y_of(gate.w, up.w)};
   }
   const float scale = scale_of(__reduce_max_sync(~0u, largest(0, y)));
   if (column < p.width)
-    *reinterpret_cast<uint32_t*>(p.dst + row * p.width + column) = quotients(y, scale);
+    *reinterpret_cast<uint32_t*>(p.dst + row * p.width + column) = codes_of(y, Quotient(scale));
   if (lane == 0) p.scales[row * p.num_groups + group] = scale;
 }
 

@@ -133,7 +133,11 @@ class GroupedExecutor final : public Executor {
       gemm->max_rows = max_rows;
     }
     first.name = "scaled_gemm1";
-    first.dst = b.sums;
+    first.dst = b.y;
+    first.dst_scales = b.y_scales;
+    first.sums = b.sums;
+    first.activation = &c.activation;
+    first.order = w.order;
     first.src = b.x;
     first.src_scales = {b.x_scales, {1, kQuantGroup}};
     first.weights = w.w1;
@@ -150,14 +154,6 @@ class GroupedExecutor final : public Executor {
       first.src_is_scattered = true;
     }
     ops.run(first, stream);
-    ops.run(QuantizeActivated{.dst = b.y,
-                              .scales = b.y_scales,
-                              .src = b.sums,
-                              .groups = groups,
-                              .max_rows = max_rows,
-                              .activation = &c.activation,
-                              .order = w.order},
-            stream);
     second.name = "scaled_gemm2";
     second.dst = b.rows;
     second.src = b.y;

@@ -64,9 +64,12 @@ struct QuantizeActivated {
 // rounded to fp32: this is the definition. The product of the two scales is rounded to fp32, and so
 // is the fma. Tensor cores keep fewer bits of products(b): a device is within 2^-9 * sum over b of
 // |sx sw| sum |q q| of it, in an order that depends on the inner dimension only.
+//
+// With an activation dst and dst_scales are QuantizeActivated of these sums, with the same bits
+// whether the sums were in memory or not.
 struct ScaledGemm {
   const char* name = "scaled_gemm";  // for traces: scaled_gemm1, scaled_gemm2
-  Tensor dst;                        // bf16 or f32 [C, N]
+  Tensor dst;                        // bf16 or f32 [C, N]; with an activation f8_e4m3 [C, I]
   ConstTensor src;                   // f8_e4m3 [C, K_inner]
   // A block of one row, kWhole columns or a multiple of kQuantGroup of them.
   BlockScales src_scales;
@@ -84,6 +87,10 @@ struct ScaledGemm {
   // slots_per_row.
   int slots_per_row = 0;
   bool src_is_scattered = false;  // but src, not its scales, has C rows, as with slots_per_row 0
+  const Activation* activation = nullptr;
+  GateUpOrder order = GateUpOrder::Unset;  // of N, when gated: GateUp or UpGate
+  Tensor dst_scales;                       // f32 [C, ceil(I / kQuantGroup)]
+  Tensor sums;                             // f32 [C, N], where they may have to be
   // As GroupedGemm has them.
   bool groups_are_older = false;
   int num_sms = 0;
@@ -95,8 +102,19 @@ struct ScaledGemm {
     const double weight_bytes =
         active / experts * (tensor_bytes(weights) + tensor_bytes(weight_scales.values));
     return {weight_bytes + row_bytes(src, rows) + row_bytes(src_scales.values, rows) +
-                row_bytes(dst, rows),
+                row_bytes(dst, rows) + row_bytes(dst_scales, rows),
             2 * rows * static_cast<double>(weights.dim(1) * weights.dim(2)), weight_bytes};
+  }
+
+  // The two steps of one with an activation, over `sums`.
+  ScaledGemm products() const {
+    ScaledGemm gemm = *this;
+    gemm.dst = sums;
+    gemm.activation = nullptr, gemm.dst_scales = gemm.sums = {};
+    return gemm;
+  }
+  QuantizeActivated activated() const {
+    return {dst, dst_scales, sums, groups, max_rows, activation, order};
   }
 };
 

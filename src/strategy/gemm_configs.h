@@ -39,8 +39,8 @@ struct GemmConfig {
   // Two warpgroups multiply a tile each, in turns: one stores while the other multiplies. Else all
   // share a tile, 64 rows of weights each.
   bool ping_pong = false;
-  // The instruction takes 64 rows of src and all rows of weights of the tile, not 64 of weights and
-  // any number of rows: a thread then has sums of two rows only.
+  // The instruction takes 64 rows of src, which are a warpgroup's, and 128 of weights, not 64 of
+  // weights and any number of rows: a thread then has sums of two rows only.
   bool rows_first = false;
 
   bool operator==(const GemmConfig&) const = default;
@@ -50,7 +50,7 @@ struct GemmConfig {
   constexpr int row_bytes() const { return streams() ? kStreamRowBytes : kStageRowBytes; }
   constexpr int inner() const { return row_bytes() / element_bytes(operands); }
   constexpr int math_warpgroups() const {
-    return ping_pong ? 2 : rows_first ? rows / 128 : weights / 64;
+    return ping_pong ? 2 : rows_first ? rows / 64 : weights / 64;
   }
   // Rows of weights that a warpgroup multiplies, 64 in an instruction.
   constexpr int warpgroup_weights() const { return ping_pong || rows_first ? weights : 64; }
@@ -90,8 +90,9 @@ inline constexpr std::array kGemmConfigs = {
     GemmConfig{128, 128, 5, 1, 1, OperandKind::Bf16, ProducerKind::TmaRows, true},
     // Of fp8, whose products of a stage are in registers beside the sums: few rows, and many, which
     // come first, so that a thread reads two scales of rows a stage and not one for every product.
+    // 256 rows of weights: with a gate 128 columns, a group that Q128 gives a scale.
     GemmConfig{64, 128, 7, 1, 1, OperandKind::F8E4m3},
-    GemmConfig{256, 128, 4, 1, 2, OperandKind::F8E4m3, ProducerKind::TmaRows, false, false, true},
+    GemmConfig{128, 256, 4, 1, 2, OperandKind::F8E4m3, ProducerKind::TmaRows, false, false, true},
 };
 
 // What a configuration is chosen by: known on the host before any row is.

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <random>
+#include <span>
 
 #include "cuda/grouped_gemm/launch_gemm.h"
 #include "ops/ops.h"
@@ -113,9 +114,10 @@ class ScaledProblem {
   Buffer<int32_t> slot_of_row;
 };
 
-// The rows of every expert one after the other; what is not theirs is untouched.
+// The rows of every expert, `width` elements each, one after the other; what is not theirs is
+// untouched.
 template <class T>
-std::vector<float> rows_of(const ScaledProblem& p, const Buffer<T>& out) {
+std::vector<float> rows_of(const ScaledProblem& p, const Buffer<T>& out, int64_t width) {
   EXPECT_TRUE(out.guards_intact());
   const Buffer<T> untouched(Shape{1});
   std::vector<float> values;
@@ -123,11 +125,11 @@ std::vector<float> rows_of(const ScaledProblem& p, const Buffer<T>& out) {
   for (int64_t e = 0; e < p.experts; ++e)
     for (int64_t r = p.first[e]; r < p.first[e] + p.counts[e]; ++r) {
       used[static_cast<size_t>(r)] = true;
-      for (int64_t j = 0; j < p.c.n; ++j) values.push_back(static_cast<float>(out[r * p.c.n + j]));
+      for (int64_t j = 0; j < width; ++j) values.push_back(static_cast<float>(out[r * width + j]));
     }
   for (size_t r = 0; r < used.size(); ++r)
-    for (int64_t j = 0; j < p.c.n && !used[r]; ++j)
-      EXPECT_EQ(std::memcmp(&out[static_cast<int64_t>(r) * p.c.n + j], &untouched[0], sizeof(T)), 0)
+    for (int64_t j = 0; j < width && !used[r]; ++j)
+      EXPECT_EQ(std::memcmp(&out[static_cast<int64_t>(r) * width + j], &untouched[0], sizeof(T)), 0)
           << "row " << r;
   return values;
 }
@@ -153,7 +155,7 @@ std::vector<float> run_with(const ScaledCase& c) {
     c.config ? cuda::launch_gemm(*c.config, g, describe_device(DeviceKind::Cuda).num_sms, nullptr)
              : testing::cuda_ops().run(g, nullptr);
   EXPECT_EQ(next_step.host()[0], 0);
-  return rows_of(p, dst.host());
+  return rows_of(p, dst.host(), c.n);
 }
 
 std::vector<float> run_on_gpu(const ScaledCase& c) {
@@ -251,6 +253,95 @@ TEST(CudaScaledGemm, BitsDependOnNeitherConfigurationNorLayoutNorMultiprocessors
       c.num_sms = num_sms;
       EXPECT_EQ(run_on_gpu(c), expected) << num_sms << " SMs";
     }
+  }
+}
+
+// The codes and scales of every expert's rows; what is not theirs is untouched.
+struct Activated {
+  std::vector<float> codes, scales;
+  bool operator==(const Activated&) const = default;
+};
+
+Activated activate_on_gpu(const ScaledCase& its_case, const Activation& activation,
+                          GateUpOrder order) {
+  ScaledProblem p(its_case);
+  std::vector<std::shared_ptr<void>> keep;
+  const auto place = [&keep](auto& host) {
+    using Element = std::remove_cvref_t<decltype(host[0])>;
+    auto on_device = std::make_shared<CudaBuffer<Element>>(host);
+    keep.push_back(on_device);
+    return on_device->view();
+  };
+  const int64_t capacity = p.first[p.experts];
+  const int64_t width = activation.gated() ? p.c.n / 2 : p.c.n;
+  CudaBuffer<F8E4m3> dst(Shape{capacity, width});
+  CudaBuffer<float> scales(Shape{capacity, (width + kQuantGroup - 1) / kQuantGroup});
+  CudaBuffer<float> sums(Shape{capacity, p.c.n});
+  ScaledGemm g = p.gemm(place);
+  g.dst = dst.view(), g.dst_scales = scales.view(), g.sums = sums.view();
+  g.activation = &activation, g.order = order;
+  if (p.c.config) {
+    cuda::launch_gemm(*p.c.config, g, describe_device(DeviceKind::Cuda).num_sms, nullptr);
+  } else {
+    testing::cuda_ops().run(g, nullptr);
+  }
+  return {rows_of(p, dst.host(), width), rows_of(p, scales.host(), scales.view().dim(1))};
+}
+
+// What GEMM1 of fp8 is where an expert has few rows: sums in memory, then a kernel that quantises.
+Activated in_two_steps(ScaledCase c, const Activation& activation, GateUpOrder order) {
+  c.config = nullptr;
+  c.max_rows = 0;
+  return activate_on_gpu(c, activation, order);
+}
+
+const GemmConfig& config_of_codes() {
+  return *std::ranges::find_if(kGemmConfigs, &GemmConfig::rows_first);
+}
+
+TEST(CudaScaledGemm, QuantisesInItsEpilogueWithTheBitsOfTwoSteps) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  constexpr int64_t kWhole = ScaleBlock::kWhole;
+  for (const auto kind : Activations::kAll) {
+    const Activation activation{kind, 1.702f, 1.5f};
+    if (!activation.gated()) continue;
+    for (const ScaleBlock weights :
+         {ScaleBlock{128, 128}, ScaleBlock{1, kWhole}, ScaleBlock{kWhole, kWhole}})
+      for (const auto order : {GateUpOrder::GateUp, GateUpOrder::UpGate})
+        for (const int64_t capacity : {0, 130}) {
+          ScaledCase c{
+              .counts = kCounts, .n = 768, .k = 272, .weight_block = weights, .capacity = capacity};
+          c.bias = c.row_weights = order == GateUpOrder::UpGate;
+          const Activated expected = in_two_steps(c, activation, order);
+          c.config = &config_of_codes();
+          EXPECT_EQ(activate_on_gpu(c, activation, order), expected)
+              << activation_name(kind) << ", blocks of " << weights.rows << "x" << weights.cols
+              << ", capacity " << capacity;
+        }
+  }
+}
+
+TEST(CudaScaledGemm, QuantisesTheSameBitsOfFewRowsAndOfMany) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  const Activation activation{ActivationKind::SiluGated};
+  for (const int64_t n : {256, 512, 720}) {  // 720: columns that are no whole groups
+    ScaledCase c{.counts = {700}, .n = n, .k = 512};
+    const Activated many = activate_on_gpu(c, activation, GateUpOrder::GateUp);
+    c.counts = {3};
+    const Activated few = activate_on_gpu(c, activation, GateUpOrder::GateUp);
+    EXPECT_TRUE(std::ranges::equal(few.codes, std::span(many.codes).first(few.codes.size())));
+    EXPECT_TRUE(std::ranges::equal(few.scales, std::span(many.scales).first(few.scales.size())));
+  }
+}
+
+TEST(CudaScaledGemm, AConfigurationThatCannotQuantiseIsRefused) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  ScaledCase c{.counts = {3}, .n = 720, .k = 128};
+  for (const GemmConfig& config : kGemmConfigs) {
+    if (!config.scaled()) continue;
+    c.config = &config;
+    EXPECT_THROW(activate_on_gpu(c, {ActivationKind::SiluGated}, GateUpOrder::GateUp), Error)
+        << describe(config);
   }
 }
 

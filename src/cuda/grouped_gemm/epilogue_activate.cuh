@@ -28,11 +28,28 @@ struct Activate {
                        [&]<ActivationKind kKind>() { run<kKind>(f, t); });
   }
 
-  // Where rows come first there is none: two values of a thread are of neighbouring columns.
+  // Where rows come first: of two blocks, which leaves the output in the first. Without a gate there is
+  // none.
   template <int kSums>
-  __device__ void operator()(const RowFragment<kSums>&, const OutputTile&) const {}
+  __device__ void operator()(const RowFragment<kSums>& f, const OutputTile&) const {
+    if (kind < 0) return;
+    Activations::visit(static_cast<ActivationKind>(kind), [&]<ActivationKind kKind>() {
+      if constexpr (ActivationRule<kKind>::kGated) run<kKind>(f);
+    });
+  }
 
  private:
+  template <ActivationKind kKind, int kSums>
+  __device__ void run(const RowFragment<kSums>& f) const {
+#pragma unroll
+    for (int j = 0; j < f.kBlocks; j += 2)
+#pragma unroll
+      for (int s = 0; s < 4; ++s) {
+        float &first = f.at(j, s / 2, s % 2), second = f.at(j + 1, s / 2, s % 2);
+        first = ActivationRule<kKind>::of(FastMath(), up_first ? second : first,
+                                          up_first ? first : second, alpha, limit);
+      }
+  }
   template <ActivationKind kKind, int kSums>
   __device__ void run(const Fragment<kSums>& f, const OutputTile& t) const {
 #pragma unroll

@@ -33,7 +33,7 @@ struct AddBias {
     for (int j = 0; j < f.kBlocks; ++j)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float b = of(f.shape, t, f.col(j, 0, i), false);
+        const float b = of(f.shape, t, f.col(j, 0, i), j % 2 == 1);
         f.at(j, 0, i) += b;
         f.at(j, 1, i) += b;
       }

@@ -20,8 +20,9 @@ namespace switchyard::cuda {
 
 struct StoreParams {
   CUtensorMap boxes;  // of dst where it is bf16
-  void* dst;          // bf16 or f32 [C, width]
+  void* dst;          // bf16, f32 or f8_e4m3 [C, width]
   bool is_f32;
+  float* scales;  // of f8_e4m3: f32 [C, width / 128]
 };
 
 // What a warp stores at once: a quarter of its warpgroup's buffer, all columns of the warpgroup.
@@ -31,6 +32,9 @@ constexpr int store_box_cols(bool gated) {
 constexpr int store_box_rows(int staging_bytes, bool gated) {
   return staging_bytes / 4 / (int{sizeof(__nv_bfloat16)} * store_box_cols(gated));
 }
+
+// Where rows come first a warp stores its own 16.
+inline constexpr int kStoredRows = 16;
 
 // Each sum by its own thread: rows of f32, and tiles of few rows.
 template <class Fragment>
@@ -67,12 +71,12 @@ class TileStore {
       f.shape.gated ? store_bf16<true>(f, t) : store_bf16<false>(f, t);
   }
 
-  // Each warp its own 16 rows, 64 columns at a time, in its quarter of both buffers.
+  // Each warp its own rows, 64 columns at a time, in its quarter of both buffers.
   template <int kSums>
   __device__ void operator()(const RowFragment<kSums>& f, const OutputTile& t) {
     if (p.is_f32) return store_sums(p, f, t);
     using Box = Box<false>;
-    constexpr int kRows = 16;
+    constexpr int kRows = kStoredRows;
     static_assert(kRows * Box::kRowBytes == 2 * kStagingBytes / 4);
     uint8_t* buffer = buffers + place.warp * kRows * Box::kRowBytes;
     const int rows = t.num_rows - place.warp * kRows;

@@ -59,8 +59,8 @@ class Fragment {
   float (&sums)[kSums];
 };
 
-// The same of 64 rows with a tile of weights, where rows come first: blocks of 8 columns x 8 rows.
-// Nothing of it is gated.
+// The same of 64 rows with 128 rows of weights, where rows come first: blocks of 8 columns x 8 rows.
+// If gated, blocks of gate and up rows take turns, in the order of the weights.
 template <int kSums>
 class RowFragment {
  public:
@@ -71,7 +71,9 @@ class RowFragment {
 
   __device__ float& at(int j, int h, int i) const { return sums[4 * j + 2 * h + i]; }
   __device__ int row(int, int h, int) const { return place.warp * 16 + 8 * h + place.lane / 4; }
-  __device__ int col(int j, int, int i) const { return 8 * j + 2 * (place.lane % 4) + i; }
+  __device__ int col(int j, int, int i) const {
+    return 8 * (shape.gated ? j / 2 : j) + 2 * (place.lane % 4) + i;
+  }
   __device__ uint32_t matrix(int j, int h) const { return two_bf16(at(j, h, 0), at(j, h, 1)); }
 
   const OutputShape& shape;

@@ -24,6 +24,7 @@
 // cores with many rows per expert, the bytes of the weights with few.
 #pragma once
 
+#include "cuda/grouped_gemm/epilogue_quantize.cuh"
 #include "cuda/grouped_gemm/mainloop.cuh"
 #include "cuda/grouped_gemm/producer.cuh"
 #include "cuda/grouped_gemm/stream.cuh"
@@ -61,7 +62,7 @@ __device__ __forceinline__ void multiply_tiles(const GemmParams& p,
   store.finish();
 }
 
-// Where rows come first.
+// Where rows come first. With a gate what is stored is quantised.
 template <GemmConfig kConfig, class Operands>
 __device__ __forceinline__ void multiply_row_tiles(const GemmParams& p,
                                                    SharedStorage<kConfig>& shared) {
@@ -70,26 +71,30 @@ __device__ __forceinline__ void multiply_row_tiles(const GemmParams& p,
   MainLoop<kConfig, Operands> main_loop(shared, p);
   constexpr int kStaging = kConfig.staging_bytes();
   TileStore<kStaging> store(p.store, shared.outputs() + group * 2 * kStaging, place, group + 1);
+  const CodeStore store_codes(p.store, p.out, shared.outputs() + group * 2 * kStaging, place);
+  const int row = main_loop.first_row();
   for (;;) {
-    float sums[2][kConfig.weights / 2] = {};
+    constexpr int kParts = kConfig.weights / 128;
+    float sums[kParts][64] = {};
     const GemmStep step = main_loop.next_step();
     if (step.num_rows == 0) break;
-    if (step.num_rows > main_loop.first_row(1))
-      main_loop.template multiply_rows<2>(sums);
-    else if (step.num_rows > main_loop.first_row(0))
-      main_loop.template multiply_rows<1>(sums);
-    else
-      main_loop.template multiply_rows<0>(sums);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = main_loop.first_row(h);
-      if (step.num_rows <= row) break;
-      const OutputTile tile{step.first_row + row, step.num_rows - row, step.expert,
-                            step.weights * kConfig.weights};
-      const RowFragment fragment(sums[h], place, p.out);
-      p.epilogue(fragment, tile);
-      store(fragment, tile);
+    if (step.num_rows <= row) {
+      main_loop.template multiply_rows<false>(sums);
+      continue;
     }
+    main_loop.template multiply_rows<true>(sums);
+    const auto part = [&](int h) -> OutputTile {
+      const int weight = step.weights * kConfig.weights + h * 128;
+      return {step.first_row + row, step.num_rows - row, step.expert,
+              p.out.gated ? weight / 2 : weight};
+    };
+#pragma unroll
+    for (int h = 0; h < kParts; ++h) {
+      const RowFragment fragment(sums[h], place, p.out);
+      p.epilogue(fragment, part(h));
+      if (!p.out.gated) store(fragment, part(h));
+    }
+    if (p.out.gated) store_codes(sums, part(0));
   }
   store.finish();
 }

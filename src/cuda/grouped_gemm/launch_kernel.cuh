@@ -16,9 +16,9 @@ inline StoreParams store_of(const GemmConfig& config, Tensor dst, bool gated) {
   StoreParams store{};
   store.dst = dst.data;
   store.is_f32 = dst.dtype == DType::F32;
-  // Where rows come first a warp stores 16 at once.
-  const int box_rows = config.rows_first ? 16 : store_box_rows(config.staging_bytes(), gated);
-  if (!store.is_f32) store.boxes = map_of_rows(dst, box_rows, store_box_cols(gated));
+  const int box_rows =
+      config.rows_first ? kStoredRows : store_box_rows(config.staging_bytes(), gated);
+  if (dst.dtype == DType::Bf16) store.boxes = map_of_rows(dst, box_rows, store_box_cols(gated));
   return store;
 }
 

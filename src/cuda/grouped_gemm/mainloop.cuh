@@ -39,61 +39,58 @@ class MainLoop {
     }
   }
 
-  // Where rows come first: sums[h] = the 64 rows from first_row(h) on x the tile's weights, for the
-  // first kParts. While one warpgroup adds, the other's products are made.
-  template <int kParts, int kAll, int kSums>
-  __device__ __forceinline__ void multiply_rows(float (&sums)[kAll][kSums]) {
+  // Where rows come first: sums[h] = the 64 rows from first_row() on x the tile's h-th 128 weights, if
+  // the tile has such rows. While one warpgroup adds, the other's products are made.
+  template <bool kHasRows, int kParts, int kSums>
+  __device__ __forceinline__ void multiply_rows(float (&sums)[kParts][kSums]) {
     for (int kb = 0; kb < num_k; ++kb, pipeline.advance()) {
       pipeline.wait_full();
       pipeline.wait_scales();
+      if constexpr (kHasRows) {
+        const float* of_rows = pipeline.row_scales() + first_row() + first_row_of_thread();
+        const float2 row_scales{of_rows[0], of_rows[8]};
 #pragma unroll
-      for (int h = 0; h < kParts; ++h) {
-        const int row = first_row(h);
-        float products[kSums];
-        Operands::template multiply<2 * kSums>(
-            products, ptx::matrix_descriptor(pipeline.rows() + row * kStageRowBytes),
-            ptx::matrix_descriptor(pipeline.weights()));
-        add_row_products(sums[h], products, row);
+        for (int h = 0; h < kParts; ++h) {
+          const int weight = h * 2 * kSums;
+          float products[kSums];
+          Operands::template multiply<2 * kSums>(
+              products, ptx::matrix_descriptor(pipeline.rows() + first_row() * kStageRowBytes),
+              ptx::matrix_descriptor(pipeline.weights() + weight * kStageRowBytes));
+          add_row_products(sums[h], products, row_scales, pipeline.weight_scales() + weight);
+        }
       }
       __syncwarp();  // one lane tells that all have read their scales
       pipeline.release(pipeline.stage());
     }
   }
 
-  // Warpgroups take 64 rows in turns, so that few are shared.
-  __device__ int first_row(int h) const {
-    return h * kConfig.math_warpgroups() * 64 + group * 64;
+  __device__ int first_row() const {
+    return group * 64;
   }
 
  private:
-  // Once they are there.
+  // Once they are there. Rows of gate and of up alternate in eights, as do blocks j.
   template <int kSums>
   __device__ __forceinline__ void add_row_products(float (&sums)[kSums],
-                                                   const float (&products)[kSums], int row) {
-    const float* of_rows = pipeline.row_scales() + row + first_row_of_thread();
-    const float row0 = of_rows[0], row1 = of_rows[8];
+                                                   const float (&products)[kSums], float2 of_rows,
+                                                   const float* of_weights) {
     if (p.weights_share_scale) {
-      const float of_weights = pipeline.weight_scales()[0];
-      const float scale0 = row0 * of_weights, scale1 = row1 * of_weights;
+      const float scales[2][2] = {{of_rows.x * of_weights[0], of_rows.y * of_weights[0]},
+                                  {of_rows.x * of_weights[8], of_rows.y * of_weights[8]}};
       ptx::wgmma_wait_group<0>();
 #pragma unroll
-      for (int j = 0; j < kSums / 4; ++j) {
-        sums[4 * j] = fmaf(products[4 * j], scale0, sums[4 * j]);
-        sums[4 * j + 1] = fmaf(products[4 * j + 1], scale0, sums[4 * j + 1]);
-        sums[4 * j + 2] = fmaf(products[4 * j + 2], scale1, sums[4 * j + 2]);
-        sums[4 * j + 3] = fmaf(products[4 * j + 3], scale1, sums[4 * j + 3]);
-      }
+      for (int i = 0; i < kSums; ++i)
+        sums[i] = fmaf(products[i], scales[i / 4 % 2][i / 2 % 2], sums[i]);
     } else {
-      const auto* of_weights =
-          reinterpret_cast<const float2*>(pipeline.weight_scales()) + threadIdx.x % 4;
+      const auto* of_columns = reinterpret_cast<const float2*>(of_weights) + threadIdx.x % 4;
       ptx::wgmma_wait_group<0>();
 #pragma unroll
       for (int j = 0; j < kSums / 4; ++j) {
-        const float2 scale = of_weights[4 * j];
-        sums[4 * j] = fmaf(products[4 * j], row0 * scale.x, sums[4 * j]);
-        sums[4 * j + 1] = fmaf(products[4 * j + 1], row0 * scale.y, sums[4 * j + 1]);
-        sums[4 * j + 2] = fmaf(products[4 * j + 2], row1 * scale.x, sums[4 * j + 2]);
-        sums[4 * j + 3] = fmaf(products[4 * j + 3], row1 * scale.y, sums[4 * j + 3]);
+        const float2 scale = of_columns[4 * j];
+        sums[4 * j] = fmaf(products[4 * j], of_rows.x * scale.x, sums[4 * j]);
+        sums[4 * j + 1] = fmaf(products[4 * j + 1], of_rows.x * scale.y, sums[4 * j + 1]);
+        sums[4 * j + 2] = fmaf(products[4 * j + 2], of_rows.y * scale.x, sums[4 * j + 2]);
+        sums[4 * j + 3] = fmaf(products[4 * j + 3], of_rows.y * scale.y, sums[4 * j + 3]);
       }
     }
   }

@@ -24,7 +24,7 @@ struct Scales {
 struct GemmParams {
   CUtensorMap src, weights;          // for the copy engine
   Scales src_scales, weight_scales;  // of scaled operands
-  bool weights_share_scale;          // all rows of a tile of weights, at a stage
+  bool weights_share_scale;          // every 128 rows of a matrix of weights, at a stage
   const __nv_bfloat16* row;          // src, and
   const __nv_bfloat16* weight;       // weights, for threads
   // Threads gather: row r of the groups is row slot_of_row[r] / slots_per_row of src; null: row r.

@@ -136,6 +136,12 @@ class ScaleProducer {
   }
 
  private:
+  // Of the matrix, whose gate and up rows the copy engine lets alternate in eights.
+  __device__ int weight_row(int place) const {
+    if (!p.out.gated) return place;
+    return place / 16 * 8 + place % 8 + place / 8 % 2 * p.out.width;
+  }
+
   static constexpr int kThreads = kConfig.scale_threads();
   static constexpr int kEach = (kConfig.rows + kConfig.weights + kThreads - 1) / kThreads;
 
@@ -143,7 +149,7 @@ class ScaleProducer {
   // that there is, as nothing reads what they multiply.
   __device__ const float* scales_of(const GemmStep& step, int place) const {
     if (place >= kConfig.rows) {
-      const int row = step.weights * kConfig.weights + place - kConfig.rows;
+      const int row = weight_row(step.weights * kConfig.weights + place - kConfig.rows);
       const int block = min(row / p.weight_scales.rows, p.weight_scales.blocks - 1);
       return p.weight_scales.values +
              (int64_t{step.expert} * p.weight_scales.blocks + block) * p.weight_scales.steps;

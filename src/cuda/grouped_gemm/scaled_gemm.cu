@@ -34,6 +34,11 @@ Scales scales_of(const ScaledGemm& g, const BlockScales& scales) {
           .steps = static_cast<int>(values.dim(of_experts ? 2 : 1))};
 }
 
+// Whether a tile's columns are whole groups, which become codes before they are in memory.
+bool quantizes(const GemmConfig& config, const ScaledGemm& g) {
+  return config.rows_first && g.activation->gated() && g.dst.dim(1) % kQuantGroup == 0;
+}
+
 GemmParams params_of(const ScaledGemm& g, const GemmConfig& config) {
   SWITCHYARD_REQUIRE(config.scaled(), Unsupported, g.name, ": configuration ", describe(config),
                      ", multiplies bf16. Run grouped_gemm.");
@@ -43,26 +48,32 @@ GemmParams params_of(const ScaledGemm& g, const GemmConfig& config) {
   SWITCHYARD_REQUIRE(g.weights.dim(2) % 16 == 0, Misaligned, g.name, ": K=", g.weights.dim(2),
                      ", need a multiple of 16 (rows are copied as 16-byte vectors of fp8).");
   GemmParams p{};
+  p.out.n = static_cast<int>(g.weights.dim(1));
+  p.out.gated = g.activation != nullptr;
+  p.out.width = p.out.gated ? p.out.n / 2 : p.out.n;
+  SWITCHYARD_REQUIRE(!p.out.gated || quantizes(config, g), Unsupported, g.name, ": configuration ",
+                     describe(config), ", makes no codes of ", p.out.width,
+                     " columns. Quantise its sums.");
   p.src = map_of_rows(g.src, TmaRows::box_rows(config), config.inner());
-  p.weights = map_of_weights(g.weights, config.weights);
+  p.weights = p.out.gated ? map_of_halves(g.weights, config.weights)
+                          : map_of_weights(g.weights, config.weights);
   p.src_scales = scales_of(g, g.src_scales);
   p.weight_scales = scales_of(g, g.weight_scales);
-  p.weights_share_scale = p.weight_scales.blocks == 1 || p.weight_scales.rows % config.weights == 0;
+  p.weights_share_scale = p.weight_scales.blocks == 1 || p.weight_scales.rows % kQuantGroup == 0;
   p.slot_of_row = g.slots_per_row > 0 ? g.slot_of_row.as<int32_t>() : nullptr;
   p.slots_per_row = g.slots_per_row;
-  p.store = store_of(config, g.dst, false);
+  p.store = store_of(config, g.dst, p.out.gated);
+  p.store.scales = g.dst_scales.as<float>();
   p.counts = g.groups.counts.as<int32_t>();
   p.first_row = g.groups.first_row.as<int64_t>();
   p.next_step = g.groups.next_step.as<int32_t>();
   p.num_experts = static_cast<int>(g.weights.dim(0));
   p.k = static_cast<int>(g.weights.dim(2));
   p.chunk_stages = INT_MAX;
-  p.out = {.n = static_cast<int>(g.weights.dim(1)),
-           .width = static_cast<int>(g.weights.dim(1)),
-           .gated = false};
   p.stream_weights = 2 * g.max_rows <= int64_t{p.num_experts} * config.rows;
   GroupedGemm passes;  // what the epilogue's passes look at
   passes.bias = g.bias, passes.slot_of_row = g.slot_of_row, passes.row_weights = g.row_weights;
+  passes.activation = g.activation, passes.order = g.order;
   p.epilogue = Epilogue::of(passes);
   return p;
 }
@@ -83,7 +94,9 @@ void scaled_gemm_hopper(const ScaledGemm& g, int num_sms, cudaStream_t stream) {
                                                 .k = g.weights.dim(2),
                                                 .num_sms = all_sms ? 0 : num_sms,
                                                 .operands = OperandKind::F8E4m3});
-  launch_gemm(config, g, num_sms, stream);
+  const bool in_two_steps = g.activation != nullptr && !quantizes(config, g);
+  launch_gemm(config, in_two_steps ? g.products() : g, num_sms, stream);
+  if (in_two_steps) run(g.activated(), stream);
 }
 
 }  // namespace switchyard::cuda
