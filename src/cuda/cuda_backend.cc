@@ -54,6 +54,9 @@ class CudaOps final : public Ops {
     scaled_gemm_hopper(gemm, sms_of(gemm), stream);
   }
   void run_one(const RouterLogits& op, CUstream_st* stream) { router_logits(op, num_sms_, stream); }
+  void run_one(const ChooseExperts& op, CUstream_st* stream) {
+    choose_experts(op, num_sms_, stream);
+  }
 
   int num_sms_;
   std::optional<Cublas> cublas_;  // its handle and memory: only where somebody wants its GEMMs

@@ -28,40 +28,44 @@ GateExtras extras_of(const GateTopk& g) {
           .wide_token_ids = g.token_ids.dtype == DType::I64};
 }
 
+}  // namespace
+
 bool is_plain(const GateTopk& g) {
   return g.logit_parts == 1 && g.gate.logit_softcap == 0 && !g.shared_weights.present() &&
          !g.row_scale.present() && !g.bias.present() && !g.expert_scale.present() &&
          !g.token_experts.present();
 }
 
-}  // namespace
+GateTopkParams params_of(const GateTopk& op) {
+  const GateExtras extras = extras_of(op);
+  const int64_t top_k = op.ids.dim(1);
+  const int64_t num_experts = op.logits.dim(1) / op.logit_parts - extras.num_shared;
+  const bool drops_groups = op.gate.num_groups > op.gate.num_groups_kept;
+  return {.ids = op.ids.as<int32_t>(),
+          .weights = op.weights.as<float>(),
+          .logits = op.logits.as<float>(),
+          .bias = data_of<float>(op.correction_bias),
+          .num_tokens = op.ids.dim(0),
+          .num_experts = static_cast<int>(num_experts),
+          .top_k = static_cast<int>(top_k),
+          .num_groups = static_cast<int>(op.gate.num_groups),
+          .num_groups_kept = static_cast<int>(op.gate.num_groups_kept),
+          .words_per_token = static_cast<int>(
+              gate_words(num_experts, top_k, drops_groups ? op.gate.num_groups : 0)),
+          .gate = op.gate,
+          .extras = extras};
+}
 
 template <>
 void run(const GateTopk& op, cudaStream_t stream) {
-  const GateExtras extras = extras_of(op);
-  const int64_t num_tokens = op.ids.dim(0), top_k = op.ids.dim(1);
-  const int64_t num_experts = op.logits.dim(1) / op.logit_parts - extras.num_shared;
-  const bool drops_groups = op.gate.num_groups > op.gate.num_groups_kept;
-  const int64_t words = gate_words(num_experts, top_k, drops_groups ? op.gate.num_groups : 0);
-  const size_t token_bytes = static_cast<size_t>(words) * sizeof(uint32_t);
-  const GateTopkParams params{.ids = op.ids.as<int32_t>(),
-                              .weights = op.weights.as<float>(),
-                              .logits = op.logits.as<float>(),
-                              .bias = data_of<float>(op.correction_bias),
-                              .num_tokens = num_tokens,
-                              .num_experts = static_cast<int>(num_experts),
-                              .top_k = static_cast<int>(top_k),
-                              .num_groups = static_cast<int>(op.gate.num_groups),
-                              .num_groups_kept = static_cast<int>(op.gate.num_groups_kept),
-                              .words_per_token = static_cast<int>(words),
-                              .gate = op.gate,
-                              .extras = extras};
+  const GateTopkParams params = params_of(op);
+  const size_t token_bytes = static_cast<size_t>(params.words_per_token) * sizeof(uint32_t);
   // The largest gates take a block per token.
   const int warps = kGateMaxWarps * token_bytes <= kDefaultSmemBytes ? kGateMaxWarps : 1;
   const size_t smem_bytes = static_cast<size_t>(warps) * token_bytes;
   const auto kernel = is_plain(op) ? gate_topk_kernel<false> : gate_topk_kernel<true>;
   allow_smem(kernel, smem_bytes);
-  launch(kernel, ceil_div(num_tokens, warps), warps * 32, smem_bytes, stream, params);
+  launch(kernel, ceil_div(params.num_tokens, warps), warps * 32, smem_bytes, stream, params);
 }
 
 }  // namespace switchyard::cuda

@@ -13,6 +13,7 @@
 #include <cmath>
 
 #include "cuda/launch.h"
+#include "ops/gate_ops.h"
 #include "switchyard/config.h"
 
 namespace switchyard::cuda {
@@ -321,20 +322,14 @@ __device__ __forceinline__ float divisor_of(const float* weights, const GateTopk
   return !p.gate.clamp_renormalizer ? sum + epsilon : sum < epsilon ? epsilon : sum;
 }
 
-template <bool kExtras>
-__global__ __launch_bounds__(kGateMaxWarps *
-                             32) void gate_topk_kernel(const __grid_constant__ GateTopkParams p) {
-  extern __shared__ __align__(16) uint32_t words[];
-  wait_for_predecessor();
-  allow_successor();
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int64_t token = int64_t{blockIdx.x} * (blockDim.x / 32) + warp;
-  if (token >= p.num_tokens) return;  // a whole warp; there is no barrier of the block
-  uint32_t* keys = words + warp * p.words_per_token;
+// A token's choice, by one warp with gate_words of shared memory.
+template <bool kExtras, class Logits>
+__device__ __forceinline__ void choose_for_token(const GateTopkParams& p, int64_t token,
+                                                 const Logits& logits, uint32_t* keys) {
+  const int lane = threadIdx.x % 32;
   auto* ids = reinterpret_cast<int32_t*>(keys + p.num_experts);
   auto* weights = reinterpret_cast<float*>(ids + p.top_k);
   auto* group_keys = reinterpret_cast<uint32_t*>(weights + p.top_k);
-  const Logits<kExtras> logits(p, token);
 
   const Scorer score = score_experts(keys, logits, p, lane);
   bool known = true;
@@ -366,5 +361,22 @@ __global__ __launch_bounds__(kGateMaxWarps *
     p.weights[token * p.top_k + k] = weights[k] / divisor * p.gate.scale * last;
   }
 }
+
+template <bool kExtras>
+__global__ __launch_bounds__(kGateMaxWarps *
+                             32) void gate_topk_kernel(const __grid_constant__ GateTopkParams p) {
+  extern __shared__ __align__(16) uint32_t words[];
+  wait_for_predecessor();
+  allow_successor();
+  const auto warp = static_cast<int>(threadIdx.x / 32);
+  const int64_t token = int64_t{blockIdx.x} * (blockDim.x / 32) + warp;
+  if (token >= p.num_tokens) return;  // a whole warp; there is no barrier of the block
+  choose_for_token<kExtras>(p, token, Logits<kExtras>(p, token), words + warp * p.words_per_token);
+}
+
+// What the kernel is given for an operation.
+GateTopkParams params_of(const GateTopk& op);
+// Whether it has none of the extras.
+bool is_plain(const GateTopk& op);
 
 }  // namespace switchyard::cuda

@@ -6,49 +6,57 @@
 #include "base/checked.h"
 #include "cuda/run.h"
 #include "cuda/shared_memory.h"
+#include "switchyard/backend.h"
 
 namespace switchyard::cuda {
 namespace {
 
-// Logits up to which this kernel was seen to be faster than the grouped GEMM (decision 63).
+// Logits up to which clusters were seen to be faster than the grouped GEMM (decisions 63 and 68).
 constexpr int64_t kFewLogits = 256 * 1024;
 
-void launch_few(const RouterLogits& op, int64_t chunk, cudaStream_t stream) {
-  const int64_t num_tokens = op.hidden.dim(0), inner = op.hidden.dim(1), n = op.weights.dim(0);
-  const int64_t num_chunks = ceil_div(inner, chunk);
-  allow_smem(router_logits_kernel, sizeof(RouterTile::Storage));
-  launch(router_logits_kernel,
-         LaunchShape{
-             .grid = dim3(static_cast<unsigned>(ceil_div(n, RouterTile::kWeights) * num_chunks),
-                          static_cast<unsigned>(ceil_div(num_tokens, RouterTile::kTokens))),
-             .block = RouterTile::kThreads,
-             .smem_bytes = sizeof(RouterTile::Storage),
-             .cluster = static_cast<unsigned>(num_chunks)},
-         stream,
-         RouterParams{.logits = op.logits.as<float>(),
-                      .hidden = op.hidden.as<__nv_bfloat16>(),
-                      .weights = op.weights.as<__nv_bfloat16>(),
-                      .num_tokens = static_cast<int>(num_tokens),
-                      .n = static_cast<int>(n),
-                      .inner = static_cast<int>(inner),
-                      .chunk = static_cast<int>(chunk),
-                      .num_chunks = static_cast<int>(num_chunks)});
+template <class Tile>
+void launch_clusters(const RouterParams& params, cudaStream_t stream) {
+  const LaunchShape shape = shape_of<Tile>(params);
+  allow_smem(router_logits_kernel<Tile>, shape.smem_bytes);
+  launch(router_logits_kernel<Tile>, shape, stream, params);
 }
 
-void launch_many(const RouterLogits& op, int64_t chunk, int num_sms, cudaStream_t stream) {
+void launch_gemm(const RouterLogits& op, int num_sms, cudaStream_t stream) {
   run(SingleGroup{op.group, op.hidden.dim(0)}, stream);
   GroupedGemm gemm = single_group_gemm(RouterLogits::kName, op.logits, op.hidden, op.weights,
                                        op.group, GemmProvider::Hopper);
-  gemm.chunk = chunk;
+  gemm.chunk = params_of(op).chunk;
   grouped_gemm_hopper(gemm, num_sms, stream);
 }
 
 }  // namespace
 
+RouterParams params_of(const RouterLogits& op) {
+  const int64_t inner = op.hidden.dim(1);
+  const int64_t chunk = align_up(ceil_div(inner, kRouterChunks), kRouterStep);
+  return {.logits = op.logits.as<float>(),
+          .hidden = op.hidden.as<__nv_bfloat16>(),
+          .weights = op.weights.as<__nv_bfloat16>(),
+          .num_tokens = static_cast<int>(op.hidden.dim(0)),
+          .n = static_cast<int>(op.weights.dim(0)),
+          .inner = static_cast<int>(inner),
+          .chunk = static_cast<int>(chunk),
+          .num_chunks = static_cast<int>(ceil_div(inner, chunk))};
+}
+
+bool takes_clusters(const RouterLogits& op) {
+  return op.logits.count() <= kFewLogits;
+}
+
 void router_logits(const RouterLogits& op, int num_sms, cudaStream_t stream) {
-  const int64_t chunk = align_up(ceil_div(op.hidden.dim(1), kRouterChunks), kRouterStep);
-  op.logits.count() <= kFewLogits ? launch_few(op, chunk, stream)
-                                  : launch_many(op, chunk, num_sms, stream);
+  if (!takes_clusters(op)) return launch_gemm(op, num_sms, stream);
+  const RouterParams params = params_of(op);
+  // Wide tiles once they keep every SM busy.
+  const dim3 wide = shape_of<WideRouterTile>(params).grid;
+  const int num_tiles = static_cast<int>(wide.x * wide.y);
+  num_tiles >= describe_device(DeviceKind::Cuda).num_sms
+      ? launch_clusters<WideRouterTile>(params, stream)
+      : launch_clusters<NarrowRouterTile>(params, stream);
 }
 
 }  // namespace switchyard::cuda

@@ -10,11 +10,13 @@
 // anyway and go through the grouped GEMM, which adds the same chunks.
 #pragma once
 
+#include "base/checked.h"
 #include "cuda/launch.h"
 #include "cuda/mma_stage.cuh"
 #include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/ld_shared_cluster.cuh"
+#include "ops/gate_ops.h"
 
 namespace switchyard::cuda {
 
@@ -29,10 +31,12 @@ struct RouterParams {
 inline constexpr int kRouterStep = kStreamRowBytes / int{sizeof(__nv_bfloat16)};
 inline constexpr int kRouterChunks = 8;  // at most: the largest cluster that every Hopper takes
 
-// What a block makes over its chunk: rows of weights x tokens.
+// What a block makes over its chunk: rows of weights x tokens. Many rows read the tokens seldom, few
+// make more blocks.
+template <int kWeightRows, int kNumStages>
 class RouterTile {
  public:
-  static constexpr int kWeights = 32, kTokens = 64, kStages = 3;
+  static constexpr int kWeights = kWeightRows, kTokens = 64, kStages = kNumStages;
   static constexpr int kThreads = 2 * kWeights;  // a warp multiplies 16 rows of weights
   static constexpr int kPieces = kStreamRowBytes / 16, kLines = kThreads / kPieces;
 
@@ -61,11 +65,11 @@ class RouterTile {
         end(min(begin + p.chunk, p.inner)),
         num_steps((end - begin + kRouterStep - 1) / kRouterStep) {}
 
-  // The first stages.
+  // All stages.
   __device__ void start() const {
-    for (int step = 0; step < kStages - 1; ++step) load<true, false>(step);
+    for (int step = 0; step < kStages; ++step) load<true, false>(step);
     wait_for_predecessor();
-    for (int step = 0; step < kStages - 1; ++step) load<false, true>(step);
+    for (int step = 0; step < kStages; ++step) load<false, true>(step);
   }
 
   // With the least of 1, 2, 4 ... blocks of eight tokens that will do.
@@ -77,6 +81,16 @@ class RouterTile {
       num_tokens <= 8 * kBlocks ? multiply_blocks<kBlocks>() : multiply<2 * kBlocks>();
   }
 
+  // Once all blocks of the cluster have multiplied: the sums of their chunks, added in order.
+  __device__ float logit(int token, int col) const {
+    const float* sum = shared.sums() + token * kSumsWidth + col;
+    float total = 0;
+#pragma unroll
+    for (int c = 0; c < kRouterChunks; ++c)
+      if (c < p.num_chunks) total += ptx::ld_shared_cluster(sum, c);
+    return total;
+  }
+
   // Each block of the cluster adds a share of the tile.
   __device__ void add_chunks() const {
     ptx::barrier_cluster_sync_aligned();
@@ -84,13 +98,7 @@ class RouterTile {
     for (int i = chunk * kThreads + static_cast<int>(threadIdx.x); i < num_tokens * kWeights;
          i += p.num_chunks * kThreads) {
       const int token = i / kWeights, col = i % kWeights;
-      if (col >= num_weights) continue;
-      const float* sum = shared.sums() + token * kSumsWidth + col;
-      float total = 0;
-#pragma unroll
-      for (int c = 0; c < kRouterChunks; ++c)
-        if (c < p.num_chunks) total += ptx::ld_shared_cluster(sum, c);
-      logits[int64_t{token} * p.n + col] = total;
+      if (col < num_weights) logits[int64_t{token} * p.n + col] = logit(token, col);
     }
     ptx::barrier_cluster_sync_aligned();  // nobody's memory goes while it is read
   }
@@ -122,13 +130,14 @@ class RouterTile {
   __device__ __forceinline__ void multiply_blocks() const {
     float sums[4 * kBlocks] = {};
     for (int step = 0; step < num_steps; ++step) {
-      ptx::cp_async_wait_group<kStages - 2>();
-      __syncthreads();  // all have this stage, and are done with the one before
-      load<true, true>(step + kStages - 1);
+      ptx::cp_async_wait_group<kStages - 1>();
+      __syncthreads();  // all have this stage
       const Stage& stage = shared.stages[step % kStages];
 #pragma unroll
       for (int k = 0; k < kRouterStep / 16; ++k)
         multiply_k16<kBlocks>(sums, stage.weights, stage.tokens, k);
+      __syncthreads();  // all are done with it
+      load<true, true>(step + kStages);
     }
     ptx::cp_async_wait_group<0>();
     __syncthreads();  // stages become sums
@@ -145,21 +154,43 @@ class RouterTile {
 
   const RouterParams& p;
   Storage& shared;
+
+ public:
   const int chunk, first_weight;
   const int64_t first_token;
   const int num_tokens, num_weights;
+
+ private:
   const int line, piece;
   const int begin, end, num_steps;
 };
 
-__global__ __launch_bounds__(RouterTile::kThreads) void router_logits_kernel(
+using NarrowRouterTile = RouterTile<32, 3>;
+using WideRouterTile = RouterTile<128, 2>;  // two blocks share an SM
+
+template <class Tile>
+__global__ __launch_bounds__(Tile::kThreads) void router_logits_kernel(
     const __grid_constant__ RouterParams p) {
   extern __shared__ __align__(128) uint8_t base[];
   allow_successor();
-  const RouterTile tile(p, *reinterpret_cast<RouterTile::Storage*>(base));
+  const Tile tile(p, *reinterpret_cast<typename Tile::Storage*>(base));
   tile.start();
   tile.multiply();
   tile.add_chunks();
 }
+
+// What a kernel is given for an operation, and its launch.
+RouterParams params_of(const RouterLogits& op);
+template <class Tile>
+LaunchShape shape_of(const RouterParams& p, size_t more_bytes = 0) {
+  const int64_t wide = ceil_div(int64_t{p.n}, Tile::kWeights) * p.num_chunks;
+  return {.grid = dim3(static_cast<unsigned>(wide),
+                       static_cast<unsigned>(ceil_div(int64_t{p.num_tokens}, Tile::kTokens))),
+          .block = Tile::kThreads,
+          .smem_bytes = sizeof(typename Tile::Storage) + more_bytes,
+          .cluster = static_cast<unsigned>(p.num_chunks)};
+}
+// Whether clusters of blocks are faster than the grouped GEMM.
+bool takes_clusters(const RouterLogits& op);
 
 }  // namespace switchyard::cuda

@@ -21,5 +21,7 @@ void grouped_gemm_hopper(const GroupedGemm& gemm, int num_sms, cudaStream_t stre
 void scaled_gemm_hopper(const ScaledGemm& gemm, int num_sms, cudaStream_t stream);
 // router_logits.cu: on so many multiprocessors where the grouped GEMM takes over.
 void router_logits(const RouterLogits& op, int num_sms, cudaStream_t stream);
+// choose_experts.cu: as one kernel or as two.
+void choose_experts(const ChooseExperts& op, int num_sms, cudaStream_t stream);
 
 }  // namespace switchyard::cuda

@@ -62,7 +62,6 @@ class RouterGate final : public Gate {
     const auto buffers = GateBuffers::take(arena, config_, num_tokens);
     arena.require_memory("gate");
     Ops& ops = backend_->ops();
-    run_router(buffers, hidden, stream);
     if (config_.gate.rms_of_hidden)
       ops.run(NormRows{.dst = {},
                        .inverse = buffers.inverse_rms,
@@ -70,20 +69,17 @@ class RouterGate final : public Gate {
                        .weight = {},
                        .epsilon = config_.path.norm_epsilon},
               stream);
-    ops.run(rule(buffers, choice), stream);
+    const RowGroups group{buffers.group.counts, buffers.group.first_row};
+    const GateTopk gate = rule(buffers, choice);
+    if (provider_ != GemmProvider::Cublas)
+      return ops.run(ChooseExperts{{buffers.logits, hidden, weights_.weight, group}, gate}, stream);
+    ops.run(SingleGroup{group, num_tokens}, stream);
+    ops.run(single_group_gemm("router", buffers.logits, hidden, weights_.weight, group, provider_),
+            stream);
+    ops.run(gate, stream);
   }
 
  private:
-  void run_router(const GateBuffers& buffers, ConstTensor hidden, CUstream_st* stream) const {
-    Ops& ops = backend_->ops();
-    const RowGroups group{buffers.group.counts, buffers.group.first_row};
-    if (provider_ != GemmProvider::Cublas)
-      return ops.run(RouterLogits{buffers.logits, hidden, weights_.weight, group}, stream);
-    ops.run(SingleGroup{group, hidden.dim(0)}, stream);
-    ops.run(single_group_gemm("router", buffers.logits, hidden, weights_.weight, group, provider_),
-            stream);
-  }
-
   GateTopk rule(const GateBuffers& buffers, const Choice& choice) const {
     return {.ids = choice.ids,
             .weights = choice.weights,

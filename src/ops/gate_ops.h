@@ -48,6 +48,20 @@ struct GateTopk {
   }
 };
 
+// Both, one after the other, over the same logits: which are in memory afterwards or not.
+struct ChooseExperts {
+  static constexpr const char* kName = "choose_experts";
+  RouterLogits router;
+  GateTopk gate;
+
+  Work work(const ReadI32& read) const {
+    const Work logits = router.work(read);
+    return {tensor_bytes(router.hidden) + tensor_bytes(router.weights) + tensor_bytes(gate.ids) +
+                tensor_bytes(gate.weights),
+            logits.flops, logits.weight_bytes};
+  }
+};
+
 // dst[0] + dst[1] + dst[2] = src, each the rounded rest, so a router in f32 is three in bf16. Exact
 // but for what lies below bf16's smallest number.
 struct SplitF32 {
@@ -74,6 +88,6 @@ struct SplitZeroExperts {
   }
 };
 
-using GateOps = OpList<RouterLogits, GateTopk, SplitF32, SplitZeroExperts>;
+using GateOps = OpList<RouterLogits, GateTopk, ChooseExperts, SplitF32, SplitZeroExperts>;
 
 }  // namespace switchyard
