@@ -66,6 +66,7 @@ struct DispatchedCall {
   int64_t max_tokens = 0;  // the collective bound of this call
   Workspace workspace;     // as given to dispatch
   ConstTensor weights{};   // as given to dispatch
+  ConstTensor ids{};       // the same; absent where nobody asks for them again
 };
 
 /// What travels back: partial rows, each the sum of a received row's local experts.
@@ -194,6 +195,10 @@ struct DispatcherOptions {
   // Two ranks, fetch_rows: from so many tokens of a rank on, combine can sum its own rows itself.
   // See sum_experts.
   int64_t own_sums_from = 256;
+  // LowLatency: experts' rows come back, one for each slot of a token, and the token's rank sums them,
+  // in the order of the slots, in fp32, rounding once: the bits of one rank. Else, as with Normal, one
+  // partial row from each rank that owns experts of the token.
+  bool sums_at_source = false;
   bool host_ordered =
       false;  // peer memory: the host meets its peers before a kernel waits for them
   // NCCL, normal: the host waits for counts, exactly the rows travel; dispatch cannot be captured.
@@ -201,9 +206,8 @@ struct DispatcherOptions {
 };
 
 /// Collective on CUDA and when tp_size > 1 (splits the communicator). Throws Error(Unsupported) for
-/// conditions that do not hold (tp_size divides P, ...), for a dispatcher that is not provided yet,
-/// or for NCCL where it cannot be (this build has none, two ranks share a GPU). Borrows
-/// `communicator`.
+/// conditions that do not hold (tp_size divides P, ...), or for NCCL where it cannot be (this build has
+/// none, two ranks share a GPU). Borrows `communicator`.
 std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
                                             const DispatcherOptions& options,
                                             Communicator& communicator,

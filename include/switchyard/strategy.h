@@ -21,7 +21,7 @@ enum class Layout {
 enum class DispatcherKind {
   Local,       // nothing moves: P = 1, or tp = P and every rank holds all tokens
   Normal,      // one row per (token, owning rank)
-  LowLatency,  // recognised, not provided yet
+  LowLatency,  // the same for few tokens, in fewer steps
   AllGather,   // all rows to all ranks, sums back; the baseline
 };
 enum class ExecutorKind { Contiguous, Masked, Hybrid };
@@ -62,6 +62,10 @@ struct PlanOptions {
   /// source until the executor's scatter fetches them. Else they are pushed to the ranks that own
   /// their experts before these compute, which is slower. Changes no bit.
   bool fetch_rows = true;
+  /// low_latency: rows of experts come back, one for each choice of a token, and its rank sums them, in
+  /// the order of the choices, rounding once: the bits of one rank, and K rows back in place of one
+  /// from each rank.
+  bool sums_at_source = false;
   /// CUDA: contiguous groups over cuBLAS may read counts on the host, and so may the normal
   /// dispatcher over NCCL, which then sends exactly the rows that there are. forward then waits for
   /// its stream and cannot be captured. No other strategy reads them, whatever this says.

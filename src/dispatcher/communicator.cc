@@ -113,7 +113,8 @@ class CommunicatorDispatcher : public Dispatcher {
             .num_tokens = hidden.dim(0),
             .max_tokens = max_tokens,
             .workspace = workspace,
-            .weights = weights};
+            .weights = weights,
+            .ids = ids};
   }
   void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
                const Addend& addend, Tensor status, CUstream_st* stream) final {
@@ -136,7 +137,7 @@ class CommunicatorDispatcher : public Dispatcher {
   size_t workspace_bytes(int64_t max_tokens) const override {
     return static_cast<size_t>(dispatcher_bytes(kind(), parts_.config, max_tokens,
                                                 parts_.num_ranks(), parts_.options.tp_size,
-                                                parts_.carrier));
+                                                parts_.carrier, parts_.options.sums_at_source));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor room,
@@ -169,17 +170,16 @@ class CommunicatorDispatcher : public Dispatcher {
                      exchange.stream);
   }
 
-  DispatcherParts parts_;
-
- private:
   DispatchBuffers take_buffers(Workspace workspace, int64_t max_tokens) const {
     Arena arena(workspace, parts_.backend->kind());
-    const auto buffers =
-        DispatchBuffers::take(arena, kind(), parts_.config, max_tokens, parts_.num_ranks(),
-                              parts_.options.tp_size, parts_.carrier);
+    const auto buffers = DispatchBuffers::take(arena, kind(), parts_.config, max_tokens,
+                                               parts_.num_ranks(), parts_.options.tp_size,
+                                               parts_.carrier, parts_.options.sums_at_source);
     arena.require_memory("dispatch");
     return buffers;
   }
+
+  DispatcherParts parts_;
 };
 
 // A slice's output rows -> all T rows on every rank of the tensor-parallel group.
@@ -194,9 +194,16 @@ class SliceGather {
   // Sums the returned partial rows of this rank's slice, and fills dst from every rank's.
   void sum_and_gather(const Exchange& exchange, Tensor dst, ConstTensor return_row,
                       Dispatcher::Slice own, const Addend& addend) const {
+    sum_and_gather(exchange, dst, own,
+                   sum_partials(dst, exchange.buffers.returned, return_row, addend));
+  }
+
+  // The same of any sums of the slice's rows.
+  void sum_and_gather(const Exchange& exchange, Tensor dst, Dispatcher::Slice own,
+                      SumRows sum) const {
     const DispatchBuffers& b = exchange.buffers;
-    const Tensor target = group_ ? b.output_slice.rows(0, own.size) : dst;
-    exchange.ops.run(sum_partials(target, b.returned, return_row, addend), exchange.stream);
+    if (group_) sum.dst = b.output_slice.rows(0, own.size);
+    exchange.ops.run(sum, exchange.stream);
     if (!group_) return;
     // Slices travel at their capacity, so that sizes depend on the call's bound only; what pads them
     // is cut here.
@@ -265,12 +272,13 @@ class LocalDispatcher final : public CommunicatorDispatcher {
 
 // A token row crosses once to each rank that owns one of its experts;
 // one partial row per (token, rank) comes back and is summed in fp32 in rank order.
-class NormalDispatcher final : public CommunicatorDispatcher {
+// Messages know no lower latency, so it is that of LowLatency, too.
+class NormalDispatcher : public CommunicatorDispatcher {
  public:
   explicit NormalDispatcher(DispatcherParts parts)
       : CommunicatorDispatcher(std::move(parts)), slices_(parts_) {}
 
-  DispatcherKind kind() const override { return DispatcherKind::Normal; }
+  DispatcherKind kind() const final { return parts_.options.kind; }
 
   ReceivedRows send(const Exchange& exchange, const DispatchInput& in) override {
     const DispatchBuffers& b = exchange.buffers;
@@ -309,8 +317,56 @@ class NormalDispatcher final : public CommunicatorDispatcher {
     slices_.sum_and_gather(exchange, dst, b.return_row.rows(0, own.size), own, addend);
   }
 
- private:
+ protected:
   SliceGather slices_;
+};
+
+// The experts' rows come back, K to a received row, each at its slot, and their tokens' rank sums them.
+class SourceSumsDispatcher final : public NormalDispatcher {
+ public:
+  using NormalDispatcher::NormalDispatcher;
+
+  // Rows to the slots that they are of; places of slots without one hold anything.
+  PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor,
+                          CUstream_st* stream) override {
+    const Tensor rows = take_buffers(call.workspace, call.max_tokens).slot_rows;
+    if (!sums.rows.present()) return {rows, sums};
+    const int64_t top_k = parts_.config.top_k, num_slots = sums.row_of_slot.count();
+    ConstTensor each = sums.row_of_slot;
+    each.shape = {num_slots, 1};
+    parts_.ops().run(SumRows{.name = "gather_rows",
+                             .dst = of_slots(rows.rows(0, num_slots / top_k)),
+                             .sums = {sums.rows, each, {}},
+                             .kept = {true, {}}},
+                     stream);
+    return {rows, sums};
+  }
+
+  void send_back(const Exchange& exchange, Tensor dst, ConstTensor slot_rows,
+                 const DispatchedCall& call, const Addend& addend) override {
+    const Slice own = slice(call.num_tokens);
+    const DispatchBuffers& b = exchange.buffers;
+    const std::array<RowTransfer, 1> transfers{{{b.returned, slot_rows}}};
+    exchange.rows(transfers, {}, b.counts_back);
+    exchange.receive_statuses();
+    const Tensor places = b.return_slot.rows(0, own.size);
+    exchange.ops.run(PlaceSlots{.dst = places,
+                                .return_row = b.return_row.rows(0, own.size),
+                                .ids = call.ids,
+                                .num_experts = parts_.config.num_experts},
+                     exchange.stream);
+    SumRows sum = sum_partials(dst, of_slots(b.returned), places, addend);
+    if (!parts_.config.router_weight_on_input) sum.sums.weights = call.weights;
+    sum.poison = exchange.status;
+    slices_.sum_and_gather(exchange, dst, own, sum);
+  }
+
+ private:
+  // [N, K * H] as [N * K, H].
+  Tensor of_slots(Tensor rows) const {
+    rows.shape = {rows.dim(0) * parts_.config.top_k, parts_.config.hidden};
+    return rows;
+  }
 };
 
 // Every rank's slice, padded to the call's bound, to every rank;
@@ -369,8 +425,10 @@ std::unique_ptr<Dispatcher> make_communicator_dispatcher(DispatcherParts parts) 
     case DispatcherKind::Local: return std::make_unique<LocalDispatcher>(std::move(parts));
     case DispatcherKind::AllGather: return std::make_unique<AllGatherDispatcher>(std::move(parts));
     case DispatcherKind::Normal:
-    case DispatcherKind::LowLatency: break;  // LowLatency was refused before
+    case DispatcherKind::LowLatency: break;
   }
+  if (parts.options.sums_at_source && parts.num_ranks() > 1)
+    return std::make_unique<SourceSumsDispatcher>(std::move(parts));
   return std::make_unique<NormalDispatcher>(std::move(parts));
 }
 

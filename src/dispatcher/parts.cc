@@ -74,6 +74,7 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
   request.device = describe_device(backend->kind());
   request.host_counts = options.host_counts;
   request.fetch_rows = options.fetch_rows;
+  request.sums_at_source = options.sums_at_source;
   request.has_nccl = has_nccl();
   if (backend->kind() == DeviceKind::Cuda)
     request.peer_memory = options.peer_memory.value_or(true) && are_on_one_host(communicator);
@@ -86,7 +87,9 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
           over_nccl(config, options, communicator, backend, carrier));
     DispatcherParts parts{config, options, communicator, std::move(backend)};
     if (is_peer(carrier) || (options.peer_memory.value_or(false) && communicator.size() > 1))
-      return make_peer_dispatcher(std::move(parts));
+      return options.kind == DispatcherKind::LowLatency
+                 ? make_low_latency_dispatcher(std::move(parts))
+                 : make_peer_dispatcher(std::move(parts));
     return make_communicator_dispatcher(std::move(parts));
   });
 }

@@ -40,7 +40,8 @@ struct DispatcherParts {
 
 // Over their communicator, in messages.
 std::unique_ptr<Dispatcher> make_communicator_dispatcher(DispatcherParts parts);
-// Any of them, where ranks reach into each other's memory.
+// Where ranks reach into each other's memory: any of them, but for that of low latency.
 std::unique_ptr<Dispatcher> make_peer_dispatcher(DispatcherParts parts);
+std::unique_ptr<Dispatcher> make_low_latency_dispatcher(DispatcherParts parts);
 
 }  // namespace switchyard

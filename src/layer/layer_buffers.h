@@ -56,9 +56,10 @@ struct LayerBuffers {
     path = PathBuffers::take(arena, config, config.path.present() ? r.max_tokens : slice);
     const RowCarrier carrier = row_carrier(s.dispatcher, r, s.token_pieces);
     for (int i = 0; i < s.token_pieces; ++i)
-      dispatcher.push_back((is_peer(carrier) ? state : arena)
-                               .take_bytes(dispatcher_bytes(s.dispatcher, r.config, tokens,
-                                                            r.num_ranks, r.tp_size, carrier)));
+      dispatcher.push_back(
+          (is_peer(carrier) ? state : arena)
+              .take_bytes(dispatcher_bytes(s.dispatcher, r.config, tokens, r.num_ranks, r.tp_size,
+                                           carrier, r.sums_at_source)));
     executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
                                                r.masked_max_tokens, max_rows));
     if (r.num_ranks > 1 && !is_peer(carrier))

@@ -57,6 +57,7 @@ DispatcherOptions LayerPlan::dispatcher() const {
   o.tp_size = request.tp_size;
   o.num_link_blocks = num_link_blocks;
   o.fetch_rows = strategy.fetch_rows;
+  o.sums_at_source = request.sums_at_source;
   o.host_ordered = host_ordered;
   if (request.device.kind == DeviceKind::Cuda) o.peer_memory = request.peer_memory;
   o.host_counts = request.host_counts;

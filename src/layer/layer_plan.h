@@ -89,6 +89,7 @@ void for_each_shared_field(const PlanOptions& o, F&& field) {
   field("workspace_limit_bytes", o.workspace_limit_bytes);
   field("token_pieces", o.token_pieces);
   field("fetch_rows", o.fetch_rows);
+  field("sums_at_source", o.sums_at_source);
   field("host_counts", o.host_counts);
   field("peer_memory", o.peer_memory);
   field("experts", static_cast<int>(o.experts));

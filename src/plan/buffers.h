@@ -8,16 +8,12 @@
 #include "base/peer_control.h"
 #include "plan/capacity.h"
 #include "plan/index.h"
+#include "plan/low_latency_buffers.h"
 #include "plan/row_carrier.h"
 #include "switchyard/block_scales.h"
 #include "switchyard/dispatcher.h"
 
 namespace switchyard {
-
-// Of a layer's output rows.
-inline DType output_dtype(const MoeConfig& config) {
-  return config.f32_sums ? DType::F32 : DType::Bf16;
-}
 
 struct ExecutorBuffers {
   int64_t num_rows = 0;  // C
@@ -190,12 +186,13 @@ struct RowBlocks {
 
 // Dispatch and combine together. slice = most tokens a rank dispatches, R = most rows it receives.
 struct DispatchBuffers {
-  Tensor ids;            // i32 [R, K] local ids
-  Tensor num_rows;       // i32 [1]
-  Tensor header;         // i32 [W] what this rank says
-  Tensor headers;        // i32 [P, W] what every rank says
-  Tensor return_row;     // i32 [slice, P]
-  Tensor returned;       // bf16 [P * slice, H] partial rows that came back
+  Tensor ids;         // i32 [R, K] local ids
+  Tensor num_rows;    // i32 [1]
+  Tensor header;      // i32 [W] what this rank says
+  Tensor headers;     // i32 [P, W] what every rank says
+  Tensor return_row;  // i32 [slice, P]
+  // bf16 [P * slice, H] partial rows that came back, or as the experts' rows [P * slice, K * H]
+  Tensor returned;
   Tensor counts;         // i32 [P, P] source, destination
   Tensor counts_back;    // i32 [P, P] its transpose
   Tensor rows;           // bf16 [R, H]
@@ -203,6 +200,8 @@ struct DispatchBuffers {
   Tensor weights;        // f32 [R, K]
   Tensor send_counts;    // normal: i32 [P]
   Tensor send_rows;      // normal: i32 [P * slice]
+  Tensor slot_rows;      // of sums at the source: as the experts' rows [R, K * H] on their way back
+  Tensor return_slot;    // of sums at the source: i32 [slice, K] the row of each slot in returned
   Tensor own_rows;       // all_gather: bf16 [slice, H], padded
   Tensor own_ids;        // all_gather: i32 [slice, K], padded with -1
   Tensor own_weights;    // all_gather: f32 [slice, K], padded
@@ -212,7 +211,8 @@ struct DispatchBuffers {
   RowBlocks arrived;     // normal, NCCL in blocks: [P * slice, W] as they came
 
   static DispatchBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c,
-                              int64_t max_tokens, int num_ranks, int tp_size, RowCarrier carrier) {
+                              int64_t max_tokens, int num_ranks, int tp_size, RowCarrier carrier,
+                              bool sums_at_source = false) {
     DispatchBuffers b;
     const int64_t p = num_ranks, k = c.top_k, h = c.hidden;
     const int64_t slice =
@@ -225,8 +225,14 @@ struct DispatchBuffers {
     b.header = arena.take(DType::I32, {kHeaderCounts + p});
     b.headers = arena.take(DType::I32, {p, kHeaderCounts + p});
     b.return_row = arena.take(DType::I32, {slice, p});
-    b.returned = arena.take(DType::Bf16, {all_slices, h});
+    const int64_t width = sums_at_source ? checked_mul(k, h, "dispatch") : h;
+    const DType returned = sums_at_source ? output_dtype(c) : DType::Bf16;
+    b.returned = arena.take(returned, {all_slices, width});
     if (kind == DispatcherKind::Local) return b;
+    if (sums_at_source) {
+      b.slot_rows = arena.take(returned, {max_rows, width});
+      b.return_slot = arena.take(DType::I32, {slice, k});
+    }
     b.counts = arena.take(DType::I32, {p, p});
     b.counts_back = arena.take(DType::I32, {p, p});
     b.rows = arena.take(DType::Bf16, {max_rows, h});
@@ -288,12 +294,16 @@ struct PeerBuffers {
 };
 
 inline int64_t dispatcher_bytes(DispatcherKind kind, const MoeConfig& config, int64_t max_tokens,
-                                int num_ranks, int tp_size, RowCarrier carrier) {
+                                int num_ranks, int tp_size, RowCarrier carrier,
+                                bool sums_at_source = false) {
   Arena arena({});
-  if (is_peer(carrier))
+  if (is_peer(carrier) && kind == DispatcherKind::LowLatency)
+    LowLatencyBuffers::take(arena, config, max_tokens, num_ranks, tp_size, sums_at_source);
+  else if (is_peer(carrier))
     PeerBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, carrier);
   else
-    DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, carrier);
+    DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, carrier,
+                          sums_at_source);
   return static_cast<int64_t>(arena.bytes());
 }
 

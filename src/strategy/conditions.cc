@@ -112,9 +112,16 @@ std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const Strategy
       all.push_back(condition("more than one rank", r.num_ranks > 1, "P=", r.num_ranks));
       break;
     case DispatcherKind::LowLatency:
-      all.push_back({"the low-latency dispatcher is provided (saw: not provided yet)", false});
+      all.push_back(condition("more than one rank", r.num_ranks > 1, "P=", r.num_ranks));
+      all.push_back(condition("GPUs of low_latency reach each other's memory; over NCCL say normal",
+                              !is_nccl(carrier), "peer_memory=", on_or_off(r.peer_memory)));
       break;
   }
+  if (r.sums_at_source)
+    all.push_back(
+        condition("rows of experts are summed at their source by low_latency, or one rank",
+                  kind == DispatcherKind::LowLatency || r.num_ranks == 1, dispatcher_name(kind),
+                  ", P=", r.num_ranks));
   return all;
 }
 
@@ -163,7 +170,7 @@ int64_t strategy_workspace_bytes(const Combination& c, const StrategyRequest& r)
     return checked_add(
         executor_bytes(ExecutorShape::of(r, c.provider), c.executor, r.masked_max_tokens, max_rows),
         dispatcher_bytes(c.dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size,
-                         row_carrier(c.dispatcher, r)),
+                         row_carrier(c.dispatcher, r), r.sums_at_source),
         "workspace");
   } catch (const Error&) {
     return -1;  // sizes that do not fit 63 bits: the condition on the workspace says so

@@ -17,7 +17,7 @@ namespace {
 double expected_rows(DispatcherKind dispatcher, const StrategyRequest& r) {
   const auto all =
       static_cast<double>(received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size));
-  if (dispatcher != DispatcherKind::Normal) return all;
+  if (dispatcher == DispatcherKind::Local || dispatcher == DispatcherKind::AllGather) return all;
   // A token misses a rank if none of its K choices falls into the rank's E/P experts.
   const double share = 1.0 / r.num_ranks;
   return all * (1 - std::pow(1 - share, r.config.top_k));
@@ -177,7 +177,9 @@ Prediction predict(const Combination& c, const StrategyRequest& r) {
 
 PieceChoice choose_token_pieces(const Combination& c, const StrategyRequest& r) {
   const auto choice = [&](int count) { return PieceChoice{count, us_of_pieces(count, c, r)}; };
-  if (r.num_ranks == 1 || c.dispatcher == DispatcherKind::Local || r.tp_size > 1) return choice(1);
+  const bool is_whole =
+      c.dispatcher == DispatcherKind::Local || c.dispatcher == DispatcherKind::LowLatency;
+  if (r.num_ranks == 1 || is_whole || r.tp_size > 1) return choice(1);
   const auto most = static_cast<int>(std::clamp<int64_t>(r.max_tokens, 1, kMaxTokenPieces));
   if (r.token_pieces > 0) return choice(std::min(r.token_pieces, most));
   if (r.device.kind == DeviceKind::Cpu) return choice(1);  // one thing at a time

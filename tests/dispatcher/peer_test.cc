@@ -30,6 +30,8 @@ std::vector<DispatchCase> cases() {
   std::vector<DispatchCase> all;
   for (const int num_ranks : {2, 3, 4, 8}) {
     auto some = dispatch_cases(num_ranks, 64);
+    const auto low_latency = low_latency_cases(num_ranks, 64);
+    some.insert(some.end(), low_latency.begin(), low_latency.end());
     // 8 experts do not split over 3 ranks, nor over a group of 3.
     if (num_ranks == 3) {
       for (auto& c : some) c.config.num_experts = 9;
@@ -68,42 +70,56 @@ TEST(PeerDispatchStress, ManyCallsOnRowsThatStandInTheWindow) {
 }
 
 TEST(PeerDispatchStress, EpochsCrossTheEndOfTheirRange) {
-  auto c = random_calls(3, 12, 24, 29);
-  c.config.num_experts = 9;
-  c.first_epoch = 0xfffffffau;
-  EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "");
+  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::LowLatency}) {
+    auto c = random_calls(3, 12, 24, 29);
+    c.config.num_experts = 9;
+    c.options.kind = kind;
+    c.first_epoch = 0xfffffffau;
+    EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << dispatcher_name(kind);
+  }
+}
+
+TEST(PeerDispatchStress, ManyLowLatencyCallsOfAnyBoundOnOneWorkspace) {
+  for (const int num_ranks : {2, 4}) {
+    auto c = random_calls(num_ranks, 200, 24, 61 + static_cast<uint64_t>(num_ranks));
+    c.options.kind = DispatcherKind::LowLatency;
+    EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << num_ranks << " ranks";
+  }
 }
 
 TEST(PeerDispatchErrors, BoundsThatDifferAreNotedOnEveryRank) {
-  const auto config = dispatch_config(64, 8, 2);
-  std::vector<StatusWords> seen(2);
-  run_local_ranks(2, [&](Communicator& comm) {
-    DispatchCase c;
-    c.config = config;
-    c.options.peer_memory = true;
-    c.calls.push_back({{4, 4}, Skew::Balanced, 1, 8 + comm.rank()});
-    c.calls.push_back({{4, 4}, Skew::Balanced, 1, 8});
-    const auto outcomes = run_dispatch(c, comm, make_cpu_backend(1), nullptr);
-    seen[static_cast<size_t>(comm.rank())] = outcomes[0].status;
-    EXPECT_TRUE(outcomes[1].status.good()) << "the next call is good";
-  });
-  for (const auto& s : seen) {
-    EXPECT_EQ(s.detail, static_cast<int32_t>(StatusDetail::MaxTokensDiffer));
-    EXPECT_EQ(s.rank, 1);
-    EXPECT_EQ(s.value, 9);
+  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::LowLatency}) {
+    SCOPED_TRACE(dispatcher_name(kind));
+    const auto config = dispatch_config(64, 8, 2);
+    std::vector<StatusWords> seen(2);
+    run_local_ranks(2, [&](Communicator& comm) {
+      DispatchCase c;
+      c.config = config;
+      c.options.kind = kind;
+      c.options.peer_memory = true;
+      c.calls.push_back({{4, 4}, Skew::Balanced, 1, 8 + comm.rank()});
+      c.calls.push_back({{4, 4}, Skew::Balanced, 1, 8});
+      const auto outcomes = run_dispatch(c, comm, make_cpu_backend(1), nullptr);
+      seen[static_cast<size_t>(comm.rank())] = outcomes[0].status;
+      EXPECT_TRUE(outcomes[1].status.good()) << "the next call is good";
+    });
+    for (const auto& s : seen) {
+      EXPECT_EQ(s.detail, static_cast<int32_t>(StatusDetail::MaxTokensDiffer));
+      EXPECT_EQ(s.rank, 1);
+      EXPECT_EQ(s.value, 9);
+    }
   }
 }
 
 // One rank's side, taken apart so that a rank can stop between the two halves.
 struct Rank {
-  explicit Rank(Communicator& comm, bool fetch_rows = false, int tp_size = 1)
+  explicit Rank(Communicator& comm, bool fetch_rows = false, int tp_size = 1,
+                DispatcherKind kind = DispatcherKind::Normal)
       : backend(make_cpu_backend(1)),
-        dispatcher(make_dispatcher(dispatch_config(64, 24, 2),
-                                   {.kind = DispatcherKind::Normal,
-                                    .tp_size = tp_size,
-                                    .peer_memory = true,
-                                    .fetch_rows = fetch_rows},
-                                   comm, backend)),
+        dispatcher(make_dispatcher(
+            dispatch_config(64, 24, 2),
+            {.kind = kind, .tp_size = tp_size, .peer_memory = true, .fetch_rows = fetch_rows}, comm,
+            backend)),
         bytes(dispatcher->workspace_bytes(8)),
         memory(allocate(*backend, bytes)),
         x(random_bf16({8, 64}, 1)),
@@ -163,12 +179,12 @@ TEST(PeerDispatchErrors, OnlyWhoFetchesRowsHasAPlaceForThem) {
   });
 }
 
-TEST(PeerDispatchErrors, ARankThatNeverComesIsNamedByTheOthersWithinTheDeadline) {
+void expect_that_a_missing_rank_is_named(DispatcherKind kind) {
   for (const bool comes_to_dispatch : {false, true}) {
     std::vector<StatusWords> seen(3);
     run_local_ranks(3,
                     [&](Communicator& comm) {
-                      Rank rank(comm);
+                      Rank rank(comm, false, 1, kind);
                       const bool missing = comm.rank() == 1;
                       if (!missing || comes_to_dispatch) rank.dispatch();
                       if (!missing) seen[static_cast<size_t>(comm.rank())] = rank.combine();
@@ -183,6 +199,13 @@ TEST(PeerDispatchErrors, ARankThatNeverComesIsNamedByTheOthersWithinTheDeadline)
                 std::string::npos)
           << status_message(s);
     }
+  }
+}
+
+TEST(PeerDispatchErrors, ARankThatNeverComesIsNamedByTheOthersWithinTheDeadline) {
+  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::LowLatency}) {
+    SCOPED_TRACE(dispatcher_name(kind));
+    expect_that_a_missing_rank_is_named(kind);
   }
 }
 

@@ -268,6 +268,7 @@ using AllOutcomes = std::vector<std::vector<DispatchOutcome>>;  // by rank, then
 
 // The same on threads of the CPU that exchange through their communicator: what is right.
 inline AllOutcomes expected_outcomes(DispatchCase c) {
+  if (c.options.kind == DispatcherKind::LowLatency) c.options.kind = DispatcherKind::Normal;
   c.options.peer_memory = c.options.host_ordered = c.in_place = c.own_sums = false;
   c.first_epoch = 0;
   c.make = nullptr;
@@ -349,6 +350,17 @@ inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
     if (num_ranks > 2) add(DispatcherKind::AllGather, 2, top_k);
   }
   add(DispatcherKind::Normal, num_ranks, 2);
+  return all;
+}
+
+// Those of normal that push rows, by low latency.
+inline std::vector<DispatchCase> low_latency_cases(int num_ranks, int64_t hidden) {
+  std::vector<DispatchCase> all;
+  for (auto& c : dispatch_cases(num_ranks, hidden)) {
+    if (c.options.kind != DispatcherKind::Normal || c.options.fetch_rows) continue;
+    c.options.kind = DispatcherKind::LowLatency;
+    all.push_back(std::move(c));
+  }
   return all;
 }
 
