@@ -42,8 +42,6 @@ nlohmann::json json_of(const Strategy& s) {
           {"provider", provider_name(s.provider)},
           {"holds", s.holds()},
           {"opt_in", s.opt_in},
-          {"provided", s.provided},
-          {"note", s.note},
           {"workspace_bytes", s.workspace_bytes},
           {"predicted_us", s.predicted_us},
           {"token_pieces", s.token_pieces},
@@ -72,10 +70,7 @@ void print_json(const StrategyRequest& request, int64_t rank_bytes,
 }
 
 void print_strategy(const Strategy& s) {
-  say("\n{}: {}{}\n", s.name,
-      s.holds()    ? "can run"
-      : s.provided ? "cannot run"
-                   : s.note,
+  say("\n{}: {}{}\n", s.name, s.holds() ? "can run" : "cannot run",
       s.opt_in ? ", by name only (opt-in)" : "");
   if (s.workspace_bytes >= 0)
     say("  workspace {}, predicted {:.0f} us, GEMMs by {}\n", human_bytes(s.workspace_bytes),

@@ -151,6 +151,10 @@ void RunOptions::add_options(CLI::App& command, int most_ranks) {
       "--push-rows", [this] { layer.fetch_rows = false; },
       "CUDA, several ranks: rows are pushed to their experts' ranks in dispatch, not "
       "fetched by the scatter");
+  command.add_flag(
+      "--sums-at-source", layer.sums_at_source,
+      "low_latency: experts' rows come back, and their token's rank sums them: the bits "
+      "of one rank");
   add_number(command, "--link-blocks", layer.num_link_blocks, {0, 1 << 16}, "N",
              "CUDA: most thread blocks that move rows between ranks; 0: chosen");
   add_number(command, "--num-sms", layer.num_sms, {0, 1024}, "N",

@@ -89,7 +89,7 @@ struct StrategyRequest : PlanOptions {
   std::string quantization;           // "" is none; anything else is refused by the bf16 strategies
   int num_ranks = 1;                  // P
   std::string transport = "threads";  // of the communicator
-  bool use_low_latency = false;       // rtp-llm's deepep_low_latency
+  bool use_low_latency = false;       // rtp-llm's deepep_low_latency: `auto` takes low_latency
   bool cuda_graph = false;            // the caller will capture forward
   bool has_nccl = false;              // see has_nccl() in communicator.h
   DeviceDescription device;
@@ -106,9 +106,7 @@ struct Strategy {
   DispatcherKind dispatcher = DispatcherKind::Local;
   ExecutorKind executor = ExecutorKind::Contiguous;
   GemmProvider provider = GemmProvider::Cpu;
-  bool opt_in = false;   // never chosen by auto
-  bool provided = true;  // false: the name is recognised, this release cannot run it
-  std::string note;      // for names that are not provided: what is, and the nearest strategy
+  bool opt_in = false;          // never chosen by auto
   int64_t workspace_bytes = 0;  // executor and dispatcher at the capacity
   double predicted_us = 0;      // by the cost model, an even gate assumed
   /// Pieces that the tokens of a call at the capacity are cut into, so that one travels while
@@ -131,7 +129,7 @@ struct Strategy {
   bool holds() const {
     for (const Condition& c : conditions)
       if (!c.holds) return false;
-    return provided;
+    return true;
   }
 };
 

@@ -323,7 +323,7 @@ typedef struct swy_options { /* layer.h: LayerOptions; strategy.h: PlanOptions *
   int32_t host_ordered, poison_workspace;
   /* At most one of these three; none: the layer allocates its own. */
   int32_t workspace_per_call; /* one rank: swy_forward_args.workspace */
-  int32_t reserved;
+  int32_t sums_at_source;
   swy_workspace workspace; /* lent for the layer's life */
   swy_shared_workspace* shared_workspace;
   int32_t out_of_range_ids; /* SWY_IDS_ERROR */

@@ -108,6 +108,7 @@ swy_options default_options() {
   c.host_ordered = o.host_ordered;
   c.poison_workspace = o.poison_workspace;
   c.workspace_per_call = o.workspace_per_call;
+  c.sums_at_source = o.sums_at_source;
   c.out_of_range_ids = static_cast<int32_t>(o.out_of_range_ids);
   c.strided_rows = o.strided_rows;
   return c;
@@ -163,7 +164,6 @@ MoeConfig to_config(const char* op, const swy_config* given) {
 
 LayerOptions to_options(const char* op, const swy_options* given, const swy_context& context) {
   const swy_options c = read_or(op, "options", given, default_options());
-  check_reserved(op, "options.reserved", static_cast<uint32_t>(c.reserved));
   LayerOptions o;
   o.device = context.device;
   o.backend = context.backend;
@@ -183,6 +183,7 @@ LayerOptions to_options(const char* op, const swy_options* given, const swy_cont
   o.host_ordered = flag(op, "host_ordered", c.host_ordered);
   o.poison_workspace = flag(op, "poison_workspace", c.poison_workspace);
   o.workspace_per_call = flag(op, "workspace_per_call", c.workspace_per_call);
+  o.sums_at_source = flag(op, "sums_at_source", c.sums_at_source);
   o.workspace = {c.workspace.data, c.workspace.bytes};
   o.out_of_range_ids =
       enumerator<OutOfRangeIds>(op, "out_of_range_ids", c.out_of_range_ids, SWY_IDS_NO_EXPERT + 1);

@@ -130,7 +130,7 @@ AT(swy_options, peer_memory, 76);
 AT(swy_options, host_ordered, 80);
 AT(swy_options, poison_workspace, 84);
 AT(swy_options, workspace_per_call, 88);
-AT(swy_options, reserved, 92);
+AT(swy_options, sums_at_source, 92);
 AT(swy_options, workspace, 96);
 AT(swy_options, shared_workspace, 112);
 AT(swy_options, out_of_range_ids, 120);

@@ -259,6 +259,17 @@ class Run(CommandLine):
             self.good(*real(), "--ranks", 2, "--strategy", strategy, "--output", files[-1])
         self.assertEqual(len({f.read_bytes() for f in files}), 1)
 
+    def test_low_latency_gives_the_bits_of_normal_or_of_one_rank(self):
+        def output(*more):
+            path = self.folder / f"o{random.random()}"
+            self.good(*real(), "--output", path, *more)
+            return path.read_bytes()
+        one, normal = output(), output("--ranks", 2)
+        low_latency = "--ranks", 2, "--strategy", "no_quant_ep_low_latency"
+        self.assertEqual(output(*low_latency), normal)
+        self.assertEqual(output(*low_latency, "--sums-at-source"), one)
+        self.assertNotEqual(one, normal)
+
     def test_ranks_need_not_divide_the_experts(self):
         for ranks in 3, 5, 33:
             self.good(*real(), "--ranks", ranks)
@@ -266,7 +277,7 @@ class Run(CommandLine):
     def test_a_failed_run_leaves_the_old_output(self):
         out = self.folder / "out"
         out.write_text("precious")
-        self.refused(*real(), "--strategy", "low_latency+masked", "--output", out, says="low_latency")
+        self.refused(*real(), "--strategy", "low_latency+masked", "--output", out, says="more than one rank")
         self.refused(*real(), "--output", self.folder / "no" / "out", says="folder")
         self.assertEqual(out.read_text(), "precious")
 
@@ -430,7 +441,8 @@ class BadInput(CommandLine):
         self.refused(*real(), "--output", self.folder / "o", "--output-dtype", "f8", says="f8")
         self.refused(*real(), "--strategy", "normal+maskd", says="Did you mean")
         self.refused(*real(), "--strategy", "fp8_per_block_no_dp", says="f8_e4m3 (saw bf16)")
-        self.refused(*real(), "--strategy", "fp8_per_block_ep_low_latency", says="not provided yet")
+        self.refused(*real(), "--strategy", "fp4_ep_low_latency", says="not provided yet")
+        self.refused(*real(), "--ranks", 2, "--strategy", "normal", "--sums-at-source", says="by low_latency")
         self.refused(*real(), "--ranks", 2, "--strategy", "local+masked", says="P=2")
         self.refused("run", "--model", MODEL, "--layer", 1, "--tokens", -1, says="--tokens=-1")
 
@@ -464,6 +476,7 @@ class Options(CommandLine):
     """Every option that any help lists is in one of these, so that a new one gets its bad values."""
 
     FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "host-counts", "no-peer-memory",
+             "sums-at-source",
              "low-latency", "use_deepep_low_latency", "linear-attention", "routed-only"}
     PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir", "placement"}
     NAMES = {"input-tensor", "token-ids-tensor", "expect-tensor", "commit"}  # any word may be one
@@ -1044,7 +1057,7 @@ class OtherCommands(CommandLine):
             chosen = next(s for s in e["strategies"] if s["name"] == e["chosen"])
             self.assertTrue(chosen["holds"] and not chosen["opt_in"])
             low = next(s for s in e["strategies"] if s["name"] == "low_latency+masked")
-            self.assertFalse(low["provided"] or low["holds"])
+            self.assertEqual(low["holds"], ranks > 1)
         text = self.good("explain", "--preset", "deepseek-v3", "--ranks", 8, "--tokens", 128, "--all").stdout
         for part in "normal+hybrid", "FAILS", "no_quant_dp_normal_deepgemm", "not provided yet", "(saw":
             self.assertIn(part, text)
