@@ -22,7 +22,7 @@ inline MoeConfig transport_config() {
 }
 
 inline std::vector<std::string> transport_strategies() {
-  return {"normal+contiguous", "normal+masked", "all_gather+hybrid"};
+  return {"normal+contiguous", "normal+masked", "all_gather+hybrid", "low_latency+masked"};
 }
 
 // Rank r has 20 + 7 r tokens.
