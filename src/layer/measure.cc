@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "base/backend.h"
@@ -119,7 +120,7 @@ class CudaMeasurement {
   std::vector<OpTime> run() {
     options_.meet();
     record();
-    if (find_call<AwaitRows>(0) < num_calls()) return run_over_peers();
+    if (const auto await = await_of_call()) return run_over_peers(*await);
     if (find_call<NoteEnded>(0) < num_calls()) return run_over_link();
     OpTime whole = layer_time(args_, replay([this](CUstream_st*) { layer_.forward(args_); }));
     whole.num_kernels = watch_->num_kernels();
@@ -152,6 +153,22 @@ class CudaMeasurement {
   template <class Op>
   size_t find_call(size_t first) const {
     return find_if(first, [](const OpCall& c) { return std::holds_alternative<Op>(c.op); });
+  }
+  // What ranks that reach into each other's memory wait for at the beginning of a call. Low latency
+  // has it in one operation with its rows: alone it is this one, gaps taken for rows that may come.
+  std::optional<AwaitRows> await_of_call() const {
+    if (const size_t i = find_call<AwaitRows>(0); i < num_calls())
+      return std::get<AwaitRows>(calls_.calls()[i].op);
+    const size_t i = find_call<DeliverRows>(0);
+    if (i == num_calls()) return {};
+    const auto& d = std::get<DeliverRows>(calls_.calls()[i].op);
+    return AwaitRows{.window = d.window,
+                     .max_tokens = d.max_tokens,
+                     .num_tokens = d.num_tokens,
+                     .tp_size = d.tp_size,
+                     .num_rows = d.num_rows,
+                     .rows = d.window.num_ranks * d.block,
+                     .status = d.status};
   }
   size_t find_phase(size_t first, Phase phase) const {
     return find_if(first, [&](const OpCall& c) { return c.phase == phase; });
@@ -227,10 +244,10 @@ class CudaMeasurement {
   // No call can run without those that peers wait for, so the parts of a forward are timed where
   // they stand in it. Each part begins by waiting for rows that nobody sends: ranks start
   // it together, and no part has to wait for a rank that was late with the one before.
-  std::vector<OpTime> run_over_peers() {
-    const size_t end = num_calls(), await = find_call<AwaitRows>(0);
+  std::vector<OpTime> run_over_peers(const AwaitRows& await) {
+    const size_t end = num_calls();
     const Parts at = parts();
-    const Enqueue lead_in = calls_between(await, await + 1);
+    const Enqueue lead_in = [&](CUstream_st* stream) { backend_.ops().run(await, stream); };
     const auto time = [&](const std::vector<Enqueue>& parts) {
       const auto num = static_cast<int>(parts.size());
       const auto enqueue = [&](CUstream_st* stream, const Mark& mark) {

@@ -147,7 +147,8 @@ TEST(CudaFp8Layer, OfSeveralRanksIsThatOfOneRankOfTheCpu) {
   F8Call call(c, 200);
   const auto expected =
       run_on_cpu(c, testing::f8_weights(random_weights(c, 1, 0, 3), w1, w2), call);
-  for (const char* strategy : {"normal+contiguous", "normal+masked", "all_gather+contiguous"}) {
+  for (const char* strategy :
+       {"normal+contiguous", "normal+masked", "all_gather+contiguous", "low_latency+masked"}) {
     SCOPED_TRACE(strategy);
     std::vector<Buffer<Bf16>> outputs(2);
     testing::run_gpu_ranks({2, 1}, [&](testing::GpuRank& g) {

@@ -333,7 +333,7 @@ struct RandomLayer {
                            rng() % static_cast<uint64_t>(std::min<int64_t>(config.num_experts, 8)));
     if (rng() % 2 == 0) config.gate.scoring = Scoring::Sigmoid;
     const char* const names[] = {"normal+contiguous", "normal+masked", "normal+hybrid",
-                                 "all_gather+contiguous"};
+                                 "low_latency+masked", "all_gather+contiguous"};
     strategy = names[rng() % std::size(names)];
     fetch_rows = rng() % 2 != 0;
     seed = rng();
