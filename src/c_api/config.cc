@@ -165,6 +165,8 @@ MoeConfig to_config(const char* op, const swy_config* given) {
 LayerOptions to_options(const char* op, const swy_options* given, const swy_context& context) {
   const swy_options c = read_or(op, "options", given, default_options());
   LayerOptions o;
+  o.sums_at_source =
+      flag(op, "sums_at_source", c.sums_at_source);  // garbage ends before its pointers
   o.device = context.device;
   o.backend = context.backend;
   o.max_tokens = c.max_tokens;
@@ -183,7 +185,6 @@ LayerOptions to_options(const char* op, const swy_options* given, const swy_cont
   o.host_ordered = flag(op, "host_ordered", c.host_ordered);
   o.poison_workspace = flag(op, "poison_workspace", c.poison_workspace);
   o.workspace_per_call = flag(op, "workspace_per_call", c.workspace_per_call);
-  o.sums_at_source = flag(op, "sums_at_source", c.sums_at_source);
   o.workspace = {c.workspace.data, c.workspace.bytes};
   o.out_of_range_ids =
       enumerator<OutOfRangeIds>(op, "out_of_range_ids", c.out_of_range_ids, SWY_IDS_NO_EXPERT + 1);
