@@ -165,8 +165,8 @@ MoeConfig to_config(const char* op, const swy_config* given) {
 LayerOptions to_options(const char* op, const swy_options* given, const swy_context& context) {
   const swy_options c = read_or(op, "options", given, default_options());
   LayerOptions o;
-  o.sums_at_source =
-      flag(op, "sums_at_source", c.sums_at_source);  // garbage ends before its pointers
+  // First: of a struct that is garbage no pointer is followed.
+  o.sums_at_source = flag(op, "sums_at_source", c.sums_at_source);
   o.device = context.device;
   o.backend = context.backend;
   o.max_tokens = c.max_tokens;

@@ -3,9 +3,9 @@
 // src/cuda/peer_window.cuh -- a window as kernels see it, and the one way to wait.
 //
 // Only one warp of a kernel waits: of those that do nothing else, and of the last block of those that
-// push, when all others are gone. It holds no resource that a peer's kernels need, even when all
-// ranks share a device. There such a kernel lets no successor start before the wait is over, either:
-// its blocks would take the room of whoever is waited for.
+// push, when all others are gone. It holds at most a block's share of one multiprocessor, so even when
+// all ranks share a device their kernels find room. There such a kernel lets no successor start before
+// the wait is over, either: its blocks would take the room of whoever is waited for.
 #pragma once
 
 #include "cuda/launch.h"

@@ -199,6 +199,7 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     OnDevice hidden, ids, weights, output, status;
   };
   const Receiver receiver(b, dispatcher->max_rows(c.capacity), h, k);
+  const OnDevice room(b, DType::Bf16, {dispatcher->max_rows(c.capacity), h});
   const Tensor place = c.in_place ? dispatcher->input_rows(workspace) : Tensor{};
   std::vector<Inputs> inputs;
   std::vector<int64_t> bounds;
@@ -223,7 +224,6 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
   meet(comm);
 
   std::vector<DispatchOutcome> outcomes;
-  std::vector<OnDevice> partials;  // to the end: freeing one may wait for kernels that wait
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Inputs& in = inputs[i];
     const Tensor status = in.status.view();
@@ -248,12 +248,8 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
       std::fill_n(partial.begin() + comm.rank() * source.block * h, hidden.dim(0) * h, kNanBits);
     }
     if (has_gaps) o = without_gaps(o, h, k);
-    if (back.rows.present()) {
-      copy_to_device(b, back.rows, partial.data(), stream);
-    } else {
-      partials.emplace_back(b, ConstTensor(partial.data(), DType::Bf16, {capacity, h}));
-      back.rows = partials.back().view();
-    }
+    if (!back.rows.present()) back.rows = room.view().rows(0, capacity);
+    copy_to_device(b, back.rows, partial.data(), stream);
     dispatcher->combine(in.output.view(), back, call, {}, status, stream);
     o.output = read<uint16_t>(b, in.output.view(), stream);
     const auto words = read<int32_t>(b, status, stream);
