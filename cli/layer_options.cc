@@ -151,6 +151,10 @@ void RunOptions::add_options(CLI::App& command, int most_ranks) {
       "--push-rows", [this] { layer.fetch_rows = false; },
       "CUDA, several ranks: rows are pushed to their experts' ranks in dispatch, not "
       "fetched by the scatter");
+  command.add_flag_callback(
+      "--bf16-rows", [this] { layer.fp8_rows = false; },
+      "Several ranks, experts in f8_e4m3: rows travel in bf16, twice the bytes, and are quantised "
+      "where their experts are");
   add_number(command, "--link-blocks", layer.num_link_blocks, {0, 1 << 16}, "N",
              "CUDA: most thread blocks that move rows between ranks; 0: chosen");
   add_number(command, "--num-sms", layer.num_sms, {0, 1024}, "N",
@@ -160,6 +164,12 @@ void RunOptions::add_options(CLI::App& command, int most_ranks) {
                    "stream to read counts");
   command.add_flag_callback(
       "--no-peer-memory", [this] { layer.peer_memory = false; }, kNoPeerMemoryHelp);
+}
+
+std::string describe_travel(const Strategy& s) {
+  std::string text = s.rows == DType::Bf16 ? "" : fmt::format("in {}", dtype_name(s.rows));
+  if (!s.carrier.empty()) text += fmt::format("{}by {}", text.empty() ? "" : ", ", s.carrier);
+  return text;
 }
 
 void RunOptions::require_even_groups() const {

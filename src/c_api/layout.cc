@@ -135,7 +135,9 @@ AT(swy_options, workspace, 96);
 AT(swy_options, shared_workspace, 112);
 AT(swy_options, out_of_range_ids, 120);
 AT(swy_options, strided_rows, 124);
-SIZE(swy_options, 128);
+AT(swy_options, fp8_rows, 128);
+AT(swy_options, reserved2, 132);
+SIZE(swy_options, 136);
 
 AT(swy_forward_args, size, 0);
 AT(swy_forward_args, output, 8);

@@ -51,8 +51,10 @@ class PeerProcesses : public ::testing::Test {
 };
 
 TEST_F(PeerProcesses, GiveTheBitsOfThreads) {
-  for (const int num_ranks : {2, 4})
-    for (auto c : dispatch_cases(num_ranks, 64)) {
+  for (const int num_ranks : {2, 4}) {
+    auto cases = dispatch_cases(num_ranks, 64);
+    for (auto& c : f8_dispatch_cases(num_ranks, 264)) cases.push_back(std::move(c));
+    for (auto& c : cases) {
       const auto expected = expected_outcomes(c);
       c.options.peer_memory = true;
       run(num_ranks, Milliseconds(30000), [&](Communicator& comm, const auto& backend) {
@@ -64,6 +66,7 @@ TEST_F(PeerProcesses, GiveTheBitsOfThreads) {
       EXPECT_EQ(counts().allocated, 0);
       EXPECT_EQ(counts().freed_while_opened, 0);
     }
+  }
 }
 
 // A dispatcher over `memory`, which may hold the windows of several.
