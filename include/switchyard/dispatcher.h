@@ -32,8 +32,8 @@ struct PeerBases {
 
 /// Where rows are: here, or in memory of all ranks.
 struct RowSource {
-  ConstTensor rows;      // bf16 [*, H] here, or f8_e4m3 with scales
-  PeerBases peers{};     // present: row r is row r % block of `rows` of rank r / block
+  ConstTensor rows;   // bf16 [*, H] here, or f8_e4m3 with scales
+  PeerBases peers{};  // present: row r is row r % block of `rows` of rank r / block
   int64_t block = 0;
   ConstTensor scales{};  // f32 [*, ceil(H / kQuantGroup)] of rows in f8_e4m3; absent: they are bf16
 };

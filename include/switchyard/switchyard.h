@@ -328,7 +328,7 @@ typedef struct swy_options { /* layer.h: LayerOptions; strategy.h: PlanOptions *
   swy_shared_workspace* shared_workspace;
   int32_t out_of_range_ids; /* SWY_IDS_ERROR */
   int32_t strided_rows; /* hidden and output may have gaps between their rows; costs workspace */
-  int32_t fp8_rows; /* several ranks, experts in f8_e4m3: rows travel quantised; 1 by default */
+  int32_t fp8_rows;     /* several ranks, experts in f8_e4m3: rows travel quantised; 1 by default */
   int32_t reserved2;
 } swy_options;
 SWY_API swy_status swy_options_init(swy_options* options, size_t size);

@@ -43,8 +43,7 @@ template <class Vector>
 void scatter_as(const ScatterRows& op, cudaStream_t stream) {
   const auto* rows = op.src.rows.as<Vector>();
   if (op.src.peers.present())
-    scatter(op,
-            RowsOfPeers<Vector>{view_of(op.src.peers), rows, static_cast<int>(op.src.block)},
+    scatter(op, RowsOfPeers<Vector>{view_of(op.src.peers), rows, static_cast<int>(op.src.block)},
             stream);
   else
     scatter(op, RowsHere<Vector>{rows}, stream);

@@ -293,8 +293,8 @@ class NormalDispatcher final : public CommunicatorDispatcher {
         ReadCounts{b.counts, b.counts_back, b.num_rows, b.headers, parts_.rank(), exchange.status},
         exchange.stream);
 
-    const ConstRowParts own = parts_.travelling(
-        b.own_rows, in.hidden.rows(in.own.begin, in.own.size), exchange.stream);
+    const ConstRowParts own =
+        parts_.travelling(b.own_rows, in.hidden.rows(in.own.begin, in.own.size), exchange.stream);
     exchange.rows(b.rows.with_slots(b.received_ids, b.weights), own.with_slots(in.ids, in.weights),
                   b.blocks.there, b.send_rows, b.counts);
     localize(b.ids, b.received_ids, b.num_rows, exchange);

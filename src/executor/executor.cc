@@ -218,9 +218,8 @@ class GroupedExecutor final : public Executor {
     const int64_t hidden = parts_.config.hidden, groups = ceil_div(hidden, kQuantGroup);
     const bool f8 = source.rows.dtype == DType::F8E4m3;
     const DType experts = parts_.weights.w1.dtype;
-    SWITCHYARD_REQUIRE(
-        source.rows.dim(1) == hidden && (source.rows.dtype == DType::Bf16 || f8), ShapeMismatch,
-        "execute: rows are not bf16 or f8_e4m3 [R, ", hidden, "].");
+    SWITCHYARD_REQUIRE(source.rows.dim(1) == hidden && (source.rows.dtype == DType::Bf16 || f8),
+                       ShapeMismatch, "execute: rows are not bf16 or f8_e4m3 [R, ", hidden, "].");
     SWITCHYARD_REQUIRE(source.scales.present() == f8 &&
                            (!f8 || (source.scales.dtype == DType::F32 &&
                                     source.scales.shape == Shape{source.rows.dim(0), groups})),

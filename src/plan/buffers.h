@@ -209,24 +209,24 @@ struct RowBlocksOfCall {
 
 // Dispatch and combine together. slice = most tokens a rank dispatches, R = most rows it receives.
 struct DispatchBuffers {
-  Tensor ids;            // i32 [R, K] local ids
-  Tensor num_rows;       // i32 [1]
-  Tensor header;         // i32 [W] what this rank says
-  Tensor headers;        // i32 [P, W] what every rank says
-  Tensor return_row;     // i32 [slice, P]
-  Tensor returned;       // bf16 [P * slice, H] partial rows that came back
-  Tensor counts;         // i32 [P, P] source, destination
-  Tensor counts_back;    // i32 [P, P] its transpose
-  RowParts rows;         // [R, W]
-  Tensor received_ids;   // i32 [R, K] global ids
-  Tensor weights;        // f32 [R, K]
-  Tensor send_counts;    // normal: i32 [P]
-  Tensor send_rows;      // normal: i32 [P * slice]
-  RowParts own_rows;     // [slice, W]: all_gather: padded; normal: absent of bf16
-  Tensor own_ids;        // all_gather: i32 [slice, K], padded with -1
-  Tensor own_weights;    // all_gather: f32 [slice, K], padded
-  Tensor output_slice;   // tp > 1: bf16 or, with f32_sums, f32 [slice, H]
-  Tensor output_slices;  // tp > 1: the same [tp * slice, H]
+  Tensor ids;              // i32 [R, K] local ids
+  Tensor num_rows;         // i32 [1]
+  Tensor header;           // i32 [W] what this rank says
+  Tensor headers;          // i32 [P, W] what every rank says
+  Tensor return_row;       // i32 [slice, P]
+  Tensor returned;         // bf16 [P * slice, H] partial rows that came back
+  Tensor counts;           // i32 [P, P] source, destination
+  Tensor counts_back;      // i32 [P, P] its transpose
+  RowParts rows;           // [R, W]
+  Tensor received_ids;     // i32 [R, K] global ids
+  Tensor weights;          // f32 [R, K]
+  Tensor send_counts;      // normal: i32 [P]
+  Tensor send_rows;        // normal: i32 [P * slice]
+  RowParts own_rows;       // [slice, W]: all_gather: padded; normal: absent of bf16
+  Tensor own_ids;          // all_gather: i32 [slice, K], padded with -1
+  Tensor own_weights;      // all_gather: f32 [slice, K], padded
+  Tensor output_slice;     // tp > 1: bf16 or, with f32_sums, f32 [slice, H]
+  Tensor output_slices;    // tp > 1: the same [tp * slice, H]
   RowBlocksOfCall blocks;  // normal, NCCL: [P * slice, W]
 
   static DispatchBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c,

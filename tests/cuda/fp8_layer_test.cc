@@ -190,8 +190,8 @@ TEST(CudaFp8Layer, OfSeveralRanksIsThatOfOneRankOfTheCpuAndTheSameHoweverRowsTra
   SWITCHYARD_SKIP_WITHOUT_HOPPER();
   const MoeConfig c = f8_config();
   F8Call call(c, 200);
-  const auto expected = run_on_cpu(
-      c, testing::f8_weights(random_weights(c, 1, 0, 3), {8, 128}, {128, 128}), call);
+  const auto expected =
+      run_on_cpu(c, testing::f8_weights(random_weights(c, 1, 0, 3), {8, 128}, {128, 128}), call);
   for (const int ranks : {2, 4})
     for (const char* strategy : {"normal+contiguous", "normal+masked", "all_gather+contiguous"}) {
       const auto first = run_on_ranks(c, ranks, strategy, kWays[0], call);

@@ -209,6 +209,30 @@ TEST_P(Fp8Layer, ATokenHasTheSameBitsAloneAndInABatch) {
   }
 }
 
+// What `bench` asks of a preset's experts in fp8: above what Q128 takes of two rows, below what a
+// wrong scale does.
+TEST(Fp8, RandomExpertsAreAsFarFromFloat64AsTwoQuantisersMoveThem) {
+  MoeConfig c = layer_config();
+  c.hidden = 1024, c.intermediate = 512;
+  const LayerWeights w = random_weights(c, 1, 0, 3, fp8_blocks(c));
+  Call call(c, 16);
+  run(call, c, w, options_of("contiguous"));
+  Buffer<double> expected({16, c.hidden});
+  const auto error_of = [&](const LayerWeights& of) {
+    oracle_forward(expected.view(), c, of, std::as_const(call.hidden).view(),
+                   std::as_const(call.ids).view(), std::as_const(call.weights).view());
+    return compare(call.output.view(), expected.view()).rel_error;
+  };
+  EXPECT_GT(error_of(w), 3e-2);
+  EXPECT_LT(error_of(w), 5e-2);
+  Buffer<float> shifted(w.experts.w1_scales.values.shape);  // of the block before
+  const auto* scales = w.experts.w1_scales.values.as<float>();
+  for (int64_t i = 0; i < shifted.count(); ++i) shifted[i] = scales[i == 0 ? 0 : i - 1];
+  LayerWeights wrong = w;
+  wrong.experts.w1_scales.values = std::as_const(shifted).view();
+  EXPECT_GT(error_of(wrong), 0.2);
+}
+
 // Everything else of a layer is as with bf16 experts.
 TEST(Fp8, GateSharedExpertsBiasesOrdersAndActivationsAreThoseOfBf16) {
   for (const auto kind :
@@ -360,7 +384,8 @@ TEST(Fp8, TheStrategySaysWhatRowsTravelAs) {
       options.fp8_rows = fp8_rows;
       if (std::string(strategy).starts_with("local")) options.tp_size = ranks;
       const MoeConfig c = layer_config();
-      const auto w = testing::f8_weights(random_weights(c, ranks, comm.rank(), 3), {8, 128}, {8, 128});
+      const auto w =
+          testing::f8_weights(random_weights(c, ranks, comm.rank(), 3), {8, 128}, {8, 128});
       const auto layer = MoeLayer::create(c, w, comm, options);
       if (comm.rank() == 0) seen = layer->strategy().rows;
     });

@@ -231,8 +231,8 @@ class Receiver {
     o.rows.resize(o.codes.size());
     for (size_t i = 0; i < o.rows.size(); ++i) {
       const auto row = static_cast<int64_t>(i) / hidden_, col = static_cast<int64_t>(i) % hidden_;
-      const float scale = std::bit_cast<float>(
-          o.scales[static_cast<size_t>(row * groups + col / kQuantGroup)]);
+      const float scale =
+          std::bit_cast<float>(o.scales[static_cast<size_t>(row * groups + col / kQuantGroup)]);
       o.rows[i] = Bf16(static_cast<float>(F8E4m3::from_bits(o.codes[i])) * scale).bits();
     }
   }
