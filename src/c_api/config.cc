@@ -111,6 +111,7 @@ swy_options default_options() {
   c.out_of_range_ids = static_cast<int32_t>(o.out_of_range_ids);
   c.strided_rows = o.strided_rows;
   c.fp8_rows = o.fp8_rows;
+  c.experts = static_cast<int32_t>(o.experts);
   return c;
 }
 
@@ -165,7 +166,6 @@ MoeConfig to_config(const char* op, const swy_config* given) {
 LayerOptions to_options(const char* op, const swy_options* given, const swy_context& context) {
   const swy_options c = read_or(op, "options", given, default_options());
   check_reserved(op, "options.reserved", static_cast<uint32_t>(c.reserved));
-  check_reserved(op, "options.reserved2", static_cast<uint32_t>(c.reserved2));
   LayerOptions o;
   o.device = context.device;
   o.backend = context.backend;
@@ -190,6 +190,7 @@ LayerOptions to_options(const char* op, const swy_options* given, const swy_cont
       enumerator<OutOfRangeIds>(op, "out_of_range_ids", c.out_of_range_ids, SWY_IDS_NO_EXPERT + 1);
   o.strided_rows = flag(op, "strided_rows", c.strided_rows);
   o.fp8_rows = flag(op, "fp8_rows", c.fp8_rows);
+  o.experts = enumerator<DType>(op, "experts", c.experts, SWY_F8_E4M3 + 1);
   if (c.shared_workspace != nullptr)
     o.shared_workspace = handle(op, "options.shared_workspace", c.shared_workspace).workspace;
   return o;
