@@ -169,16 +169,31 @@ std::vector<Buffer<Bf16>> run_on_ranks(const MoeConfig& c, int ranks, const char
     const testing::OnDevice ids(*g.backend, call.ids.view());
     const testing::OnDevice weights(*g.backend, call.weights.view());
     const testing::OnDevice output(*g.backend, DType::Bf16, hidden.view().shape);
-    for (int repeat = 0; repeat < 2; ++repeat)
-      layer->forward({.output = output.view(),
-                      .hidden = hidden.view(),
-                      .ids = ids.view(),
-                      .weights = weights.view(),
-                      .stream = g.stream});
-    layer->wait(g.stream);
-    Buffer<Bf16> host(call.hidden.view().shape);
-    copy_to_host(*g.backend, host.data(), output.view());
-    outputs[static_cast<size_t>(g.rank())] = std::move(host);
+    const ForwardArgs args{.output = output.view(),
+                           .hidden = hidden.view(),
+                           .ids = ids.view(),
+                           .weights = weights.view(),
+                           .stream = g.stream};
+    const auto result = [&] {
+      layer->wait(g.stream);
+      Buffer<Bf16> host(call.hidden.view().shape);
+      copy_to_host(*g.backend, host.data(), output.view(), g.stream);
+      return host;
+    };
+    g.everyone();
+    for (int repeat = 0; repeat < 2; ++repeat) layer->forward(args);
+    Buffer<Bf16> eager = result();
+    g.everyone();
+    {
+      testing::Graph graph(g.stream, [&] { layer->forward(args); });
+      g.everyone();
+      const Buffer<Bf16> poison(eager.view().shape);
+      copy_to_device(*g.backend, output.view(), poison.data(), g.stream);
+      for (int repeat = 0; repeat < 2; ++repeat) graph.launch(g.stream);
+      EXPECT_TRUE(testing::same_bits(result(), eager)) << "replayed";
+      g.everyone();
+    }
+    outputs[static_cast<size_t>(g.rank())] = std::move(eager);
     g.everyone();
   });
   return outputs;
