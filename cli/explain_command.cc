@@ -48,6 +48,7 @@ nlohmann::json json_of(const Strategy& s) {
           {"fetch_rows", s.fetch_rows},
           {"gemms", s.gemms},
           {"carrier", s.carrier},
+          {"rows", dtype_name(s.rows)},
           {"conditions", conditions}};
 }
 
@@ -77,7 +78,7 @@ void print_strategy(const Strategy& s) {
         s.predicted_us, provider_name(s.provider));
   if (s.token_pieces > 1)
     say("  tokens in {} pieces: one travels while another is computed\n", s.token_pieces);
-  if (!s.carrier.empty()) say("  rows travel by {}\n", s.carrier);
+  if (const auto how = describe_travel(s); !how.empty()) say("  rows travel {}\n", how);
   if (!s.gemms.empty()) say("  tiles {}\n", s.gemms);
   for (const auto& c : s.conditions)
     say("  {}  {}\n", c.holds ? painted(Mood::Good, "ok") + "   " : painted(Mood::Bad, "FAILS"),
@@ -94,7 +95,7 @@ void print_summary(const std::vector<Strategy>& all, const std::string& chosen) 
   if (const auto s = std::ranges::find(all, chosen, &Strategy::name); s != all.end()) {
     if (s->token_pieces > 1)
       say("pieces  {}: one travels while another is computed\n", s->token_pieces);
-    if (!s->carrier.empty()) say("rows    by {}\n", s->carrier);
+    if (const auto how = describe_travel(*s); !how.empty()) say("rows    {}\n", how);
     if (!s->gemms.empty()) say("tiles   {}\n", s->gemms);
   }
   Table table({"<  can run", "predicted us", "workspace", "<"});

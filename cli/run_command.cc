@@ -272,6 +272,7 @@ void print_json(const RunArguments& a, const RunResult& r) {
       {"ranks", a.run.ranks},
       {"transport", a.transport},
       {"carrier", r.strategy.carrier},
+      {"rows", dtype_name(r.strategy.rows)},
       {"tokens", r.output.num_rows()},
       {"experts", a.source.config().num_experts},
       {"time_us", r.time_us},
@@ -297,7 +298,7 @@ void print_text(const RunArguments& a, const RunResult& r) {
   say("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
   say("layout    {}\n", describe(r.report));
   say("ranks     {} on {}, {}\n", a.run.ranks, a.run.device, a.transport);
-  if (!r.strategy.carrier.empty()) say("rows      by {}\n", r.strategy.carrier);
+  if (const auto how = describe_travel(r.strategy); !how.empty()) say("rows      {}\n", how);
   say("tokens    {}\n", r.output.num_rows());
   say("experts   {}, tokens per expert:\n{}", a.source.config().num_experts,
       bar_chart(r.expert_counts, "expert", 12));

@@ -32,9 +32,10 @@ struct PeerBases {
 
 /// Where rows are: here, or in memory of all ranks.
 struct RowSource {
-  ConstTensor rows;   // bf16 [*, H] here
+  ConstTensor rows;   // bf16 [*, H] here, or f8_e4m3 with scales
   PeerBases peers{};  // present: row r is row r % block of `rows` of rank r / block
   int64_t block = 0;
+  ConstTensor scales{};  // f32 [*, ceil(H / kQuantGroup)] of rows in f8_e4m3; absent: they are bf16
 };
 
 /// Rows that are sums: row r is the sum over k ascending, in fp32, of weights[r, k] times row
@@ -131,7 +132,8 @@ class Dispatcher {
   ///                      here. A rank that enters with a status set sends no rows and tells its
   ///                      peers
   ///
-  /// Collective. Moves at most T * min(K, P - 1) * H * 2 bytes of rows off this rank.
+  /// Collective. Moves at most T * min(K, P - 1) * H * 2 bytes of rows off this rank, and about half
+  /// of that of rows in f8_e4m3 (DispatcherOptions::rows).
   /// Throws Error: ShapeMismatch before anything moves; Transport if a peer is lost.
   /// Source: DeepEP's normal mode returns rows in this form.
   virtual DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
@@ -188,6 +190,9 @@ struct DispatcherOptions {
   // Ranks reach into each other's memory; absent: several on CUDA do, where they can, and threads
   // of a CPU do not. On CUDA false gives NCCL, which ranks of several hosts take anyway.
   std::optional<bool> peer_memory{};
+  // Normal and AllGather: what hidden states travel as. F8E4m3: they are quantised before they travel,
+  // in groups of kQuantGroup, for experts that would do the same: the same bits. No input_rows then.
+  DType rows = DType::Bf16;
   int num_link_blocks = 0;  // CUDA: most thread blocks that move rows between ranks; 0: chosen
   // Normal over peer memory: rows stay in their rank's memory until the executor's scatter fetches
   // them, so that links and memory work at the same time. See ReceivedRows::source.

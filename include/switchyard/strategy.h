@@ -77,6 +77,9 @@ struct PlanOptions {
   /// Of the routed experts' weights: Bf16, or F8E4m3. A layer takes it from its
   /// weights.
   DType experts = DType::Bf16;
+  /// Several ranks, experts in f8_e4m3: token rows travel quantised, with their scales, half the bytes.
+  /// Else, and over low_latency, in bf16, and are quantised where their experts are. Changes no bit.
+  bool fp8_rows = true;
 
   bool operator==(const PlanOptions&) const = default;
 };
@@ -122,6 +125,8 @@ struct Strategy {
   /// CUDA, several ranks: what carries rows between them, "kernels, pushed into ..." or "NCCL,
   /// in ...". Empty elsewhere.
   std::string carrier;
+  /// What token rows travel as: Bf16, or F8E4m3 with a scale for each 128 numbers of a row.
+  DType rows = DType::Bf16;
   std::string reason;  // one line
   std::vector<Condition> conditions;
   std::vector<std::string> warnings;  // e.g. the name is a deprecated alias

@@ -64,7 +64,15 @@ typedef enum swy_status {
   SWY_STATUS_MAX = 0x7fffffff /* never returned */
 } swy_status;
 
-enum { SWY_BF16 = 0, SWY_F16 = 1, SWY_F32 = 2, SWY_F64 = 3, SWY_I32 = 4, SWY_I64 = 5 }; /* DType */
+enum {
+  SWY_BF16 = 0,
+  SWY_F16 = 1,
+  SWY_F32 = 2,
+  SWY_F64 = 3,
+  SWY_I32 = 4,
+  SWY_I64 = 5,
+  SWY_F8_E4M3 = 6
+};                                  /* DType */
 enum { SWY_CPU = 0, SWY_CUDA = 1 }; /* DeviceKind */
 
 /* ---- version, errors */
@@ -273,6 +281,9 @@ typedef struct swy_weight_views {
   swy_tensor path_input_norm, path_down, path_output_norm, path_up;
   int32_t transposed; /* w1 [E_local, H, 2I], w2 [E_local, I, H] */
   int32_t reserved;
+  /* Of w1 and w2 in SWY_F8_E4M3: f32, a scale for each block of so many rows and columns; 0: all of them. */
+  swy_tensor w1_scales, w2_scales;
+  int64_t w1_block_rows, w1_block_cols, w2_block_rows, w2_block_cols;
 } swy_weight_views;
 SWY_API swy_status swy_weight_views_init(swy_weight_views* views, size_t size);
 
@@ -289,6 +300,10 @@ SWY_API swy_status swy_weights_create_from_checkpoint(swy_context* context,
                                                       const swy_checkpoint* checkpoint,
                                                       int64_t layer, int32_t num_ranks,
                                                       int32_t rank, swy_weights** out);
+/* The same with experts in SWY_F8_E4M3 where the checkpoint's can be: WeightForms::Native. */
+SWY_API swy_status swy_weights_create_native(swy_context* context, const swy_checkpoint* checkpoint,
+                                             int64_t layer, int32_t num_ranks, int32_t rank,
+                                             swy_weights** out);
 /* For tests: those of an expert depend on `seed` and its id only, so every split over ranks is the same layer. */
 SWY_API swy_status swy_weights_create_random(swy_context* context, const swy_config* config,
                                              int32_t num_ranks, int32_t rank, uint64_t seed,
@@ -328,6 +343,9 @@ typedef struct swy_options { /* layer.h: LayerOptions; strategy.h: PlanOptions *
   swy_shared_workspace* shared_workspace;
   int32_t out_of_range_ids; /* SWY_IDS_ERROR */
   int32_t strided_rows; /* hidden and output may have gaps between their rows; costs workspace */
+  int32_t fp8_rows;     /* several ranks, experts in f8_e4m3: rows travel quantised; 1 by default */
+  int32_t
+      experts; /* of swy_workspace_bytes: SWY_BF16 or SWY_F8_E4M3; a layer looks at its weights */
 } swy_options;
 SWY_API swy_status swy_options_init(swy_options* options, size_t size);
 

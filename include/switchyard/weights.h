@@ -56,6 +56,9 @@ struct ExpertFormat {
   bool operator==(const ExpertFormat&) const = default;
 };
 ExpertFormat format_of(const ExpertWeights& weights);
+/// f8_e4m3 in blocks of 128 x 128, as most are published; of W1 in as many rows as no block has both
+/// gate and up, the greatest common divisor of 128 and I.
+ExpertFormat fp8_blocks(const MoeConfig& config);
 
 struct RouterWeights {
   // [MoeConfig::router_rows(), H], bf16, or f32 with router_f32; absent if the caller always brings
@@ -126,10 +129,12 @@ int64_t arranged_bytes(const ExpertWeights& weights);
 LayerWeights to_device(const LayerWeights& host, const MoeConfig& config, int num_ranks,
                        Backend& backend, const Progress& progress = {});
 
-/// Random bf16 weights of the shapes of `config`, for tests and benchmarks: uniform, scaled so that
+/// Random weights of the shapes of `config`, for tests and benchmarks: uniform, scaled so that
 /// activations keep the size of their input. The weights of an expert depend on `seed` and its
-/// global id only, so every split over ranks computes the same layer. Owns its memory.
-LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed);
+/// global id only, so every split over ranks computes the same layer. Experts have `format`; codes of
+/// f8_e4m3 are uniform, too, and so are their scales, of which none is like another. Owns its memory.
+LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed,
+                            const ExpertFormat& format = {});
 
 /// Bytes that random_weights and load_layer need for one rank.
 int64_t weight_bytes(const MoeConfig& config, int num_ranks);

@@ -232,7 +232,9 @@ void bind_options(nb::module_& m) {
              "A larger workspace is refused, with its bytes."),
       option("num_sms", &PlanOptions::num_sms, "CUDA: multiprocessors of the GEMMs; 0: all."),
       option("host_counts", &PlanOptions::host_counts,
-             "CUDA: contiguous groups over cuBLAS may read counts on the host."));
+             "CUDA: contiguous groups over cuBLAS may read counts on the host."),
+      option("fp8_rows", &PlanOptions::fp8_rows,
+             "Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes."));
 }
 
 }  // namespace

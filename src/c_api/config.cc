@@ -111,6 +111,8 @@ swy_options default_options() {
   c.sums_at_source = o.sums_at_source;
   c.out_of_range_ids = static_cast<int32_t>(o.out_of_range_ids);
   c.strided_rows = o.strided_rows;
+  c.fp8_rows = o.fp8_rows;
+  c.experts = static_cast<int32_t>(o.experts);
   return c;
 }
 
@@ -189,6 +191,8 @@ LayerOptions to_options(const char* op, const swy_options* given, const swy_cont
   o.out_of_range_ids =
       enumerator<OutOfRangeIds>(op, "out_of_range_ids", c.out_of_range_ids, SWY_IDS_NO_EXPERT + 1);
   o.strided_rows = flag(op, "strided_rows", c.strided_rows);
+  o.fp8_rows = flag(op, "fp8_rows", c.fp8_rows);
+  o.experts = enumerator<DType>(op, "experts", c.experts, SWY_F8_E4M3 + 1);
   if (c.shared_workspace != nullptr)
     o.shared_workspace = handle(op, "options.shared_workspace", c.shared_workspace).workspace;
   return o;

@@ -111,7 +111,13 @@ AT(swy_weight_views, path_output_norm, 1360);
 AT(swy_weight_views, path_up, 1456);
 AT(swy_weight_views, transposed, 1552);
 AT(swy_weight_views, reserved, 1556);
-SIZE(swy_weight_views, 1560);
+AT(swy_weight_views, w1_scales, 1560);
+AT(swy_weight_views, w2_scales, 1656);
+AT(swy_weight_views, w1_block_rows, 1752);
+AT(swy_weight_views, w1_block_cols, 1760);
+AT(swy_weight_views, w2_block_rows, 1768);
+AT(swy_weight_views, w2_block_cols, 1776);
+SIZE(swy_weight_views, 1784);
 
 AT(swy_options, size, 0);
 AT(swy_options, max_tokens, 8);
@@ -135,7 +141,9 @@ AT(swy_options, workspace, 96);
 AT(swy_options, shared_workspace, 112);
 AT(swy_options, out_of_range_ids, 120);
 AT(swy_options, strided_rows, 124);
-SIZE(swy_options, 128);
+AT(swy_options, fp8_rows, 128);
+AT(swy_options, experts, 132);
+SIZE(swy_options, 136);
 
 AT(swy_forward_args, size, 0);
 AT(swy_forward_args, output, 8);

@@ -57,11 +57,13 @@ struct Exchange {
     if (device_ranks != nullptr) device_ranks->exchange(stream);
   }
 
-  // Communicator::all_to_all_rows.
-  void rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
-            ConstTensor counts) const {
-    if (device_ranks != nullptr) device_ranks->lend(buffers.sent, buffers.arrived);
-    communicator.all_to_all_rows(transfers, send_rows, counts, stream);
+  // Communicator::all_to_all_rows of the parts of rows; `blocks` are theirs on a link.
+  void rows(const RowParts& dst, const ConstRowParts& src, const RowBlocks& blocks,
+            ConstTensor send_rows, ConstTensor counts) const {
+    std::array<RowTransfer, kMaxRowParts> transfers;
+    for (size_t i = 0; i < src.size(); ++i) transfers[i] = {dst[i], src[i]};
+    if (device_ranks != nullptr) device_ranks->lend(blocks);
+    communicator.all_to_all_rows({transfers.data(), src.size()}, send_rows, counts, stream);
   }
   // The same for one kind of row, and as many from each rank to each: [P * block, W] both.
   void equal_blocks(Tensor dst, ConstTensor src) const {
@@ -137,7 +139,8 @@ class CommunicatorDispatcher : public Dispatcher {
   size_t workspace_bytes(int64_t max_tokens) const override {
     return static_cast<size_t>(dispatcher_bytes(kind(), parts_.config, max_tokens,
                                                 parts_.num_ranks(), parts_.options.tp_size,
-                                                parts_.carrier, parts_.options.sums_at_source));
+                                                {parts_.carrier, parts_.options.rows},
+                                                parts_.options.sums_at_source));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor room,
@@ -172,9 +175,9 @@ class CommunicatorDispatcher : public Dispatcher {
 
   DispatchBuffers take_buffers(Workspace workspace, int64_t max_tokens) const {
     Arena arena(workspace, parts_.backend->kind());
-    const auto buffers = DispatchBuffers::take(arena, kind(), parts_.config, max_tokens,
-                                               parts_.num_ranks(), parts_.options.tp_size,
-                                               parts_.carrier, parts_.options.sums_at_source);
+    const auto buffers = DispatchBuffers::take(
+        arena, kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size,
+        {parts_.carrier, parts_.options.rows}, parts_.options.sums_at_source);
     arena.require_memory("dispatch");
     return buffers;
   }
@@ -299,20 +302,19 @@ class NormalDispatcher : public CommunicatorDispatcher {
         ReadCounts{b.counts, b.counts_back, b.num_rows, b.headers, parts_.rank(), exchange.status},
         exchange.stream);
 
-    const std::array<RowTransfer, 3> transfers{{{b.rows, in.hidden.rows(in.own.begin, in.own.size)},
-                                                {b.received_ids, in.ids},
-                                                {b.weights, in.weights}}};
-    exchange.rows(transfers, b.send_rows, b.counts);
+    const ConstRowParts own =
+        parts_.travelling(b.own_rows, in.hidden.rows(in.own.begin, in.own.size), exchange.stream);
+    exchange.rows(b.rows.with_slots(b.received_ids, b.weights), own.with_slots(in.ids, in.weights),
+                  b.blocks.there, b.send_rows, b.counts);
     localize(b.ids, b.received_ids, b.num_rows, exchange);
-    return {{b.rows}, b.ids, b.weights, b.num_rows};
+    return {source_of(b.rows), b.ids, b.weights, b.num_rows};
   }
 
   void send_back(const Exchange& exchange, Tensor dst, ConstTensor partial,
                  const DispatchedCall& call, const Addend& addend) override {
     const Slice own = slice(call.num_tokens);
     const DispatchBuffers& b = exchange.buffers;
-    const std::array<RowTransfer, 1> transfers{{{b.returned, partial}}};
-    exchange.rows(transfers, {}, b.counts_back);
+    exchange.rows(b.returned, partial, b.blocks.back, {}, b.counts_back);
     exchange.receive_statuses();
     slices_.sum_and_gather(exchange, dst, b.return_row.rows(0, own.size), own, addend);
   }
@@ -346,8 +348,7 @@ class SourceSumsDispatcher final : public NormalDispatcher {
                  const DispatchedCall& call, const Addend& addend) override {
     const Slice own = slice(call.num_tokens);
     const DispatchBuffers& b = exchange.buffers;
-    const std::array<RowTransfer, 1> transfers{{{b.returned, slot_rows}}};
-    exchange.rows(transfers, {}, b.counts_back);
+    exchange.rows(b.returned, slot_rows, b.blocks.back, {}, b.counts_back);
     exchange.receive_statuses();
     const Tensor places = b.return_slot.rows(0, own.size);
     exchange.ops.run(PlaceSlots{.dst = places,
@@ -389,18 +390,21 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     // Rows that pad a slice are sent as they are and never read: their ids are -1.
     const auto padded = [&](Tensor block, ConstTensor rows) -> ConstTensor {
       if (rows.dim(0) == block.dim(0)) return rows;
-      ops.run(Copy{block.rows(0, rows.dim(0)), rows}, stream);
+      if (rows.data != block.data) ops.run(Copy{block.rows(0, rows.dim(0)), rows}, stream);
       return block;
     };
     if (own.size < b.own_ids.dim(0)) ops.run(FillI32{b.own_ids, kNoExpert}, stream);
     exchange.gather(b.received_ids, padded(b.own_ids, ids));
-    exchange.gather(b.rows, padded(b.own_rows, hidden.rows(own.begin, own.size)));
+    const ConstRowParts rows =
+        parts_.travelling(b.own_rows, hidden.rows(own.begin, own.size), stream);
+    for (size_t i = 0; i < rows.size(); ++i)
+      exchange.gather(b.rows[i], padded(b.own_rows[i], rows[i]));
     exchange.gather(b.weights, padded(b.own_weights, weights));
     exchange.send();
     exchange.receive_headers(parts_.options.tp_size);
-    ops.run(FillI32{b.num_rows, static_cast<int32_t>(b.rows.dim(0))}, stream);
+    ops.run(FillI32{b.num_rows, static_cast<int32_t>(b.rows.num_rows())}, stream);
     localize(b.ids, b.received_ids, b.num_rows, exchange);
-    return {{b.rows}, b.ids, b.weights, b.num_rows};
+    return {source_of(b.rows), b.ids, b.weights, b.num_rows};
   }
 
   void send_back(const Exchange& exchange, Tensor dst, ConstTensor partial,
@@ -410,7 +414,7 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     exchange.equal_blocks(b.returned, partial);
     exchange.receive_statuses();
     const Tensor return_row = b.return_row.rows(0, own.size);
-    exchange.ops.run(BlockRows{return_row, b.own_rows.dim(0)}, exchange.stream);
+    exchange.ops.run(BlockRows{return_row, b.own_rows.num_rows()}, exchange.stream);
     slices_.sum_and_gather(exchange, dst, return_row, own, addend);
   }
 

@@ -33,6 +33,8 @@ struct DispatcherParts {
   // All tokens, or this rank's share when consecutive tp_size ranks hold the same ones.
   Dispatcher::Slice slice(int64_t num_tokens) const;
   int64_t max_rows(int64_t max_tokens) const;
+  // Hidden states as they travel: in `room`, or as they are.
+  ConstRowParts travelling(const RowParts& room, ConstTensor hidden, CUstream_st* stream) const;
   // Refuses what breaks the contract of dispatch, before anything moves.
   void check(ConstTensor hidden, ConstTensor ids, ConstTensor weights, int64_t max_tokens,
              Dispatcher::Slice slice) const;

@@ -31,7 +31,7 @@ class PeerDispatcher final : public Dispatcher {
   int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
   size_t workspace_bytes(int64_t max_tokens) const override {
     return static_cast<size_t>(dispatcher_bytes(
-        kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size, carrier()));
+        kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size, travel()));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   bool serializes_enqueue() const override { return connections_.serializes_enqueue(); }
@@ -40,7 +40,7 @@ class PeerDispatcher final : public Dispatcher {
                const std::shared_ptr<void>& owner) override {
     connections_.add(workspace, max_tokens, owner, [&](Arena& arena) {
       return PeerBuffers::take(arena, kind(), parts_.config, max_tokens, parts_.num_ranks(),
-                               parts_.options.tp_size, carrier());
+                               parts_.options.tp_size, travel());
     });
   }
 
@@ -61,9 +61,10 @@ class PeerDispatcher final : public Dispatcher {
     const int64_t rows = max_rows(max_tokens);
     Ops& ops = parts_.ops();
     const bool moves = kind() != DispatcherKind::Local;
+    const RowParts& room = route() == PeerRoute::Offered ? b.rows : b.own_rows;
     const int64_t block = moves ? slice_capacity(max_tokens, parts_.options.tp_size) : max_tokens;
     ops.run(PushRows{.window = c.window,
-                     .rows = hidden.rows(own.begin, own.size),
+                     .rows = parts_.travelling(room, hidden.rows(own.begin, own.size), stream),
                      .ids = ids,
                      .weights = weights,
                      .num_experts = parts_.config.num_experts,
@@ -94,9 +95,9 @@ class PeerDispatcher final : public Dispatcher {
     if (!moves) return call;
     call.received.weights = b.weights.rows(0, rows);
     call.received.has_gaps = true;
-    call.received.source = {b.rows.rows(0, rows)};
+    call.received.source = source_of(b.rows.rows(0, rows));
     if (route() == PeerRoute::Offered)
-      call.received.source = {b.rows.rows(0, block), c.window.memory(), block};
+      call.received.source = source_of(b.rows.rows(0, block), c.window.memory(), block);
     return call;
   }
 
@@ -170,11 +171,12 @@ class PeerDispatcher final : public Dispatcher {
   // A group's ranks each offer their slice of the group's tokens.
   Tensor input_rows_of(const Connection& c) const {
     if (route() != PeerRoute::Offered || parts_.options.tp_size > 1) return {};
-    return c.buffers.rows;
+    return parts_.options.rows == DType::Bf16 ? c.buffers.rows[0] : Tensor{};
   }
 
-  RowCarrier carrier() const {
-    return route() == PeerRoute::Offered ? RowCarrier::PeerFetch : RowCarrier::PeerPush;
+  RowTravel travel() const {
+    return {route() == PeerRoute::Offered ? RowCarrier::PeerFetch : RowCarrier::PeerPush,
+            parts_.options.rows};
   }
 
   DispatcherParts parts_;

@@ -54,15 +54,15 @@ struct LayerBuffers {
     shared = SharedExpertBuffers::take(arena, config, config.path.present() ? r.max_tokens : slice,
                                        s.provider);
     path = PathBuffers::take(arena, config, config.path.present() ? r.max_tokens : slice);
-    const RowCarrier carrier = row_carrier(s.dispatcher, r, s.token_pieces);
+    const RowTravel travel = row_travel(s.dispatcher, r, s.token_pieces);
     for (int i = 0; i < s.token_pieces; ++i)
       dispatcher.push_back(
-          (is_peer(carrier) ? state : arena)
+          (is_peer(travel.carrier) ? state : arena)
               .take_bytes(dispatcher_bytes(s.dispatcher, r.config, tokens, r.num_ranks, r.tp_size,
-                                           carrier, r.sums_at_source)));
+                                           travel, r.sums_at_source)));
     executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
                                                r.masked_max_tokens, max_rows));
-    if (r.num_ranks > 1 && !is_peer(carrier))
+    if (r.num_ranks > 1 && !is_peer(travel.carrier))
       partial = arena.take(DType::Bf16, {std::min(s.token_pieces, 2) * max_rows, r.config.hidden});
     if (!plan.strided_rows) return;
     hidden = arena.take(DType::Bf16, {r.max_tokens, config.hidden});

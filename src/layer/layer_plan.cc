@@ -56,6 +56,7 @@ DispatcherOptions LayerPlan::dispatcher() const {
   o.kind = strategy.dispatcher;
   o.tp_size = request.tp_size;
   o.num_link_blocks = num_link_blocks;
+  o.rows = strategy.rows;
   o.fetch_rows = strategy.fetch_rows;
   o.sums_at_source = request.sums_at_source;
   o.host_ordered = host_ordered;

@@ -93,6 +93,7 @@ void for_each_shared_field(const PlanOptions& o, F&& field) {
   field("host_counts", o.host_counts);
   field("peer_memory", o.peer_memory);
   field("experts", static_cast<int>(o.experts));
+  field("fp8_rows", o.fp8_rows);
 }
 
 template <class F>

@@ -220,18 +220,21 @@ class CudaMeasurement {
     if (call.phase == Phase::Gate || of_call.weight_bytes == 0) return;
     layer.bytes += of_call.weight_bytes;
     layer.flops += of_call.flops;
+    layer.f8_flops += of_call.f8_flops;
   }
 
   static void add_part(std::vector<OpTime>& lines, Phase phase, const char* op,
                        const std::vector<double>& us, const Work& work) {
     const Spread s = spread_of(us);
     lines.push_back({op, s.median, s.min, s.max, work.bytes, work.flops, false, false, phase});
+    lines.back().f8_flops = work.f8_flops;
   }
 
   void add_layer(std::vector<OpTime>& lines, const std::vector<double>& us,
                  const Work& work) const {
     lines.push_back(layer_time(args_, us));
     lines.back().bytes = work.bytes, lines.back().flops = work.flops;
+    lines.back().f8_flops = work.f8_flops;
   }
 
   static void add_parts(std::vector<OpTime>& lines, const std::vector<std::vector<double>>& us,
@@ -341,6 +344,7 @@ class CudaMeasurement {
     }
     const Work of_call = work(call);
     line.bytes += of_call.bytes, line.flops += of_call.flops;
+    line.f8_flops += of_call.f8_flops;
     add_to_layer(whole, call, of_call);
   }
 
@@ -448,7 +452,11 @@ double measure_link(Backend& from, Backend& to, int64_t bytes) {
 double floor_us(const OpTime& time, const DeviceRates& rates) {
   const double gbps = time.is_layer ? rates.read_gbps : rates.copy_gbps;
   // Sums outside GEMMs (a gather's) are not tensor-core work, but never the limit either.
-  const double compute = rates.gemm_tflops > 0 ? time.flops / rates.gemm_tflops * 1e-6 : 0;
+  const double f8_rate = rates.f8_gemm_tflops > 0 ? rates.f8_gemm_tflops : 2 * rates.gemm_tflops;
+  const double compute =
+      rates.gemm_tflops > 0
+          ? ((time.flops - time.f8_flops) / rates.gemm_tflops + time.f8_flops / f8_rate) * 1e-6
+          : 0;
   return std::max(compute, gbps > 0 ? time.bytes / gbps * 1e-3 : 0);
 }
 
@@ -473,6 +481,7 @@ OpTime measure_operation(const std::function<void(CUstream_st*)>& enqueue, Backe
     });
     if (time.op.empty()) time.op = name_of(call.op);
     time.bytes += work.bytes, time.flops += work.flops;
+    time.f8_flops += work.f8_flops;
   }
   std::vector<double> us;
   if (cuda) {

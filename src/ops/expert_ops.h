@@ -96,10 +96,11 @@ inline double rows_of_others(const ReadI32& read, ConstTensor return_row, int ra
   return count;
 }
 
-// dst[row_of_slot[r, k], :] = src[r, :] where there is a row.
+// dst[row_of_slot[r, k], :] = src[r, :] where there is a row. Rows of any dtype, of a multiple of 4
+// bytes; the scales of src are not looked at.
 struct ScatterRows {
   static constexpr const char* kName = "scatter_rows";
-  Tensor dst;  // bf16 [C, H]
+  Tensor dst;  // [C, W]
   RowSource src;
   ConstTensor row_of_slot;  // i32 [R_cap, K]
   ConstTensor num_rows;     // absent: all

@@ -81,6 +81,7 @@ Strategy evaluate(const Combination& c, const StrategyRequest& r) {
   const RowCarrier carrier = row_carrier(dispatcher, r, pieces.count);
   s.fetch_rows = carrier == RowCarrier::PeerFetch;
   s.carrier = describe(carrier);
+  s.rows = travelling_dtype(dispatcher, r);
   s.predicted_us = pieces.us;
   if (provider == GemmProvider::Hopper) s.gemms = describe_gemms(c, r);
   return s;

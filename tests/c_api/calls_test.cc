@@ -178,6 +178,7 @@ void CCalls::for_each_function(F&& f) {
   f(NAMED(swy_weights_create), Nulls{1, 2}, &views, nullptr, nullptr, &r.weights);
   f(NAMED(swy_weights_create_copy), Nulls{}, c, &config, 1, &views, &r.weights);
   f(NAMED(swy_weights_create_from_checkpoint), Nulls{}, c, checkpoint.get(), 1, 1, 0, &r.weights);
+  f(NAMED(swy_weights_create_native), Nulls{}, c, checkpoint.get(), 1, 1, 0, &r.weights);
   f(NAMED(swy_weights_create_random), Nulls{}, c, &config, 1, 0, 3, &r.weights);
   f(NAMED(swy_weights_create_arranged), Nulls{}, c, &config, 1, weights.get(), &r.weights);
   f(NAMED(swy_weights_arranged_bytes), Nulls{}, weights.get(), &r.count);
@@ -477,8 +478,8 @@ TEST_F(CCalls, TensorsAreRefusedByName) {
   args.hidden.strides[0] = 128;
   good(swy_layer_forward(layer.get(), &args, nullptr));
   args = kept;
-  args.ids.dtype = 6;
-  refused(SWY_INVALID_ARGUMENT, "ids.dtype=6, need 0 to 5");
+  args.ids.dtype = 7;
+  refused(SWY_INVALID_ARGUMENT, "ids.dtype=7, need 0 to 6");
   args = kept;
   args.weights.data = nullptr;
   refused(SWY_INVALID_ARGUMENT, "weights.data=NULL, need 80 bytes");

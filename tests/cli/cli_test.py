@@ -475,8 +475,8 @@ class BadInput(CommandLine):
 class Options(CommandLine):
     """Every option that any help lists is in one of these, so that a new one gets its bad values."""
 
-    FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "host-counts", "no-peer-memory",
-             "sums-at-source",
+    FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "bf16-rows", "host-counts",
+             "no-peer-memory", "sums-at-source",
              "low-latency", "use_deepep_low_latency", "linear-attention", "routed-only"}
     PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir", "placement"}
     NAMES = {"input-tensor", "token-ids-tensor", "expect-tensor", "commit"}  # any word may be one
@@ -1104,6 +1104,30 @@ class OtherCommands(CommandLine):
             self.assertGreater(row["us"], 0)
             self.assertGreaterEqual(row["floor_us"], 0)
         self.assertTrue(any(row["floor_us"] > 0 for row in b["rows"]))
+
+    def test_bench_of_a_preset_in_fp8(self):
+        bench = ["bench", "--preset", "olmoe-1b-7b", "--ep-size", 16, "--tokens", 3, "--repeat", 1]
+        bf16, fp8 = self.run_json(*bench), self.run_json(*bench, "--weights", "fp8")
+        self.assertEqual((bf16["experts"], fp8["experts"]), ("bf16", "f8_e4m3"))
+        self.assertIn("experts in fp8", fp8["layer"])
+        bytes_of = lambda b, *ops: sum(row["bytes"] for row in b["rows"] if row["op"] in ops)
+        gemms = bytes_of(fp8, "scaled_gemm1", "scaled_gemm2") / bytes_of(bf16, "grouped_gemm1", "grouped_gemm2")
+        self.assertTrue(0.5 < gemms < 0.52, gemms)  # weights and their scales
+        for row in fp8["rows"]:
+            self.assertGreaterEqual(row["floor_us"], 0)
+        self.assertTrue({"quantize_rows", "quantize_activated"} < {row["op"] for row in fp8["rows"]})
+        ranks = self.run_json(*bench, "--weights", "fp8", "--ranks", 2, "--strategy", "normal+masked")
+        self.assertEqual((ranks["strategy"], ranks["experts"]), ("normal+masked", "f8_e4m3"))
+        self.refused(*bench, "--weights", "native", says="--weights=native")
+        self.refused("bench", "--model", MODEL, "--layer", 1, "--weights", "fp8", says="--weights=fp8, goes with --preset")
+
+    def test_explain_says_what_rows_travel_as(self):
+        explain = ["explain", "--preset", "olmoe-1b-7b", "--weights", "fp8", "--ranks", 2]
+        rows_of = lambda *flags: {s["name"]: s["rows"] for s in self.run_json(*explain, *flags)["strategies"]}
+        self.assertEqual(rows_of()["normal+contiguous"], "f8_e4m3")
+        self.assertEqual(rows_of("--bf16-rows")["normal+contiguous"], "bf16")
+        self.assertIn("rows    in f8_e4m3", self.good(*explain).stdout)
+        self.assertNotIn("rows    ", self.good(*explain, "--bf16-rows").stdout)
 
     def test_bench_takes_tensor_parallel_groups(self):
         bench = ["bench", "--model", MODEL, "--layer", 1, "--tokens", 9, "--repeat", 1, "--ranks", 4]

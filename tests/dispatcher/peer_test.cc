@@ -32,6 +32,8 @@ std::vector<DispatchCase> cases() {
     auto some = dispatch_cases(num_ranks, 64);
     const auto low_latency = low_latency_cases(num_ranks, 64);
     some.insert(some.end(), low_latency.begin(), low_latency.end());
+    const auto quantised = f8_dispatch_cases(num_ranks, 264);  // groups that end inside a row
+    some.insert(some.end(), quantised.begin(), quantised.end());
     // 8 experts do not split over 3 ranks, nor over a group of 3.
     if (num_ranks == 3) {
       for (auto& c : some) c.config.num_experts = 9;
@@ -66,6 +68,15 @@ TEST(PeerDispatchStress, ManyCallsOnRowsThatStandInTheWindow) {
     c.options.fetch_rows = c.in_place = true;
     c.leave_out_own_rows();
     EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << num_ranks << " ranks";
+  }
+}
+
+TEST(PeerDispatchStress, ManyCallsOfRowsInF8) {
+  for (const uint64_t seed : {60, 61}) {  // pushed, fetched
+    auto c = random_calls(4, 100, 24, seed);
+    c.options.rows = DType::F8E4m3;
+    c.f8_experts = true;
+    EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << seed;
   }
 }
 

@@ -167,10 +167,15 @@ TEST(Work, PushedRowsGoWhereTheRouteSays) {
   expect_work(push.work(read_here), 2 * row + 6 * row + spread, 0, 0, 4 * row + crossing_slots);
   push.route = PeerRoute::Offered;
   alignas(64) static std::byte window[64];
-  push.dst_rows = {window, DType::Bf16, {2, 8}};
+  const Tensor place(window, DType::Bf16, {2, 8});
+  push.dst_rows = place;
   expect_work(push.work(read_here), 2 * row + 2 * row + spread, 0, 0, crossing_slots);
-  push.rows.data = window;  // it lies there already
+  push.rows = place;  // it lies there already
   expect_work(push.work(read_here), spread, 0, 0, crossing_slots);
+  push.route = PeerRoute::Owners;  // codes and scales
+  push.rows = shaped(DType::F8E4m3, {2, 8});
+  push.rows.add(shaped(DType::F32, {2, 1}));
+  expect_work(push.work(read_here), 2 * 12 + 3 * 12 + spread, 0, 0, 12 + crossing_slots);
   push.route = PeerRoute::Nobody;
   expect_work(push.work(read_here), 2 * 16 + 6 * 4);
 }

@@ -139,8 +139,8 @@ TEST(StrategyNames, ThoseOfFp8AreForExpertsInF8E4m3) {
   }
 }
 
-// What the scatter fetches out of a peer's window is not quantised yet.
-TEST(StrategyNames, RowsOfFp8ExpertsArePushedBetweenGpus) {
+// What the scatter fetches out of a peer's window has to be quantised there.
+TEST(StrategyNames, RowsOfFp8ExpertsAreFetchedWhereTheyTravelInFp8) {
   StrategyRequest r = request("normal+contiguous", 4);
   r.device = gpu(9);
   r.device.available = true;
@@ -148,7 +148,29 @@ TEST(StrategyNames, RowsOfFp8ExpertsArePushedBetweenGpus) {
   r.peer_memory = r.fetch_rows = true;
   EXPECT_TRUE(choose_strategy(r).fetch_rows);
   r.experts = DType::F8E4m3;
+  EXPECT_TRUE(choose_strategy(r).fetch_rows);
+  EXPECT_EQ(choose_strategy(r).rows, DType::F8E4m3);
+  r.fp8_rows = false;
   EXPECT_FALSE(choose_strategy(r).fetch_rows);
+  EXPECT_EQ(choose_strategy(r).rows, DType::Bf16);
+}
+
+// Codes and scales there, bf16 back: 0.51 and 1 of what crosses in bf16.
+TEST(CostModel, RowsInFp8TakeHalfOfTheLinkThereAndLessMemory) {
+  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::AllGather})
+    for (const bool peer_memory : {true, false}) {
+      StrategyRequest r = request("auto", 4);
+      r.config.hidden = 7168;
+      r.device = gpu(9);
+      r.peer_memory = peer_memory;
+      r.experts = DType::F8E4m3;
+      const Combination c{kind, ExecutorKind::Contiguous, GemmProvider::Hopper};
+      const double f8 = predict(c, r).link_us;
+      r.fp8_rows = false;
+      const double bf16 = predict(c, r).link_us;
+      EXPECT_NEAR(f8 / bf16, (7168 + 56 * 4 + 14336) / (2.0 * 14336), 1e-9)
+          << dispatcher_name(kind) << peer_memory;
+    }
 }
 
 TEST(StrategyNames, AnUnknownNameListsAllAndTheNearest) {
