@@ -39,6 +39,10 @@ uint32_t epoch_of(const PeerWindow& w) {
   return static_cast<uint32_t>(w.control.as<int64_t>()[kControlEpoch]);
 }
 
+int32_t placement_of(const AwaitRows& op) {
+  return op.placement.present() ? op.placement.as<int32_t>()[0] : 0;
+}
+
 StatusWords& words_of(Tensor status) {
   return *status.as<StatusWords>();
 }
@@ -101,9 +105,10 @@ void run(const AwaitRows& op, const Context& context) {
            static_cast<int32_t>(bad));
     bad = 0;
     send_header(op.window, PeerPhase::Rows, epoch, 0, num_ranks, [&](int64_t i) -> int64_t {
-      return i == kHeaderMaxTokens ? op.max_tokens
-             : i == kHeaderTokens  ? op.num_tokens
-                                   : op.status.as<int32_t>()[i];
+      return i == kHeaderMaxTokens   ? op.max_tokens
+             : i == kHeaderPlacement ? placement_of(op)
+             : i == kHeaderTokens    ? op.num_tokens
+                                     : op.status.as<int32_t>()[i];
     });
   }
   if (op.part == PeerMeet::Signal) return;
