@@ -111,7 +111,8 @@ AT(swy_weight_views, path_output_norm, 1360);
 AT(swy_weight_views, path_up, 1456);
 AT(swy_weight_views, transposed, 1552);
 AT(swy_weight_views, reserved, 1556);
-SIZE(swy_weight_views, 1560);
+AT(swy_weight_views, num_slots, 1560);
+SIZE(swy_weight_views, 1568);
 
 AT(swy_options, size, 0);
 AT(swy_options, max_tokens, 8);
@@ -135,7 +136,11 @@ AT(swy_options, workspace, 96);
 AT(swy_options, shared_workspace, 112);
 AT(swy_options, out_of_range_ids, 120);
 AT(swy_options, strided_rows, 124);
-SIZE(swy_options, 128);
+AT(swy_options, placement, 128);
+AT(swy_options, num_slots, 136);
+AT(swy_options, count_loads, 144);
+AT(swy_options, reserved_end, 148);
+SIZE(swy_options, 152);
 
 AT(swy_forward_args, size, 0);
 AT(swy_forward_args, output, 8);
