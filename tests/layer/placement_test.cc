@@ -7,6 +7,8 @@
 #include <cmath>
 #include <mutex>
 
+#include "testing/error_of.h"
+#include "testing/f8_weights.h"
 #include "testing/placed_layer.h"
 #include "testing/routing.h"
 
@@ -282,6 +284,39 @@ TEST(PlacedIds, OfAnotherTypeOrNumberingAndBesideZeroExperts) {
     if (wide[i] >= 0 && map[wide[i]] < kExperts) ++expected[static_cast<size_t>(map[wide[i]])];
   EXPECT_EQ(loads_of(*layer), expected);
   EXPECT_EQ(call.run(*layer, call.with_gate()), call.run(*plain, call.with_gate())) << "the gate";
+}
+
+// Biases, and scales of fp8, move with their experts; one rank sums in the order of k.
+TEST(PlacedWeights, OfEveryFormHaveTheBitsOfExpertsInOrder) {
+  MoeConfig config = placed_config();
+  config.expert_bias = true;
+  const LayerWeights bf16 = random_weights(config, 1, 0, 5);
+  for (const LayerWeights& all : {bf16, f8_weights(bf16, {128, 128}, {1, ScaleBlock::kWhole})}) {
+    const auto slots = random_slots(kExperts, kSlots, 6);
+    const auto plain = MoeLayer::create(config, all, options_of({1, "local+contiguous"}, {}));
+    const auto layer = MoeLayer::create(config, weights_of_slots(all, slots),
+                                        options_of({1, "local+contiguous"}, slots));
+    Call call(config, 40, 9);
+    EXPECT_EQ(call.run(*layer, call.with_gate()), call.run(*plain, call.with_gate()))
+        << dtype_name(all.experts.w1.dtype);
+  }
+}
+
+TEST(PlacedWeights, HaveZerosWhereThereIsNoExpertAndRefuseOnesThatAreMissing) {
+  const LayerWeights all = random_weights(placed_config(), 2, 0, 5);  // of experts 0 to 5
+  const auto slots = std::vector<int32_t>{-1, 5};
+  const LayerWeights two = weights_of_slots(all, slots);
+  EXPECT_EQ(two.experts.num_slots, 2);
+  const ConstTensor w2 = two.experts.w2;
+  for (int64_t i = 0; i < w2.count() / 2; ++i) ASSERT_EQ(w2.as<Bf16>()[i].bits(), 0);
+  const ConstTensor last = all.experts.w2.rows(5, 1);
+  EXPECT_EQ(std::memcmp(w2.rows(1, 1).data, last.data, static_cast<size_t>(last.bytes())), 0);
+  EXPECT_EQ(two.router.weight, all.router.weight);
+  for (const int32_t expert : {6, -2}) {
+    const Error error = error_of([&] { weights_of_slots(all, std::vector<int32_t>{0, expert}); });
+    EXPECT_EQ(error.code(), Errc::ShapeMismatch);
+    EXPECT_NE(std::string(error.what()).find("there are weights of 6"), std::string::npos);
+  }
 }
 
 TEST(PlacedIds, ThatAreSlotsButNoExpertsAreRefused) {
