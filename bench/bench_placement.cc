@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <numeric>
 #include <span>
+#include <vector>
 
 #include "switchyard/checkpoint.h"
 #include "switchyard/measure.h"
@@ -20,14 +21,19 @@
 namespace switchyard::bench {
 namespace {
 
-// Tensors of a forward on the backend's device.
+struct Device {
+  DeviceKind kind;
+  std::shared_ptr<Backend> backend;
+};
+
+// Tensors of a forward on the device.
 class Call {
  public:
-  Call(Backend& backend, const MoeConfig& c, int64_t tokens)
-      : hidden_(copy(backend, testing::random_bf16({tokens, c.hidden}, 1).view())),
-        ids_(copy(backend, ids_of(c, tokens).view())),
-        weights_(copy(backend, testing::random_f32({tokens, c.top_k}, 3, 0.0f, 1.0f).view())),
-        output_(copy(backend, testing::random_bf16({tokens, c.hidden}, 1).view())) {}
+  Call(const Device& device, const MoeConfig& c, int64_t tokens)
+      : hidden_(copy(device, testing::random_bf16({tokens, c.hidden}, 1).view())),
+        ids_(copy(device, ids_of(c, tokens).view())),
+        weights_(copy(device, testing::random_f32({tokens, c.top_k}, 3, 0.0f, 1.0f).view())),
+        output_(copy(device, testing::random_bf16({tokens, c.hidden}, 1).view())) {}
 
   ForwardArgs with_gate() const { return {.output = output_.view, .hidden = hidden_.view}; }
   ForwardArgs with_ids() const {
@@ -44,10 +50,10 @@ class Call {
   static testing::Buffer<int32_t> ids_of(const MoeConfig& c, int64_t tokens) {
     return testing::random_ids(tokens, c.num_experts, c.top_k, testing::Skew::Zipf, 2);
   }
-  static OnDevice copy(Backend& backend, ConstTensor host) {
-    OnDevice t{allocate(backend, static_cast<size_t>(host.bytes())), {}};
-    t.view = Tensor(t.memory.get(), host.dtype, host.shape, backend.kind());
-    copy_to_device(backend, t.view, host.data);
+  static OnDevice copy(const Device& device, ConstTensor host) {
+    OnDevice t{allocate(*device.backend, static_cast<size_t>(host.bytes())), {}};
+    t.view = Tensor(t.memory.get(), host.dtype, host.shape, device.kind);
+    copy_to_device(*device.backend, t.view, host.data);
     return t;
   }
 
@@ -58,13 +64,12 @@ struct Layers {
   std::unique_ptr<MoeLayer> in_order, counted, in_slots;
 };
 
-Layers make_layers(const MoeConfig& config, const std::shared_ptr<Backend>& backend,
-                   int64_t tokens) {
-  LayerWeights weights = random_device_weights(config, *backend, 1);
+Layers make_layers(const MoeConfig& config, const Device& device, int64_t tokens) {
+  LayerWeights weights = random_device_weights(config, *device.backend, 1);
   LayerOptions options;
   options.max_tokens = tokens;
-  options.device = backend->kind();
-  options.backend = backend;
+  options.device = device.kind;
+  options.backend = device.backend;
   Layers layers;
   layers.in_order = MoeLayer::create(config, weights, options);
   options.count_loads = true;
@@ -92,14 +97,16 @@ void print_times(const Layers& layers, Backend& backend, const ForwardArgs& args
                time_of(in_order, name), time_of(counted, name), time_of(in_slots, name));
 }
 
-void run(const std::string& device, const std::string& preset) {
-  const auto backend = device == "cuda" ? make_cuda_backend() : make_cpu_backend();
+void run(const std::string& name, const std::string& preset,
+         const std::vector<int64_t>& all_tokens) {
+  const Device device = name == "cuda" ? Device{DeviceKind::Cuda, make_cuda_backend()}
+                                       : Device{DeviceKind::Cpu, make_cpu_backend()};
   const MoeConfig& config = find_preset(preset).config;
-  for (const int64_t tokens : {1, 128, 1024, 4096}) {
-    const Layers layers = make_layers(config, backend, tokens);
-    const Call call(*backend, config, tokens);
-    print_times(layers, *backend, call.with_gate(), "gate", "gate_topk");
-    print_times(layers, *backend, call.with_ids(), "i32", "resolve_ids");
+  for (const int64_t tokens : all_tokens) {
+    const Layers layers = make_layers(config, device, tokens);
+    const Call call(device, config, tokens);
+    print_times(layers, *device.backend, call.with_gate(), "gate", "gate_topk");
+    print_times(layers, *device.backend, call.with_ids(), "i32", "resolve_ids");
   }
 }
 
@@ -108,12 +115,14 @@ void run(const std::string& device, const std::string& preset) {
 
 int main(int argc, char** argv) {
   std::string device = "cuda", preset = "qwen3-30b-a3b";
+  std::vector<int64_t> tokens{1, 128, 1024, 4096};
   CLI::App app("What weight slots cost");
   app.add_option("--device", device);
   app.add_option("--preset", preset);
+  app.add_option("--tokens", tokens)->delimiter(',');
   CLI11_PARSE(app, argc, argv);
   try {
-    switchyard::bench::run(device, preset);
+    switchyard::bench::run(device, preset, tokens);
   } catch (const switchyard::Error& e) {
     std::fprintf(stderr, "bench_placement: %s\n", e.what());
     return 1;
