@@ -472,7 +472,8 @@ class Options(CommandLine):
     NUMBERS = {"layer", "ep-size", "ep-rank", "ranks", "tp-size", "masked-max-tokens", "masked_max_token_num",
                "alignment", "threads", "pieces", "link-blocks", "num-sms", "tokens", "max-tokens", "seed", "repeat",
                "tolerance", "batch", "nodes", "ranks-per-node", "nvlink-gbps", "network-gbps", "nvlink-meeting-us",
-               "network-meeting-us", "network-peer-us", "gemm-tflops", "read-gbps", "slots", "groups"}
+               "network-meeting-us", "network-peer-us", "gemm-tflops", "read-gbps", "slots", "groups",
+               "placement-layer"}
     NO_DEFAULT = {"layer"}
     COMMANDS = {"run": ["--preset", "olmoe-1b-7b", "--ep-size", 64], "models": [], "check": [],
                 "explain": ["--preset", "olmoe-1b-7b"], "bench": ["--preset", "olmoe-1b-7b", "--ep-size", 64],
