@@ -1333,6 +1333,16 @@ class Placement(CommandLine):
         text = self.good(*real(), "--ranks", 4, "--placement", plan, "--placement-layer", 1).stdout
         self.assertIn(f"slots     40, 10 on a rank, by {plan}\n", text)
 
+    def test_slots_of_a_rank_are_explained(self):
+        preset = "explain", "--preset", "deepseek-v3", "--ranks", 8
+        plain, placed = self.run_json(*preset), self.run_json(*preset, "--slots", 288)
+        one_expert = 3 * 2048 * 7168 * 2
+        self.assertEqual(placed["weight_bytes"] - plain["weight_bytes"], 4 * one_expert)
+        self.assertEqual(placed["chosen"], plain["chosen"])
+        self.assertIn("\nslots   288, 36 a rank\n", self.good(*preset, "--slots", 288).stdout)
+        for slots in 248, 260:
+            self.refused(*preset, "--slots", slots, says=f"--slots={slots}, need a multiple of the 8 ranks, 256 experts")
+
     def test_a_plan_that_is_none_is_refused(self):
         plan = self.folder / "plan"
         run = *real(), "--ranks", 2, "--placement", plan
