@@ -17,6 +17,7 @@ struct ExplainArguments {
   LayerSource source;
   RunOptions run;
   int64_t tokens = 4096;
+  int64_t slots = 0;  // weight slots of a placement; 0: none
   bool low_latency = false;
   bool all = false;
   bool json = false;
@@ -27,6 +28,10 @@ StrategyRequest request_of(const ExplainArguments& a) {
   static_cast<PlanOptions&>(r) = a.run.layer;
   r.max_tokens = a.tokens;
   r.config = a.source.config();
+  if (a.slots > 0) {  // which know no groups of experts
+    r.config.num_experts = a.slots;
+    r.config.gate.num_groups = r.config.gate.num_groups_kept = 1;
+  }
   r.experts = a.source.expert_format().dtype;
   r.num_ranks = a.run.ranks;
   r.use_low_latency = a.low_latency;
@@ -122,6 +127,10 @@ int explain(ExplainArguments& a) {
   a.run.require_used();
   require_usage(a.source.given(), "need either --model DIR --layer N or --preset NAME");
   a.source.open();
+  const int64_t num_experts = a.source.config().num_experts;
+  require_usage(a.slots == 0 || (a.slots >= num_experts && a.slots % a.run.ranks == 0),
+                "--slots={}, need a multiple of the {} ranks, {} experts or more", a.slots,
+                a.run.ranks, num_experts);
   const auto request = request_of(a);
   const auto all = evaluate_strategies(request);
   Strategy choice;
@@ -132,8 +141,9 @@ int explain(ExplainArguments& a) {
     error = e.what();
   }
   const int code = error.empty() ? kGood : kFailed;
-  const int64_t rank_bytes =
-      weight_bytes(request.config, request.num_ranks, a.source.expert_format());
+  ExpertFormat format = a.source.expert_format();
+  format.num_slots = a.slots / a.run.ranks;
+  const int64_t rank_bytes = weight_bytes(a.source.config(), request.num_ranks, format);
   if (a.json) {
     print_json(request, rank_bytes, all, choice, error);
     return code;
@@ -144,6 +154,7 @@ int explain(ExplainArguments& a) {
       describe(a.source.config()), a.run.device, request.device.name,
       request.device.available ? "" : ", not here: times are predicted for an H100", a.run.ranks,
       a.run.layer.tp_size, a.tokens);
+  if (a.slots > 0) say("slots   {}, {} a rank\n", a.slots, format.num_slots);
   if (error.empty())
     say("chosen  {}: {}\n", choice.name, choice.reason);
   else
@@ -169,6 +180,8 @@ Command add_explain(CLI::App& app) {
   a->run.add_options(c, kMostRanks);
   add_number(c, "--tokens,--max-tokens", a->tokens, {0, kMostTokens}, "T",
              "Capacity: tokens of a rank in one call");
+  add_number(c, "--slots", a->slots, {0, kMaxExperts}, "S",
+             "Weight slots over all ranks, of a layer with a placement; 0: experts in their order");
   c.add_flag("--low-latency,--use_deepep_low_latency", a->low_latency,
              "Ask for the low-latency dispatcher");
   c.add_flag("--all", a->all, "Every strategy with every condition, and every name");

@@ -206,6 +206,9 @@ struct DispatcherOptions {
   bool sums_at_source = false;
   bool host_ordered =
       false;  // peer memory: the host meets its peers before a kernel waits for them
+  // SlotTables::active, in memory of the device: ids of dispatch are weight slots by the table in
+  // use. A call in which ranks have tables of other contents is an error on all; absent: none.
+  ConstTensor placement{};
   // NCCL, normal: the host waits for counts, exactly the rows travel; dispatch cannot be captured.
   bool host_counts = false;
 };

@@ -284,6 +284,7 @@ typedef struct swy_weight_views {
   /* Of w1 and w2 in SWY_F8_E4M3: f32, a scale for each block of so many rows and columns; 0: all of them. */
   swy_tensor w1_scales, w2_scales;
   int64_t w1_block_rows, w1_block_cols, w2_block_rows, w2_block_cols;
+  int64_t num_slots; /* of a layer with a placement: E_local, the weight slots of a rank; else 0 */
 } swy_weight_views;
 SWY_API swy_status swy_weight_views_init(swy_weight_views* views, size_t size);
 
@@ -346,6 +347,10 @@ typedef struct swy_options { /* layer.h: LayerOptions; strategy.h: PlanOptions *
   int32_t fp8_rows;     /* several ranks, experts in f8_e4m3: rows travel quantised; 1 by default */
   int32_t
       experts; /* of swy_workspace_bytes: SWY_BF16 or SWY_F8_E4M3; a layer looks at its weights */
+  const int32_t* placement; /* [num_slots] the expert in each weight slot, -1: none; read at once */
+  int64_t num_slots;        /* over all ranks; 0: no placement, experts are in their order */
+  int32_t count_loads;      /* for swy_layer_expert_loads */
+  int32_t reserved_end;
 } swy_options;
 SWY_API swy_status swy_options_init(swy_options* options, size_t size);
 
@@ -392,6 +397,12 @@ SWY_API swy_status swy_layer_forward(swy_layer* layer, const swy_forward_args* a
 SWY_API swy_status swy_layer_wait(swy_layer* layer, void* stream);
 /* The capacity becomes at least max_tokens: MoeLayer::grow. Collective; waits; graphs captured before are stale. */
 SWY_API swy_status swy_layer_grow(swy_layer* layer, int64_t max_tokens, void* stream);
+/* From here on, in the order of `stream`, ids go to the slots of another table: MoeLayer::set_placement. num_slots is
+ * that of the options. Not collective, but every rank calls it with the same table between the same two forwards. */
+SWY_API swy_status swy_layer_set_placement(swy_layer* layer, const int32_t* placement,
+                                           int64_t num_slots, void* stream);
+/* i64 [E] on the layer's device, how often this rank's tokens chose each expert; rank 0 without count_loads. */
+SWY_API swy_status swy_layer_expert_loads(const swy_layer* layer, swy_tensor* loads);
 /* A layer of one rank as a function, for programs that have no place for a handle: fused_experts.h. The first call with
  * this context, config, options, and addresses and shapes of the weights makes the layer, which is kept; `weights` may
  * be destroyed, their memory may not. args->workspace is needed: swy_workspace_bytes of it. Weights that would be copied

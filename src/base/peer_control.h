@@ -11,11 +11,19 @@
 namespace switchyard {
 
 // Header of a dispatch: what every rank tells every other before rows move.
-inline constexpr int64_t kHeaderMaxTokens = kStatusWords;   // the call's bound
-inline constexpr int64_t kHeaderTokens = kStatusWords + 1;  // T, compared inside a TP group
-inline constexpr int64_t kHeaderCounts = kStatusWords + 2;  // normal by messages: rows to each rank
+inline constexpr int64_t kHeaderMaxTokens = kStatusWords;  // the call's bound
+// SlotTables::active. Without one kernels say 0, and messages the bound again, to save a launch.
+inline constexpr int64_t kHeaderPlacement = kStatusWords + 1;
+inline constexpr int64_t kHeaderTokens = kStatusWords + 2;  // T, compared inside a TP group
+inline constexpr int64_t kHeaderCounts = kStatusWords + 3;  // normal by messages: rows to each rank
 inline constexpr int64_t kHeaderRows =
-    kStatusWords + 2;  // low latency: rows to the rank it is told
+    kStatusWords + 3;  // low latency: rows to the rank it is told
+
+// Whether two words of SlotTables::active are of the same contents. Which of its two tables a rank
+// uses is its own.
+constexpr bool same_placement(int32_t a, int32_t b) {
+  return (a | 1) == (b | 1);
+}
 
 // What ranks wait for, in the order of a call.
 enum class PeerPhase : int32_t {

@@ -113,6 +113,7 @@ swy_options default_options() {
   c.strided_rows = o.strided_rows;
   c.fp8_rows = o.fp8_rows;
   c.experts = static_cast<int32_t>(o.experts);
+  c.count_loads = o.count_loads;
   return c;
 }
 
@@ -164,6 +165,14 @@ MoeConfig to_config(const char* op, const swy_config* given) {
   return config;
 }
 
+std::span<const int32_t> slots_of(const char* op, const int32_t* placement, int64_t num_slots) {
+  check_range(op, "num_slots", num_slots, 0, kMaxExperts);
+  SWITCHYARD_C_REQUIRE((placement != nullptr) == (num_slots > 0), op, ": num_slots=", num_slots,
+                       ", placement is ", placement == nullptr ? "NULL" : "given",
+                       ", need one expert for each slot. Pass both or neither.");
+  return {placement, static_cast<size_t>(num_slots)};
+}
+
 LayerOptions to_options(const char* op, const swy_options* given, const swy_context& context) {
   const swy_options c = read_or(op, "options", given, default_options());
   LayerOptions o;
@@ -193,6 +202,10 @@ LayerOptions to_options(const char* op, const swy_options* given, const swy_cont
   o.strided_rows = flag(op, "strided_rows", c.strided_rows);
   o.fp8_rows = flag(op, "fp8_rows", c.fp8_rows);
   o.experts = enumerator<DType>(op, "experts", c.experts, SWY_F8_E4M3 + 1);
+  const auto slots = slots_of(op, c.placement, c.num_slots);
+  o.placement.assign(slots.begin(), slots.end());
+  o.count_loads = flag(op, "count_loads", c.count_loads);
+  check_reserved(op, "options.reserved_end", static_cast<uint32_t>(c.reserved_end));
   if (c.shared_workspace != nullptr)
     o.shared_workspace = handle(op, "options.shared_workspace", c.shared_workspace).workspace;
   return o;

@@ -117,7 +117,8 @@ AT(swy_weight_views, w1_block_rows, 1752);
 AT(swy_weight_views, w1_block_cols, 1760);
 AT(swy_weight_views, w2_block_rows, 1768);
 AT(swy_weight_views, w2_block_cols, 1776);
-SIZE(swy_weight_views, 1784);
+AT(swy_weight_views, num_slots, 1784);
+SIZE(swy_weight_views, 1792);
 
 AT(swy_options, size, 0);
 AT(swy_options, max_tokens, 8);
@@ -143,7 +144,11 @@ AT(swy_options, out_of_range_ids, 120);
 AT(swy_options, strided_rows, 124);
 AT(swy_options, fp8_rows, 128);
 AT(swy_options, experts, 132);
-SIZE(swy_options, 136);
+AT(swy_options, placement, 136);
+AT(swy_options, num_slots, 144);
+AT(swy_options, count_loads, 152);
+AT(swy_options, reserved_end, 156);
+SIZE(swy_options, 160);
 
 AT(swy_forward_args, size, 0);
 AT(swy_forward_args, output, 8);

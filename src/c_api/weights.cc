@@ -67,6 +67,7 @@ LayerWeights to_weights(const char* op, const char* name, const swy_weight_views
   weights.experts.order = order_of(op, "order", views.order);
   weights.shared.order = order_of(op, "shared_order", views.shared_order);
   weights.experts.transposed = flag(op, "transposed", views.transposed);
+  weights.experts.num_slots = views.num_slots;
   check_reserved(op, "reserved", static_cast<uint32_t>(views.reserved));
   for_each_tensor(weights, views, [&](const char* tensor, ConstTensor& to, const swy_tensor& from) {
     to = dense(op, tensor, from);
@@ -224,6 +225,7 @@ swy_status swy_weights_view(const swy_weights* weights, swy_weight_views* views)
     result.order = static_cast<int32_t>(of.experts.order);
     result.shared_order = static_cast<int32_t>(of.shared.order);
     result.transposed = of.experts.transposed;
+    result.num_slots = of.experts.num_slots;
     for_each_tensor(of, result,
                     [](const char*, const switchyard::ConstTensor& from, swy_tensor& to) {
                       to = from_view(from);

@@ -74,10 +74,11 @@ void run(const DeliverRows& op, const Context& context) {
     words_of(op.status).good() ? push(op) : expect_nothing(op);
     note_bad_id(w, op.status);
     const auto word = [&](int64_t i, int to) -> int64_t {
-      return i == kHeaderMaxTokens ? op.max_tokens
-             : i == kHeaderTokens  ? op.num_tokens
-             : i == kHeaderRows    ? sent[to]
-                                   : op.status.as<int32_t>()[i];
+      return i == kHeaderMaxTokens   ? op.max_tokens
+             : i == kHeaderPlacement ? placement_word(op.placement)
+             : i == kHeaderTokens    ? op.num_tokens
+             : i == kHeaderRows      ? sent[to]
+                                     : op.status.as<int32_t>()[i];
     };
     send_header(w, PeerPhase::CountedRows, epoch, 0, w.num_ranks, word);
   }

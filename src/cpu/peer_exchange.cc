@@ -12,9 +12,10 @@ void run(const AwaitRows& op, const Context& context) {
   if (op.part != PeerMeet::Wait) {
     note_bad_id(op.window, op.status);
     send_header(op.window, PeerPhase::Rows, epoch, 0, num_ranks, [&](int64_t i, int) -> int64_t {
-      return i == kHeaderMaxTokens ? op.max_tokens
-             : i == kHeaderTokens  ? op.num_tokens
-                                   : op.status.as<int32_t>()[i];
+      return i == kHeaderMaxTokens   ? op.max_tokens
+             : i == kHeaderPlacement ? placement_word(op.placement)
+             : i == kHeaderTokens    ? op.num_tokens
+                                     : op.status.as<int32_t>()[i];
     });
   }
   if (op.part == PeerMeet::Signal) return;

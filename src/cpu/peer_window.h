@@ -40,6 +40,11 @@ inline uint32_t epoch_of(const PeerWindow& w) {
   return static_cast<uint32_t>(w.control.as<int64_t>()[kControlEpoch]);
 }
 
+// SlotTables::active as ranks are told it.
+inline int32_t placement_word(ConstTensor active) {
+  return active.present() ? active.as<int32_t>()[0] : 0;
+}
+
 inline StatusWords& words_of(Tensor status) {
   return *status.as<StatusWords>();
 }

@@ -59,6 +59,7 @@ void run(const DeliverRows& op, cudaStream_t stream) {
       op.counts.as<int32_t>(),
       op.num_rows.as<int32_t>(),
       op.status.as<int32_t>(),
+      op.placement.present() ? op.placement.as<int32_t>() : nullptr,
       op.rows.as<uint4>(),
       op.ids.as<int32_t>(),
       op.weights.as<float>(),

@@ -31,6 +31,7 @@ struct DeliverRowsParams {
   int32_t* counts;       // [P]
   int32_t* num_rows;     // [1]
   int32_t* status;
+  const int32_t* active;  // SlotTables::active or null
   const uint4* rows;     // [T, vectors]
   const int32_t* ids;    // [T, K]
   const float* weights;  // [T, K]
@@ -211,22 +212,25 @@ __device__ __forceinline__ void exchange_counts(const DeliverRowsParams& p, cons
   const int lane = static_cast<int>(threadIdx.x);
   const uint32_t epoch = w.epoch() + 1;
   constexpr int kWidth = static_cast<int>(header_width(PeerPhase::CountedRows));
+  const int32_t placement = p.active != nullptr ? p.active[0] : 0;
   if (p.part != PeerMeet::Wait) {
     note_bad_id(w, p.status);
     send_header(w, PeerPhase::CountedRows, epoch, 0, w.num_ranks, [&](int word, int to) {
-      return word == kHeaderMaxTokens ? p.max_tokens
-             : word == kHeaderTokens  ? p.told_tokens
-             : word == kHeaderRows    ? total[to]
-                                      : p.status[word];
+      return word == kHeaderMaxTokens   ? p.max_tokens
+             : word == kHeaderPlacement ? placement
+             : word == kHeaderTokens    ? p.told_tokens
+             : word == kHeaderRows      ? total[to]
+                                        : p.status[word];
     });
     for (int r = lane; r < w.num_ranks; r += 32) p.sent[r] = total[r];
   }
   if (p.part == PeerMeet::Signal) return;
   const Came came = await_peers(
       w, PeerPhase::CountedRows, epoch, 0, w.num_ranks, p.status, [&](int word, int32_t value) {
-        return word == 0 ? value == 0
-               : word == kHeaderMaxTokens
-                   ? value == p.max_tokens
+        return word == 0                  ? value == 0
+               : word == kHeaderMaxTokens ? value == p.max_tokens
+               : word == kHeaderPlacement
+                   ? same_placement(value, placement)
                    : p.tp_size == 1 || word != kHeaderTokens || value == p.told_tokens;
       });
   bool good = came == Came::AllAgree;

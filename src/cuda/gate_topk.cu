@@ -55,7 +55,8 @@ void run(const GateTopk& op, cudaStream_t stream) {
                               .num_groups_kept = static_cast<int>(op.gate.num_groups_kept),
                               .words_per_token = static_cast<int>(words),
                               .gate = op.gate,
-                              .extras = extras};
+                              .extras = extras,
+                              .slots = SlotsView(op.slots)};
   // The largest gates take a block per token.
   const int warps = kGateMaxWarps * token_bytes <= kDefaultSmemBytes ? kGateMaxWarps : 1;
   const size_t smem_bytes = static_cast<size_t>(warps) * token_bytes;

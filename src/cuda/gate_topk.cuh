@@ -13,6 +13,7 @@
 #include <cmath>
 
 #include "cuda/launch.h"
+#include "cuda/slot_tables.cuh"
 #include "switchyard/config.h"
 
 namespace switchyard::cuda {
@@ -41,6 +42,7 @@ struct GateTopkParams {
   int words_per_token;  // of shared memory
   GateConfig gate;
   GateExtras extras;
+  SlotsView slots;
 };
 
 inline constexpr int kGateMaxWarps = 4;
@@ -362,8 +364,9 @@ __global__ __launch_bounds__(kGateMaxWarps *
   for (int k = lane; k < p.top_k; k += 32) {
     const float last =
         kExtras && known && p.extras.expert_scale != nullptr ? p.extras.expert_scale[ids[k]] : 1.0f;
-    p.ids[token * p.top_k + k] = ids[k];
-    p.weights[token * p.top_k + k] = weights[k] / divisor * p.gate.scale * last;
+    const float weight = weights[k] / divisor * p.gate.scale * last;
+    p.ids[token * p.top_k + k] = place_id(p.slots, ids[k], token, weight);
+    p.weights[token * p.top_k + k] = weight;
   }
 }
 

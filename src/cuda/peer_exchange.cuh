@@ -12,6 +12,7 @@ struct AwaitRowsParams {
   WindowView window;
   int32_t* num_rows;  // [1]
   int32_t* status;
+  const int32_t* active;  // SlotTables::active or null
   PeerMeet part;
   int32_t max_tokens, num_tokens;  // as told
   int32_t rows;
@@ -22,20 +23,23 @@ __global__ __launch_bounds__(32) void await_rows_kernel(const __grid_constant__ 
   const WindowView& w = p.window;
   begin_waiting(w);
   const uint32_t epoch = w.epoch() + 1;
+  const int32_t placement = p.active != nullptr ? p.active[0] : 0;
   if (p.part != PeerMeet::Wait) {
     note_bad_id(w, p.status);
     send_header(w, PeerPhase::Rows, epoch, 0, w.num_ranks, [&](int word, int) {
-      return word == kHeaderMaxTokens ? p.max_tokens
-             : word == kHeaderTokens  ? p.num_tokens
-                                      : p.status[word];
+      return word == kHeaderMaxTokens   ? p.max_tokens
+             : word == kHeaderPlacement ? placement
+             : word == kHeaderTokens    ? p.num_tokens
+                                        : p.status[word];
     });
   }
   if (p.part == PeerMeet::Signal) return;
   const Came came = await_peers(
       w, PeerPhase::Rows, epoch, 0, w.num_ranks, p.status, [&](int word, int32_t value) {
-        return word == 0 ? value == 0
-               : word == kHeaderMaxTokens
-                   ? value == p.max_tokens
+        return word == 0                  ? value == 0
+               : word == kHeaderMaxTokens ? value == p.max_tokens
+               : word == kHeaderPlacement
+                   ? same_placement(value, placement)
                    : p.tp_size == 1 || word != kHeaderTokens || value == p.num_tokens;
       });
   bool good = came == Came::AllAgree;

@@ -16,15 +16,18 @@ struct Exchange {
   Communicator& communicator;
   DeviceRanks* device_ranks;  // the communicator, where it works on memory of devices; else null
   const DispatchBuffers& buffers;
+  ConstTensor placement;  // DispatcherOptions::placement
   Tensor status;
   CUstream_st* stream;
 
-  // Status, max_tokens, T, and `counts` (rows to each rank, may be absent) reach every rank with
-  // the next exchange, at once with `send`. Once heard, status holds the same words everywhere.
+  // Status, max_tokens, placement, T, and `counts` (rows to each rank, may be absent) reach every
+  // rank with the next exchange, at once with `send`. Once heard, status holds the same words
+  // everywhere.
   void send_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const {
     const Tensor& header = buffers.header;
     ops.run(Copy{header.rows(0, kStatusWords), status}, stream);
-    ops.run(FillI32{header.rows(kHeaderMaxTokens, 1), static_cast<int32_t>(max_tokens)}, stream);
+    ops.run(FillI32{header.rows(kHeaderMaxTokens, 2), static_cast<int32_t>(max_tokens)}, stream);
+    if (placement.present()) ops.run(Copy{header.rows(kHeaderPlacement, 1), placement}, stream);
     ops.run(FillI32{header.rows(kHeaderTokens, 1), static_cast<int32_t>(num_tokens)}, stream);
     const Tensor to_ranks = header.rows(kHeaderCounts, communicator.size());
     if (counts.present())
@@ -109,9 +112,8 @@ class CommunicatorDispatcher : public Dispatcher {
     parts_.check(hidden, ids, weights, max_tokens, own);
     check_stream(stream);
     const auto buffers = take_buffers(workspace, max_tokens);
-    return {.received = send(Exchange{parts_.ops(), parts_.communicator, parts_.device_ranks.get(),
-                                      buffers, status, stream},
-                             {hidden, ids, weights, max_tokens, own}),
+    return {.received =
+                send(exchange(buffers, status, stream), {hidden, ids, weights, max_tokens, own}),
             .num_tokens = hidden.dim(0),
             .max_tokens = max_tokens,
             .workspace = workspace,
@@ -128,11 +130,10 @@ class CommunicatorDispatcher : public Dispatcher {
       return;
     }
     const auto buffers = take_buffers(call.workspace, call.max_tokens);
-    const Exchange exchange = Exchange{
-        parts_.ops(), parts_.communicator, parts_.device_ranks.get(), buffers, status, stream};
-    exchange.send_status();
-    send_back(exchange, dst, partial.rows, call, addend);
-    exchange.note_lost_peers();
+    const Exchange back = exchange(buffers, status, stream);
+    back.send_status();
+    send_back(back, dst, partial.rows, call, addend);
+    back.note_lost_peers();
   }
 
   int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
@@ -173,6 +174,11 @@ class CommunicatorDispatcher : public Dispatcher {
                      exchange.stream);
   }
 
+  Exchange exchange(const DispatchBuffers& buffers, Tensor status, CUstream_st* stream) const {
+    return {parts_.ops(), parts_.communicator,      parts_.device_ranks.get(),
+            buffers,      parts_.options.placement, status,
+            stream};
+  }
   DispatchBuffers take_buffers(Workspace workspace, int64_t max_tokens) const {
     Arena arena(workspace, parts_.backend->kind());
     const auto buffers = DispatchBuffers::take(

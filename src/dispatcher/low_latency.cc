@@ -59,6 +59,7 @@ class LowLatencyDispatcher final : public Dispatcher {
                                       .block = block_of(max_tokens),
                                       .max_tokens = max_tokens,
                                       .num_tokens = hidden.dim(0),
+                                      .placement = parts_.options.placement,
                                       .tp_size = parts_.options.tp_size,
                                       .dst_rows = b.rows,
                                       .dst_ids = b.ids,

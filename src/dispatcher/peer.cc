@@ -79,6 +79,7 @@ class PeerDispatcher final : public Dispatcher {
     connections_.in_parts(AwaitRows{.window = c.window,
                                     .max_tokens = max_tokens,
                                     .num_tokens = hidden.dim(0),
+                                    .placement = parts_.options.placement,
                                     .tp_size = parts_.options.tp_size,
                                     .num_rows = b.num_rows,
                                     .rows = moves ? rows : own.size,

@@ -10,6 +10,7 @@
 #include "layer/layer_plan.h"
 #include "plan/buffers.h"
 #include "strategy/cost_model.h"
+#include "switchyard/placement.h"
 
 namespace switchyard {
 
@@ -17,6 +18,9 @@ struct LayerBuffers {
   // State.
   Tensor status;        // i32 [kStatusWords]
   Tensor piece_status;  // i32 [pieces, kStatusWords] of one call; absent for one piece
+  SlotTables slots;     // what kernels that write ids get: nothing, loads, a placement or both
+  Tensor active;        // of slots; the layer writes it
+  Tensor tables;        // the same
   // One for each piece: state where peers know it as their window, else workspace.
   std::vector<Workspace> dispatcher;
 
@@ -47,6 +51,7 @@ struct LayerBuffers {
     dispatcher.clear();
     status = state.take(DType::I32, {kStatusWords});
     if (s.token_pieces > 1) piece_status = state.take(DType::I32, {s.token_pieces, kStatusWords});
+    cut_slots(state, plan);
     ids = arena.take(DType::I32, {slice, r.config.top_k});
     weights = arena.take(DType::F32, {slice, r.config.top_k});
     gate = arena.take_bytes(static_cast<int64_t>(of_gate.bytes()));
@@ -67,6 +72,21 @@ struct LayerBuffers {
     if (!plan.strided_rows) return;
     hidden = arena.take(DType::Bf16, {r.max_tokens, config.hidden});
     output = arena.take(output_dtype(config), {r.max_tokens, config.hidden});
+  }
+
+ private:
+  void cut_slots(Arena& state, const LayerPlan& plan) {
+    const int64_t num_experts = plan.config.num_experts;
+    const auto num_slots = static_cast<int64_t>(plan.placement.size());
+    slots = {.num_experts = num_experts};
+    // Ranks that hold the same tokens must choose alike, whatever the last bit of their weights.
+    slots.by_token =
+        plan.strategy.dispatcher == DispatcherKind::Local && plan.request.num_ranks > 1;
+    if (num_slots > 0) {
+      slots.active = active = state.take(DType::I32, {1});
+      slots.tables = tables = state.take(DType::I32, {2, num_experts + 1 + num_slots});
+    }
+    if (plan.counts_loads) slots.loads = state.take(DType::I64, {num_experts});
   }
 };
 

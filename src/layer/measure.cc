@@ -165,6 +165,7 @@ class CudaMeasurement {
     return AwaitRows{.window = d.window,
                      .max_tokens = d.max_tokens,
                      .num_tokens = d.num_tokens,
+                     .placement = d.placement,
                      .tp_size = d.tp_size,
                      .num_rows = d.num_rows,
                      .rows = d.window.num_ranks * d.block,

@@ -316,6 +316,17 @@ struct FillI32 {
   Work work(const ReadI32&) const { return {tensor_bytes(dst)}; }
 };
 
+// dst = src, which is on the host and may change at once: few words, which travel with a launch. The
+// host waits for nothing. Throws Error(Unsupported) while a graph captures the stream: it would write
+// these words again and again.
+struct WriteI32 {
+  static constexpr const char* kName = "write_i32";
+  Tensor dst;
+  const int32_t* src = nullptr;
+
+  Work work(const ReadI32&) const { return {tensor_bytes(dst)}; }
+};
+
 struct Copy {
   static constexpr const char* kName = "copy";
   Tensor dst;
@@ -358,6 +369,6 @@ struct Poison {
 
 using ExpertOps =
     OpList<PlanRows, GroupRows, ScatterRows, GroupedGemm, SumRows, NormRows, WeighShared, AddRows,
-           Widen, SingleGroup, Sigmoid, FillI32, Copy, CopyRows, ArrangeWeights, Poison>;
+           Widen, SingleGroup, Sigmoid, FillI32, WriteI32, Copy, CopyRows, ArrangeWeights, Poison>;
 
 }  // namespace switchyard

@@ -26,9 +26,11 @@ struct DeliverRows {
   ConstTensor weights;  // f32 [T, K]
   int64_t num_experts = 0;
   int64_t block = 0;  // at least T of every rank
-  // As told, and compared: the call's bound, and tokens, equal inside a tensor-parallel group.
+  // As told, and compared: the call's bound, tokens, equal inside a tensor-parallel group, and
+  // SlotTables::active; absent: none.
   int64_t max_tokens = 0;
   int64_t num_tokens = 0;
+  ConstTensor placement{};
   int tp_size = 1;
 
   // This rank's own buffers, of which peers have their like at the same offsets.

@@ -89,13 +89,14 @@ struct PushRows {
 };
 
 // Begins the next call, whose epoch is that of the last one + 1: sends every rank status,
-// max_tokens and num_tokens, and that what was enqueued before has happened; waits for all of
-// them. status is as CheckHeaders leaves it. The part Wait ends what Signal began.
+// max_tokens, num_tokens and its placement, and that what was enqueued before has happened; waits
+// for all of them. status is as CheckHeaders leaves it. The part Wait ends what Signal began.
 struct AwaitRows {
   static constexpr const char* kName = "await_rows";
   PeerWindow window;
-  int64_t max_tokens = 0;  // the call's bound
-  int64_t num_tokens = 0;  // T, equal inside a tensor-parallel group
+  int64_t max_tokens = 0;   // the call's bound
+  int64_t num_tokens = 0;   // T, equal inside a tensor-parallel group
+  ConstTensor placement{};  // SlotTables::active; absent: none
   int tp_size = 1;
   Tensor num_rows;  // i32 [1] <- rows, or 0 with a status
   int64_t rows = 0;

@@ -174,7 +174,9 @@ std::vector<WeightPart> weight_parts(const MoeConfig& c, int num_ranks,
   };
   using Block = WeightBlock;
   constexpr DType kBf16 = DType::Bf16, kF32 = DType::F32;
-  const int64_t n = experts_of_rank(c.num_experts, num_ranks), rows = c.router_rows();
+  const int64_t n =
+      format.num_slots > 0 ? format.num_slots : experts_of_rank(c.num_experts, num_ranks);
+  const int64_t rows = c.router_rows();
   const int64_t h = c.hidden, i = c.intermediate, is = c.shared.intermediate, l = c.path.latent;
   const int64_t routed_h = c.routed_hidden();
 
@@ -259,6 +261,7 @@ WeightBlock WeightBlock::allocate(const MoeConfig& config, int num_ranks,
 LayerWeights WeightBlock::view() const {
   LayerWeights w;
   w.experts = {.order = GateUpOrder::GateUp, .w1 = w1, .w2 = w2, .b1 = b1, .b2 = b2};
+  w.experts.num_slots = format.num_slots;
   if (w1_scales.present()) {
     w.experts.w1_scales = {w1_scales, format.w1};
     w.experts.w2_scales = {w2_scales, format.w2};
@@ -281,8 +284,8 @@ int64_t weight_bytes(const MoeConfig& config, int num_ranks, const ExpertFormat&
 }
 
 ExpertFormat format_of(const ExpertWeights& weights) {
-  if (weights.w1.dtype != DType::F8E4m3) return {};
-  return {DType::F8E4m3, weights.w1_scales.block, weights.w2_scales.block};
+  if (weights.w1.dtype != DType::F8E4m3) return {.num_slots = weights.num_slots};
+  return {DType::F8E4m3, weights.w1_scales.block, weights.w2_scales.block, weights.num_slots};
 }
 
 ExpertFormat fp8_blocks(const MoeConfig& config) {
@@ -294,6 +297,9 @@ ExpertFormat fp8_blocks(const MoeConfig& config) {
 void validate(const ExpertWeights& w, const MoeConfig& c, int num_ranks, DeviceKind device) {
   validate(c);
   SWITCHYARD_REQUIRE(num_ranks >= 1, ShapeMismatch, "weights: P=", num_ranks, ", need at least 1.");
+  SWITCHYARD_REQUIRE(w.num_slots >= 0 && w.num_slots <= kMaxExperts, ShapeMismatch,
+                     "weights: num_slots=", w.num_slots, ", need 0 to ", kMaxExperts,
+                     ". Pass the weight slots of this rank, or 0 for its experts in order.");
   check_order("w1", w.order, c.activation);
   check_format(w);
   LayerWeights layer;

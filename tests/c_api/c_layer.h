@@ -117,6 +117,7 @@ inline swy_weight_views c_views(const LayerWeights& from) {
   c.shared_w2 = c_tensor(from.shared.w2);
   c.shared_gate = c_tensor(from.shared.gate);
   c.transposed = from.experts.transposed;
+  c.num_slots = from.experts.num_slots;
   if (!from.experts.w1_scales.present()) return c;
   c.w1_scales = c_tensor(from.experts.w1_scales.values);
   c.w2_scales = c_tensor(from.experts.w2_scales.values);

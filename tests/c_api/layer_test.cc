@@ -16,6 +16,7 @@
 #include "testing/f8_weights.h"
 #include "testing/family_configs.h"
 #include "testing/layer_features.h"
+#include "testing/placed_layer.h"
 #include "testing/small_layer.h"
 #include "testing/temporary_folder.h"
 
@@ -302,6 +303,59 @@ TEST(CLayer, IdsOfBothWidthsAndTheReport) {
   with_wide.max_tokens = kTokens;
   c_forward(layer.get(), with_wide);
   EXPECT_TRUE(same_bits(call.output, wanted.output));
+}
+
+// On one rank no bit depends on where experts are.
+TEST(CLayer, PlacementsAreSwappedAndLoadsAreCounted) {
+  const LayerWeights all = random_weights(small_layer(), 1, 0, 5);
+  const auto slots = random_slots(16, 24, 3);
+  const LayerWeights placed = weights_of_slots(all, slots);
+  const CContext context = c_context();
+  const swy_weight_views views = c_views(placed);
+  const auto weights = made<CWeights>(
+      [&](swy_weights** out) { return swy_weights_create(&views, nullptr, nullptr, out); });
+  swy_weight_views seen;
+  SWY_INIT(weight_views, seen);
+  good(swy_weights_view(weights.get(), &seen));
+  EXPECT_EQ(seen.num_slots, 24);
+  swy_options options = c_options(64);
+  options.placement = slots.data();
+  options.num_slots = 24;
+  options.count_loads = 1;
+  const CLayer layer = c_layer(context.get(), small_layer(), weights.get(), options);
+  const auto cpp = MoeLayer::create(small_layer(), all, small_options("auto"));
+  SmallCall call(kTokens, std::random_device{}()), wanted = call;
+  cpp->forward(wanted.with_ids());
+  c_forward(layer.get(), call.with_ids());
+  EXPECT_TRUE(same_bits(call.output, wanted.output));
+
+  // Each expert keeps its first slot.
+  auto fewer = slots;
+  for (size_t s = 0; s < fewer.size(); ++s)
+    if (std::find(fewer.begin(), fewer.begin() + static_cast<int64_t>(s), fewer[s]) !=
+        fewer.begin() + static_cast<int64_t>(s))
+      fewer[s] = -1;
+  good(swy_layer_set_placement(layer.get(), fewer.data(), 24, nullptr));
+  call.output = Buffer<Bf16>({kTokens, 128});
+  c_forward(layer.get(), call.with_ids());
+  EXPECT_TRUE(same_bits(call.output, wanted.output));
+  EXPECT_EQ(swy_layer_set_placement(layer.get(), fewer.data(), 23, nullptr), SWY_SHAPE_MISMATCH);
+
+  swy_tensor loads{};
+  good(swy_layer_expert_loads(layer.get(), &loads));
+  EXPECT_EQ(loads.dtype, SWY_I64);
+  EXPECT_EQ(loads.shape[0], 16);
+  std::vector<int64_t> expected(16);
+  for (int64_t i = 0; i < call.ids.count(); ++i) expected[static_cast<size_t>(call.ids[i])] += 2;
+  const auto* counted = static_cast<const int64_t*>(loads.data);
+  EXPECT_EQ(std::vector<int64_t>(counted, counted + 16), expected);
+
+  options.placement = nullptr;
+  swy_layer* none = nullptr;
+  const swy_config config = c_config(small_layer());
+  EXPECT_EQ(swy_layer_create(context.get(), &config, weights.get(), nullptr, &options, &none),
+            SWY_INVALID_ARGUMENT)
+      << "slots without a placement";
 }
 
 int released = 0;

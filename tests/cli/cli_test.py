@@ -485,7 +485,8 @@ class Options(CommandLine):
     NUMBERS = {"layer", "ep-size", "ep-rank", "ranks", "tp-size", "masked-max-tokens", "masked_max_token_num",
                "alignment", "threads", "pieces", "link-blocks", "num-sms", "tokens", "max-tokens", "seed", "repeat",
                "tolerance", "batch", "nodes", "ranks-per-node", "nvlink-gbps", "network-gbps", "nvlink-meeting-us",
-               "network-meeting-us", "network-peer-us", "gemm-tflops", "read-gbps", "slots", "groups"}
+               "network-meeting-us", "network-peer-us", "gemm-tflops", "read-gbps", "slots", "groups",
+               "placement-layer"}
     NO_DEFAULT = {"layer"}
     COMMANDS = {"run": ["--preset", "olmoe-1b-7b", "--ep-size", 64], "models": [], "check": [],
                 "explain": ["--preset", "olmoe-1b-7b"], "bench": ["--preset", "olmoe-1b-7b", "--ep-size", 64],
@@ -1353,7 +1354,51 @@ class Placement(CommandLine):
             self.refused("plan", "--placement", name, "--ranks", 1, says="is no file. Name a recording")
 
     def test_the_manual_shows_what_is_printed(self):
-        self.expect_shown("docs/guide/placement.md", 2)
+        self.expect_shown("docs/guide/placement.md", 3)
+
+    def test_a_layer_runs_with_the_plan_of_its_loads(self):
+        plain = self.run_json(*real(), "--ranks", 4)
+        (self.folder / "loads").write_text(json.dumps([[1] * 32, plain["expert_counts"]]))
+        plan = self.folder / "plan"
+        for ranks, slots, more in (1, 32, ()), (2, 40, ("--tp-size", 2)), (4, 48, ()), (4, 40, ("--strategy", "all_gather+masked")):
+            plan.write_text(json.dumps(self.run_json("plan", "--placement", self.folder / "loads", "--ranks", ranks,
+                                                     "--slots", slots)))
+            r = self.run_json(*real(), "--ranks", ranks, "--placement", plan, "--placement-layer", 1, *more)
+            self.assertTrue(r["good"])
+            self.assertEqual((r["slots"], r["experts"], r["expert_counts"]), (slots, 32, plain["expert_counts"]))
+        self.assertEqual(plain["slots"], 0)
+        text = self.good(*real(), "--ranks", 4, "--placement", plan, "--placement-layer", 1).stdout
+        self.assertIn(f"slots     40, 10 on a rank, by {plan}\n", text)
+
+    def test_slots_of_a_rank_are_explained(self):
+        preset = "explain", "--preset", "deepseek-v3", "--ranks", 8
+        plain, placed = self.run_json(*preset), self.run_json(*preset, "--slots", 288)
+        one_expert = 3 * 2048 * 7168 * 2
+        self.assertEqual(placed["weight_bytes"] - plain["weight_bytes"], 4 * one_expert)
+        self.assertEqual(placed["chosen"], plain["chosen"])
+        self.assertIn("\nslots   288, 36 a rank\n", self.good(*preset, "--slots", 288).stdout)
+        for slots in 248, 260:
+            self.refused(*preset, "--slots", slots, says=f"--slots={slots}, need a multiple of the 8 ranks, 256 experts")
+
+    def test_a_plan_that_is_none_is_refused(self):
+        plan = self.folder / "plan"
+        run = *real(), "--ranks", 2, "--placement", plan
+        self.refused(*run, says="run: placement=")
+        for text, says in (("[1]", "has no physical_to_logical"), ("{", "is no JSON"), ("[" * 100, "nested deeper"),
+                           ('{"physical_to_logical": 3}', "has no physical_to_logical"),
+                           ('{"physical_to_logical": [3]}', "no array for each layer"),
+                           ('{"physical_to_logical": [[0, 0.5]]}', "slot 1 is no expert"),
+                           ('{"physical_to_logical": [[4096]]}', "slot 0 is no expert"),
+                           ('{"physical_to_logical": [[0], [0]]}', "holds 2 layers. Say --placement-layer"),
+                           ('{"physical_to_logical": []}', "holds 0 layers"),
+                           ('{"physical_to_logical": [[0, 1, 2]]}', "3 slots on 2 ranks"),
+                           ('{"physical_to_logical": [[0, 1, 2, 3]]}', "has no expert 4")):
+            plan.write_text(text)
+            with self.subTest(text=text):
+                self.refused(*run, says=says)
+        plan.write_text('{"physical_to_logical": [[0]]}')
+        self.refused(*run, "--placement-layer", 1, says="holds 1 layers, --placement-layer=1")
+        self.refused(*real(), "--placement-layer", 1, says="--placement-layer")
 
 
 if __name__ == "__main__":

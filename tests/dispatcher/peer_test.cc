@@ -122,6 +122,38 @@ TEST(PeerDispatchErrors, BoundsThatDifferAreNotedOnEveryRank) {
   }
 }
 
+// Over messages, and where ranks reach each other's memory.
+void expect_placements_compared(DispatcherKind kind, bool peer_memory) {
+  std::vector<StatusWords> seen(2);
+  run_local_ranks(2, [&](Communicator& comm) {
+    const int32_t same = 40 + comm.rank(), other = 40 + 2 * comm.rank();
+    DispatchCase c;
+    c.config = dispatch_config(64, 8, 2);
+    c.options.kind = kind;
+    c.options.peer_memory = peer_memory;
+    c.calls.push_back({{4, 4}, Skew::Balanced, 1});
+    c.options.placement = ConstTensor(&same, {1});
+    EXPECT_TRUE(run_dispatch(c, comm, make_cpu_backend(1), nullptr)[0].status.good())
+        << "one table's contents, in either place";
+    c.options.placement = ConstTensor(&other, {1});
+    seen[static_cast<size_t>(comm.rank())] =
+        run_dispatch(c, comm, make_cpu_backend(1), nullptr)[0].status;
+  });
+  for (const auto& s : seen) {
+    EXPECT_EQ(s.detail, static_cast<int32_t>(StatusDetail::PlacementsDiffer));
+    EXPECT_EQ(s.rank, 1);
+    EXPECT_EQ(s.value, 42);
+  }
+}
+
+TEST(PeerDispatchErrors, PlacementsThatDifferAreNotedOnEveryRank) {
+  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::LowLatency})
+    for (const bool peer_memory : {true, false}) {
+      SCOPED_TRACE(std::string(dispatcher_name(kind)) + (peer_memory ? ", peers" : ", messages"));
+      expect_placements_compared(kind, peer_memory);
+    }
+}
+
 // One rank's side, taken apart so that a rank can stop between the two halves.
 struct Rank {
   explicit Rank(Communicator& comm, bool fetch_rows = false, int tp_size = 1,
