@@ -171,7 +171,7 @@ def call_of(prepared: Prepared, layer: Layer, rows: Rows, op: str) -> Callable[[
             ids = prepared.plan(ids)
         return lambda: prepared.given(rows.hidden, ids, rows.weights)
     if prepared.plan is not None:
-        raise Skip("its routing kernels are not called here")
+        raise Skip("it has no routing kernels here")
     if prepared.whole is not None:
         whole = prepared.whole
         return lambda: whole(rows.hidden)

@@ -282,6 +282,44 @@ def test_the_rows_of_vllms_kernel_are_aligned_to_tiles(monkeypatch):
     assert few.sorted_ids is None and few.experts.tolist() == ids[0].tolist() and int(few.rows) == 32
 
 
+def stub_quack_compiled(monkeypatch):
+    from switchyard import _quack_kernel as kernel
+
+    def gated(a, b, d, c, epilogue, scheduler, varlen, sfa, sfb):
+        output, starts, token = epilogue[0], varlen[0], varlen[2]
+        assert (d, c, epilogue[1:], varlen[1], varlen[3], sfa, sfb) == (None, None, (None, None), None, None, None, None)
+        assert scheduler == (132, None, 8, None, None, None) and starts.dtype == token.dtype == torch.int32
+        output.copy_(peers._silu_and_mul(grouped(a[token], b.transpose(1, 2), starts.tolist())))
+
+    def plain(a, b, d, c, epilogue, scheduler, varlen, sfa, sfb):
+        assert (c, epilogue, varlen[1:], sfa, sfb) == (None, (None,) * 12, (None, None, None), None, None)
+        assert scheduler == (66, None, 8, None, None, None)
+        d.copy_(grouped(a, b.transpose(1, 2), varlen[0].tolist()))
+
+    def fails(*_):
+        raise AssertionError("the other one is the fastest")
+
+    def fastest(candidates, call):
+        call(candidates[-1])
+        return candidates[-1]
+
+    monkeypatch.setattr(kernel, "kernels", lambda: {"gated": [kernel.Kernel(fails, 2), kernel.Kernel(gated, 1)],
+                                                    "plain": [kernel.Kernel(fails, 1), kernel.Kernel(plain, 2)]})
+    monkeypatch.setattr(kernel, "fastest", fastest)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(multi_processor_count=132))
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 64])
+def test_quacks_kernels_get_what_quack_gives_them(monkeypatch, tokens):
+    stub_quack_compiled(monkeypatch)
+    made = layer()
+    prepared = peers._quack_kernel(made)
+    rows = bench.Rows.random(made, tokens, torch.device("cpu"))
+    assert rows.error(bench.call_of(prepared, made, rows, "layer_given_routing")(), "layer_given_routing") < bench.MOST_ERROR
+    with pytest.raises(peers.Skip, match="no routing kernels"):
+        bench.call_of(prepared, made, rows, "layer")
+
+
 def test_vllms_kernel_is_read_out_of_its_file(tmp_path):
     """In the interpreter of Triton, for want of a GPU; in f16, as it multiplies bf16 by their bits."""
     if not (engine_stub.source_folder() / "vllm").exists():
