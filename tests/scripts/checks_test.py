@@ -180,6 +180,27 @@ class Measurements(Tree):
         self.assertIn("(one.md)", (self.root / "docs/measurements/README.md").read_text())
         self.assertEqual("", run("check_docs.py", self.root).stdout.replace("docs: 2 pages good", "").split(",")[0].strip())
 
+    def test_peers_stand_beside_ours(self):
+        def row(peer, us, op="layer_given_routing"):
+            return {"op": op, "peer": peer, "tokens": 8, "active_experts": 4, "us": us, "floor_us": 20.0}
+        run_of = {"layer": "preset m", "config": {"hidden": 8}, "read_gbps": 8.0, "gemm_tflops": 7.0, "repeat": 20, "rows": [
+            row("switchyard", 40.0), row("switchyard-op", 39.0), row("slow", 60.0), row("fast", 50.0), row("fast", 70.0, "layer")],
+            "not_timed": [{"peer": "wrong", "reason": "wrong: error 2.0e+00"}]}
+        self.write("bench/results/one.json", json.dumps({
+            "device": "A CPU", "date": "2026-01-02T03:04:05Z", "command": "python -m switchyard.bench", "versions": {"torch": "2.11", "cuda": None},
+            "missing": {"absent": "is not installed"}, "bench": {"m": run_of}}))
+        self.write("README.md", "<!-- measurements: one peers m 8 -->\nold\n<!-- end of measurements -->\n")
+        self.assertEqual(0, run("measurements.py", self.root).returncode)
+        page = (self.root / self.PAGE).read_text()
+        lines = [line.split() for line in page.splitlines()]
+        given = ["|", "m", "|", "8", "|", "given", "|", "4", "|", "20.0", "|", "40.0", "|", "39.0", "|", "60.0", "|", "50.0", "|", "fast", "|", "1.25", "|"]
+        self.assertIn(given, lines)
+        for text in ("A CPU", "torch 2.11", "wrong: error 2.0e+00", "best peer over ours", " run "):
+            self.assertIn(text, page)
+        self.assertNotIn("absent", page)
+        self.assertIn(["|", "m", "|", "8", "|", "20.0", "|", "40.0", "|", "39.0", "|", "60.0", "|", "50.0", "|", "1.25", "|"],
+                      [line.split() for line in (self.root / "README.md").read_text().splitlines()])
+
     def test_a_stale_page_is_named_by_both_scripts(self):
         self.results(30.0)
         self.write("README.md", "<!-- measurements: one layers m 8 -->\nold\n<!-- end of measurements -->\n")
