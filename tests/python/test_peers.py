@@ -12,6 +12,7 @@ import types
 
 import engine_stub
 import pytest
+import switchyard
 import switchyard.bench as bench
 import torch
 from switchyard import peers
@@ -128,6 +129,31 @@ def test_the_module_may_be_called_as_the_function_of_its_name():
 def test_the_command_runs():
     asked = subprocess.run([sys.executable, "-m", "switchyard.bench", "--help"], capture_output=True, text=True, check=True)
     assert "--peers" in asked.stdout and "python -m switchyard.bench" in asked.stdout
+
+
+def test_what_a_call_costs_the_host_is_written(quick, tmp_path, capsys):
+    from switchyard import overhead
+
+    file = tmp_path / "overhead.json"
+    assert overhead.main(["--device", "cpu", "--shape", SHAPE, "--repeat", "2", "--json", str(file)]) == 0
+    shown, results = capsys.readouterr().out, json.loads(file.read_text())
+    assert results["device"] and results["command"].startswith("python -m switchyard.overhead")
+    rows = {row["call"]: row for row in results["overhead"]["rows"]}
+    assert list(rows) == [overhead.CPP, "MoeLayer.forward, output given", "MoeLayer.forward", "fused_experts_out", "fused_experts",
+                          "fused_experts under no_grad"]
+    for row in rows.values():
+        assert 0 < row["us_min"] <= row["us"] <= row["us_max"] and row["over_cpp_us"] == row["us"] - rows[overhead.CPP]["us"]
+    assert all(name in shown for name in rows)
+
+
+def test_what_cpp_does_so_often_is_what_a_call_does():
+    made = layer()
+    rows = bench.Rows.random(made, 1, torch.device("cpu"))
+    config = switchyard.MoeConfig(hidden=64, intermediate=48, num_experts=8, top_k=2)
+    ours = switchyard.MoeLayer(config, switchyard.LayerWeights(made.w13, made.w2, switchyard.GateUpOrder.GateUp), max_tokens=1)
+    output = torch.full_like(rows.hidden, torch.nan)
+    assert ours._time_forward(rows.hidden, output, rows.ids, rows.weights, 3) > 0
+    assert torch.equal(output, ours.forward(rows.hidden, ids=rows.ids, weights=rows.weights))
 
 
 # ---- what a row holds
