@@ -221,6 +221,32 @@ class Measurements(Tree):
         self.assertEqual(0, run("measurements.py", self.root, "--check").returncode)
 
 
+class Reference(Tree):
+    """What scripts/doxygen_filter.py gives Doxygen."""
+
+    def of(self, name, text):
+        self.write(name, text)
+        result = subprocess.run([sys.executable, ROOT / "scripts/doxygen_filter.py", self.root / name], capture_output=True, text=True, check=True)
+        self.assertEqual(text.count("\n"), result.stdout.count("\n"))
+        return result.stdout
+
+    def test_comments_of_cpp_become_texts(self):
+        for before, after in [
+                ("// Of a call.\nint a;\n", "/// Of a call.\nint a;\n"), ("int a;  // <kind> of b\n", "int a;  ///< \\<kind\\> of b\n"),
+                ("int a;  // begins\n        // and goes on\nint b;\n", "int a;  ///< begins\n        ///< and goes on\nint b;\n"),
+                ("/// `a<b>` @ c\n", "/// `a<b>` \\@ c\n"), ("// ---- a section\n", "// ---- a section\n"),
+                ('const char* a = "http://b";\n', 'const char* a = "http://b";\n'),
+                ("namespace [[gnu::visibility(\"default\")]] a {\n", "namespace a {\n"),
+                ("// SPDX-License-Identifier: Apache-2.0\n", "// SPDX-License-Identifier: Apache-2.0\n")]:
+            self.assertEqual(after, self.of("a.h", before))
+
+    def test_comments_of_c_become_texts(self):
+        for before, after in [
+                ("/* Of a call.\n * More. */\nint a;\n", "/** Of a call.\n * More. */\nint a;\n"), ("int a; /* of <b> */\n", "int a; /**< of \\<b\\> */\n"),
+                ("/* ---- a section */\n", "/* ---- a section */\n")]:
+            self.assertEqual(after, self.of("switchyard.h", before))
+
+
 class Faults(unittest.TestCase):
     """What scripts/mutate.py would change."""
 
