@@ -3,9 +3,12 @@
 """transformers: every class with the experts interface is switched and equal to its own forward, or refused."""
 import importlib
 import inspect
+import os
 import pathlib
 import re
 import runpy
+import subprocess
+import sys
 
 import cases
 import pytest
@@ -247,6 +250,13 @@ def test_the_example_of_expert_parallel_runs():
     needs_expert_parallel()
     pytest.importorskip("accelerate")
     assert "2 ranks, 4 experts each" in cases.torchrun(2, "transformers_expert_parallel.py")
+
+
+def test_200_tokens_of_the_trained_model_are_those_of_eager():
+    run = subprocess.run([sys.executable, SOURCE / "examples" / "python" / "generate.py"], capture_output=True, text=True, check=False,
+                         timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})  # small products, on machines that do other work
+    assert run.returncode == 0, run.stderr
+    assert "def __init__(self)" in run.stdout and "200 tokens as eager writes them" in run.stdout
 
 
 def test_the_example_runs():
