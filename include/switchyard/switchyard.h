@@ -81,8 +81,8 @@ SWY_API uint32_t swy_version(void);           /* SWY_VERSION of the library */
 SWY_API const char* swy_version_string(void); /* of the release: "0.1.0" */
 /* "ShapeMismatch", ...; never NULL. */
 SWY_API const char* swy_status_name(swy_status status);
-/* `<operation>: <name>=<value>, <the rule>. <What to do instead.>` of this thread, on one line; never NULL. Valid until
- * the thread's next call that returns a status. */
+/* Of this thread, on one line; never NULL. Valid until the thread's next call that returns a status.
+ * `<operation>: <name>=<value>, <the rule>. <What to do instead.>` */
 SWY_API const char* swy_last_error(void);
 
 /* Sets the defaults of a struct: swy_config config; SWY_INIT(config, config); */
