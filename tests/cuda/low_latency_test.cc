@@ -74,7 +74,7 @@ TEST_P(PeerCudaLowLatency, ManyCallsOfAnyBoundOnOneWorkspace) {
 TEST_P(PeerCudaLowLatency, TheNumberOfBlocksAndOfChoicesChangesNoBit) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
   for (const int64_t top_k : {3, 64}) {
-    auto c = random_low_latency_calls(GetParam(), small() ? 3 : 10, small() ? 300 : 4096, 23);
+    auto c = random_low_latency_calls(GetParam(), 4, top_k == 3 ? 1500 : 300, 23);
     c.config.num_experts = 64;
     c.config.top_k = top_k;
     const auto expected = expected_outcomes(c);
