@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// src/cuda/slot_tables.cuh -- ids become weight slots where they are written: two dependent reads of
-// a table that stays in L1.
+// src/cuda/slot_tables.cuh -- ids become weight slots where they are written: three dependent reads,
+// of the word and of a table that stays in L1.
 #pragma once
 
 #include "plan/slot_tables.h"
