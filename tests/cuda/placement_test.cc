@@ -269,6 +269,7 @@ TEST_P(PeerCudaPlaced, ReplaysGiveTheBitsOfALayerOfTheSlotsAfterEachSwap) {
       const RankLayer layer(placed, g, options);
       g.everyone();
       layer.run();
+      of_ids.run();
       g.everyone();
       {
         Graph graph(g.stream, [&] { layer.layer->forward(layer.args()); });
