@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers' expert parallelism by layers over the ranks: DistributedConfig(ep_implementation="switchyard").
 
-Rows travel to the ranks of their experts and back inside the layer: no rank reads a size back to the host, so a forward
-may be in a CUDA graph after one call of the same size. Where a gradient is needed, transformers' all-to-all computes.
+Rows travel to the ranks of their experts and back inside the layer: no rank reads a size back to the host. Where a
+gradient is needed, transformers' all-to-all computes.
 """
 from __future__ import annotations
 

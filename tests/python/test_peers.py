@@ -371,7 +371,8 @@ def test_vllms_kernel_is_read_out_of_its_file(tmp_path):
 # Where a peer's function is, in its package, and the names that are given to it.
 CALLED = [
     ("quack/gemm_interface.py", "gemm", ["A", "B", "cu_seqlens_m"]),
-    ("quack/gemm_interface.py", "gemm_act", ["A", "B", "activation", "cu_seqlens_m", "A_idx", "store_preact", "concat_layout"]),
+    ("quack/gemm_interface.py", "gemm_act", ["A", "B", "activation", "cu_seqlens_m", "A_idx", "store_preact", "concat_layout", "tuned", "config"]),
+    ("quack/gemm_interface.py", "gemm_tuned", ["A", "B", "out", "cu_seqlens_m", "config"]),
     ("flashinfer/fused_moe/core.py", "cutlass_fused_moe", [
         "input", "token_selected_experts", "token_final_scales", "fc1_expert_weights", "fc2_expert_weights", "output_dtype", "quant_scales",
         "output"]),
