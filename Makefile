@@ -86,9 +86,11 @@ engines:  ## are vLLM, SGLang and peers what the tests take them for? 500 MB; ne
 	@cmake --preset cpu $(WITH_PYTHON) >/dev/null && cmake --build --preset cpu --target switchyard_python
 	PYTHONPATH=$(BUILD)/python scripts/engine_contracts.sh build/engines $(VENV)/bin/python
 
-reference:  ## the Python package's reference: build/reference
+reference:  ## pages of the Python package, and of the C++ and C headers: build/reference
+	@scripts/install_deps.sh reference python
 	@scripts/python_venv.sh $(VENV)
-	$(VENV)/bin/python scripts/python_reference.py build/reference
+	$(VENV)/bin/python scripts/python_reference.py build/reference/python
+	sed -nE 's/^project\(switchyard VERSION ([0-9.]+).*/PROJECT_NUMBER = \1/p' CMakeLists.txt | cat docs/Doxyfile - | doxygen -
 
 style:  ## formatting, levels of the house, links, tables and snippets of the docs
 	@scripts/install_deps.sh style

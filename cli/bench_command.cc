@@ -147,6 +147,7 @@ int bench_on_cpu(const BenchArguments& a) {
                                {"strategy", strategy},
                                {"device", device.name},
                                {"date", utc_now()},
+                               {"experts", dtype_name(a.source.expert_format().dtype)},
                                {"ranks", a.run.ranks},
                                {"threads", threads},
                                {"version", SWITCHYARD_VERSION},

@@ -110,9 +110,9 @@ class CudaBench final : public GpuBench {
     say("layer     {}{}\n          {}\n", a_.source.name(),
         a_.routed_only ? ", without shared experts" : "", describe(config_));
     say("device    {}, driver {}, version {}\n", rates_.name, rates_.driver, SWITCHYARD_VERSION);
-    say("measured  copy {:.0f} GB/s, read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
+    say("measured  copy {:.0f} GB/s, read {:.0f} GB/s, {}, SM clock {:.0f} MHz\n"
         "          cold L2, CUDA graphs, medians of {} on a rested card, {} routing\n\n",
-        rates_.copy_gbps, rates_.read_gbps, rates_.gemm_tflops, rates_.sm_clock_mhz, a_.repeat,
+        rates_.copy_gbps, rates_.read_gbps, product_rates(), rates_.sm_clock_mhz, a_.repeat,
         a_.routing);
     Table table({"<tokens  strategy", "<operation", "us", "floor us", "x floor", "TFLOP/s", "GB/s",
                  "kernels"});

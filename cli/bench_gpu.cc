@@ -38,6 +38,8 @@ class HostExperts {
     const LayerWeights& first = *ranks.front().weights;
     weights.experts = {first.experts.order, take(&ExpertWeights::w1), take(&ExpertWeights::w2),
                        take(&ExpertWeights::b1), take(&ExpertWeights::b2)};
+    weights.experts.w1_scales = take(&ExpertWeights::w1_scales);
+    weights.experts.w2_scales = take(&ExpertWeights::w2_scales);
     weights.shared = {first.shared.order, take(first.shared.w1), take(first.shared.w2),
                       take(first.shared.gate)};
     weights.path = {take(first.path.input_norm), take(first.path.down),
@@ -52,13 +54,21 @@ class HostExperts {
   };
 
   ConstTensor take(ConstTensor ExpertWeights::*which) {
-    if (!(ranks_.front().weights->experts.*which).present()) return {};
+    return take_experts([which](const ExpertWeights& e) { return e.*which; });
+  }
+  BlockScales take(BlockScales ExpertWeights::*which) {
+    return {take_experts([which](const ExpertWeights& e) { return (e.*which).values; }),
+            (ranks_.front().weights->experts.*which).block};
+  }
+  template <class View>
+  ConstTensor take_experts(View view) {
+    const ConstTensor first = view(ranks_.front().weights->experts);
+    if (!first.present()) return {};
     std::vector<Slice> slices;
     slices.reserve(used_.size());
     for (const int32_t e : used_) {
-      const int64_t per_rank = (ranks_.front().weights->experts.*which).dim(0);
-      const auto& rank = ranks_[e / per_rank];
-      slices.push_back({(rank.weights->experts.*which).rows(e % per_rank, 1), rank.backend});
+      const auto& rank = ranks_[e / first.dim(0)];
+      slices.push_back({view(rank.weights->experts).rows(e % first.dim(0), 1), rank.backend});
     }
     return join(slices, static_cast<int64_t>(used_.size()));
   }
@@ -115,7 +125,7 @@ LayerWeights bench_weights(const BenchArguments& a, Backend& backend, int num_ra
   const MoeConfig config = a.source.config();
   LayerWeights weights =
       a.source.stored_format() == "random"
-          ? random_device_weights(config, backend, 0, num_ranks, rank)
+          ? random_device_weights(config, backend, 0, num_ranks, rank, a.source.expert_format())
           : to_device(a.source.weights(num_ranks, rank, {}), config, num_ranks, backend);
   if (a.routed_only) weights.shared = {};
   return weights;
@@ -171,13 +181,22 @@ std::vector<std::string> bench_strategies(const std::string& wanted) {
   return names;
 }
 
-bool GpuBench::is_close(Check& check) {
-  if (check.rel_error <= kMaxBenchError) return true;
+bool GpuBench::is_close(Check& check) const {
+  const bool f8 = a_.source.expert_format().dtype == DType::F8E4m3;
+  const double most = f8 ? kMaxF8BenchError : kMaxBenchError;
+  if (check.rel_error <= most) return true;
   check.problem =
       fmt::format("result: rel_error={:.2e}, need at most {:.0e} against float64. Not timed.",
-                  check.rel_error, kMaxBenchError);
+                  check.rel_error, most);
   check.failed = true;
   return false;
+}
+
+std::string GpuBench::product_rates() const {
+  std::string text = fmt::format("cuBLAS {:.0f} TFLOP/s", rates_.gemm_tflops);
+  if (a_.source.expert_format().dtype != DType::F8E4m3) return text;
+  return text + (rates_.f8_gemm_tflops > 0 ? fmt::format(", of fp8 {:.0f}", rates_.f8_gemm_tflops)
+                                           : ", of fp8 not known, twice that counts");
 }
 
 nlohmann::json GpuBench::json_of(const Row& row) {
@@ -203,6 +222,8 @@ int GpuBench::print() const {
                          {"copy_gbps", rates_.copy_gbps},
                          {"read_gbps", rates_.read_gbps},
                          {"gemm_tflops", rates_.gemm_tflops},
+                         {"f8_gemm_tflops", rates_.f8_gemm_tflops},
+                         {"experts", dtype_name(a_.source.expert_format().dtype)},
                          {"sm_clock_mhz", rates_.sm_clock_mhz},
                          {"date", utc_now()},
                          {"commit", a_.commit},

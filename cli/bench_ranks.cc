@@ -57,10 +57,14 @@ class RanksBench final : public GpuBench {
       options.strategy = name;
       options.backend = backend;
       const std::optional<Strategy> chosen = measure_layer(comm, weights, options, problem, check);
-      if (!chosen || (chosen->token_pieces == 1 && !chosen->fetch_rows)) continue;
+      if (!chosen) continue;
       // The same with dispatch and experts apart, one after the other.
       options.token_pieces = 1;
       options.fetch_rows = false;
+      if (chosen->token_pieces > 1 || chosen->fetch_rows)
+        measure_layer(comm, weights, options, problem, check);
+      if (chosen->rows == DType::Bf16) continue;
+      options.fp8_rows = false;  // and quantised where they arrive
       measure_layer(comm, weights, options, problem, check);
     }
     meet(comm);
@@ -124,8 +128,10 @@ class RanksBench final : public GpuBench {
   }
 
   static std::string name_of(const Strategy& s) {
-    if (s.token_pieces > 1) return fmt::format("{}, {} pieces", s.name, s.token_pieces);
-    return s.fetch_rows ? s.name + ", rows fetched" : s.name;
+    std::string name = s.name;
+    if (s.rows != DType::Bf16) name += ", fp8 rows";
+    if (s.token_pieces > 1) return fmt::format("{}, {} pieces", name, s.token_pieces);
+    return s.fetch_rows ? name + (s.rows == DType::Bf16 ? ", rows fetched" : " fetched") : name;
   }
 
   // Of all ranks the longest time and the most bytes.
@@ -186,13 +192,13 @@ class RanksBench final : public GpuBench {
     say("layer     {}\n          {}\n", a_.source.name(), describe(config_));
     say("ranks     {} on {} of {}, driver {}, version {}\n", a_.run.ranks, num_devices(),
         rates_.name, rates_.driver, SWITCHYARD_VERSION);
-    say("measured  read {:.0f} GB/s, cuBLAS {:.0f} TFLOP/s, SM clock {:.0f} MHz\n"
+    say("measured  read {:.0f} GB/s, {}, SM clock {:.0f} MHz\n"
         "          cold L2, one CUDA graph per rank, medians of {} on rested cards, the slowest "
         "rank, {} routing\n"
         "          floor of dispatch and combine: the driver's copy of the bytes that leave a "
         "rank\n"
         "\n",
-        rates_.read_gbps, rates_.gemm_tflops, rates_.sm_clock_mhz, a_.repeat, a_.routing);
+        rates_.read_gbps, product_rates(), rates_.sm_clock_mhz, a_.repeat, a_.routing);
     Table table({"<tokens  strategy", "<part", "us", "floor us", "x floor", "MB", "GB/s"});
     for (const auto& r : rows_) {
       const double floor = r.floor_us;

@@ -17,6 +17,7 @@ struct ExplainArguments {
   LayerSource source;
   RunOptions run;
   int64_t tokens = 4096;
+  int64_t slots = 0;  // weight slots of a placement; 0: none
   bool low_latency = false;
   bool all = false;
   bool json = false;
@@ -27,6 +28,10 @@ StrategyRequest request_of(const ExplainArguments& a) {
   static_cast<PlanOptions&>(r) = a.run.layer;
   r.max_tokens = a.tokens;
   r.config = a.source.config();
+  if (a.slots > 0) {  // which know no groups of experts
+    r.config.num_experts = a.slots;
+    r.config.gate.num_groups = r.config.gate.num_groups_kept = 1;
+  }
   r.experts = a.source.expert_format().dtype;
   r.num_ranks = a.run.ranks;
   r.use_low_latency = a.low_latency;
@@ -42,14 +47,13 @@ nlohmann::json json_of(const Strategy& s) {
           {"provider", provider_name(s.provider)},
           {"holds", s.holds()},
           {"opt_in", s.opt_in},
-          {"provided", s.provided},
-          {"note", s.note},
           {"workspace_bytes", s.workspace_bytes},
           {"predicted_us", s.predicted_us},
           {"token_pieces", s.token_pieces},
           {"fetch_rows", s.fetch_rows},
           {"gemms", s.gemms},
           {"carrier", s.carrier},
+          {"rows", dtype_name(s.rows)},
           {"conditions", conditions}};
 }
 
@@ -72,17 +76,14 @@ void print_json(const StrategyRequest& request, int64_t rank_bytes,
 }
 
 void print_strategy(const Strategy& s) {
-  say("\n{}: {}{}\n", s.name,
-      s.holds()    ? "can run"
-      : s.provided ? "cannot run"
-                   : s.note,
+  say("\n{}: {}{}\n", s.name, s.holds() ? "can run" : "cannot run",
       s.opt_in ? ", by name only (opt-in)" : "");
   if (s.workspace_bytes >= 0)
     say("  workspace {}, predicted {:.0f} us, GEMMs by {}\n", human_bytes(s.workspace_bytes),
         s.predicted_us, provider_name(s.provider));
   if (s.token_pieces > 1)
     say("  tokens in {} pieces: one travels while another is computed\n", s.token_pieces);
-  if (!s.carrier.empty()) say("  rows travel by {}\n", s.carrier);
+  if (const auto how = describe_travel(s); !how.empty()) say("  rows travel {}\n", how);
   if (!s.gemms.empty()) say("  tiles {}\n", s.gemms);
   for (const auto& c : s.conditions)
     say("  {}  {}\n", c.holds ? painted(Mood::Good, "ok") + "   " : painted(Mood::Bad, "FAILS"),
@@ -99,7 +100,7 @@ void print_summary(const std::vector<Strategy>& all, const std::string& chosen) 
   if (const auto s = std::ranges::find(all, chosen, &Strategy::name); s != all.end()) {
     if (s->token_pieces > 1)
       say("pieces  {}: one travels while another is computed\n", s->token_pieces);
-    if (!s->carrier.empty()) say("rows    by {}\n", s->carrier);
+    if (const auto how = describe_travel(*s); !how.empty()) say("rows    {}\n", how);
     if (!s->gemms.empty()) say("tiles   {}\n", s->gemms);
   }
   Table table({"<  can run", "predicted us", "workspace", "<"});
@@ -126,6 +127,10 @@ int explain(ExplainArguments& a) {
   a.run.require_used();
   require_usage(a.source.given(), "need either --model DIR --layer N or --preset NAME");
   a.source.open();
+  const int64_t num_experts = a.source.config().num_experts;
+  require_usage(a.slots == 0 || (a.slots >= num_experts && a.slots % a.run.ranks == 0),
+                "--slots={}, need a multiple of the {} ranks, {} experts or more", a.slots,
+                a.run.ranks, num_experts);
   const auto request = request_of(a);
   const auto all = evaluate_strategies(request);
   Strategy choice;
@@ -136,8 +141,9 @@ int explain(ExplainArguments& a) {
     error = e.what();
   }
   const int code = error.empty() ? kGood : kFailed;
-  const int64_t rank_bytes =
-      weight_bytes(request.config, request.num_ranks, a.source.expert_format());
+  ExpertFormat format = a.source.expert_format();
+  format.num_slots = a.slots / a.run.ranks;
+  const int64_t rank_bytes = weight_bytes(a.source.config(), request.num_ranks, format);
   if (a.json) {
     print_json(request, rank_bytes, all, choice, error);
     return code;
@@ -148,6 +154,7 @@ int explain(ExplainArguments& a) {
       describe(a.source.config()), a.run.device, request.device.name,
       request.device.available ? "" : ", not here: times are predicted for an H100", a.run.ranks,
       a.run.layer.tp_size, a.tokens);
+  if (a.slots > 0) say("slots   {}, {} a rank\n", a.slots, format.num_slots);
   if (error.empty())
     say("chosen  {}: {}\n", choice.name, choice.reason);
   else
@@ -173,6 +180,8 @@ Command add_explain(CLI::App& app) {
   a->run.add_options(c, kMostRanks);
   add_number(c, "--tokens,--max-tokens", a->tokens, {0, kMostTokens}, "T",
              "Capacity: tokens of a rank in one call");
+  add_number(c, "--slots", a->slots, {0, kMaxExperts}, "S",
+             "Weight slots over all ranks, of a layer with a placement; 0: experts in their order");
   c.add_flag("--low-latency,--use_deepep_low_latency", a->low_latency,
              "Ask for the low-latency dispatcher");
   c.add_flag("--all", a->all, "Every strategy with every condition, and every name");

@@ -24,9 +24,10 @@ void LayerSource::add_options(CLI::App& command, Shares shares) {
             "Instead of --model: a known model's shape with random weights");
   if (shares == Shares::No) return;
   add_choice(
-      command, "--weights", forms_, {"bf16", "native"},
+      command, "--weights", forms_, {"bf16", "native", "fp8"},
       "With --model: experts of fp8 and mxfp4 dequantised, or native: fp8, with the numbers that "
-      "are stored (half the bytes). Others are bf16");
+      "are stored (half the bytes). Others are bf16. With --preset: random experts in bf16, or fp8 "
+      "in blocks of 128x128");
   add_number(command, "--ep-size", ep_size_, {1, kMostRanks}, "N",
              "With --preset: the share of one of N expert-parallel ranks. Its E/N experts stand "
              "alone, and all K experts of a token are among them: what a rank sees after dispatch");
@@ -40,6 +41,8 @@ void LayerSource::open() {
   require_usage(ep_size_ == 1 && ep_rank_ == 0,
                 "--ep-size and --ep-rank go with --preset; say --ranks with --model");
   checkpoint_ = Checkpoint::open(model_, layer_json_);
+  require_usage(forms_ != "fp8",
+                "--weights=fp8, goes with --preset. Say native to keep what --model has in fp8");
   require_usage(layer_ >= 0, "--layer is missing; `switchyard models --model {}` lists them",
                 model_);
   config_ = checkpoint_->config(layer_);
@@ -48,14 +51,15 @@ void LayerSource::open() {
 
 void LayerSource::open_preset() {
   require_usage(layer_json_.empty() && layer_ < 0, "--layer and --config go with --model");
-  require_usage(forms_ == "bf16", "--weights={}, goes with --model; random weights are bf16",
-                forms_);
+  require_usage(forms_ != "native",
+                "--weights=native, goes with --model; random weights are bf16 or fp8");
   config_ = find_preset(preset_).config;
   require_usage(ep_size_ >= 1 && config_.num_experts % ep_size_ == 0,
                 "--ep-size={}, must divide the {} experts of {}", ep_size_, config_.num_experts,
                 preset_);
   require_usage(ep_rank_ >= 0 && ep_rank_ < ep_size_, "--ep-rank={}, need 0 to {}", ep_rank_,
                 ep_size_ - 1);
+  if (forms_ == "fp8") format_ = fp8_blocks(config_);
   if (ep_size_ == 1) return;
   config_.num_experts /= ep_size_;
   config_.top_k = std::min(config_.top_k, config_.num_experts);
@@ -66,8 +70,9 @@ void LayerSource::open_preset() {
 std::string LayerSource::name() const {
   if (preset_.empty())
     return fmt::format("{} layer {} of {}", checkpoint_->family(), layer_, model_);
-  if (ep_size_ == 1) return fmt::format("preset {}, random weights", preset_);
-  return fmt::format("preset {}, share {} of {}, random weights", preset_, ep_rank_, ep_size_);
+  const std::string share = ep_size_ > 1 ? fmt::format(", share {} of {}", ep_rank_, ep_size_) : "";
+  return fmt::format("preset {}{}, random weights{}", preset_, share,
+                     format_.dtype == DType::F8E4m3 ? ", experts in fp8" : "");
 }
 
 std::string LayerSource::module_path() const {
@@ -88,7 +93,7 @@ void LayerSource::refuse_as_output(const std::string& output, const char* option
 LayerWeights LayerSource::weights(int num_ranks, int rank, const Progress& progress) const {
   const auto forms = forms_ == "native" ? WeightForms::Native : WeightForms::Bf16;
   if (checkpoint_) return checkpoint_->load_layer(layer_, num_ranks, rank, progress, forms);
-  return random_weights(config_, num_ranks, rank, weight_seed_);
+  return random_weights(config_, num_ranks, rank, weight_seed_, format_);
 }
 
 void LayerSource::check_memory(int num_ranks, int num_here, size_t workspace_bytes,
@@ -151,6 +156,14 @@ void RunOptions::add_options(CLI::App& command, int most_ranks) {
       "--push-rows", [this] { layer.fetch_rows = false; },
       "CUDA, several ranks: rows are pushed to their experts' ranks in dispatch, not "
       "fetched by the scatter");
+  command.add_flag(
+      "--sums-at-source", layer.sums_at_source,
+      "low_latency: experts' rows come back, and their token's rank sums them: the bits "
+      "of one rank");
+  command.add_flag_callback(
+      "--bf16-rows", [this] { layer.fp8_rows = false; },
+      "Several ranks, experts in f8_e4m3: rows travel in bf16, twice the bytes, and are quantised "
+      "where their experts are");
   add_number(command, "--link-blocks", layer.num_link_blocks, {0, 1 << 16}, "N",
              "CUDA: most thread blocks that move rows between ranks; 0: chosen");
   add_number(command, "--num-sms", layer.num_sms, {0, 1024}, "N",
@@ -160,6 +173,12 @@ void RunOptions::add_options(CLI::App& command, int most_ranks) {
                    "stream to read counts");
   command.add_flag_callback(
       "--no-peer-memory", [this] { layer.peer_memory = false; }, kNoPeerMemoryHelp);
+}
+
+std::string describe_travel(const Strategy& s) {
+  std::string text = s.rows == DType::Bf16 ? "" : fmt::format("in {}", dtype_name(s.rows));
+  if (!s.carrier.empty()) text += fmt::format("{}by {}", text.empty() ? "" : ", ", s.carrier);
+  return text;
 }
 
 void RunOptions::require_even_groups() const {

@@ -80,6 +80,9 @@ struct RunOptions {
   const CLI::App* command_ = nullptr;
 };
 
+// "in f8_e4m3, by kernels, ..."; empty where nothing is to be said.
+std::string describe_travel(const Strategy& strategy);
+
 // Throws UsageError.
 DeviceKind device_from(const std::string& name);
 

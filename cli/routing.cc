@@ -92,7 +92,7 @@ std::vector<double> hot(const MoeConfig& c) {
 class Recording {
  public:
   struct Source {
-    const char* option;  // as errors name it
+    const char* option;  // of a command, as errors name it
     uintmax_t most_bytes;
     const char* none;  // what is said of a path that is no file
     bool stdin_too;    // as "-"
@@ -120,8 +120,21 @@ class Recording {
     return layers;
   }
 
+  // Of a plan: the experts in the slots of each layer.
+  std::vector<std::vector<int32_t>> slots() const {
+    const std::string text = read();
+    refuse_depth(text);
+    const Json plan = parsed(text);
+    if (!plan.is_object() || !plan.contains("physical_to_logical") ||
+        !plan["physical_to_logical"].is_array())
+      refuse("has no physical_to_logical. Make it with `switchyard plan --placement --json`");
+    std::vector<std::vector<int32_t>> layers;
+    for (const Json& row : plan["physical_to_logical"]) layers.push_back(experts_in(row));
+    return layers;
+  }
+
   [[noreturn]] void refuse(const std::string& why) const {
-    throw Error(Errc::BadFile, fmt::format("plan: {}={}, {}.", source_.option, path_, why));
+    throw Error(Errc::BadFile, fmt::format("{}={}, {}.", source_.option, path_, why));
   }
 
  private:
@@ -204,6 +217,19 @@ class Recording {
     return counts;
   }
 
+  std::vector<int32_t> experts_in(const Json& row) const {
+    if (!row.is_array()) refuse("physical_to_logical has no array for each layer. Plan it again");
+    std::vector<int32_t> experts;
+    for (const Json& value : row) {
+      if (!value.is_number_integer() || value.get<int64_t>() < -1 ||
+          value.get<int64_t>() >= kMaxExperts)
+        refuse(fmt::format("slot {} is no expert of 0 to {}, nor -1. Plan it again", experts.size(),
+                           kMaxExperts - 1));
+      experts.push_back(value.get<int32_t>());
+    }
+    return experts;
+  }
+
   void add_layers(std::vector<std::vector<double>>& layers, const Json& json) const {
     const Json& list = list_of(json);
     const bool holds_layers = !list.empty() && list.front().is_structured();
@@ -233,11 +259,14 @@ class Recording {
 
 // Far more than any layer's, and than those of a model.
 constexpr Recording::Source kRouting{
-    "routing", 1 << 20,
+    "plan: routing", 1 << 20,
     "is no file and none of balanced, zipf, zipf-spread, hot. Name one of them or a recording",
     false};
 constexpr Recording::Source kPlacement{
-    "placement", 2 << 20, "is no file. Name a recording, or - for standard input", true};
+    "plan: placement", 2 << 20, "is no file. Name a recording, or - for standard input", true};
+constexpr Recording::Source kPlan{
+    "run: placement", 16 << 20, "is no file. Name what `switchyard plan --placement --json` prints",
+    false};
 
 }  // namespace
 
@@ -283,6 +312,18 @@ std::vector<double> expert_counts(const std::string& routing, const MoeConfig& c
     recording.refuse(fmt::format("holds {} counts, the layer has E={} experts. Record this layer",
                                  counts.size(), config.num_experts));
   return counts;
+}
+
+std::vector<int32_t> slots_of_plan(const std::string& path, int64_t layer) {
+  const Recording plan(kPlan, path);
+  const auto layers = plan.slots();
+  const auto count = static_cast<int64_t>(layers.size());
+  if (layer < 0 && count != 1)
+    plan.refuse(fmt::format("holds {} layers. Say --placement-layer", count));
+  if (layer >= count)
+    plan.refuse(
+        fmt::format("holds {} layers, --placement-layer={}. Count them from 0", count, layer));
+  return layers[static_cast<size_t>(std::max<int64_t>(layer, 0))];
 }
 
 std::vector<std::vector<double>> layer_loads(const std::string& path) {

@@ -38,4 +38,8 @@ std::vector<double> expert_counts(const std::string& routing, const MoeConfig& c
 // or one a line, or a single layer as above. Throws Error(BadFile).
 std::vector<std::vector<double>> layer_loads(const std::string& path);
 
+// The expert in each weight slot, from what `switchyard plan --placement --json` prints: of the
+// layer-th of its layers, or, for -1, of the only one. Throws Error(BadFile).
+std::vector<int32_t> slots_of_plan(const std::string& path, int64_t layer);
+
 }  // namespace switchyard::cli

@@ -12,6 +12,7 @@
 #include "device.h"
 #include "layer_options.h"
 #include "ranks.h"
+#include "routing.h"
 #include "switchyard/oracle.h"
 #include "switchyard/safetensors.h"
 
@@ -30,6 +31,8 @@ struct RunArguments {
   int64_t max_tokens = -1;
   int repeat = 3;
   double tolerance = 4e-3;
+  std::string placement;  // a file
+  int64_t placement_layer = -1;
   bool json = false;
 };
 
@@ -61,6 +64,7 @@ void check_usage(const RunArguments& a) {
     refuse_unused(c, {"--tokens", "--seed"}, "random rows, without --input");
   if (a.expect.empty()) refuse_unused(c, {"--expect-tensor", "--tolerance"}, "--expect");
   if (a.output.empty()) refuse_unused(c, {"--output-dtype"}, "--output");
+  if (a.placement.empty()) refuse_unused(c, {"--placement-layer"}, "--placement");
 }
 
 // Before a long run, by the process that writes.
@@ -162,11 +166,28 @@ std::vector<int64_t> gather_counts(Communicator& comm, const Shares& shares,
   return sum;
 }
 
+// Ranks whose experts each rank has in memory at first: with a placement all, of which it takes its
+// slots'.
+int ranks_that_share(const RunArguments& a, int num_ranks) {
+  return a.run.layer.placement.empty() ? num_ranks : 1;
+}
+
+// This rank's weights on the host.
+LayerWeights host_weights(const RunArguments& a, int num_ranks, int rank,
+                          const Progress& progress) {
+  const std::span<const int32_t> slots = a.run.layer.placement;
+  if (slots.empty()) return a.source.weights(num_ranks, rank, progress);
+  const size_t each = slots.size() / static_cast<size_t>(num_ranks);
+  return weights_of_slots(a.source.weights(1, 0, progress),
+                          slots.subspan(static_cast<size_t>(rank) * each, each));
+}
+
 // This rank's weights, on the device.
 LayerWeights load_weights(const RunArguments& a, int num_ranks, int rank,
                           const LayerOptions& options) {
   const MoeConfig& config = a.source.config();
-  const auto bytes = human_bytes(weight_bytes(config, num_ranks, a.source.expert_format()));
+  const auto bytes =
+      human_bytes(weight_bytes(config, ranks_that_share(a, num_ranks), a.source.expert_format()));
   const auto progress = [&](const char* doing) {
     return rank == 0 ? progress_on_terminal(fmt::format("{} {} of weights", doing, bytes))
                      : Progress{};
@@ -174,7 +195,7 @@ LayerWeights load_weights(const RunArguments& a, int num_ranks, int rank,
   const bool random = a.source.has_random_weights();
   std::optional<Waiting> waiting;
   if (random && rank == 0) waiting.emplace(fmt::format("making {} of random weights", bytes));
-  const auto host = a.source.weights(num_ranks, rank, random ? Progress{} : progress("loading"));
+  const auto host = host_weights(a, num_ranks, rank, random ? Progress{} : progress("loading"));
   waiting.reset();
   return place_weights(host, config, num_ranks, options, *options.backend,
                        progress("copying to the device"));
@@ -236,7 +257,7 @@ std::optional<RunResult> execute(const RunArguments& a, const Ranks& ranks, cons
                 shares.largest());
   LayerOptions options = a.run.layer_options(max_tokens);
   options.experts = a.source.expert_format().dtype;
-  a.source.check_memory(ranks.size(), ranks.num_on_machine(),
+  a.source.check_memory(ranks_that_share(a, ranks.size()), ranks.num_on_machine(),
                         MoeLayer::workspace_bytes(a.source.config(), ranks.size(), options),
                         device_from(a.run.device));
   std::optional<RunResult> result;
@@ -272,8 +293,10 @@ void print_json(const RunArguments& a, const RunResult& r) {
       {"ranks", a.run.ranks},
       {"transport", a.transport},
       {"carrier", r.strategy.carrier},
+      {"rows", dtype_name(r.strategy.rows)},
       {"tokens", r.output.num_rows()},
       {"experts", a.source.config().num_experts},
+      {"slots", a.run.layer.placement.size()},
       {"time_us", r.time_us},
       {"rel_error", error(&Difference::rel_error)},
       {"max_row_error", error(&Difference::max_row_error)},
@@ -294,10 +317,13 @@ void print_text(const RunArguments& a, const RunResult& r) {
   say("weights   stored as {}, {} in memory{}\n", a.source.stored_format(),
       human_bytes(weight_bytes(a.source.config(), 1, format)),
       format.dtype == DType::Bf16 ? "" : fmt::format(", experts in {}", dtype_name(format.dtype)));
+  if (const auto& slots = a.run.layer.placement; !slots.empty())
+    say("slots     {}, {} on a rank, by {}\n", slots.size(),
+        slots.size() / static_cast<size_t>(a.run.ranks), a.placement);
   say("strategy  {} ({})\n", r.strategy.name, r.strategy.reason);
   say("layout    {}\n", describe(r.report));
   say("ranks     {} on {}, {}\n", a.run.ranks, a.run.device, a.transport);
-  if (!r.strategy.carrier.empty()) say("rows      by {}\n", r.strategy.carrier);
+  if (const auto how = describe_travel(r.strategy); !how.empty()) say("rows      {}\n", how);
   say("tokens    {}\n", r.output.num_rows());
   say("experts   {}, tokens per expert:\n{}", a.source.config().num_experts,
       bar_chart(r.expert_counts, "expert", 12));
@@ -317,6 +343,7 @@ int run_on(RunArguments& a, const Ranks& ranks) {
   check_usage(a);
   device_from(a.run.device);
   a.source.open();
+  if (!a.placement.empty()) a.run.layer.placement = slots_of_plan(a.placement, a.placement_layer);
   if (ranks.speaks()) check_output(a);
   const Input input = read_input(a);
   const Expected expected = ranks.speaks() ? read_expected(a, input.rows.num_rows()) : Expected{};
@@ -369,6 +396,13 @@ Command add_run(CLI::App& app) {
   add_number(c, "--repeat", a->repeat, {1, 10'000'000}, "N", "Timed runs after one that warms up");
   add_number(c, "--tolerance", a->tolerance, {0, 1}, "X",
              "Relative L2 error that is still good; single rows may reach 5 times it");
+  add_value(
+      c, "--placement", a->placement, "FILE",
+      "Experts are in the weight slots of this plan: what `switchyard plan --placement --json` "
+      "prints");
+  add_number(c, "--placement-layer", a->placement_layer, {0, INT32_MAX}, "N",
+             "Which layer of the plan, from 0")
+      ->default_str("its only one");
   c.add_flag("--json", a->json, "Print one JSON object");
   c.footer(
       "Example:\n  switchyard run --model data/tiny-code-moe --layer 1 --ranks 4 \\\n"

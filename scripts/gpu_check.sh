@@ -49,7 +49,7 @@ limit=${LIMIT:-240}
 models=${MODELS:-qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b glm-4.5-air olmoe-1b-7b mixtral-8x7b deepseek-v3:8}
 tokens=${TOKENS:-1,8,32,128,512,2048,8192}
 commit=${COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
-peer_tests='*PeerCuda.*:*PeerCudaFamilies.*:PeerCudaConditions.*:*OfSeveralRanks*:*GpuProcess*:*Nccl*'
+peer_tests='*PeerCuda.*:*PeerCudaFamilies.*:*PeerCudaLowLatency*:PeerCudaConditions.*:*OfSeveralRanks*:*GpuProcess*:*Nccl*'
 # Kernels that wait for a peer need both to run at once, which memcheck does not promise: PeerCudaOrdered runs instead.
 memcheck_filter=${MEMCHECK_FILTER:--Measure.*:$peer_tests}
 race_filter=${RACE_FILTER:-CudaPlanDispatch.*:CudaGroupRows.*:CudaGateTopk.Ties*:CudaPlanRows.Any*:HopperGroupedGemm.GivesFp32*:HopperGroupedGemm.MatchesTheCpuWithEvery*:CudaSmallOps.*:CudaConvDecode.TouchesNothing*:CudaConvPrefill.*:CudaDeltaRule.TouchesNothing*}

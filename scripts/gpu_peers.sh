@@ -7,9 +7,10 @@
 #
 # FOLDER has wheels for that machine's Python, made elsewhere; torch, transformers and Triton are the machine's:
 #
-#   pip wheel --no-deps -w FOLDER .                                     # with nvcc on the PATH
-#   pip download --no-deps --only-binary=:all: --python-version 3.12 -d FOLDER nanobind-backend    # and peers
-#   unzip -q vllm-*.whl 'vllm/model_executor/layers/fused_moe/*' -d FOLDER/sources    # its Triton kernel alone
+#   pip wheel --no-deps -w built . && auditwheel repair -w FOLDER built/switchyard-*.whl    # with nvcc on the PATH
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 -d FOLDER nanobind-backend apache-tvm-ffi    # and peers
+#   unzip -q vllm-*.whl 'vllm/model_executor/layers/fused_moe/*' 'vllm-*.dist-info/*' -d FOLDER/sources    # its Triton kernel alone
+#   scripts/compile_quack.py FOLDER/sources    # quack's kernels without its compiler
 #
 # PYTHON   the Python that has torch (python3)
 set -euo pipefail

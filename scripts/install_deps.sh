@@ -15,6 +15,7 @@ declare -A GROUPS_OF=(
   [bench]="libopenblas-dev"
   [arm]="g++-aarch64-linux-gnu qemu-user"
   [style]="clang-format clang-tidy git python3-markdown-it"
+  [reference]="doxygen"
   [fresh]="mmdebstrap git"
   [fuzz]="clang libclang-rt-14-dev"
   [coverage]="gcovr"

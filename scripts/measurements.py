@@ -27,7 +27,7 @@ RESULTS, PAGES = "bench/results", "docs/measurements"
 MARKED = re.compile(r"(<!-- measurements: (\S+) (\S+) (\S+) (\S+) -->\n).*?(<!-- end of measurements -->)", re.S)
 PARTS = ("dispatch", "experts", "combine", "layer_given_routing")
 LAYERS = ("layer_given_routing", "layer")
-HEAD = ("gpu", "driver", "date", "commit", "command", "about", "note", "machine", "isa", "check")
+HEAD = ("gpu", "device", "driver", "date", "commit", "command", "about", "note", "machine", "isa", "check", "versions", "missing")
 
 
 def number(value):
@@ -190,6 +190,40 @@ def write_bench(section, level, peers=None, gemms=None):
     yield from table([row for name, run in runs.items() for row in operation_rows(name, run)])
 
 
+def of_peers(section):
+    """Whether rows are of switchyard.bench: ours and peers' in one process."""
+    return any("peer" in row for run in section.values() for row in run.get("rows", []))
+
+
+def peer_rows(name, run):
+    """One row for each batch and gate, one column for each peer; the best peer's time over ours."""
+    rows = {}
+    for row in run["rows"]:
+        gate = "given" if row["op"] == LAYERS[0] else "run"
+        cells = rows.setdefault((row["op"], row["tokens"]), {"run": name, "tokens": row["tokens"], "gate": gate,
+                                                             "active experts": row["active_experts"], "floor us": row["floor_us"]})
+        cells[f"{row['peer']} us"] = row["us"]
+    for (op, tokens), cells in rows.items():
+        of = {row["peer"]: row["us"] for row in run["rows"] if (row["op"], row["tokens"]) == (op, tokens)}
+        ours, others = of.get("switchyard"), {peer: us for peer, us in of.items() if not peer.startswith("switchyard")}
+        if ours and others:
+            best = min(others, key=others.get)
+            cells |= {"best peer": best, "best peer over ours": others[best] / ours}
+        yield cells
+
+
+def write_peer_bench(section, level):
+    yield from prose("Routing given, or chosen by a gate that runs. Peers that bring no gate get torch's; of vllm-kernel and quack-kernel the sort of the "
+                     "rows is outside of the time. Above 1 in the last column ours is faster. An empty cell was not timed.")
+    yield from rate_table(section)
+    yield from [f"\n{level} Layers", *table([row for name, run in section.items() for row in peer_rows(name, run)])]
+    reasons = {}
+    for name, run in section.items():
+        for row in run["not_timed"]:
+            reasons.setdefault((row["peer"], row["reason"]), []).append(name)
+    yield from table([{"not timed": peer, "why": reason, "runs": list(dict.fromkeys(names))} for (peer, reason), names in reasons.items()])
+
+
 def write_linear_attention(section, level):
     yield f"\nCopies {section['gbps']:.0f} GB/s; the smallest step takes {section['smallest_us']:.1f} us."
     yield from table([{"operation": r["op"], "batch": r["batch"], "tokens": r["tokens"], "us": r["us"], "least": r["us_min"], "most": r["us_max"],
@@ -295,7 +329,7 @@ def command(name, results):
 
 
 def machine(results):
-    return results.get("gpu") or results.get("machine", "")
+    return results.get("gpu") or results.get("device") or results.get("machine", "")
 
 
 def peers_of(root, name):
@@ -331,7 +365,8 @@ GENERATED = "<!-- Written by scripts/measurements.py from {}. Not edited by hand
 def page_head(source, name, results, how):
     rows = [{"": "machine", " ": machine(results)}, {"": "driver", " ": results.get("driver")}, {"": "date", " ": results["date"][:10]},
             {"": "commit", " ": results.get("commit")}, {"": "command", " ": how}, {"": "checked before", " ": results.get("check")},
-            {"": "instructions", " ": results.get("isa")}]
+            {"": "instructions", " ": results.get("isa")},
+            {"": "versions", " ": ", ".join(f"{name} {version}" for name, version in results.get("versions", {}).items() if version)}]
     lines = [f"# {name}", "", GENERATED.format(source), "", f"Results file: [{source}](../../{source}). Times are medians in us."]
     lines += table([row for row in rows if row[" "]])
     for note in ("about", "note"):
@@ -359,7 +394,10 @@ def results_page(root, path):
         if isinstance(section, dict) and section.get("commit") not in (None, results.get("commit")):
             lines.append(f"\nCommit {section['commit']}.")
         section = {k: v for k, v in section.items() if k != "commit"} if isinstance(section, dict) else section
-        lines += write_bench(section, "###", peers, peer_gemms(root, name)) if key == "bench" else write(section, "###")
+        if key == "bench" and of_peers(section):
+            lines += write_peer_bench(section, "###")
+        else:
+            lines += write_bench(section, "###", peers, peer_gemms(root, name)) if key == "bench" else write(section, "###")
     return "\n".join(line for line in lines if line is not None)
 
 
@@ -417,7 +455,16 @@ def shared_view(root, name, results, models, tokens):
     return table(rows)
 
 
-VIEWS = {"layers": layers_view, "ranks": ranks_view, "shared": shared_view}
+def peers_view(root, name, results, models, tokens):
+    """Routing given: ours beside each peer."""
+    rows = []
+    for row in (r for model in models for r in peer_rows(model, results["bench"][model])):
+        if row["gate"] == "given" and row["tokens"] in tokens:
+            rows.append({"model": row["run"], **{k: v for k, v in row.items() if k not in ("run", "gate", "active experts", "best peer")}})
+    return table(rows)
+
+
+VIEWS = {"layers": layers_view, "ranks": ranks_view, "shared": shared_view, "peers": peers_view}
 
 
 def filled(root, page):

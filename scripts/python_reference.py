@@ -23,12 +23,20 @@ import pdoc
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "python" / "switchyard"
 NEEDS = {"switchyard.torch": "torch", "switchyard.transformers": "transformers"}
 # What engines and the command line call; pdoc imports every module that it finds, and these need torch.
-NO_PART = {"bench", "peers", "vllm", "sglang", "_engines", "_vllm_kernel"}
+NO_PART = {"bench", "overhead", "peers", "vllm", "sglang", "_engines", "_vllm_kernel", "_quack_kernel"}
+EXPERT_PARALLEL = "transformers.distributed.expert_parallel"  # of newer ones
+
+
+def is_installed(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of its parent
+        return False
 
 
 def copy_with_stubs(folder, missing):
     """The package with its stubs in place of the compiled module, without modules that cannot be imported here."""
-    left_out = NO_PART | {name.rpartition(".")[2] for name in missing}
+    left_out = NO_PART | {name.rpartition(".")[2] for name in missing} | ({"_expert_parallel"} if not is_installed(EXPERT_PARALLEL) else set())
     for path in PACKAGE.glob("*.py"):
         if path.stem not in left_out:
             (folder / path.name).write_text(path.read_text())
@@ -65,7 +73,7 @@ def main():
     with tempfile.TemporaryDirectory() as here:
         copied = pathlib.Path(here) / "switchyard"
         copied.mkdir()
-        missing = [m for m, package in NEEDS.items() if importlib.util.find_spec(package) is None]
+        missing = [m for m, package in NEEDS.items() if not is_installed(package)]
         copy_with_stubs(copied, missing)
         sys.path.insert(0, here)
         names = ["switchyard", *(m for m in NEEDS if m not in missing)]

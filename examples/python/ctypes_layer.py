@@ -43,8 +43,9 @@ class Options(ctypes.Structure):
         (name, c_int64) for name in "max_tokens masked_max_tokens alignment workspace_limit_bytes".split()
     ] + [("strategy", c_char_p)] + [
         (name, c_int32) for name in "tp_size num_link_blocks token_pieces allow_repeated_experts use_all_gather fetch_rows"
-        " host_counts peer_memory host_ordered poison_workspace workspace_per_call reserved".split()
-    ] + [("workspace", Workspace), ("shared_workspace", c_void_p), ("out_of_range_ids", c_int32), ("strided_rows", c_int32)]
+        " host_counts peer_memory host_ordered poison_workspace workspace_per_call sums_at_source".split()
+    ] + [("workspace", Workspace), ("shared_workspace", c_void_p)] + [
+        (name, c_int32) for name in "out_of_range_ids strided_rows fp8_rows experts".split()]
 
 
 class ForwardArgs(ctypes.Structure):

@@ -32,9 +32,10 @@ struct PeerBases {
 
 /// Where rows are: here, or in memory of all ranks.
 struct RowSource {
-  ConstTensor rows;   // bf16 [*, H] here
+  ConstTensor rows;   // bf16 [*, H] here, or f8_e4m3 with scales
   PeerBases peers{};  // present: row r is row r % block of `rows` of rank r / block
   int64_t block = 0;
+  ConstTensor scales{};  // f32 [*, ceil(H / kQuantGroup)] of rows in f8_e4m3; absent: they are bf16
 };
 
 /// Rows that are sums: row r is the sum over k ascending, in fp32, of weights[r, k] times row
@@ -66,6 +67,7 @@ struct DispatchedCall {
   int64_t max_tokens = 0;  // the collective bound of this call
   Workspace workspace;     // as given to dispatch
   ConstTensor weights{};   // as given to dispatch
+  ConstTensor ids{};       // the same; absent where nobody asks for them again
 };
 
 /// What travels back: partial rows, each the sum of a received row's local experts.
@@ -130,7 +132,8 @@ class Dispatcher {
   ///                      here. A rank that enters with a status set sends no rows and tells its
   ///                      peers
   ///
-  /// Collective. Moves at most T * min(K, P - 1) * H * 2 bytes of rows off this rank.
+  /// Collective. Moves at most T * min(K, P - 1) * H * 2 bytes of rows off this rank, and about half
+  /// of that of rows in f8_e4m3 (DispatcherOptions::rows).
   /// Throws Error: ShapeMismatch before anything moves; Transport if a peer is lost.
   /// Source: DeepEP's normal mode returns rows in this form.
   virtual DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
@@ -187,6 +190,9 @@ struct DispatcherOptions {
   // Ranks reach into each other's memory; absent: several on CUDA do, where they can, and threads
   // of a CPU do not. On CUDA false gives NCCL, which ranks of several hosts take anyway.
   std::optional<bool> peer_memory{};
+  // Normal and AllGather: what hidden states travel as. F8E4m3: they are quantised before they travel,
+  // in groups of kQuantGroup, for experts that would do the same: the same bits. No input_rows then.
+  DType rows = DType::Bf16;
   int num_link_blocks = 0;  // CUDA: most thread blocks that move rows between ranks; 0: chosen
   // Normal over peer memory: rows stay in their rank's memory until the executor's scatter fetches
   // them, so that links and memory work at the same time. See ReceivedRows::source.
@@ -194,16 +200,22 @@ struct DispatcherOptions {
   // Two ranks, fetch_rows: from so many tokens of a rank on, combine can sum its own rows itself.
   // See sum_experts.
   int64_t own_sums_from = 256;
+  // LowLatency: experts' rows come back, one for each slot of a token, and the token's rank sums them,
+  // in the order of the slots, in fp32, rounding once: the bits of one rank. Else, as with Normal, one
+  // partial row from each rank that owns experts of the token.
+  bool sums_at_source = false;
   bool host_ordered =
       false;  // peer memory: the host meets its peers before a kernel waits for them
+  // SlotTables::active, in memory of the device: ids of dispatch are weight slots by the table in
+  // use. A call in which ranks have tables of other contents is an error on all; absent: none.
+  ConstTensor placement{};
   // NCCL, normal: the host waits for counts, exactly the rows travel; dispatch cannot be captured.
   bool host_counts = false;
 };
 
 /// Collective on CUDA and when tp_size > 1 (splits the communicator). Throws Error(Unsupported) for
-/// conditions that do not hold (tp_size divides P, ...), for a dispatcher that is not provided yet,
-/// or for NCCL where it cannot be (this build has none, two ranks share a GPU). Borrows
-/// `communicator`.
+/// conditions that do not hold (tp_size divides P, ...), or for NCCL where it cannot be (this build has
+/// none, two ranks share a GPU). Borrows `communicator`.
 std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
                                             const DispatcherOptions& options,
                                             Communicator& communicator,

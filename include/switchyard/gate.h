@@ -8,6 +8,7 @@
 
 #include "switchyard/backend.h"
 #include "switchyard/config.h"
+#include "switchyard/placement.h"
 #include "switchyard/strategy.h"
 #include "switchyard/weights.h"
 
@@ -20,6 +21,7 @@ class Gate {
     Tensor weights;
     Tensor shared_weights{};
     ConstTensor token_ids{};
+    SlotTables slots{};
   };
 
   virtual ~Gate() = default;
@@ -36,6 +38,8 @@ class Gate {
   ///   choice.shared_weights  out  f32 [T, S]; present exactly if shared experts are scored
   ///   choice.token_ids       in   i32 or i64 [T]; present exactly if token ids choose the experts.
   ///                               One that is none of [0, V) gives INT32_MIN for its experts
+  ///   choice.slots           in   of E experts, without zero experts: ids become weight slots. An id
+  ///                               that is no expert becomes INT32_MIN, unless it is -1
   ///   hidden                 in   bf16 [T, H]  T may be 0
   ///
   /// Not collective. Enqueued on `stream`; the host does not wait.

@@ -5,7 +5,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "switchyard/backend.h"
 #include "switchyard/communicator.h"
@@ -50,6 +52,15 @@ struct LayerOptions : PlanOptions {
   /// Rows of hidden and output may have gaps (ForwardArgs::hidden_stride, output_stride). Costs
   /// workspace for max_tokens rows of each, and such a call copies them.
   bool strided_rows = false;
+  /// Equal on every rank: the expert in each of S weight slots, numbered over all ranks, as a row of
+  /// Placement::physical_to_logical. Rank p has slots [p S / P, (p + 1) S / P), and its ExpertWeights
+  /// are theirs, in this order (ExpertWeights::num_slots). S is a multiple of P, at most kMaxExperts.
+  /// Every expert has a slot; -1: the slot has none, for now. Empty: experts stand in their order,
+  /// experts_of_rank on each rank. See MoeLayer::set_placement, docs/guide/placement.md. Costs a
+  /// kernel more where ids are given as i32 without an expert_map.
+  std::vector<int32_t> placement;
+  /// Whether there are MoeLayer::expert_loads; ranks may differ. Costs what `placement` does.
+  bool count_loads = false;
   /// For debugging: forward first fills the workspace with NaN, so that whatever is taken from an
   /// earlier call shows. Costs a pass over it.
   bool poison_workspace = false;
@@ -165,6 +176,29 @@ class MoeLayer {
   /// Throws what they could not: BadRouting, Transport, or the error of a peer's arguments. Call it
   /// on every rank.
   virtual void wait(CUstream_st* stream = nullptr) = 0;
+
+  /// From here on, in the order of `stream`, ids go to the slots of another table of the layer's S
+  /// weight slots (LayerOptions::placement): also those of graphs that were captured before. Not
+  /// collective, but every rank calls it with the same table between the same two forwards; a
+  /// forward in which tables differ ends as other errors that only peers can know: ShapeMismatch, on
+  /// every rank. The host does not wait. Not while `stream` is captured.
+  ///
+  /// The table that is not in use is written, then one word says that it is. So kernels that run
+  /// meanwhile, on whatever stream, see one or the other. A slot that no expert has in the tables of
+  /// calls under way may be written: its weights are not read.
+  ///
+  /// Throws Error: Unsupported for a layer without a placement, or a stream that is captured;
+  /// ShapeMismatch for a table that breaks the rules of LayerOptions::placement. The old table stays
+  /// in use then.
+  virtual void set_placement(std::span<const int32_t> expert_of_slot,
+                             CUstream_st* stream = nullptr) = 0;
+
+  /// i64 [E] on the layer's device: how often each expert was chosen by the tokens that this rank
+  /// routes, since the layer was made: all, or its slice in a tensor-parallel group whose rows
+  /// travel. Forwards add to it in the order of their streams; whoever reads or clears it does so in
+  /// that order. Of a call that ended with an error it may have a part. Absent without
+  /// LayerOptions::count_loads.
+  virtual Tensor expert_loads() const = 0;
 
   /// The capacity becomes at least `max_tokens`, equal on every rank; weights stay where they are.
   /// Collective. Waits as `wait` does, for all that was enqueued, and throws what it would. Then as

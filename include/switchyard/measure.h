@@ -14,12 +14,13 @@ namespace [[gnu::visibility("default")]] switchyard {
 
 /// What one GPU reaches at most, measured in this process: the limits that times stand beside.
 struct DeviceRates {
-  std::string name;         // "NVIDIA H100 80GB HBM3"
-  std::string driver;       // "580.95.05"; the CUDA version it serves where it does not say
-  double copy_gbps = 0;     // device copy of 2 GiB, bytes read and bytes written
-  double read_gbps = 0;     // reduction of 2 GiB
-  double gemm_tflops = 0;   // cuBLAS, bf16 8192 cubed on random data
-  double sm_clock_mhz = 0;  // of one multiprocessor right after the GEMMs
+  std::string name;           // "NVIDIA H100 80GB HBM3"
+  std::string driver;         // "580.95.05"; the CUDA version it serves where it does not say
+  double copy_gbps = 0;       // device copy of 2 GiB, bytes read and bytes written
+  double read_gbps = 0;       // reduction of 2 GiB
+  double gemm_tflops = 0;     // cuBLAS, bf16 8192 cubed on random data
+  double f8_gemm_tflops = 0;  // cuBLASLt, f8_e4m3 of one scale, as large; 0: it cannot
+  double sm_clock_mhz = 0;    // of one multiprocessor right after the GEMMs
 };
 
 /// Medians of 20. Takes about a second and 4.25 GiB of device memory, freed at the end.
@@ -42,11 +43,12 @@ struct OpTime {
   bool is_layer = false;         // the forward as a whole
   std::optional<Phase> phase{};  // CUDA: of an operation's first call, or the part of a forward
   int num_kernels = 0;           // CUDA: that a layer launches; 0: not counted
+  double f8_flops = 0;           // of products of f8_e4m3, part of flops
 };
 
 /// The least that the operation can take on such a device: a GEMM max(flops / cuBLAS rate, bytes /
 /// copy rate), other operations bytes / copy rate, a layer max(flops / cuBLAS rate, bytes / read
-/// rate).
+/// rate). Products of f8_e4m3 have a rate of their own, twice that of bf16 where it is not known.
 double floor_us(const OpTime& time, const DeviceRates& rates);
 
 struct MeasureOptions {
@@ -88,9 +90,10 @@ OpTime measure_operation(const std::function<void(CUstream_st*)>& enqueue, Backe
 /// device cannot reach the other.
 double measure_link(Backend& from, Backend& to, int64_t bytes);
 
-/// random_weights(config, num_ranks, rank, seed), bit by bit, in memory of the backend's device and
-/// made there.
+/// random_weights(config, num_ranks, rank, seed, format), bit by bit, in memory of the backend's
+/// device and made there.
 LayerWeights random_device_weights(const MoeConfig& config, Backend& backend, uint64_t seed,
-                                   int num_ranks = 1, int rank = 0);
+                                   int num_ranks = 1, int rank = 0,
+                                   const ExpertFormat& format = {});
 
 }  // namespace switchyard

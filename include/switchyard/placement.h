@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "switchyard/tensor.h"
+
 namespace [[gnu::visibility("default")]] switchyard {
 
 struct PlacementRequest {
@@ -75,5 +77,24 @@ struct Placement {
 /// Throws Error(ShapeMismatch): sizes that break the rules above, or tables that do not fit.
 /// Error(BadRouting): loads that are negative or not finite, or that add up to more than 1e300.
 Placement plan_placement(const PlacementRequest& request);
+
+/// What stands on a device between the ids of a gate and weight slots; kernels that write ids read
+/// it. A layer has one of its own (LayerOptions::placement).
+///
+/// Of an expert's slots each (token, k) takes one by a hash of the expert and of the bits of its
+/// weight: whatever else is in the batch, and wherever the token stands. With `by_token` the hash is
+/// of the token's index instead.
+struct SlotTables {
+  int64_t num_experts = 0;  // E
+  /// i32 [1]: 2 f + i, where tables[i] is in use, and f is a number of its contents that ranks
+  /// compare. Absent: ids stay those of the gate
+  ConstTensor active{};
+  /// i32 [2, E + 1 + S]: where each expert's slots begin, and where the last one's end; then slots
+  ConstTensor tables{};
+  Tensor loads{};         // i64 [E] += how often each expert was chosen; absent: not counted
+  bool by_token = false;  // for ranks that all hold all tokens: they must choose alike
+
+  bool present() const { return active.present() || loads.present(); }
+};
 
 }  // namespace switchyard

@@ -21,7 +21,7 @@ enum class Layout {
 enum class DispatcherKind {
   Local,       // nothing moves: P = 1, or tp = P and every rank holds all tokens
   Normal,      // one row per (token, owning rank)
-  LowLatency,  // recognised, not provided yet
+  LowLatency,  // the same for few tokens, in fewer steps
   AllGather,   // all rows to all ranks, sums back; the baseline
 };
 enum class ExecutorKind { Contiguous, Masked, Hybrid };
@@ -62,6 +62,10 @@ struct PlanOptions {
   /// source until the executor's scatter fetches them. Else they are pushed to the ranks that own
   /// their experts before these compute, which is slower. Changes no bit.
   bool fetch_rows = true;
+  /// low_latency: rows of experts come back, one for each choice of a token, and its rank sums them, in
+  /// the order of the choices, rounding once: the bits of one rank, and K rows back in place of one
+  /// from each rank.
+  bool sums_at_source = false;
   /// CUDA: contiguous groups over cuBLAS may read counts on the host, and so may the normal
   /// dispatcher over NCCL, which then sends exactly the rows that there are. forward then waits for
   /// its stream and cannot be captured. No other strategy reads them, whatever this says.
@@ -73,6 +77,9 @@ struct PlanOptions {
   /// Of the routed experts' weights: Bf16, or F8E4m3. A layer takes it from its
   /// weights.
   DType experts = DType::Bf16;
+  /// Several ranks, experts in f8_e4m3: token rows travel quantised, with their scales, half the bytes.
+  /// Else, and over low_latency, in bf16, and are quantised where their experts are. Changes no bit.
+  bool fp8_rows = true;
 
   bool operator==(const PlanOptions&) const = default;
 };
@@ -85,7 +92,7 @@ struct StrategyRequest : PlanOptions {
   std::string quantization;           // "" is none; anything else is refused by the bf16 strategies
   int num_ranks = 1;                  // P
   std::string transport = "threads";  // of the communicator
-  bool use_low_latency = false;       // rtp-llm's deepep_low_latency
+  bool use_low_latency = false;       // rtp-llm's deepep_low_latency: `auto` takes low_latency
   bool cuda_graph = false;            // the caller will capture forward
   bool has_nccl = false;              // see has_nccl() in communicator.h
   DeviceDescription device;
@@ -102,9 +109,7 @@ struct Strategy {
   DispatcherKind dispatcher = DispatcherKind::Local;
   ExecutorKind executor = ExecutorKind::Contiguous;
   GemmProvider provider = GemmProvider::Cpu;
-  bool opt_in = false;   // never chosen by auto
-  bool provided = true;  // false: the name is recognised, this release cannot run it
-  std::string note;      // for names that are not provided: what is, and the nearest strategy
+  bool opt_in = false;          // never chosen by auto
   int64_t workspace_bytes = 0;  // executor and dispatcher at the capacity
   double predicted_us = 0;      // by the cost model, an even gate assumed
   /// Pieces that the tokens of a call at the capacity are cut into, so that one travels while
@@ -120,6 +125,8 @@ struct Strategy {
   /// CUDA, several ranks: what carries rows between them, "kernels, pushed into ..." or "NCCL,
   /// in ...". Empty elsewhere.
   std::string carrier;
+  /// What token rows travel as: Bf16, or F8E4m3 with a scale for each 128 numbers of a row.
+  DType rows = DType::Bf16;
   std::string reason;  // one line
   std::vector<Condition> conditions;
   std::vector<std::string> warnings;  // e.g. the name is a deprecated alias
@@ -127,7 +134,7 @@ struct Strategy {
   bool holds() const {
     for (const Condition& c : conditions)
       if (!c.holds) return false;
-    return provided;
+    return true;
   }
 };
 

@@ -64,7 +64,15 @@ typedef enum swy_status {
   SWY_STATUS_MAX = 0x7fffffff /* never returned */
 } swy_status;
 
-enum { SWY_BF16 = 0, SWY_F16 = 1, SWY_F32 = 2, SWY_F64 = 3, SWY_I32 = 4, SWY_I64 = 5 }; /* DType */
+enum {
+  SWY_BF16 = 0,
+  SWY_F16 = 1,
+  SWY_F32 = 2,
+  SWY_F64 = 3,
+  SWY_I32 = 4,
+  SWY_I64 = 5,
+  SWY_F8_E4M3 = 6
+};                                  /* DType */
 enum { SWY_CPU = 0, SWY_CUDA = 1 }; /* DeviceKind */
 
 /* ---- version, errors */
@@ -73,8 +81,8 @@ SWY_API uint32_t swy_version(void);           /* SWY_VERSION of the library */
 SWY_API const char* swy_version_string(void); /* of the release: "0.1.0" */
 /* "ShapeMismatch", ...; never NULL. */
 SWY_API const char* swy_status_name(swy_status status);
-/* `<operation>: <name>=<value>, <the rule>. <What to do instead.>` of this thread, on one line; never NULL. Valid until
- * the thread's next call that returns a status. */
+/* Of this thread, on one line; never NULL. Valid until the thread's next call that returns a status.
+ * `<operation>: <name>=<value>, <the rule>. <What to do instead.>` */
 SWY_API const char* swy_last_error(void);
 
 /* Sets the defaults of a struct: swy_config config; SWY_INIT(config, config); */
@@ -273,6 +281,10 @@ typedef struct swy_weight_views {
   swy_tensor path_input_norm, path_down, path_output_norm, path_up;
   int32_t transposed; /* w1 [E_local, H, 2I], w2 [E_local, I, H] */
   int32_t reserved;
+  /* Of w1 and w2 in SWY_F8_E4M3: f32, a scale for each block of so many rows and columns; 0: all of them. */
+  swy_tensor w1_scales, w2_scales;
+  int64_t w1_block_rows, w1_block_cols, w2_block_rows, w2_block_cols;
+  int64_t num_slots; /* of a layer with a placement: E_local, the weight slots of a rank; else 0 */
 } swy_weight_views;
 SWY_API swy_status swy_weight_views_init(swy_weight_views* views, size_t size);
 
@@ -289,6 +301,10 @@ SWY_API swy_status swy_weights_create_from_checkpoint(swy_context* context,
                                                       const swy_checkpoint* checkpoint,
                                                       int64_t layer, int32_t num_ranks,
                                                       int32_t rank, swy_weights** out);
+/* The same with experts in SWY_F8_E4M3 where the checkpoint's can be: WeightForms::Native. */
+SWY_API swy_status swy_weights_create_native(swy_context* context, const swy_checkpoint* checkpoint,
+                                             int64_t layer, int32_t num_ranks, int32_t rank,
+                                             swy_weights** out);
 /* For tests: those of an expert depend on `seed` and its id only, so every split over ranks is the same layer. */
 SWY_API swy_status swy_weights_create_random(swy_context* context, const swy_config* config,
                                              int32_t num_ranks, int32_t rank, uint64_t seed,
@@ -323,11 +339,18 @@ typedef struct swy_options { /* layer.h: LayerOptions; strategy.h: PlanOptions *
   int32_t host_ordered, poison_workspace;
   /* At most one of these three; none: the layer allocates its own. */
   int32_t workspace_per_call; /* one rank: swy_forward_args.workspace */
-  int32_t reserved;
+  int32_t sums_at_source;
   swy_workspace workspace; /* lent for the layer's life */
   swy_shared_workspace* shared_workspace;
   int32_t out_of_range_ids; /* SWY_IDS_ERROR */
   int32_t strided_rows; /* hidden and output may have gaps between their rows; costs workspace */
+  int32_t fp8_rows;     /* several ranks, experts in f8_e4m3: rows travel quantised; 1 by default */
+  int32_t
+      experts; /* of swy_workspace_bytes: SWY_BF16 or SWY_F8_E4M3; a layer looks at its weights */
+  const int32_t* placement; /* [num_slots] the expert in each weight slot, -1: none; read at once */
+  int64_t num_slots;        /* over all ranks; 0: no placement, experts are in their order */
+  int32_t count_loads;      /* for swy_layer_expert_loads */
+  int32_t reserved_end;
 } swy_options;
 SWY_API swy_status swy_options_init(swy_options* options, size_t size);
 
@@ -374,6 +397,12 @@ SWY_API swy_status swy_layer_forward(swy_layer* layer, const swy_forward_args* a
 SWY_API swy_status swy_layer_wait(swy_layer* layer, void* stream);
 /* The capacity becomes at least max_tokens: MoeLayer::grow. Collective; waits; graphs captured before are stale. */
 SWY_API swy_status swy_layer_grow(swy_layer* layer, int64_t max_tokens, void* stream);
+/* From here on, in the order of `stream`, ids go to the slots of another table: MoeLayer::set_placement. num_slots is
+ * that of the options. Not collective, but every rank calls it with the same table between the same two forwards. */
+SWY_API swy_status swy_layer_set_placement(swy_layer* layer, const int32_t* placement,
+                                           int64_t num_slots, void* stream);
+/* i64 [E] on the layer's device, how often this rank's tokens chose each expert; rank 0 without count_loads. */
+SWY_API swy_status swy_layer_expert_loads(const swy_layer* layer, swy_tensor* loads);
 /* A layer of one rank as a function, for programs that have no place for a handle: fused_experts.h. The first call with
  * this context, config, options, and addresses and shapes of the weights makes the layer, which is kept; `weights` may
  * be destroyed, their memory may not. args->workspace is needed: swy_workspace_bytes of it. Weights that would be copied

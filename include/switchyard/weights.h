@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 
 #include "switchyard/backend.h"
 #include "switchyard/block_scales.h"
@@ -41,6 +42,9 @@ struct ExpertWeights {
   /// Of f8_e4m3, absent for bf16. A block has any rows, and all columns or a multiple of 128. Such
   /// experts are neither transposed nor Interleaved.
   BlockScales w1_scales{}, w2_scales{};
+  /// Of a layer with a placement (LayerOptions::placement): E_local is this, the rank's weight slots,
+  /// S / P of them, and they stand in their order. Else 0.
+  int64_t num_slots = 0;
 
   bool operator==(const ExpertWeights&) const = default;
 };
@@ -52,10 +56,14 @@ bool is_arranged(const ExpertWeights& weights);
 struct ExpertFormat {
   DType dtype = DType::Bf16;
   ScaleBlock w1{}, w2{};
+  int64_t num_slots = 0;  // as ExpertWeights says
 
   bool operator==(const ExpertFormat&) const = default;
 };
 ExpertFormat format_of(const ExpertWeights& weights);
+/// f8_e4m3 in blocks of 128 x 128, as most are published; of W1 in as many rows as no block has both
+/// gate and up, the greatest common divisor of 128 and I.
+ExpertFormat fp8_blocks(const MoeConfig& config);
 
 struct RouterWeights {
   // [MoeConfig::router_rows(), H], bf16, or f32 with router_f32; absent if the caller always brings
@@ -126,10 +134,19 @@ int64_t arranged_bytes(const ExpertWeights& weights);
 LayerWeights to_device(const LayerWeights& host, const MoeConfig& config, int num_ranks,
                        Backend& backend, const Progress& progress = {});
 
-/// Random bf16 weights of the shapes of `config`, for tests and benchmarks: uniform, scaled so that
+/// Copies of experts of `all`, whose w1 has one for each id, on the host: slot s of the result has
+/// those of expert_of_slot[s], zeros for -1. So of the slots of a rank it makes what that rank of a
+/// layer with a placement needs. Everything else is that of `all`, whose owner is kept.
+/// Throws Error: ShapeMismatch for an id that `all` has no expert of; Unsupported with the bytes when
+/// there is no such memory.
+LayerWeights weights_of_slots(const LayerWeights& all, std::span<const int32_t> expert_of_slot);
+
+/// Random weights of the shapes of `config`, for tests and benchmarks: uniform, scaled so that
 /// activations keep the size of their input. The weights of an expert depend on `seed` and its
-/// global id only, so every split over ranks computes the same layer. Owns its memory.
-LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed);
+/// global id only, so every split over ranks computes the same layer. Experts have `format`; codes of
+/// f8_e4m3 are uniform, too, and so are their scales, of which none is like another. Owns its memory.
+LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed,
+                            const ExpertFormat& format = {});
 
 /// Bytes that random_weights and load_layer need for one rank.
 int64_t weight_bytes(const MoeConfig& config, int num_ranks);

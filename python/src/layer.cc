@@ -7,6 +7,7 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <chrono>
 #include <mutex>
 
 #include "bind.h"
@@ -114,13 +115,31 @@ class HostLayer {
     }
     {
       const nb::gil_scoped_release unlocked;
-      report_ = layer.forward(args);
-      if (device().kind == DeviceKind::Cpu) layer.wait();
+      forward_of(layer, args);
     }
     return nb::borrow<Array>(result);
   }
 
+  // Seconds of the host in `calls` forwards, of C++ alone.
+  double time_forward(const Array& hidden, const Array& output, const Array& ids,
+                      const Array& weights, int64_t calls) {
+    MoeLayer& layer = use("forward");
+    CallArrays arrays("forward", device());
+    ForwardArgs args;
+    args.stream = stream_of(StreamAddress(), hidden, device());
+    read_call(args, arrays, hidden, output, ids, weights, {}, {});
+    const nb::gil_scoped_release unlocked;
+    const auto start = std::chrono::steady_clock::now();
+    for (int64_t call = 0; call < calls; ++call) forward_of(layer, args);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+
  private:
+  void forward_of(MoeLayer& layer, const ForwardArgs& args) {
+    report_ = layer.forward(args);
+    if (device().kind == DeviceKind::Cpu) layer.wait();
+  }
+
   void take_backend(DeviceIndex of_weights, HostOptions& options) {
     const DeviceKind device =
         of_weights.kind == DeviceKind::Cuda ? DeviceKind::Cuda : options.device;
@@ -232,7 +251,9 @@ void bind_options(nb::module_& m) {
              "A larger workspace is refused, with its bytes."),
       option("num_sms", &PlanOptions::num_sms, "CUDA: multiprocessors of the GEMMs; 0: all."),
       option("host_counts", &PlanOptions::host_counts,
-             "CUDA: contiguous groups over cuBLAS may read counts on the host."));
+             "CUDA: contiguous groups over cuBLAS may read counts on the host."),
+      option("fp8_rows", &PlanOptions::fp8_rows,
+             "Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes."));
 }
 
 }  // namespace
@@ -292,6 +313,9 @@ void bind_layer(nb::module_& m) {
           "ShapeMismatch or Misaligned for these arguments, BadRouting for ids out of range, "
           "Unsupported "
           "where a gradient would be missing.")
+      .def("_time_forward", &HostLayer::time_forward, "hidden"_a, "output"_a, "ids"_a, "weights"_a,
+           "calls"_a,
+           "Seconds of the host in `calls` forwards of C++ alone, for switchyard.overhead.")
       .def("__call__", &HostLayer::forward, "hidden"_a, nb::kw_only(), "output"_a = nb::none(),
            "ids"_a = nb::none(), "weights"_a = nb::none(), "expert_map"_a = nb::none(),
            "token_ids"_a = nb::none(), "max_tokens"_a = -1, "stream"_a = nb::none(),

@@ -595,7 +595,7 @@ class OutOfRangeIds(enum.Enum):
 class LayerOptions:
     """Choices for one layer."""
 
-    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False) -> None: ...
+    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False, fp8_rows: bool = True) -> None: ...
 
     @property
     def max_tokens(self) -> int:
@@ -719,6 +719,15 @@ class LayerOptions:
 
     @host_counts.setter
     def host_counts(self, arg: bool, /) -> None: ...
+
+    @property
+    def fp8_rows(self) -> bool:
+        """
+        Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes.
+        """
+
+    @fp8_rows.setter
+    def fp8_rows(self, arg: bool, /) -> None: ...
 
 class Strategy:
     """Which dispatcher, executor and GEMM provider, and why."""

@@ -171,7 +171,7 @@ def call_of(prepared: Prepared, layer: Layer, rows: Rows, op: str) -> Callable[[
             ids = prepared.plan(ids)
         return lambda: prepared.given(rows.hidden, ids, rows.weights)
     if prepared.plan is not None:
-        raise Skip("its routing kernels are not called here")
+        raise Skip("it has no routing kernels here")
     if prepared.whole is not None:
         whole = prepared.whole
         return lambda: whole(rows.hidden)
@@ -350,6 +350,16 @@ def write(results: dict[str, Any], a: argparse.Namespace) -> None:
             writer.writerows(rows)
 
 
+def head_of(device: Device, module: str, packages: Sequence[str]) -> dict[str, Any]:
+    """What begins a results file of this package's `module`."""
+    return {
+        "gpu" if device.is_cuda else "device": device.name(), "driver": device.driver(),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": f"python -m switchyard.{module} {shlex.join(sys.argv[1:])}",
+        "versions": {**versions_of(packages), "torch": torch.__version__, "python": platform.python_version(),
+                     "cuda": torch.version.cuda if device.is_cuda else None}}
+
+
 def run(a: argparse.Namespace) -> dict[str, Any]:
     device = Device(a.device)
     chosen = chosen_peers(a.peers)
@@ -358,13 +368,9 @@ def run(a: argparse.Namespace) -> dict[str, Any]:
     models = sizes_of((a.preset or []) if a.preset is not None or a.shape else MODELS, a.shape)
     tokens = a.tokens or TOKENS[a.device]
     ops = [op for op, where in (("layer_given_routing", "out"), ("layer", "in")) if a.gate in (where, "both")]
-    versions = {**versions_of([*(peer.package for peer in peers), "triton"]), "torch": torch.__version__,
-                "python": platform.python_version(), "cuda": torch.version.cuda if device.is_cuda else None}
-    results: dict[str, Any] = {
-        "gpu" if device.is_cuda else "device": device.name(), "driver": device.driver(),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "command": f"python -m switchyard.bench {shlex.join(sys.argv[1:])}", "versions": versions,
-        "missing": missing, "bench": {}}
+    head = head_of(device, "bench", [*(peer.package for peer in peers), "triton"])
+    versions = head["versions"]
+    results: dict[str, Any] = {**head, "missing": missing, "bench": {}}
     print(f"{device.name()}: read {device.read_gbps:.0f} GB/s, products {device.gemm_tflops:.3g} TFLOP/s; medians of {a.repeat}, cold L2")
     print("versions: " + ", ".join(f"{name} {version}" for name, version in versions.items() if version))
     print("".join(f"left out: {name}, {reason}\n" for name, reason in missing.items()), flush=True)

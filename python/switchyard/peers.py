@@ -116,11 +116,12 @@ def _silu_and_mul(rows: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.silu(gate) * up
 
 
-def _one_kernel(function: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+@functools.lru_cache(maxsize=None)  # compiled once, not for each model
+def _one_kernel(function: Callable[..., torch.Tensor], device: torch.device) -> Callable[..., torch.Tensor]:
     """For peers whose users have a kernel for it."""
     if device.type != "cuda":
         return function
-    compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(function, dynamic=True)
+    compiled: Callable[..., torch.Tensor] = torch.compile(function, dynamic=True)
     return compiled
 
 
@@ -193,6 +194,15 @@ def _quack(layer: Layer) -> Prepared:
         return _combine(gemm(rows, layer.w2.transpose(1, 2), cu_seqlens_m=starts), order, weights)
 
     return Prepared(given)
+
+
+def _quack_kernel(layer: Layer) -> Prepared:
+    from . import _quack_kernel as kernel
+
+    combine = _one_kernel(kernel.combine, layer.w13.device)
+    kernel.kernels()
+    return Prepared(lambda hidden, planned, weights: kernel.experts(hidden, layer.w13, layer.w2, planned, weights, combine),
+                    plan=lambda ids: kernel.plan(ids, layer.w13, layer.w2))
 
 
 def _sonicmoe(layer: Layer) -> Prepared:
@@ -289,6 +299,7 @@ PEERS = (
     Peer("transformers", "transformers", functools.partial(_transformers, "grouped_mm"), on_cpu=True),
     Peer("transformers-batched", "transformers", functools.partial(_transformers, "batched_mm"), on_cpu=True),
     Peer("quack", "quack", _quack),
+    Peer("quack-kernel", "quack_compiled", _quack_kernel),
     Peer("sonicmoe", "sonicmoe", _sonicmoe),
     Peer("deepgemm", "deep_gemm", _deep_gemm),
     Peer("flashinfer", "flashinfer", _flashinfer),

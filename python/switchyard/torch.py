@@ -19,13 +19,14 @@ from . import _native
 from ._errors import Unsupported
 
 ORDERS = {"gate_up": _native.GateUpOrder.GateUp, "up_gate": _native.GateUpOrder.UpGate}
+_OUT_OF_RANGE = (_native.OutOfRangeIds.Error, _native.OutOfRangeIds.NoExpert)
 
 # Alive as long as the module: an object that is freed takes its operations with it.
 _LIBRARY = torch.library.Library("switchyard", "DEF")
-_ARGUMENTS = (
-    "Tensor hidden, Tensor w1, Tensor w2, Tensor ids, Tensor weights, *, str order, str activation='silu', "
-    "float alpha=1.702, float limit=7.0, Tensor? b1=None, Tensor? b2=None, Tensor? expert_map=None, "
-    "bool no_expert_out_of_range=False, int max_tokens=-1")
+_TENSORS = "Tensor hidden, Tensor w1, Tensor w2, Tensor ids, Tensor weights, *, str order"
+_OPTIONS = (  # last: defaults at the end are not passed on
+    "str activation='silu', float alpha=1.702, float limit=7.0, Tensor? b1=None, Tensor? b2=None, "
+    "Tensor? expert_map=None, bool no_expert_out_of_range=False, int max_tokens=-1")
 
 
 @functools.lru_cache(maxsize=64)
@@ -44,15 +45,16 @@ def _fused_experts_out(hidden: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor,
                        limit: float = 7.0, b1: Optional[torch.Tensor] = None, b2: Optional[torch.Tensor] = None,
                        expert_map: Optional[torch.Tensor] = None, no_expert_out_of_range: bool = False,
                        max_tokens: int = -1, out: torch.Tensor) -> None:
+    if weights.dtype is not torch.float32:  # .to() of the same dtype takes 2 us
+        weights = weights.to(torch.float32)
     _native.fused_experts(
-        hidden.contiguous(), w1, w2, ids.contiguous(), weights.to(torch.float32).contiguous(), order=_order(order),
+        hidden.contiguous(), w1, w2, ids.contiguous(), weights.contiguous(), order=_order(order),
         activation=_activation(activation, alpha, limit), b1=b1, b2=b2, expert_map=expert_map,
-        out_of_range_ids=(_native.OutOfRangeIds.NoExpert if no_expert_out_of_range else _native.OutOfRangeIds.Error),
-        max_tokens=max_tokens, output=out)
+        out_of_range_ids=_OUT_OF_RANGE[no_expert_out_of_range], max_tokens=max_tokens, output=out)
 
 
 def _fused_experts(hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-    out = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    out = torch.empty_like(hidden) if hidden.is_contiguous() else torch.empty_like(hidden, memory_format=torch.contiguous_format)
     _fused_experts_out(hidden, *arguments, **options, out=out)
     return out
 
@@ -80,8 +82,8 @@ def _without_gradient(name: str, operation: Callable[..., Any]) -> Callable[...,
     return call
 
 
-def _define(name: str, schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    _LIBRARY.define(f"{name}({_ARGUMENTS}{schema}", tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag))
+def _define(name: str, output: str, result: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    _LIBRARY.define(f"{name}({_TENSORS}{output}, {_OPTIONS}) -> {result}", tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag))
     for key in ("CPU", "CUDA"):
         _LIBRARY.impl(name, implementation, key)
     torch.library.register_fake(f"switchyard::{name}", fake, lib=_LIBRARY)
@@ -89,8 +91,8 @@ def _define(name: str, schema: str, implementation: Callable[..., Any], fake: Ca
     _LIBRARY.impl(name, _without_gradient(name, operation), "Autograd")
 
 
-_define("fused_experts", ") -> Tensor", _fused_experts, _fake)
-_define("fused_experts_out", ", Tensor(a!) out) -> ()", _fused_experts_out, _fake_out)
+_define("fused_experts", "", "Tensor", _fused_experts, _fake)
+_define("fused_experts_out", ", Tensor(a!) out", "()", _fused_experts_out, _fake_out)
 
 
 def check() -> None:

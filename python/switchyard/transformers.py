@@ -5,11 +5,14 @@
     import switchyard.transformers
     switchyard.transformers.use(model)
 
-or, after the import, AutoModelForCausalLM.from_pretrained(..., experts_implementation="switchyard").
+or, after the import, AutoModelForCausalLM.from_pretrained(..., experts_implementation="switchyard"); over ranks, with
+a transformers that has it, distributed_config=DistributedConfig(..., ep_implementation="switchyard").
 """
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.util
 from typing import Any, Callable, Optional
 
 import torch
@@ -238,3 +241,7 @@ def use(model: torch.nn.Module, *, training: str = TRAINING[0]) -> list[str]:
         _plan(module, training)
     model.set_experts_implementation(NAME)  # type: ignore[operator]  # of PreTrainedModel
     return list(found)
+
+
+if importlib.util.find_spec("transformers.distributed.expert_parallel"):  # 5.24 has it, 5.17 has not
+    SwitchyardEP = importlib.import_module("switchyard._expert_parallel").SwitchyardEP

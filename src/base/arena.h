@@ -54,6 +54,7 @@ class Arena {
   }
 
   size_t bytes() const { return static_cast<size_t>(used_); }
+  DeviceKind device() const { return device_; }
 
  private:
   Workspace workspace_;

@@ -147,6 +147,10 @@ std::string status_message(const StatusWords& status) {
     case StatusDetail::SliceTokensDiffer:
       return cat("forward: tokens=", status.seen(), " on ", rank,
                  ", ranks of one tensor-parallel group hold the same tokens. Check tp_size.");
+    case StatusDetail::PlacementsDiffer:
+      return cat("forward: placement=", status.seen(), " on ", rank,
+                 ", differs from that of rank 0, ids would go to weights that are elsewhere. Call "
+                 "set_placement with the same table on every rank, between the same two calls.");
     case StatusDetail::PeerLost: return peer_lost_message(status.value, rank);
     case StatusDetail::RowsNotGrouped:
       return cat("group_rows: row=", status.seen(), " on ", rank,

@@ -11,25 +11,39 @@
 namespace switchyard {
 
 // Header of a dispatch: what every rank tells every other before rows move.
-inline constexpr int64_t kHeaderMaxTokens = kStatusWords;   // the call's bound
-inline constexpr int64_t kHeaderTokens = kStatusWords + 1;  // T, compared inside a TP group
-inline constexpr int64_t kHeaderCounts = kStatusWords + 2;  // normal by messages: rows to each rank
+inline constexpr int64_t kHeaderMaxTokens = kStatusWords;  // the call's bound
+// SlotTables::active. Without one kernels say 0, and messages the bound again, to save a launch.
+inline constexpr int64_t kHeaderPlacement = kStatusWords + 1;
+inline constexpr int64_t kHeaderTokens = kStatusWords + 2;  // T, compared inside a TP group
+inline constexpr int64_t kHeaderCounts = kStatusWords + 3;  // normal by messages: rows to each rank
+inline constexpr int64_t kHeaderRows =
+    kStatusWords + 3;  // low latency: rows to the rank it is told
+
+// Whether two words of SlotTables::active are of the same contents. Which of its two tables a rank
+// uses is its own.
+constexpr bool same_placement(int32_t a, int32_t b) {
+  return (a | 1) == (b | 1);
+}
 
 // What ranks wait for, in the order of a call.
 enum class PeerPhase : int32_t {
-  Rows,      // a header; rows were pushed into this rank's window, or may be fetched
-  Partials,  // partial rows may be pulled, and the rows of this call were read
-  Slices,    // output rows of a tensor-parallel slice may be pulled
+  Rows,         // a header; rows were pushed into this rank's window, or may be fetched
+  Partials,     // partial rows may be pulled or have come, and the rows of this call were read
+  Slices,       // output rows of a tensor-parallel slice may be pulled
+  CountedRows,  // as Rows, by low latency: and how many were pushed
 };
 
 // Words are i64. Those that peers tell hold the epoch of the call in the upper half and a value in
 // the lower one: each arrives as a whole, so no flag has to follow. Epochs only grow.
-inline constexpr int64_t kControlEpoch = 0;     // of the last call whose rows this rank awaited
-inline constexpr int64_t kControlLost = 1;      // 0, or a lost_word: the window is over
-inline constexpr int64_t kControlBadId = 2;     // 0, or the largest bad_id_word of the call at hand
+inline constexpr int64_t kControlEpoch = 0;  // of the last call whose rows this rank awaited
+inline constexpr int64_t kControlLost = 1;   // 0, or a lost_word: the window is over
+inline constexpr int64_t kControlBadId = 2;  // 0, or the largest bad_id_word of the call at hand
+inline constexpr int64_t kControlArrived =
+    3;  // CUDA: blocks of a kernel that are done; 0 between kernels
 inline constexpr int64_t kControlHeaders = 16;  // from here on
 
 constexpr int64_t header_width(PeerPhase phase) {
+  if (phase == PeerPhase::CountedRows) return kHeaderRows + 1;
   return phase == PeerPhase::Rows ? kHeaderCounts : kStatusWords;
 }
 
@@ -41,11 +55,11 @@ constexpr int64_t header_at(PeerPhase phase, uint32_t epoch, int64_t from, int64
   if (phase == PeerPhase::Rows) return kControlHeaders + set * width;
   const int64_t after_rows = 2 * num_ranks * header_width(PeerPhase::Rows);
   const int64_t meeting = static_cast<int64_t>(phase) - 1;
-  return kControlHeaders + after_rows + (meeting * 2 * num_ranks + set) * width;
+  return kControlHeaders + after_rows + meeting * 2 * num_ranks * kStatusWords + set * width;
 }
 
 constexpr int64_t control_words(int64_t num_ranks) {
-  return header_at(PeerPhase::Slices, 1, num_ranks, num_ranks);
+  return header_at(PeerPhase::CountedRows, 1, num_ranks, num_ranks);
 }
 
 constexpr int64_t epoch_word(uint32_t epoch, int32_t value) {
@@ -66,7 +80,11 @@ constexpr uint64_t bad_id_word(int64_t index, int32_t id) {
 }
 
 // Why a window is over; its lower half is the value of StatusDetail::PeerLost.
-inline constexpr int32_t kGivenUpByHost = 4;  // else 1 + the phase that a rank did not come to
+inline constexpr int32_t kGivenUpByHost = 4;
+// That a rank did not come to a phase.
+constexpr int32_t did_not_come(PeerPhase phase) {
+  return 1 + static_cast<int32_t>(phase == PeerPhase::CountedRows ? PeerPhase::Rows : phase);
+}
 constexpr int64_t lost_word(int32_t why, int32_t rank) {
   return epoch_word(static_cast<uint32_t>(rank), why);
 }

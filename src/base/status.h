@@ -21,6 +21,7 @@ enum class StatusDetail : int32_t {
   SliceTokensDiffer = 5,  // value: that rank's T, inside one tensor-parallel group
   PeerLost = 6,           // value: see lost_word in base/peer_control.h; 0 when it is not known
   RowsNotGrouped = 7,     // value: the lowest row that breaks the rule of group_rows
+  PlacementsDiffer = 8,   // value: that rank's placement, a number of its contents
 };
 
 // The halves of a value, for host and device.

@@ -108,8 +108,12 @@ swy_options default_options() {
   c.host_ordered = o.host_ordered;
   c.poison_workspace = o.poison_workspace;
   c.workspace_per_call = o.workspace_per_call;
+  c.sums_at_source = o.sums_at_source;
   c.out_of_range_ids = static_cast<int32_t>(o.out_of_range_ids);
   c.strided_rows = o.strided_rows;
+  c.fp8_rows = o.fp8_rows;
+  c.experts = static_cast<int32_t>(o.experts);
+  c.count_loads = o.count_loads;
   return c;
 }
 
@@ -161,10 +165,19 @@ MoeConfig to_config(const char* op, const swy_config* given) {
   return config;
 }
 
+std::span<const int32_t> slots_of(const char* op, const int32_t* placement, int64_t num_slots) {
+  check_range(op, "num_slots", num_slots, 0, kMaxExperts);
+  SWITCHYARD_C_REQUIRE((placement != nullptr) == (num_slots > 0), op, ": num_slots=", num_slots,
+                       ", placement is ", placement == nullptr ? "NULL" : "given",
+                       ", need one expert for each slot. Pass both or neither.");
+  return {placement, static_cast<size_t>(num_slots)};
+}
+
 LayerOptions to_options(const char* op, const swy_options* given, const swy_context& context) {
   const swy_options c = read_or(op, "options", given, default_options());
-  check_reserved(op, "options.reserved", static_cast<uint32_t>(c.reserved));
   LayerOptions o;
+  // First: of a struct that is garbage no pointer is followed.
+  o.sums_at_source = flag(op, "sums_at_source", c.sums_at_source);
   o.device = context.device;
   o.backend = context.backend;
   o.max_tokens = c.max_tokens;
@@ -187,6 +200,12 @@ LayerOptions to_options(const char* op, const swy_options* given, const swy_cont
   o.out_of_range_ids =
       enumerator<OutOfRangeIds>(op, "out_of_range_ids", c.out_of_range_ids, SWY_IDS_NO_EXPERT + 1);
   o.strided_rows = flag(op, "strided_rows", c.strided_rows);
+  o.fp8_rows = flag(op, "fp8_rows", c.fp8_rows);
+  o.experts = enumerator<DType>(op, "experts", c.experts, SWY_F8_E4M3 + 1);
+  const auto slots = slots_of(op, c.placement, c.num_slots);
+  o.placement.assign(slots.begin(), slots.end());
+  o.count_loads = flag(op, "count_loads", c.count_loads);
+  check_reserved(op, "options.reserved_end", static_cast<uint32_t>(c.reserved_end));
   if (c.shared_workspace != nullptr)
     o.shared_workspace = handle(op, "options.shared_workspace", c.shared_workspace).workspace;
   return o;

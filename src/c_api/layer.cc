@@ -208,6 +208,26 @@ swy_status swy_layer_grow(swy_layer* layer, int64_t max_tokens, void* stream) {
   });
 }
 
+swy_status swy_layer_set_placement(swy_layer* layer, const int32_t* placement, int64_t num_slots,
+                                   void* stream) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_layer_set_placement";
+    swy_layer& of = handle(kOp, "layer", layer);
+    required(kOp, "placement", placement);
+    of.layer->set_placement(slots_of(kOp, placement, num_slots), static_cast<CUstream_st*>(stream));
+  });
+}
+
+swy_status swy_layer_expert_loads(const swy_layer* layer, swy_tensor* loads) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_layer_expert_loads";
+    const auto& of = *handle(kOp, "layer", layer).layer;
+    required(kOp, "loads", loads) = from_view(of.expert_loads());
+  });
+}
+
 swy_status swy_layer_input_rows(const swy_layer* layer, swy_tensor* rows) {
   using namespace switchyard::c_api;
   return guarded([&] {

@@ -12,7 +12,8 @@ namespace {
 
 static_assert(SWY_BF16 == int(DType::Bf16) && SWY_F16 == int(DType::F16) &&
               SWY_F32 == int(DType::F32) && SWY_F64 == int(DType::F64) &&
-              SWY_I32 == int(DType::I32) && SWY_I64 == int(DType::I64));
+              SWY_I32 == int(DType::I32) && SWY_I64 == int(DType::I64) &&
+              SWY_F8_E4M3 == int(DType::F8E4m3));
 static_assert(SWY_CPU == int(DeviceKind::Cpu) && SWY_CUDA == int(DeviceKind::Cuda));
 
 Shape shape_of(const swy_tensor& t) {
@@ -46,7 +47,7 @@ Tensor view_of(const char* operation, const char* name, const swy_tensor& t) {
                          ", need 0 to ", high, ". Make it with swy_tensor_of, or all 0: absent.");
   };
   is_in("rank", t.rank, Shape::kMaxRank);
-  is_in("dtype", t.dtype, SWY_I64);
+  is_in("dtype", t.dtype, SWY_F8_E4M3);
   is_in("device", t.device, SWY_CUDA);
   for (const uint32_t word : t.reserved)
     check_reserved(operation, cat(name, ".reserved").c_str(), word);

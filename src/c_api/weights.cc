@@ -43,6 +43,18 @@ void for_each_tensor(Weights& weights, Views& views, F&& f) {
   f("path_down", weights.path.down, views.path_down);
   f("path_output_norm", weights.path.output_norm, views.path_output_norm);
   f("path_up", weights.path.up, views.path_up);
+  f("w1_scales", weights.experts.w1_scales.values, views.w1_scales);
+  f("w2_scales", weights.experts.w2_scales.values, views.w2_scales);
+}
+
+// A size of a block: 0 is all.
+int64_t to_extent(const char* op, const char* name, int64_t value) {
+  SWITCHYARD_C_REQUIRE(value >= 0, op, ": ", name, "=", value,
+                       ", must not be negative. Pass 0 for all.");
+  return value == 0 ? ScaleBlock::kWhole : value;
+}
+int64_t from_extent(int64_t value) {
+  return value == ScaleBlock::kWhole ? 0 : value;
 }
 
 GateUpOrder order_of(const char* op, const char* name, int32_t value) {
@@ -55,10 +67,17 @@ LayerWeights to_weights(const char* op, const char* name, const swy_weight_views
   weights.experts.order = order_of(op, "order", views.order);
   weights.shared.order = order_of(op, "shared_order", views.shared_order);
   weights.experts.transposed = flag(op, "transposed", views.transposed);
+  weights.experts.num_slots = views.num_slots;
   check_reserved(op, "reserved", static_cast<uint32_t>(views.reserved));
   for_each_tensor(weights, views, [&](const char* tensor, ConstTensor& to, const swy_tensor& from) {
     to = dense(op, tensor, from);
   });
+  if (weights.experts.w1_scales.present())
+    weights.experts.w1_scales.block = {to_extent(op, "w1_block_rows", views.w1_block_rows),
+                                       to_extent(op, "w1_block_cols", views.w1_block_cols)};
+  if (weights.experts.w2_scales.present())
+    weights.experts.w2_scales.block = {to_extent(op, "w2_block_rows", views.w2_block_rows),
+                                       to_extent(op, "w2_block_cols", views.w2_block_cols)};
   return weights;
 }
 
@@ -74,6 +93,16 @@ std::unique_ptr<swy_weights> placed(const LayerWeights& host, const MoeConfig& c
                          ? host
                          : to_device(host, config, num_ranks, *context.backend);
   return weights;
+}
+
+std::unique_ptr<swy_weights> loaded(const char* op, swy_context* context,
+                                    const swy_checkpoint* checkpoint, int64_t layer,
+                                    int32_t num_ranks, int32_t rank, WeightForms forms) {
+  const swy_context& of = handle(op, "context", context);
+  const auto& files = *handle(op, "checkpoint", checkpoint).checkpoint;
+  check_ranks(op, num_ranks);
+  return placed(files.load_layer(layer, num_ranks, rank, {}, forms), files.config(layer), num_ranks,
+                of);
 }
 
 }  // namespace
@@ -124,11 +153,20 @@ swy_status swy_weights_create_from_checkpoint(swy_context* context,
   using namespace switchyard::c_api;
   return guarded([&] {
     constexpr const char* kOp = "swy_weights_create_from_checkpoint";
-    const swy_context& of = handle(kOp, "context", context);
-    const auto& files = *handle(kOp, "checkpoint", checkpoint).checkpoint;
     required(kOp, "out", out);
-    check_ranks(kOp, num_ranks);
-    *out = placed(files.load_layer(layer, num_ranks, rank), files.config(layer), num_ranks, of)
+    *out = loaded(kOp, context, checkpoint, layer, num_ranks, rank, switchyard::WeightForms::Bf16)
+               .release();
+  });
+}
+
+swy_status swy_weights_create_native(swy_context* context, const swy_checkpoint* checkpoint,
+                                     int64_t layer, int32_t num_ranks, int32_t rank,
+                                     swy_weights** out) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_weights_create_native";
+    required(kOp, "out", out);
+    *out = loaded(kOp, context, checkpoint, layer, num_ranks, rank, switchyard::WeightForms::Native)
                .release();
   });
 }
@@ -187,10 +225,16 @@ swy_status swy_weights_view(const swy_weights* weights, swy_weight_views* views)
     result.order = static_cast<int32_t>(of.experts.order);
     result.shared_order = static_cast<int32_t>(of.shared.order);
     result.transposed = of.experts.transposed;
+    result.num_slots = of.experts.num_slots;
     for_each_tensor(of, result,
                     [](const char*, const switchyard::ConstTensor& from, swy_tensor& to) {
                       to = from_view(from);
                     });
+    if (of.experts.w1_scales.present()) {
+      const auto &w1 = of.experts.w1_scales.block, &w2 = of.experts.w2_scales.block;
+      result.w1_block_rows = from_extent(w1.rows), result.w1_block_cols = from_extent(w1.cols);
+      result.w2_block_rows = from_extent(w2.rows), result.w2_block_cols = from_extent(w2.cols);
+    }
     write(*views, result, views->size);
   });
 }

@@ -39,9 +39,9 @@ class DeviceRanks final : public Communicator {
     // No call allocates.
     const auto num_ranks = static_cast<size_t>(size());
     counts_.resize(num_ranks * num_ranks);
-    gathers_.reserve(4);  // headers, rows, ids and weights
-    out_.reserve(sent_.size() * num_ranks);
-    in_.reserve(sent_.size() * num_ranks);
+    gathers_.reserve(1 + kMaxRowParts);  // headers, and the parts of a row
+    out_.reserve(kMaxRowParts * num_ranks);
+    in_.reserve(kMaxRowParts * num_ranks);
   }
   // Buffers that were lent may go then: no work over the link is left, also where others keep it.
   ~DeviceRanks() override { link_->finish_work(); }
@@ -53,12 +53,12 @@ class DeviceRanks final : public Communicator {
     gather_along(dst, src, stream);
     exchange(stream);
   }
-  // At most three transfers, of the widths of the buffers that were lent last. counts are on the
-  // device. Throws Unsupported with Exact on a stream that is being captured.
+  // A transfer for each of the buffers that were lent last, of its width. counts are on the device.
+  // Throws Unsupported with Exact on a stream that is being captured.
   void all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
                        ConstTensor counts, CUstream_st* stream) override {
-    SWITCHYARD_REQUIRE(transfers.size() <= sent_.size(), ShapeMismatch,
-                       "all_to_all_rows: transfers=", transfers.size(), ", at most ", sent_.size(),
+    SWITCHYARD_REQUIRE(transfers.size() <= kMaxRowParts, ShapeMismatch,
+                       "all_to_all_rows: transfers=", transfers.size(), ", at most ", kMaxRowParts,
                        ".");
     sizes_ == RowSizes::Exact ? send_exactly(transfers, send_rows, counts, stream)
                               : swap(transfers, send_rows, counts, stream);
@@ -94,10 +94,7 @@ class DeviceRanks final : public Communicator {
   }
   // For the all_to_all_rows that follow: [P * block, W] each, with the call's bound as the block.
   // Exact needs no `arrived`.
-  void lend(const RowBlocks& sent, const RowBlocks& arrived) {
-    sent_ = {sent.rows, sent.ids, sent.weights};
-    arrived_ = {arrived.rows, arrived.ids, arrived.weights};
-  }
+  void lend(const RowBlocks& blocks) { lent_ = blocks; }
   // dst[s * block + i, :] = src[rank * block + i, :] of rank s; both [P * block, W]. As they are,
   // nothing is packed.
   void swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream) {
@@ -176,16 +173,17 @@ class DeviceRanks final : public Communicator {
   }
   void swap(std::span<const RowTransfer> transfers, ConstTensor send_rows, ConstTensor counts,
             CUstream_st* stream) {
-    const int64_t block = sent_[0].dim(0) / size();
+    const auto& [sent, arrived] = lent_;
+    const int64_t block = sent.num_rows() / size();
     if (block == 0) return exchange(stream);  // on every rank
     Ops& ops = backend_->ops();
     for (size_t i = 0; i < transfers.size(); ++i) {
-      ops.run(PackRows{sent_[i], transfers[i].src, send_rows, counts, rank(), block}, stream);
-      add_blocks(arrived_[i], sent_[i]);
+      ops.run(PackRows{sent[i], transfers[i].src, send_rows, counts, rank(), block}, stream);
+      add_blocks(arrived[i], sent[i]);
     }
     exchange(stream);
     for (size_t i = 0; i < transfers.size(); ++i)
-      ops.run(UnpackRows{transfers[i].dst, arrived_[i], sent_[i], counts, rank(), block}, stream);
+      ops.run(UnpackRows{transfers[i].dst, arrived[i], sent[i], counts, rank(), block}, stream);
   }
   void send_exactly(std::span<const RowTransfer> transfers, ConstTensor send_rows,
                     ConstTensor counts, CUstream_st* stream) {
@@ -196,8 +194,8 @@ class DeviceRanks final : public Communicator {
     for (size_t i = 0; i < transfers.size(); ++i) {
       ConstTensor src = transfers[i].src;
       if (send_rows.present()) {
-        ops.run(PackRows{sent_[i], src, send_rows, counts, rank(), 0}, stream);
-        src = sent_[i];
+        ops.run(PackRows{lent_.sent[i], src, send_rows, counts, rank(), 0}, stream);
+        src = lent_.sent[i];
       }
       add_rows(transfers[i].dst, src, stream);
     }
@@ -251,7 +249,7 @@ class DeviceRanks final : public Communicator {
   RowSizes sizes_;
   std::shared_ptr<DeviceLink> link_;
   std::vector<int32_t> members_;  // this communicator's ranks, as the link counts them
-  std::array<Tensor, 3> sent_, arrived_;
+  RowBlocks lent_;
   std::vector<int32_t> counts_;  // exact: [P, P]
   std::vector<Gather> gathers_;  // not enqueued yet, as the parcels
   std::vector<OutgoingParcel> out_;

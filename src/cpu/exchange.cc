@@ -48,6 +48,8 @@ void run(const CheckHeaders& op, const Context& context) {
     const int32_t* group = header + int64_t{r / op.tp_size} * op.tp_size * width;
     if (mine[kHeaderMaxTokens] != header[kHeaderMaxTokens])
       note(merged, Errc::ShapeMismatch, StatusDetail::MaxTokensDiffer, r, mine[kHeaderMaxTokens]);
+    if (!same_placement(mine[kHeaderPlacement], header[kHeaderPlacement]))
+      note(merged, Errc::ShapeMismatch, StatusDetail::PlacementsDiffer, r, mine[kHeaderPlacement]);
     if (mine[kHeaderTokens] != group[kHeaderTokens])
       note(merged, Errc::ShapeMismatch, StatusDetail::SliceTokensDiffer, r, mine[kHeaderTokens]);
   }

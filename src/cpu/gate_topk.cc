@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // src/cpu/gate_topk.cc -- logits -> expert ids and weights, all in fp32, one token at a time.
 #include "cpu/run.h"
+#include "cpu/slot_tables.h"
 
 #include <algorithm>
 #include <cmath>
@@ -219,10 +220,20 @@ void scale_by_expert(const GateTopk& g, int64_t t, int64_t num_choices) {
     g.shared_weights.as<float>()[t * num_shared + s] *= scale[num_choices + s];
 }
 
+// Last: weights are what they will be.
+void place_token(const GateTopk& g, const SlotsView& slots, int64_t t) {
+  const int64_t top_k = g.ids.dim(1);
+  for (int64_t at = t * top_k; at < (t + 1) * top_k; ++at) {
+    int32_t& id = g.ids.as<int32_t>()[at];
+    id = place_id(slots, id, t, g.weights.as<float>()[at]);
+  }
+}
+
 }  // namespace
 
 template <>
 void run(const GateTopk& op, const Context& context) {
+  const SlotsView slots(op.slots);
   const int64_t num_logits = op.logits.dim(1) / op.logit_parts;
   const int64_t num_choices =
       num_logits - (op.shared_weights.present() ? op.shared_weights.dim(1) : 0);
@@ -231,6 +242,7 @@ void run(const GateTopk& op, const Context& context) {
     const float* logits = logits_of(own, op, t, num_logits);
     route_token(op, t, logits, num_choices);
     if (op.expert_scale.present()) scale_by_expert(op, t, num_choices);
+    if (op.slots.present()) place_token(op, slots, t);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "cpu/numbers.h"
+#include "cpu/slot_tables.h"
 
 namespace switchyard::cpu {
 
@@ -25,13 +26,15 @@ void run(const SplitF32& op, const Context&) {
 template <>
 void run(const SplitZeroExperts& op, const Context&) {
   const int64_t top_k = op.ids.dim(1);
+  const SlotsView slots(op.slots);
   for (int64_t t = 0; t < op.ids.dim(0); ++t) {
     float sum = 0;
     for (int64_t at = t * top_k; at < (t + 1) * top_k; ++at) {
       const int32_t id = op.ids.as<int32_t>()[at];
       const bool is_zero = id >= op.num_experts && id < op.num_ids;
-      if (is_zero) sum += op.weights.as<float>()[at];
-      op.dst_ids.as<int32_t>()[at] = is_zero ? kNoExpert : id;
+      const float weight = op.weights.as<float>()[at];
+      if (is_zero) sum += weight;
+      op.dst_ids.as<int32_t>()[at] = is_zero ? kNoExpert : place_id(slots, id, t, weight);
     }
     op.identity.as<float>()[t] = sum;
   }

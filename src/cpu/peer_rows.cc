@@ -46,16 +46,19 @@ void run(const PushRows& op, const Context&) {
     if (!moves) continue;
     copy(at_peer(op.window.memory(), p, op.dst_weights.as<float>()) + first * top_k,
          op.weights.as<float>(), op.weights.count());
-    const int64_t hidden = op.rows.dim(1);
-    if (op.route == PeerRoute::Offered) {
-      if (p == op.window.rank && !op.is_in_place())
-        copy(op.dst_rows.as<Bf16>(), op.rows.as<Bf16>(), op.rows.count());
-      continue;
+    for (size_t i = 0; i < op.rows.size(); ++i) {
+      const ConstTensor& src = op.rows[i];
+      const int64_t row_bytes = src.dim(1) * dtype_bytes(src.dtype);
+      auto* dst = op.dst_rows[i].as<std::byte>();
+      if (op.route == PeerRoute::Offered) {
+        if (p == op.window.rank && !op.is_in_place()) copy(dst, src.as<std::byte>(), src.bytes());
+        continue;
+      }
+      dst = at_peer(op.window.memory(), p, dst) + first * row_bytes;
+      for (int64_t t = 0; t < num_tokens; ++t)
+        if (op.route == PeerRoute::Everyone || owns(t))
+          copy(dst + t * row_bytes, src.as<std::byte>() + t * row_bytes, row_bytes);
     }
-    for (int64_t t = 0; t < num_tokens; ++t)
-      if (op.route == PeerRoute::Everyone || owns(t))
-        copy(at_peer(op.window.memory(), p, op.dst_rows.as<Bf16>()) + (first + t) * hidden,
-             op.rows.as<Bf16>() + t * hidden, hidden);
   }
 }
 

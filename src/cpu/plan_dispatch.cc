@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // src/cpu/plan_dispatch.cc -- from expert ids to ranks, and from global ids to local ones.
 #include "cpu/rows.h"
+#include "cpu/slot_tables.h"
 
 namespace switchyard::cpu {
 namespace {
@@ -23,11 +24,14 @@ int64_t resolved_id(const ResolveIds& op, int64_t i) {
 template <>
 void run(const ResolveIds& op, const Context&) {
   auto* to = op.dst.as<int32_t>();
+  const SlotsView slots(op.slots);
   for (int64_t i = 0; i < op.src.count(); ++i) {
     int64_t id = resolved_id(op, i);
     if (op.ignores_out_of_range && !is_expert(id, op.num_experts)) id = kNoExpert;
     check_id(op.status, id, op.num_experts, op.rank);
     to[i] = id < INT32_MIN || id > INT32_MAX ? INT32_MIN : static_cast<int32_t>(id);
+    if (op.slots.present())
+      to[i] = place_id(slots, to[i], i / op.src.dim(1), op.weights.as<float>()[i]);
   }
 }
 

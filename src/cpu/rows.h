@@ -36,11 +36,11 @@ T* at_peer(const PeerBases& peers, int rank, T* mine) {
   const int64_t offset = reinterpret_cast<int64_t>(mine) - reinterpret_cast<int64_t>(peers.here);
   return reinterpret_cast<T*>(peers.bases.as<int64_t>()[rank] + offset);
 }
-inline const Bf16* row_of(const RowSource& src, int64_t r) {
-  const auto* rows = src.rows.as<Bf16>();
-  const int64_t hidden = src.rows.dim(1);
-  if (!src.peers.present()) return rows + r * hidden;
-  return at_peer(src.peers, static_cast<int>(r / src.block), rows) + r % src.block * hidden;
+inline const std::byte* row_of(const RowSource& src, int64_t r) {
+  const auto* rows = src.rows.as<std::byte>();
+  const int64_t row_bytes = src.rows.dim(1) * dtype_bytes(src.rows.dtype);
+  if (!src.peers.present()) return rows + r * row_bytes;
+  return at_peer(src.peers, static_cast<int>(r / src.block), rows) + r % src.block * row_bytes;
 }
 
 // Rows a task takes: enough that a task outweighs its start, few enough to level threads out.

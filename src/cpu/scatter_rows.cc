@@ -9,11 +9,12 @@ namespace switchyard::cpu {
 namespace {
 
 void scatter_row(const ScatterRows& op, int64_t r) {
-  const int64_t top_k = op.row_of_slot.dim(1), hidden = op.dst.dim(1);
+  const int64_t top_k = op.row_of_slot.dim(1),
+                row_bytes = op.dst.dim(1) * dtype_bytes(op.dst.dtype);
   for (int64_t s = r * top_k; s < (r + 1) * top_k; ++s)
     if (const int64_t row = op.row_of_slot.as<int32_t>()[s]; row != kNoRow)
-      std::memcpy(op.dst.as<Bf16>() + row * hidden, row_of(op.src, r),
-                  static_cast<size_t>(hidden) * sizeof(Bf16));
+      std::memcpy(op.dst.as<std::byte>() + row * row_bytes, row_of(op.src, r),
+                  static_cast<size_t>(row_bytes));
 }
 
 }  // namespace

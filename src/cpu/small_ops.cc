@@ -36,6 +36,11 @@ void run(const FillI32& op, const Context&) {
 }
 
 template <>
+void run(const WriteI32& op, const Context&) {
+  std::copy_n(op.src, op.dst.count(), op.dst.as<int32_t>());
+}
+
+template <>
 void run(const Copy& op, const Context&) {
   if (op.src.bytes() > 0) std::memcpy(op.dst.data, op.src.data, op.src.bytes());
 }

@@ -53,7 +53,8 @@ GateTopkParams params_of(const GateTopk& op) {
           .words_per_token = static_cast<int>(
               gate_words(num_experts, top_k, drops_groups ? op.gate.num_groups : 0)),
           .gate = op.gate,
-          .extras = extras};
+          .extras = extras,
+          .slots = SlotsView(op.slots)};
 }
 
 template <>

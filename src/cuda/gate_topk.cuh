@@ -13,6 +13,7 @@
 #include <cmath>
 
 #include "cuda/launch.h"
+#include "cuda/slot_tables.cuh"
 #include "ops/gate_ops.h"
 #include "switchyard/config.h"
 
@@ -42,6 +43,7 @@ struct GateTopkParams {
   int words_per_token;  // of shared memory
   GateConfig gate;
   GateExtras extras;
+  SlotsView slots;
 };
 
 inline constexpr int kGateMaxWarps = 4;
@@ -357,8 +359,9 @@ __device__ __forceinline__ void choose_for_token(const GateTopkParams& p, int64_
   for (int k = lane; k < p.top_k; k += 32) {
     const float last =
         kExtras && known && p.extras.expert_scale != nullptr ? p.extras.expert_scale[ids[k]] : 1.0f;
-    p.ids[token * p.top_k + k] = ids[k];
-    p.weights[token * p.top_k + k] = weights[k] / divisor * p.gate.scale * last;
+    const float weight = weights[k] / divisor * p.gate.scale * last;
+    p.ids[token * p.top_k + k] = place_id(p.slots, ids[k], token, weight);
+    p.weights[token * p.top_k + k] = weight;
   }
 }
 

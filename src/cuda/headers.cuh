@@ -38,6 +38,9 @@ __device__ __forceinline__ void check_headers_of_warp(int32_t* status, const int
       if (mine[kHeaderMaxTokens] != headers[kHeaderMaxTokens]) {
         detail = StatusDetail::MaxTokensDiffer;
         value = mine[kHeaderMaxTokens];
+      } else if (!same_placement(mine[kHeaderPlacement], headers[kHeaderPlacement])) {
+        detail = StatusDetail::PlacementsDiffer;
+        value = mine[kHeaderPlacement];
       } else if (mine[kHeaderTokens] != group[kHeaderTokens]) {
         detail = StatusDetail::SliceTokensDiffer;
         value = mine[kHeaderTokens];

@@ -27,18 +27,22 @@ void spin_clock(int64_t* out, cudaStream_t stream) {
 
 }  // namespace cuda
 
-void fill_random(Tensor dst, uint64_t seed, int64_t first_expert, int number, float range) {
+void fill_random(Tensor dst, uint64_t seed, int64_t first_expert, int number, float range,
+                 float middle) {
   if (dst.count() == 0) return;
   const int64_t slices = first_expert < 0 ? 1 : dst.dim(0), per_slice = dst.count() / slices;
   const dim3 grid(static_cast<unsigned>(std::min<int64_t>((per_slice + 255) / 256, 1024)),
                   static_cast<unsigned>(slices));
+  const auto fill = [&](auto out) {
+    cuda::launch(cuda::fill_random_kernel<decltype(out)>, grid, dim3(256), 0, nullptr, out,
+                 per_slice, seed, first_expert, number, range, middle);
+  };
   if (dst.dtype == DType::F32)
-    cuda::launch(cuda::fill_random_kernel<cuda::AsF32>, grid, dim3(256), 0, nullptr,
-                 cuda::AsF32{dst.as<float>()}, per_slice, seed, first_expert, number, range);
+    fill(cuda::AsF32{dst.as<float>()});
+  else if (dst.dtype == DType::F8E4m3)
+    fill(cuda::AsF8{static_cast<uint8_t*>(dst.data)});
   else
-    cuda::launch(cuda::fill_random_kernel<cuda::AsBf16>, grid, dim3(256), 0, nullptr,
-                 cuda::AsBf16{static_cast<uint16_t*>(dst.data)}, per_slice, seed, first_expert,
-                 number, range);
+    fill(cuda::AsBf16{static_cast<uint16_t*>(dst.data)});
 }
 
 }  // namespace switchyard

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include <cuda_fp8.h>
+
 #include "base/random.h"
 #include "cuda/launch.h"
 #include "cuda/ptx/ld_st_sys.cuh"
@@ -74,16 +76,25 @@ struct AsF32 {
   __device__ void store(int64_t i, float value) const { out[i] = value; }
 };
 
+struct AsF8 {
+  uint8_t* out;
+  __device__ void store(int64_t i, float value) const {
+    out[i] = __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
+  }
+};
+
 // Block y is slice y of `per_slice` elements.
 template <class Out>
 __global__ void fill_random_kernel(Out out, int64_t per_slice, uint64_t seed, int64_t first_expert,
-                                   int number, float range) {
+                                   int number, float range, float middle) {
   wait_for_predecessor();
   const int64_t slice = blockIdx.y;
   const uint64_t stream = random_stream(seed, first_expert < 0 ? -1 : first_expert + slice, number);
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < per_slice; i += stride)
-    out.store(slice * per_slice + i, uniform_at(stream, static_cast<uint64_t>(i), range));
+    // No fma: the host rounds the product, too.
+    out.store(slice * per_slice + i,
+              __fadd_rn(middle, uniform_at(stream, static_cast<uint64_t>(i), range)));
 }
 
 }  // namespace switchyard::cuda

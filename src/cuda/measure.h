@@ -24,5 +24,8 @@ void spin_clock(int64_t* out, cudaStream_t stream);
 // n * n elements each.
 double cublas_tflops(void* c, const void* a, const void* b, int n, int repeat, Backend& backend,
                      Stopwatch& watch);
+// cublas_lt_rate.cc: the same of f8_e4m3, c in bf16; 0 where cuBLASLt or the GPU cannot.
+double cublas_lt_f8_tflops(void* c, const void* a, const void* b, int n, int repeat,
+                           Backend& backend, Stopwatch& watch);
 
 }  // namespace switchyard::cuda

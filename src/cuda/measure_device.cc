@@ -41,6 +41,14 @@ double read_gbps(uint32_t* word, const void* src, int num_sms, Stopwatch& watch)
   return static_cast<double>(kBytes) / us * 1e-3;
 }
 
+// Codes take the place of what `src` holds.
+double f8_tflops(void* dst, void* src, Backend& backend, Stopwatch& watch) {
+  constexpr int64_t kCodes = int64_t{kSide} * kSide;
+  fill_random(Tensor(src, DType::F8E4m3, {2 * kCodes}, DeviceKind::Cuda), 3, -1, 1, F8E4m3::kMax);
+  const auto* a = static_cast<const std::byte*>(src);
+  return cuda::cublas_lt_f8_tflops(dst, a, a + kCodes, kSide, kRepeat, backend, watch);
+}
+
 double sm_clock_mhz(Backend& backend, int64_t* ticks, Stopwatch& watch) {
   cuda::spin_clock(ticks, watch.stream());
   int64_t seen[2] = {};
@@ -80,6 +88,7 @@ DeviceRates measure_cuda_device(Backend& backend) {
   const auto* a = static_cast<const std::byte*>(first.get());
   const auto* b = a + int64_t{2} * kSide * kSide;
   rates.gemm_tflops = cuda::cublas_tflops(second.get(), a, b, kSide, kRepeat, backend, *watch);
+  rates.f8_gemm_tflops = f8_tflops(second.get(), first.get(), backend, *watch);
   rates.sm_clock_mhz = sm_clock_mhz(backend, static_cast<int64_t*>(words.get()), *watch);
   rates.copy_gbps = copy_gbps(second.get(), first.get(), device.num_sms, *watch);
   return rates;

@@ -31,7 +31,7 @@ void run(const SplitZeroExperts& op, cudaStream_t stream) {
   launch(split_zero_experts_kernel, blocks_for(op.ids.dim(0)), kPathThreads, 0, stream,
          op.dst_ids.as<int32_t>(), op.identity.as<float>(), op.ids.as<int32_t>(),
          op.weights.as<float>(), op.ids.dim(0), static_cast<int>(op.ids.dim(1)), op.num_experts,
-         op.num_ids);
+         op.num_ids, SlotsView(op.slots));
 }
 
 template <>

@@ -6,6 +6,7 @@
 
 #include "cuda/launch.h"
 #include "cuda/numbers.cuh"
+#include "cuda/slot_tables.cuh"
 #include "ops/ops.h"
 
 namespace switchyard::cuda {
@@ -47,7 +48,7 @@ __global__ __launch_bounds__(kPathThreads) void widen_kernel(float* __restrict__
 __global__ __launch_bounds__(kPathThreads) void split_zero_experts_kernel(
     int32_t* dst_ids, float* __restrict__ identity, const int32_t* ids,
     const float* __restrict__ weights, int64_t num_tokens, int top_k, int64_t num_experts,
-    int64_t num_ids) {
+    int64_t num_ids, const __grid_constant__ SlotsView slots) {
   wait_for_predecessor();
   allow_successor();
   for (int64_t t = first_element(); t < num_tokens; t += element_stride()) {
@@ -56,7 +57,7 @@ __global__ __launch_bounds__(kPathThreads) void split_zero_experts_kernel(
       const int32_t id = ids[at];
       const bool is_zero = id >= num_experts && id < num_ids;
       if (is_zero) sum += weights[at];
-      dst_ids[at] = is_zero ? kNoExpert : id;
+      dst_ids[at] = is_zero ? kNoExpert : place_id(slots, id, t, weights[at]);
     }
     identity[t] = sum;
   }

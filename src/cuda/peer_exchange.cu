@@ -12,6 +12,7 @@ void run(const AwaitRows& op, cudaStream_t stream) {
   const AwaitRowsParams params{view_of(op.window),
                                op.num_rows.as<int32_t>(),
                                op.status.as<int32_t>(),
+                               op.placement.present() ? op.placement.as<int32_t>() : nullptr,
                                op.part,
                                static_cast<int32_t>(op.max_tokens),
                                static_cast<int32_t>(op.num_tokens),

@@ -4,8 +4,7 @@
 // latency of a launch and of a store to a peer.
 #pragma once
 
-#include "cuda/headers.cuh"
-#include "cuda/peer_window.cuh"
+#include "cuda/peer_meeting.cuh"
 
 namespace switchyard::cuda {
 
@@ -13,40 +12,34 @@ struct AwaitRowsParams {
   WindowView window;
   int32_t* num_rows;  // [1]
   int32_t* status;
+  const int32_t* active;  // SlotTables::active or null
   PeerMeet part;
   int32_t max_tokens, num_tokens;  // as told
   int32_t rows;
   int tp_size;
 };
 
-// What push_rows found, in whatever order its blocks ran. One warp.
-__device__ __forceinline__ void note_bad_id(const WindowView& w, int32_t* status) {
-  if (threadIdx.x == 0 && w.control[kControlBadId] != 0) {
-    note_status(status, Errc::BadRouting, StatusDetail::IdOutOfRange, w.rank,
-                word_value(w.control[kControlBadId]));
-    w.control[kControlBadId] = 0;
-  }
-  __syncwarp();
-}
-
 __global__ __launch_bounds__(32) void await_rows_kernel(const __grid_constant__ AwaitRowsParams p) {
   const WindowView& w = p.window;
   begin_waiting(w);
   const uint32_t epoch = w.epoch() + 1;
+  const int32_t placement = p.active != nullptr ? p.active[0] : 0;
   if (p.part != PeerMeet::Wait) {
     note_bad_id(w, p.status);
-    send_header(w, PeerPhase::Rows, epoch, 0, w.num_ranks, [&](int word) {
-      return word == kHeaderMaxTokens ? p.max_tokens
-             : word == kHeaderTokens  ? p.num_tokens
-                                      : p.status[word];
+    send_header(w, PeerPhase::Rows, epoch, 0, w.num_ranks, [&](int word, int) {
+      return word == kHeaderMaxTokens   ? p.max_tokens
+             : word == kHeaderPlacement ? placement
+             : word == kHeaderTokens    ? p.num_tokens
+                                        : p.status[word];
     });
   }
   if (p.part == PeerMeet::Signal) return;
   const Came came = await_peers(
       w, PeerPhase::Rows, epoch, 0, w.num_ranks, p.status, [&](int word, int32_t value) {
-        return word == 0 ? value == 0
-               : word == kHeaderMaxTokens
-                   ? value == p.max_tokens
+        return word == 0                  ? value == 0
+               : word == kHeaderMaxTokens ? value == p.max_tokens
+               : word == kHeaderPlacement
+                   ? same_placement(value, placement)
                    : p.tp_size == 1 || word != kHeaderTokens || value == p.num_tokens;
       });
   bool good = came == Came::AllAgree;
@@ -72,13 +65,7 @@ struct MeetPeersParams {
 __global__ __launch_bounds__(32) void meet_peers_kernel(const __grid_constant__ MeetPeersParams p) {
   const WindowView& w = p.window;
   begin_waiting(w);
-  const uint32_t epoch = w.epoch();
-  if (p.part != PeerMeet::Wait)
-    send_header(w, p.phase, epoch, p.first, p.num, [&](int word) { return p.status[word]; });
-  if (p.part == PeerMeet::Signal) return;
-  const auto is_no_error = [](int word, int32_t value) { return word != 0 || value == 0; };
-  if (await_peers(w, p.phase, epoch, p.first, p.num, p.status, is_no_error) == Came::All)
-    merge_statuses(p.status, w.headers, p.num, static_cast<int>(kStatusWords));
+  meet_of_warp(w, p.phase, p.part, p.first, p.num, p.status);
 }
 
 }  // namespace switchyard::cuda

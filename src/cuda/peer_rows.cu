@@ -20,9 +20,27 @@ int64_t vectors_of(const char* op, ConstTensor rows) {
   return rows.dim(1) * dtype_bytes(rows.dtype) / 16;
 }
 
+PushedPart part_of(Tensor dst, ConstTensor src) {
+  constexpr int64_t kWide = sizeof(uint4), kNarrow = sizeof(uint32_t);
+  const int64_t row_bytes = src.dim(1) * dtype_bytes(src.dtype);
+  SWITCHYARD_REQUIRE(row_bytes % kNarrow == 0, Misaligned, "push_rows: row bytes=", row_bytes,
+                     ", need a multiple of 4.");
+  const bool wide = row_bytes % kWide == 0;
+  return {dst.as<std::byte>(), src.as<std::byte>(),
+          static_cast<int>(row_bytes / (wide ? kWide : kNarrow)), 0, wide};
+}
+
+// Sets what depends on it; returns the pieces of a row.
+int cut_pieces(PushRowsParams& params, int loads) {
+  params.pieces_per_row = 0;
+  for (PushedPart& part : params.parts)
+    params.pieces_per_row += part.pieces_per_row = ceil_div(part.vectors_per_row, 32 * loads);
+  return params.pieces_per_row;
+}
+
 template <int kLoads>
 void push_rows_with(const PeerWindow& window, PushRowsParams params, cudaStream_t stream) {
-  params.pieces_per_row = static_cast<int>(ceil_div(params.vectors_per_row, 32 * kLoads));
+  cut_pieces(params, kLoads);
   const int64_t parts = ceil_div(int64_t{params.block}, int64_t{kSlotRows}) +
                         int64_t{params.num_tokens} * params.pieces_per_row;
   launch(
@@ -36,27 +54,26 @@ void push_rows_with(const PeerWindow& window, PushRowsParams params, cudaStream_
 template <>
 void run(const PushRows& op, cudaStream_t stream) {
   const bool moves = op.route != PeerRoute::Nobody;
-  // 0: no row is copied.
-  const int64_t vectors = moves && !op.is_in_place() ? vectors_of("push_rows", op.rows) : 0;
-  const PushRowsParams params{view_of(op.window),
-                              moves ? op.dst_rows.as<uint4>() : nullptr,
-                              op.dst_ids.as<int32_t>(),
-                              moves ? op.dst_weights.as<float>() : nullptr,
-                              op.return_row.as<int32_t>(),
-                              moves ? op.rows.as<uint4>() : nullptr,
-                              op.ids.as<int32_t>(),
-                              moves ? op.weights.as<float>() : nullptr,
-                              op.status.as<int32_t>(),
-                              op.num_experts,
-                              experts_of_rank(op.num_experts, op.window.num_ranks),
-                              static_cast<int>(moves ? op.window.rank * op.block : 0),
-                              static_cast<int>(op.ids.dim(0)),
-                              static_cast<int>(op.ids.dim(1)),
-                              static_cast<int>(op.block),
-                              static_cast<int>(vectors),
-                              0,
-                              op.route};
-  if (op.ids.dim(0) * ceil_div(vectors, int64_t{256}) < kFewPushParts)
+  PushRowsParams params{.window = view_of(op.window),
+                        .parts = {},
+                        .dst_ids = op.dst_ids.as<int32_t>(),
+                        .dst_weights = moves ? op.dst_weights.as<float>() : nullptr,
+                        .return_row = op.return_row.as<int32_t>(),
+                        .ids = op.ids.as<int32_t>(),
+                        .weights = moves ? op.weights.as<float>() : nullptr,
+                        .status = op.status.as<int32_t>(),
+                        .num_experts = op.num_experts,
+                        .experts_per_rank = experts_of_rank(op.num_experts, op.window.num_ranks),
+                        .first_row = static_cast<int>(moves ? op.window.rank * op.block : 0),
+                        .num_tokens = static_cast<int>(op.ids.dim(0)),
+                        .top_k = static_cast<int>(op.ids.dim(1)),
+                        .block = static_cast<int>(op.block),
+                        .pieces_per_row = 0,
+                        .route = op.route};
+  if (moves && !op.is_in_place())  // else no row is copied
+    for (size_t i = 0; i < op.rows.size(); ++i)
+      params.parts[i] = part_of(op.dst_rows[i], op.rows[i]);
+  if (op.ids.dim(0) * cut_pieces(params, 8) < kFewPushParts)
     push_rows_with<2>(op.window, params, stream);
   else
     push_rows_with<8>(op.window, params, stream);

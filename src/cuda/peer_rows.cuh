@@ -2,31 +2,40 @@
 // SPDX-License-Identifier: Apache-2.0
 // src/cuda/peer_rows.cuh -- push_rows and pull_slices: rows between windows.
 //
-// Rows move as vectors of 16 bytes. A warp takes a piece of a row: up to 8 loads on their way per
+// Rows move as vectors of 16 bytes, parts of them that are no multiple of that by words. A warp takes a piece of a row: up to 8 loads on their way per
 // lane, then a store to each rank that gets the token. None of these kernels waits.
-// Bound by the link: T * (ranks that get a token, own excluded) * H * 2 bytes each way.
+// Bound by the link: T * (ranks that get a token, own excluded) rows each way.
 #pragma once
 
 #include "cuda/peer_window.cuh"
 #include "cuda/row_pieces.cuh"
+#include "plan/row_layout.h"
 
 namespace switchyard::cuda {
 
 inline constexpr int kSlotRows = 8;  // rows whose ids and weights a warp sends at a time
 
+// Of rows: vectors are uint4 where it is wide, else uint32_t.
+struct PushedPart {
+  std::byte* dst;        // [P * block, W] here; a peer's stand at the same offset
+  const std::byte* src;  // [T, W]
+  int vectors_per_row, pieces_per_row;
+  bool wide;
+};
+
 struct PushRowsParams {
   WindowView window;
-  uint4* dst_rows;       // bf16 [P * block, H] here; a peer's stand at the same offset
+  PushedPart parts[kMaxRowParts];
   int32_t* dst_ids;      // [P * block, K]
   float* dst_weights;    // [P * block, K]
   int32_t* return_row;   // [T, P]
-  const uint4* rows;     // bf16 [T, H]
   const int32_t* ids;    // [T, K]
   const float* weights;  // [T, K]
   const int32_t* status;
   int64_t num_experts, experts_per_rank;
   int first_row;  // of this rank's block
-  int num_tokens, top_k, block, vectors_per_row, pieces_per_row;
+  int num_tokens, top_k, block;
+  int pieces_per_row;  // of all parts
   PeerRoute route;
 };
 
@@ -78,29 +87,41 @@ __device__ __forceinline__ bool is_owner(const PushRowsParams& p, int t, int ran
   return __any_sync(~0u, owns);
 }
 
-// A piece of token t's row, kLoads vectors a lane, to where it goes. One warp.
-template <int kLoads>
-__device__ __forceinline__ void push_piece(const PushRowsParams& p, int t, int piece) {
+// A piece of a part of token t's row, kLoads vectors a lane, to where it goes. One warp.
+template <int kLoads, class Vector>
+__device__ __forceinline__ void push_piece(const PushRowsParams& p, const PushedPart& part, int t,
+                                           int piece) {
   const WindowView& w = p.window;
   const int begin = piece * kLoads * 32 + static_cast<int>(threadIdx.x) % 32;
-  const uint4* src = p.rows + int64_t{t} * p.vectors_per_row;
-  uint4 x[kLoads];
+  const auto* src = reinterpret_cast<const Vector*>(part.src) + int64_t{t} * part.vectors_per_row;
+  auto* const here = reinterpret_cast<Vector*>(part.dst);
+  Vector x[kLoads];
 #pragma unroll
   for (int j = 0; j < kLoads; ++j)
-    if (const int v = begin + j * 32; v < p.vectors_per_row) x[j] = __ldg(src + v);
-  const auto store = [&](uint4* rows, int64_t row) {
-    uint4* dst = rows + row * p.vectors_per_row;
+    if (const int v = begin + j * 32; v < part.vectors_per_row) x[j] = __ldg(src + v);
+  const auto store = [&](Vector* rows, int64_t row) {
+    Vector* dst = rows + row * part.vectors_per_row;
 #pragma unroll
     for (int j = 0; j < kLoads; ++j)
-      if (const int v = begin + j * 32; v < p.vectors_per_row) dst[v] = x[j];
+      if (const int v = begin + j * 32; v < part.vectors_per_row) dst[v] = x[j];
   };
-  if (p.route == PeerRoute::Offered) return store(p.dst_rows, t);
+  if (p.route == PeerRoute::Offered) return store(here, t);
   // Other ranks first, each rank beginning with the next one, so that links share the load.
   for (int q = 1; q <= w.num_ranks; ++q) {
     const int rank = (w.rank + q) % w.num_ranks;
     if (p.route == PeerRoute::Everyone || is_owner(p, t, rank))
-      store(w.at_peer(rank, p.dst_rows), p.first_row + t);
+      store(w.at_peer(rank, here), p.first_row + t);
   }
+}
+
+// Of the pieces of all parts, in their order.
+template <int kLoads>
+__device__ __forceinline__ void push_piece_of_row(const PushRowsParams& p, int t, int piece) {
+  int i = 0;
+  while (piece >= p.parts[i].pieces_per_row) piece -= p.parts[i++].pieces_per_row;
+  const PushedPart& part = p.parts[i];
+  part.wide ? push_piece<kLoads, uint4>(p, part, t, piece)
+            : push_piece<kLoads, uint32_t>(p, part, t, piece);
 }
 
 // Warps take the slots of a few rows, then pieces of rows.
@@ -123,7 +144,7 @@ __global__ __launch_bounds__(kPushThreads,
     }
     const int64_t row_part = i - num_slot_parts;
     const int t = static_cast<int>(row_part / p.pieces_per_row);
-    push_piece<kLoads>(p, t, static_cast<int>(row_part - int64_t{t} * p.pieces_per_row));
+    push_piece_of_row<kLoads>(p, t, static_cast<int>(row_part - int64_t{t} * p.pieces_per_row));
   }
   // A peer that is told of these rows sees them.
   __threadfence_system();

@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // src/cuda/peer_window.cuh -- a window as kernels see it, and the one way to wait.
 //
-// Only kernels of one warp wait: they hold no resource that a peer's kernels need, even when all
-// ranks share a device. There they let no successor start before the wait is over, either: its
-// blocks would take the room of whoever is waited for.
+// Only one warp of a kernel waits: of those that do nothing else, and of the last block of those that
+// push, when all others are gone. It holds at most a block's share of one multiprocessor, so even when
+// all ranks share a device their kernels find room. There such a kernel lets no successor start before
+// the wait is over, either: its blocks would take the room of whoever is waited for.
 #pragma once
 
 #include "cuda/launch.h"
@@ -72,7 +73,7 @@ __device__ __forceinline__ int64_t lost_now(const WindowView& w, PeerPhase phase
   if (const int64_t word = ptx::ld_acquire_sys(w.control + kControlLost); word != 0) return word;
   if (ptx::ld_relaxed_sys(w.ended) != 0) return lost_word(kGivenUpByHost, w.rank);
   if (ptx::get_sreg_globaltimer() - start > static_cast<uint64_t>(w.deadline_ns))
-    return lost_word(static_cast<int32_t>(phase) + 1, rank);
+    return lost_word(did_not_come(phase), rank);
   return 0;
 }
 
@@ -121,8 +122,8 @@ __device__ __forceinline__ Came await_peers(const WindowView& w, PeerPhase phase
   return __all_sync(~0u, agree) ? Came::AllAgree : Came::All;
 }
 
-// Tells ranks [first, first + num) the header word(i), i in [0, width): kernels before this one
-// have written what it stands for. One warp.
+// Tells ranks [first, first + num) the header word(i, to), i in [0, width): what it stands for is
+// written, by kernels before this one or by blocks that are done. One warp.
 template <class Word>
 __device__ __forceinline__ void send_header(const WindowView& w, PeerPhase phase, uint32_t epoch,
                                             int first, int num, const Word& word) {
@@ -131,7 +132,7 @@ __device__ __forceinline__ void send_header(const WindowView& w, PeerPhase phase
   __threadfence_system();  // of all that is told of; each word alone may then be relaxed
   for (int i = threadIdx.x; i < num * width; i += 32)
     ptx::st_relaxed_sys(w.control_of(first + i / width) + mine + i % width,
-                        epoch_word(epoch, word(i % width)));
+                        epoch_word(epoch, word(i % width, first + i / width)));
   __syncwarp();  // status is told before it is merged
 }
 

@@ -14,9 +14,12 @@ void resolve(const ResolveIds& op, cudaStream_t stream) {
   const CallerIds<Id> ids{op.src.as<Id>(), op.map.present() ? op.map.as<int32_t>() : nullptr,
                           op.map.present() ? op.map.dim(0) : 0, op.num_experts,
                           op.ignores_out_of_range};
+  const ResolvedSlots slots{SlotsView(op.slots),
+                            op.slots.present() ? op.weights.as<float>() : nullptr,
+                            static_cast<int>(op.src.dim(1))};
   const int64_t count = op.src.count();
   launch(resolve_ids_kernel<Id>, ceil_div(count, int64_t{kIdThreads}), kIdThreads, 0, stream,
-         op.dst.as<int32_t>(), ids, count, op.rank, op.status.as<int32_t>());
+         op.dst.as<int32_t>(), ids, slots, count, op.rank, op.status.as<int32_t>());
 }
 
 }  // namespace

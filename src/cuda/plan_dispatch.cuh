@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/launch.h"
+#include "cuda/slot_tables.cuh"
 #include "cuda/status.cuh"
 #include "ops/ops.h"
 
@@ -27,11 +28,19 @@ struct CallerIds {
   }
 };
 
+// Where resolved ids become weight slots.
+struct ResolvedSlots {
+  SlotsView view;
+  const float* weights;  // [T, K], null: ids stay
+  int top_k;
+};
+
 // dst = ids where they fit i32, else INT32_MIN. The first bad id is noted as it came. One thread per
 // id; memory bound.
 template <class Id>
 __global__ __launch_bounds__(kIdThreads) void resolve_ids_kernel(
-    int32_t* __restrict__ dst, const __grid_constant__ CallerIds<Id> ids, int64_t count, int rank,
+    int32_t* __restrict__ dst, const __grid_constant__ CallerIds<Id> ids,
+    const __grid_constant__ ResolvedSlots slots, int64_t count, int rank,
     int32_t* __restrict__ status) {
   wait_for_predecessor();
   allow_successor();
@@ -40,7 +49,10 @@ __global__ __launch_bounds__(kIdThreads) void resolve_ids_kernel(
   if (i < count) {
     const int64_t id = ids[i];
     bad = !is_valid_id(id, ids.num_experts);
-    dst[i] = id < INT32_MIN || id > INT32_MAX ? INT32_MIN : static_cast<int32_t>(id);
+    const int32_t own = id < INT32_MIN || id > INT32_MAX ? INT32_MIN : static_cast<int32_t>(id);
+    dst[i] = slots.weights == nullptr
+                 ? own
+                 : place_id(slots.view, own, i / slots.top_k, slots.weights[i]);
   }
   if (__syncthreads_or(bad))
     note_first_bad_id(status, ids, begin, min(begin + kIdThreads, count), ids.num_experts, rank);

@@ -37,6 +37,23 @@ void run(const FillI32& op, cudaStream_t stream) {
 }
 
 template <>
+void run(const WriteI32& op, cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  SWITCHYARD_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+  SWITCHYARD_REQUIRE(status == cudaStreamCaptureStatusNone, Unsupported,
+                     "write_i32: the stream is captured, words=", op.dst.count(),
+                     ", a replay would write them again. Call this outside of the capture.");
+  const int64_t count = op.dst.count();
+  for (int64_t done = 0; done < count; done += WordsOfLaunch::kMost) {
+    const int64_t size = std::min<int64_t>(WordsOfLaunch::kMost, count - done);
+    WordsOfLaunch words;
+    std::copy_n(op.src + done, size, words.words);
+    launch(write_i32_kernel, 1, kSmallThreads, 0, stream, op.dst.as<int32_t>() + done, words,
+           static_cast<int>(size));
+  }
+}
+
+template <>
 void run(const Copy& op, cudaStream_t stream) {
   if (op.src.bytes() == 0 || op.dst.data == op.src.data) return;
   SWITCHYARD_CUDA_CHECK(cudaMemcpyAsync(op.dst.data, op.src.data,

@@ -45,6 +45,20 @@ __global__ __launch_bounds__(kSmallThreads) void fill_i32_kernel(int32_t* __rest
     dst[i] = value;
 }
 
+// As many words as the 4 KiB of arguments of a launch have room for, beside the address.
+struct WordsOfLaunch {
+  static constexpr int kMost = 960;
+  int32_t words[kMost];
+};
+
+// dst = words
+__global__ __launch_bounds__(kSmallThreads) void write_i32_kernel(
+    int32_t* __restrict__ dst, const __grid_constant__ WordsOfLaunch src, int count) {
+  wait_for_predecessor();
+  allow_successor();
+  for (int i = threadIdx.x; i < count; i += kSmallThreads) dst[i] = src.words[i];
+}
+
 // dst = NaN if status is set, 8 elements of bf16 per thread and step; else one word is read.
 __global__ __launch_bounds__(kSmallThreads) void poison_kernel(uint16_t* __restrict__ dst,
                                                                const int32_t* __restrict__ status,

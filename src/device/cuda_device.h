@@ -45,7 +45,9 @@ DeviceRates measure_cuda_device(Backend& backend);
 double measure_cuda_link(Backend& from, Backend& to, int64_t bytes);
 
 // Values of base/random.h on the device: slice g of the outermost dimension holds the sequence of
-// expert `first_expert` + g; all of it that of expert -1 when first_expert is -1. bf16 or f32.
-void fill_random(Tensor dst, uint64_t seed, int64_t first_expert, int number, float range);
+// expert `first_expert` + g; all of it that of expert -1 when first_expert is -1. Within `range` of
+// `middle`. bf16, f32 or f8_e4m3.
+void fill_random(Tensor dst, uint64_t seed, int64_t first_expert, int number, float range,
+                 float middle = 0);
 
 }  // namespace switchyard

@@ -40,7 +40,7 @@ double measure_cuda_link(Backend&, Backend&, int64_t) {
   refuse("measure_link");
 }
 
-void fill_random(Tensor, uint64_t, int64_t, int, float) {
+void fill_random(Tensor, uint64_t, int64_t, int, float, float) {
   refuse("random_device_weights");
 }
 

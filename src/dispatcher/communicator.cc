@@ -16,15 +16,18 @@ struct Exchange {
   Communicator& communicator;
   DeviceRanks* device_ranks;  // the communicator, where it works on memory of devices; else null
   const DispatchBuffers& buffers;
+  ConstTensor placement;  // DispatcherOptions::placement
   Tensor status;
   CUstream_st* stream;
 
-  // Status, max_tokens, T, and `counts` (rows to each rank, may be absent) reach every rank with
-  // the next exchange, at once with `send`. Once heard, status holds the same words everywhere.
+  // Status, max_tokens, placement, T, and `counts` (rows to each rank, may be absent) reach every
+  // rank with the next exchange, at once with `send`. Once heard, status holds the same words
+  // everywhere.
   void send_header(int64_t max_tokens, int64_t num_tokens, ConstTensor counts) const {
     const Tensor& header = buffers.header;
     ops.run(Copy{header.rows(0, kStatusWords), status}, stream);
-    ops.run(FillI32{header.rows(kHeaderMaxTokens, 1), static_cast<int32_t>(max_tokens)}, stream);
+    ops.run(FillI32{header.rows(kHeaderMaxTokens, 2), static_cast<int32_t>(max_tokens)}, stream);
+    if (placement.present()) ops.run(Copy{header.rows(kHeaderPlacement, 1), placement}, stream);
     ops.run(FillI32{header.rows(kHeaderTokens, 1), static_cast<int32_t>(num_tokens)}, stream);
     const Tensor to_ranks = header.rows(kHeaderCounts, communicator.size());
     if (counts.present())
@@ -57,11 +60,13 @@ struct Exchange {
     if (device_ranks != nullptr) device_ranks->exchange(stream);
   }
 
-  // Communicator::all_to_all_rows.
-  void rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
-            ConstTensor counts) const {
-    if (device_ranks != nullptr) device_ranks->lend(buffers.sent, buffers.arrived);
-    communicator.all_to_all_rows(transfers, send_rows, counts, stream);
+  // Communicator::all_to_all_rows of the parts of rows; `blocks` are theirs on a link.
+  void rows(const RowParts& dst, const ConstRowParts& src, const RowBlocks& blocks,
+            ConstTensor send_rows, ConstTensor counts) const {
+    std::array<RowTransfer, kMaxRowParts> transfers;
+    for (size_t i = 0; i < src.size(); ++i) transfers[i] = {dst[i], src[i]};
+    if (device_ranks != nullptr) device_ranks->lend(blocks);
+    communicator.all_to_all_rows({transfers.data(), src.size()}, send_rows, counts, stream);
   }
   // The same for one kind of row, and as many from each rank to each: [P * block, W] both.
   void equal_blocks(Tensor dst, ConstTensor src) const {
@@ -107,13 +112,13 @@ class CommunicatorDispatcher : public Dispatcher {
     parts_.check(hidden, ids, weights, max_tokens, own);
     check_stream(stream);
     const auto buffers = take_buffers(workspace, max_tokens);
-    return {.received = send(Exchange{parts_.ops(), parts_.communicator, parts_.device_ranks.get(),
-                                      buffers, status, stream},
-                             {hidden, ids, weights, max_tokens, own}),
+    return {.received =
+                send(exchange(buffers, status, stream), {hidden, ids, weights, max_tokens, own}),
             .num_tokens = hidden.dim(0),
             .max_tokens = max_tokens,
             .workspace = workspace,
-            .weights = weights};
+            .weights = weights,
+            .ids = ids};
   }
   void combine(Tensor dst, const PartialRows& partial, const DispatchedCall& call,
                const Addend& addend, Tensor status, CUstream_st* stream) final {
@@ -125,18 +130,18 @@ class CommunicatorDispatcher : public Dispatcher {
       return;
     }
     const auto buffers = take_buffers(call.workspace, call.max_tokens);
-    const Exchange exchange = Exchange{
-        parts_.ops(), parts_.communicator, parts_.device_ranks.get(), buffers, status, stream};
-    exchange.send_status();
-    send_back(exchange, dst, partial.rows, call, addend);
-    exchange.note_lost_peers();
+    const Exchange back = exchange(buffers, status, stream);
+    back.send_status();
+    send_back(back, dst, partial.rows, call, addend);
+    back.note_lost_peers();
   }
 
   int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
   size_t workspace_bytes(int64_t max_tokens) const override {
     return static_cast<size_t>(dispatcher_bytes(kind(), parts_.config, max_tokens,
                                                 parts_.num_ranks(), parts_.options.tp_size,
-                                                parts_.carrier));
+                                                {parts_.carrier, parts_.options.rows},
+                                                parts_.options.sums_at_source));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor room,
@@ -169,17 +174,21 @@ class CommunicatorDispatcher : public Dispatcher {
                      exchange.stream);
   }
 
-  DispatcherParts parts_;
-
- private:
+  Exchange exchange(const DispatchBuffers& buffers, Tensor status, CUstream_st* stream) const {
+    return {parts_.ops(), parts_.communicator,      parts_.device_ranks.get(),
+            buffers,      parts_.options.placement, status,
+            stream};
+  }
   DispatchBuffers take_buffers(Workspace workspace, int64_t max_tokens) const {
     Arena arena(workspace, parts_.backend->kind());
-    const auto buffers =
-        DispatchBuffers::take(arena, kind(), parts_.config, max_tokens, parts_.num_ranks(),
-                              parts_.options.tp_size, parts_.carrier);
+    const auto buffers = DispatchBuffers::take(
+        arena, kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size,
+        {parts_.carrier, parts_.options.rows}, parts_.options.sums_at_source);
     arena.require_memory("dispatch");
     return buffers;
   }
+
+  DispatcherParts parts_;
 };
 
 // A slice's output rows -> all T rows on every rank of the tensor-parallel group.
@@ -194,9 +203,16 @@ class SliceGather {
   // Sums the returned partial rows of this rank's slice, and fills dst from every rank's.
   void sum_and_gather(const Exchange& exchange, Tensor dst, ConstTensor return_row,
                       Dispatcher::Slice own, const Addend& addend) const {
+    sum_and_gather(exchange, dst, own,
+                   sum_partials(dst, exchange.buffers.returned, return_row, addend));
+  }
+
+  // The same of any sums of the slice's rows.
+  void sum_and_gather(const Exchange& exchange, Tensor dst, Dispatcher::Slice own,
+                      SumRows sum) const {
     const DispatchBuffers& b = exchange.buffers;
-    const Tensor target = group_ ? b.output_slice.rows(0, own.size) : dst;
-    exchange.ops.run(sum_partials(target, b.returned, return_row, addend), exchange.stream);
+    if (group_) sum.dst = b.output_slice.rows(0, own.size);
+    exchange.ops.run(sum, exchange.stream);
     if (!group_) return;
     // Slices travel at their capacity, so that sizes depend on the call's bound only; what pads them
     // is cut here.
@@ -265,12 +281,13 @@ class LocalDispatcher final : public CommunicatorDispatcher {
 
 // A token row crosses once to each rank that owns one of its experts;
 // one partial row per (token, rank) comes back and is summed in fp32 in rank order.
-class NormalDispatcher final : public CommunicatorDispatcher {
+// Messages know no lower latency, so it is that of LowLatency, too.
+class NormalDispatcher : public CommunicatorDispatcher {
  public:
   explicit NormalDispatcher(DispatcherParts parts)
       : CommunicatorDispatcher(std::move(parts)), slices_(parts_) {}
 
-  DispatcherKind kind() const override { return DispatcherKind::Normal; }
+  DispatcherKind kind() const final { return parts_.options.kind; }
 
   ReceivedRows send(const Exchange& exchange, const DispatchInput& in) override {
     const DispatchBuffers& b = exchange.buffers;
@@ -291,26 +308,72 @@ class NormalDispatcher final : public CommunicatorDispatcher {
         ReadCounts{b.counts, b.counts_back, b.num_rows, b.headers, parts_.rank(), exchange.status},
         exchange.stream);
 
-    const std::array<RowTransfer, 3> transfers{{{b.rows, in.hidden.rows(in.own.begin, in.own.size)},
-                                                {b.received_ids, in.ids},
-                                                {b.weights, in.weights}}};
-    exchange.rows(transfers, b.send_rows, b.counts);
+    const ConstRowParts own =
+        parts_.travelling(b.own_rows, in.hidden.rows(in.own.begin, in.own.size), exchange.stream);
+    exchange.rows(b.rows.with_slots(b.received_ids, b.weights), own.with_slots(in.ids, in.weights),
+                  b.blocks.there, b.send_rows, b.counts);
     localize(b.ids, b.received_ids, b.num_rows, exchange);
-    return {{b.rows}, b.ids, b.weights, b.num_rows};
+    return {source_of(b.rows), b.ids, b.weights, b.num_rows};
   }
 
   void send_back(const Exchange& exchange, Tensor dst, ConstTensor partial,
                  const DispatchedCall& call, const Addend& addend) override {
     const Slice own = slice(call.num_tokens);
     const DispatchBuffers& b = exchange.buffers;
-    const std::array<RowTransfer, 1> transfers{{{b.returned, partial}}};
-    exchange.rows(transfers, {}, b.counts_back);
+    exchange.rows(b.returned, partial, b.blocks.back, {}, b.counts_back);
     exchange.receive_statuses();
     slices_.sum_and_gather(exchange, dst, b.return_row.rows(0, own.size), own, addend);
   }
 
- private:
+ protected:
   SliceGather slices_;
+};
+
+// The experts' rows come back, K to a received row, each at its slot, and their tokens' rank sums them.
+class SourceSumsDispatcher final : public NormalDispatcher {
+ public:
+  using NormalDispatcher::NormalDispatcher;
+
+  // Rows to the slots that they are of; places of slots without one hold anything.
+  PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor,
+                          CUstream_st* stream) override {
+    const Tensor rows = take_buffers(call.workspace, call.max_tokens).slot_rows;
+    if (!sums.rows.present()) return {rows, sums};
+    const int64_t top_k = parts_.config.top_k, num_slots = sums.row_of_slot.count();
+    ConstTensor each = sums.row_of_slot;
+    each.shape = {num_slots, 1};
+    parts_.ops().run(SumRows{.name = "gather_rows",
+                             .dst = of_slots(rows.rows(0, num_slots / top_k)),
+                             .sums = {sums.rows, each, {}},
+                             .kept = {true, {}}},
+                     stream);
+    return {rows, sums};
+  }
+
+  void send_back(const Exchange& exchange, Tensor dst, ConstTensor slot_rows,
+                 const DispatchedCall& call, const Addend& addend) override {
+    const Slice own = slice(call.num_tokens);
+    const DispatchBuffers& b = exchange.buffers;
+    exchange.rows(b.returned, slot_rows, b.blocks.back, {}, b.counts_back);
+    exchange.receive_statuses();
+    const Tensor places = b.return_slot.rows(0, own.size);
+    exchange.ops.run(PlaceSlots{.dst = places,
+                                .return_row = b.return_row.rows(0, own.size),
+                                .ids = call.ids,
+                                .num_experts = parts_.config.num_experts},
+                     exchange.stream);
+    SumRows sum = sum_partials(dst, of_slots(b.returned), places, addend);
+    if (!parts_.config.router_weight_on_input) sum.sums.weights = call.weights;
+    sum.poison = exchange.status;
+    slices_.sum_and_gather(exchange, dst, own, sum);
+  }
+
+ private:
+  // [N, K * H] as [N * K, H].
+  Tensor of_slots(Tensor rows) const {
+    rows.shape = {rows.dim(0) * parts_.config.top_k, parts_.config.hidden};
+    return rows;
+  }
 };
 
 // Every rank's slice, padded to the call's bound, to every rank;
@@ -333,18 +396,21 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     // Rows that pad a slice are sent as they are and never read: their ids are -1.
     const auto padded = [&](Tensor block, ConstTensor rows) -> ConstTensor {
       if (rows.dim(0) == block.dim(0)) return rows;
-      ops.run(Copy{block.rows(0, rows.dim(0)), rows}, stream);
+      if (rows.data != block.data) ops.run(Copy{block.rows(0, rows.dim(0)), rows}, stream);
       return block;
     };
     if (own.size < b.own_ids.dim(0)) ops.run(FillI32{b.own_ids, kNoExpert}, stream);
     exchange.gather(b.received_ids, padded(b.own_ids, ids));
-    exchange.gather(b.rows, padded(b.own_rows, hidden.rows(own.begin, own.size)));
+    const ConstRowParts rows =
+        parts_.travelling(b.own_rows, hidden.rows(own.begin, own.size), stream);
+    for (size_t i = 0; i < rows.size(); ++i)
+      exchange.gather(b.rows[i], padded(b.own_rows[i], rows[i]));
     exchange.gather(b.weights, padded(b.own_weights, weights));
     exchange.send();
     exchange.receive_headers(parts_.options.tp_size);
-    ops.run(FillI32{b.num_rows, static_cast<int32_t>(b.rows.dim(0))}, stream);
+    ops.run(FillI32{b.num_rows, static_cast<int32_t>(b.rows.num_rows())}, stream);
     localize(b.ids, b.received_ids, b.num_rows, exchange);
-    return {{b.rows}, b.ids, b.weights, b.num_rows};
+    return {source_of(b.rows), b.ids, b.weights, b.num_rows};
   }
 
   void send_back(const Exchange& exchange, Tensor dst, ConstTensor partial,
@@ -354,7 +420,7 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
     exchange.equal_blocks(b.returned, partial);
     exchange.receive_statuses();
     const Tensor return_row = b.return_row.rows(0, own.size);
-    exchange.ops.run(BlockRows{return_row, b.own_rows.dim(0)}, exchange.stream);
+    exchange.ops.run(BlockRows{return_row, b.own_rows.num_rows()}, exchange.stream);
     slices_.sum_and_gather(exchange, dst, return_row, own, addend);
   }
 
@@ -369,8 +435,10 @@ std::unique_ptr<Dispatcher> make_communicator_dispatcher(DispatcherParts parts) 
     case DispatcherKind::Local: return std::make_unique<LocalDispatcher>(std::move(parts));
     case DispatcherKind::AllGather: return std::make_unique<AllGatherDispatcher>(std::move(parts));
     case DispatcherKind::Normal:
-    case DispatcherKind::LowLatency: break;  // LowLatency was refused before
+    case DispatcherKind::LowLatency: break;
   }
+  if (parts.options.sums_at_source && parts.num_ranks() > 1)
+    return std::make_unique<SourceSumsDispatcher>(std::move(parts));
   return std::make_unique<NormalDispatcher>(std::move(parts));
 }
 

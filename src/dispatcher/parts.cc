@@ -29,6 +29,14 @@ int64_t DispatcherParts::max_rows(int64_t max_tokens) const {
   return received_rows(options.kind, max_tokens, num_ranks(), options.tp_size);
 }
 
+ConstRowParts DispatcherParts::travelling(const RowParts& room, ConstTensor hidden,
+                                          CUstream_st* stream) const {
+  if (options.rows == DType::Bf16) return hidden;
+  const RowParts rows = room.rows(0, hidden.dim(0));
+  ops().run(QuantizeRows{.dst = rows[0], .scales = rows[1], .src = hidden, .num_rows = {}}, stream);
+  return rows;
+}
+
 void DispatcherParts::check(ConstTensor hidden, ConstTensor ids, ConstTensor weights,
                             int64_t max_tokens, Dispatcher::Slice slice) const {
   SWITCHYARD_REQUIRE(hidden.shape.rank() == 2 && hidden.dim(0) >= 0 &&
@@ -74,9 +82,12 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
   request.device = describe_device(backend->kind());
   request.host_counts = options.host_counts;
   request.fetch_rows = options.fetch_rows;
+  request.sums_at_source = options.sums_at_source;
+  request.experts = options.rows;
   request.has_nccl = has_nccl();
   if (backend->kind() == DeviceKind::Cuda)
     request.peer_memory = options.peer_memory.value_or(true) && are_on_one_host(communicator);
+  require_all("make_dispatcher", row_conditions(options.kind, request));
   require_all("make_dispatcher", dispatcher_conditions(options.kind, request));
 
   const RowCarrier carrier = row_carrier(options.kind, request);
@@ -86,7 +97,9 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
           over_nccl(config, options, communicator, backend, carrier));
     DispatcherParts parts{config, options, communicator, std::move(backend)};
     if (is_peer(carrier) || (options.peer_memory.value_or(false) && communicator.size() > 1))
-      return make_peer_dispatcher(std::move(parts));
+      return options.kind == DispatcherKind::LowLatency
+                 ? make_low_latency_dispatcher(std::move(parts))
+                 : make_peer_dispatcher(std::move(parts));
     return make_communicator_dispatcher(std::move(parts));
   });
 }

@@ -33,6 +33,8 @@ struct DispatcherParts {
   // All tokens, or this rank's share when consecutive tp_size ranks hold the same ones.
   Dispatcher::Slice slice(int64_t num_tokens) const;
   int64_t max_rows(int64_t max_tokens) const;
+  // Hidden states as they travel: in `room`, or as they are.
+  ConstRowParts travelling(const RowParts& room, ConstTensor hidden, CUstream_st* stream) const;
   // Refuses what breaks the contract of dispatch, before anything moves.
   void check(ConstTensor hidden, ConstTensor ids, ConstTensor weights, int64_t max_tokens,
              Dispatcher::Slice slice) const;
@@ -40,7 +42,8 @@ struct DispatcherParts {
 
 // Over their communicator, in messages.
 std::unique_ptr<Dispatcher> make_communicator_dispatcher(DispatcherParts parts);
-// Any of them, where ranks reach into each other's memory.
+// Where ranks reach into each other's memory: any of them, but for that of low latency.
 std::unique_ptr<Dispatcher> make_peer_dispatcher(DispatcherParts parts);
+std::unique_ptr<Dispatcher> make_low_latency_dispatcher(DispatcherParts parts);
 
 }  // namespace switchyard

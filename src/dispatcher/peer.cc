@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// src/dispatcher/peer.cc -- every dispatcher over memory that ranks reach in each other. The host
-// takes no part: kernels write, tell and wait.
+// src/dispatcher/peer.cc -- dispatchers over memory that ranks reach in each other, but for that of
+// low latency. The host takes no part: kernels write, tell and wait.
 //
 //     push_rows      ids and weights to every rank, a token row once to each rank that gets it (or
 //                    into this rank's own window, if owners fetch it): every source has a block of
@@ -16,14 +16,9 @@
 // what was pushed to them, or fetched: their rows may be written again. Whoever waited for the rows
 // of call n + 1 knows that its peers have pulled the partial rows of call n, and may compute the
 // next ones. Calls with workspaces of their own share nothing.
-#include <algorithm>
-#include <deque>
-
 #include "base/enqueue_lock.h"
 #include "base/overlap.h"
-#include "base/require.h"
-#include "comm/peer_memory.h"
-#include "dispatcher/parts.h"
+#include "dispatcher/peer_connections.h"
 
 namespace switchyard {
 namespace {
@@ -36,33 +31,21 @@ class PeerDispatcher final : public Dispatcher {
   int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
   size_t workspace_bytes(int64_t max_tokens) const override {
     return static_cast<size_t>(dispatcher_bytes(
-        kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size, carrier()));
+        kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size, travel()));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
-  bool serializes_enqueue() const override {
-    return parts_.backend->kind() == DeviceKind::Cuda && !parts_.options.host_ordered &&
-           !connections_.empty() && connections_.front().window.shares_device;
-  }
+  bool serializes_enqueue() const override { return connections_.serializes_enqueue(); }
 
   void connect(Workspace workspace, int64_t max_tokens,
                const std::shared_ptr<void>& owner) override {
-    Connection c;
-    c.address = workspace.data;
-    c.max_tokens = max_tokens;
-    Arena arena(workspace, parts_.backend->kind());
-    c.buffers = PeerBuffers::take(arena, kind(), parts_.config, max_tokens, parts_.num_ranks(),
-                                  parts_.options.tp_size, carrier());
-    c.memory = std::make_unique<PeerMemory>(parts_.communicator, *parts_.backend,
-                                            Workspace{workspace.data, arena.bytes()},
-                                            c.buffers.control, owner);
-    c.window = c.memory->window();
-    c.window.headers = c.buffers.headers;
-    c.window.max_blocks = parts_.options.num_link_blocks;
-    connections_.push_back(std::move(c));
+    connections_.add(workspace, max_tokens, owner, [&](Arena& arena) {
+      return PeerBuffers::take(arena, kind(), parts_.config, max_tokens, parts_.num_ranks(),
+                               parts_.options.tp_size, travel());
+    });
   }
 
   Tensor input_rows(Workspace workspace) const override {
-    return input_rows_of(connection(workspace, 0));
+    return input_rows_of(connections_.find(workspace, 0));
   }
 
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
@@ -71,16 +54,17 @@ class PeerDispatcher final : public Dispatcher {
     const EnqueueLock lock(serializes_enqueue());
     const Slice own = slice(hidden.dim(0));
     parts_.check(hidden, ids, weights, max_tokens, own);
-    const Connection& c = connection(workspace, max_tokens);
+    const Connection& c = connections_.find(workspace, max_tokens);
     check_place("dispatch", hidden, input_rows_of(c));
-    require_stream(c, stream);
+    connections_.require_stream(c, stream);
     const PeerBuffers& b = c.buffers;
     const int64_t rows = max_rows(max_tokens);
     Ops& ops = parts_.ops();
     const bool moves = kind() != DispatcherKind::Local;
+    const RowParts& room = route() == PeerRoute::Offered ? b.rows : b.own_rows;
     const int64_t block = moves ? slice_capacity(max_tokens, parts_.options.tp_size) : max_tokens;
     ops.run(PushRows{.window = c.window,
-                     .rows = hidden.rows(own.begin, own.size),
+                     .rows = parts_.travelling(room, hidden.rows(own.begin, own.size), stream),
                      .ids = ids,
                      .weights = weights,
                      .num_experts = parts_.config.num_experts,
@@ -92,14 +76,15 @@ class PeerDispatcher final : public Dispatcher {
                      .return_row = b.return_row.rows(0, own.size),
                      .status = status},
             stream);
-    in_parts(AwaitRows{.window = c.window,
-                       .max_tokens = max_tokens,
-                       .num_tokens = hidden.dim(0),
-                       .tp_size = parts_.options.tp_size,
-                       .num_rows = b.num_rows,
-                       .rows = moves ? rows : own.size,
-                       .status = status},
-             stream);
+    connections_.in_parts(AwaitRows{.window = c.window,
+                                    .max_tokens = max_tokens,
+                                    .num_tokens = hidden.dim(0),
+                                    .placement = parts_.options.placement,
+                                    .tp_size = parts_.options.tp_size,
+                                    .num_rows = b.num_rows,
+                                    .rows = moves ? rows : own.size,
+                                    .status = status},
+                          stream);
     DispatchedCall call{.received = {.source = {hidden},
                                      .ids = b.ids.rows(0, rows),
                                      .weights = weights,
@@ -111,15 +96,15 @@ class PeerDispatcher final : public Dispatcher {
     if (!moves) return call;
     call.received.weights = b.weights.rows(0, rows);
     call.received.has_gaps = true;
-    call.received.source = {b.rows.rows(0, rows)};
+    call.received.source = source_of(b.rows.rows(0, rows));
     if (route() == PeerRoute::Offered)
-      call.received.source = {b.rows.rows(0, block), c.window.memory(), block};
+      call.received.source = source_of(b.rows.rows(0, block), c.window.memory(), block);
     return call;
   }
 
   PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor,
                           CUstream_st* stream) override {
-    const Connection& c = connection(call.workspace, call.max_tokens);
+    const Connection& c = connections_.find(call.workspace, call.max_tokens);
     const Tensor partial = c.buffers.partial.rows(0, max_rows(call.max_tokens));
     if (sums.rows.present())
       parts_.ops().run(gather_rows(partial, sums, call.received, {}, own_rows(c, call)), stream);
@@ -130,17 +115,17 @@ class PeerDispatcher final : public Dispatcher {
                const Addend& addend, Tensor status, CUstream_st* stream) override {
     const EnqueueLock lock(serializes_enqueue());
     const Slice own = slice(call.num_tokens);
-    const Connection& c = connection(call.workspace, call.max_tokens);
+    const Connection& c = connections_.find(call.workspace, call.max_tokens);
     const PeerBuffers& b = c.buffers;
     Ops& ops = parts_.ops();
     if (partial.rows.data != b.partial.data)
       ops.run(Copy{b.partial.rows(0, partial.rows.dim(0)), partial.rows}, stream);
-    in_parts(MeetPeers{.window = c.window,
-                       .phase = PeerPhase::Partials,
-                       .first = 0,
-                       .num = parts_.num_ranks(),
-                       .status = status},
-             stream);
+    connections_.in_parts(MeetPeers{.window = c.window,
+                                    .phase = PeerPhase::Partials,
+                                    .first = 0,
+                                    .num = parts_.num_ranks(),
+                                    .status = status},
+                          stream);
     const bool sliced = b.output_slice.present();
     SumRows sum = sum_partials(sliced ? b.output_slice.rows(0, own.size) : dst, b.partial,
                                b.return_row.rows(0, own.size), addend);
@@ -150,24 +135,11 @@ class PeerDispatcher final : public Dispatcher {
     sum.max_blocks = c.window.max_blocks;
     ops.run(sum, stream);
     if (!sliced) return;
-    const int tp_size = parts_.options.tp_size, first = parts_.rank() / tp_size * tp_size;
-    in_parts(MeetPeers{.window = c.window,
-                       .phase = PeerPhase::Slices,
-                       .first = first,
-                       .num = tp_size,
-                       .status = status},
-             stream);
-    ops.run(PullSlices{c.window, dst, b.output_slice, first, tp_size, status}, stream);
+    connections_.gather_slices(c, dst, status, stream);
   }
 
  private:
-  struct Connection {
-    void* address = nullptr;
-    int64_t max_tokens = 0;
-    PeerBuffers buffers;
-    std::unique_ptr<PeerMemory> memory;
-    PeerWindow window;
-  };
+  using Connection = PeerConnections<PeerBuffers>::Connection;
 
   // Received rows of this rank's own tokens, where combine sums them itself while the link is busy.
   // By few blocks, link and memory would have to share them; of more ranks less is own.
@@ -191,8 +163,8 @@ class PeerDispatcher final : public Dispatcher {
     switch (kind()) {
       case DispatcherKind::Local: return PeerRoute::Nobody;
       case DispatcherKind::AllGather: return PeerRoute::Everyone;
-      case DispatcherKind::Normal:
-      case DispatcherKind::LowLatency: break;
+      case DispatcherKind::Normal: break;
+      case DispatcherKind::LowLatency: break;  // has a dispatcher of its own
     }
     return parts_.options.fetch_rows ? PeerRoute::Offered : PeerRoute::Owners;
   }
@@ -200,55 +172,16 @@ class PeerDispatcher final : public Dispatcher {
   // A group's ranks each offer their slice of the group's tokens.
   Tensor input_rows_of(const Connection& c) const {
     if (route() != PeerRoute::Offered || parts_.options.tp_size > 1) return {};
-    return c.buffers.rows;
+    return parts_.options.rows == DType::Bf16 ? c.buffers.rows[0] : Tensor{};
   }
 
-  RowCarrier carrier() const {
-    return route() == PeerRoute::Offered ? RowCarrier::PeerFetch : RowCarrier::PeerPush;
-  }
-
-  const Connection& connection(Workspace workspace, int64_t max_tokens) const {
-    const auto found = std::ranges::find(connections_, workspace.data, &Connection::address);
-    SWITCHYARD_REQUIRE(found != connections_.end(), ShapeMismatch,
-                       "dispatch: the workspace is not known to the peers. Call connect on every "
-                       "rank first.");
-    SWITCHYARD_REQUIRE(max_tokens <= found->max_tokens, ShapeMismatch,
-                       "dispatch: max_tokens=", max_tokens, ", the workspace was connected with ",
-                       found->max_tokens, ". Connect it with more.");
-    return *found;
-  }
-
-  // A stream that ranks share would put one rank's wait before the other's words.
-  void require_stream(const Connection& c, CUstream_st* stream) const {
-    SWITCHYARD_REQUIRE(
-        parts_.backend->kind() == DeviceKind::Cpu || stream != nullptr || !c.window.shares_device,
-        ShapeMismatch,
-        "dispatch: stream=default, several ranks on one device need a stream each. "
-        "Pass one made with cudaStreamNonBlocking.");
-  }
-
-  // For tools that run one kernel at a time: no kernel waits for what is not there.
-  void order_by_host(Tensor status, CUstream_st* stream) const {
-    if (!parts_.options.host_ordered) return;
-    int32_t word = 0;
-    parts_.backend->memory().read_back(&word, status.rows(0, 1), stream);
-    switchyard::meet(parts_.communicator);
-  }
-
-  // AwaitRows or MeetPeers, as a whole unless the host orders it.
-  template <class Meeting>
-  void in_parts(Meeting meeting, CUstream_st* stream) const {
-    Ops& ops = parts_.ops();
-    if (!parts_.options.host_ordered) return ops.run(meeting, stream);
-    meeting.part = PeerMeet::Signal;
-    ops.run(meeting, stream);
-    order_by_host(meeting.status, stream);
-    meeting.part = PeerMeet::Wait;
-    ops.run(meeting, stream);
+  RowTravel travel() const {
+    return {route() == PeerRoute::Offered ? RowCarrier::PeerFetch : RowCarrier::PeerPush,
+            parts_.options.rows};
   }
 
   DispatcherParts parts_;
-  std::deque<Connection> connections_;  // calls point at their windows
+  PeerConnections<PeerBuffers> connections_{parts_};
 };
 
 }  // namespace

@@ -121,11 +121,7 @@ class GroupedExecutor final : public Executor {
     const RowGroups groups{b.counts, b.first_row, b.next_step};
     const int64_t max_rows = checked_mul(num_rows, c.top_k, "execute");
     ops.run(plan_rows(b, rows, layout, row_of_slot, true, status), stream);
-    ops.run(QuantizeRows{.dst = b.x.rows(0, num_rows),
-                         .scales = b.x_scales.rows(0, num_rows),
-                         .src = rows.source.rows.rows(0, num_rows),
-                         .num_rows = rows.num_rows},
-            stream);
+    const RowSource x = quantised(b, rows, stream);
     ScaledGemm first, second;
     for (ScaledGemm* gemm : {&first, &second}) {
       gemm->groups = groups;
@@ -138,20 +134,26 @@ class GroupedExecutor final : public Executor {
     first.sums = b.sums;
     first.activation = &c.activation;
     first.order = w.order;
-    first.src = b.x;
-    first.src_scales = {b.x_scales, {1, kQuantGroup}};
+    first.src = x.rows;
+    first.src_scales = {x.scales, {1, kQuantGroup}};
     first.weights = w.w1;
     first.weight_scales = w.w1_scales;
     first.bias = w.b1;
     first.slot_of_row = b.slot_of_row;
     if (c.router_weight_on_input) first.row_weights = rows.weights;
     first.slots_per_row = static_cast<int>(c.top_k);
-    if (parts_.backend->kind() == DeviceKind::Cuda) {
+    const bool fetches = x.peers.present();
+    if (fetches || parts_.backend->kind() == DeviceKind::Cuda) {
       const Tensor codes(b.rows.data, DType::F8E4m3, {b.num_rows, c.hidden}, b.rows.device);
-      ops.run(ScatterRows{two_by_two(codes), {two_by_two(b.x)}, row_of_slot, rows.num_rows},
-              stream);
+      ops.run(ScatterRows{codes, x, row_of_slot, rows.num_rows}, stream);
       first.src = codes;
       first.src_is_scattered = true;
+    }
+    if (fetches) {
+      ops.run(ScatterRows{b.x_scales, {x.scales, x.peers, x.block}, row_of_slot, rows.num_rows},
+              stream);
+      first.src_scales.values = b.x_scales;
+      first.slots_per_row = 0;
     }
     ops.run(first, stream);
     second.name = "scaled_gemm2";
@@ -166,9 +168,18 @@ class GroupedExecutor final : public Executor {
     return {b.rows, row_of_slot, c.router_weight_on_input ? ConstTensor{} : rows.weights};
   }
 
-  // Codes as numbers of two bytes, for operations that copy.
-  static Tensor two_by_two(Tensor codes) {
-    return {codes.data, DType::Bf16, {codes.dim(0), codes.dim(1) / 2}, codes.device};
+  // The received rows in f8_e4m3: as they came, or quantised here.
+  RowSource quantised(const ExecutorBuffers& b, const ReceivedRows& rows, CUstream_st* stream) {
+    const RowSource& source = rows.source;
+    if (source.scales.present()) return source;
+    const int64_t num_rows = rows.ids.dim(0);
+    const RowSource x{.rows = b.x, .scales = b.x_scales};
+    parts_.backend->ops().run(QuantizeRows{.dst = b.x.rows(0, num_rows),
+                                           .scales = b.x_scales.rows(0, num_rows),
+                                           .src = source.rows.rows(0, num_rows),
+                                           .num_rows = rows.num_rows},
+                              stream);
+    return x;
   }
 
   PlanRows plan_rows(const ExecutorBuffers& b, const ReceivedRows& rows, Layout layout,
@@ -189,15 +200,33 @@ class GroupedExecutor final : public Executor {
   }
 
   void check(const ReceivedRows& rows, int64_t max_rows) const {
-    const int64_t hidden = parts_.config.hidden, top_k = parts_.config.top_k;
+    const int64_t top_k = parts_.config.top_k;
     SWITCHYARD_REQUIRE(max_rows >= 0, ShapeMismatch, "execute: max_rows=", max_rows,
                        ", must not be negative.");
-    SWITCHYARD_REQUIRE(rows.source.rows.dim(1) == hidden && rows.source.rows.dtype == DType::Bf16,
-                       ShapeMismatch, "execute: rows are not bf16 [R, ", hidden, "].");
+    check_source(rows.source);
     SWITCHYARD_REQUIRE(rows.ids.shape.rank() == 2 && rows.ids.dim(0) <= max_rows &&
                            rows.ids.dim(1) == top_k && rows.ids.dtype == DType::I32,
                        ShapeMismatch, "execute: ids are not i32 [", max_rows, ", ", top_k,
                        "] or fewer rows of it.");
+  }
+
+  void check_source(const RowSource& source) const {
+    const int64_t hidden = parts_.config.hidden, groups = ceil_div(hidden, kQuantGroup);
+    const bool f8 = source.rows.dtype == DType::F8E4m3;
+    const DType experts = parts_.weights.w1.dtype;
+    SWITCHYARD_REQUIRE(source.rows.dim(1) == hidden && (source.rows.dtype == DType::Bf16 || f8),
+                       ShapeMismatch, "execute: rows are not bf16 or f8_e4m3 [R, ", hidden, "].");
+    SWITCHYARD_REQUIRE(source.scales.present() == f8 &&
+                           (!f8 || (source.scales.dtype == DType::F32 &&
+                                    source.scales.shape == Shape{source.rows.dim(0), groups})),
+                       ShapeMismatch, "execute: scales of rows in ", dtype_name(source.rows.dtype),
+                       ", need f32 [R, ", groups, "] with f8_e4m3 and none with bf16.");
+    SWITCHYARD_REQUIRE(!f8 || experts == DType::F8E4m3, ShapeMismatch,
+                       "execute: rows=f8_e4m3, experts are ", dtype_name(experts),
+                       ". Dispatch rows as bf16.");
+    SWITCHYARD_REQUIRE(f8 || experts == DType::Bf16 || !source.peers.present(), ShapeMismatch,
+                       "execute: rows=bf16 in memory of peers, experts in f8_e4m3 need them here "
+                       "or quantised. Push rows, or dispatch them as f8_e4m3.");
   }
 
   GroupedGemm gemm1(const ExecutorBuffers& b, const ReceivedRows& rows) const {

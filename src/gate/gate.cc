@@ -92,6 +92,7 @@ class RouterGate final : public Gate {
             .expert_scale = weights_.expert_scale,
             .token_ids = choice.token_ids,
             .token_experts = weights_.token_experts,
+            .slots = choice.slots,
             .gate = config_.gate};
   }
 
@@ -118,7 +119,29 @@ class RouterGate final : public Gate {
                        ShapeMismatch, "gate: token_ids ", by_token ? "is not i32 or i64 [" : "is ",
                        by_token ? cat(num_tokens, "], which choose the experts of this layer.")
                                 : "given, the layer chooses by scores. Leave it away.");
+    check_slots(choice.slots);
     check_views(choice, hidden);
+  }
+
+  void check_slots(const SlotTables& slots) const {
+    if (!slots.present()) return;
+    const int64_t num_experts = config_.num_experts;
+    SWITCHYARD_REQUIRE(config_.gate.num_zero_experts == 0, Unsupported,
+                       "gate: slots are given, the layer has zero experts, which have none. Leave "
+                       "them away.");
+    const bool has_tables = slots.active.shape == Shape{1} && slots.active.dtype == DType::I32 &&
+                            slots.tables.shape.rank() == 2 && slots.tables.dim(0) == 2 &&
+                            slots.tables.dim(1) > 2 * num_experts &&
+                            slots.tables.dtype == DType::I32;
+    SWITCHYARD_REQUIRE(
+        slots.num_experts == num_experts && (!slots.active.present() || has_tables), ShapeMismatch,
+        "gate: slots are not i32 [1] and [2, E + 1 + S] of E=", num_experts, ", S >= E.");
+    SWITCHYARD_REQUIRE(!slots.loads.present() || (slots.loads.shape == Shape{num_experts} &&
+                                                  slots.loads.dtype == DType::I64),
+                       ShapeMismatch, "gate: loads of slots are not i64 [", num_experts, "].");
+    check_view("active of slots", slots.active);
+    check_view("tables of slots", slots.tables);
+    check_view("loads of slots", slots.loads);
   }
 
   // Shapes are known to be good.

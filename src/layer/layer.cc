@@ -24,6 +24,7 @@
 #include "layer/layer_plan.h"
 #include "layer/routed_path.h"
 #include "layer/shared_expert.h"
+#include "layer/slot_table.h"
 #include "ops/ops.h"
 #include "switchyard/executor.h"
 
@@ -136,11 +137,15 @@ class Layer final : public MoeLayer {
       shared_.emplace(config(), parts_.weights.shared, parts_.backend, plan().strategy.provider);
     if (config().path.present())
       path_.emplace(config(), parts_.weights.path, parts_.backend, plan().strategy.provider);
+    DispatcherOptions dispatcher = plan().dispatcher();
+    dispatcher.placement = buffers_.slots.active;
     dispatcher_ =
-        make_dispatcher(plan().request.config, plan().dispatcher(), communicator(), parts_.backend);
+        make_dispatcher(plan().request.config, dispatcher, communicator(), parts_.backend);
     if (plan().strategy.token_pieces > 1)
       pipeline_.emplace(backend().memory(), plan().strategy.token_pieces);
     clear_status(nullptr);
+    clear_loads();
+    if (!plan().placement.empty()) write_placement(plan().placement, nullptr);
     wait(nullptr);  // a first forward may come on a stream that does not wait for the default one
     // Last: a rank that is past it may make the others wait on the device.
     for (const Workspace& window : buffers_.dispatcher)
@@ -187,6 +192,18 @@ class Layer final : public MoeLayer {
       throw_status(status, stream);
     });
   }
+
+  void set_placement(std::span<const int32_t> expert_of_slot, CUstream_st* stream) override {
+    as_errors("set_placement", [&] {
+      const BackendTurn turn(backend(), "set_placement");
+      check_table(expert_of_slot);
+      const EnqueueLock lock(dispatcher_->serializes_enqueue());
+      write_placement(expert_of_slot, stream);
+      parts_.plan.placement.assign(expert_of_slot.begin(), expert_of_slot.end());
+    });
+  }
+
+  Tensor expert_loads() const override { return buffers_.slots.loads; }
 
   void grow(int64_t max_tokens, CUstream_st* stream) override {
     peers_know(communicator(), [&] { grow_together(max_tokens, stream); });
@@ -252,6 +269,33 @@ class Layer final : public MoeLayer {
 
   void clear_status(CUstream_st* stream) {
     backend().ops().run(FillI32{buffers_.status, 0}, stream);
+  }
+
+  void clear_loads() {
+    Tensor loads = buffers_.slots.loads;
+    if (!loads.present()) return;
+    loads = Tensor(loads.data, DType::I32, {2 * loads.dim(0)}, loads.device);
+    backend().ops().run(FillI32{loads, 0}, nullptr);
+  }
+
+  void check_table(std::span<const int32_t> expert_of_slot) const {
+    const size_t num_slots = plan().placement.size();
+    SWITCHYARD_REQUIRE(num_slots > 0, Unsupported,
+                       "set_placement: the layer has no placement, its experts stand in their "
+                       "order. Create it with LayerOptions::placement.");
+    SWITCHYARD_REQUIRE(expert_of_slot.size() == num_slots, ShapeMismatch,
+                       "set_placement: slots=", expert_of_slot.size(), ", the layer has ",
+                       num_slots, ". Pass the expert in each of them.");
+    check_placement("set_placement", expert_of_slot, config().num_experts);
+  }
+
+  // The table that no call uses, then the word that says it is in use.
+  void write_placement(std::span<const int32_t> expert_of_slot, CUstream_st* stream) {
+    const int next = 1 - table_in_use_;
+    const auto table = slot_table(expert_of_slot, config().num_experts);
+    backend().ops().run(WriteI32{buffers_.tables.rows(next, 1), table.data()}, stream);
+    backend().ops().run(FillI32{buffers_.active, active_word(table, next)}, stream);
+    table_in_use_ = next;
   }
 
   void set_status(Errc code, StatusDetail detail, CUstream_st* stream) {
@@ -476,6 +520,7 @@ class Layer final : public MoeLayer {
   // The gate's weights of the ids that it chooses.
   Tensor choose(const ForwardArgs& args, Dispatcher::Slice slice, Tensor ids) {
     Gate::Choice choice{.ids = ids, .weights = buffers_.weights.rows(0, slice.size)};
+    if (config().gate.num_zero_experts == 0) choice.slots = buffers_.slots;
     if (config().shared.num_scored > 0)
       choice.shared_weights = buffers_.shared.weights.rows(0, slice.size);
     if (args.token_ids.present()) choice.token_ids = args.token_ids.rows(slice.begin, slice.size);
@@ -486,26 +531,30 @@ class Layer final : public MoeLayer {
 
   // Whether the caller's ids are not the layer's as they are.
   bool resolves_ids(const ForwardArgs& args) const {
-    return args.ids.present() && (args.ids.dtype == DType::I64 || args.expert_map.present() ||
-                                  plan().out_of_range_ids == OutOfRangeIds::NoExpert);
+    return args.ids.present() &&
+           (args.ids.dtype == DType::I64 || args.expert_map.present() || plan().places_ids() ||
+            plan().out_of_range_ids == OutOfRangeIds::NoExpert);
   }
 
-  // Of rows of a routing, which are `given` of the caller's: ids become the layer's, and zero
-  // experts leave. By piece, since an id that no layer can serve is an error of one piece.
+  // Of rows of a routing, which are `given` of the caller's: ids become the layer's, zero experts
+  // leave, and others become slots. By piece, since an id that no layer can serve is an error of one
+  // piece.
   void finish_ids(const RoutedCall& call, Dispatcher::Slice rows, Dispatcher::Slice given,
                   Tensor status) {
     Ops& ops = backend().ops();
+    const bool splits = config().gate.num_zero_experts > 0;
     const Tensor ids = buffers_.ids.rows(rows.begin, rows.size);
+    const ConstTensor weights = call.routing.weights.rows(rows.begin, rows.size);
     if (resolves_ids(*call.args))
       ops.run(ResolveIds{ids, call.args->ids.rows(given.begin, given.size), call.args->expert_map,
                          config().num_choices(), plan().out_of_range_ids == OutOfRangeIds::NoExpert,
-                         communicator().rank(), status},
+                         communicator().rank(), status, splits ? SlotTables{} : buffers_.slots,
+                         weights},
               call.stream);
-    if (config().gate.num_zero_experts > 0)
+    if (splits)
       ops.run(SplitZeroExperts{ids, buffers_.path.identity.rows(rows.begin, rows.size),
-                               call.routing.chosen.rows(rows.begin, rows.size),
-                               call.routing.weights.rows(rows.begin, rows.size),
-                               config().num_experts, config().num_choices()},
+                               call.routing.chosen.rows(rows.begin, rows.size), weights,
+                               config().num_experts, config().num_choices(), buffers_.slots},
               call.stream);
   }
 
@@ -652,6 +701,7 @@ class Layer final : public MoeLayer {
   std::optional<RoutedPath> path_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::optional<Pipeline> pipeline_;
+  int table_in_use_ = 0;       // of buffers_.slots
   std::optional<Error> lost_;  // a peer is gone
 };
 
@@ -691,8 +741,10 @@ void make_local_parts(Layer::Parts& parts, int rank) {
                      ". Pass a backend of the layer's device.");
   check_sources(options, plan.request.num_ranks);
   validate(config);
+  check_slots(plan);
   plan.request.experts = format_of(parts.weights.experts).dtype;
   plan.strategy = choose_strategy(plan.request);
+  check_slots(plan, parts.weights.experts);
   parts.weights = arrange_weights(parts.weights, config, plan.request.num_ranks, *parts.backend);
   const LayerBytes bytes = bytes_of(plan);
   parts.state = parts.backend->memory().allocate(bytes.state);
@@ -723,6 +775,10 @@ void Layer::grow_together(int64_t max_tokens, CUstream_st* stream) {
   larger.communicator = parts_.communicator;
   make_parts(larger);
   Layer grown(std::move(larger));
+  if (expert_loads().present()) {
+    backend().ops().run(Copy{grown.expert_loads(), expert_loads()}, nullptr);
+    grown.wait(nullptr);
+  }
   grown.parts_.own_communicator = std::move(parts_.own_communicator);
   *this = std::move(grown);
 }
@@ -781,6 +837,7 @@ size_t MoeLayer::workspace_bytes(const MoeConfig& config, int num_ranks,
     check_options(options);
     validate(config);
     LayerPlan plan(config, num_ranks, options);
+    check_slots(plan);
     plan.strategy = choose_strategy(plan.request);
     return bytes_of(plan).workspace;
   });

@@ -10,6 +10,7 @@
 #include "layer/layer_plan.h"
 #include "plan/buffers.h"
 #include "strategy/cost_model.h"
+#include "switchyard/placement.h"
 
 namespace switchyard {
 
@@ -17,6 +18,9 @@ struct LayerBuffers {
   // State.
   Tensor status;        // i32 [kStatusWords]
   Tensor piece_status;  // i32 [pieces, kStatusWords] of one call; absent for one piece
+  SlotTables slots;     // what kernels that write ids get: nothing, loads, a placement or both
+  Tensor active;        // of slots; the layer writes it
+  Tensor tables;        // the same
   // One for each piece: state where peers know it as their window, else workspace.
   std::vector<Workspace> dispatcher;
 
@@ -47,6 +51,7 @@ struct LayerBuffers {
     dispatcher.clear();
     status = state.take(DType::I32, {kStatusWords});
     if (s.token_pieces > 1) piece_status = state.take(DType::I32, {s.token_pieces, kStatusWords});
+    cut_slots(state, plan);
     ids = arena.take(DType::I32, {slice, r.config.top_k});
     weights = arena.take(DType::F32, {slice, r.config.top_k});
     gate = arena.take_bytes(static_cast<int64_t>(of_gate.bytes()));
@@ -54,18 +59,34 @@ struct LayerBuffers {
     shared = SharedExpertBuffers::take(arena, config, config.path.present() ? r.max_tokens : slice,
                                        s.provider);
     path = PathBuffers::take(arena, config, config.path.present() ? r.max_tokens : slice);
-    const RowCarrier carrier = row_carrier(s.dispatcher, r, s.token_pieces);
+    const RowTravel travel = row_travel(s.dispatcher, r, s.token_pieces);
     for (int i = 0; i < s.token_pieces; ++i)
-      dispatcher.push_back((is_peer(carrier) ? state : arena)
-                               .take_bytes(dispatcher_bytes(s.dispatcher, r.config, tokens,
-                                                            r.num_ranks, r.tp_size, carrier)));
+      dispatcher.push_back(
+          (is_peer(travel.carrier) ? state : arena)
+              .take_bytes(dispatcher_bytes(s.dispatcher, r.config, tokens, r.num_ranks, r.tp_size,
+                                           travel, r.sums_at_source)));
     executor = arena.take_bytes(executor_bytes(ExecutorShape::of(r, s.provider), s.executor,
                                                r.masked_max_tokens, max_rows));
-    if (r.num_ranks > 1 && !is_peer(carrier))
+    if (r.num_ranks > 1 && !is_peer(travel.carrier))
       partial = arena.take(DType::Bf16, {std::min(s.token_pieces, 2) * max_rows, r.config.hidden});
     if (!plan.strided_rows) return;
     hidden = arena.take(DType::Bf16, {r.max_tokens, config.hidden});
     output = arena.take(output_dtype(config), {r.max_tokens, config.hidden});
+  }
+
+ private:
+  void cut_slots(Arena& state, const LayerPlan& plan) {
+    const int64_t num_experts = plan.config.num_experts;
+    const auto num_slots = static_cast<int64_t>(plan.placement.size());
+    slots = {.num_experts = num_experts};
+    // Ranks that hold the same tokens must choose alike, whatever the last bit of their weights.
+    slots.by_token =
+        plan.strategy.dispatcher == DispatcherKind::Local && plan.request.num_ranks > 1;
+    if (num_slots > 0) {
+      slots.active = active = state.take(DType::I32, {1});
+      slots.tables = tables = state.take(DType::I32, {2, num_experts + 1 + num_slots});
+    }
+    if (plan.counts_loads) slots.loads = state.take(DType::I64, {num_experts});
   }
 };
 

@@ -6,13 +6,19 @@
 #include <array>
 
 #include "base/enumerator.h"
+#include "layer/slot_table.h"
 
 namespace switchyard {
 namespace {
 
-// The routed experts alone, as dispatcher and executor see them behind a path.
-MoeConfig routed_config(const MoeConfig& config) {
+// The routed experts alone, as dispatcher and executor see them: behind a path, and in slots. They
+// know no groups of experts.
+MoeConfig routed_config(const MoeConfig& config, size_t num_slots) {
   MoeConfig c = config;
+  if (num_slots > 0) {
+    c.num_experts = static_cast<int64_t>(num_slots);
+    c.gate.num_groups = c.gate.num_groups_kept = 1;
+  }
   if (!config.path.present()) return c;
   c.hidden = config.routed_hidden();
   c.path = {};
@@ -28,9 +34,11 @@ LayerPlan::LayerPlan(const MoeConfig& layer, int num_ranks, const LayerOptions& 
       out_of_range_ids(options.out_of_range_ids),
       strided_rows(options.strided_rows),
       num_link_blocks(options.num_link_blocks),
-      host_ordered(options.host_ordered) {
+      host_ordered(options.host_ordered),
+      placement(options.placement),
+      counts_loads(options.count_loads) {
   static_cast<PlanOptions&>(request) = options;
-  request.config = routed_config(layer);
+  request.config = routed_config(layer, placement.size());
   request.num_ranks = num_ranks;
   request.has_nccl = has_nccl();
   request.device = describe_device(options.device);
@@ -51,12 +59,27 @@ void check_options(const LayerOptions& options) {
                      std::array{OutOfRangeIds::Error, OutOfRangeIds::NoExpert}, "OutOfRangeIds");
 }
 
+void check_slots(const LayerPlan& plan) {
+  if (plan.placement.empty()) return;
+  check_slot_count("create", static_cast<int64_t>(plan.placement.size()), plan.request.num_ranks);
+  check_placement("create", plan.placement, plan.config.num_experts);
+}
+
+void check_slots(const LayerPlan& plan, const ExpertWeights& weights) {
+  const auto num_slots = static_cast<int64_t>(plan.placement.size()) / plan.request.num_ranks;
+  SWITCHYARD_REQUIRE(weights.num_slots == num_slots, ShapeMismatch,
+                     "create: weights have num_slots=", weights.num_slots, ", the placement ",
+                     num_slots, " on a rank. Pass the weights of this rank's slots.");
+}
+
 DispatcherOptions LayerPlan::dispatcher() const {
   DispatcherOptions o;
   o.kind = strategy.dispatcher;
   o.tp_size = request.tp_size;
   o.num_link_blocks = num_link_blocks;
+  o.rows = strategy.rows;
   o.fetch_rows = strategy.fetch_rows;
+  o.sums_at_source = request.sums_at_source;
   o.host_ordered = host_ordered;
   if (request.device.kind == DeviceKind::Cuda) o.peer_memory = request.peer_memory;
   o.host_counts = request.host_counts;

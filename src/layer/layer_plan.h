@@ -3,6 +3,10 @@
 // src/layer/layer_plan.h -- what a layer is made by, and what of it ranks must share.
 #pragma once
 
+#include <string>
+#include <vector>
+
+#include "base/require.h"
 #include "switchyard/dispatcher.h"
 #include "switchyard/executor.h"
 #include "switchyard/layer.h"
@@ -17,8 +21,13 @@ struct LayerPlan {
   bool strided_rows = false;
   int num_link_blocks = 0;
   bool host_ordered = false;
+  std::vector<int32_t> placement;  // the expert in each slot, as it is now; empty: none
+  bool counts_loads = false;
 
   LayerPlan(const MoeConfig& layer, int num_ranks, const LayerOptions& options);
+
+  // Whether ids are more than the caller's or the gate's: counted, or those of slots.
+  bool places_ids() const { return !placement.empty() || counts_loads; }
 
   DispatcherOptions dispatcher() const;
   ExecutorOptions executor() const;
@@ -26,6 +35,10 @@ struct LayerPlan {
 
 // What a rank can see of its options alone. Throws Error(ShapeMismatch).
 void check_options(const LayerOptions& options);
+// That the plan has slots for its placement. Throws Error(ShapeMismatch).
+void check_slots(const LayerPlan& plan);
+// The same of a rank's weights.
+void check_slots(const LayerPlan& plan, const ExpertWeights& weights);
 
 // field(name, value) for everything that must be equal on every rank.
 template <class F>
@@ -89,9 +102,11 @@ void for_each_shared_field(const PlanOptions& o, F&& field) {
   field("workspace_limit_bytes", o.workspace_limit_bytes);
   field("token_pieces", o.token_pieces);
   field("fetch_rows", o.fetch_rows);
+  field("sums_at_source", o.sums_at_source);
   field("host_counts", o.host_counts);
   field("peer_memory", o.peer_memory);
   field("experts", static_cast<int>(o.experts));
+  field("fp8_rows", o.fp8_rows);
 }
 
 template <class F>
@@ -102,6 +117,9 @@ void for_each_shared_field(const LayerPlan& p, F&& field) {
   field("out_of_range_ids", static_cast<int>(p.out_of_range_ids));
   field("strided_rows", p.strided_rows);
   field("host_ordered", p.host_ordered);
+  std::string slots;
+  for (const int32_t expert : p.placement) slots += cat(expert, ' ');
+  field("placement", slots);
 }
 
 }  // namespace switchyard

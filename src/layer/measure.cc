@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "base/backend.h"
@@ -119,7 +120,7 @@ class CudaMeasurement {
   std::vector<OpTime> run() {
     options_.meet();
     record();
-    if (find_call<AwaitRows>(0) < num_calls()) return run_over_peers();
+    if (const auto await = await_of_call()) return run_over_peers(*await);
     if (find_call<NoteEnded>(0) < num_calls()) return run_over_link();
     OpTime whole = layer_time(args_, replay([this](CUstream_st*) { layer_.forward(args_); }));
     whole.num_kernels = watch_->num_kernels();
@@ -152,6 +153,23 @@ class CudaMeasurement {
   template <class Op>
   size_t find_call(size_t first) const {
     return find_if(first, [](const OpCall& c) { return std::holds_alternative<Op>(c.op); });
+  }
+  // What ranks that reach into each other's memory wait for at the beginning of a call. Low latency
+  // has it in one operation with its rows: alone it is this one, gaps taken for rows that may come.
+  std::optional<AwaitRows> await_of_call() const {
+    if (const size_t i = find_call<AwaitRows>(0); i < num_calls())
+      return std::get<AwaitRows>(calls_.calls()[i].op);
+    const size_t i = find_call<DeliverRows>(0);
+    if (i == num_calls()) return {};
+    const auto& d = std::get<DeliverRows>(calls_.calls()[i].op);
+    return AwaitRows{.window = d.window,
+                     .max_tokens = d.max_tokens,
+                     .num_tokens = d.num_tokens,
+                     .placement = d.placement,
+                     .tp_size = d.tp_size,
+                     .num_rows = d.num_rows,
+                     .rows = d.window.num_ranks * d.block,
+                     .status = d.status};
   }
   size_t find_phase(size_t first, Phase phase) const {
     return find_if(first, [&](const OpCall& c) { return c.phase == phase; });
@@ -203,18 +221,21 @@ class CudaMeasurement {
     if (call.phase == Phase::Gate || of_call.weight_bytes == 0) return;
     layer.bytes += of_call.weight_bytes;
     layer.flops += of_call.flops;
+    layer.f8_flops += of_call.f8_flops;
   }
 
   static void add_part(std::vector<OpTime>& lines, Phase phase, const char* op,
                        const std::vector<double>& us, const Work& work) {
     const Spread s = spread_of(us);
     lines.push_back({op, s.median, s.min, s.max, work.bytes, work.flops, false, false, phase});
+    lines.back().f8_flops = work.f8_flops;
   }
 
   void add_layer(std::vector<OpTime>& lines, const std::vector<double>& us,
                  const Work& work) const {
     lines.push_back(layer_time(args_, us));
     lines.back().bytes = work.bytes, lines.back().flops = work.flops;
+    lines.back().f8_flops = work.f8_flops;
   }
 
   static void add_parts(std::vector<OpTime>& lines, const std::vector<std::vector<double>>& us,
@@ -227,10 +248,10 @@ class CudaMeasurement {
   // No call can run without those that peers wait for, so the parts of a forward are timed where
   // they stand in it. Each part begins by waiting for rows that nobody sends: ranks start
   // it together, and no part has to wait for a rank that was late with the one before.
-  std::vector<OpTime> run_over_peers() {
-    const size_t end = num_calls(), await = find_call<AwaitRows>(0);
+  std::vector<OpTime> run_over_peers(const AwaitRows& await) {
+    const size_t end = num_calls();
     const Parts at = parts();
-    const Enqueue lead_in = calls_between(await, await + 1);
+    const Enqueue lead_in = [&](CUstream_st* stream) { backend_.ops().run(await, stream); };
     const auto time = [&](const std::vector<Enqueue>& parts) {
       const auto num = static_cast<int>(parts.size());
       const auto enqueue = [&](CUstream_st* stream, const Mark& mark) {
@@ -324,6 +345,7 @@ class CudaMeasurement {
     }
     const Work of_call = work(call);
     line.bytes += of_call.bytes, line.flops += of_call.flops;
+    line.f8_flops += of_call.f8_flops;
     add_to_layer(whole, call, of_call);
   }
 
@@ -431,7 +453,11 @@ double measure_link(Backend& from, Backend& to, int64_t bytes) {
 double floor_us(const OpTime& time, const DeviceRates& rates) {
   const double gbps = time.is_layer ? rates.read_gbps : rates.copy_gbps;
   // Sums outside GEMMs (a gather's) are not tensor-core work, but never the limit either.
-  const double compute = rates.gemm_tflops > 0 ? time.flops / rates.gemm_tflops * 1e-6 : 0;
+  const double f8_rate = rates.f8_gemm_tflops > 0 ? rates.f8_gemm_tflops : 2 * rates.gemm_tflops;
+  const double compute =
+      rates.gemm_tflops > 0
+          ? ((time.flops - time.f8_flops) / rates.gemm_tflops + time.f8_flops / f8_rate) * 1e-6
+          : 0;
   return std::max(compute, gbps > 0 ? time.bytes / gbps * 1e-3 : 0);
 }
 
@@ -456,6 +482,7 @@ OpTime measure_operation(const std::function<void(CUstream_st*)>& enqueue, Backe
     });
     if (time.op.empty()) time.op = name_of(call.op);
     time.bytes += work.bytes, time.flops += work.flops;
+    time.f8_flops += work.f8_flops;
   }
   std::vector<double> us;
   if (cuda) {

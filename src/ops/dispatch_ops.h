@@ -6,6 +6,7 @@
 #pragma once
 
 #include "ops/op.h"
+#include "switchyard/placement.h"
 
 namespace switchyard {
 
@@ -14,6 +15,7 @@ inline constexpr int32_t kNoExpert = -1;  // ids, row_expert
 
 // The caller's ids as the layer's: map[id], or id. One outside [-1, M) of the map, or [-1, E), is
 // noted as it came, or taken to be no expert. Ids outside int32 become INT32_MIN, out of range, too.
+// With slots they are counted, and become weight slots.
 struct ResolveIds {
   static constexpr const char* kName = "resolve_ids";
   Tensor dst;       // i32 [T, K]
@@ -23,6 +25,8 @@ struct ResolveIds {
   bool ignores_out_of_range = false;
   int rank = 0;
   Tensor status;
+  SlotTables slots{};
+  ConstTensor weights{};  // f32 [T, K], with slots
 
   Work work(const ReadI32&) const { return {tensor_bytes(dst) + tensor_bytes(src)}; }
 };
@@ -82,8 +86,8 @@ struct BlockRows {
   Work work(const ReadI32&) const { return {tensor_bytes(dst)}; }
 };
 
-// MergeStatus, then notes a rank whose max_tokens differs from rank 0's, or whose T differs from
-// that of the first rank of its group of tp_size.
+// MergeStatus, then notes a rank whose max_tokens or placement differs from rank 0's, or whose T
+// differs from that of the first rank of its group of tp_size.
 struct CheckHeaders {
   static constexpr const char* kName = "check_headers";
   Tensor status;

@@ -96,10 +96,11 @@ inline double rows_of_others(const ReadI32& read, ConstTensor return_row, int ra
   return count;
 }
 
-// dst[row_of_slot[r, k], :] = src[r, :] where there is a row.
+// dst[row_of_slot[r, k], :] = src[r, :] where there is a row. Rows of any dtype, of a multiple of 4
+// bytes; the scales of src are not looked at.
 struct ScatterRows {
   static constexpr const char* kName = "scatter_rows";
-  Tensor dst;  // bf16 [C, H]
+  Tensor dst;  // [C, W]
   RowSource src;
   ConstTensor row_of_slot;  // i32 [R_cap, K]
   ConstTensor num_rows;     // absent: all
@@ -315,6 +316,17 @@ struct FillI32 {
   Work work(const ReadI32&) const { return {tensor_bytes(dst)}; }
 };
 
+// dst = src, which is on the host and may change at once: few words, which travel with a launch. The
+// host waits for nothing. Throws Error(Unsupported) while a graph captures the stream: it would write
+// these words again and again.
+struct WriteI32 {
+  static constexpr const char* kName = "write_i32";
+  Tensor dst;
+  const int32_t* src = nullptr;
+
+  Work work(const ReadI32&) const { return {tensor_bytes(dst)}; }
+};
+
 struct Copy {
   static constexpr const char* kName = "copy";
   Tensor dst;
@@ -357,6 +369,6 @@ struct Poison {
 
 using ExpertOps =
     OpList<PlanRows, GroupRows, ScatterRows, GroupedGemm, SumRows, NormRows, WeighShared, AddRows,
-           Widen, SingleGroup, Sigmoid, FillI32, Copy, CopyRows, ArrangeWeights, Poison>;
+           Widen, SingleGroup, Sigmoid, FillI32, WriteI32, Copy, CopyRows, ArrangeWeights, Poison>;
 
 }  // namespace switchyard

@@ -101,9 +101,13 @@ struct ScaledGemm {
     const auto experts = static_cast<double>(std::max<int64_t>(1, weights.dim(0)));
     const double weight_bytes =
         active / experts * (tensor_bytes(weights) + tensor_bytes(weight_scales.values));
-    return {weight_bytes + row_bytes(src, rows) + row_bytes(src_scales.values, rows) +
-                row_bytes(dst, rows) + row_bytes(dst_scales, rows),
-            2 * rows * static_cast<double>(weights.dim(1) * weights.dim(2)), weight_bytes};
+    const double flops = 2 * rows * static_cast<double>(weights.dim(1) * weights.dim(2));
+    return {.bytes = weight_bytes + row_bytes(src, rows) + row_bytes(src_scales.values, rows) +
+                     row_bytes(dst, rows) +
+                     (dst_scales.present() ? row_bytes(dst_scales, rows) : 0),
+            .flops = flops,
+            .weight_bytes = weight_bytes,
+            .f8_flops = flops};
   }
 
   // The two steps of one with an activation, over `sums`.

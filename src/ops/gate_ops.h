@@ -4,6 +4,7 @@
 #pragma once
 
 #include "ops/expert_ops.h"
+#include "switchyard/placement.h"
 
 namespace switchyard {
 
@@ -41,6 +42,7 @@ struct GateTopk {
   // range, where there is no such token.
   ConstTensor token_ids{};      // i32 or i64 [T]
   ConstTensor token_experts{};  // i32 [V, K]
+  SlotTables slots{};           // present: ids are counted, and become weight slots
   GateConfig gate;
 
   Work work(const ReadI32&) const {
@@ -73,7 +75,8 @@ struct SplitF32 {
 };
 
 // Zero experts are ids >= num_experts: dst_ids is ids with kNoExpert for them, identity[t] the sum
-// of their weights. Ids of num_ids and more stay as they are, for others to refuse.
+// of their weights. Ids of num_ids and more stay as they are, for others to refuse. With slots the
+// others are counted, and become weight slots, or out of range.
 struct SplitZeroExperts {
   static constexpr const char* kName = "split_zero_experts";
   Tensor dst_ids;       // i32 [T, K], may be ids
@@ -82,6 +85,7 @@ struct SplitZeroExperts {
   ConstTensor weights;  // f32 [T, K]
   int64_t num_experts = 0;
   int64_t num_ids = 0;
+  SlotTables slots{};
 
   Work work(const ReadI32&) const {
     return {2 * tensor_bytes(ids) + tensor_bytes(weights) + tensor_bytes(identity)};

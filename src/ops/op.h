@@ -26,6 +26,7 @@ struct Work {
   double flops = 0;
   double weight_bytes = 0;  // of a GEMM: the weights of its active experts, part of bytes
   double link_bytes = 0;    // between this rank and others, part of bytes
+  double f8_flops = 0;      // of products of f8_e4m3, part of flops
 };
 
 // The values of an i32 tensor, wherever it lives. Work is asked for once an operation has run and

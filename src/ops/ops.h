@@ -13,11 +13,13 @@
 #include "ops/fp8_ops.h"
 #include "ops/gate_ops.h"
 #include "ops/linear_attention_ops.h"
+#include "ops/low_latency_ops.h"
 #include "ops/peer_ops.h"
 
 namespace switchyard {
 
-using MoeOps = decltype(GateOps() + DispatchOps() + ExpertOps() + Fp8Ops() + PeerOps());
+using MoeOps =
+    decltype(GateOps() + DispatchOps() + ExpertOps() + Fp8Ops() + PeerOps() + LowLatencyOps());
 using AnyOp = decltype(MoeOps() + LinearAttentionOps())::Variant;
 
 inline const char* name_of(const AnyOp& op) {

@@ -9,6 +9,7 @@
 
 #include "base/peer_control.h"
 #include "ops/expert_ops.h"
+#include "plan/row_layout.h"
 
 namespace switchyard {
 
@@ -48,7 +49,7 @@ enum class PeerMeet : int32_t { Both, Signal, Wait };
 struct PushRows {
   static constexpr const char* kName = "push_rows";
   PeerWindow window;
-  ConstTensor rows;     // bf16 [T, H]; not read with Nobody. Offered: may be in dst_rows
+  ConstRowParts rows;   // [T, W]; not read with Nobody. Offered: may be in dst_rows
   ConstTensor ids;      // i32 [T, K] global
   ConstTensor weights;  // f32 [T, K]; not read with Nobody
   int64_t num_experts = 0;
@@ -56,19 +57,21 @@ struct PushRows {
   PeerRoute route = PeerRoute::Owners;
 
   // This rank's own buffers, of which peers have their like at the same offsets.
-  Tensor dst_rows;     // bf16 [P * block, H]; Offered: [block, H]
+  RowParts dst_rows;   // [P * block, W]; Offered: [block, W]
   Tensor dst_ids;      // i32 [P * block, K] local; Nobody: [block, K]
   Tensor dst_weights;  // f32 [P * block, K]
   // i32 [T, P] the row of token t on rank p, kNoRow where p owns none of its experts
   Tensor return_row;
   ConstTensor status;
 
-  bool is_in_place() const { return route == PeerRoute::Offered && rows.data == dst_rows.data; }
+  bool is_in_place() const {
+    return route == PeerRoute::Offered && rows[0].data == dst_rows[0].data;
+  }
 
   // Ids and weights go to every rank, and rows where the route says.
   Work work(const ReadI32& read) const {
     if (route == PeerRoute::Nobody) return {2 * tensor_bytes(ids) + tensor_bytes(return_row)};
-    const double tokens = static_cast<double>(rows.dim(0)), peers = window.num_ranks - 1;
+    const double tokens = static_cast<double>(rows.num_rows()), peers = window.num_ranks - 1;
     double sent = 0, crossing = 0;
     if (route == PeerRoute::Everyone) sent = tokens * window.num_ranks, crossing = tokens * peers;
     if (route == PeerRoute::Offered) sent = is_in_place() ? 0 : tokens;
@@ -76,21 +79,24 @@ struct PushRows {
       sent = filled_slots(read, return_row, {0, return_row.dim(0)});
       crossing = rows_of_others(read, return_row, window.rank);
     }
-    const double slots = tensor_bytes(ids) + tensor_bytes(weights), row = row_bytes(rows, 1);
-    const double read_bytes = is_in_place() ? 0 : tensor_bytes(rows);
+    double row = 0;
+    for (const ConstTensor& part : rows) row += row_bytes(part, 1);
+    const double slots = tensor_bytes(ids) + tensor_bytes(weights);
+    const double read_bytes = is_in_place() ? 0 : tokens * row;
     return {read_bytes + sent * row + slots * (1 + window.num_ranks), 0, 0,
             crossing * row + slots * peers};
   }
 };
 
 // Begins the next call, whose epoch is that of the last one + 1: sends every rank status,
-// max_tokens and num_tokens, and that what was enqueued before has happened; waits for all of
-// them. status is as CheckHeaders leaves it. The part Wait ends what Signal began.
+// max_tokens, num_tokens and its placement, and that what was enqueued before has happened; waits
+// for all of them. status is as CheckHeaders leaves it. The part Wait ends what Signal began.
 struct AwaitRows {
   static constexpr const char* kName = "await_rows";
   PeerWindow window;
-  int64_t max_tokens = 0;  // the call's bound
-  int64_t num_tokens = 0;  // T, equal inside a tensor-parallel group
+  int64_t max_tokens = 0;   // the call's bound
+  int64_t num_tokens = 0;   // T, equal inside a tensor-parallel group
+  ConstTensor placement{};  // SlotTables::active; absent: none
   int tp_size = 1;
   Tensor num_rows;  // i32 [1] <- rows, or 0 with a status
   int64_t rows = 0;

@@ -8,16 +8,12 @@
 #include "base/peer_control.h"
 #include "plan/capacity.h"
 #include "plan/index.h"
+#include "plan/low_latency_buffers.h"
 #include "plan/row_carrier.h"
-#include "switchyard/block_scales.h"
+#include "plan/row_layout.h"
 #include "switchyard/dispatcher.h"
 
 namespace switchyard {
-
-// Of a layer's output rows.
-inline DType output_dtype(const MoeConfig& config) {
-  return config.f32_sums ? DType::F32 : DType::Bf16;
-}
 
 struct ExecutorBuffers {
   int64_t num_rows = 0;  // C
@@ -35,7 +31,7 @@ struct ExecutorBuffers {
   Tensor sums;           // f32 [C, sums_columns]; absent unless the provider needs it
   // Experts in f8_e4m3: x is f8_e4m3 [R, H], in the order of the received rows, y f8_e4m3 [C, I], and
   // rows, until GEMM2, may hold the codes of x in their places.
-  Tensor x_scales;  // f32 [R, ceil(H / kQuantGroup)]
+  Tensor x_scales;  // f32 [C, ceil(H / kQuantGroup)] in the order of x, or of those places
   Tensor y_scales;  // f32 [C, ceil(I / kQuantGroup)]
 
   static ExecutorBuffers take(Arena& arena, const ExecutorShape& s, Layout layout,
@@ -61,13 +57,14 @@ struct ExecutorBuffers {
  private:
   static ExecutorBuffers take_f8(ExecutorBuffers b, Arena& arena, const ExecutorShape& s,
                                  int64_t max_rows) {
-    const auto take = [&](Tensor& codes, Tensor& scales, int64_t rows, int64_t width) {
-      codes = arena.take(DType::F8E4m3, {rows, width});
-      scales = arena.take(DType::F32, {rows, ceil_div(width, kQuantGroup)});
+    const auto take_scales = [&](int64_t width) {
+      return arena.take(DType::F32, {b.num_rows, ceil_div(width, kQuantGroup)});
     };
-    take(b.x, b.x_scales, max_rows, s.hidden);
+    b.x = arena.take(DType::F8E4m3, {max_rows, s.hidden});
+    b.x_scales = take_scales(s.hidden);
     b.sums = arena.take(DType::F32, {b.num_rows, s.f8_sums_columns});
-    take(b.y, b.y_scales, b.num_rows, s.intermediate);
+    b.y = arena.take(DType::F8E4m3, {b.num_rows, s.intermediate});
+    b.y_scales = take_scales(s.intermediate);
     b.rows = arena.take(s.f32_rows ? DType::F32 : DType::Bf16, {b.num_rows, s.hidden});
     return b;
   }
@@ -175,45 +172,67 @@ struct PathBuffers {
   }
 };
 
-// Rows of every kind that travel together.
+// Rows between ranks that send messages: [N, W] of each part.
 struct RowBlocks {
-  Tensor rows;     // bf16 [N, H]; partial rows on their way back, too
-  Tensor ids;      // i32 [N, K]
-  Tensor weights;  // f32 [N, K]
+  RowParts sent;     // to every rank, on their way there
+  RowParts arrived;  // as they came; absent where exactly the rows travel
 
-  static RowBlocks take(Arena& arena, const MoeConfig& c, int64_t num_rows) {
-    return {arena.take(DType::Bf16, {num_rows, c.hidden}),
-            arena.take(DType::I32, {num_rows, c.top_k}),
-            arena.take(DType::F32, {num_rows, c.top_k})};
+  static RowBlocks take(Arena& arena, const RowLayout& layout, int64_t num_rows,
+                        RowCarrier carrier) {
+    RowBlocks b;
+    b.sent = take_rows(arena, layout, num_rows);
+    if (carrier == RowCarrier::NcclBlocks) b.arrived = take_rows(arena, layout, num_rows);
+    return b;
+  }
+};
+
+// Token rows there, and partial rows back: never on their way together, so in the same memory.
+struct RowBlocksOfCall {
+  RowBlocks there, back;
+
+  static RowBlocksOfCall take(Arena& arena, const RowLayout& there, const RowLayout& back,
+                              int64_t num_rows, RowCarrier carrier) {
+    Arena size_there({}), size_back({});
+    RowBlocks::take(size_there, there, num_rows, carrier);
+    RowBlocks::take(size_back, back, num_rows, carrier);
+    const Workspace memory =
+        arena.take_bytes(static_cast<int64_t>(std::max(size_there.bytes(), size_back.bytes())));
+    Arena in_there(memory, arena.device()), in_back(memory, arena.device());
+    return {RowBlocks::take(in_there, there, num_rows, carrier),
+            RowBlocks::take(in_back, back, num_rows, carrier)};
   }
 };
 
 // Dispatch and combine together. slice = most tokens a rank dispatches, R = most rows it receives.
 struct DispatchBuffers {
-  Tensor ids;            // i32 [R, K] local ids
-  Tensor num_rows;       // i32 [1]
-  Tensor header;         // i32 [W] what this rank says
-  Tensor headers;        // i32 [P, W] what every rank says
-  Tensor return_row;     // i32 [slice, P]
-  Tensor returned;       // bf16 [P * slice, H] partial rows that came back
-  Tensor counts;         // i32 [P, P] source, destination
-  Tensor counts_back;    // i32 [P, P] its transpose
-  Tensor rows;           // bf16 [R, H]
-  Tensor received_ids;   // i32 [R, K] global ids
-  Tensor weights;        // f32 [R, K]
-  Tensor send_counts;    // normal: i32 [P]
-  Tensor send_rows;      // normal: i32 [P * slice]
-  Tensor own_rows;       // all_gather: bf16 [slice, H], padded
-  Tensor own_ids;        // all_gather: i32 [slice, K], padded with -1
-  Tensor own_weights;    // all_gather: f32 [slice, K], padded
-  Tensor output_slice;   // tp > 1: bf16 or, with f32_sums, f32 [slice, H]
-  Tensor output_slices;  // tp > 1: the same [tp * slice, H]
-  RowBlocks sent;        // normal, NCCL: [P * slice, W] rows to every rank, on their way there
-  RowBlocks arrived;     // normal, NCCL in blocks: [P * slice, W] as they came
+  Tensor ids;         // i32 [R, K] local ids
+  Tensor num_rows;    // i32 [1]
+  Tensor header;      // i32 [W] what this rank says
+  Tensor headers;     // i32 [P, W] what every rank says
+  Tensor return_row;  // i32 [slice, P]
+  // bf16 [P * slice, H] partial rows that came back, or as the experts' rows [P * slice, K * H]
+  Tensor returned;
+  Tensor counts;           // i32 [P, P] source, destination
+  Tensor counts_back;      // i32 [P, P] its transpose
+  RowParts rows;           // [R, W]
+  Tensor received_ids;     // i32 [R, K] global ids
+  Tensor weights;          // f32 [R, K]
+  Tensor send_counts;      // normal: i32 [P]
+  Tensor send_rows;        // normal: i32 [P * slice]
+  Tensor slot_rows;        // of sums at the source: as the experts' rows [R, K * H] on their way back
+  Tensor return_slot;      // of sums at the source: i32 [slice, K] the row of each slot in returned
+  RowParts own_rows;       // [slice, W]: all_gather: padded; normal: absent of bf16
+  Tensor own_ids;          // all_gather: i32 [slice, K], padded with -1
+  Tensor own_weights;      // all_gather: f32 [slice, K], padded
+  Tensor output_slice;     // tp > 1: bf16 or, with f32_sums, f32 [slice, H]
+  Tensor output_slices;    // tp > 1: the same [tp * slice, H]
+  RowBlocksOfCall blocks;  // normal, NCCL: [P * slice, W]
 
   static DispatchBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c,
-                              int64_t max_tokens, int num_ranks, int tp_size, RowCarrier carrier) {
+                              int64_t max_tokens, int num_ranks, int tp_size, RowTravel travel,
+                              bool sums_at_source = false) {
     DispatchBuffers b;
+    const RowLayout layout = row_layout(travel.rows, c.hidden);
     const int64_t p = num_ranks, k = c.top_k, h = c.hidden;
     const int64_t slice =
         kind == DispatcherKind::Local ? max_tokens : slice_capacity(max_tokens, tp_size);
@@ -225,15 +244,22 @@ struct DispatchBuffers {
     b.header = arena.take(DType::I32, {kHeaderCounts + p});
     b.headers = arena.take(DType::I32, {p, kHeaderCounts + p});
     b.return_row = arena.take(DType::I32, {slice, p});
-    b.returned = arena.take(DType::Bf16, {all_slices, h});
+    const int64_t width = sums_at_source ? checked_mul(k, h, "dispatch") : h;
+    const DType returned = sums_at_source ? output_dtype(c) : DType::Bf16;
+    b.returned = arena.take(returned, {all_slices, width});
     if (kind == DispatcherKind::Local) return b;
+    if (sums_at_source) {
+      b.slot_rows = arena.take(returned, {max_rows, width});
+      b.return_slot = arena.take(DType::I32, {slice, k});
+    }
     b.counts = arena.take(DType::I32, {p, p});
     b.counts_back = arena.take(DType::I32, {p, p});
-    b.rows = arena.take(DType::Bf16, {max_rows, h});
+    b.rows = take_rows(arena, layout, max_rows);
     b.received_ids = arena.take(DType::I32, {max_rows, k});
     b.weights = arena.take(DType::F32, {max_rows, k});
+    if (kind == DispatcherKind::AllGather || travel.rows != DType::Bf16)
+      b.own_rows = take_rows(arena, layout, slice);
     if (kind == DispatcherKind::AllGather) {
-      b.own_rows = arena.take(DType::Bf16, {slice, h});
       b.own_ids = arena.take(DType::I32, {slice, k});
       b.own_weights = arena.take(DType::F32, {slice, k});
     } else {
@@ -244,9 +270,9 @@ struct DispatchBuffers {
       b.output_slice = arena.take(output_dtype(c), {slice, h});
       b.output_slices = arena.take(output_dtype(c), {checked_mul(tp_size, slice, "dispatch"), h});
     }
-    if (kind != DispatcherKind::Normal) return b;
-    if (is_nccl(carrier)) b.sent = RowBlocks::take(arena, c, all_slices);
-    if (carrier == RowCarrier::NcclBlocks) b.arrived = RowBlocks::take(arena, c, all_slices);
+    if (kind == DispatcherKind::Normal && is_nccl(travel.carrier))
+      b.blocks = RowBlocksOfCall::take(arena, layout.with_slots(k), row_layout(DType::Bf16, h),
+                                       all_slices, travel.carrier);
     return b;
   }
 };
@@ -260,15 +286,17 @@ struct PeerBuffers {
   Tensor return_row;  // i32 [slice, P] the token's row on each rank that owns one of its experts
   Tensor ids;         // i32 [R, K] local ids, written by peers
   Tensor weights;     // f32 [R, K] written by peers; absent when nothing moves
-  // PeerPush: bf16 [R, H] written by peers. PeerFetch: bf16 [slice, H] read by peers. Absent when
-  // nothing moves
-  Tensor rows;
+  // PeerPush: [R, W] written by peers. PeerFetch: [slice, W] read by peers. Absent when nothing moves
+  RowParts rows;
+  RowParts own_rows;    // PeerPush: [slice, W] of this rank; absent of bf16
   Tensor partial;       // bf16 [R, H] read by peers
   Tensor output_slice;  // tp > 1: bf16 or, with f32_sums, f32 [slice, H] read by peers
 
   static PeerBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c, int64_t max_tokens,
-                          int num_ranks, int tp_size, RowCarrier carrier) {
+                          int num_ranks, int tp_size, RowTravel travel) {
     PeerBuffers b;
+    const RowLayout layout = row_layout(travel.rows, c.hidden);
+    const bool fetched = travel.carrier == RowCarrier::PeerFetch;
     const int64_t p = num_ranks, k = c.top_k, h = c.hidden;
     const bool moves = kind != DispatcherKind::Local;
     const int64_t slice = moves ? slice_capacity(max_tokens, tp_size) : max_tokens;
@@ -279,8 +307,9 @@ struct PeerBuffers {
     b.return_row = arena.take(DType::I32, {slice, p});
     b.ids = arena.take(DType::I32, {max_rows, k});
     if (moves) b.weights = arena.take(DType::F32, {max_rows, k});
-    if (moves)
-      b.rows = arena.take(DType::Bf16, {carrier == RowCarrier::PeerFetch ? slice : max_rows, h});
+    if (moves) b.rows = take_rows(arena, layout, fetched ? slice : max_rows);
+    if (moves && !fetched && travel.rows != DType::Bf16)
+      b.own_rows = take_rows(arena, layout, slice);
     b.partial = arena.take(DType::Bf16, {max_rows, h});
     if (moves && tp_size > 1) b.output_slice = arena.take(output_dtype(c), {slice, h});
     return b;
@@ -288,12 +317,16 @@ struct PeerBuffers {
 };
 
 inline int64_t dispatcher_bytes(DispatcherKind kind, const MoeConfig& config, int64_t max_tokens,
-                                int num_ranks, int tp_size, RowCarrier carrier) {
+                                int num_ranks, int tp_size, RowTravel travel,
+                                bool sums_at_source = false) {
   Arena arena({});
-  if (is_peer(carrier))
-    PeerBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, carrier);
+  if (is_peer(travel.carrier) && kind == DispatcherKind::LowLatency)
+    LowLatencyBuffers::take(arena, config, max_tokens, num_ranks, tp_size, sums_at_source);
+  else if (is_peer(travel.carrier))
+    PeerBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, travel);
   else
-    DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, carrier);
+    DispatchBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, travel,
+                          sums_at_source);
   return static_cast<int64_t>(arena.bytes());
 }
 

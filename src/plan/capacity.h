@@ -78,6 +78,11 @@ inline int64_t slice_capacity(int64_t max_tokens, int tp_size) {
   return ceil_div(max_tokens, tp_size);
 }
 
+// Of a layer's output rows, and of GEMM2's.
+inline DType output_dtype(const MoeConfig& config) {
+  return config.f32_sums ? DType::F32 : DType::Bf16;
+}
+
 // Most rows a rank can receive.
 inline int64_t received_rows(DispatcherKind kind, int64_t max_tokens, int num_ranks, int tp_size) {
   if (kind == DispatcherKind::Local) return max_tokens;

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// src/plan/row_carrier.h -- what carries rows from rank to rank: it decides the buffers of a call.
+// src/plan/row_carrier.h -- what carries rows from rank to rank, and as what they travel.
 #pragma once
 
 #include "switchyard/strategy.h"
@@ -15,11 +15,18 @@ enum class RowCarrier {
   NcclExact,     // as many rows as there are; the host reads the counts
 };
 
+// What rows travel as.
+inline DType travelling_dtype(DispatcherKind kind, const StrategyRequest& r) {
+  const bool travel = kind == DispatcherKind::Normal || kind == DispatcherKind::AllGather;
+  return travel && r.num_ranks > 1 && r.fp8_rows ? r.experts : DType::Bf16;
+}
+
 inline RowCarrier row_carrier(DispatcherKind kind, const StrategyRequest& r, int token_pieces) {
   if (r.device.kind != DeviceKind::Cuda || r.num_ranks == 1) return RowCarrier::Communicator;
   const bool normal = kind == DispatcherKind::Normal;
-  if (r.peer_memory) {  // what overlaps with other work is pushed, and what is quantised first
-    const bool fetches = r.fetch_rows && token_pieces <= 1 && r.experts == DType::Bf16;
+  if (r.peer_memory) {  // what overlaps with other work is pushed, and what arrives to be quantised
+    const bool fetches =
+        r.fetch_rows && token_pieces <= 1 && travelling_dtype(kind, r) == r.experts;
     return normal && fetches ? RowCarrier::PeerFetch : RowCarrier::PeerPush;
   }
   // Only the normal dispatcher's sizes depend on the routing.
@@ -28,6 +35,15 @@ inline RowCarrier row_carrier(DispatcherKind kind, const StrategyRequest& r, int
 
 inline RowCarrier row_carrier(DispatcherKind kind, const StrategyRequest& r) {
   return row_carrier(kind, r, r.token_pieces);
+}
+
+// By what, and as what: it decides the buffers of a call.
+struct RowTravel {
+  RowCarrier carrier = RowCarrier::Communicator;
+  DType rows = DType::Bf16;
+};
+inline RowTravel row_travel(DispatcherKind kind, const StrategyRequest& r, int token_pieces) {
+  return {row_carrier(kind, r, token_pieces), travelling_dtype(kind, r)};
 }
 
 inline bool is_peer(RowCarrier carrier) {

@@ -70,9 +70,6 @@ Strategy evaluate(const Combination& c, const StrategyRequest& r) {
   s.executor = executor;
   s.provider = provider;
   s.opt_in = executor == ExecutorKind::Hybrid;  // until measurements say that it should not be
-  s.provided = dispatcher != DispatcherKind::LowLatency;
-  if (!s.provided)
-    s.note = cat("not provided yet; the nearest is normal+", executor_name(executor));
   for (auto& conditions : {layer_conditions(r), expert_conditions(r),
                            dispatcher_conditions(dispatcher, r), executor_conditions(executor, r),
                            provider_conditions(provider, executor, r), capacity_conditions(c, r)})
@@ -84,6 +81,7 @@ Strategy evaluate(const Combination& c, const StrategyRequest& r) {
   const RowCarrier carrier = row_carrier(dispatcher, r, pieces.count);
   s.fetch_rows = carrier == RowCarrier::PeerFetch;
   s.carrier = describe(carrier);
+  s.rows = travelling_dtype(dispatcher, r);
   s.predicted_us = pieces.us;
   if (provider == GemmProvider::Hopper) s.gemms = describe_gemms(c, r);
   return s;
@@ -92,7 +90,11 @@ Strategy evaluate(const Combination& c, const StrategyRequest& r) {
 // The dispatcher that the ranks call for, as rtp-llm, the reference system, chooses it.
 DispatcherKind dispatcher_for(const StrategyRequest& r) {
   const bool replicated = r.num_ranks == 1 || (r.tp_size == r.num_ranks && r.use_all_gather);
-  return replicated ? DispatcherKind::Local : DispatcherKind::Normal;
+  if (replicated) return DispatcherKind::Local;
+  const bool wants_low_latency = r.use_low_latency || r.sums_at_source;
+  return wants_low_latency && !is_nccl(row_carrier(DispatcherKind::LowLatency, r))
+             ? DispatcherKind::LowLatency
+             : DispatcherKind::Normal;
 }
 
 // All that `auto` compares. Over NCCL all rows to all ranks may cost less than to pack blocks of
@@ -111,7 +113,7 @@ std::string why_dispatcher(const StrategyRequest& r, DispatcherKind kind) {
                         kind == DispatcherKind::AllGather ? "all rows to all ranks cost least"
                                                           : "one row per token and owning rank");
   if (is_nccl(row_carrier(DispatcherKind::Normal, r))) why += ", over NCCL";
-  if (r.use_low_latency) why += ", low latency is not provided yet";
+  if (kind == DispatcherKind::LowLatency) why += ", low latency is asked for";
   return why;
 }
 

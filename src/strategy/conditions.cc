@@ -60,6 +60,15 @@ std::vector<Condition> expert_conditions(const StrategyRequest& r) {
                 runs, device_name(d.kind), ", H=", r.config.hidden, ", I=", r.config.intermediate)};
 }
 
+std::vector<Condition> row_conditions(DispatcherKind kind, const StrategyRequest& r) {
+  const DType rows = r.experts;
+  return {condition("rows travel as bf16 or f8_e4m3", rows == DType::Bf16 || rows == DType::F8E4m3,
+                    dtype_name(rows)),
+          condition("rows in f8_e4m3 are those of a dispatcher over which rows travel: normal or "
+                    "all_gather, of several ranks",
+                    travelling_dtype(kind, r) == rows, dispatcher_name(kind), ", P=", r.num_ranks)};
+}
+
 std::vector<Condition> layer_conditions(const StrategyRequest& r) {
   const MoeConfig& c = r.config;
   return {
@@ -112,9 +121,16 @@ std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const Strategy
       all.push_back(condition("more than one rank", r.num_ranks > 1, "P=", r.num_ranks));
       break;
     case DispatcherKind::LowLatency:
-      all.push_back({"the low-latency dispatcher is provided (saw: not provided yet)", false});
+      all.push_back(condition("more than one rank", r.num_ranks > 1, "P=", r.num_ranks));
+      all.push_back(condition("GPUs of low_latency reach each other's memory; over NCCL say normal",
+                              !is_nccl(carrier), "peer_memory=", on_or_off(r.peer_memory)));
       break;
   }
+  if (r.sums_at_source)
+    all.push_back(
+        condition("rows of experts are summed at their source by low_latency, or one rank",
+                  kind == DispatcherKind::LowLatency || r.num_ranks == 1, dispatcher_name(kind),
+                  ", P=", r.num_ranks));
   return all;
 }
 
@@ -163,7 +179,7 @@ int64_t strategy_workspace_bytes(const Combination& c, const StrategyRequest& r)
     return checked_add(
         executor_bytes(ExecutorShape::of(r, c.provider), c.executor, r.masked_max_tokens, max_rows),
         dispatcher_bytes(c.dispatcher, r.config, r.max_tokens, r.num_ranks, r.tp_size,
-                         row_carrier(c.dispatcher, r)),
+                         row_travel(c.dispatcher, r, r.token_pieces), r.sums_at_source),
         "workspace");
   } catch (const Error&) {
     return -1;  // sizes that do not fit 63 bits: the condition on the workspace says so

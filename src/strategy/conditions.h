@@ -14,6 +14,8 @@ namespace switchyard {
 std::vector<Condition> layer_conditions(const StrategyRequest& request);
 // What its routed experts are made of, and where such run.
 std::vector<Condition> expert_conditions(const StrategyRequest& request);
+// What `experts` are is what rows travel as.
+std::vector<Condition> row_conditions(DispatcherKind kind, const StrategyRequest& request);
 std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const StrategyRequest& request);
 std::vector<Condition> executor_conditions(ExecutorKind kind, const StrategyRequest& request);
 // Empty for the CPU's own: conditions of GPUs apply with a GPU only.

@@ -9,6 +9,7 @@
 #include "base/checked.h"
 #include "plan/capacity.h"
 #include "plan/row_carrier.h"
+#include "plan/row_layout.h"
 
 namespace switchyard {
 namespace {
@@ -17,7 +18,7 @@ namespace {
 double expected_rows(DispatcherKind dispatcher, const StrategyRequest& r) {
   const auto all =
       static_cast<double>(received_rows(dispatcher, r.max_tokens, r.num_ranks, r.tp_size));
-  if (dispatcher != DispatcherKind::Normal) return all;
+  if (dispatcher == DispatcherKind::Local || dispatcher == DispatcherKind::AllGather) return all;
   // A token misses a rank if none of its K choices falls into the rank's E/P experts.
   const double share = 1.0 / r.num_ranks;
   return all * (1 - std::pow(1 - share, r.config.top_k));
@@ -46,10 +47,10 @@ double cublas_extra_us(double slots, bool masked, double buffer, const StrategyR
          (masked ? 0 : kReadCountsUs);
 }
 
-// How rows get to other ranks and back.
+// How rows get to other ranks and back, in bytes.
 struct Travel {
-  double crossing = 0;  // rows over links
-  double copied = 0;    // rows copied beside that, into blocks and out of them
+  double crossing = 0;  // links
+  double copied = 0;    // beside that, into blocks and out of them
   double link_share = 1;
   double meetings_us = 0;
 };
@@ -65,20 +66,25 @@ Travel travel_of(DispatcherKind dispatcher, double rows, const StrategyRequest& 
   constexpr double kMeetingsUs = 55, kWithCountsUs = 85, kByHostUs = 400;
   if (r.num_ranks == 1) return {};
   const double p = r.num_ranks, others = (p - 1) / p;
-  const RowCarrier carrier = row_carrier(dispatcher, r);
+  const auto [carrier, dtype] = row_travel(dispatcher, r, r.token_pieces);
+  const auto bytes_of = [&](DType rows_as) {
+    return static_cast<double>(row_layout(rows_as, r.config.hidden).row_bytes());
+  };
+  // Of a row there, of a partial row back, of both.
+  const double there = bytes_of(dtype), back = bytes_of(DType::Bf16), both = there + back;
   if (dispatcher == DispatcherKind::Local)
-    return is_nccl(carrier) ? over_nccl(rows * (p - 1), 0, kMeetingsUs)
-                            : Travel{.crossing = rows * (p - 1)};
+    return is_nccl(carrier) ? over_nccl(rows * (p - 1) * back, 0, kMeetingsUs)
+                            : Travel{.crossing = rows * (p - 1) * back};
   if (carrier == RowCarrier::NcclExact)
-    return over_nccl(rows * others * 2, rows * others + rows / p * 2, kByHostUs);
-  if (carrier != RowCarrier::NcclBlocks) return {.crossing = rows * others * 2};
+    return over_nccl(rows * others * both, rows * others * there + rows / p * both, kByHostUs);
+  if (carrier != RowCarrier::NcclBlocks) return {.crossing = rows * others * both};
   // Blocks of the bound, whatever the routing.
   const auto bound = static_cast<double>(
       received_rows(DispatcherKind::AllGather, r.max_tokens, r.num_ranks, r.tp_size));
-  const double crossing = bound * others * 2;
+  const double crossing = bound * others * both;
   return dispatcher == DispatcherKind::Normal
-             ? over_nccl(crossing, (rows * others + rows) * 2, kWithCountsUs)
-             : over_nccl(crossing, rows / p, kMeetingsUs);
+             ? over_nccl(crossing, (rows * others + rows) * both, kWithCountsUs)
+             : over_nccl(crossing, rows / p * back, kMeetingsUs);
 }
 
 // Shares of the device's rates that a layer reaches, and what it takes beside them.
@@ -165,11 +171,9 @@ Prediction predict(const Combination& c, const StrategyRequest& r) {
       ExecutorShape::of(r, provider), masked ? Layout::Masked : Layout::Contiguous, max_rows));
   const double plan_us = buffer * 8 / r.device.read_gbps * 1e-3;
   const Travel travel = travel_of(dispatcher, rows, r);
-  const double row_bytes = 2.0 * r.config.hidden;
-  const double link_us =
-      travel.crossing * row_bytes / (r.device.link_gbps * travel.link_share) * 1e-3;
+  const double link_us = travel.crossing / (r.device.link_gbps * travel.link_share) * 1e-3;
   const double copy_us =
-      2 * travel.copied * row_bytes / (r.device.read_gbps * reached_by(provider).row_moves) * 1e-3;
+      2 * travel.copied / (r.device.read_gbps * reached_by(provider).row_moves) * 1e-3;
   const double extra_us =
       provider == GemmProvider::Cublas ? cublas_extra_us(slots, masked, buffer, r) : 0;
   return {local.us() + plan_us + copy_us + extra_us, travel.meetings_us, link_us};
@@ -177,7 +181,9 @@ Prediction predict(const Combination& c, const StrategyRequest& r) {
 
 PieceChoice choose_token_pieces(const Combination& c, const StrategyRequest& r) {
   const auto choice = [&](int count) { return PieceChoice{count, us_of_pieces(count, c, r)}; };
-  if (r.num_ranks == 1 || c.dispatcher == DispatcherKind::Local || r.tp_size > 1) return choice(1);
+  const bool is_whole =
+      c.dispatcher == DispatcherKind::Local || c.dispatcher == DispatcherKind::LowLatency;
+  if (r.num_ranks == 1 || is_whole || r.tp_size > 1) return choice(1);
   const auto most = static_cast<int>(std::clamp<int64_t>(r.max_tokens, 1, kMaxTokenPieces));
   if (r.token_pieces > 0) return choice(std::min(r.token_pieces, most));
   if (r.device.kind == DeviceKind::Cpu) return choice(1);  // one thing at a time

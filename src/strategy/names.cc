@@ -22,24 +22,24 @@ struct ReferenceName {
   DType experts() const { return name.starts_with("fp8") ? DType::F8E4m3 : DType::Bf16; }
 };
 constexpr std::array kReferenceNames = {
-    ReferenceName{"no_quant_ep_low_latency", "", "no_quant_dp_normal_deepgemm"},
+    ReferenceName{"no_quant_ep_low_latency", "low_latency+masked", ""},
     ReferenceName{"no_quant_cpp", "local+contiguous", ""},
     ReferenceName{"no_quant_dp_normal", "contiguous", ""},
     ReferenceName{"no_quant_dp_normal_deepgemm", "hybrid", ""},
     ReferenceName{"fp8_per_block_no_dp", "local+hybrid", ""},
     ReferenceName{"fp8_per_block_no_dp_masked", "local+masked", ""},
-    ReferenceName{"fp8_per_block_ep_low_latency", "", "fp8_per_block_ep_normal"},
+    ReferenceName{"fp8_per_block_ep_low_latency", "low_latency+masked", ""},
     ReferenceName{"fp8_per_block_ep_normal", "normal+hybrid", ""},
     ReferenceName{"fp8_per_block_pure_cp", "all_gather+hybrid", ""},
     ReferenceName{"fp8_per_block_pure_dp", "all_gather+masked", ""},
     ReferenceName{"fp8_per_tensor_no_dp", "local+contiguous", ""},
-    ReferenceName{"fp8_per_tensor_ep_low_latency", "", "fp8_per_tensor_ep_normal"},
+    ReferenceName{"fp8_per_tensor_ep_low_latency", "low_latency+masked", ""},
     ReferenceName{"fp8_per_tensor_ep_normal", "normal+contiguous", ""},
     ReferenceName{"w4a8_int4_per_channel_no_dp", "", "no_quant_cpp"},
-    ReferenceName{"w4a8_int4_per_channel_ep_low_latency", "", "no_quant_dp_normal_deepgemm"},
+    ReferenceName{"w4a8_int4_per_channel_ep_low_latency", "", "no_quant_ep_low_latency"},
     ReferenceName{"w4a8_int4_per_channel_ep_normal", "", "no_quant_dp_normal"},
     ReferenceName{"fp4_no_dp", "", "no_quant_cpp"},
-    ReferenceName{"fp4_ep_low_latency", "", "no_quant_dp_normal_deepgemm"},
+    ReferenceName{"fp4_ep_low_latency", "", "no_quant_ep_low_latency"},
     ReferenceName{"fp4_ep_normal", "", "no_quant_dp_normal"},
 };
 
@@ -81,9 +81,6 @@ std::optional<NamedChoice> parse_combination(std::string_view name) {
   const auto executor = kind_from(name, kExecutors, executor_name);
   if (!executor) return {};
   choice.executor = *executor;
-  if (choice.dispatcher == DispatcherKind::LowLatency)
-    choice.not_provided = cat("the low-latency dispatcher is not provided yet. Use normal+",
-                              executor_name(*executor), ".");
   return choice;
 }
 
@@ -161,9 +158,8 @@ std::vector<StrategyName> strategy_names() {
                      "combination", "local for one rank, normal otherwise"});
   for (const auto dispatcher : kDispatchers)
     for (const auto executor : kExecutors) {
-      const bool later = dispatcher == DispatcherKind::LowLatency;
       const auto name = canonical_name({dispatcher, executor});
-      names.push_back({name, later ? "" : name, later ? "not provided yet" : "combination", ""});
+      names.push_back({name, name, "combination", ""});
     }
   for (const auto& r : kReferenceNames)
     names.push_back({std::string(r.name), std::string(r.means),

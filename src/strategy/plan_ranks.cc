@@ -342,7 +342,7 @@ RankPlan plan_ranks(const PlanRequest& request) {
               move_of(reversed(all), {partial_bytes, {}, gather_us}, rates));
   plan.window_bytes = dispatcher_bytes(
       d.ranks > 1 ? DispatcherKind::Normal : DispatcherKind::Local, request.config, request.tokens,
-      request.num_ranks, 1, d.ranks > 1 ? RowCarrier::PeerFetch : RowCarrier::Communicator);
+      request.num_ranks, 1, {d.ranks > 1 ? RowCarrier::PeerFetch : RowCarrier::Communicator});
   return plan;
 }
 

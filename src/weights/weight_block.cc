@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
@@ -35,6 +36,16 @@ std::string size_text(uint64_t bytes) {
 // what is multiplied.
 RandomValues for_fan_in(int64_t fan_in, int number) {
   return {number, std::sqrt(3.0f / static_cast<float>(fan_in))};
+}
+
+// The same as codes of the whole range times scales, from half to one and a half of what makes them
+// that wide.
+RandomValues codes_for(const RandomValues& values) {
+  return {values.number, F8E4m3::kMax};
+}
+RandomValues scales_for(const RandomValues& values, int number) {
+  const float middle = values.range / F8E4m3::kMax;
+  return {number, middle / 2, middle};
 }
 
 // ---- rules and random values
@@ -128,6 +139,8 @@ void fill(Tensor t, uint64_t stream, RandomValues random) {
     const float value = random.middle + uniform_at(stream, static_cast<uint64_t>(i), random.range);
     if (t.dtype == DType::F32)
       t.as<float>()[i] = value;
+    else if (t.dtype == DType::F8E4m3)
+      t.as<F8E4m3>()[i] = F8E4m3(value);
     else
       t.as<Bf16>()[i] = Bf16(value);
   }
@@ -161,25 +174,31 @@ std::vector<WeightPart> weight_parts(const MoeConfig& c, int num_ranks,
   };
   using Block = WeightBlock;
   constexpr DType kBf16 = DType::Bf16, kF32 = DType::F32;
-  const int64_t n = experts_of_rank(c.num_experts, num_ranks), rows = c.router_rows();
+  const int64_t n =
+      format.num_slots > 0 ? format.num_slots : experts_of_rank(c.num_experts, num_ranks);
+  const int64_t rows = c.router_rows();
   const int64_t h = c.hidden, i = c.intermediate, is = c.shared.intermediate, l = c.path.latent;
   const int64_t routed_h = c.routed_hidden();
 
   using E = ExpertWeights;
   const auto expert = parts_in(WeightPart::Group::Experts, &LayerWeights::experts);
   const Shape w1{n, c.w1_rows(), routed_h}, w2{n, routed_h, i};
-  expert("w1", &Block::w1, &E::w1, true, format.dtype, w1, for_fan_in(routed_h, 1));
-  expert("w2", &Block::w2, &E::w2, true, format.dtype, w2, for_fan_in(i, 2));
+  const RandomValues in_w1 = for_fan_in(routed_h, 1), in_w2 = for_fan_in(i, 2);
+  const bool f8 = format.dtype == DType::F8E4m3;
+  expert("w1", &Block::w1, &E::w1, true, format.dtype, w1, f8 ? codes_for(in_w1) : in_w1);
+  expert("w2", &Block::w2, &E::w2, true, format.dtype, w2, f8 ? codes_for(in_w2) : in_w2);
   const auto scales = [&](const char* name, Tensor WeightBlock::*tensor,
-                          BlockScales ExpertWeights::*member, const Shape& matrix,
-                          ScaleBlock block) {
-    if (format.dtype == DType::F8E4m3)
+                          BlockScales ExpertWeights::*member, const Shape& shape,
+                          const RandomValues& random) {
+    if (f8)
       parts.push_back({WeightPart::Group::Experts, name, tensor,
                        [=](const LayerWeights& w) { return (w.experts.*member).values; }, true,
-                       kF32, scales_shape(matrix, block), RandomValues{}});
+                       kF32, shape, random});
   };
-  scales("w1 scales", &Block::w1_scales, &E::w1_scales, w1, format.w1);
-  scales("w2 scales", &Block::w2_scales, &E::w2_scales, w2, format.w2);
+  scales("w1 scales", &Block::w1_scales, &E::w1_scales, scales_shape(w1, format.w1),
+         scales_for(in_w1, 13));
+  scales("w2 scales", &Block::w2_scales, &E::w2_scales, scales_shape(w2, format.w2),
+         scales_for(in_w2, 14));
   expert("b1", &Block::b1, &E::b1, c.expert_bias, kF32, {n, c.w1_rows()}, {3, 0.5f});
   expert("b2", &Block::b2, &E::b2, c.expert_bias, kF32, {n, routed_h}, {4, 0.5f});
 
@@ -242,6 +261,7 @@ WeightBlock WeightBlock::allocate(const MoeConfig& config, int num_ranks,
 LayerWeights WeightBlock::view() const {
   LayerWeights w;
   w.experts = {.order = GateUpOrder::GateUp, .w1 = w1, .w2 = w2, .b1 = b1, .b2 = b2};
+  w.experts.num_slots = format.num_slots;
   if (w1_scales.present()) {
     w.experts.w1_scales = {w1_scales, format.w1};
     w.experts.w2_scales = {w2_scales, format.w2};
@@ -264,13 +284,22 @@ int64_t weight_bytes(const MoeConfig& config, int num_ranks, const ExpertFormat&
 }
 
 ExpertFormat format_of(const ExpertWeights& weights) {
-  if (weights.w1.dtype != DType::F8E4m3) return {};
-  return {DType::F8E4m3, weights.w1_scales.block, weights.w2_scales.block};
+  if (weights.w1.dtype != DType::F8E4m3) return {.num_slots = weights.num_slots};
+  return {DType::F8E4m3, weights.w1_scales.block, weights.w2_scales.block, weights.num_slots};
+}
+
+ExpertFormat fp8_blocks(const MoeConfig& config) {
+  const int64_t rows =
+      config.activation.gated() ? std::gcd(kQuantGroup, config.intermediate) : kQuantGroup;
+  return {DType::F8E4m3, {rows, kQuantGroup}, {kQuantGroup, kQuantGroup}};
 }
 
 void validate(const ExpertWeights& w, const MoeConfig& c, int num_ranks, DeviceKind device) {
   validate(c);
   SWITCHYARD_REQUIRE(num_ranks >= 1, ShapeMismatch, "weights: P=", num_ranks, ", need at least 1.");
+  SWITCHYARD_REQUIRE(w.num_slots >= 0 && w.num_slots <= kMaxExperts, ShapeMismatch,
+                     "weights: num_slots=", w.num_slots, ", need 0 to ", kMaxExperts,
+                     ". Pass the weight slots of this rank, or 0 for its experts in order.");
   check_order("w1", w.order, c.activation);
   check_format(w);
   LayerWeights layer;
@@ -289,10 +318,11 @@ void validate(const LayerWeights& w, const MoeConfig& c, int num_ranks, DeviceKi
 
 namespace {
 
-LayerWeights draw_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed) {
-  const auto block = WeightBlock::allocate(config, num_ranks);
+LayerWeights draw_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed,
+                          const ExpertFormat& format) {
+  const auto block = WeightBlock::allocate(config, num_ranks, format);
   const int64_t experts = experts_of_rank(config.num_experts, num_ranks);
-  auto parts = weight_parts(config, num_ranks);
+  auto parts = weight_parts(config, num_ranks, format);
   std::erase_if(parts, [](const WeightPart& part) { return !part.wanted; });
   const int64_t num_threads = std::clamp<int64_t>(std::thread::hardware_concurrency(), 1, experts);
   {
@@ -318,10 +348,12 @@ LayerWeights draw_weights(const MoeConfig& config, int num_ranks, int rank, uint
 
 }  // namespace
 
-LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed) {
+LayerWeights random_weights(const MoeConfig& config, int num_ranks, int rank, uint64_t seed,
+                            const ExpertFormat& format) {
   SWITCHYARD_REQUIRE(rank >= 0 && rank < num_ranks, ShapeMismatch, "random_weights: rank=", rank,
                      " of ", num_ranks, ", need 0 to num_ranks-1.");
-  return as_errors("random_weights", [&] { return draw_weights(config, num_ranks, rank, seed); });
+  return as_errors("random_weights",
+                   [&] { return draw_weights(config, num_ranks, rank, seed, format); });
 }
 
 }  // namespace switchyard

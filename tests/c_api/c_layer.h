@@ -117,6 +117,15 @@ inline swy_weight_views c_views(const LayerWeights& from) {
   c.shared_w2 = c_tensor(from.shared.w2);
   c.shared_gate = c_tensor(from.shared.gate);
   c.transposed = from.experts.transposed;
+  c.num_slots = from.experts.num_slots;
+  if (!from.experts.w1_scales.present()) return c;
+  c.w1_scales = c_tensor(from.experts.w1_scales.values);
+  c.w2_scales = c_tensor(from.experts.w2_scales.values);
+  const auto extent = [](int64_t size) { return size == ScaleBlock::kWhole ? 0 : size; };
+  c.w1_block_rows = extent(from.experts.w1_scales.block.rows);
+  c.w1_block_cols = extent(from.experts.w1_scales.block.cols);
+  c.w2_block_rows = extent(from.experts.w2_scales.block.rows);
+  c.w2_block_cols = extent(from.experts.w2_scales.block.cols);
   return c;
 }
 

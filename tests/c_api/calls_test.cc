@@ -126,7 +126,7 @@ class CCalls : public ::testing::Test {
   swy_conv_prefill_states prefill = with_defaults(swy_conv_prefill_states_init);
   swy_delta_rule_decode delta = with_defaults(swy_delta_rule_decode_init);
   std::vector<char> text = std::vector<char>(1 << 16);
-  int32_t words[2] = {-3, -3};
+  int32_t words[2] = {-3, -3}, slots[2] = {0, 1};
   int64_t layers[4] = {-3, -3, -3, -3};
   float host[8] = {};
   // Of calls that write a struct.
@@ -178,6 +178,7 @@ void CCalls::for_each_function(F&& f) {
   f(NAMED(swy_weights_create), Nulls{1, 2}, &views, nullptr, nullptr, &r.weights);
   f(NAMED(swy_weights_create_copy), Nulls{}, c, &config, 1, &views, &r.weights);
   f(NAMED(swy_weights_create_from_checkpoint), Nulls{}, c, checkpoint.get(), 1, 1, 0, &r.weights);
+  f(NAMED(swy_weights_create_native), Nulls{}, c, checkpoint.get(), 1, 1, 0, &r.weights);
   f(NAMED(swy_weights_create_random), Nulls{}, c, &config, 1, 0, 3, &r.weights);
   f(NAMED(swy_weights_create_arranged), Nulls{}, c, &config, 1, weights.get(), &r.weights);
   f(NAMED(swy_weights_arranged_bytes), Nulls{}, weights.get(), &r.count);
@@ -192,6 +193,8 @@ void CCalls::for_each_function(F&& f) {
   f(NAMED(swy_fused_experts_forget), Nulls{});
   f(NAMED(swy_layer_wait), Nulls{1}, layer.get(), nullptr);
   f(NAMED(swy_layer_grow), Nulls{2}, layer.get(), 64, nullptr);
+  f(NAMED(swy_layer_set_placement), Nulls{3}, layer.get(), slots, 2, nullptr);
+  f(NAMED(swy_layer_expert_loads), Nulls{}, layer.get(), &scratch.rows);
   f(NAMED(swy_layer_input_rows), Nulls{}, layer.get(), &scratch.rows);
   f(NAMED(swy_layer_explain), Nulls{3}, layer.get(), text.data(), text.size(), &scratch.bytes);
   f(NAMED(swy_attention_create), Nulls{}, c, 2, &r.attention);
@@ -228,8 +231,12 @@ bool needs_mpi(const std::string& name) {
 
 TEST_F(CCalls, GoodArgumentsAreGood) {
   const std::set<std::string> without_good_ones{
-      "swy_group_create", "swy_group_create_from_env", "swy_attention_conv_decode",
-      "swy_attention_conv_prefill_states", "swy_attention_delta_rule_decode"};
+      "swy_group_create",
+      "swy_group_create_from_env",
+      "swy_attention_conv_decode",
+      "swy_attention_conv_prefill_states",
+      "swy_attention_delta_rule_decode",
+      "swy_layer_set_placement"};  // of a layer without slots
   for_each_function([&](const std::string& name, auto function, const Nulls&, auto... arguments) {
     if (needs_mpi(name)) return;
     const swy_status status = function(arguments...);
@@ -477,8 +484,8 @@ TEST_F(CCalls, TensorsAreRefusedByName) {
   args.hidden.strides[0] = 128;
   good(swy_layer_forward(layer.get(), &args, nullptr));
   args = kept;
-  args.ids.dtype = 6;
-  refused(SWY_INVALID_ARGUMENT, "ids.dtype=6, need 0 to 5");
+  args.ids.dtype = 7;
+  refused(SWY_INVALID_ARGUMENT, "ids.dtype=7, need 0 to 6");
   args = kept;
   args.weights.data = nullptr;
   refused(SWY_INVALID_ARGUMENT, "weights.data=NULL, need 80 bytes");

@@ -11,9 +11,12 @@
 
 #include "c_api/c_layer.h"
 #include "switchyard/linear_attention.h"
+#include "switchyard/safetensors.h"
 #include "testing/checkpoints.h"
+#include "testing/f8_weights.h"
 #include "testing/family_configs.h"
 #include "testing/layer_features.h"
+#include "testing/placed_layer.h"
 #include "testing/small_layer.h"
 #include "testing/temporary_folder.h"
 
@@ -175,6 +178,103 @@ TEST(CLayer, ALayerOfACheckpointGivesTheBitsOfCpp) {
   EXPECT_TRUE(same_bits(output, wanted));
 }
 
+TEST(CLayer, ExpertsInF8GiveTheBitsOfCpp) {
+  const MoeConfig config = small_layer();
+  constexpr int64_t kAll = ScaleBlock::kWhole;
+  for (const ExpertFormat& format :
+       {fp8_blocks(config), ExpertFormat{DType::F8E4m3, {1, kAll}, {kAll, kAll}}}) {
+    const LayerWeights f8 = random_weights(config, 1, 0, 7, format);
+    SmallCall wanted(kTokens), call = wanted;
+    const auto cpp = MoeLayer::create(config, f8, small_options("auto"));
+    cpp->forward(wanted.with_gate());
+
+    const CContext context = c_context();
+    const swy_config c = c_config(config);
+    const swy_weight_views views = c_views(f8);
+    EXPECT_EQ(views.w1.dtype, SWY_F8_E4M3);
+    const auto lent = made<CWeights>(
+        [&](swy_weights** out) { return swy_weights_create(&views, nullptr, nullptr, out); });
+    swy_weight_views seen;
+    SWY_INIT(weight_views, seen);
+    good(swy_weights_view(lent.get(), &seen));
+    EXPECT_EQ(std::memcmp(&seen, &views, sizeof seen), 0);
+    const auto copy = made<CWeights>([&](swy_weights** out) {
+      return swy_weights_create_copy(context.get(), &c, 1, &seen, out);
+    });
+    const CLayer layer = c_layer(context.get(), config, copy.get(), c_options(64));
+    c_forward(layer.get(), call.with_gate());
+    EXPECT_TRUE(same_bits(call.output, wanted.output));
+
+    swy_options options = c_options(64);
+    options.experts = SWY_F8_E4M3;
+    size_t bytes = 0;
+    good(swy_workspace_bytes(context.get(), &c, 1, &options, &bytes));
+    EXPECT_EQ(bytes, cpp->workspace_bytes());
+  }
+}
+
+TEST(CLayer, ScalesThatDoNotFitAreRefused) {
+  const LayerWeights f8 = random_weights(small_layer(), 1, 0, 7, fp8_blocks(small_layer()));
+  swy_weight_views views = c_views(f8);
+  views.w1_block_rows = -1;
+  swy_weights* out = nullptr;
+  EXPECT_EQ(swy_weights_create(&views, nullptr, nullptr, &out), SWY_INVALID_ARGUMENT);
+  EXPECT_NE(std::string(swy_last_error()).find("w1_block_rows=-1"), std::string::npos);
+  views = c_views(f8);
+  views.w2_block_cols = 64;
+  const CContext context = c_context();
+  const swy_config config = c_config(small_layer());
+  EXPECT_EQ(swy_weights_create_copy(context.get(), &config, 1, &views, &out), SWY_UNSUPPORTED);
+  EXPECT_NE(std::string(swy_last_error()).find("block.cols=64"), std::string::npos);
+}
+
+// qwen3_moe with one MoE layer, experts in one tensor each, as a file has them.
+void write_f8_checkpoint(const std::filesystem::path& folder) {
+  constexpr int64_t kExperts = 4, kHidden = 128, kInner = 128;
+  write_file(folder / "config.json",
+             R"({"model_type": "qwen3_moe", "hidden_size": 128, "moe_intermediate_size": 128,
+                 "num_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 1,
+                 "norm_topk_prob": true, "hidden_act": "silu",
+                 "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}})");
+  const auto router = random_bf16({kExperts, kHidden}, 1);
+  const F8Matrix w1 = f8_matrix(random_bf16({kExperts, 2 * kInner, kHidden}, 2).view(), {}),
+                 w2 = f8_matrix(random_bf16({kExperts, kHidden, kInner}, 3).view(), {});
+  const std::string at = "model.layers.0.mlp.";
+  const std::vector<NamedTensor> tensors{{at + "gate.weight", router.view()},
+                                         {at + "experts.gate_up_proj", w1.codes.view()},
+                                         {at + "experts.gate_up_proj_scale_inv", w1.scales.view()},
+                                         {at + "experts.down_proj", w2.codes.view()},
+                                         {at + "experts.down_proj_scale_inv", w2.scales.view()}};
+  write_safetensors(folder / "model.safetensors", tensors);
+}
+
+TEST(CLayer, NativeWeightsOfACheckpointGiveTheBitsOfCpp) {
+  const TemporaryFolder folder;
+  write_f8_checkpoint(folder.path());
+  const auto cpp = Checkpoint::open(folder.path());
+  const auto native = cpp->load_layer(0, 1, 0, {}, WeightForms::Native);
+  SmallCall call(kTokens);
+  Buffer<Bf16> wanted({kTokens, 128});
+  const auto layer = MoeLayer::create(cpp->config(0), native, small_options("auto"));
+  layer->forward({.output = wanted.view(), .hidden = std::as_const(call.hidden).view()});
+
+  const CContext context = c_context();
+  const std::string path = folder.path().string();
+  const auto checkpoint = made<CCheckpoint>(
+      [&](swy_checkpoint** out) { return swy_checkpoint_create(path.c_str(), nullptr, out); });
+  const auto weights = made<CWeights>([&](swy_weights** out) {
+    return swy_weights_create_native(context.get(), checkpoint.get(), 0, 1, 0, out);
+  });
+  swy_weight_views seen;
+  SWY_INIT(weight_views, seen);
+  good(swy_weights_view(weights.get(), &seen));
+  EXPECT_EQ(seen.w1.dtype, SWY_F8_E4M3);
+  EXPECT_EQ(seen.w2_block_cols, 128);
+  const CLayer c = c_layer(context.get(), cpp->config(0), weights.get(), c_options(64));
+  c_forward(c.get(), {.output = call.output.view(), .hidden = std::as_const(call.hidden).view()});
+  EXPECT_TRUE(same_bits(call.output, wanted));
+}
+
 TEST(CLayer, IdsOfBothWidthsAndTheReport) {
   const CContext context = c_context();
   const CWeights weights = c_random_weights(context.get(), small_layer(), 5);
@@ -203,6 +303,59 @@ TEST(CLayer, IdsOfBothWidthsAndTheReport) {
   with_wide.max_tokens = kTokens;
   c_forward(layer.get(), with_wide);
   EXPECT_TRUE(same_bits(call.output, wanted.output));
+}
+
+// On one rank no bit depends on where experts are.
+TEST(CLayer, PlacementsAreSwappedAndLoadsAreCounted) {
+  const LayerWeights all = random_weights(small_layer(), 1, 0, 5);
+  const auto slots = random_slots(16, 24, 3);
+  const LayerWeights placed = weights_of_slots(all, slots);
+  const CContext context = c_context();
+  const swy_weight_views views = c_views(placed);
+  const auto weights = made<CWeights>(
+      [&](swy_weights** out) { return swy_weights_create(&views, nullptr, nullptr, out); });
+  swy_weight_views seen;
+  SWY_INIT(weight_views, seen);
+  good(swy_weights_view(weights.get(), &seen));
+  EXPECT_EQ(seen.num_slots, 24);
+  swy_options options = c_options(64);
+  options.placement = slots.data();
+  options.num_slots = 24;
+  options.count_loads = 1;
+  const CLayer layer = c_layer(context.get(), small_layer(), weights.get(), options);
+  const auto cpp = MoeLayer::create(small_layer(), all, small_options("auto"));
+  SmallCall call(kTokens, std::random_device{}()), wanted = call;
+  cpp->forward(wanted.with_ids());
+  c_forward(layer.get(), call.with_ids());
+  EXPECT_TRUE(same_bits(call.output, wanted.output));
+
+  // Each expert keeps its first slot.
+  auto fewer = slots;
+  for (size_t s = 0; s < fewer.size(); ++s)
+    if (std::find(fewer.begin(), fewer.begin() + static_cast<int64_t>(s), fewer[s]) !=
+        fewer.begin() + static_cast<int64_t>(s))
+      fewer[s] = -1;
+  good(swy_layer_set_placement(layer.get(), fewer.data(), 24, nullptr));
+  call.output = Buffer<Bf16>({kTokens, 128});
+  c_forward(layer.get(), call.with_ids());
+  EXPECT_TRUE(same_bits(call.output, wanted.output));
+  EXPECT_EQ(swy_layer_set_placement(layer.get(), fewer.data(), 23, nullptr), SWY_SHAPE_MISMATCH);
+
+  swy_tensor loads{};
+  good(swy_layer_expert_loads(layer.get(), &loads));
+  EXPECT_EQ(loads.dtype, SWY_I64);
+  EXPECT_EQ(loads.shape[0], 16);
+  std::vector<int64_t> expected(16);
+  for (int64_t i = 0; i < call.ids.count(); ++i) expected[static_cast<size_t>(call.ids[i])] += 2;
+  const auto* counted = static_cast<const int64_t*>(loads.data);
+  EXPECT_EQ(std::vector<int64_t>(counted, counted + 16), expected);
+
+  options.placement = nullptr;
+  swy_layer* none = nullptr;
+  const swy_config config = c_config(small_layer());
+  EXPECT_EQ(swy_layer_create(context.get(), &config, weights.get(), nullptr, &options, &none),
+            SWY_INVALID_ARGUMENT)
+      << "slots without a placement";
 }
 
 int released = 0;

@@ -169,6 +169,8 @@ TEST(CRanks, EveryOptionThatDiffersIsNamed) {
       {"fetch_rows", [](swy_options& o) { o.fetch_rows = 0; }},
       {"host_counts", [](swy_options& o) { o.host_counts = 1; }},
       {"peer_memory", [](swy_options& o) { o.peer_memory = 0; }},
+      {"sums_at_source", [](swy_options& o) { o.sums_at_source = 1; }},
+      {"fp8_rows", [](swy_options& o) { o.fp8_rows = 0; }},
       {"host_ordered", [](swy_options& o) { o.host_ordered = 1; }}};
   run([&](Rank& rank) {
     const swy_config config = c_config(small_layer());

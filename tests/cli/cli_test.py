@@ -259,6 +259,17 @@ class Run(CommandLine):
             self.good(*real(), "--ranks", 2, "--strategy", strategy, "--output", files[-1])
         self.assertEqual(len({f.read_bytes() for f in files}), 1)
 
+    def test_low_latency_gives_the_bits_of_normal_or_of_one_rank(self):
+        def output(*more):
+            path = self.folder / f"o{random.random()}"
+            self.good(*real(), "--output", path, *more)
+            return path.read_bytes()
+        one, normal = output(), output("--ranks", 2)
+        low_latency = "--ranks", 2, "--strategy", "no_quant_ep_low_latency"
+        self.assertEqual(output(*low_latency), normal)
+        self.assertEqual(output(*low_latency, "--sums-at-source"), one)
+        self.assertNotEqual(one, normal)
+
     def test_ranks_need_not_divide_the_experts(self):
         for ranks in 3, 5, 33:
             self.good(*real(), "--ranks", ranks)
@@ -266,7 +277,7 @@ class Run(CommandLine):
     def test_a_failed_run_leaves_the_old_output(self):
         out = self.folder / "out"
         out.write_text("precious")
-        self.refused(*real(), "--strategy", "low_latency+masked", "--output", out, says="low_latency")
+        self.refused(*real(), "--strategy", "low_latency+masked", "--output", out, says="more than one rank")
         self.refused(*real(), "--output", self.folder / "no" / "out", says="folder")
         self.assertEqual(out.read_text(), "precious")
 
@@ -430,7 +441,8 @@ class BadInput(CommandLine):
         self.refused(*real(), "--output", self.folder / "o", "--output-dtype", "f8", says="f8")
         self.refused(*real(), "--strategy", "normal+maskd", says="Did you mean")
         self.refused(*real(), "--strategy", "fp8_per_block_no_dp", says="f8_e4m3 (saw bf16)")
-        self.refused(*real(), "--strategy", "fp8_per_block_ep_low_latency", says="not provided yet")
+        self.refused(*real(), "--strategy", "fp4_ep_low_latency", says="not provided yet")
+        self.refused(*real(), "--ranks", 2, "--strategy", "normal", "--sums-at-source", says="by low_latency")
         self.refused(*real(), "--ranks", 2, "--strategy", "local+masked", says="P=2")
         self.refused("run", "--model", MODEL, "--layer", 1, "--tokens", -1, says="--tokens=-1")
 
@@ -463,7 +475,8 @@ class BadInput(CommandLine):
 class Options(CommandLine):
     """Every option that any help lists is in one of these, so that a new one gets its bad values."""
 
-    FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "host-counts", "no-peer-memory",
+    FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "bf16-rows", "host-counts",
+             "no-peer-memory", "sums-at-source",
              "low-latency", "use_deepep_low_latency", "linear-attention", "routed-only"}
     PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir", "placement"}
     NAMES = {"input-tensor", "token-ids-tensor", "expect-tensor", "commit"}  # any word may be one
@@ -472,7 +485,8 @@ class Options(CommandLine):
     NUMBERS = {"layer", "ep-size", "ep-rank", "ranks", "tp-size", "masked-max-tokens", "masked_max_token_num",
                "alignment", "threads", "pieces", "link-blocks", "num-sms", "tokens", "max-tokens", "seed", "repeat",
                "tolerance", "batch", "nodes", "ranks-per-node", "nvlink-gbps", "network-gbps", "nvlink-meeting-us",
-               "network-meeting-us", "network-peer-us", "gemm-tflops", "read-gbps", "slots", "groups"}
+               "network-meeting-us", "network-peer-us", "gemm-tflops", "read-gbps", "slots", "groups",
+               "placement-layer"}
     NO_DEFAULT = {"layer"}
     COMMANDS = {"run": ["--preset", "olmoe-1b-7b", "--ep-size", 64], "models": [], "check": [],
                 "explain": ["--preset", "olmoe-1b-7b"], "bench": ["--preset", "olmoe-1b-7b", "--ep-size", 64],
@@ -1044,7 +1058,7 @@ class OtherCommands(CommandLine):
             chosen = next(s for s in e["strategies"] if s["name"] == e["chosen"])
             self.assertTrue(chosen["holds"] and not chosen["opt_in"])
             low = next(s for s in e["strategies"] if s["name"] == "low_latency+masked")
-            self.assertFalse(low["provided"] or low["holds"])
+            self.assertEqual(low["holds"], ranks > 1)
         text = self.good("explain", "--preset", "deepseek-v3", "--ranks", 8, "--tokens", 128, "--all").stdout
         for part in "normal+hybrid", "FAILS", "no_quant_dp_normal_deepgemm", "not provided yet", "(saw":
             self.assertIn(part, text)
@@ -1091,6 +1105,30 @@ class OtherCommands(CommandLine):
             self.assertGreater(row["us"], 0)
             self.assertGreaterEqual(row["floor_us"], 0)
         self.assertTrue(any(row["floor_us"] > 0 for row in b["rows"]))
+
+    def test_bench_of_a_preset_in_fp8(self):
+        bench = ["bench", "--preset", "olmoe-1b-7b", "--ep-size", 16, "--tokens", 3, "--repeat", 1]
+        bf16, fp8 = self.run_json(*bench), self.run_json(*bench, "--weights", "fp8")
+        self.assertEqual((bf16["experts"], fp8["experts"]), ("bf16", "f8_e4m3"))
+        self.assertIn("experts in fp8", fp8["layer"])
+        bytes_of = lambda b, *ops: sum(row["bytes"] for row in b["rows"] if row["op"] in ops)
+        gemms = bytes_of(fp8, "scaled_gemm1", "scaled_gemm2") / bytes_of(bf16, "grouped_gemm1", "grouped_gemm2")
+        self.assertTrue(0.5 < gemms < 0.52, gemms)  # weights and their scales
+        for row in fp8["rows"]:
+            self.assertGreaterEqual(row["floor_us"], 0)
+        self.assertTrue({"quantize_rows", "quantize_activated"} < {row["op"] for row in fp8["rows"]})
+        ranks = self.run_json(*bench, "--weights", "fp8", "--ranks", 2, "--strategy", "normal+masked")
+        self.assertEqual((ranks["strategy"], ranks["experts"]), ("normal+masked", "f8_e4m3"))
+        self.refused(*bench, "--weights", "native", says="--weights=native")
+        self.refused("bench", "--model", MODEL, "--layer", 1, "--weights", "fp8", says="--weights=fp8, goes with --preset")
+
+    def test_explain_says_what_rows_travel_as(self):
+        explain = ["explain", "--preset", "olmoe-1b-7b", "--weights", "fp8", "--ranks", 2]
+        rows_of = lambda *flags: {s["name"]: s["rows"] for s in self.run_json(*explain, *flags)["strategies"]}
+        self.assertEqual(rows_of()["normal+contiguous"], "f8_e4m3")
+        self.assertEqual(rows_of("--bf16-rows")["normal+contiguous"], "bf16")
+        self.assertIn("rows    in f8_e4m3", self.good(*explain).stdout)
+        self.assertNotIn("rows    ", self.good(*explain, "--bf16-rows").stdout)
 
     def test_bench_takes_tensor_parallel_groups(self):
         bench = ["bench", "--model", MODEL, "--layer", 1, "--tokens", 9, "--repeat", 1, "--ranks", 4]
@@ -1316,7 +1354,51 @@ class Placement(CommandLine):
             self.refused("plan", "--placement", name, "--ranks", 1, says="is no file. Name a recording")
 
     def test_the_manual_shows_what_is_printed(self):
-        self.expect_shown("docs/guide/placement.md", 2)
+        self.expect_shown("docs/guide/placement.md", 3)
+
+    def test_a_layer_runs_with_the_plan_of_its_loads(self):
+        plain = self.run_json(*real(), "--ranks", 4)
+        (self.folder / "loads").write_text(json.dumps([[1] * 32, plain["expert_counts"]]))
+        plan = self.folder / "plan"
+        for ranks, slots, more in (1, 32, ()), (2, 40, ("--tp-size", 2)), (4, 48, ()), (4, 40, ("--strategy", "all_gather+masked")):
+            plan.write_text(json.dumps(self.run_json("plan", "--placement", self.folder / "loads", "--ranks", ranks,
+                                                     "--slots", slots)))
+            r = self.run_json(*real(), "--ranks", ranks, "--placement", plan, "--placement-layer", 1, *more)
+            self.assertTrue(r["good"])
+            self.assertEqual((r["slots"], r["experts"], r["expert_counts"]), (slots, 32, plain["expert_counts"]))
+        self.assertEqual(plain["slots"], 0)
+        text = self.good(*real(), "--ranks", 4, "--placement", plan, "--placement-layer", 1).stdout
+        self.assertIn(f"slots     40, 10 on a rank, by {plan}\n", text)
+
+    def test_slots_of_a_rank_are_explained(self):
+        preset = "explain", "--preset", "deepseek-v3", "--ranks", 8
+        plain, placed = self.run_json(*preset), self.run_json(*preset, "--slots", 288)
+        one_expert = 3 * 2048 * 7168 * 2
+        self.assertEqual(placed["weight_bytes"] - plain["weight_bytes"], 4 * one_expert)
+        self.assertEqual(placed["chosen"], plain["chosen"])
+        self.assertIn("\nslots   288, 36 a rank\n", self.good(*preset, "--slots", 288).stdout)
+        for slots in 248, 260:
+            self.refused(*preset, "--slots", slots, says=f"--slots={slots}, need a multiple of the 8 ranks, 256 experts")
+
+    def test_a_plan_that_is_none_is_refused(self):
+        plan = self.folder / "plan"
+        run = *real(), "--ranks", 2, "--placement", plan
+        self.refused(*run, says="run: placement=")
+        for text, says in (("[1]", "has no physical_to_logical"), ("{", "is no JSON"), ("[" * 100, "nested deeper"),
+                           ('{"physical_to_logical": 3}', "has no physical_to_logical"),
+                           ('{"physical_to_logical": [3]}', "no array for each layer"),
+                           ('{"physical_to_logical": [[0, 0.5]]}', "slot 1 is no expert"),
+                           ('{"physical_to_logical": [[4096]]}', "slot 0 is no expert"),
+                           ('{"physical_to_logical": [[0], [0]]}', "holds 2 layers. Say --placement-layer"),
+                           ('{"physical_to_logical": []}', "holds 0 layers"),
+                           ('{"physical_to_logical": [[0, 1, 2]]}', "3 slots on 2 ranks"),
+                           ('{"physical_to_logical": [[0, 1, 2, 3]]}', "has no expert 4")):
+            plan.write_text(text)
+            with self.subTest(text=text):
+                self.refused(*run, says=says)
+        plan.write_text('{"physical_to_logical": [[0]]}')
+        self.refused(*run, "--placement-layer", 1, says="holds 1 layers, --placement-layer=1")
+        self.refused(*real(), "--placement-layer", 1, says="--placement-layer")
 
 
 if __name__ == "__main__":

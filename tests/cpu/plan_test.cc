@@ -305,6 +305,16 @@ TEST(Headers, DifferentBoundsAndSlicesAreNamed) {
   EXPECT_EQ(bounds.get().rank, 2);
 
   headers = good_headers(4);
+  for (const int64_t r : {1, 2, 3}) headers[r * width + kHeaderPlacement] = 1;
+  Status tables, placements;
+  run_plain(CheckHeaders{tables.words.view(), std::as_const(headers).view(), 1});
+  EXPECT_TRUE(tables.get().good()) << "the same contents, in whichever table";
+  headers[2 * width + kHeaderPlacement] = 2;
+  run_plain(CheckHeaders{placements.words.view(), std::as_const(headers).view(), 1});
+  EXPECT_EQ(placements.get().detail, static_cast<int32_t>(StatusDetail::PlacementsDiffer));
+  EXPECT_EQ(placements.get().rank, 2);
+
+  headers = good_headers(4);
   headers[3 * width + kHeaderTokens] = 7;
   Status alone, grouped;
   run_plain(CheckHeaders{alone.words.view(), std::as_const(headers).view(), 1});

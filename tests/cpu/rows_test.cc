@@ -43,6 +43,19 @@ TEST(ScatterRows, FastEqualsPlainAndTouchesNamedRowsOnly) {
     }
 }
 
+TEST(ScatterRows, MovesRowsOfAnyDtype) {
+  const auto src = testing::random_f32({5, 3}, 1);
+  Buffer<int32_t> places({5, 2});
+  const int32_t to[] = {7, 0, kNoRow, 3, 2, kNoRow, kNoRow, kNoRow, 6, 1};
+  std::copy_n(to, 10, places.data());
+  Buffer<float> dst({8, 3}), expected = dst;  // both poisoned
+  for (const auto& [place, row] : {std::pair{7, 0}, {0, 0}, {3, 1}, {2, 2}, {6, 4}, {1, 4}})
+    std::copy_n(src.data() + row * 3, 3, expected.data() + place * 3);
+  run_plain(ScatterRows{dst.view(), {src.view()}, places.view(), {}});
+  EXPECT_TRUE(testing::same_bits(dst, expected));
+  EXPECT_TRUE(dst.guards_intact());
+}
+
 TEST_P(SumRowsForms, FastEqualsPlainWithAndWithoutWeightsAndAddend) {
   for (const int64_t hidden : {8, 24, 72, 1024})
     for (const int options : {0, 1, 2, 3, 4, 5}) {

@@ -47,6 +47,15 @@ TEST(FillAndCopy, CoverTheirTensorOnly) {
   EXPECT_TRUE(testing::same_bits(a, b));
 }
 
+TEST(WriteI32, CopiesWordsOfTheHost) {
+  Buffer<int32_t> a({2, 3}), none({0, 3});
+  const int32_t words[] = {1, -2, 3, INT32_MAX, INT32_MIN, 0};
+  run_plain(WriteI32{a.view(), words});
+  EXPECT_EQ(a.values(), std::vector<int32_t>(words, words + 6));
+  run_plain(WriteI32{none.view(), words});
+  EXPECT_TRUE(a.guards_intact() && none.guards_intact());
+}
+
 TEST(Poison, FillsTheOutputWithNaNOnlyAfterAnError) {
   auto x = testing::random_bf16({4, 8}, 1);
   const auto before = x.values();

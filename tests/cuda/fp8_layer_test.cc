@@ -139,43 +139,120 @@ TEST(CudaFp8Layer, BitsDependOnNeitherLayoutNorBatch) {
   }
 }
 
-// Rows that travelled have the codes of those that did not. A rank rounds what it sums of a token.
-TEST(CudaFp8Layer, OfSeveralRanksIsThatOfOneRankOfTheCpu) {
-  SWITCHYARD_SKIP_WITHOUT_HOPPER();
-  const MoeConfig c = f8_config();
-  const ScaleBlock w1{8, 128}, w2{128, 128};
-  F8Call call(c, 200);
-  const auto expected =
-      run_on_cpu(c, testing::f8_weights(random_weights(c, 1, 0, 3), w1, w2), call);
-  for (const char* strategy : {"normal+contiguous", "normal+masked", "all_gather+contiguous"}) {
-    SCOPED_TRACE(strategy);
-    std::vector<Buffer<Bf16>> outputs(2);
-    testing::run_gpu_ranks({2, 1}, [&](testing::GpuRank& g) {
-      LayerOptions o;
-      o.max_tokens = 200, o.masked_max_tokens = 400, o.strategy = strategy;
-      o.device = DeviceKind::Cuda, o.backend = g.backend;
-      const auto w = testing::f8_weights(random_weights(c, 2, g.rank(), 3), w1, w2);
-      const auto layer = MoeLayer::create(c, to_device(w, c, 2, *g.backend), g.comm, o);
-      const testing::OnDevice hidden(*g.backend, std::as_const(call.hidden).view());
-      const testing::OnDevice ids(*g.backend, std::as_const(call.ids).view());
-      const testing::OnDevice weights(*g.backend, std::as_const(call.weights).view());
-      const testing::OnDevice output(*g.backend, DType::Bf16, hidden.view().shape);
-      for (int repeat = 0; repeat < 2; ++repeat)
-        layer->forward({.output = output.view(),
-                        .hidden = hidden.view(),
-                        .ids = ids.view(),
-                        .weights = weights.view(),
-                        .stream = g.stream});
+// How rows travel.
+struct Way {
+  const char* name;
+  bool fp8_rows, fetch_rows;
+  DType rows;         // that the strategy says
+  const char* words;  // of its carrier
+};
+constexpr Way kWays[] = {{"bf16", false, true, DType::Bf16, "pushed"},
+                         {"f8 pushed", true, false, DType::F8E4m3, "pushed"},
+                         {"f8 fetched", true, true, DType::F8E4m3, "fetched"}};
+
+// Every rank has the same tokens.
+std::vector<Buffer<Bf16>> run_on_ranks(const MoeConfig& c, int ranks, const char* strategy,
+                                       const Way& way, const F8Call& call) {
+  std::vector<Buffer<Bf16>> outputs(static_cast<size_t>(ranks));
+  testing::run_gpu_ranks({ranks, 1}, [&](testing::GpuRank& g) {
+    LayerOptions o;
+    o.max_tokens = 200, o.masked_max_tokens = 200 * ranks, o.strategy = strategy;
+    o.device = DeviceKind::Cuda, o.backend = g.backend;
+    o.fp8_rows = way.fp8_rows, o.fetch_rows = way.fetch_rows;
+    const auto w = testing::f8_weights(random_weights(c, ranks, g.rank(), 3), {8, 128}, {128, 128});
+    const auto layer = MoeLayer::create(c, to_device(w, c, ranks, *g.backend), g.comm, o);
+    EXPECT_EQ(layer->strategy().rows, way.rows);
+    const bool is_normal = std::string(strategy).starts_with("normal");
+    const std::string& carrier = layer->strategy().carrier;
+    EXPECT_TRUE(!is_normal || carrier.find(way.words) != std::string::npos) << carrier;
+    const testing::OnDevice hidden(*g.backend, call.hidden.view());
+    const testing::OnDevice ids(*g.backend, call.ids.view());
+    const testing::OnDevice weights(*g.backend, call.weights.view());
+    const testing::OnDevice output(*g.backend, DType::Bf16, hidden.view().shape);
+    const ForwardArgs args{.output = output.view(),
+                           .hidden = hidden.view(),
+                           .ids = ids.view(),
+                           .weights = weights.view(),
+                           .stream = g.stream};
+    const auto result = [&] {
       layer->wait(g.stream);
       Buffer<Bf16> host(call.hidden.view().shape);
-      copy_to_host(*g.backend, host.data(), output.view());
-      outputs[static_cast<size_t>(g.rank())] = std::move(host);
+      copy_to_host(*g.backend, host.data(), output.view(), g.stream);
+      return host;
+    };
+    g.everyone();
+    for (int repeat = 0; repeat < 2; ++repeat) layer->forward(args);
+    Buffer<Bf16> eager = result();
+    g.everyone();
+    {
+      testing::Graph graph(g.stream, [&] { layer->forward(args); });
       g.everyone();
-    });
-    for (const auto& output : outputs) expect_close(output, expected, c.hidden);
-    EXPECT_EQ(std::memcmp(outputs[0].data(), outputs[1].data(),
-                          static_cast<size_t>(outputs[0].count()) * sizeof(Bf16)),
-              0);
+      const Buffer<Bf16> poison(eager.view().shape);
+      copy_to_device(*g.backend, output.view(), poison.data(), g.stream);
+      for (int repeat = 0; repeat < 2; ++repeat) graph.launch(g.stream);
+      EXPECT_TRUE(testing::same_bits(result(), eager)) << "replayed";
+      g.everyone();
+    }
+    outputs[static_cast<size_t>(g.rank())] = std::move(eager);
+    g.everyone();
+  });
+  return outputs;
+}
+
+// Rows that travelled have the codes of those that did not, whatever they travelled as. A rank rounds
+// what it sums of a token.
+TEST(CudaFp8Layer, OfSeveralRanksIsThatOfOneRankOfTheCpuAndTheSameHoweverRowsTravel) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  const MoeConfig c = f8_config();
+  F8Call call(c, 200);
+  const auto expected =
+      run_on_cpu(c, testing::f8_weights(random_weights(c, 1, 0, 3), {8, 128}, {128, 128}), call);
+  for (const int ranks : {2, 4})
+    for (const char* strategy : {"normal+contiguous", "normal+masked", "all_gather+contiguous"}) {
+      const auto first = run_on_ranks(c, ranks, strategy, kWays[0], call);
+      expect_close(first[0], expected, c.hidden);
+      for (const Way& way : kWays)
+        for (const auto& output : run_on_ranks(c, ranks, strategy, way, call))
+          EXPECT_EQ(std::memcmp(output.data(), first[0].data(),
+                                static_cast<size_t>(output.count()) * sizeof(Bf16)),
+                    0)
+              << strategy << ", " << way.name << ", " << ranks << " ranks";
+    }
+}
+
+// Rows of low latency are bf16 whatever is asked, and quantised where their experts are.
+TEST(CudaFp8Layer, OverLowLatencyIsThatOfOneRankOfTheCpu) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  const MoeConfig c = f8_config();
+  F8Call call(c, 200);
+  const auto expected =
+      run_on_cpu(c, testing::f8_weights(random_weights(c, 1, 0, 3), {8, 128}, {128, 128}), call);
+  for (const int ranks : {2, 4}) {
+    const auto outputs = run_on_ranks(c, ranks, "low_latency+masked",
+                                      {"low latency", true, true, DType::Bf16, "pushed"}, call);
+    expect_close(outputs[0], expected, c.hidden);
+    for (const auto& output : outputs)
+      EXPECT_TRUE(testing::same_bits(output, outputs[0])) << ranks << " ranks";
+  }
+}
+
+// What a NaN, infinities, zeros, tiny and huge numbers of a token become, and slots without an expert.
+TEST(CudaFp8Layer, OddRowsHaveTheSameBitsHoweverTheyTravel) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  const MoeConfig c = f8_config();
+  F8Call call(c, 60);
+  testing::mark_odd_rows(call.hidden, c.hidden);
+  for (int64_t i = 0; i < call.ids.count(); i += 5) call.ids[i] = -1;
+  const auto expected = run_on_ranks(c, 2, "normal+contiguous", kWays[0], call);
+  for (const Way& way : kWays) {
+    const auto outputs = run_on_ranks(c, 2, "normal+contiguous", way, call);
+    EXPECT_TRUE(std::isnan(static_cast<float>(outputs[0][0]))) << way.name;
+    for (int64_t i = 0; i < outputs[0].count(); ++i) {
+      const auto seen = static_cast<float>(outputs[0][i]),
+                 need = static_cast<float>(expected[0][i]);
+      ASSERT_TRUE(seen == need || (std::isnan(seen) && std::isnan(need)))
+          << way.name << ", row " << i / c.hidden << ", column " << i % c.hidden;
+    }
   }
 }
 

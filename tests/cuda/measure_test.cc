@@ -48,6 +48,24 @@ TEST(Measure, RandomDeviceWeightsAreThoseOfTheHost) {
   expect_equal<Bf16>("shared gate", device.shared.gate, host.shared.gate);
 }
 
+TEST(Measure, RandomDeviceWeightsInF8AreThoseOfTheHost) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  MoeConfig c = small_config();
+  const ExpertFormat format = fp8_blocks(c);
+  for (const int rank : {0, 1}) {
+    const LayerWeights host = random_weights(c, 2, rank, 5, format);
+    const LayerWeights device = random_device_weights(c, cuda_backend(), 5, 2, rank, format);
+    EXPECT_EQ(format_of(device.experts), format);
+    expect_equal<F8E4m3>("w1", device.experts.w1, host.experts.w1);
+    expect_equal<F8E4m3>("w2", device.experts.w2, host.experts.w2);
+    expect_equal<float>("w1 scales", device.experts.w1_scales.values,
+                        host.experts.w1_scales.values);
+    expect_equal<float>("w2 scales", device.experts.w2_scales.values,
+                        host.experts.w2_scales.values);
+    expect_equal<Bf16>("router", device.router.weight, host.router.weight);
+  }
+}
+
 TEST(Measure, RatesArePlausible) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   const DeviceRates rates = measure_device(cuda_backend());
@@ -58,6 +76,8 @@ TEST(Measure, RatesArePlausible) {
   EXPECT_GT(rates.read_gbps, 50);
   EXPECT_LT(rates.read_gbps, 20e3);
   EXPECT_GT(rates.gemm_tflops, 10);
+  const bool multiplies_f8 = describe_device(DeviceKind::Cuda).compute_major >= 9;
+  EXPECT_GE(rates.f8_gemm_tflops, multiplies_f8 ? 1.2 * rates.gemm_tflops : 0);
   EXPECT_LT(rates.gemm_tflops, 5000);
   EXPECT_GT(rates.sm_clock_mhz, 100);
   EXPECT_LT(rates.sm_clock_mhz, 4000);

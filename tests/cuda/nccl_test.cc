@@ -31,8 +31,10 @@ INSTANTIATE_TEST_SUITE_P(Places, NcclRanks,
 
 TEST_P(NcclRanks, DispatchersGiveTheBitsOfTheCpu) {
   SWITCHYARD_SKIP_WITHOUT_NCCL(GetParam().num_devices);
-  for (const int64_t hidden : {64, 200, 7168})
-    for (auto c : dispatch_cases(GetParam().num_ranks, hidden)) {
+  for (const int64_t hidden : {64, 200, 7168}) {
+    auto cases = dispatch_cases(GetParam().num_ranks, hidden);
+    for (auto& c : f8_dispatch_cases(GetParam().num_ranks, hidden)) cases.push_back(std::move(c));
+    for (auto& c : cases) {
       const auto expected = expected_outcomes(c);
       c.options.peer_memory = false;
       for (const bool exact : {false, true}) {
@@ -42,6 +44,7 @@ TEST_P(NcclRanks, DispatchersGiveTheBitsOfTheCpu) {
             << name_of(c) << ", H=" << hidden << (exact ? ", exact sizes" : ", blocks");
       }
     }
+  }
 }
 
 TEST_P(NcclRanks, ManyCallsOfAnyBoundOnOneWorkspace) {

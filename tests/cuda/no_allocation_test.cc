@@ -138,7 +138,8 @@ TEST(NoAllocation, AStepOfLinearAttentionNeitherAllocatesNorWaits) {
 
 TEST(NoAllocation, AForwardOfSeveralRanksNeitherAllocatesNorWaits) {
   SWITCHYARD_SKIP_WITHOUT_HOPPER();
-  for (const char* strategy : {"contiguous", "masked", "all_gather+contiguous"}) {
+  for (const char* strategy :
+       {"contiguous", "masked", "all_gather+contiguous", "low_latency+masked"}) {
     std::barrier together(2);
     Seen seen{};
     run_gpu_ranks({2, 1}, [&](GpuRank& g) {

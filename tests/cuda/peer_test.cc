@@ -42,6 +42,31 @@ TEST_P(PeerCuda, DispatchersGiveTheBitsOfTheCpu) {
   }
 }
 
+TEST_P(PeerCuda, RowsInF8AreThoseThatTheCpuQuantises) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  for (const int64_t hidden : {64, 264, 7168}) {  // scales of 4, 12 and 224 bytes
+    if (small() && hidden == 7168) continue;
+    for (const auto& c : f8_dispatch_cases(GetParam().num_ranks, hidden))
+      ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "")
+          << name_of(c) << ", H=" << hidden;
+  }
+}
+
+TEST_P(PeerCuda, ManyCallsOfRowsInF8) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  for (const uint64_t seed : {60, 61}) {  // pushed, fetched
+    auto c = random_calls(GetParam().num_ranks, small() ? 5 : 100, 300, seed);
+    c.config.hidden = 272;
+    c.options.rows = DType::F8E4m3;
+    c.f8_experts = c.odd_rows = true;
+    const auto expected = expected_outcomes(c);
+    for (const int blocks : {0, 3}) {
+      c.options.num_link_blocks = blocks;
+      ASSERT_EQ(difference(c, expected, on_gpus(c, GetParam())), "") << seed << ", " << blocks;
+    }
+  }
+}
+
 // The host meets its peers before a kernel waits for them: what compute-sanitizer can run.
 class PeerCudaOrdered : public PeerCuda {};
 INSTANTIATE_TEST_SUITE_P(Places, PeerCudaOrdered, ::testing::ValuesIn(kPlacements),
@@ -49,7 +74,9 @@ INSTANTIATE_TEST_SUITE_P(Places, PeerCudaOrdered, ::testing::ValuesIn(kPlacement
 
 TEST_P(PeerCudaOrdered, DispatchersGiveTheBitsOfTheCpu) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
-  for (auto c : dispatch_cases(GetParam().num_ranks, 64)) {
+  auto cases = dispatch_cases(GetParam().num_ranks, 64);
+  for (auto& c : f8_dispatch_cases(GetParam().num_ranks, 64)) cases.push_back(std::move(c));
+  for (auto& c : cases) {
     const auto expected = expected_outcomes(c);
     c.options.host_ordered = true;
     for (const int blocks : {0, 3}) {
@@ -333,7 +360,7 @@ struct RandomLayer {
                            rng() % static_cast<uint64_t>(std::min<int64_t>(config.num_experts, 8)));
     if (rng() % 2 == 0) config.gate.scoring = Scoring::Sigmoid;
     const char* const names[] = {"normal+contiguous", "normal+masked", "normal+hybrid",
-                                 "all_gather+contiguous"};
+                                 "low_latency+masked", "all_gather+contiguous"};
     strategy = names[rng() % std::size(names)];
     fetch_rows = rng() % 2 != 0;
     seed = rng();

@@ -176,6 +176,7 @@ Buffer<int32_t> good_headers(int64_t ranks) {
   for (int64_t r = 0; r < ranks; ++r) {
     for (int64_t i = 0; i < kStatusWords; ++i) headers[r * width + i] = 0;
     headers[r * width + kHeaderMaxTokens] = 16;
+    headers[r * width + kHeaderPlacement] = static_cast<int32_t>(32 + r % 2);
     headers[r * width + kHeaderTokens] = 8;
     for (int64_t d = 0; d < ranks; ++d)
       headers[r * width + kHeaderCounts + d] = static_cast<int32_t>(100 * r + d);
@@ -213,7 +214,10 @@ TEST(CudaHeaders, ErrorsAndDifferencesAreNotedAsOnTheCpu) {
       tokens[r * width + kHeaderTokens] = 7;
       expect_same_verdict(tokens, tp);
       expect_same_verdict(tokens, 1);
-      auto bounds = tokens;
+      auto placement = tokens;
+      placement[r * width + kHeaderPlacement] = 35;
+      expect_same_verdict(placement, tp);
+      auto bounds = placement;
       bounds[r * width + kHeaderMaxTokens] = 15;
       expect_same_verdict(bounds, tp);
       auto error = bounds;

@@ -101,7 +101,8 @@ uint64_t outputs(GpuRank& g) {
       all.insert(all.end(), bits.begin(), bits.end());
     }
   };
-  for (const std::string strategy : {"normal+contiguous", "normal+masked", "all_gather+hybrid"}) {
+  for (const std::string strategy :
+       {"normal+contiguous", "normal+masked", "all_gather+hybrid", "low_latency+masked"}) {
     add(*make_layer(g, strategy, 1), 1);
     g.everyone();
   }

@@ -59,6 +59,20 @@ TEST(CudaScatterRows, WritesTheCpusBitsAndNoOtherRow) {
   }
 }
 
+// Scales beside codes: rows of 4, 12, 92 and 224 bytes.
+TEST(CudaScatterRows, RowsOfAnyMultipleOfFourBytesAreTheCpus) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t width : {1, 3, 23, 56})
+    for (const int64_t capacity : {9, 1100}) {
+      Both<float> src(testing::random_f32({capacity, width}, kSeed));
+      Both<int32_t> places(testing::random_places(capacity, 3, 4 * capacity, kSeed));
+      auto count = Both<int32_t>::of({static_cast<int32_t>(capacity - 2)});
+      Both<float> dst({4 * capacity, width});
+      run_on_both([&](auto at) { return ScatterRows{at(dst), {at(src)}, at(places), at(count)}; });
+      ASSERT_TRUE(dst.same()) << width << " of " << capacity;
+    }
+}
+
 TEST(CudaGatherRows, GivesTheCpusBitsWithAndWithoutWeightsAndAddend) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   int options = 0;

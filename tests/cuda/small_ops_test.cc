@@ -56,6 +56,17 @@ TEST(CudaFillAndCopy, CoverTheirTensorOnly) {
   }
 }
 
+TEST(CudaWriteI32, AnyNumberOfWordsArrives) {
+  SWITCHYARD_SKIP_WITHOUT_GPU();
+  for (const int64_t count : {0, 1, 959, 960, 961, 5000}) {
+    Both<int32_t> a({count});
+    std::vector<int32_t> words(static_cast<size_t>(count));
+    for (size_t i = 0; i < words.size(); ++i) words[i] = static_cast<int32_t>(i * 2654435761u);
+    run_on_both([&](auto at) { return WriteI32{at(a), words.data()}; });
+    EXPECT_TRUE(a.same()) << count << " words";
+  }
+}
+
 TEST(CudaCopyRows, KeepsTheGaps) {
   SWITCHYARD_SKIP_WITHOUT_GPU();
   for (const int64_t rows : {1, 3, 700})

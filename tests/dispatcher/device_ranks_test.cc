@@ -47,8 +47,8 @@ class DeviceRanksDispatch : public ::testing::TestWithParam<DispatchCase> {};
 std::vector<DispatchCase> cases() {
   std::vector<DispatchCase> all;
   for (const int num_ranks : {2, 4, 8}) {
-    const auto some = dispatch_cases(num_ranks, 64);
-    all.insert(all.end(), some.begin(), some.end());
+    for (const auto& some : {dispatch_cases(num_ranks, 64), f8_dispatch_cases(num_ranks, 264)})
+      all.insert(all.end(), some.begin(), some.end());
   }
   return all;
 }
@@ -99,9 +99,12 @@ TEST(DeviceRanks, GroupsTakeTheLinkOfAll) {
 }
 
 // 4-byte words that rank 0 sent in one dispatch and combine.
-int64_t words_sent(RowSizes sizes, int64_t tokens, int64_t max_tokens, Skew skew) {
+int64_t words_sent(RowSizes sizes, int64_t tokens, int64_t max_tokens, Skew skew,
+                   DType rows = DType::Bf16) {
   DispatchCase c;
   c.config = dispatch_config(64, 8, 2);
+  c.options.rows = rows;
+  c.f8_experts = rows == DType::F8E4m3;
   c.calls.push_back({{tokens, tokens}, skew, 1, max_tokens});
   int64_t words = -1;
   c.make = [&](const DispatchCase& one, Communicator& comm, std::shared_ptr<Backend> backend) {
@@ -122,6 +125,10 @@ TEST(DeviceRanks, BlocksAreOfTheBoundOfTheCallAndExactSizesOfTheRouting) {
   EXPECT_EQ(words_sent(RowSizes::Exact, 3, 40, Skew::NoExpert), 0);
   // Rank 0 sends no row to rank 1, whose 3 partial rows it sends back.
   EXPECT_EQ(words_sent(RowSizes::Exact, 3, 40, Skew::FirstHalfOnly), 3 * row);
+  const int64_t f8 = 64 / 4 + 1;  // codes, a scale
+  EXPECT_EQ(words_sent(RowSizes::Blocks, 3, 5, Skew::Balanced, DType::F8E4m3),
+            5 * (f8 + slots) + 5 * row);
+  EXPECT_EQ(words_sent(RowSizes::Exact, 3, 40, Skew::FirstHalfOnly, DType::F8E4m3), 3 * row);
 }
 
 // Of rank 0 in one dispatch and combine.

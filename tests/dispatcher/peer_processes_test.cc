@@ -51,8 +51,12 @@ class PeerProcesses : public ::testing::Test {
 };
 
 TEST_F(PeerProcesses, GiveTheBitsOfThreads) {
-  for (const int num_ranks : {2, 4})
-    for (auto c : dispatch_cases(num_ranks, 64)) {
+  for (const int num_ranks : {2, 4}) {
+    auto cases = dispatch_cases(num_ranks, 64);
+    const auto low_latency = low_latency_cases(num_ranks, 64);
+    cases.insert(cases.end(), low_latency.begin(), low_latency.end());
+    for (auto& c : f8_dispatch_cases(num_ranks, 264)) cases.push_back(std::move(c));
+    for (auto& c : cases) {
       const auto expected = expected_outcomes(c);
       c.options.peer_memory = true;
       run(num_ranks, Milliseconds(30000), [&](Communicator& comm, const auto& backend) {
@@ -64,15 +68,17 @@ TEST_F(PeerProcesses, GiveTheBitsOfThreads) {
       EXPECT_EQ(counts().allocated, 0);
       EXPECT_EQ(counts().freed_while_opened, 0);
     }
+  }
 }
 
 // A dispatcher over `memory`, which may hold the windows of several.
 struct Rank {
   Rank(Communicator& comm, const std::shared_ptr<Backend>& backend,
-       std::shared_ptr<void> memory_ = nullptr, size_t offset = 0)
-      : dispatcher(make_dispatcher(
-            dispatch_config(64, 24, 2),
-            {.kind = DispatcherKind::Normal, .tp_size = 1, .peer_memory = true}, comm, backend)),
+       std::shared_ptr<void> memory_ = nullptr, size_t offset = 0,
+       DispatcherKind kind = DispatcherKind::Normal)
+      : dispatcher(make_dispatcher(dispatch_config(64, 24, 2),
+                                   {.kind = kind, .tp_size = 1, .peer_memory = true}, comm,
+                                   backend)),
         bytes(dispatcher->workspace_bytes(8)),
         memory(memory_ ? memory_ : allocate(*backend, bytes)),
         workspace{static_cast<std::byte*>(memory.get()) + offset, bytes},
@@ -160,7 +166,8 @@ TEST_F(PeerProcesses, APeerThatIsKilledEndsEveryWaitAtOnceTenTimes) {
   for (int round = 0; round < 10; ++round) {
     run(3, Milliseconds(30000),
         [&](Communicator& comm, const auto& backend) -> std::string {
-          std::optional<Rank> rank(std::in_place, comm, backend);
+          const auto kind = round % 2 == 0 ? DispatcherKind::Normal : DispatcherKind::LowLatency;
+          std::optional<Rank> rank(std::in_place, comm, backend, nullptr, 0, kind);
           if (!rank->call().good()) return "a call failed";
           if (comm.rank() == 1) raise(SIGKILL);
           const auto start = std::chrono::steady_clock::now();

@@ -30,6 +30,10 @@ std::vector<DispatchCase> cases() {
   std::vector<DispatchCase> all;
   for (const int num_ranks : {2, 3, 4, 8}) {
     auto some = dispatch_cases(num_ranks, 64);
+    const auto low_latency = low_latency_cases(num_ranks, 64);
+    some.insert(some.end(), low_latency.begin(), low_latency.end());
+    const auto quantised = f8_dispatch_cases(num_ranks, 264);  // groups that end inside a row
+    some.insert(some.end(), quantised.begin(), quantised.end());
     // 8 experts do not split over 3 ranks, nor over a group of 3.
     if (num_ranks == 3) {
       for (auto& c : some) c.config.num_experts = 9;
@@ -67,43 +71,98 @@ TEST(PeerDispatchStress, ManyCallsOnRowsThatStandInTheWindow) {
   }
 }
 
+TEST(PeerDispatchStress, ManyCallsOfRowsInF8) {
+  for (const uint64_t seed : {60, 61}) {  // pushed, fetched
+    auto c = random_calls(4, 100, 24, seed);
+    c.options.rows = DType::F8E4m3;
+    c.f8_experts = true;
+    EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << seed;
+  }
+}
+
 TEST(PeerDispatchStress, EpochsCrossTheEndOfTheirRange) {
-  auto c = random_calls(3, 12, 24, 29);
-  c.config.num_experts = 9;
-  c.first_epoch = 0xfffffffau;
-  EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "");
+  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::LowLatency}) {
+    auto c = random_calls(3, 12, 24, 29);
+    c.config.num_experts = 9;
+    c.options.kind = kind;
+    c.first_epoch = 0xfffffffau;
+    EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << dispatcher_name(kind);
+  }
+}
+
+TEST(PeerDispatchStress, ManyLowLatencyCallsOfAnyBoundOnOneWorkspace) {
+  for (const int num_ranks : {2, 4}) {
+    auto c = random_calls(num_ranks, 200, 24, 61 + static_cast<uint64_t>(num_ranks));
+    c.options.kind = DispatcherKind::LowLatency;
+    EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << num_ranks << " ranks";
+  }
 }
 
 TEST(PeerDispatchErrors, BoundsThatDifferAreNotedOnEveryRank) {
-  const auto config = dispatch_config(64, 8, 2);
+  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::LowLatency}) {
+    SCOPED_TRACE(dispatcher_name(kind));
+    const auto config = dispatch_config(64, 8, 2);
+    std::vector<StatusWords> seen(2);
+    run_local_ranks(2, [&](Communicator& comm) {
+      DispatchCase c;
+      c.config = config;
+      c.options.kind = kind;
+      c.options.peer_memory = true;
+      c.calls.push_back({{4, 4}, Skew::Balanced, 1, 8 + comm.rank()});
+      c.calls.push_back({{4, 4}, Skew::Balanced, 1, 8});
+      const auto outcomes = run_dispatch(c, comm, make_cpu_backend(1), nullptr);
+      seen[static_cast<size_t>(comm.rank())] = outcomes[0].status;
+      EXPECT_TRUE(outcomes[1].status.good()) << "the next call is good";
+    });
+    for (const auto& s : seen) {
+      EXPECT_EQ(s.detail, static_cast<int32_t>(StatusDetail::MaxTokensDiffer));
+      EXPECT_EQ(s.rank, 1);
+      EXPECT_EQ(s.value, 9);
+    }
+  }
+}
+
+// Over messages, and where ranks reach each other's memory.
+void expect_placements_compared(DispatcherKind kind, bool peer_memory) {
   std::vector<StatusWords> seen(2);
   run_local_ranks(2, [&](Communicator& comm) {
+    const int32_t same = 40 + comm.rank(), other = 40 + 2 * comm.rank();
     DispatchCase c;
-    c.config = config;
-    c.options.peer_memory = true;
-    c.calls.push_back({{4, 4}, Skew::Balanced, 1, 8 + comm.rank()});
-    c.calls.push_back({{4, 4}, Skew::Balanced, 1, 8});
-    const auto outcomes = run_dispatch(c, comm, make_cpu_backend(1), nullptr);
-    seen[static_cast<size_t>(comm.rank())] = outcomes[0].status;
-    EXPECT_TRUE(outcomes[1].status.good()) << "the next call is good";
+    c.config = dispatch_config(64, 8, 2);
+    c.options.kind = kind;
+    c.options.peer_memory = peer_memory;
+    c.calls.push_back({{4, 4}, Skew::Balanced, 1});
+    c.options.placement = ConstTensor(&same, {1});
+    EXPECT_TRUE(run_dispatch(c, comm, make_cpu_backend(1), nullptr)[0].status.good())
+        << "one table's contents, in either place";
+    c.options.placement = ConstTensor(&other, {1});
+    seen[static_cast<size_t>(comm.rank())] =
+        run_dispatch(c, comm, make_cpu_backend(1), nullptr)[0].status;
   });
   for (const auto& s : seen) {
-    EXPECT_EQ(s.detail, static_cast<int32_t>(StatusDetail::MaxTokensDiffer));
+    EXPECT_EQ(s.detail, static_cast<int32_t>(StatusDetail::PlacementsDiffer));
     EXPECT_EQ(s.rank, 1);
-    EXPECT_EQ(s.value, 9);
+    EXPECT_EQ(s.value, 42);
   }
+}
+
+TEST(PeerDispatchErrors, PlacementsThatDifferAreNotedOnEveryRank) {
+  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::LowLatency})
+    for (const bool peer_memory : {true, false}) {
+      SCOPED_TRACE(std::string(dispatcher_name(kind)) + (peer_memory ? ", peers" : ", messages"));
+      expect_placements_compared(kind, peer_memory);
+    }
 }
 
 // One rank's side, taken apart so that a rank can stop between the two halves.
 struct Rank {
-  explicit Rank(Communicator& comm, bool fetch_rows = false, int tp_size = 1)
+  explicit Rank(Communicator& comm, bool fetch_rows = false, int tp_size = 1,
+                DispatcherKind kind = DispatcherKind::Normal)
       : backend(make_cpu_backend(1)),
-        dispatcher(make_dispatcher(dispatch_config(64, 24, 2),
-                                   {.kind = DispatcherKind::Normal,
-                                    .tp_size = tp_size,
-                                    .peer_memory = true,
-                                    .fetch_rows = fetch_rows},
-                                   comm, backend)),
+        dispatcher(make_dispatcher(
+            dispatch_config(64, 24, 2),
+            {.kind = kind, .tp_size = tp_size, .peer_memory = true, .fetch_rows = fetch_rows}, comm,
+            backend)),
         bytes(dispatcher->workspace_bytes(8)),
         memory(allocate(*backend, bytes)),
         x(random_bf16({8, 64}, 1)),
@@ -163,12 +222,12 @@ TEST(PeerDispatchErrors, OnlyWhoFetchesRowsHasAPlaceForThem) {
   });
 }
 
-TEST(PeerDispatchErrors, ARankThatNeverComesIsNamedByTheOthersWithinTheDeadline) {
+void expect_that_a_missing_rank_is_named(DispatcherKind kind) {
   for (const bool comes_to_dispatch : {false, true}) {
     std::vector<StatusWords> seen(3);
     run_local_ranks(3,
                     [&](Communicator& comm) {
-                      Rank rank(comm);
+                      Rank rank(comm, false, 1, kind);
                       const bool missing = comm.rank() == 1;
                       if (!missing || comes_to_dispatch) rank.dispatch();
                       if (!missing) seen[static_cast<size_t>(comm.rank())] = rank.combine();
@@ -183,6 +242,13 @@ TEST(PeerDispatchErrors, ARankThatNeverComesIsNamedByTheOthersWithinTheDeadline)
                 std::string::npos)
           << status_message(s);
     }
+  }
+}
+
+TEST(PeerDispatchErrors, ARankThatNeverComesIsNamedByTheOthersWithinTheDeadline) {
+  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::LowLatency}) {
+    SCOPED_TRACE(dispatcher_name(kind));
+    expect_that_a_missing_rank_is_named(kind);
   }
 }
 

@@ -51,7 +51,8 @@ std::vector<Case> cases() {
       all.push_back({DispatcherKind::Local, 1, 1, k, skew});
       all.push_back({DispatcherKind::Local, 2, 2, k, skew});
       all.push_back({DispatcherKind::Local, 4, 4, k, skew});
-      for (const auto kind : {DispatcherKind::Normal, DispatcherKind::AllGather})
+      for (const auto kind :
+           {DispatcherKind::Normal, DispatcherKind::AllGather, DispatcherKind::LowLatency})
         for (const auto& [p, tp] : {std::pair{2, 1}, {2, 2}, {4, 1}, {4, 2}, {8, 1}})
           all.push_back({kind, p, tp, k, skew});
     }
@@ -238,8 +239,13 @@ TEST(MakeDispatcher, RefusesWhatItCannotServe) {
     }
     return std::string("no error");
   };
-  EXPECT_NE(message({DispatcherKind::LowLatency, 1}, config_of(2)).find("not provided"),
+  EXPECT_NE(message({DispatcherKind::LowLatency, 1}, config_of(2)).find("more than one rank"),
             std::string::npos);
+  auto two = make_local_ranks(2);
+  EXPECT_THROW(
+      make_dispatcher(config_of(2), {.kind = DispatcherKind::Normal, .sums_at_source = true},
+                      *two[0], backend),
+      Error);
   auto three = make_local_ranks(3);
   EXPECT_THROW(make_dispatcher(config_of(2), {DispatcherKind::Normal, 2}, *three[0], backend),
                Error);  // 3 % 2

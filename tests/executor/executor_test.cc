@@ -4,10 +4,13 @@
 // left out.
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "base/status.h"
 #include "plan/buffers.h"
 #include "switchyard/executor.h"
 #include "switchyard/oracle.h"
+#include "testing/cpu_ops.h"
 #include "testing/routing.h"
 
 namespace switchyard {
@@ -25,10 +28,12 @@ struct Problem {
   Buffer<int32_t> ids;  // local
   Buffer<float> router_weights;
   Buffer<int32_t> num_rows{Shape{1}};
+  std::optional<RowSource> source{};  // absent: `rows`
 
   int64_t local_experts() const { return config.num_experts / num_ranks; }
   ReceivedRows received() const {
-    return {{rows.view()}, ids.view(), router_weights.view(), num_rows.view()};
+    return {source.value_or(RowSource{rows.view()}), ids.view(), router_weights.view(),
+            num_rows.view()};
   }
 };
 
@@ -238,6 +243,95 @@ TEST(HybridExecutor, SizesMaskedBuffersAtItsThresholdOnly) {
   EXPECT_EQ(hybrid, std::max(executor_bytes(shape, Layout::Masked, 256),
                              executor_bytes(shape, Layout::Contiguous, 8192)));
   EXPECT_LT(hybrid, executor_bytes(shape, Layout::Masked, 8192));
+}
+
+// ---- rows in f8_e4m3
+
+// Experts in fp8, the last rows without any.
+Problem f8_problem() {
+  MoeConfig config;
+  config.hidden = 264, config.intermediate = 200, config.num_experts = 8, config.top_k = 3;
+  Problem p = make_problem(config, 1, 0, 40, Skew::Balanced);
+  p.weights = random_weights(config, 1, 0, 42, fp8_blocks(config));
+  std::fill_n(p.ids.data() + 37 * config.top_k, 3 * config.top_k, -1);
+  return p;
+}
+
+// Codes and scales of rows as they travel, in as many windows as there are ranks.
+struct Windows {
+  Windows(const Problem& p, int num_ranks)
+      : block(p.rows.view().dim(0) / num_ranks), bases({num_ranks}) {
+    const int64_t h = p.config.hidden, groups = ceil_div(h, kQuantGroup);
+    for (int r = 0; r < num_ranks; ++r) {
+      codes_at = 64, scales_at = 64 + block * h;
+      auto& window = memory.emplace_back(static_cast<size_t>(scales_at + block * groups * 4));
+      const RowSource mine = rows_in(window.data(), h, groups);
+      QuantizeRows op;
+      op.dst = Tensor(const_cast<void*>(mine.rows.data), DType::F8E4m3, mine.rows.shape);
+      op.scales = Tensor(const_cast<void*>(mine.scales.data), DType::F32, mine.scales.shape);
+      op.src = p.rows.view().rows(r * block, block);
+      testing::run_plain(op);
+    }
+    for (int r = 0; r < num_ranks; ++r)
+      bases[r] = reinterpret_cast<int64_t>(memory[static_cast<size_t>(r)].data());
+  }
+  RowSource seen_from(int rank, const Problem& p) {
+    auto* here = memory[static_cast<size_t>(rank)].data();
+    RowSource source = rows_in(here, p.config.hidden, ceil_div(p.config.hidden, kQuantGroup));
+    if (memory.size() == 1) return source;
+    source.peers = {std::as_const(bases).view(), here, rank};
+    source.block = block;
+    return source;
+  }
+
+ private:
+  RowSource rows_in(const std::byte* window, int64_t h, int64_t groups) const {
+    return {.rows = ConstTensor(window + codes_at, DType::F8E4m3, {block, h}),
+            .scales = ConstTensor(window + scales_at, DType::F32, {block, groups})};
+  }
+
+  int64_t block, codes_at = 0, scales_at = 0;
+  std::vector<std::vector<std::byte>> memory;
+  Buffer<int64_t> bases;
+};
+
+TEST(Fp8Rows, HereOrInMemoryOfPeersGiveTheBitsOfRowsQuantisedHere) {
+  for (const auto kind : {ExecutorKind::Contiguous, ExecutorKind::Masked, ExecutorKind::Hybrid})
+    for (const auto form : {CpuForm::Plain, CpuForm::Fast}) {
+      const auto backend = make_cpu_backend(2, form);
+      Problem p = f8_problem();
+      const auto expected = run(p, options_of(kind), backend);
+      ASSERT_TRUE(expected.status.good());
+      for (const int num_ranks : {1, 2, 4})
+        for (int rank = 0; rank < num_ranks; ++rank) {
+          Windows windows(p, num_ranks);
+          p.source = windows.seen_from(rank, p);
+          EXPECT_TRUE(testing::same_bits(run(p, options_of(kind), backend).out, expected.out))
+              << executor_name(kind) << ", rank " << rank << " of " << num_ranks;
+        }
+    }
+}
+
+TEST(Fp8Rows, AreRefusedByExpertsOfBf16AndWithoutTheirScales) {
+  const auto backend = make_cpu_backend(1);
+  const auto refused = [&](const Problem& p, const char* says) {
+    try {
+      run(p, options_of(ExecutorKind::Contiguous), backend);
+      ADD_FAILURE() << "nothing was refused, need " << says;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(says), std::string::npos) << e.what();
+    }
+  };
+  Problem p = f8_problem();
+  Windows windows(p, 1), two(p, 2);
+  p.source = windows.seen_from(0, p);
+  p.source->scales = {};
+  refused(p, "need f32 [R, 3]");
+  p.source = RowSource{p.rows.view(), two.seen_from(0, p).peers, 20};
+  refused(p, "in memory of peers");
+  p.weights = random_weights(p.config, 1, 0, 42);
+  p.source = windows.seen_from(0, p);
+  refused(p, "rows=f8_e4m3, experts are bf16");
 }
 
 }  // namespace

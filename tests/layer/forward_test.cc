@@ -58,13 +58,14 @@ TEST(Forward, AllocatesNothingForWhatFewModelsHave) {
 }
 
 TEST(Forward, AllocatesNothingOnAnyRank) {
-  for (const char* strategy : {"normal+contiguous", "all_gather+masked"}) {
+  for (const char* strategy : {"normal+contiguous", "all_gather+masked", "low_latency+masked"}) {
     std::atomic<int64_t> in_forward = 0, ready = 0, done = 0;
     run_local_ranks(3, [&](Communicator& comm) {
       auto c = config();
       c.num_experts = 15;
-      auto layer =
-          MoeLayer::create(c, random_weights(c, 3, comm.rank(), 3), comm, options(strategy));
+      auto o = options(strategy);
+      o.sums_at_source = std::string(strategy).starts_with("low_latency");
+      auto layer = MoeLayer::create(c, random_weights(c, 3, comm.rank(), 3), comm, o);
       Call call(17 + comm.rank());
       auto args = call.with_gate();
       layer->forward(args);

@@ -16,6 +16,7 @@
 #include "testing/f8_e4m3.h"
 #include "testing/f8_weights.h"
 #include "testing/family_definitions.h"
+#include "testing/peer_dispatch.h"
 #include "testing/routing.h"
 #include "testing/small_layer.h"
 #include "testing/temporary_folder.h"
@@ -208,6 +209,30 @@ TEST_P(Fp8Layer, ATokenHasTheSameBitsAloneAndInABatch) {
   }
 }
 
+// What `bench` asks of a preset's experts in fp8: above what Q128 takes of two rows, below what a
+// wrong scale does.
+TEST(Fp8, RandomExpertsAreAsFarFromFloat64AsTwoQuantisersMoveThem) {
+  MoeConfig c = layer_config();
+  c.hidden = 1024, c.intermediate = 512;
+  const LayerWeights w = random_weights(c, 1, 0, 3, fp8_blocks(c));
+  Call call(c, 16);
+  run(call, c, w, options_of("contiguous"));
+  Buffer<double> expected({16, c.hidden});
+  const auto error_of = [&](const LayerWeights& of) {
+    oracle_forward(expected.view(), c, of, std::as_const(call.hidden).view(),
+                   std::as_const(call.ids).view(), std::as_const(call.weights).view());
+    return compare(call.output.view(), expected.view()).rel_error;
+  };
+  EXPECT_GT(error_of(w), 3e-2);
+  EXPECT_LT(error_of(w), 5e-2);
+  Buffer<float> shifted(w.experts.w1_scales.values.shape);  // of the block before
+  const auto* scales = w.experts.w1_scales.values.as<float>();
+  for (int64_t i = 0; i < shifted.count(); ++i) shifted[i] = scales[i == 0 ? 0 : i - 1];
+  LayerWeights wrong = w;
+  wrong.experts.w1_scales.values = std::as_const(shifted).view();
+  EXPECT_GT(error_of(wrong), 0.2);
+}
+
 // Everything else of a layer is as with bf16 experts.
 TEST(Fp8, GateSharedExpertsBiasesOrdersAndActivationsAreThoseOfBf16) {
   for (const auto kind :
@@ -278,13 +303,15 @@ TEST(Fp8, RunsInLentMemoryOfExactlyWorkspaceBytes) {
 
 // Rank r's tokens, over `ranks` threads, with the strategy; options.tp_size of them hold the same.
 std::vector<Buffer<Bf16>> run_ranks(int ranks, const LayerOptions& options, const Blocks& blocks,
-                                    int64_t num_tokens) {
+                                    int64_t num_tokens, bool odd_rows = false) {
   const MoeConfig c = layer_config();
   std::vector<Buffer<Bf16>> outputs(static_cast<size_t>(ranks));
   run_local_ranks(ranks, [&](Communicator& comm) {
     const auto w =
         testing::f8_weights(random_weights(c, ranks, comm.rank(), 3), blocks.w1, blocks.w2);
     Call call(c, num_tokens, static_cast<uint64_t>(comm.rank() / options.tp_size + 1));
+    if (odd_rows) testing::mark_odd_rows(call.hidden, c.hidden);
+    for (int64_t i = 0; odd_rows && i < call.ids.count(); i += 5) call.ids[i] = -1;
     const auto layer = MoeLayer::create(c, w, comm, options);
     layer->forward(call.args());
     layer->wait();
@@ -325,6 +352,50 @@ TEST_P(Fp8Layer, RanksGiveTheSameBitsInEveryLayoutAndBatch) {
     for (const size_t r : {0, 1})
       EXPECT_TRUE(testing::same_bits(outputs[r], expected[r])) << strategy << ", rank " << r;
   }
+}
+
+// What travels is the codes and scales that the owner would make, of any row.
+TEST_P(Fp8Layer, RowsThatTravelInF8GiveTheBitsOfRowsInBf16) {
+  struct Run {
+    int ranks, tp_size;
+    const char* strategy;
+  };
+  for (const Run& r :
+       {Run{2, 1, "normal+contiguous"}, Run{2, 1, "normal+masked"}, Run{2, 2, "normal+contiguous"},
+        Run{2, 1, "all_gather+hybrid"}, Run{4, 1, "normal+contiguous"}, Run{4, 2, "normal+masked"},
+        Run{4, 1, "all_gather+contiguous"}})
+    for (const int64_t num_tokens : {0, 31}) {
+      LayerOptions options = testing::small_options(r.strategy);
+      options.tp_size = r.tp_size;
+      const auto f8 = run_ranks(r.ranks, options, GetParam(), num_tokens, true);
+      options.fp8_rows = false;
+      const auto bf16 = run_ranks(r.ranks, options, GetParam(), num_tokens, true);
+      for (size_t rank = 0; rank < f8.size(); ++rank)
+        EXPECT_TRUE(testing::same_bits(f8[rank], bf16[rank]))
+            << r.strategy << ", " << r.ranks << " ranks, tp " << r.tp_size << ", rank " << rank;
+    }
+}
+
+TEST(Fp8, TheStrategySaysWhatRowsTravelAs) {
+  const auto rows_of = [](int ranks, const char* strategy, bool fp8_rows) {
+    DType seen = DType::F32;
+    run_local_ranks(ranks, [&](Communicator& comm) {
+      LayerOptions options = testing::small_options(strategy);
+      options.fp8_rows = fp8_rows;
+      if (std::string(strategy).starts_with("local")) options.tp_size = ranks;
+      const MoeConfig c = layer_config();
+      const auto w =
+          testing::f8_weights(random_weights(c, ranks, comm.rank(), 3), {8, 128}, {8, 128});
+      const auto layer = MoeLayer::create(c, w, comm, options);
+      if (comm.rank() == 0) seen = layer->strategy().rows;
+    });
+    return seen;
+  };
+  EXPECT_EQ(rows_of(2, "normal+contiguous", true), DType::F8E4m3);
+  EXPECT_EQ(rows_of(2, "all_gather+masked", true), DType::F8E4m3);
+  EXPECT_EQ(rows_of(2, "normal+contiguous", false), DType::Bf16);
+  EXPECT_EQ(rows_of(2, "local+contiguous", true), DType::Bf16);
+  EXPECT_EQ(rows_of(1, "local+contiguous", true), DType::Bf16);
 }
 
 // ---- checkpoints: trained weights, quantised

@@ -64,6 +64,10 @@ TEST(Measure, AFloorIsTheLargerLimit) {
   EXPECT_DOUBLE_EQ(floor_us(gemm, rates), 1000);
   gemm.flops = 1e12;
   EXPECT_DOUBLE_EQ(floor_us(gemm, rates), 10000);
+  gemm.f8_flops = 0.5e12;  // twice as fast, unless a rate is known
+  EXPECT_DOUBLE_EQ(floor_us(gemm, rates), 7500);
+  rates.f8_gemm_tflops = 125;
+  EXPECT_DOUBLE_EQ(floor_us(gemm, rates), 9000);
   OpTime layer;
   layer.is_layer = true;
   layer.bytes = 1e9;

@@ -167,10 +167,15 @@ TEST(Work, PushedRowsGoWhereTheRouteSays) {
   expect_work(push.work(read_here), 2 * row + 6 * row + spread, 0, 0, 4 * row + crossing_slots);
   push.route = PeerRoute::Offered;
   alignas(64) static std::byte window[64];
-  push.dst_rows = {window, DType::Bf16, {2, 8}};
+  const Tensor place(window, DType::Bf16, {2, 8});
+  push.dst_rows = place;
   expect_work(push.work(read_here), 2 * row + 2 * row + spread, 0, 0, crossing_slots);
-  push.rows.data = window;  // it lies there already
+  push.rows = place;  // it lies there already
   expect_work(push.work(read_here), spread, 0, 0, crossing_slots);
+  push.route = PeerRoute::Owners;  // codes and scales
+  push.rows = shaped(DType::F8E4m3, {2, 8});
+  push.rows.add(shaped(DType::F32, {2, 1}));
+  expect_work(push.work(read_here), 2 * 12 + 3 * 12 + spread, 0, 0, 12 + crossing_slots);
   push.route = PeerRoute::Nobody;
   expect_work(push.work(read_here), 2 * 16 + 6 * 4);
 }
@@ -187,6 +192,39 @@ TEST(Work, StatesOfAPrefillAreThoseThatItWrites) {
   const auto written = static_cast<double>(num_prefill_states(0, 5, 4));
   EXPECT_EQ(written, 2);
   expect_work(states.work(read_here), 2 * written * 48);
+}
+
+TEST(Work, DeliveredRowsAreReadOnceAndWrittenForEachRankWithTheirSlots) {
+  Buffer<int32_t> sent = filled<int32_t>({3}, {4, 1, 2});
+  DeliverRows op;
+  op.window.rank = 1, op.window.num_ranks = 3;
+  op.rows = shaped(DType::Bf16, {5, 8});
+  op.ids = shaped(DType::I32, {5, 2});
+  op.weights = shaped(DType::F32, {5, 2});
+  op.sent = sent.view();
+  // 5 rows of 16 bytes; 7 of 16 + 8 + 8, 6 of them for others.
+  expect_work(op.work(read_here), 80 + 7 * 32, 0, 0, 6 * 32);
+}
+
+TEST(Work, ReturnedRowsAreSumsOfTheirTermsOrTheTermsThemselves) {
+  Buffer<int32_t> counts = filled<int32_t>({2}, {1, 2});
+  // Rows 0, 3 and 4 came; the others' places hold anything.
+  Buffer<int32_t> places = filled<int32_t>({6, 2}, {7, kNone, 0, 0, 0, 0, 5, 6, kNone, 2, 0, 0});
+  ReturnRows op;
+  op.window.rank = 0, op.window.num_ranks = 2;
+  op.sums = {shaped(DType::Bf16, {8, 8}), places.view(), shaped(DType::F32, {6, 2})};
+  op.counts = counts.view();
+  op.block = 3;
+  op.dst = shaped(DType::Bf16, {6, 8});
+  // 4 terms and 3 sums of 16 bytes, 2 of them for the other rank; a product and a sum per number.
+  expect_work(op.work(read_here), 4 * 16 + 3 * 16, 2 * 4 * 8, 0, 2 * 16);
+  op.tokens = shaped(DType::I32, {6});
+  expect_work(op.work(read_here), 4 * 16 + 4 * 16, 0, 0, 3 * 16);
+  op.tokens = {};
+  op.sums.row_of_slot = {};  // partial rows, as they are
+  expect_work(op.work(read_here), 3 * 16 + 3 * 16, 0, 0, 2 * 16);
+  op.sums = {};
+  expect_work(op.work(read_here), 0);
 }
 
 TEST(Work, OthersMoveTheirOperands) {
@@ -244,6 +282,10 @@ TEST(Work, OthersMoveTheirOperands) {
   await.window.headers = shaped(DType::I32, {2, 7});
   expect_work(await.work(read_here), 56);
   expect_work(NoteEnded{}.work(read_here), 0);
+  PlaceSlots place;
+  place.ids = i32;
+  place.return_row = shaped(DType::I32, {4, 3});
+  expect_work(place.work(read_here), 2 * 32 + 48);
 }
 
 }  // namespace

@@ -74,9 +74,11 @@ def relative_error(actual, expected):
     return np.linalg.norm(actual.astype(np.float64) - expected) / np.linalg.norm(expected)
 
 
-def torchrun(ranks, example):
-    """What rank 0 of an example prints."""
+def torchrun(ranks, program):
+    """What rank 0 of a program of examples/python or of this folder prints."""
+    folder = SOURCE / "examples" / "python"
+    path = folder / program if (folder / program).exists() else SOURCE / "tests" / "python" / program
     run = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
-                          SOURCE / "examples" / "python" / example], capture_output=True, text=True, check=False, timeout=240)
+                          path], capture_output=True, text=True, check=False, timeout=240)
     assert run.returncode == 0, run.stderr
     return run.stdout

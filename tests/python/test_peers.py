@@ -12,6 +12,7 @@ import types
 
 import engine_stub
 import pytest
+import switchyard
 import switchyard.bench as bench
 import torch
 from switchyard import peers
@@ -128,6 +129,31 @@ def test_the_module_may_be_called_as_the_function_of_its_name():
 def test_the_command_runs():
     asked = subprocess.run([sys.executable, "-m", "switchyard.bench", "--help"], capture_output=True, text=True, check=True)
     assert "--peers" in asked.stdout and "python -m switchyard.bench" in asked.stdout
+
+
+def test_what_a_call_costs_the_host_is_written(quick, tmp_path, capsys):
+    from switchyard import overhead
+
+    file = tmp_path / "overhead.json"
+    assert overhead.main(["--device", "cpu", "--shape", SHAPE, "--repeat", "2", "--json", str(file)]) == 0
+    shown, results = capsys.readouterr().out, json.loads(file.read_text())
+    assert results["device"] and results["command"].startswith("python -m switchyard.overhead")
+    rows = {row["call"]: row for row in results["overhead"]["rows"]}
+    assert list(rows) == [overhead.CPP, "MoeLayer.forward, output given", "MoeLayer.forward", "fused_experts_out", "fused_experts",
+                          "fused_experts under no_grad"]
+    for row in rows.values():
+        assert 0 < row["us_min"] <= row["us"] <= row["us_max"] and row["over_cpp_us"] == row["us"] - rows[overhead.CPP]["us"]
+    assert all(name in shown for name in rows)
+
+
+def test_what_cpp_does_so_often_is_what_a_call_does():
+    made = layer()
+    rows = bench.Rows.random(made, 1, torch.device("cpu"))
+    config = switchyard.MoeConfig(hidden=64, intermediate=48, num_experts=8, top_k=2)
+    ours = switchyard.MoeLayer(config, switchyard.LayerWeights(made.w13, made.w2, switchyard.GateUpOrder.GateUp), max_tokens=1)
+    output = torch.full_like(rows.hidden, torch.nan)
+    assert ours._time_forward(rows.hidden, output, rows.ids, rows.weights, 3) > 0
+    assert torch.equal(output, ours.forward(rows.hidden, ids=rows.ids, weights=rows.weights))
 
 
 # ---- what a row holds
@@ -282,6 +308,44 @@ def test_the_rows_of_vllms_kernel_are_aligned_to_tiles(monkeypatch):
     assert few.sorted_ids is None and few.experts.tolist() == ids[0].tolist() and int(few.rows) == 32
 
 
+def stub_quack_compiled(monkeypatch):
+    from switchyard import _quack_kernel as kernel
+
+    def gated(a, b, d, c, epilogue, scheduler, varlen, sfa, sfb):
+        output, starts, token = epilogue[0], varlen[0], varlen[2]
+        assert (d, c, epilogue[1:], varlen[1], varlen[3], sfa, sfb) == (None, None, (None, None), None, None, None, None)
+        assert scheduler == (132, None, 8, None, None, None) and starts.dtype == token.dtype == torch.int32
+        output.copy_(peers._silu_and_mul(grouped(a[token], b.transpose(1, 2), starts.tolist())))
+
+    def plain(a, b, d, c, epilogue, scheduler, varlen, sfa, sfb):
+        assert (c, epilogue, varlen[1:], sfa, sfb) == (None, (None,) * 12, (None, None, None), None, None)
+        assert scheduler == (66, None, 8, None, None, None)
+        d.copy_(grouped(a, b.transpose(1, 2), varlen[0].tolist()))
+
+    def fails(*_):
+        raise AssertionError("the other one is the fastest")
+
+    def fastest(candidates, call):
+        call(candidates[-1])
+        return candidates[-1]
+
+    monkeypatch.setattr(kernel, "kernels", lambda: {"gated": [kernel.Kernel(fails, 2), kernel.Kernel(gated, 1)],
+                                                    "plain": [kernel.Kernel(fails, 1), kernel.Kernel(plain, 2)]})
+    monkeypatch.setattr(kernel, "fastest", fastest)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: types.SimpleNamespace(multi_processor_count=132))
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 64])
+def test_quacks_kernels_get_what_quack_gives_them(monkeypatch, tokens):
+    stub_quack_compiled(monkeypatch)
+    made = layer()
+    prepared = peers._quack_kernel(made)
+    rows = bench.Rows.random(made, tokens, torch.device("cpu"))
+    assert rows.error(bench.call_of(prepared, made, rows, "layer_given_routing")(), "layer_given_routing") < bench.MOST_ERROR
+    with pytest.raises(peers.Skip, match="no routing kernels"):
+        bench.call_of(prepared, made, rows, "layer")
+
+
 def test_vllms_kernel_is_read_out_of_its_file(tmp_path):
     """In the interpreter of Triton, for want of a GPU; in f16, as it multiplies bf16 by their bits."""
     if not (engine_stub.source_folder() / "vllm").exists():
@@ -307,7 +371,8 @@ def test_vllms_kernel_is_read_out_of_its_file(tmp_path):
 # Where a peer's function is, in its package, and the names that are given to it.
 CALLED = [
     ("quack/gemm_interface.py", "gemm", ["A", "B", "cu_seqlens_m"]),
-    ("quack/gemm_interface.py", "gemm_act", ["A", "B", "activation", "cu_seqlens_m", "A_idx", "store_preact", "concat_layout"]),
+    ("quack/gemm_interface.py", "gemm_act", ["A", "B", "activation", "cu_seqlens_m", "A_idx", "store_preact", "concat_layout", "tuned", "config"]),
+    ("quack/gemm_interface.py", "gemm_tuned", ["A", "B", "out", "cu_seqlens_m", "config"]),
     ("flashinfer/fused_moe/core.py", "cutlass_fused_moe", [
         "input", "token_selected_experts", "token_final_scales", "fc1_expert_weights", "fc2_expert_weights", "output_dtype", "quant_scales",
         "output"]),

@@ -3,9 +3,12 @@
 """transformers: every class with the experts interface is switched and equal to its own forward, or refused."""
 import importlib
 import inspect
+import os
 import pathlib
 import re
 import runpy
+import subprocess
+import sys
 
 import cases
 import pytest
@@ -228,7 +231,32 @@ def test_an_implementation_may_be_named_when_a_model_is_made():
 
 def test_the_example_of_several_ranks_runs():
     pytest.importorskip("accelerate")
+    if hasattr(switchyard.transformers, "SwitchyardEP"):
+        pytest.skip("this transformers names expert parallelism otherwise: the example of expert parallel")
     assert "2 ranks, 4 experts each" in cases.torchrun(2, "transformers_ranks.py")
+
+
+def needs_expert_parallel():
+    if not hasattr(switchyard.transformers, "SwitchyardEP"):
+        pytest.skip("this transformers has no expert-parallel interface")
+
+
+def test_experts_over_ranks_are_those_of_one_process():
+    needs_expert_parallel()
+    assert "experts over the ranks are those of one process" in cases.torchrun(2, "expert_parallel.py")
+
+
+def test_the_example_of_expert_parallel_runs():
+    needs_expert_parallel()
+    pytest.importorskip("accelerate")
+    assert "2 ranks, 4 experts each" in cases.torchrun(2, "transformers_expert_parallel.py")
+
+
+def test_200_tokens_of_the_trained_model_are_those_of_eager():
+    run = subprocess.run([sys.executable, SOURCE / "examples" / "python" / "generate.py"], capture_output=True, text=True, check=False,
+                         timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})  # small products, on machines that do other work
+    assert run.returncode == 0, run.stderr
+    assert "def __init__(self)" in run.stdout and "200 tokens as eager writes them" in run.stdout
 
 
 def test_the_example_runs():

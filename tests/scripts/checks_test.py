@@ -180,6 +180,27 @@ class Measurements(Tree):
         self.assertIn("(one.md)", (self.root / "docs/measurements/README.md").read_text())
         self.assertEqual("", run("check_docs.py", self.root).stdout.replace("docs: 2 pages good", "").split(",")[0].strip())
 
+    def test_peers_stand_beside_ours(self):
+        def row(peer, us, op="layer_given_routing"):
+            return {"op": op, "peer": peer, "tokens": 8, "active_experts": 4, "us": us, "floor_us": 20.0}
+        run_of = {"layer": "preset m", "config": {"hidden": 8}, "read_gbps": 8.0, "gemm_tflops": 7.0, "repeat": 20, "rows": [
+            row("switchyard", 40.0), row("switchyard-op", 39.0), row("slow", 60.0), row("fast", 50.0), row("fast", 70.0, "layer")],
+            "not_timed": [{"peer": "wrong", "reason": "wrong: error 2.0e+00"}]}
+        self.write("bench/results/one.json", json.dumps({
+            "device": "A CPU", "date": "2026-01-02T03:04:05Z", "command": "python -m switchyard.bench", "versions": {"torch": "2.11", "cuda": None},
+            "missing": {"absent": "is not installed"}, "bench": {"m": run_of}}))
+        self.write("README.md", "<!-- measurements: one peers m 8 -->\nold\n<!-- end of measurements -->\n")
+        self.assertEqual(0, run("measurements.py", self.root).returncode)
+        page = (self.root / self.PAGE).read_text()
+        lines = [line.split() for line in page.splitlines()]
+        given = ["|", "m", "|", "8", "|", "given", "|", "4", "|", "20.0", "|", "40.0", "|", "39.0", "|", "60.0", "|", "50.0", "|", "fast", "|", "1.25", "|"]
+        self.assertIn(given, lines)
+        for text in ("A CPU", "torch 2.11", "wrong: error 2.0e+00", "best peer over ours", " run "):
+            self.assertIn(text, page)
+        self.assertNotIn("absent", page)
+        self.assertIn(["|", "m", "|", "8", "|", "20.0", "|", "40.0", "|", "39.0", "|", "60.0", "|", "50.0", "|", "1.25", "|"],
+                      [line.split() for line in (self.root / "README.md").read_text().splitlines()])
+
     def test_a_stale_page_is_named_by_both_scripts(self):
         self.results(30.0)
         self.write("README.md", "<!-- measurements: one layers m 8 -->\nold\n<!-- end of measurements -->\n")
@@ -198,6 +219,32 @@ class Measurements(Tree):
         run("measurements.py", self.root)
         self.assertFalse((self.root / "docs/measurements/gone.md").exists())
         self.assertEqual(0, run("measurements.py", self.root, "--check").returncode)
+
+
+class Reference(Tree):
+    """What scripts/doxygen_filter.py gives Doxygen."""
+
+    def of(self, name, text):
+        self.write(name, text)
+        result = subprocess.run([sys.executable, ROOT / "scripts/doxygen_filter.py", self.root / name], capture_output=True, text=True, check=True)
+        self.assertEqual(text.count("\n"), result.stdout.count("\n"))
+        return result.stdout
+
+    def test_comments_of_cpp_become_texts(self):
+        for before, after in [
+                ("// Of a call.\nint a;\n", "/// Of a call.\nint a;\n"), ("int a;  // <kind> of b\n", "int a;  ///< \\<kind\\> of b\n"),
+                ("int a;  // begins\n        // and goes on\nint b;\n", "int a;  ///< begins\n        ///< and goes on\nint b;\n"),
+                ("/// `a<b>` @ c\n", "/// `a<b>` \\@ c\n"), ("// ---- a section\n", "// ---- a section\n"),
+                ('const char* a = "http://b";\n', 'const char* a = "http://b";\n'),
+                ("namespace [[gnu::visibility(\"default\")]] a {\n", "namespace a {\n"),
+                ("// SPDX-License-Identifier: Apache-2.0\n", "// SPDX-License-Identifier: Apache-2.0\n")]:
+            self.assertEqual(after, self.of("a.h", before))
+
+    def test_comments_of_c_become_texts(self):
+        for before, after in [
+                ("/* Of a call.\n * More. */\nint a;\n", "/** Of a call.\n * More. */\nint a;\n"), ("int a; /* of <b> */\n", "int a; /**< of \\<b\\> */\n"),
+                ("/* ---- a section */\n", "/* ---- a section */\n")]:
+            self.assertEqual(after, self.of("switchyard.h", before))
 
 
 class Faults(unittest.TestCase):

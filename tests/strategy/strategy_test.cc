@@ -69,6 +69,10 @@ TEST(StrategyNames, EveryCombinationAndReferenceNameMeansWhatTheTableSays) {
       {"local+masked", 1, "local+masked"},
       {"normal+hybrid", 4, "normal+hybrid"},
       {"all_gather+contiguous", 4, "all_gather+contiguous"},
+      {"low_latency+contiguous", 4, "low_latency+contiguous"},
+      {"low-latency+hybrid", 4, "low_latency+hybrid"},
+      {"no_quant_ep_low_latency", 4, "low_latency+masked"},
+      {"no_auant_ep_low_latency", 4, "low_latency+masked"},
       {"no_quant_cpp", 1, "local+contiguous"},
       {"no_quant_dp_normal", 4, "normal+contiguous"},
       {"no_quant_dp_normal_deepgemm", 4, "normal+hybrid"},
@@ -88,12 +92,7 @@ TEST(StrategyNames, AnAliasWarnsOnceWithTheCanonicalName) {
 }
 
 TEST(StrategyNames, LaterNamesAreRecognisedWithTheNearestProvided) {
-  const char* later[] = {"no_quant_ep_low_latency",
-                         "no_auant_ep_low_latency",
-                         "low_latency+masked",
-                         "fp8_per_block_ep_low_latency",
-                         "fp8_per_tensor_ep_low_latency",
-                         "w4a8_int4_per_channel_no_dp",
+  const char* later[] = {"w4a8_int4_per_channel_no_dp",
                          "w4a8_int4_per_channel_ep_low_latency",
                          "w4a8_int4_per_channel_ep_normal",
                          "fp4_no_dp",
@@ -106,7 +105,7 @@ TEST(StrategyNames, LaterNamesAreRecognisedWithTheNearestProvided) {
     EXPECT_NE(message.find("not provided yet"), std::string::npos) << name << ": " << message;
     EXPECT_TRUE(known.count(name)) << name;
   }
-  EXPECT_NE(message_of(request("fp4_ep_low_latency", 4)).find("no_quant_dp_normal_deepgemm"),
+  EXPECT_NE(message_of(request("fp4_ep_low_latency", 4)).find("no_quant_ep_low_latency"),
             std::string::npos);
 }
 
@@ -130,7 +129,9 @@ TEST(StrategyNames, ThoseOfFp8AreForExpertsInF8E4m3) {
       {"fp8_per_block_ep_normal", "normal+hybrid"},
       {"fp8_per_block_pure_cp", "all_gather+hybrid"},
       {"fp8_per_block_pure_dp", "all_gather+masked"},
-      {"fp8_per_tensor_ep_normal", "normal+contiguous"}};
+      {"fp8_per_tensor_ep_normal", "normal+contiguous"},
+      {"fp8_per_block_ep_low_latency", "low_latency+masked"},
+      {"fp8_per_tensor_ep_low_latency", "low_latency+masked"}};
   for (const auto& [name, means] : ranks) {
     StrategyRequest r = request(name, 4);
     r.experts = DType::F8E4m3;
@@ -138,8 +139,8 @@ TEST(StrategyNames, ThoseOfFp8AreForExpertsInF8E4m3) {
   }
 }
 
-// What the scatter fetches out of a peer's window is not quantised yet.
-TEST(StrategyNames, RowsOfFp8ExpertsArePushedBetweenGpus) {
+// What the scatter fetches out of a peer's window has to be quantised there.
+TEST(StrategyNames, RowsOfFp8ExpertsAreFetchedWhereTheyTravelInFp8) {
   StrategyRequest r = request("normal+contiguous", 4);
   r.device = gpu(9);
   r.device.available = true;
@@ -147,7 +148,29 @@ TEST(StrategyNames, RowsOfFp8ExpertsArePushedBetweenGpus) {
   r.peer_memory = r.fetch_rows = true;
   EXPECT_TRUE(choose_strategy(r).fetch_rows);
   r.experts = DType::F8E4m3;
+  EXPECT_TRUE(choose_strategy(r).fetch_rows);
+  EXPECT_EQ(choose_strategy(r).rows, DType::F8E4m3);
+  r.fp8_rows = false;
   EXPECT_FALSE(choose_strategy(r).fetch_rows);
+  EXPECT_EQ(choose_strategy(r).rows, DType::Bf16);
+}
+
+// Codes and scales there, bf16 back: 0.51 and 1 of what crosses in bf16.
+TEST(CostModel, RowsInFp8TakeHalfOfTheLinkThereAndLessMemory) {
+  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::AllGather})
+    for (const bool peer_memory : {true, false}) {
+      StrategyRequest r = request("auto", 4);
+      r.config.hidden = 7168;
+      r.device = gpu(9);
+      r.peer_memory = peer_memory;
+      r.experts = DType::F8E4m3;
+      const Combination c{kind, ExecutorKind::Contiguous, GemmProvider::Hopper};
+      const double f8 = predict(c, r).link_us;
+      r.fp8_rows = false;
+      const double bf16 = predict(c, r).link_us;
+      EXPECT_NEAR(f8 / bf16, (7168 + 56 * 4 + 14336) / (2.0 * 14336), 1e-9)
+          << dispatcher_name(kind) << peer_memory;
+    }
 }
 
 TEST(StrategyNames, AnUnknownNameListsAllAndTheNearest) {
@@ -170,17 +193,35 @@ TEST(Auto, PicksTheDispatcherThatTheRanksCallFor) {
                       {4, 4, true, DispatcherKind::Local},  {4, 4, false, DispatcherKind::Normal},
                       {8, 1, false, DispatcherKind::Normal}};
   for (const auto& row : rows)
-    for (const bool low_latency : {false, true}) {  // skipped until it is provided
+    for (const bool low_latency : {false, true}) {
       auto r = request("auto", row.num_ranks);
       r.tp_size = row.tp_size;
       r.use_all_gather = row.use_all_gather;
       r.use_low_latency = low_latency;
       const auto s = choose_strategy(r);
-      EXPECT_EQ(s.dispatcher, row.expected) << row.num_ranks << " " << row.tp_size;
+      const bool takes_it = low_latency && row.expected == DispatcherKind::Normal;
+      EXPECT_EQ(s.dispatcher, takes_it ? DispatcherKind::LowLatency : row.expected)
+          << row.num_ranks << " " << row.tp_size;
+      EXPECT_EQ(s.reason.find("low latency is asked for") != std::string::npos, takes_it);
       EXPECT_FALSE(s.opt_in);
       EXPECT_TRUE(s.holds());
       EXPECT_NE(s.reason.find("auto: "), std::string::npos);
     }
+}
+
+TEST(Auto, TakesLowLatencyForSumsAtTheSourceAndNeverOverNccl) {
+  auto r = request("auto", 4);
+  r.sums_at_source = true;
+  EXPECT_EQ(choose_strategy(r).dispatcher, DispatcherKind::LowLatency);
+  r.num_ranks = 1;
+  EXPECT_EQ(choose_strategy(r).dispatcher, DispatcherKind::Local);
+  r = request("auto", 4);
+  r.device = gpu(9);
+  r.device.link_gbps = 390, r.device.read_gbps = 3000;
+  r.use_low_latency = r.has_nccl = true;
+  EXPECT_EQ(choose_strategy(r).dispatcher, DispatcherKind::LowLatency);
+  r.peer_memory = false;
+  EXPECT_NE(choose_strategy(r).dispatcher, DispatcherKind::LowLatency);
 }
 
 TEST(Auto, NeverTakesAnOptInStrategyAndTakesTheCheapest) {
@@ -253,6 +294,11 @@ const Toggle kToggles[] = {
     {"P=4, tp=1", [](auto&) {}, "local+contiguous"},
     {"use_all_gather=off", [](auto& r) { r.tp_size = 4, r.use_all_gather = false; },
      "local+contiguous"},
+    {"normal, P=4", [](auto& r) { r.sums_at_source = true; }},
+    {"peer_memory=off",
+     [](auto& r) { r.device = gpu(9), r.peer_memory = false, r.has_nccl = true; },
+     "low_latency+masked"},
+    {"P=1", [](auto& r) { r.num_ranks = 1; }, "low_latency+masked"},
     {"limit 1000", [](auto& r) { r.workspace_limit_bytes = 1000; }},
     {"max_tokens=300000000", [](auto& r) { r.max_tokens = 300000000; }},
     {"no GPU here",

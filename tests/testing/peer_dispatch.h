@@ -4,6 +4,8 @@
 // back. The experts run on the host, so devices and transports must agree bit by bit.
 #pragma once
 
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "base/status.h"
 #include "ops/ops.h"
 #include "switchyard/dispatcher.h"
+#include "testing/cpu_ops.h"
 #include "testing/routing.h"
 
 namespace switchyard::testing {
@@ -63,6 +66,9 @@ struct DispatchCase {
   // Where combine sums this rank's own rows itself, it has to: their partial rows are NaN.
   bool own_sums = false;
   void leave_out_own_rows() { own_sums = true, options.own_sums_from = 1; }
+  // The experts take rows in f8_e4m3: what did not travel so is quantised where it arrives.
+  bool f8_experts = false;
+  bool odd_rows = false;  // among the tokens are those of mark_odd_rows
   // Absent: make_dispatcher does.
   std::function<std::unique_ptr<Dispatcher>(const DispatchCase&, Communicator&,
                                             std::shared_ptr<Backend>)>
@@ -73,11 +79,27 @@ struct DispatchCase {
   }
 };
 
+// Rows that a quantiser may get wrong, where there are as many: NaN, infinities, zeros, tiny and huge
+// numbers.
+inline void mark_odd_rows(Buffer<Bf16>& x, int64_t hidden) {
+  const auto row = [&](int64_t r) { return x.data() + r * hidden; };
+  if (x.count() < 6 * hidden) return;
+  row(0)[3] = Bf16(std::nanf(""));
+  row(1)[hidden - 1] = Bf16(-std::numeric_limits<float>::infinity());
+  std::fill_n(row(2), hidden, Bf16(0.0f));
+  row(2)[1] = Bf16(-0.0f);
+  std::fill_n(row(3), hidden, Bf16(1e-39f));
+  row(4)[0] = Bf16(3e38f);
+  row(5)[0] = Bf16(1e-3f);
+}
+
 // What one rank saw of one call.
 struct DispatchOutcome {
   StatusWords status;
   int32_t num_rows = -1;
-  std::vector<uint16_t> rows;  // the num_rows that arrived
+  std::vector<uint16_t> rows;  // the num_rows that arrived; of f8_experts codes times scales
+  std::vector<uint8_t> codes;  // f8_experts
+  std::vector<uint32_t> scales;
   std::vector<int32_t> ids;
   std::vector<float> weights;
   std::vector<uint16_t> output;
@@ -117,6 +139,7 @@ inline std::vector<uint16_t> weigh(const DispatchOutcome& in, bool has_gaps, int
 inline DispatchOutcome without_gaps(const DispatchOutcome& in, int64_t hidden, int64_t top_k) {
   DispatchOutcome out = in;
   out.num_rows = 0, out.rows.clear(), out.ids.clear(), out.weights.clear();
+  out.codes.clear(), out.scales.clear();
   const auto add = [](auto& to, const auto& from, int64_t row, int64_t width) {
     to.insert(to.end(), from.begin() + row * width, from.begin() + (row + 1) * width);
   };
@@ -124,6 +147,8 @@ inline DispatchOutcome without_gaps(const DispatchOutcome& in, int64_t hidden, i
     if (is_gap(in, r, top_k)) continue;
     ++out.num_rows;
     add(out.rows, in.rows, r, hidden);
+    if (!in.codes.empty()) add(out.codes, in.codes, r, hidden);
+    if (!in.codes.empty()) add(out.scales, in.scales, r, ceil_div(hidden, kQuantGroup));
     add(out.ids, in.ids, r, top_k);
     add(out.weights, in.weights, r, top_k);
   }
@@ -133,28 +158,35 @@ inline DispatchOutcome without_gaps(const DispatchOutcome& in, int64_t hidden, i
 // Reads what arrived, and fetches what stayed with its rank, each row to its own place.
 class Receiver {
  public:
-  Receiver(Backend& backend, int64_t max_rows, int64_t hidden, int64_t top_k)
+  Receiver(Backend& backend, int64_t max_rows, const DispatchCase& c)
       : backend_(backend),
-        rows_(backend, DType::Bf16, {max_rows, hidden}),
+        f8_experts_(c.f8_experts),
+        hidden_(c.config.hidden),
+        rows_(backend, DType::Bf16, {max_rows, hidden_}),
+        codes_(backend, DType::F8E4m3, {max_rows, hidden_}),
+        scales_(backend, DType::F32, {max_rows, ceil_div(hidden_, kQuantGroup)}),
         places_(backend, DType::I32, {max_rows, 1}),
-        slots_(backend, DType::I32, {max_rows, top_k}) {}
+        slots_(backend, DType::I32, {max_rows, c.config.top_k}) {}
 
   void read_into(DispatchOutcome& o, const ReceivedRows& in, CUstream_st* stream) const {
     o.num_rows = in.num_rows.present() ? read<int32_t>(backend_, in.num_rows, stream).front()
                                        : static_cast<int32_t>(in.ids.dim(0));
     o.ids = read<int32_t>(backend_, in.ids.rows(0, o.num_rows), stream);
     o.weights = read<float>(backend_, in.weights.rows(0, o.num_rows), stream);
-    if (!in.source.peers.present()) {
-      o.rows = read<uint16_t>(backend_, in.source.rows.rows(0, o.num_rows), stream);
-      return;
+    const RowSource& source = in.source;
+    EXPECT_EQ(source.scales.present(), source.rows.dtype == DType::F8E4m3);
+    if (!source.scales.present()) {
+      o.rows = read<uint16_t>(backend_, arrived(o, source, in, rows_.view(), stream), stream);
+      if (f8_experts_) quantise(o);
+    } else {
+      RowSource scales = source;
+      scales.rows = source.scales;
+      o.codes = read<uint8_t>(backend_, arrived(o, source, in, codes_.view(), stream), stream);
+      o.scales = read<uint32_t>(backend_, arrived(o, scales, in, scales_.view(), stream), stream);
     }
-    std::vector<int32_t> places;
-    for (int64_t r = 0; r < o.num_rows; ++r)
-      places.push_back(is_gap(o, r, in.ids.dim(1)) ? kNoRow : static_cast<int32_t>(r));
-    const Tensor at = places_.view().rows(0, o.num_rows), rows = rows_.view().rows(0, o.num_rows);
-    copy_to_device(backend_, at, places.data(), stream);
-    backend_.ops().run(ScatterRows{rows, in.source, at, in.num_rows}, stream);
-    o.rows = read<uint16_t>(backend_, rows, stream);
+    if (!f8_experts_) return;
+    dequantise(o);
+    copy_to_device(backend_, rows_.view().rows(0, o.num_rows), o.rows.data(), stream);
   }
 
   // What `weigh` sums, of rows that were fetched.
@@ -169,8 +201,46 @@ class Receiver {
   }
 
  private:
+  // One part of the rows: where it is, or in `room` what is fetched of it.
+  ConstTensor arrived(const DispatchOutcome& o, const RowSource& source, const ReceivedRows& in,
+                      Tensor room, CUstream_st* stream) const {
+    if (!source.peers.present()) return source.rows.rows(0, o.num_rows);
+    std::vector<int32_t> places;
+    for (int64_t r = 0; r < o.num_rows; ++r)
+      places.push_back(is_gap(o, r, in.ids.dim(1)) ? kNoRow : static_cast<int32_t>(r));
+    const Tensor at = places_.view().rows(0, o.num_rows), rows = room.rows(0, o.num_rows);
+    copy_to_device(backend_, at, places.data(), stream);
+    backend_.ops().run(ScatterRows{rows, source, at, in.num_rows}, stream);
+    return rows;
+  }
+
+  // By the form that defines it.
+  void quantise(DispatchOutcome& o) const {
+    const int64_t groups = ceil_div(hidden_, kQuantGroup);
+    o.codes.resize(o.rows.size());
+    o.scales.resize(static_cast<size_t>(o.num_rows * groups));
+    QuantizeRows op;
+    op.dst = Tensor(o.codes.data(), DType::F8E4m3, {o.num_rows, hidden_});
+    op.scales = Tensor(o.scales.data(), DType::F32, {o.num_rows, groups});
+    op.src = ConstTensor(o.rows.data(), DType::Bf16, {o.num_rows, hidden_});
+    run_plain(op);
+  }
+
+  void dequantise(DispatchOutcome& o) const {
+    const int64_t groups = ceil_div(hidden_, kQuantGroup);
+    o.rows.resize(o.codes.size());
+    for (size_t i = 0; i < o.rows.size(); ++i) {
+      const auto row = static_cast<int64_t>(i) / hidden_, col = static_cast<int64_t>(i) % hidden_;
+      const float scale =
+          std::bit_cast<float>(o.scales[static_cast<size_t>(row * groups + col / kQuantGroup)]);
+      o.rows[i] = Bf16(static_cast<float>(F8E4m3::from_bits(o.codes[i])) * scale).bits();
+    }
+  }
+
   Backend& backend_;
-  OnDevice rows_, places_, slots_;
+  bool f8_experts_;
+  int64_t hidden_;
+  OnDevice rows_, codes_, scales_, places_, slots_;
 };
 
 // Collective: every call of the case on one dispatcher and one workspace.
@@ -198,7 +268,8 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
   struct Inputs {
     OnDevice hidden, ids, weights, output, status;
   };
-  const Receiver receiver(b, dispatcher->max_rows(c.capacity), h, k);
+  const Receiver receiver(b, dispatcher->max_rows(c.capacity), c);
+  const OnDevice room(b, DType::Bf16, {dispatcher->max_rows(c.capacity), h});
   const Tensor place = c.in_place ? dispatcher->input_rows(workspace) : Tensor{};
   std::vector<Inputs> inputs;
   std::vector<int64_t> bounds;
@@ -207,7 +278,8 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
     const int64_t t = call.tokens[static_cast<size_t>(comm.rank())];
     const auto slice = dispatcher->slice(t);
     const auto seed = call.seed * 100 + static_cast<uint64_t>(group);
-    const auto x = random_bf16({t, h}, seed);
+    auto x = random_bf16({t, h}, seed);
+    if (c.odd_rows) mark_odd_rows(x, h);
     auto ids = random_ids(t, c.config.num_experts, k, call.skew, seed + 1);
     if (call.bad_id_on == comm.rank() && t > 0) ids[0] = 1000;
     const auto weights = random_f32({t, k}, seed + 2, 0.1f, 1.0f);
@@ -223,7 +295,6 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
   meet(comm);
 
   std::vector<DispatchOutcome> outcomes;
-  std::vector<OnDevice> partials;  // to the end: freeing one may wait for kernels that wait
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Inputs& in = inputs[i];
     const Tensor status = in.status.view();
@@ -248,12 +319,8 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
       std::fill_n(partial.begin() + comm.rank() * source.block * h, hidden.dim(0) * h, kNanBits);
     }
     if (has_gaps) o = without_gaps(o, h, k);
-    if (back.rows.present()) {
-      copy_to_device(b, back.rows, partial.data(), stream);
-    } else {
-      partials.emplace_back(b, ConstTensor(partial.data(), DType::Bf16, {capacity, h}));
-      back.rows = partials.back().view();
-    }
+    if (!back.rows.present()) back.rows = room.view().rows(0, capacity);
+    copy_to_device(b, back.rows, partial.data(), stream);
     dispatcher->combine(in.output.view(), back, call, {}, status, stream);
     o.output = read<uint16_t>(b, in.output.view(), stream);
     const auto words = read<int32_t>(b, status, stream);
@@ -266,8 +333,10 @@ inline std::vector<DispatchOutcome> run_dispatch(const DispatchCase& c, Communic
 
 using AllOutcomes = std::vector<std::vector<DispatchOutcome>>;  // by rank, then call
 
-// The same on threads of the CPU that exchange through their communicator: what is right.
+// The same on threads of the CPU that exchange bf16 rows through their communicator: what is right.
 inline AllOutcomes expected_outcomes(DispatchCase c) {
+  if (c.options.kind == DispatcherKind::LowLatency) c.options.kind = DispatcherKind::Normal;
+  c.options.rows = DType::Bf16;
   c.options.peer_memory = c.options.host_ordered = c.in_place = c.own_sums = false;
   c.first_epoch = 0;
   c.make = nullptr;
@@ -297,14 +366,17 @@ inline std::string difference(const DispatchCase& c, const AllOutcomes& expected
                  std::to_string(e.num_rows);
         if (o.ids != e.ids) return "ids" + at;
         if (o.weights != e.weights) return "weights" + at;
+        if (o.scales != e.scales) return "scales" + at;
+        if (o.codes != e.codes) return "codes" + at;
         for (size_t n = 0; n < e.rows.size(); ++n)
           if (o.rows[n] != e.rows[n])
             return "rows" + at + ": row " +
                    std::to_string(n / static_cast<size_t>(c.config.hidden)) + ", column " +
                    std::to_string(n % static_cast<size_t>(c.config.hidden));
       }
+      const auto is_nan = [](uint16_t bits) { return (bits & 0x7fffu) > 0x7f80u; };
       for (size_t n = 0; n < e.output.size(); ++n)
-        if (o.output[n] != e.output[n])
+        if (o.output[n] != e.output[n] && !(is_nan(o.output[n]) && is_nan(e.output[n])))
           return "output" + at + ": token " +
                  std::to_string(n / static_cast<size_t>(c.config.hidden)) + ", column " +
                  std::to_string(n % static_cast<size_t>(c.config.hidden));
@@ -352,11 +424,34 @@ inline std::vector<DispatchCase> dispatch_cases(int num_ranks, int64_t hidden) {
   return all;
 }
 
+// Those of normal that push rows, by low latency.
+inline std::vector<DispatchCase> low_latency_cases(int num_ranks, int64_t hidden) {
+  std::vector<DispatchCase> all;
+  for (auto& c : dispatch_cases(num_ranks, hidden)) {
+    if (c.options.kind != DispatcherKind::Normal || c.options.fetch_rows) continue;
+    c.options.kind = DispatcherKind::LowLatency;
+    all.push_back(std::move(c));
+  }
+  return all;
+}
+
+// Of the cases of dispatch_cases, all over which rows travel, in f8_e4m3.
+inline std::vector<DispatchCase> f8_dispatch_cases(int num_ranks, int64_t hidden) {
+  std::vector<DispatchCase> all;
+  for (auto& c : dispatch_cases(num_ranks, hidden)) {
+    if (c.options.kind == DispatcherKind::Local || c.in_place) continue;
+    c.options.rows = DType::F8E4m3;
+    c.f8_experts = c.odd_rows = true;
+    all.push_back(std::move(c));
+  }
+  return all;
+}
+
 inline std::string name_of(const DispatchCase& c) {
   return std::string(dispatcher_name(c.options.kind)) + "_P" + std::to_string(c.num_ranks) + "_tp" +
          std::to_string(c.options.tp_size) + "_K" + std::to_string(c.config.top_k) +
          (c.options.fetch_rows ? "_fetched" : "") + (c.in_place ? "_in_place" : "") +
-         (c.own_sums ? "_own_sums" : "");
+         (c.own_sums ? "_own_sums" : "") + (c.f8_experts ? "_f8" : "");
 }
 
 // Random numbers of tokens, bounds and skews in a row, some ranks empty, some ids bad.

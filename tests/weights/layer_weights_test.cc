@@ -54,6 +54,33 @@ TEST(RandomWeights, KeepTheSizeOfWhatTheyMultiply) {
   EXPECT_NEAR(sum / static_cast<double>(w.experts.w1.count()) * 64, 1.0, 0.05);
 }
 
+TEST(RandomWeights, InF8KeepThatSizeAndDependOnTheGlobalExpertOnly) {
+  MoeConfig c = config_with_everything();
+  c.hidden = 256, c.intermediate = 192;
+  const ExpertFormat format = fp8_blocks(c);
+  EXPECT_EQ(format, (ExpertFormat{DType::F8E4m3, {64, 128}, {128, 128}}));
+  const auto all = random_weights(c, 1, 0, 7, format), part = random_weights(c, 4, 3, 7, format);
+  validate(all, c, 1);
+  const auto same = [&](ConstTensor a, ConstTensor b) {
+    return std::memcmp(a.data, b.rows(3 * 2, 2).data, static_cast<size_t>(a.bytes())) == 0;
+  };
+  EXPECT_TRUE(same(part.experts.w1, all.experts.w1));
+  EXPECT_TRUE(same(part.experts.w2, all.experts.w2));
+  EXPECT_TRUE(same(part.experts.w1_scales.values, all.experts.w1_scales.values));
+  EXPECT_TRUE(same(part.experts.w2_scales.values, all.experts.w2_scales.values));
+  const ConstTensor scales = all.experts.w1_scales.values;
+  double sum = 0, largest = 0, least = 1;
+  for (int64_t i = 0; i < all.experts.w1.count(); ++i) {
+    const int64_t row = i / c.hidden, block = row / 64 * 2 + i % c.hidden / 128;
+    const double scale = scales.as<float>()[block];
+    sum += std::pow(static_cast<float>(all.experts.w1.as<F8E4m3>()[i]) * scale, 2);
+    largest = std::max(largest, scale), least = std::min(least, scale);
+  }
+  // Scales within half of their middle have 13/12 of its square.
+  EXPECT_NEAR(sum / static_cast<double>(all.experts.w1.count()) * 256, 13.0 / 12, 0.15);
+  EXPECT_GT(largest, 2 * least);
+}
+
 bool same_bytes(ConstTensor a, ConstTensor b) {
   return a.present() == b.present() && a.shape == b.shape && a.dtype == b.dtype &&
          (a.bytes() == 0 || std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())) == 0);

@@ -1,0 +1,185 @@
+# SPDX-FileCopyrightText: The Switchyard authors
+# SPDX-License-Identifier: Apache-2.0
+"""torch on a GPU, at the sizes of a model: memory is the caller's, graphs replay, a row has its bits in any batch."""
+import pytest
+import switchyard
+import switchyard.torch
+import torch
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+H, I, E, K = 2048, 768, 128, 8
+OP = torch.ops.switchyard.fused_experts
+OP_OUT = torch.ops.switchyard.fused_experts_out
+MANY = 4097
+PICKED = (0, 1234, MANY - 1)  # of MANY rows
+
+
+@pytest.fixture(scope="module")
+def experts():
+    """w1 bf16 [E, 2I, H], w2 bf16 [E, H, I]."""
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def bf16(*shape):
+        return (torch.randn(shape, generator=generator, device="cuda") * shape[-1] ** -0.5).bfloat16()
+
+    return bf16(E, 2 * I, H), bf16(E, H, I)
+
+
+@pytest.fixture
+def layer(experts):
+    config = switchyard.MoeConfig(hidden=H, intermediate=I, num_experts=E, top_k=K)
+    return switchyard.MoeLayer(config, switchyard.LayerWeights(*experts, switchyard.GateUpOrder.GateUp), max_tokens=MANY)
+
+
+def routed(tokens, seed=0):
+    """hidden bf16 [T, H], ids i64 [T, K], weights f32 [T, K]; some experts are chosen more often."""
+    generator = torch.Generator("cuda").manual_seed(1000 * tokens + seed)
+    hidden = torch.randn(tokens, H, generator=generator, device="cuda").bfloat16()
+    logits = torch.randn(tokens, E, generator=generator, device="cuda") + torch.linspace(0, 2, E, device="cuda")
+    weights, ids = logits.softmax(-1).topk(K)
+    return hidden, ids, weights
+
+
+def operation(hidden, ids, weights, experts):
+    return OP(hidden, *experts, ids, weights, order="gate_up")
+
+
+def same_bits(a, b):
+    return torch.equal(a.view(torch.uint16), b.view(torch.uint16))
+
+
+def by_definition(hidden, ids, weights, experts):
+    result = torch.zeros(hidden.shape, dtype=torch.float64, device="cuda")
+    for e in ids.unique().tolist():
+        row, slot = (ids == e).nonzero(as_tuple=True)
+        gate, up = (hidden[row].double() @ experts[0][e].double().T).chunk(2, -1)
+        rows = (torch.nn.functional.silu(gate) * up) @ experts[1][e].double().T
+        result.index_add_(0, row, weights[row, slot].double()[:, None] * rows)
+    return result
+
+
+def test_a_layer_uses_the_callers_memory_alone(layer, experts):
+    hidden, ids, weights = routed(64)
+    output = torch.full_like(hidden, torch.nan)
+    place = output.data_ptr()
+    layer.forward(hidden, ids=ids, weights=weights, output=output)
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    output.fill_(torch.nan)
+    assert layer.forward(hidden, ids=ids, weights=weights, output=output) is output
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+    layer.wait(torch.cuda.current_stream().cuda_stream)
+    assert output.data_ptr() == place
+    expected = by_definition(hidden, ids, weights, experts)
+    assert float((output.double() - expected).norm() / expected.norm()) <= 4e-3
+    new = layer.forward(hidden, ids=ids, weights=weights)
+    assert same_bits(new, output) and new.data_ptr() != place
+
+
+def test_the_operation_writes_where_it_is_told(experts):
+    hidden, ids, weights = routed(64)
+    memory = torch.full((66, H), torch.nan, dtype=torch.bfloat16, device="cuda")
+    OP_OUT(hidden, *experts, ids, weights, order="gate_up", out=memory[1:65])
+    switchyard.torch.check()
+    assert same_bits(memory[1:65], operation(hidden, ids, weights, experts)) and memory[[0, 65]].isnan().all()
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 512])
+@pytest.mark.parametrize("how", ["layer", "operation"])
+def test_200_replays_have_the_bits_of_eager_calls(layer, experts, how, tokens):
+    """Inputs change in place between replays: kernels read the caller's memory."""
+    def call(hidden, ids, weights):
+        if how == "layer":
+            return layer.forward(hidden, ids=ids, weights=weights)
+        return operation(hidden, ids, weights, experts)
+
+    static = routed(tokens)
+    for _ in range(2):
+        call(*static)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call(*static)
+    for seed in range(200):
+        given = routed(tokens, seed)
+        expected = call(*given)
+        for place, tensor in zip(static, given):
+            place.copy_(tensor)
+        output.fill_(torch.nan)
+        graph.replay()
+        assert same_bits(output, expected), seed
+    assert output.float().norm() > 0
+
+
+def test_opcheck(experts):
+    hidden, ids, weights = routed(9)
+    torch.library.opcheck(OP.default, (hidden, *experts, ids, weights), {"order": "gate_up"})
+    torch.library.opcheck(OP_OUT.default, (hidden, *experts, ids, weights), {"order": "gate_up", "out": torch.empty_like(hidden)})
+
+
+def test_nothing_is_compiled_after_the_second_number_of_tokens(experts):
+    compiled = []
+
+    def count(graph, _):
+        compiled.append(graph)
+        return graph.forward
+
+    fast = torch.compile(operation, fullgraph=True, dynamic=True, backend=count)
+    for number, tokens in enumerate((1, 2, 5, 129, 4096)):
+        assert same_bits(fast(*routed(tokens), experts), operation(*routed(tokens), experts))
+        if number == 1:
+            after_two = len(compiled)
+    assert len(compiled) == after_two <= 2
+
+
+# ---- the bits of a row alone and among others
+
+
+def assert_rows_have_their_bits(call):
+    """call(hidden, ids, weights)"""
+    hidden, ids, weights = routed(MANY)
+    together = call(hidden, ids, weights)
+    for row in PICKED:
+        alone = call(*(t[row:row + 1].clone() for t in (hidden, ids, weights)))
+        assert same_bits(alone, together[row:row + 1]), row
+    assert together.float().norm() > 0 and not together.isnan().any()
+
+
+def test_of_the_operation(experts):
+    assert_rows_have_their_bits(lambda *rows: operation(*rows, experts))
+
+
+def test_of_transformers(experts):
+    transformers = pytest.importorskip("transformers")
+    import switchyard.transformers  # noqa: F401  # the implementation
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
+
+    config = transformers.Qwen3MoeConfig(hidden_size=H, moe_intermediate_size=I, num_experts=E, num_experts_per_tok=K)
+    config._experts_implementation = "switchyard"
+    with torch.device("meta"):
+        made = Qwen3MoeExperts(config)
+    made.gate_up_proj, made.down_proj = (torch.nn.Parameter(w, requires_grad=False) for w in experts)
+    assert_rows_have_their_bits(lambda hidden, ids, weights: made(hidden, ids, weights.bfloat16()))
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    import engine_stub
+    import stub_vllm
+    from switchyard import _engines
+
+    monkeypatch.setenv(_engines.VARIABLE, "1")
+    monkeypatch.setattr(stub_vllm.current_platform, "family", 90)
+    engine_stub.install(stub_vllm)
+    _engines.register_vllm()
+    yield stub_vllm
+    stub_vllm.op_registry_oot.clear()
+    engine_stub.remove("vllm", "switchyard.vllm")
+
+
+def test_of_vllms_class(experts, vllm):
+    from test_vllm import make_layer, run, uses_switchyard
+
+    config = vllm.FusedMoEConfig(num_experts=E, experts_per_token=K, hidden_dim=H)
+    made, method = make_layer(config, *experts)
+    assert uses_switchyard(method)
+    assert_rows_have_their_bits(lambda hidden, ids, weights: run(made, method, hidden, weights, ids.int()))
