@@ -151,10 +151,12 @@ class Dispatcher {
   virtual PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor room,
                                   CUstream_st* stream) = 0;
 
-  /// dst[t, :] = bf16( sum over ranks, in rank order, of partial rows of t, in fp32 + addend ).
+  /// dst[t, :] = bf16( sum over ranks, in rank order, of partial rows of t, in fp32 + addend ); with
+  /// sums_at_source of the weighted rows of t's slots, in their order.
   ///
   ///   dst      out  bf16 [T, H], all T tokens (TP slices are gathered)
-  ///   partial  in   as sum_experts gives them; or rows alone, one per received row
+  ///   partial  in   as sum_experts gives them; or, but with sums_at_source, rows alone, one per
+  ///                 received row
   ///   addend   in   over the tokens of the slice
   ///
   /// Collective. A token without any expert gives a zero row plus its addend.

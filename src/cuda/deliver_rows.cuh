@@ -32,9 +32,9 @@ struct DeliverRowsParams {
   int32_t* num_rows;     // [1]
   int32_t* status;
   const int32_t* active;  // SlotTables::active or null
-  const uint4* rows;     // [T, vectors]
-  const int32_t* ids;    // [T, K]
-  const float* weights;  // [T, K]
+  const uint4* rows;      // [T, vectors]
+  const int32_t* ids;     // [T, K]
+  const float* weights;   // [T, K]
   int num_experts, experts_per_rank;
   int num_tokens, top_k, block, vectors_per_row, pieces_per_row;
   int group_tokens, num_groups;     // at least one group, which may be empty

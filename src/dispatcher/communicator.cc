@@ -138,10 +138,9 @@ class CommunicatorDispatcher : public Dispatcher {
 
   int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
   size_t workspace_bytes(int64_t max_tokens) const override {
-    return static_cast<size_t>(dispatcher_bytes(kind(), parts_.config, max_tokens,
-                                                parts_.num_ranks(), parts_.options.tp_size,
-                                                {parts_.carrier, parts_.options.rows},
-                                                parts_.options.sums_at_source));
+    return static_cast<size_t>(dispatcher_bytes(
+        kind(), parts_.config, max_tokens, parts_.num_ranks(), parts_.options.tp_size,
+        {parts_.carrier, parts_.options.rows}, parts_.options.sums_at_source));
   }
   Slice slice(int64_t num_tokens) const override { return parts_.slice(num_tokens); }
   PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor room,

@@ -212,20 +212,20 @@ struct DispatchBuffers {
   Tensor return_row;  // i32 [slice, P]
   // bf16 [P * slice, H] partial rows that came back, or as the experts' rows [P * slice, K * H]
   Tensor returned;
-  Tensor counts;           // i32 [P, P] source, destination
-  Tensor counts_back;      // i32 [P, P] its transpose
-  RowParts rows;           // [R, W]
-  Tensor received_ids;     // i32 [R, K] global ids
-  Tensor weights;          // f32 [R, K]
-  Tensor send_counts;      // normal: i32 [P]
-  Tensor send_rows;        // normal: i32 [P * slice]
-  Tensor slot_rows;        // of sums at the source: as the experts' rows [R, K * H] on their way back
-  Tensor return_slot;      // of sums at the source: i32 [slice, K] the row of each slot in returned
-  RowParts own_rows;       // [slice, W]: all_gather: padded; normal: absent of bf16
-  Tensor own_ids;          // all_gather: i32 [slice, K], padded with -1
-  Tensor own_weights;      // all_gather: f32 [slice, K], padded
-  Tensor output_slice;     // tp > 1: bf16 or, with f32_sums, f32 [slice, H]
-  Tensor output_slices;    // tp > 1: the same [tp * slice, H]
+  Tensor counts;         // i32 [P, P] source, destination
+  Tensor counts_back;    // i32 [P, P] its transpose
+  RowParts rows;         // [R, W]
+  Tensor received_ids;   // i32 [R, K] global ids
+  Tensor weights;        // f32 [R, K]
+  Tensor send_counts;    // normal: i32 [P]
+  Tensor send_rows;      // normal: i32 [P * slice]
+  Tensor slot_rows;      // of sums at the source: as the experts' rows [R, K * H] on their way back
+  Tensor return_slot;    // of sums at the source: i32 [slice, K] the row of each slot in returned
+  RowParts own_rows;     // [slice, W]: all_gather: padded; normal: absent of bf16
+  Tensor own_ids;        // all_gather: i32 [slice, K], padded with -1
+  Tensor own_weights;    // all_gather: f32 [slice, K], padded
+  Tensor output_slice;   // tp > 1: bf16 or, with f32_sums, f32 [slice, H]
+  Tensor output_slices;  // tp > 1: the same [tp * slice, H]
   RowBlocksOfCall blocks;  // normal, NCCL: [P * slice, W]
 
   static DispatchBuffers take(Arena& arena, DispatcherKind kind, const MoeConfig& c,

@@ -43,12 +43,12 @@ std::ostream& operator<<(std::ostream& os, const Case& c) {
   return os << c.num_ranks << " ranks, " << c.strategy << ", tp " << c.tp_size;
 }
 const std::vector<Case> kCases = {
-    {1, "local+contiguous"},  {1, "local+masked"},
-    {2, "normal+contiguous"}, {2, "normal+masked"},
-    {2, "all_gather+hybrid"}, {2, "local+contiguous", 2},
-    {4, "normal+contiguous"}, {4, "normal+masked", 2},
-    {4, "all_gather+masked"}, {4, "all_gather+contiguous", 2},
-    {4, "local+masked", 4},   {2, "low_latency+masked"},
+    {1, "local+contiguous"},          {1, "local+masked"},
+    {2, "normal+contiguous"},         {2, "normal+masked"},
+    {2, "all_gather+hybrid"},         {2, "local+contiguous", 2},
+    {4, "normal+contiguous"},         {4, "normal+masked", 2},
+    {4, "all_gather+masked"},         {4, "all_gather+contiguous", 2},
+    {4, "local+masked", 4},           {2, "low_latency+masked"},
     {4, "low_latency+contiguous", 2},
 };
 
