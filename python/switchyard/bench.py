@@ -196,7 +196,8 @@ def measure(row: dict[str, Any], prepared: Prepared, layer: Layer, rows: Rows, d
     op = row["op"]
     try:
         with torch.inference_mode():
-            run, output, row["graph"] = device.captured(call_of(prepared, layer, rows, op))
+            call = call_of(prepared, layer, rows, op)  # a graph reads what this holds, and does not keep it
+            run, output, row["graph"] = device.captured(call)
             if row["graph"]:
                 output.fill_(float("nan"))
                 run()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+import weakref
 
 import engine_stub
 import pytest
@@ -157,6 +158,30 @@ def test_what_cpp_does_so_often_is_what_a_call_does():
 
 
 # ---- what a row holds
+
+
+def test_what_a_peer_planned_lives_until_its_times_are_taken(quick):
+    """A graph reads it, and does not keep it: it was freed, and replays read what came there."""
+    class Plan:
+        pass
+
+    class Graph(bench.Device):
+        def captured(self, call):
+            output = call()
+            return lambda: alive.append(plan() is not None), output, False
+
+    def planned(ids):
+        nonlocal plan
+        made = Plan()
+        plan = weakref.ref(made)
+        return made
+
+    plan, alive = lambda: None, []
+    model = layer()
+    rows = bench.Rows.random(model, 3, torch.device("cpu"))
+    prepared = peers.Prepared(lambda hidden, ids, weights: rows.expected.clone(), plan=planned)
+    row = bench.measure({"op": "layer_given_routing"}, prepared, model, rows, Graph("cpu"), 3)
+    assert "reason" not in row and alive and all(alive)
 
 
 def test_rows_near_a_tie_are_left_out_of_the_error_of_a_gate():
