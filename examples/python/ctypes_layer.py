@@ -45,7 +45,8 @@ class Options(ctypes.Structure):
         (name, c_int32) for name in "tp_size num_link_blocks token_pieces allow_repeated_experts use_all_gather fetch_rows"
         " host_counts peer_memory host_ordered poison_workspace workspace_per_call sums_at_source".split()
     ] + [("workspace", Workspace), ("shared_workspace", c_void_p)] + [
-        (name, c_int32) for name in "out_of_range_ids strided_rows fp8_rows experts".split()]
+        (name, c_int32) for name in "out_of_range_ids strided_rows fp8_rows experts".split()
+    ] + [("placement", c_void_p), ("num_slots", c_int64), ("count_loads", c_int32), ("reserved_end", c_int32)]
 
 
 class ForwardArgs(ctypes.Structure):

@@ -442,7 +442,7 @@ class BadInput(CommandLine):
         self.refused(*real(), "--strategy", "normal+maskd", says="Did you mean")
         self.refused(*real(), "--strategy", "fp8_per_block_no_dp", says="f8_e4m3 (saw bf16)")
         self.refused(*real(), "--strategy", "fp4_ep_low_latency", says="not provided yet")
-        self.refused(*real(), "--ranks", 2, "--strategy", "normal", "--sums-at-source", says="by low_latency")
+        self.refused(*real(), "--ranks", 2, "--strategy", "normal+masked", "--sums-at-source", says="by low_latency")
         self.refused(*real(), "--ranks", 2, "--strategy", "local+masked", says="P=2")
         self.refused("run", "--model", MODEL, "--layer", 1, "--tokens", -1, says="--tokens=-1")
 
