@@ -105,7 +105,7 @@ void run(const std::string& name, const std::string& preset,
   for (const int64_t tokens : all_tokens) {
     const Layers layers = make_layers(config, device, tokens);
     const Call call(device, config, tokens);
-    print_times(layers, *device.backend, call.with_gate(), "gate", "gate_topk");
+    print_times(layers, *device.backend, call.with_gate(), "gate", "choose_experts");
     print_times(layers, *device.backend, call.with_ids(), "i32", "resolve_ids");
   }
 }

@@ -1116,7 +1116,7 @@ class OtherCommands(CommandLine):
         self.assertTrue(0.5 < gemms < 0.52, gemms)  # weights and their scales
         for row in fp8["rows"]:
             self.assertGreaterEqual(row["floor_us"], 0)
-        self.assertTrue({"quantize_rows", "quantize_activated"} < {row["op"] for row in fp8["rows"]})
+        self.assertTrue({"quantize_rows", "scaled_gemm1", "scaled_gemm2"} < {row["op"] for row in fp8["rows"]})
         ranks = self.run_json(*bench, "--weights", "fp8", "--ranks", 2, "--strategy", "normal+masked")
         self.assertEqual((ranks["strategy"], ranks["experts"]), ("normal+masked", "f8_e4m3"))
         self.refused(*bench, "--weights", "native", says="--weights=native")

@@ -33,7 +33,7 @@ TEST(Measure, EveryOperationAndTheLayerLast) {
   const auto times = measure_forward(*layer, {.output = output.view(), .hidden = hidden.view()},
                                      *backend, {.repeat = 3});
   ASSERT_GE(times.size(), 6u);
-  EXPECT_EQ(times.front().op, "router");
+  EXPECT_EQ(times.front().op, "choose_experts");
   EXPECT_EQ(times.back().op, "layer");
   for (const auto& t : times) {
     EXPECT_LE(t.min_us, t.us) << t.op;

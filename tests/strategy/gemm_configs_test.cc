@@ -104,12 +104,12 @@ TEST(GemmConfigs, TilesOfFp8GrowWithTheAverageExpert) {
     EXPECT_TRUE(c.scaled() && !c.streams());
     return std::pair(c.rows, c.cluster());
   };
-  const std::pair few(64, 1), many(256, 2);
+  const std::pair few(64, 1), many(128, 2);
   EXPECT_EQ(choose(1), few);
   EXPECT_EQ(choose(51), few);
   EXPECT_EQ(choose(52), many);
-  EXPECT_EQ(choose(52, 128), few);
-  EXPECT_EQ(choose(52, 136), many);
+  EXPECT_EQ(choose(52, 256), few);
+  EXPECT_EQ(choose(52, 264), many);
   EXPECT_EQ(choose(52, 2048, 1), few);
   EXPECT_EQ(choose(52, 2048, 2), many);
 }
@@ -120,7 +120,7 @@ TEST(GemmConfigs, OneOfThemHasRowsFirst) {
   for (const GemmConfig& c : kGemmConfigs) {
     if (!c.rows_first) continue;
     ++found;
-    EXPECT_EQ(c.math_warpgroups() * 128, c.rows);
+    EXPECT_EQ(c.math_warpgroups() * 64, c.rows);
     for (const int rows : {1, 64, 65, 256, 257, 513, 700, 1025}) {
       const TileSplit split = split_rows(rows, c.rows, c.row_step());
       EXPECT_EQ(split.rows % 64, 0) << rows;
