@@ -7,8 +7,8 @@
 #include "switchyard/switchyard.h"
 
 #ifdef __LP64__
-#define AT(type, field, offset) static_assert(offsetof(type, field) == offset)
-#define SIZE(type, bytes) static_assert(sizeof(type) == bytes)
+#define AT(type, field, offset) static_assert(offsetof(type, field) == (offset))
+#define SIZE(type, bytes) static_assert(sizeof(type) == (bytes))
 
 AT(swy_tensor, data, 0);
 AT(swy_tensor, shape, 8);

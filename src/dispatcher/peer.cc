@@ -163,8 +163,8 @@ class PeerDispatcher final : public Dispatcher {
     switch (kind()) {
       case DispatcherKind::Local: return PeerRoute::Nobody;
       case DispatcherKind::AllGather: return PeerRoute::Everyone;
-      case DispatcherKind::Normal: break;
-      case DispatcherKind::LowLatency: break;  // has a dispatcher of its own
+      case DispatcherKind::Normal:
+      case DispatcherKind::LowLatency: break;  // the latter has a dispatcher of its own
     }
     return parts_.options.fetch_rows ? PeerRoute::Offered : PeerRoute::Owners;
   }

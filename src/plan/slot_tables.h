@@ -44,7 +44,7 @@ constexpr int32_t choose_replica(int32_t expert, uint32_t key, int32_t count) {
 // out of every range.
 constexpr int32_t slot_of(const SlotsView& view, int32_t id, uint32_t key) {
   if (!is_expert(id, view.num_experts)) return id == -1 ? -1 : INT32_MIN;
-  const int32_t* table = view.tables + (view.active[0] & 1) * view.table_size;
+  const int32_t* table = view.tables + int64_t{view.active[0] & 1} * view.table_size;
   const int32_t first = table[id];
   return table[view.num_experts + 1 + first + choose_replica(id, key, table[id + 1] - first)];
 }

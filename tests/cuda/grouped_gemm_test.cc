@@ -89,7 +89,7 @@ class Problem {
 
   // Everything but dst, with operands where `place` puts them.
   template <class Place>
-  GroupedGemm gemm(Place place) {
+  GroupedGemm gemm(Place&& place) {
     GroupedGemm g;
     g.src = place(src_);
     g.weights = place(weights_);
@@ -139,13 +139,7 @@ int device_sms() {
 // The rows of every expert one after the other, as floats; what is not theirs must be untouched.
 template <class T>
 std::vector<float> run_on_gpu(const GemmCase& c, Problem& p) {
-  std::vector<std::shared_ptr<void>> keep;
-  const auto place = [&keep](auto& host) {
-    using Element = std::remove_cvref_t<decltype(host[0])>;
-    auto on_device = std::make_shared<CudaBuffer<Element>>(host);
-    keep.push_back(on_device);
-    return on_device->view();
-  };
+  testing::CudaCopies place;
   CudaBuffer<T> dst({p.rows(), c.width()});
   GroupedGemm g = p.gemm(place);
   g.dst = dst.view();

@@ -90,7 +90,7 @@ class ScaledProblem {
   int64_t token(int32_t slot) const { return c.slots_per_row > 0 ? slot / c.slots_per_row : slot; }
 
   template <class Place>
-  ScaledGemm gemm(Place place) {
+  ScaledGemm gemm(Place&& place) {
     ScaledGemm g;
     g.src = place(src), g.src_scales = {place(src_scales), c.src_block};
     g.weights = place(weights), g.weight_scales = {place(weight_scales), c.weight_block};
@@ -137,13 +137,7 @@ std::vector<float> rows_of(const ScaledProblem& p, const Buffer<T>& out, int64_t
 template <class T>
 std::vector<float> run_with(const ScaledCase& c) {
   ScaledProblem p(c);
-  std::vector<std::shared_ptr<void>> keep;
-  const auto place = [&keep](auto& host) {
-    using Element = std::remove_cvref_t<decltype(host[0])>;
-    auto on_device = std::make_shared<CudaBuffer<Element>>(host);
-    keep.push_back(on_device);
-    return on_device->view();
-  };
+  testing::CudaCopies place;
   CudaBuffer<T> dst(Shape{p.first[p.experts], c.n});
   ScaledGemm g = p.gemm(place);
   g.dst = dst.view();
@@ -265,13 +259,7 @@ struct Activated {
 Activated activate_on_gpu(const ScaledCase& its_case, const Activation& activation,
                           GateUpOrder order) {
   ScaledProblem p(its_case);
-  std::vector<std::shared_ptr<void>> keep;
-  const auto place = [&keep](auto& host) {
-    using Element = std::remove_cvref_t<decltype(host[0])>;
-    auto on_device = std::make_shared<CudaBuffer<Element>>(host);
-    keep.push_back(on_device);
-    return on_device->view();
-  };
+  testing::CudaCopies place;
   const int64_t capacity = p.first[p.experts];
   const int64_t width = activation.gated() ? p.c.n / 2 : p.c.n;
   CudaBuffer<F8E4m3> dst(Shape{capacity, width});

@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "switchyard/backend.h"
 #include "testing/buffer.h"
@@ -54,6 +55,20 @@ class CudaBuffer {
 
   Buffer<T> host_;
   std::shared_ptr<void> memory_;
+};
+
+// Copies buffers of any type to the device, where they live as long as this.
+class CudaCopies {
+ public:
+  template <class T>
+  Tensor operator()(const Buffer<T>& host) {
+    auto copy = std::make_shared<CudaBuffer<T>>(host);
+    copies_.push_back(copy);
+    return copy->view();
+  }
+
+ private:
+  std::vector<std::shared_ptr<void>> copies_;
 };
 
 }  // namespace switchyard::testing
