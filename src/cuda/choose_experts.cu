@@ -42,13 +42,14 @@ __global__ __launch_bounds__(Tile::kThreads) void choose_experts_kernel(
   ptx::barrier_cluster_sync_aligned();  // a block's memory stays while it is read
 }
 
-// From so many tokens on one kernel was seen to be faster than two (decision 68): a tile has all
-// experts, so few tokens are few blocks, each of which reads much.
-constexpr int64_t kManyTokens = 512;
+// Where one kernel was seen to be faster than two (decision 68). A tile has all experts: few tokens are
+// few blocks, each of which reads much, and of few experts most of a tile is empty.
+constexpr int64_t kManyTokens = 512, kManyExperts = 65;
 
 bool is_one_kernel(const ChooseExperts& op) {
-  return op.router.hidden.dim(0) >= kManyTokens && op.router.weights.dim(0) <= Tile::kWeights &&
-         is_plain(op.gate) && takes_clusters(op.router);
+  const int64_t num_tokens = op.router.hidden.dim(0), num_experts = op.router.weights.dim(0);
+  return num_tokens >= kManyTokens && num_experts >= kManyExperts &&
+         num_experts <= Tile::kWeights && is_plain(op.gate) && takes_clusters(op.router);
 }
 
 }  // namespace

@@ -29,6 +29,13 @@ void launch_gemm(const RouterLogits& op, int num_sms, cudaStream_t stream) {
   grouped_gemm_hopper(gemm, num_sms, stream);
 }
 
+// Whether wide tiles read tokens less often than narrow ones, and keep every SM busy.
+bool is_wide(const RouterParams& params) {
+  const dim3 grid = shape_of<WideRouterTile>(params).grid;
+  return params.n > 2 * NarrowRouterTile::kWeights &&
+         static_cast<int>(grid.x * grid.y) >= describe_device(DeviceKind::Cuda).num_sms;
+}
+
 }  // namespace
 
 RouterParams params_of(const RouterLogits& op) {
@@ -51,12 +58,8 @@ bool takes_clusters(const RouterLogits& op) {
 void router_logits(const RouterLogits& op, int num_sms, cudaStream_t stream) {
   if (!takes_clusters(op)) return launch_gemm(op, num_sms, stream);
   const RouterParams params = params_of(op);
-  // Wide tiles once they keep every SM busy.
-  const dim3 wide = shape_of<WideRouterTile>(params).grid;
-  const int num_tiles = static_cast<int>(wide.x * wide.y);
-  num_tiles >= describe_device(DeviceKind::Cuda).num_sms
-      ? launch_clusters<WideRouterTile>(params, stream)
-      : launch_clusters<NarrowRouterTile>(params, stream);
+  is_wide(params) ? launch_clusters<WideRouterTile>(params, stream)
+                  : launch_clusters<NarrowRouterTile>(params, stream);
 }
 
 }  // namespace switchyard::cuda

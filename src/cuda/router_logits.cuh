@@ -32,8 +32,8 @@ inline constexpr int kRouterStep = kStreamRowBytes / int{sizeof(__nv_bfloat16)};
 inline constexpr int kRouterChunks = 8;  // at most: the largest cluster that every Hopper takes
 
 // What a block makes over its chunk: rows of weights x tokens. Many rows read the tokens seldom, few
-// make more blocks.
-template <int kWeightRows, int kNumStages>
+// make more blocks. Stages are loaded kAhead steps ahead: where that is all of them, a barrier more.
+template <int kWeightRows, int kNumStages, int kAhead>
 class RouterTile {
  public:
   static constexpr int kWeights = kWeightRows, kTokens = 64, kStages = kNumStages;
@@ -65,11 +65,11 @@ class RouterTile {
         end(min(begin + p.chunk, p.inner)),
         num_steps((end - begin + kRouterStep - 1) / kRouterStep) {}
 
-  // All stages.
+  // The first stages.
   __device__ void start() const {
-    for (int step = 0; step < kStages; ++step) load<true, false>(step);
+    for (int step = 0; step < kAhead; ++step) load<true, false>(step);
     wait_for_predecessor();
-    for (int step = 0; step < kStages; ++step) load<false, true>(step);
+    for (int step = 0; step < kAhead; ++step) load<false, true>(step);
   }
 
   // With the least of 1, 2, 4 ... blocks of eight tokens that will do.
@@ -130,14 +130,17 @@ class RouterTile {
   __device__ __forceinline__ void multiply_blocks() const {
     float sums[4 * kBlocks] = {};
     for (int step = 0; step < num_steps; ++step) {
-      ptx::cp_async_wait_group<kStages - 1>();
-      __syncthreads();  // all have this stage
+      ptx::cp_async_wait_group<kAhead - 1>();
+      __syncthreads();  // all have this stage, and are done with the one before
+      if constexpr (kAhead < kStages) load<true, true>(step + kAhead);
       const Stage& stage = shared.stages[step % kStages];
 #pragma unroll
       for (int k = 0; k < kRouterStep / 16; ++k)
         multiply_k16<kBlocks>(sums, stage.weights, stage.tokens, k);
-      __syncthreads();  // all are done with it
-      load<true, true>(step + kStages);
+      if constexpr (kAhead == kStages) {
+        __syncthreads();  // all are done with it
+        load<true, true>(step + kAhead);
+      }
     }
     ptx::cp_async_wait_group<0>();
     __syncthreads();  // stages become sums
@@ -165,8 +168,8 @@ class RouterTile {
   const int begin, end, num_steps;
 };
 
-using NarrowRouterTile = RouterTile<32, 3>;
-using WideRouterTile = RouterTile<128, 2>;  // two blocks share an SM
+using NarrowRouterTile = RouterTile<32, 3, 2>;
+using WideRouterTile = RouterTile<128, 2, 2>;  // two blocks share an SM
 
 template <class Tile>
 __global__ __launch_bounds__(Tile::kThreads) void router_logits_kernel(

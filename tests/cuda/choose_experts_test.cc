@@ -68,7 +68,7 @@ class Routing {
 TEST(CudaChooseExperts, GivesTheBitsOfRouterThenGate) {
   SWITCHYARD_SKIP_WITHOUT_HOPPER();
   for (const Problem& p :
-       {Problem{1, 128, 2048, 8}, Problem{512, 8, 64, 2}, Problem{576, 64, 2048, 8},
+       {Problem{1, 128, 2048, 8}, Problem{512, 65, 64, 2}, Problem{576, 127, 2048, 8},
         Problem{577, 100, 264, 3}, Problem{639, 128, 4104, 8}, Problem{2048, 128, 1024, 8},
         Problem{545, 128, 128, 128}, Problem{700, 129, 512, 4}, Problem{2100, 128, 520, 6}}) {
     SCOPED_TRACE(::testing::Message() << p.tokens << " x " << p.experts << " x " << p.hidden);
