@@ -49,7 +49,7 @@ limit=${LIMIT:-240}
 models=${MODELS:-qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b glm-4.5-air olmoe-1b-7b mixtral-8x7b deepseek-v3:8}
 tokens=${TOKENS:-1,8,32,128,512,2048,8192}
 commit=${COMMIT:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
-peer_tests='*PeerCuda.*:*PeerCudaFamilies.*:*PeerCudaLowLatency*:PeerCudaConditions.*:*OfSeveralRanks*:*GpuProcess*:*Nccl*'
+peer_tests='*PeerCuda.*:*PeerCudaFamilies.*:*PeerCudaLowLatency*:*PeerCudaPlaced*:PeerCudaConditions.*:*OfSeveralRanks*:*GpuProcess*:*Nccl*'
 # Kernels that wait for a peer need both to run at once, which memcheck does not promise: PeerCudaOrdered runs instead.
 memcheck_filter=${MEMCHECK_FILTER:--Measure.*:$peer_tests}
 race_filter=${RACE_FILTER:-CudaPlanDispatch.*:CudaGroupRows.*:CudaGateTopk.Ties*:CudaPlanRows.Any*:HopperGroupedGemm.GivesFp32*:HopperGroupedGemm.MatchesTheCpuWithEvery*:CudaSmallOps.*:CudaConvDecode.TouchesNothing*:CudaConvPrefill.*:CudaDeltaRule.TouchesNothing*}
@@ -155,6 +155,8 @@ step_ranks() {
   for run in $(seq "${RUNS:-3}"); do
     mkdir -p "$state/ranks/$run"
     time_model ranks deepseek-v3 --ranks "$ranks" --preset deepseek-v3 --tokens 1,128,1024,4096 --strategy contiguous,all_gather+contiguous
+    time_model ranks deepseek-v3-low-latency --ranks "$ranks" --preset deepseek-v3 --tokens 1,8,32,128,512 --strategy normal+masked,low_latency+masked
+    time_model ranks deepseek-v3-fp8 --ranks "$ranks" --preset deepseek-v3 --weights fp8 --tokens 1,128,4096 --strategy contiguous
     time_model ranks qwen3-30b-a3b --ranks "$ranks" --preset qwen3-30b-a3b --tokens 1,128,1024,8192,16384 --strategy contiguous,masked
     time_model ranks qwen3-30b-a3b-pieces --ranks "$ranks" --preset qwen3-30b-a3b --tokens 8192,16384 --strategy contiguous --pieces 2
     # Tensor-parallel groups of all ranks, and the way between hosts.
