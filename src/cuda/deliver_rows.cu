@@ -34,27 +34,19 @@ void deliver_rows_with(const DeliverRows& op, DeliverRowsParams p, cudaStream_t 
   launch(deliver_rows_kernel<kLoads>, grid, kPushThreads, shared, stream, p);
 }
 
-template <class T>
-T* data_or_null(const Tensor& t) {
-  return t.present() ? t.as<T>() : nullptr;
-}
-
 }  // namespace
 
 template <>
 void run(const DeliverRows& op, cudaStream_t stream) {
-  const int64_t row_bytes = op.rows.dim(1) * dtype_bytes(op.rows.dtype);
-  SWITCHYARD_REQUIRE(row_bytes % 16 == 0, Misaligned, "deliver_rows: row bytes=", row_bytes,
-                     ", need a multiple of 16 (rows move as vectors of so many bytes).");
-  const int64_t vectors = row_bytes / 16;
+  const int64_t vectors = row_vectors(DeliverRows::kName, op.rows);
   const DeliverRowsParams params{
       view_of(op.window),
       op.dst_rows.as<uint4>(),
       op.dst_ids.as<int32_t>(),
       op.dst_weights.as<float>(),
-      data_or_null<int32_t>(op.dst_tokens),
-      data_or_null<int32_t>(op.return_row),
-      data_or_null<int32_t>(op.return_slot),
+      op.dst_tokens.as<int32_t>(),
+      op.return_row.as<int32_t>(),
+      op.return_slot.as<int32_t>(),
       op.sent.as<int32_t>(),
       op.counts.as<int32_t>(),
       op.num_rows.as<int32_t>(),

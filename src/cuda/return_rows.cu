@@ -115,10 +115,7 @@ SlotSumsView view_of_received(const SlotSums& sums) {
 
 template <>
 void run(const ReturnRows& op, cudaStream_t stream) {
-  const int64_t row_bytes = op.dst.dim(1) * dtype_bytes(op.dst.dtype);
-  SWITCHYARD_REQUIRE(row_bytes % 16 == 0, Misaligned, "return_rows: row bytes=", row_bytes,
-                     ", need a multiple of 16 (rows move as vectors of so many bytes).");
-  const int64_t vectors = row_bytes / 16;
+  const int64_t vectors = row_vectors(ReturnRows::kName, op.dst);
   const ReturnRowsParams params{view_of(op.window),
                                 view_of_received(op.sums),
                                 op.counts.as<int32_t>(),

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/checked.h"
+#include "base/require.h"
 #include "cuda/launch.h"
 
 namespace switchyard::cuda {
@@ -19,6 +20,14 @@ inline constexpr int64_t kMaxPushBlocks = 264;
 // A warp with all of a piece's loads on their way keeps a link busy with few blocks.
 inline constexpr int kPieceVectors = 8;  // a lane's
 inline constexpr int kPieceRanks = 2;    // whose pieces are on their way at once
+
+// What each of the rows has of 16 bytes.
+inline int64_t row_vectors(const char* operation, ConstTensor rows) {
+  const int64_t row_bytes = rows.dim(1) * dtype_bytes(rows.dtype);
+  SWITCHYARD_REQUIRE(row_bytes % 16 == 0, Misaligned, operation, ": row bytes=", row_bytes,
+                     ", need a multiple of 16 (rows move as vectors of so many bytes).");
+  return row_bytes / 16;
+}
 
 struct RowPiece {
   int64_t row;

@@ -13,10 +13,6 @@
 namespace switchyard::testing {
 namespace {
 
-bool small() {
-  return std::getenv("SWITCHYARD_SMALL") != nullptr;  // for compute-sanitizer
-}
-
 const Placement kPlacements[] = {{2, 1}, {4, 1}, {2, 2}, {4, 2}, {4, 4}, {8, 8}};
 
 class PeerCudaLowLatency : public ::testing::TestWithParam<Placement> {};
@@ -193,20 +189,8 @@ TEST_P(PeerCudaLowLatency, ManyCallsMayBeEnqueuedAhead) {
       small_config(), GetParam().num_ranks, [](int r) { return 30 - int64_t{r}; }, Skew::Balanced,
       73);
   const auto expected = run_layer(p, GetParam(), "normal+contiguous");
-  const bool apart = GetParam().num_ranks == GetParam().num_devices;
-  const int num_calls = small() ? 3 : apart ? 300 : 30;
-  std::vector<char> same(expected.size());
-  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
-    const RankLayer rank(p, g, options_of(p, g, "low_latency+masked"));
-    rank.poison();
-    g.everyone();
-    for (int i = 0; i < num_calls; ++i) rank.layer->forward(rank.args());
-    rank.layer->wait(g.stream);
-    const auto at = static_cast<size_t>(g.rank());
-    same[at] = rank.bits() == expected[at];
-    g.everyone();
-  });
-  for (const char each : same) EXPECT_TRUE(each);
+  for (const char each : run_ahead(p, GetParam(), "low_latency+masked", expected))
+    EXPECT_TRUE(each);
 }
 
 // ---- graphs

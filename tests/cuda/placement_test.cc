@@ -14,10 +14,6 @@
 namespace switchyard::testing {
 namespace {
 
-bool small() {
-  return std::getenv("SWITCHYARD_SMALL") != nullptr;  // for compute-sanitizer
-}
-
 // ---- operations
 
 struct BothTables {

@@ -6,12 +6,17 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <optional>
 
 #include "testing/checkpoints.h"
 #include "testing/gpu_ranks.h"
 
 namespace switchyard::testing {
+
+inline bool small() {
+  return std::getenv("SWITCHYARD_SMALL") != nullptr;  // for compute-sanitizer
+}
 
 inline AllOutcomes on_gpus(const DispatchCase& c, const Placement& p) {
   AllOutcomes all(static_cast<size_t>(c.num_ranks));
@@ -168,6 +173,26 @@ inline LayerProblem random_problem(const MoeConfig& config, int num_ranks,
     p.router_weights.push_back(random_f32({tokens(r), config.top_k}, own + 2, 0.1f, 1.0f));
   }
   return p;
+}
+
+// Calls that no rank waits for in between: whether the last one gives each rank `expected`.
+inline std::vector<char> run_ahead(const LayerProblem& p, const Placement& placement,
+                                   const std::string& strategy,
+                                   const std::vector<std::vector<uint16_t>>& expected) {
+  const bool apart = placement.num_ranks == placement.num_devices;
+  const int num_calls = small() ? 3 : apart ? 300 : 30;
+  std::vector<char> same(expected.size());
+  run_gpu_ranks(placement, [&](GpuRank& g) {
+    const RankLayer rank(p, g, options_of(p, g, strategy));
+    rank.poison();
+    g.everyone();
+    for (int i = 0; i < num_calls; ++i) rank.layer->forward(rank.args());
+    rank.layer->wait(g.stream);
+    const auto at = static_cast<size_t>(g.rank());
+    same[at] = rank.bits() == expected[at];
+    g.everyone();
+  });
+  return same;
 }
 
 // Replays with other routing, each beside an eager call; the last replay that differed, or -1.
