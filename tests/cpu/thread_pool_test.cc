@@ -29,18 +29,24 @@ TEST(ThreadPool, RunsEveryTaskOnceForAnyNumberOfThreads) {
   }
 }
 
-TEST(ThreadPool, WorkersTakePart) {
-  ThreadPool pool(2);
+// The threads that took part in a job of as many tasks, each of which waits until others have the rest.
+size_t threads_that_met(ThreadPool& pool) {
+  const auto num_threads = static_cast<size_t>(pool.num_threads());
   std::mutex mutex;
   std::condition_variable met;
   std::set<std::thread::id> threads;
-  pool.parallel_for(2, [&](int64_t) {  // each of two tasks waits until another thread has the other
+  pool.parallel_for(pool.num_threads(), [&](int64_t) {
     std::unique_lock lock(mutex);
     threads.insert(std::this_thread::get_id());
     met.notify_all();
-    met.wait_for(lock, std::chrono::seconds(30), [&] { return threads.size() == 2; });
+    met.wait_for(lock, std::chrono::seconds(30), [&] { return threads.size() == num_threads; });
   });
-  EXPECT_EQ(threads.size(), 2u);
+  return threads.size();
+}
+
+TEST(ThreadPool, WorkersTakePart) {
+  ThreadPool pool(2);
+  EXPECT_EQ(threads_that_met(pool), 2u);
 }
 
 TEST(ThreadPool, AThreadThatCannotBeMadeIsAnErrorAndTheOthersEnd) {
@@ -61,6 +67,8 @@ TEST(ThreadPool, AThreadThatCannotBeMadeIsAnErrorAndTheOthersEnd) {
 
 TEST(ThreadPool, InAChildOfForkIsAnErrorAndEnds) {
   auto pool = std::make_unique<ThreadPool>(3);
+  // A thread that starts holds locks of the address sanitizer, which a child of fork would wait for.
+  EXPECT_EQ(threads_that_met(*pool), 3u);
   testing::SharedArray<testing::Seen> seen(1);
   testing::ForkedRanks child(1, [&](int) {
     try {
