@@ -4,6 +4,7 @@
 // back.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -177,6 +178,13 @@ class Dispatcher {
   /// The host is about to wait for `stream`. Over NCCL a peer that does not come to what is on it,
   /// replayed graphs included, then ends that wait after the deadline; elsewhere nothing happens.
   virtual void before_wait(CUstream_st* stream) { (void)stream; }
+  /// i64 [1] of a connected workspace, on the device: the active ranks that were missing in the last
+  /// call that ended with an error for it, a bit each; 0: none ever. Absent without
+  /// DispatcherOptions::lost_rank_timeout.
+  virtual ConstTensor missing_ranks(Workspace workspace) const {
+    (void)workspace;
+    return {};
+  }
   /// Once a status says that a peer is lost and the communicator does not know why: what is known
   /// here, or empty. Over NCCL the ranks first meet on the host, up to the deadline once more.
   virtual std::string why_lost() { return {}; }
@@ -211,6 +219,11 @@ struct DispatcherOptions {
   // SlotTables::active, in memory of the device: ids of dispatch are weight slots by the table in
   // use. A call in which ranks have tables of other contents is an error on all; absent: none.
   ConstTensor placement{};
+  // LowLatency over peer memory, without tensor-parallel groups: not 0, a rank that is later than this
+  // is missing, and calls can go on without it. Then in memory of the device:
+  std::chrono::milliseconds lost_rank_timeout{0};
+  ConstTensor active_ranks{};  // i64 [1] ranks that calls have, a bit each; equal on each of them
+  Tensor dropped_routes{};     // i64 [1] += slots of experts whose rank is not active
   // NCCL, normal: the host waits for counts, exactly the rows travel; dispatch cannot be captured.
   bool host_counts = false;
 };

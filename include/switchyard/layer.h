@@ -116,7 +116,8 @@ struct ForwardArgs {
 /// the peers learn of it. What only the device or a peer can know (ids out of range, too small a
 /// capacity, a lost rank) sets a sticky status and fills the output with NaN; `wait` throws it on
 /// every rank, and so does the next forward that can see it. Having been thrown, it is cleared,
-/// unless the communicator is over (Transport): then every call throws until a new layer is made.
+/// unless the communicator is over (Transport): then every call throws until a new layer is made,
+/// but with PlanOptions::lost_rank_timeout, where calls may go on without the rank that is lost.
 class MoeLayer {
  public:
   /// Collective. Checks config, weights and strategy before it allocates.
@@ -193,6 +194,34 @@ class MoeLayer {
   virtual void set_placement(std::span<const int32_t> expert_of_slot,
                              CUstream_st* stream = nullptr) = 0;
 
+  /// From here on, in the order of `stream`, calls have these ranks only: also those of graphs that were
+  /// captured before. For layers with PlanOptions::lost_rank_timeout, whose call without a rank that has
+  /// ended threw Transport, as each further one does until that rank is left out here. Not collective,
+  /// but every rank that goes on calls it with the same ranks between the same two forwards; one in
+  /// which they differ is an error on each of them. The host does not wait. Not while `stream` is
+  /// captured.
+  ///
+  ///   ranks  in  [any order] ranks that calls still have, this one among them
+  ///
+  /// A choice of an expert whose rank is left out adds nothing, its weight included, and is counted
+  /// (dropped_routes), unless a replica of it is on another rank (LayerOptions::placement): then that
+  /// one is taken. A rank that is left out has ended, or its forward threw: it must not be in a call.
+  /// It never comes back; a new layer has it again.
+  ///
+  /// Throws Error: Unsupported without lost_rank_timeout, or a stream that is captured; ShapeMismatch
+  /// for ranks that are none, were left out before, or lack this one. Nothing changes then.
+  virtual void set_active_ranks(std::span<const int32_t> ranks, CUstream_st* stream = nullptr) = 0;
+
+  /// The active ranks that a call waited for in vain, rising: those that this rank found missing, or
+  /// that a peer did. Waits for `stream`, throws nothing of earlier calls. Empty without
+  /// lost_rank_timeout.
+  virtual std::vector<int32_t> missing_ranks(CUstream_st* stream = nullptr) = 0;
+
+  /// i64 [1] on the layer's device: choices of this rank's tokens that were dropped since the layer was
+  /// made, because the expert's rank is left out. Read and cleared as expert_loads. Absent without
+  /// lost_rank_timeout.
+  virtual Tensor dropped_routes() const = 0;
+
   /// i64 [E] on the layer's device: how often each expert was chosen by the tokens that this rank
   /// routes, since the layer was made: all, or its slice in a tensor-parallel group whose rows
   /// travel. Forwards add to it in the order of their streams; whoever reads or clears it does so in
@@ -201,7 +230,8 @@ class MoeLayer {
   virtual Tensor expert_loads() const = 0;
 
   /// The capacity becomes at least `max_tokens`, equal on every rank; weights stay where they are.
-  /// Collective. Waits as `wait` does, for all that was enqueued, and throws what it would. Then as
+  /// Collective, without a rank that was left out: Unsupported then.
+  /// Waits as `wait` does, for all that was enqueued, and throws what it would. Then as
   /// create: on an error the layer stays as it was, unless ranks are lost. A lent workspace must be
   /// large enough. What was captured before has the old capacity and workspace: capture it again.
   virtual void grow(int64_t max_tokens, CUstream_st* stream = nullptr) = 0;

@@ -3,6 +3,7 @@
 // include/switchyard/strategy.h -- public: which dispatcher, executor and GEMM provider, and why.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -80,6 +81,10 @@ struct PlanOptions {
   /// Several ranks, experts in f8_e4m3: token rows travel quantised, with their scales, half the bytes.
   /// Else, and over low_latency, in bf16, and are quantised where their experts are. Changes no bit.
   bool fp8_rows = true;
+  /// Several ranks, at most 64, over low_latency and memory that they reach in each other: not 0, a
+  /// rank that does not come within this time, up to a year, ends one call with an error, not the
+  /// layer. See MoeLayer::set_active_ranks.
+  std::chrono::milliseconds lost_rank_timeout{0};
 
   bool operator==(const PlanOptions&) const = default;
 };

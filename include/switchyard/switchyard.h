@@ -350,7 +350,7 @@ typedef struct swy_options { /* layer.h: LayerOptions; strategy.h: PlanOptions *
   const int32_t* placement; /* [num_slots] the expert in each weight slot, -1: none; read at once */
   int64_t num_slots;        /* over all ranks; 0: no placement, experts are in their order */
   int32_t count_loads;      /* for swy_layer_expert_loads */
-  int32_t reserved_end;
+  int32_t lost_rank_timeout_ms; /* not 0: calls can go on without a rank that is later than this */
 } swy_options;
 SWY_API swy_status swy_options_init(swy_options* options, size_t size);
 
@@ -403,6 +403,18 @@ SWY_API swy_status swy_layer_set_placement(swy_layer* layer, const int32_t* plac
                                            int64_t num_slots, void* stream);
 /* i64 [E] on the layer's device, how often this rank's tokens chose each expert; rank 0 without count_loads. */
 SWY_API swy_status swy_layer_expert_loads(const swy_layer* layer, swy_tensor* loads);
+/* From here on, in the order of `stream`, calls have these ranks only: MoeLayer::set_active_ranks. For layers with
+ * lost_rank_timeout_ms. Not collective, but every rank that goes on calls it with the same ranks between the same two
+ * forwards. */
+SWY_API swy_status swy_layer_set_active_ranks(swy_layer* layer, const int32_t* ranks,
+                                              int32_t num_ranks, void* stream);
+/* The active ranks that a call waited for in vain, rising: at most `capacity` of them are written, `num_ranks` is how
+ * many there are. Waits for `stream`. ranks NULL with capacity 0: their number alone. MoeLayer::missing_ranks. */
+SWY_API swy_status swy_layer_missing_ranks(swy_layer* layer, void* stream, int32_t* ranks,
+                                           int32_t capacity, int32_t* num_ranks);
+/* i64 [1] on the layer's device: choices of this rank's tokens that were dropped, because the expert's rank is left out;
+ * rank 0 (of the tensor) without lost_rank_timeout_ms. */
+SWY_API swy_status swy_layer_dropped_routes(const swy_layer* layer, swy_tensor* routes);
 /* A layer of one rank as a function, for programs that have no place for a handle: fused_experts.h. The first call with
  * this context, config, options, and addresses and shapes of the weights makes the layer, which is kept; `weights` may
  * be destroyed, their memory may not. args->workspace is needed: swy_workspace_bytes of it. Weights that would be copied

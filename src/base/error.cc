@@ -108,18 +108,22 @@ const char* device_name(DeviceKind device) noexcept {
 
 namespace {
 
+// What did not come from a rank, by did_not_come; empty if that is not known.
+std::string what_did_not_come(int32_t why, const std::string& rank) {
+  constexpr std::string_view kWhat[] = {"dispatch: rows of ", "combine: partial rows of ",
+                                        "combine: the slice of "};
+  return why < 1 || why > static_cast<int32_t>(std::size(kWhat)) ? "" : cat(kWhat[why - 1], rank);
+}
+
 std::string peer_lost_message(int32_t why, const std::string& rank) {
   if (why == kGivenUpByHost)
     return cat("forward: the communicator was ended while ", rank,
                " waited for its peers. Make a new communicator and layer.");
-  constexpr std::string_view kWhat[] = {"dispatch: rows of ", "combine: partial rows of ",
-                                        "combine: the slice of "};
-  if (why < 1 || why > static_cast<int32_t>(std::size(kWhat)))
-    return cat("forward: ", rank, " is lost. Make a new communicator and layer.");
-  return cat(
-      kWhat[why - 1], rank,
-      " did not come within the deadline of the communicator. Look at that rank, then make a "
-      "new communicator and layer.");
+  const std::string what = what_did_not_come(why, rank);
+  if (what.empty()) return cat("forward: ", rank, " is lost. Make a new communicator and layer.");
+  return cat(what,
+             " did not come within the deadline of the communicator. Look at that rank, then make "
+             "a new communicator and layer.");
 }
 
 }  // namespace
@@ -152,6 +156,17 @@ std::string status_message(const StatusWords& status) {
                  ", differs from that of rank 0, ids would go to weights that are elsewhere. Call "
                  "set_placement with the same table on every rank, between the same two calls.");
     case StatusDetail::PeerLost: return peer_lost_message(status.value, rank);
+    case StatusDetail::RankMissing:
+      return cat(what_did_not_come(status.value, rank),
+                 " did not come within lost_rank_timeout. Make sure that it has ended, then call "
+                 "set_active_ranks without it on every other rank.");
+    case StatusDetail::LeftOut:
+      return cat("forward: ", rank,
+                 " came too late, its peers go on without it. Make a new communicator and layer.");
+    case StatusDetail::ActiveRanksDiffer:
+      return cat("forward: active_ranks=", status.seen(), " (a bit each) on ", rank,
+                 ", differ from those of its peers. Call set_active_ranks with the same ranks on "
+                 "each of them, between the same two calls.");
     case StatusDetail::RowsNotGrouped:
       return cat("group_rows: row=", status.seen(), " on ", rank,
                  ", is neither -1 (padding) nor in [0, E), or resumes an expert whose rows had "

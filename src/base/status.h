@@ -14,14 +14,17 @@ namespace switchyard {
 // What happened. The values cross ranks and reach kernels; they never change.
 enum class StatusDetail : int32_t {
   None = 0,
-  IdOutOfRange = 1,       // value: the expert id
-  MaskedOverflow = 2,     // value: rows of an expert that did not fit
-  PeerArguments = 3,      // forward refused its arguments on that rank
-  MaxTokensDiffer = 4,    // value: that rank's max_tokens
-  SliceTokensDiffer = 5,  // value: that rank's T, inside one tensor-parallel group
-  PeerLost = 6,           // value: see lost_word in base/peer_control.h; 0 when it is not known
-  RowsNotGrouped = 7,     // value: the lowest row that breaks the rule of group_rows
-  PlacementsDiffer = 8,   // value: that rank's placement, a number of its contents
+  IdOutOfRange = 1,        // value: the expert id
+  MaskedOverflow = 2,      // value: rows of an expert that did not fit
+  PeerArguments = 3,       // forward refused its arguments on that rank
+  MaxTokensDiffer = 4,     // value: that rank's max_tokens
+  SliceTokensDiffer = 5,   // value: that rank's T, inside one tensor-parallel group
+  PeerLost = 6,            // value: see lost_word in base/peer_control.h; 0 when it is not known
+  RowsNotGrouped = 7,      // value: the lowest row that breaks the rule of group_rows
+  PlacementsDiffer = 8,    // value: that rank's placement, a number of its contents
+  RankMissing = 9,         // value: see did_not_come; calls may go on without that rank
+  LeftOut = 10,            // its peers go on without that rank
+  ActiveRanksDiffer = 11,  // value: that rank's active_ranks_word
 };
 
 // The halves of a value, for host and device.

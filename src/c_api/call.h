@@ -49,6 +49,7 @@ T& required(const char* operation, const char* name, T* pointer) {
 }
 
 void check_range(const char* operation, const char* name, int64_t value, int64_t low, int64_t high);
+inline constexpr int kMostRanks = 4096;  // as communicators have
 // Of what this header calls reserved: another one may give it a meaning.
 void check_reserved(const char* operation, const char* name, uint64_t value);
 

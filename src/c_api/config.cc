@@ -114,6 +114,7 @@ swy_options default_options() {
   c.fp8_rows = o.fp8_rows;
   c.experts = static_cast<int32_t>(o.experts);
   c.count_loads = o.count_loads;
+  c.lost_rank_timeout_ms = static_cast<int32_t>(o.lost_rank_timeout.count());
   return c;
 }
 
@@ -205,7 +206,7 @@ LayerOptions to_options(const char* op, const swy_options* given, const swy_cont
   const auto slots = slots_of(op, c.placement, c.num_slots);
   o.placement.assign(slots.begin(), slots.end());
   o.count_loads = flag(op, "count_loads", c.count_loads);
-  check_reserved(op, "options.reserved_end", static_cast<uint32_t>(c.reserved_end));
+  o.lost_rank_timeout = std::chrono::milliseconds(c.lost_rank_timeout_ms);
   if (c.shared_workspace != nullptr)
     o.shared_workspace = handle(op, "options.shared_workspace", c.shared_workspace).workspace;
   return o;

@@ -228,6 +228,43 @@ swy_status swy_layer_expert_loads(const swy_layer* layer, swy_tensor* loads) {
   });
 }
 
+swy_status swy_layer_set_active_ranks(swy_layer* layer, const int32_t* ranks, int32_t num_ranks,
+                                      void* stream) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_layer_set_active_ranks";
+    swy_layer& of = handle(kOp, "layer", layer);
+    check_range(kOp, "num_ranks", num_ranks, 1, kMostRanks);
+    required(kOp, "ranks", ranks);
+    of.layer->set_active_ranks({ranks, static_cast<size_t>(num_ranks)},
+                               static_cast<CUstream_st*>(stream));
+  });
+}
+
+swy_status swy_layer_missing_ranks(swy_layer* layer, void* stream, int32_t* ranks, int32_t capacity,
+                                   int32_t* num_ranks) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_layer_missing_ranks";
+    swy_layer& of = handle(kOp, "layer", layer);
+    check_range(kOp, "capacity", capacity, 0, kMostRanks);
+    if (capacity > 0) required(kOp, "ranks", ranks);
+    int32_t& num = required(kOp, "num_ranks", num_ranks);
+    const auto missing = of.layer->missing_ranks(static_cast<CUstream_st*>(stream));
+    num = static_cast<int32_t>(missing.size());
+    std::copy_n(missing.data(), std::min(capacity, num), ranks);
+  });
+}
+
+swy_status swy_layer_dropped_routes(const swy_layer* layer, swy_tensor* routes) {
+  using namespace switchyard::c_api;
+  return guarded([&] {
+    constexpr const char* kOp = "swy_layer_dropped_routes";
+    const auto& of = *handle(kOp, "layer", layer).layer;
+    required(kOp, "routes", routes) = from_view(of.dropped_routes());
+  });
+}
+
 swy_status swy_layer_input_rows(const swy_layer* layer, swy_tensor* rows) {
   using namespace switchyard::c_api;
   return guarded([&] {

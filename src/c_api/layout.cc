@@ -147,7 +147,7 @@ AT(swy_options, experts, 132);
 AT(swy_options, placement, 136);
 AT(swy_options, num_slots, 144);
 AT(swy_options, count_loads, 152);
-AT(swy_options, reserved_end, 156);
+AT(swy_options, lost_rank_timeout_ms, 156);
 SIZE(swy_options, 160);
 
 AT(swy_forward_args, size, 0);

@@ -16,8 +16,6 @@ static_assert(SWY_ORDER_UNSET == int(GateUpOrder::Unset) &&
               SWY_GATE_UP == int(GateUpOrder::GateUp) && SWY_UP_GATE == int(GateUpOrder::UpGate) &&
               SWY_INTERLEAVED == int(GateUpOrder::Interleaved));
 
-constexpr int kMostRanks = 4096;  // as communicators have
-
 swy_weight_views no_views() {
   swy_weight_views views{};
   views.size = sizeof views;

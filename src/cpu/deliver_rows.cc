@@ -10,8 +10,19 @@
 namespace switchyard::cpu {
 namespace {
 
+// To rank p, which is not active, nothing goes, and nothing comes from there: its block here has no
+// experts.
+int32_t push_nothing(const DeliverRows& op, int p) {
+  const int64_t num_ranks = op.window.num_ranks, top_k = op.ids.dim(1);
+  std::fill_n(op.dst_ids.as<int32_t>() + p * op.block * top_k, op.block * top_k, kNoExpert);
+  for (int64_t t = 0; op.return_row.present() && t < op.ids.dim(0); ++t)
+    op.return_row.as<int32_t>()[t * num_ranks + p] = kNoRow;
+  return 0;
+}
+
 // The tokens of this rank that have an expert on rank p go there; how many do.
 int32_t push_to(const DeliverRows& op, int p) {
+  if (!is_active(op.window, p)) return push_nothing(op, p);
   const int64_t num_ranks = op.window.num_ranks, top_k = op.ids.dim(1);
   const int64_t per_rank = experts_of_rank(op.num_experts, num_ranks);
   const int64_t first = op.window.rank * op.block;
@@ -47,12 +58,15 @@ int32_t push_to(const DeliverRows& op, int p) {
 
 void push(const DeliverRows& op) {
   auto& bad = op.window.control.as<uint64_t>()[kControlBadId];
+  const int64_t per_rank = experts_of_rank(op.num_experts, op.window.num_ranks);
   for (int64_t s = 0; s < op.ids.count(); ++s) {
     const int32_t id = op.ids.as<int32_t>()[s];
     if (!is_valid_id(id, op.num_experts)) bad = std::max(bad, bad_id_word(s, id));
+    const bool names_expert = is_expert(id, op.num_experts);
+    const bool goes = names_expert && is_active(op.window, static_cast<int>(id / per_rank));
+    if (names_expert && !goes) ++op.dropped.as<int64_t>()[0];
     if (op.return_slot.present())
-      op.return_slot.as<int32_t>()[s] =
-          is_expert(id, op.num_experts) ? static_cast<int32_t>(s) : kNoRow;
+      op.return_slot.as<int32_t>()[s] = goes ? static_cast<int32_t>(s) : kNoRow;
   }
   for (int p = 0; p < op.window.num_ranks; ++p) op.sent.as<int32_t>()[p] = push_to(op, p);
 }
@@ -60,6 +74,14 @@ void push(const DeliverRows& op) {
 void expect_nothing(const DeliverRows& op) {
   for (const Tensor& place : {op.return_row, op.return_slot})
     if (place.present()) std::fill_n(place.as<int32_t>(), place.count(), kNoRow);
+}
+
+void check_active(const DeliverRows& op) {
+  const Tensor& headers = op.window.headers;
+  for (int r = 0; r < op.window.num_ranks; ++r)
+    if (const int32_t active = headers.as<int32_t>()[r * headers.dim(1) + kHeaderActive];
+        active != active_word(op.window))
+      note(words_of(op.status), Errc::ShapeMismatch, StatusDetail::ActiveRanksDiffer, r, active);
 }
 
 }  // namespace
@@ -71,6 +93,7 @@ void run(const DeliverRows& op, const Context& context) {
   if (op.part != PeerMeet::Wait) {
     auto* sent = op.sent.as<int32_t>();
     std::fill_n(sent, w.num_ranks, 0);
+    note_missing(w, PeerPhase::CountedRows, op.status);
     words_of(op.status).good() ? push(op) : expect_nothing(op);
     note_bad_id(w, op.status);
     const auto word = [&](int64_t i, int to) -> int64_t {
@@ -78,6 +101,7 @@ void run(const DeliverRows& op, const Context& context) {
              : i == kHeaderPlacement ? placement_word(op.placement)
              : i == kHeaderTokens    ? op.num_tokens
              : i == kHeaderRows      ? sent[to]
+             : i == kHeaderActive    ? active_word(w)
                                      : op.status.as<int32_t>()[i];
     };
     send_header(w, PeerPhase::CountedRows, epoch, 0, w.num_ranks, word);
@@ -85,7 +109,11 @@ void run(const DeliverRows& op, const Context& context) {
   if (op.part == PeerMeet::Signal) return;
   const bool all_came = await(w, PeerPhase::CountedRows, epoch, 0, w.num_ranks, op.status);
   w.control.as<int64_t>()[kControlEpoch] = epoch;
-  if (all_came) run(CheckHeaders{op.status, w.headers, op.tp_size}, context);
+  if (all_came) {
+    run(CheckHeaders{op.status, w.headers, op.tp_size}, context);
+    note_missing(w, PeerPhase::CountedRows, op.status);
+    check_active(op);
+  }
   int32_t& num_rows = op.num_rows.as<int32_t>()[0] = 0;
   const bool good = words_of(op.status).good();
   for (int s = 0; s < w.num_ranks; ++s) {

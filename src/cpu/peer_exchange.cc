@@ -34,6 +34,7 @@ void run(const MeetPeers& op, const Context& context) {
   if (op.part == PeerMeet::Signal) return;
   if (await(op.window, op.phase, epoch, op.first, op.num, op.status))
     run(MergeStatus{op.status, unpacked(op.window, op.phase, op.num)}, context);
+  note_missing(op.window, op.phase, op.status);
 }
 
 }  // namespace switchyard::cpu

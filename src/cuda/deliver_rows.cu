@@ -67,7 +67,8 @@ void run(const DeliverRows& op, cudaStream_t stream) {
       static_cast<int32_t>(op.max_tokens),
       static_cast<int32_t>(op.num_tokens),
       op.tp_size,
-      op.part};
+      op.part,
+      op.dropped.present() ? op.dropped.as<unsigned long long>() : nullptr};
   if (op.ids.dim(0) * ceil_div(vectors, int64_t{256}) < kFewParts)
     deliver_rows_with<2>(op, params, stream);
   else

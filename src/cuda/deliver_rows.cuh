@@ -41,6 +41,7 @@ struct DeliverRowsParams {
   int32_t max_tokens, told_tokens;  // as told
   int tp_size;
   PeerMeet part;
+  unsigned long long* dropped;  // [1] or null, with window.active
 
   __device__ __forceinline__ int first_row() const { return window.rank * block; }
 };
@@ -48,6 +49,8 @@ struct DeliverRowsParams {
 // Of the ranks from `base` on, a bit each: those that own an expert of token t.
 __device__ __forceinline__ unsigned owners_of(const DeliverRowsParams& p, int t, int base) {
   const int32_t* ids = p.ids + int64_t{t} * p.top_k;
+  const unsigned active =
+      p.window.active == nullptr ? ~0u : static_cast<unsigned>(*p.window.active >> base);
   unsigned owners = 0;
 #pragma unroll 8
   for (int k = 0; k < p.top_k; ++k) {
@@ -55,7 +58,7 @@ __device__ __forceinline__ unsigned owners_of(const DeliverRowsParams& p, int t,
     const int rank = id / p.experts_per_rank - base;
     if (is_expert(id, p.num_experts) && rank >= 0 && rank < 32) owners |= 1u << rank;
   }
-  return owners;
+  return owners & active;
 }
 
 __device__ __forceinline__ unsigned lanes_below(int n) {
@@ -129,19 +132,23 @@ __device__ __forceinline__ void push_slots(const DeliverRowsParams& p, int first
     if (!is_valid_id(id, p.num_experts))
       atomicMax(reinterpret_cast<unsigned long long*>(w.control + kControlBadId),
                 static_cast<unsigned long long>(bad_id_word(slot, id)));
-    if (p.return_slot)
-      p.return_slot[slot] = is_expert(id, p.num_experts) ? static_cast<int32_t>(slot) : kNoRow;
+    const bool names_expert = is_expert(id, p.num_experts);
+    const bool goes = names_expert && w.is_active(id / p.experts_per_rank);
+    if (names_expert && !goes) atomicAdd(p.dropped, 1ull);
+    if (p.return_slot) p.return_slot[slot] = goes ? static_cast<int32_t>(slot) : kNoRow;
   }
 }
 
-// The rest of this rank's blocks has no expert. Blocks share it.
+// The rest of this rank's blocks has no expert, and so has all that a rank that is not active would
+// send. Blocks share it.
 __device__ __forceinline__ void push_gaps(const DeliverRowsParams& p, const int32_t* total) {
   const WindowView& w = p.window;
   const int64_t begin = int64_t{blockIdx.x} * kPushThreads + threadIdx.x,
                 stride = int64_t{gridDim.x} * kPushThreads;
   for (int q = 1; q <= w.num_ranks; ++q) {
     const int rank = (w.rank + q) % w.num_ranks;
-    int32_t* ids = w.at_peer(rank, p.dst_ids) + int64_t{p.first_row()} * p.top_k;
+    int32_t* ids = w.is_active(rank) ? w.at_peer(rank, p.dst_ids) + int64_t{p.first_row()} * p.top_k
+                                     : p.dst_ids + int64_t{rank} * p.block * p.top_k;
     const int64_t end = int64_t{p.block} * p.top_k;
     for (int64_t s = int64_t{total[rank]} * p.top_k + begin; s < end; s += stride)
       ids[s] = kNoExpert;
@@ -192,7 +199,8 @@ __device__ __forceinline__ void push_nothing(const DeliverRowsParams& p, int32_t
 template <int kLoads>
 __device__ __forceinline__ void push_groups(const DeliverRowsParams& p, int32_t* places,
                                             int32_t* total) {
-  if (!is_good(p.status)) return push_nothing(p, total);
+  // Some blocks may see that a rank is missing, and others not: the call ends with an error then.
+  if (!is_good(p.status) || p.window.missing_ranks() != 0) return push_nothing(p, total);
   for (int group = static_cast<int>(blockIdx.x); group < p.num_groups;
        group += static_cast<int>(gridDim.x)) {
     const int first = group * p.group_tokens, num = min(p.group_tokens, p.num_tokens - first);
@@ -206,6 +214,20 @@ __device__ __forceinline__ void push_groups(const DeliverRowsParams& p, int32_t*
   }
 }
 
+// Notes the lowest rank that was told other active ranks than this one's. One warp.
+__device__ __forceinline__ void check_active(const DeliverRowsParams& p, int32_t active) {
+  constexpr int kWidth = static_cast<int>(header_width(PeerPhase::CountedRows));
+  for (int first = 0; first < p.window.num_ranks; first += 32) {
+    const int r = first + static_cast<int>(threadIdx.x);
+    const int32_t told =
+        r < p.window.num_ranks ? p.window.headers[r * kWidth + kHeaderActive] : active;
+    const unsigned others = __ballot_sync(~0u, told != active);
+    if (static_cast<int>(threadIdx.x) == __ffs(static_cast<int>(others)) - 1)
+      note_status(p.status, Errc::ShapeMismatch, StatusDetail::ActiveRanksDiffer, r, told);
+    __syncwarp();
+  }
+}
+
 // Tells what AwaitRows tells, and how many rows came; waits for the same. One warp.
 __device__ __forceinline__ void exchange_counts(const DeliverRowsParams& p, const int32_t* total) {
   const WindowView& w = p.window;
@@ -213,13 +235,16 @@ __device__ __forceinline__ void exchange_counts(const DeliverRowsParams& p, cons
   const uint32_t epoch = w.epoch() + 1;
   constexpr int kWidth = static_cast<int>(header_width(PeerPhase::CountedRows));
   const int32_t placement = p.active != nullptr ? p.active[0] : 0;
+  const int32_t active = w.active != nullptr ? active_ranks_word(*w.active) : 0;
   if (p.part != PeerMeet::Wait) {
     note_bad_id(w, p.status);
+    note_missing(w, PeerPhase::CountedRows, p.status);
     send_header(w, PeerPhase::CountedRows, epoch, 0, w.num_ranks, [&](int word, int to) {
       return word == kHeaderMaxTokens   ? p.max_tokens
              : word == kHeaderPlacement ? placement
              : word == kHeaderTokens    ? p.told_tokens
              : word == kHeaderRows      ? total[to]
+             : word == kHeaderActive    ? active
                                         : p.status[word];
     });
     for (int r = lane; r < w.num_ranks; r += 32) p.sent[r] = total[r];
@@ -229,6 +254,7 @@ __device__ __forceinline__ void exchange_counts(const DeliverRowsParams& p, cons
       w, PeerPhase::CountedRows, epoch, 0, w.num_ranks, p.status, [&](int word, int32_t value) {
         return word == 0                  ? value == 0
                : word == kHeaderMaxTokens ? value == p.max_tokens
+               : word == kHeaderActive    ? value == active
                : word == kHeaderPlacement
                    ? same_placement(value, placement)
                    : p.tp_size == 1 || word != kHeaderTokens || value == p.told_tokens;
@@ -237,6 +263,8 @@ __device__ __forceinline__ void exchange_counts(const DeliverRowsParams& p, cons
   if (came == Came::All) {
     check_headers_of_warp(p.status, w.headers, w.num_ranks, kWidth, p.tp_size);
     __syncwarp();
+    note_missing(w, PeerPhase::CountedRows, p.status);
+    check_active(p, active);
     good = is_good(p.status);
   }
   int end = 0;

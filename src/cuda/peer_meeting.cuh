@@ -27,8 +27,10 @@ __device__ __forceinline__ void meet_of_warp(const WindowView& w, PeerPhase phas
     send_header(w, phase, epoch, first, num, [&](int word, int) { return status[word]; });
   if (part == PeerMeet::Signal) return;
   const auto is_no_error = [](int word, int32_t value) { return word != 0 || value == 0; };
-  if (await_peers(w, phase, epoch, first, num, status, is_no_error) == Came::All)
-    merge_statuses(status, w.headers, num, static_cast<int>(kStatusWords));
+  if (await_peers(w, phase, epoch, first, num, status, is_no_error) != Came::All) return;
+  merge_statuses(status, w.headers, num, static_cast<int>(kStatusWords));
+  __syncwarp();
+  note_missing(w, phase, status);
 }
 
 // Whether this block is the last of its kernel to come here: what every other one wrote is then

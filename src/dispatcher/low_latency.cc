@@ -14,6 +14,11 @@
 // rank sent once its executor and return_rows were through with what came. Partial rows are pushed by
 // who has waited for the rows of this call, which every rank sent once its sum_rows was through. So
 // one window is enough, and nothing is cleared.
+//
+// Of calls that can go on without ranks (PeerWindow::active) who waits for one in vain, for as long as
+// may be, sets its bit in every window; then nobody waits for it, and the call ends with an error on
+// each rank that is there, as all do in which an active rank is missing. Statuses travel with both
+// meetings, so what one rank saw every other one learns.
 #include "base/enqueue_lock.h"
 #include "dispatcher/peer_connections.h"
 #include "plan/low_latency_buffers.h"
@@ -42,6 +47,11 @@ class LowLatencyDispatcher final : public Dispatcher {
                      [&](Arena& arena) { return take_buffers(arena, max_tokens); });
   }
 
+  ConstTensor missing_ranks(Workspace workspace) const override {
+    const Tensor control = connections_.find(workspace, 0).buffers.control;
+    return parts_.options.active_ranks.present() ? control.rows(kControlNoted, 1) : Tensor();
+  }
+
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
                           CUstream_st* stream) override {
@@ -61,6 +71,7 @@ class LowLatencyDispatcher final : public Dispatcher {
                                       .num_tokens = hidden.dim(0),
                                       .placement = parts_.options.placement,
                                       .tp_size = parts_.options.tp_size,
+                                      .dropped = parts_.options.dropped_routes,
                                       .dst_rows = b.rows,
                                       .dst_ids = b.ids,
                                       .dst_weights = b.weights,

@@ -83,9 +83,10 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
   request.host_counts = options.host_counts;
   request.fetch_rows = options.fetch_rows;
   request.sums_at_source = options.sums_at_source;
+  request.lost_rank_timeout = options.lost_rank_timeout;
   request.experts = options.rows;
   request.has_nccl = has_nccl();
-  if (backend->kind() == DeviceKind::Cuda)
+  if (backend->kind() == DeviceKind::Cuda || options.lost_rank_timeout.count() > 0)
     request.peer_memory = options.peer_memory.value_or(true) && are_on_one_host(communicator);
   require_all("make_dispatcher", row_conditions(options.kind, request));
   require_all("make_dispatcher", dispatcher_conditions(options.kind, request));

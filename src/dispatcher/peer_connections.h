@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 
 #include "base/require.h"
@@ -43,6 +44,10 @@ class PeerConnections {
     c.window = c.memory->window();
     c.window.headers = c.buffers.headers;
     c.window.max_blocks = parts_.options.num_link_blocks;
+    if (const auto timeout = parts_.options.lost_rank_timeout; timeout.count() > 0) {
+      c.window.active = parts_.options.active_ranks;
+      c.window.deadline_ns = std::chrono::nanoseconds(timeout).count();
+    }
     all_.push_back(std::move(c));
   }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <optional>
 #include <thread>
@@ -19,6 +20,7 @@
 #include "base/status.h"
 #include "comm/handshake.h"
 #include "device/memory.h"
+#include "layer/active_ranks.h"
 #include "layer/agreement.h"
 #include "layer/layer_buffers.h"
 #include "layer/layer_plan.h"
@@ -139,12 +141,18 @@ class Layer final : public MoeLayer {
       path_.emplace(config(), parts_.weights.path, parts_.backend, plan().strategy.provider);
     DispatcherOptions dispatcher = plan().dispatcher();
     dispatcher.placement = buffers_.slots.active;
+    dispatcher.active_ranks = buffers_.active_ranks;
+    dispatcher.dropped_routes = buffers_.dropped_routes;
     dispatcher_ =
         make_dispatcher(plan().request.config, dispatcher, communicator(), parts_.backend);
     if (plan().strategy.token_pieces > 1)
       pipeline_.emplace(backend().memory(), plan().strategy.token_pieces);
     clear_status(nullptr);
     clear_loads();
+    if (plan().outlives_ranks()) {
+      clear_words(buffers_.dropped_routes);
+      write_active_ranks(first_ranks(plan().request.num_ranks), nullptr);
+    }
     if (!plan().placement.empty()) write_placement(plan().placement, nullptr);
     wait(nullptr);  // a first forward may come on a stream that does not wait for the default one
     // Last: a rank that is past it may make the others wait on the device.
@@ -203,6 +211,34 @@ class Layer final : public MoeLayer {
     });
   }
 
+  void set_active_ranks(std::span<const int32_t> ranks, CUstream_st* stream) override {
+    as_errors("set_active_ranks", [&] {
+      const BackendTurn turn(backend(), "set_active_ranks");
+      SWITCHYARD_REQUIRE(plan().outlives_ranks(), Unsupported,
+                         "set_active_ranks: the layer has no lost_rank_timeout, each of its calls "
+                         "has all ranks. Create it with one.");
+      const uint64_t active =
+          remaining_ranks(ranks, active_ranks_, communicator().rank(), communicator().size());
+      const EnqueueLock lock(dispatcher_->serializes_enqueue());
+      write_active_ranks(active, stream);
+      if (!plan().placement.empty()) write_placement(plan().placement, stream);
+    });
+  }
+
+  std::vector<int32_t> missing_ranks(CUstream_st* stream) override {
+    return as_errors("missing_ranks", [&] {
+      std::vector<int32_t> ranks;
+      if (!plan().outlives_ranks()) return ranks;
+      uint64_t missing = 0;
+      backend().memory().read_back(&missing,
+                                   dispatcher_->missing_ranks(buffers_.dispatcher.front()), stream);
+      for (int r = 0; r < communicator().size(); ++r)
+        if (has_rank(missing & active_ranks_, r)) ranks.push_back(r);
+      return ranks;
+    });
+  }
+
+  Tensor dropped_routes() const override { return buffers_.dropped_routes; }
   Tensor expert_loads() const override { return buffers_.slots.loads; }
 
   void grow(int64_t max_tokens, CUstream_st* stream) override {
@@ -272,10 +308,19 @@ class Layer final : public MoeLayer {
   }
 
   void clear_loads() {
-    Tensor loads = buffers_.slots.loads;
-    if (!loads.present()) return;
-    loads = Tensor(loads.data, DType::I32, {2 * loads.dim(0)}, loads.device);
-    backend().ops().run(FillI32{loads, 0}, nullptr);
+    if (const Tensor loads = buffers_.slots.loads; loads.present()) clear_words(loads);
+  }
+
+  static Tensor as_i32(Tensor words) {
+    return Tensor(words.data, DType::I32, {2 * words.dim(0)}, words.device);
+  }
+  void clear_words(Tensor words) { backend().ops().run(FillI32{as_i32(words), 0}, nullptr); }
+
+  void write_active_ranks(uint64_t active, CUstream_st* stream) {
+    const std::array words{low_half(static_cast<int64_t>(active)),
+                           high_half(static_cast<int64_t>(active))};
+    backend().ops().run(WriteI32{as_i32(buffers_.active_ranks), words.data()}, stream);
+    active_ranks_ = active;
   }
 
   void check_table(std::span<const int32_t> expert_of_slot) const {
@@ -292,7 +337,10 @@ class Layer final : public MoeLayer {
   // The table that no call uses, then the word that says it is in use.
   void write_placement(std::span<const int32_t> expert_of_slot, CUstream_st* stream) {
     const int next = 1 - table_in_use_;
-    const auto table = slot_table(expert_of_slot, config().num_experts);
+    auto slots = std::vector(expert_of_slot.begin(), expert_of_slot.end());
+    if (plan().outlives_ranks())
+      drop_unreachable(slots, config().num_experts, communicator().size(), active_ranks_);
+    const auto table = slot_table(slots, config().num_experts);
     backend().ops().run(WriteI32{buffers_.tables.rows(next, 1), table.data()}, stream);
     backend().ops().run(FillI32{buffers_.active, active_word(table, next)}, stream);
     table_in_use_ = next;
@@ -308,7 +356,8 @@ class Layer final : public MoeLayer {
   void throw_status(const StatusWords& status, CUstream_st* stream) {
     if (lost_) throw *lost_;  // the communicator is over: this error stays
     if (status.good()) return;
-    if (status.code == static_cast<int32_t>(Errc::Transport)) throw_lost(status);
+    if (status.code == static_cast<int32_t>(Errc::Transport) && !plan().outlives_ranks())
+      throw_lost(status);
     clear_status(stream);
     throw Error(static_cast<Errc>(status.code), status_message(status));
   }
@@ -702,6 +751,7 @@ class Layer final : public MoeLayer {
   std::unique_ptr<Dispatcher> dispatcher_;
   std::optional<Pipeline> pipeline_;
   int table_in_use_ = 0;       // of buffers_.slots
+  uint64_t active_ranks_ = 0;  // a bit each, if calls can go on without ranks
   std::optional<Error> lost_;  // a peer is gone
 };
 
@@ -769,16 +819,23 @@ void make_parts(Layer::Parts& parts) {
 
 void Layer::grow_together(int64_t max_tokens, CUstream_st* stream) {
   wait(stream);
+  SWITCHYARD_REQUIRE(
+      !plan().outlives_ranks() || active_ranks_ == first_ranks(plan().request.num_ranks),
+      Unsupported, "grow: calls go on with ", std::popcount(active_ranks_), " of ",
+      plan().request.num_ranks,
+      " ranks, growing needs all of them. Make a new layer of those that are there.");
   Parts larger{.plan = plan(), .options = parts_.options, .weights = parts_.weights};
   larger.plan.request.max_tokens = std::max(max_tokens, plan().request.max_tokens);
   larger.backend = parts_.backend;
   larger.communicator = parts_.communicator;
   make_parts(larger);
   Layer grown(std::move(larger));
-  if (expert_loads().present()) {
-    backend().ops().run(Copy{grown.expert_loads(), expert_loads()}, nullptr);
-    grown.wait(nullptr);
-  }
+  const auto keep = [&](Tensor to, Tensor from) {
+    if (from.present()) backend().ops().run(Copy{to, from}, nullptr);
+  };
+  keep(grown.expert_loads(), expert_loads());
+  keep(grown.dropped_routes(), dropped_routes());
+  grown.wait(nullptr);
   grown.parts_.own_communicator = std::move(parts_.own_communicator);
   *this = std::move(grown);
 }

@@ -16,11 +16,13 @@ namespace switchyard {
 
 struct LayerBuffers {
   // State.
-  Tensor status;        // i32 [kStatusWords]
-  Tensor piece_status;  // i32 [pieces, kStatusWords] of one call; absent for one piece
-  SlotTables slots;     // what kernels that write ids get: nothing, loads, a placement or both
-  Tensor active;        // of slots; the layer writes it
-  Tensor tables;        // the same
+  Tensor status;          // i32 [kStatusWords]
+  Tensor piece_status;    // i32 [pieces, kStatusWords] of one call; absent for one piece
+  SlotTables slots;       // what kernels that write ids get: nothing, loads, a placement or both
+  Tensor active;          // of slots; the layer writes it
+  Tensor tables;          // the same
+  Tensor active_ranks;    // i64 [1] a bit each, if calls can go on without ranks; else absent
+  Tensor dropped_routes;  // i64 [1], the same
   // One for each piece: state where peers know it as their window, else workspace.
   std::vector<Workspace> dispatcher;
 
@@ -52,6 +54,10 @@ struct LayerBuffers {
     status = state.take(DType::I32, {kStatusWords});
     if (s.token_pieces > 1) piece_status = state.take(DType::I32, {s.token_pieces, kStatusWords});
     cut_slots(state, plan);
+    if (plan.outlives_ranks()) {
+      active_ranks = state.take(DType::I64, {1});
+      dropped_routes = state.take(DType::I64, {1});
+    }
     ids = arena.take(DType::I32, {slice, r.config.top_k});
     weights = arena.take(DType::F32, {slice, r.config.top_k});
     gate = arena.take_bytes(static_cast<int64_t>(of_gate.bytes()));

@@ -53,6 +53,14 @@ void check_options(const LayerOptions& options) {
   check_not_negative("num_link_blocks", options.num_link_blocks);
   check_not_negative("num_sms", options.num_sms);
   check_not_negative("token_pieces", options.token_pieces);
+  constexpr std::chrono::milliseconds kYear = std::chrono::hours(24 * 365);
+  const std::chrono::milliseconds timeout = options.lost_rank_timeout;
+  SWITCHYARD_REQUIRE(timeout.count() >= 0 && timeout <= kYear, ShapeMismatch,
+                     "create: lost_rank_timeout=", timeout.count(),
+                     " ms, need 0 to a year. Pass 0 for ranks that are not to be outlived.");
+  SWITCHYARD_REQUIRE(timeout.count() == 0 || !options.host_ordered, Unsupported,
+                     "create: lost_rank_timeout=", timeout.count(),
+                     " ms with host_ordered, in which hosts wait for all ranks. Use one of them.");
   require_enumerator("create", "device", options.device,
                      std::array{DeviceKind::Cpu, DeviceKind::Cuda}, "DeviceKind");
   require_enumerator("create", "out_of_range_ids", options.out_of_range_ids,
@@ -81,7 +89,9 @@ DispatcherOptions LayerPlan::dispatcher() const {
   o.fetch_rows = strategy.fetch_rows;
   o.sums_at_source = request.sums_at_source;
   o.host_ordered = host_ordered;
-  if (request.device.kind == DeviceKind::Cuda) o.peer_memory = request.peer_memory;
+  if (request.device.kind == DeviceKind::Cuda || outlives_ranks())
+    o.peer_memory = request.peer_memory;
+  if (outlives_ranks()) o.lost_rank_timeout = request.lost_rank_timeout;
   o.host_counts = request.host_counts;
   return o;
 }

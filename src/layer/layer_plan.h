@@ -28,6 +28,10 @@ struct LayerPlan {
 
   // Whether ids are more than the caller's or the gate's: counted, or those of slots.
   bool places_ids() const { return !placement.empty() || counts_loads; }
+  // Whether calls can go on without ranks that are lost.
+  bool outlives_ranks() const {
+    return request.num_ranks > 1 && request.lost_rank_timeout.count() > 0;
+  }
 
   DispatcherOptions dispatcher() const;
   ExecutorOptions executor() const;
@@ -107,6 +111,7 @@ void for_each_shared_field(const PlanOptions& o, F&& field) {
   field("peer_memory", o.peer_memory);
   field("experts", static_cast<int>(o.experts));
   field("fp8_rows", o.fp8_rows);
+  field("lost_rank_timeout", o.lost_rank_timeout.count());
 }
 
 template <class F>

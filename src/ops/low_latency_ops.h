@@ -15,7 +15,8 @@ namespace switchyard {
 // rank * block + n of dst there, once, with its ids made local. The block's other ids become
 // kNoExpert. Then tells every rank what AwaitRows tells, and how many rows came; waits for all of
 // them. Ids outside [-1, E) count as no expert; the first is noted. With a status no row moves, and
-// none is to come back.
+// none is to come back. Ranks that are not active get nothing and send nothing: slots of their experts
+// are as those without one, and are counted.
 //
 // The part Wait ends what Signal began.
 struct DeliverRows {
@@ -32,6 +33,8 @@ struct DeliverRows {
   int64_t num_tokens = 0;
   ConstTensor placement{};
   int tp_size = 1;
+  Tensor
+      dropped;  // i64 [1] += slots of experts whose rank is not active; absent with window.active
 
   // This rank's own buffers, of which peers have their like at the same offsets.
   Tensor dst_rows;     // [P * block, H]

@@ -25,6 +25,10 @@ struct PeerWindow {
   int64_t deadline_ns = 0;     // of one wait
   int max_blocks = 0;          // CUDA: of the kernels that move rows; 0: chosen
   bool shares_device = false;  // with another rank, whose kernels need room while this one waits
+  // i64 [1] the ranks that calls have, a bit each, this one among them: one of them that is not there
+  // in time is missing (kControlMissing), which is an error of each call until it is no longer active,
+  // and no more. Absent: calls have all ranks, and one that is lost ends the window.
+  ConstTensor active{};
 
   PeerBases memory() const { return {bases, control.data, rank}; }
 };
@@ -107,8 +111,8 @@ struct AwaitRows {
 };
 
 // Tells ranks [first, first + num) that this one has come to `phase` of the call, with its status,
-// and waits for all of them; status is then that of the lowest with an error. What was enqueued
-// before is visible to every rank that waited.
+// and waits for all of them that are active; status is then that of the lowest with an error. What
+// was enqueued before is visible to every rank that waited.
 struct MeetPeers {
   static constexpr const char* kName = "meet_peers";
   PeerWindow window;

@@ -22,7 +22,11 @@ inline DType travelling_dtype(DispatcherKind kind, const StrategyRequest& r) {
 }
 
 inline RowCarrier row_carrier(DispatcherKind kind, const StrategyRequest& r, int token_pieces) {
-  if (r.device.kind != DeviceKind::Cuda || r.num_ranks == 1) return RowCarrier::Communicator;
+  if (r.num_ranks == 1) return RowCarrier::Communicator;
+  // Messages know no rank that is missing.
+  const bool outlives_ranks =
+      kind == DispatcherKind::LowLatency && r.lost_rank_timeout.count() > 0 && r.peer_memory;
+  if (r.device.kind != DeviceKind::Cuda && !outlives_ranks) return RowCarrier::Communicator;
   const bool normal = kind == DispatcherKind::Normal;
   if (r.peer_memory) {  // what overlaps with other work is pushed, and what arrives to be quantised
     const bool fetches =

@@ -91,7 +91,8 @@ Strategy evaluate(const Combination& c, const StrategyRequest& r) {
 DispatcherKind dispatcher_for(const StrategyRequest& r) {
   const bool replicated = r.num_ranks == 1 || (r.tp_size == r.num_ranks && r.use_all_gather);
   if (replicated) return DispatcherKind::Local;
-  const bool wants_low_latency = r.use_low_latency || r.sums_at_source;
+  const bool wants_low_latency =
+      r.use_low_latency || r.sums_at_source || r.lost_rank_timeout.count() > 0;
   return wants_low_latency && !is_nccl(row_carrier(DispatcherKind::LowLatency, r))
              ? DispatcherKind::LowLatency
              : DispatcherKind::Normal;

@@ -126,6 +126,17 @@ std::vector<Condition> dispatcher_conditions(DispatcherKind kind, const Strategy
                               !is_nccl(carrier), "peer_memory=", on_or_off(r.peer_memory)));
       break;
   }
+  if (r.lost_rank_timeout.count() > 0 && r.num_ranks > 1) {
+    all.push_back(
+        condition("ranks that are lost are outlived by low_latency, over memory that ranks reach "
+                  "in each other",
+                  kind == DispatcherKind::LowLatency && is_peer(carrier), dispatcher_name(kind),
+                  ", peer_memory=", on_or_off(r.peer_memory)));
+    all.push_back(
+        condition("so are ranks of at most 64, of no tensor-parallel group, of whole calls",
+                  r.num_ranks <= kMaxRankBits && r.tp_size == 1 && r.token_pieces <= 1,
+                  "P=", r.num_ranks, ", tp=", r.tp_size, ", pieces=", r.token_pieces));
+  }
   if (r.sums_at_source)
     all.push_back(
         condition("rows of experts are summed at their source by low_latency, or one rank",

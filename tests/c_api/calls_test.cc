@@ -195,6 +195,9 @@ void CCalls::for_each_function(F&& f) {
   f(NAMED(swy_layer_grow), Nulls{2}, layer.get(), 64, nullptr);
   f(NAMED(swy_layer_set_placement), Nulls{3}, layer.get(), slots, 2, nullptr);
   f(NAMED(swy_layer_expert_loads), Nulls{}, layer.get(), &scratch.rows);
+  f(NAMED(swy_layer_set_active_ranks), Nulls{3}, layer.get(), slots, 1, nullptr);
+  f(NAMED(swy_layer_missing_ranks), Nulls{1}, layer.get(), nullptr, words, 2, &r.rank);
+  f(NAMED(swy_layer_dropped_routes), Nulls{}, layer.get(), &scratch.rows);
   f(NAMED(swy_layer_input_rows), Nulls{}, layer.get(), &scratch.rows);
   f(NAMED(swy_layer_explain), Nulls{3}, layer.get(), text.data(), text.size(), &scratch.bytes);
   f(NAMED(swy_attention_create), Nulls{}, c, 2, &r.attention);
@@ -236,7 +239,8 @@ TEST_F(CCalls, GoodArgumentsAreGood) {
       "swy_attention_conv_decode",
       "swy_attention_conv_prefill_states",
       "swy_attention_delta_rule_decode",
-      "swy_layer_set_placement"};  // of a layer without slots
+      "swy_layer_set_placement",      // of a layer without slots
+      "swy_layer_set_active_ranks"};  // of one rank
   for_each_function([&](const std::string& name, auto function, const Nulls&, auto... arguments) {
     if (needs_mpi(name)) return;
     const swy_status status = function(arguments...);

@@ -223,6 +223,39 @@ TEST(CRanks, AnEarlierErrorComesBeforeWrongArguments) {
   });
 }
 
+TEST(CRanks, CallsGoOnWithoutARankThatIsLost) {
+  run([&](Rank& rank) {
+    rank.options.strategy = "low_latency+masked";
+    rank.options.lost_rank_timeout_ms = 300;
+    rank.make_layer();
+    EXPECT_EQ(rank.forward(c_args(rank.call.with_gate())), SWY_OK) << rank.text;
+    if (rank.rank == 1) return;
+    (void)rank.forward(c_args(rank.call.with_ids()));
+    EXPECT_EQ(rank.wait(), SWY_TRANSPORT);
+    EXPECT_TRUE(rank.text.starts_with("dispatch: rows of rank 1 did not come")) << rank.text;
+    int32_t missing[2] = {-3, -3}, num_missing = -3;
+    const int32_t self[] = {0}, other[] = {1};
+    swy_layer* layer = rank.layer.get();
+    good(swy_layer_missing_ranks(layer, nullptr, nullptr, 0, &num_missing));
+    EXPECT_EQ(num_missing, 1);
+    good(swy_layer_missing_ranks(layer, nullptr, missing, 2, &num_missing));
+    EXPECT_EQ(missing[0], 1);
+    EXPECT_EQ(missing[1], -3);
+    EXPECT_EQ(swy_layer_set_active_ranks(layer, other, 1, nullptr), SWY_SHAPE_MISMATCH);
+    good(swy_layer_set_active_ranks(layer, self, 1, nullptr));
+    EXPECT_EQ(rank.forward(c_args(rank.call.with_ids())), SWY_OK) << rank.text;
+    EXPECT_EQ(rank.wait(), SWY_OK) << rank.text;
+    const int64_t num_experts = small_layer().num_experts;
+    int64_t num_dropped = 0;
+    for (int64_t i = 0; i < rank.call.ids.count(); ++i)
+      num_dropped += rank.call.ids[i] >= num_experts / kRanks;
+    EXPECT_GT(num_dropped, 0);
+    swy_tensor dropped{};
+    good(swy_layer_dropped_routes(layer, &dropped));
+    EXPECT_EQ(*static_cast<const int64_t*>(dropped.data), num_dropped);
+  });
+}
+
 TEST(CRanks, AbortEndsTheGroupWithItsReason) {
   run([&](Rank& rank) {
     if (rank.rank == 1) return good(swy_group_abort(rank.group.get(), "out of patience"));

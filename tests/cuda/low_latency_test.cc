@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <numeric>
 #include <thread>
 
 #include "testing/gpu_layers.h"
@@ -251,6 +252,75 @@ TEST_P(PeerCudaLowLatency, ARankThatNeverComesIsNamedAndTheProcessGoesOn) {
         << said.messages[static_cast<size_t>(r)];
   }
   EXPECT_EQ(run_layer(p, GetParam(), "low_latency+masked"), expected) << "a new communicator works";
+}
+
+// Experts of a rank are chosen no more. How many choices of each rank that takes.
+std::vector<int64_t> drop_experts_of(int lost, LayerProblem& p) {
+  const auto per_rank = experts_of_rank(p.config.num_experts, static_cast<int>(p.hidden.size()));
+  std::vector<int64_t> num_dropped;
+  for (auto& ids : p.ids) {
+    num_dropped.push_back(0);
+    for (int64_t i = 0; i < ids.count(); ++i) {
+      if (ids[i] < 0 || ids[i] / per_rank != lost) continue;
+      ids[i] = kNoExpert;
+      ++num_dropped.back();
+    }
+  }
+  return num_dropped;
+}
+
+TEST_P(PeerCudaLowLatency, ReplaysGoOnWithoutARankThatIsLost) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  const int n = GetParam().num_ranks, lost = n - 1, num_replays = small() ? 3 : 50;
+  const auto p = random_problem(
+      small_config(), n, [](int r) { return int64_t{40} - r; }, Skew::Balanced, 85);
+  LayerProblem without = p;
+  const auto num_dropped = drop_experts_of(lost, without);
+  const auto expected = run_layer(without, GetParam(), "normal+contiguous");
+  std::vector<int32_t> others(static_cast<size_t>(lost));
+  std::iota(others.begin(), others.end(), 0);
+  Said said(n);
+  std::vector<char> missing(others.size()), same(others.size());
+  std::vector<int64_t> dropped(others.size());
+  run_gpu_ranks(GetParam(), [&](GpuRank& g) {
+    auto options = options_of(p, g, "low_latency+masked");
+    options.lost_rank_timeout = std::chrono::milliseconds(500);
+    const RankLayer rank(p, g, options);
+    const auto at = static_cast<size_t>(g.rank());
+    g.everyone();
+    rank.run();
+    g.everyone();
+    {
+      Graph graph(g.stream, [&] { rank.layer->forward(rank.args()); });
+      g.everyone();
+      if (g.rank() != lost) {
+        graph.launch(g.stream);
+        said.listen(g.rank(), [&] { rank.layer->wait(g.stream); });
+        missing[at] = rank.layer->missing_ranks(g.stream) == std::vector<int32_t>{lost};
+        rank.layer->set_active_ranks(others, g.stream);
+        same[at] = true;
+        for (int i = 0; i < num_replays; ++i) {
+          rank.poison();
+          graph.launch(g.stream);
+          rank.layer->wait(g.stream);
+          same[at] &= rank.bits() == expected[at];
+        }
+        dropped[at] = read<int64_t>(*g.backend, rank.layer->dropped_routes(), g.stream)[0];
+      }
+      g.everyone();
+    }
+    g.everyone();
+  });
+  for (size_t r = 0; r < others.size(); ++r) {
+    EXPECT_EQ(said.codes[r], Errc::Transport) << "rank " << r;
+    EXPECT_NE(said.messages[r].find("dispatch: rows of rank " + std::to_string(lost) +
+                                    " did not come within lost_rank_timeout"),
+              std::string::npos)
+        << said.messages[r];
+    EXPECT_TRUE(missing[r]) << "rank " << r;
+    EXPECT_TRUE(same[r]) << "rank " << r;
+    EXPECT_EQ(dropped[r], num_replays * num_dropped[r]) << "rank " << r;
+  }
 }
 
 TEST_P(PeerCudaLowLatency, WhatOneRankGetsWrongEveryRankThrowsAndTheLayerGoesOn) {

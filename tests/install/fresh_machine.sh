@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 fresh=$(realpath -m "${FRESH:-/var/tmp/switchyard-fresh}")
-all=(make_run plain library_static find_package_static pkg_config_static library_shared find_package_shared
+all=(make_run plain pip_install library_static find_package_static pkg_config_static library_shared find_package_shared
      pkg_config_shared c_static c_shared add_subdirectory fetch_content make_test)
 
 # ---- the README's machine
@@ -26,6 +26,16 @@ step_plain() {
   sed -n '/^Without make:/,/^With /p' docs/guide/getting_started.md | sed -n '/^```$/,/^```$/{/^```$/!p}' >/tmp/plain.sh
   grep -q 'cmake -S' /tmp/plain.sh
   bash -eux /tmp/plain.sh
+}
+
+step_pip_install() {
+  scripts/install_deps.sh build python
+  python3 -m venv --clear /tmp/venv
+  /tmp/venv/bin/pip install .
+  local error
+  error=$(/tmp/venv/bin/python examples/python/quick_start.py)  # against float64
+  echo "$error"
+  awk -v error="$error" 'BEGIN { exit !(error > 0 && error <= 4e-3) }'
 }
 
 # ---- the machine of a library's user
@@ -109,7 +119,7 @@ step_fetch_content() {
 
 machine_of() {
   case $1 in
-    make_run | make_test | plain) echo readme ;;
+    make_run | make_test | plain | pip_install) echo readme ;;
     *) echo library ;;
   esac
 }
@@ -128,7 +138,7 @@ inside() {  # machine, bash text: runs there, in the source's folder; its mounts
     mount --rbind /sys "$root/sys"
     mount --rbind /dev "$root/dev"
     mount --bind "$2" "$root/ccache"
-    exec chroot "$root" env -i HOME=/root USER=root LANG=C.UTF-8 TERM=dumb PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+    exec chroot "$root" env -i HOME=/root USER=root LANG=C.UTF-8 TERM=dumb PATH=/usr/sbin:/usr/bin:/sbin:/bin PIP_CERT=/etc/host_certificates.crt \
       CCACHE_DIR=/ccache CCACHE_BASEDIR=/switchyard CCACHE_NOHASHDIR=1 CMAKE_CXX_COMPILER_LAUNCHER="$4" DEBIAN_FRONTEND=noninteractive \
       bash -euo pipefail -c "cd /switchyard; $3"' \
     inside "$fresh/$1" "$fresh/ccache" "$2" "${3:-}" </dev/null
@@ -144,6 +154,9 @@ new_machine() {  # each line by itself: errexit does not reach into what `timed`
   fi
   cp -a "$fresh/base" "$root" || return
   cp /etc/resolv.conf "$root/etc/resolv.conf"
+  echo '127.0.0.1 localhost' >"$root/etc/hosts"
+  # The host's network may have a certificate of its own, which pip is given.
+  cp "${PIP_CERT:-/etc/ssl/certs/ca-certificates.crt}" "$root/etc/host_certificates.crt" || return
   mkdir -p "$root/switchyard" "$root/ccache"
   inside "$1" "apt-get update -qq && apt-get install -y -qq --no-install-recommends $(packages_of "$1") >/dev/null" ||
     return
