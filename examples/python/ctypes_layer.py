@@ -46,7 +46,8 @@ class Options(ctypes.Structure):
         " host_counts peer_memory host_ordered poison_workspace workspace_per_call sums_at_source".split()
     ] + [("workspace", Workspace), ("shared_workspace", c_void_p)] + [
         (name, c_int32) for name in "out_of_range_ids strided_rows fp8_rows experts".split()
-    ] + [("placement", c_void_p), ("num_slots", c_int64), ("count_loads", c_int32), ("reserved_end", c_int32)]
+    ] + [("placement", c_void_p), ("num_slots", c_int64), ("count_loads", c_int32),
+         ("lost_rank_timeout_ms", c_int32)]
 
 
 class ForwardArgs(ctypes.Structure):

@@ -27,7 +27,7 @@ TEST(ActiveRanks, ARankThatIsLostBeforeItsPartialRowsIsNamedWithThem) {
                                               {.kind = DispatcherKind::LowLatency,
                                                .peer_memory = true,
                                                .sums_at_source = at_source,
-                                               .lost_rank_timeout = std::chrono::milliseconds(200),
+                                               .lost_rank_timeout = std::chrono::milliseconds(1000),
                                                .active_ranks = active.view(),
                                                .dropped_routes = dropped.view()},
                                               comm, backend);

@@ -23,7 +23,7 @@ using Bits = std::vector<uint16_t>;
 using Ranks = std::vector<int32_t>;
 
 constexpr int kRanks = 3;
-constexpr std::chrono::milliseconds kTimeout{300};
+constexpr std::chrono::milliseconds kTimeout{1500};
 
 MoeConfig small() {
   MoeConfig c;
