@@ -7,7 +7,7 @@
 
 #include "base/enumerator.h"
 #include "base/require.h"
-#include "comm/device_link.h"
+#include "comm/device_transport.h"
 #include "comm/handshake.h"
 #include "strategy/conditions.h"
 #include "strategy/names.h"
@@ -53,13 +53,13 @@ void DispatcherParts::check(ConstTensor hidden, ConstTensor ids, ConstTensor wei
 
 namespace {
 
-DispatcherParts over_nccl(const MoeConfig& config, const DispatcherOptions& options,
-                          Communicator& communicator, const std::shared_ptr<Backend>& backend,
-                          RowCarrier carrier) {
+std::shared_ptr<RowTransport> make_transport(Communicator& communicator,
+                                             const std::shared_ptr<Backend>& backend,
+                                             RowCarrier carrier) {
+  if (!is_nccl(carrier)) return make_host_transport(communicator);
   const auto sizes = carrier == RowCarrier::NcclExact ? RowSizes::Exact : RowSizes::Blocks;
-  auto ranks = std::make_shared<DeviceRanks>(communicator, backend, sizes,
-                                             make_nccl_link(communicator, backend));
-  return {config, options, *ranks, backend, carrier, ranks};
+  return std::make_shared<DeviceTransport>(communicator, backend, sizes,
+                                           make_nccl_link(communicator, backend));
 }
 
 }  // namespace
@@ -93,15 +93,16 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
 
   const RowCarrier carrier = row_carrier(options.kind, request);
   return peers_know(communicator, [&] {
-    if (is_nccl(carrier))
-      return make_communicator_dispatcher(
-          over_nccl(config, options, communicator, backend, carrier));
-    DispatcherParts parts{config, options, communicator, std::move(backend)};
-    if (is_peer(carrier) || (options.peer_memory.value_or(false) && communicator.size() > 1))
+    DispatcherParts parts{config, options, communicator, backend, carrier};
+    const bool reaches_memory =
+        is_peer(carrier) || (backend->kind() == DeviceKind::Cpu &&
+                             options.peer_memory.value_or(false) && communicator.size() > 1);
+    if (reaches_memory)
       return options.kind == DispatcherKind::LowLatency
                  ? make_low_latency_dispatcher(std::move(parts))
                  : make_peer_dispatcher(std::move(parts));
-    return make_communicator_dispatcher(std::move(parts));
+    parts.transport = make_transport(communicator, backend, carrier);
+    return make_message_dispatcher(std::move(parts));
   });
 }
 

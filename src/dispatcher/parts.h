@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "base/backend.h"
-#include "comm/device_ranks.h"
+#include "comm/row_transport.h"
 #include "ops/ops.h"
 #include "plan/buffers.h"
 #include "switchyard/communicator.h"
@@ -21,10 +21,10 @@ Dispatcher::Slice slice_of(int64_t num_tokens, int tp_rank, int tp_size);
 struct DispatcherParts {
   MoeConfig config;
   DispatcherOptions options;
-  Communicator& communicator;  // *device_ranks where there are any
+  Communicator& communicator;
   std::shared_ptr<Backend> backend;
   RowCarrier carrier = RowCarrier::Communicator;
-  std::shared_ptr<DeviceRanks> device_ranks{};  // NCCL
+  std::shared_ptr<RowTransport> transport{};  // of messages; else absent
 
   int num_ranks() const { return communicator.size(); }
   int rank() const { return communicator.rank(); }
@@ -40,8 +40,8 @@ struct DispatcherParts {
              Dispatcher::Slice slice) const;
 };
 
-// Over their communicator, in messages.
-std::unique_ptr<Dispatcher> make_communicator_dispatcher(DispatcherParts parts);
+// Over parts.transport.
+std::unique_ptr<Dispatcher> make_message_dispatcher(DispatcherParts parts);
 // Where ranks reach into each other's memory: any of them, but for that of low latency.
 std::unique_ptr<Dispatcher> make_peer_dispatcher(DispatcherParts parts);
 std::unique_ptr<Dispatcher> make_low_latency_dispatcher(DispatcherParts parts);

@@ -1,9 +1,7 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// src/dispatcher/communicator.cc -- the dispatchers over a communicator: every exchange is a call of
-// it, and the host knows the sizes or gives their bound.
-#include <array>
-
+// src/dispatcher/messages.cc -- the dispatchers whose rows travel in messages: the host knows the sizes
+// of every exchange, or gives their bound.
 #include "dispatcher/parts.h"
 
 namespace switchyard {
@@ -13,8 +11,7 @@ namespace {
 // reach every rank or none. One rank's side of the exchanges of one call.
 struct Exchange {
   Ops& ops;
-  Communicator& communicator;
-  DeviceRanks* device_ranks;  // the communicator, where it works on memory of devices; else null
+  RowTransport& transport;
   const DispatchBuffers& buffers;
   ConstTensor placement;  // DispatcherOptions::placement
   Tensor status;
@@ -29,7 +26,7 @@ struct Exchange {
     ops.run(FillI32{header.rows(kHeaderMaxTokens, 2), static_cast<int32_t>(max_tokens)}, stream);
     if (placement.present()) ops.run(Copy{header.rows(kHeaderPlacement, 1), placement}, stream);
     ops.run(FillI32{header.rows(kHeaderTokens, 1), static_cast<int32_t>(num_tokens)}, stream);
-    const Tensor to_ranks = header.rows(kHeaderCounts, communicator.size());
+    const Tensor to_ranks = header.rows(kHeaderCounts, transport.size());
     if (counts.present())
       ops.run(Copy{to_ranks, counts}, stream);
     else
@@ -48,47 +45,18 @@ struct Exchange {
   }
   void receive_statuses() const { ops.run(MergeStatus{status, status_headers()}, stream); }
 
-  // Communicator::all_gather, of which several are one piece of work for a link: with the next
-  // exchange.
-  void gather(Tensor dst, ConstTensor src) const {
-    if (device_ranks != nullptr)
-      device_ranks->gather_along(dst, src, stream);
-    else
-      communicator.all_gather(dst, src, stream);
-  }
-  void send() const {
-    if (device_ranks != nullptr) device_ranks->exchange(stream);
-  }
-
-  // Communicator::all_to_all_rows of the parts of rows; `blocks` are theirs on a link.
+  void gather(Tensor dst, ConstTensor src) const { transport.gather(dst, src, stream); }
+  void send() const { transport.send(stream); }
   void rows(const RowParts& dst, const ConstRowParts& src, const RowBlocks& blocks,
             ConstTensor send_rows, ConstTensor counts) const {
-    std::array<RowTransfer, kMaxRowParts> transfers;
-    for (size_t i = 0; i < src.size(); ++i) transfers[i] = {dst[i], src[i]};
-    if (device_ranks != nullptr) device_ranks->lend(blocks);
-    communicator.all_to_all_rows({transfers.data(), src.size()}, send_rows, counts, stream);
-  }
-  // The same for one kind of row, and as many from each rank to each: [P * block, W] both.
-  void equal_blocks(Tensor dst, ConstTensor src) const {
-    if (device_ranks != nullptr) return device_ranks->swap_blocks(dst, src, stream);
-    const int64_t block = src.dim(0) / communicator.size();
-    ops.run(FillI32{buffers.counts_back, static_cast<int32_t>(block)}, stream);
-    const std::array<RowTransfer, 1> transfers{{{dst, src}}};
-    communicator.all_to_all_rows(transfers, {}, buffers.counts_back, stream);
-  }
-
-  // After the last exchange, and before counts are taken for true: what peers sent means nothing if
-  // one was lost meanwhile.
-  void note_lost_peers() const {
-    if (device_ranks != nullptr)
-      ops.run(NoteEnded{status, device_ranks->ended(), communicator.rank()}, stream);
+    transport.exchange_rows({dst, src, blocks, send_rows, counts}, stream);
   }
 
  private:
   // i32 [P, kStatusWords]
   Tensor status_headers() const {
     Tensor all = buffers.headers;
-    all.shape = {communicator.size(), kStatusWords};
+    all.shape = {transport.size(), kStatusWords};
     return all;
   }
 };
@@ -100,10 +68,10 @@ struct DispatchInput {
   Dispatcher::Slice own;
 };
 
-// What the dispatchers over a communicator have in common: how their calls begin and end.
-class CommunicatorDispatcher : public Dispatcher {
+// What these dispatchers have in common: how their calls begin and end.
+class MessageDispatcher : public Dispatcher {
  public:
-  explicit CommunicatorDispatcher(DispatcherParts parts) : parts_(std::move(parts)) {}
+  explicit MessageDispatcher(DispatcherParts parts) : parts_(std::move(parts)) {}
 
   DispatchedCall dispatch(Workspace workspace, ConstTensor hidden, ConstTensor ids,
                           ConstTensor weights, int64_t max_tokens, Tensor status,
@@ -133,7 +101,7 @@ class CommunicatorDispatcher : public Dispatcher {
     const Exchange back = exchange(buffers, status, stream);
     back.send_status();
     send_back(back, dst, partial.rows, call, addend);
-    back.note_lost_peers();
+    parts_.transport->note_lost(status, stream);
   }
 
   int64_t max_rows(int64_t max_tokens) const override { return parts_.max_rows(max_tokens); }
@@ -148,15 +116,9 @@ class CommunicatorDispatcher : public Dispatcher {
     if (sums.rows.present()) parts_.ops().run(gather_rows(room, sums, call.received), stream);
     return {room, sums};
   }
-  void check_stream(CUstream_st* stream) const override {
-    if (parts_.device_ranks) parts_.device_ranks->check_stream(stream);
-  }
-  void before_wait(CUstream_st* stream) override {
-    if (parts_.device_ranks) parts_.device_ranks->expect(stream);
-  }
-  std::string why_lost() override {
-    return parts_.device_ranks ? parts_.device_ranks->find_missing_ranks() : "";
-  }
+  void check_stream(CUstream_st* stream) const override { parts_.transport->check_stream(stream); }
+  void before_wait(CUstream_st* stream) override { parts_.transport->before_wait(stream); }
+  std::string why_lost() override { return parts_.transport->why_lost(); }
 
  protected:
   virtual ReceivedRows send(const Exchange& exchange, const DispatchInput& in) = 0;
@@ -174,9 +136,7 @@ class CommunicatorDispatcher : public Dispatcher {
   }
 
   Exchange exchange(const DispatchBuffers& buffers, Tensor status, CUstream_st* stream) const {
-    return {parts_.ops(), parts_.communicator,      parts_.device_ranks.get(),
-            buffers,      parts_.options.placement, status,
-            stream};
+    return {parts_.ops(), *parts_.transport, buffers, parts_.options.placement, status, stream};
   }
   DispatchBuffers take_buffers(Workspace workspace, int64_t max_tokens) const {
     Arena arena(workspace, parts_.backend->kind());
@@ -196,7 +156,7 @@ class SliceGather {
   // Collective when tp_size > 1.
   explicit SliceGather(const DispatcherParts& parts) {
     if (parts.options.tp_size > 1)
-      group_ = parts.communicator.split(parts.rank() / parts.options.tp_size);
+      group_ = parts.transport->split(parts.rank() / parts.options.tp_size);
   }
 
   // Sums the returned partial rows of this rank's slice, and fills dst from every rank's.
@@ -215,7 +175,8 @@ class SliceGather {
     if (!group_) return;
     // Slices travel at their capacity, so that sizes depend on the call's bound only; what pads them
     // is cut here.
-    group_->all_gather(b.output_slices, b.output_slice, exchange.stream);
+    group_->gather(b.output_slices, b.output_slice, exchange.stream);
+    group_->send(exchange.stream);
     const int64_t capacity = b.output_slice.dim(0);
     for (int r = 0; r < group_->size(); ++r) {
       const auto slice = slice_of(dst.dim(0), r, group_->size());
@@ -226,15 +187,15 @@ class SliceGather {
   }
 
  private:
-  std::unique_ptr<Communicator> group_;  // null when tp_size == 1
+  std::unique_ptr<RowTransport> group_;  // null when tp_size == 1
 };
 
 // Nothing moves on the way in. One rank: the executor's rows are final.
 // tp = P: every rank holds all tokens, runs its own experts, and partial rows are summed at the
 // end.
-class LocalDispatcher final : public CommunicatorDispatcher {
+class LocalDispatcher final : public MessageDispatcher {
  public:
-  using CommunicatorDispatcher::CommunicatorDispatcher;
+  using MessageDispatcher::MessageDispatcher;
 
   DispatcherKind kind() const override { return DispatcherKind::Local; }
   int64_t max_rows(int64_t max_tokens) const override { return max_tokens; }
@@ -263,7 +224,7 @@ class LocalDispatcher final : public CommunicatorDispatcher {
   PartialRows sum_experts(const SlotSums& sums, const DispatchedCall& call, Tensor room,
                           CUstream_st* stream) override {
     if (parts_.num_ranks() == 1) return {{}, sums};
-    return CommunicatorDispatcher::sum_experts(sums, call, room, stream);
+    return MessageDispatcher::sum_experts(sums, call, room, stream);
   }
 
   void send_back(const Exchange& exchange, Tensor dst, ConstTensor partial,
@@ -281,10 +242,10 @@ class LocalDispatcher final : public CommunicatorDispatcher {
 // A token row crosses once to each rank that owns one of its experts;
 // one partial row per (token, rank) comes back and is summed in fp32 in rank order.
 // Messages know no lower latency, so it is that of LowLatency, too.
-class NormalDispatcher : public CommunicatorDispatcher {
+class NormalDispatcher : public MessageDispatcher {
  public:
   explicit NormalDispatcher(DispatcherParts parts)
-      : CommunicatorDispatcher(std::move(parts)), slices_(parts_) {}
+      : MessageDispatcher(std::move(parts)), slices_(parts_) {}
 
   DispatcherKind kind() const final { return parts_.options.kind; }
 
@@ -302,7 +263,7 @@ class NormalDispatcher : public CommunicatorDispatcher {
     exchange.send_header(in.max_tokens, in.hidden.dim(0), b.send_counts);
     exchange.send();
     exchange.receive_headers(parts_.options.tp_size);
-    exchange.note_lost_peers();
+    exchange.transport.note_lost(exchange.status, exchange.stream);
     exchange.ops.run(
         ReadCounts{b.counts, b.counts_back, b.num_rows, b.headers, parts_.rank(), exchange.status},
         exchange.stream);
@@ -378,10 +339,10 @@ class SourceSumsDispatcher final : public NormalDispatcher {
 // Every rank's slice, padded to the call's bound, to every rank;
 // equal blocks of partial rows back, summed in fp32 in rank order (a reduce-scatter that rounds
 // once). The honest baseline: sizes never depend on the routing.
-class AllGatherDispatcher final : public CommunicatorDispatcher {
+class AllGatherDispatcher final : public MessageDispatcher {
  public:
   explicit AllGatherDispatcher(DispatcherParts parts)
-      : CommunicatorDispatcher(std::move(parts)), slices_(parts_) {}
+      : MessageDispatcher(std::move(parts)), slices_(parts_) {}
 
   DispatcherKind kind() const override { return DispatcherKind::AllGather; }
 
@@ -416,7 +377,7 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
                  const DispatchedCall& call, const Addend& addend) override {
     const Slice own = slice(call.num_tokens);
     const DispatchBuffers& b = exchange.buffers;
-    exchange.equal_blocks(b.returned, partial);
+    exchange.transport.swap_blocks(b.returned, partial, exchange.stream);
     exchange.receive_statuses();
     const Tensor return_row = b.return_row.rows(0, own.size);
     exchange.ops.run(BlockRows{return_row, b.own_rows.num_rows()}, exchange.stream);
@@ -429,7 +390,7 @@ class AllGatherDispatcher final : public CommunicatorDispatcher {
 
 }  // namespace
 
-std::unique_ptr<Dispatcher> make_communicator_dispatcher(DispatcherParts parts) {
+std::unique_ptr<Dispatcher> make_message_dispatcher(DispatcherParts parts) {
   switch (parts.options.kind) {
     case DispatcherKind::Local: return std::make_unique<LocalDispatcher>(std::move(parts));
     case DispatcherKind::AllGather: return std::make_unique<AllGatherDispatcher>(std::move(parts));

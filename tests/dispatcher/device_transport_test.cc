@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// tests/dispatcher/device_ranks_test.cc -- dispatchers over a link that only moves bytes, as NCCL
+// tests/dispatcher/device_transport_test.cc -- dispatchers over a link that only moves bytes, as NCCL
 // does between GPUs; here on threads of the CPU. Bits, sizes, and what happens once it is over.
-#include "comm/device_ranks.h"
+#include "comm/device_transport.h"
 
 #include <gtest/gtest.h>
 
@@ -27,9 +27,9 @@ std::unique_ptr<Dispatcher> over_link(const DispatchCase& c, Communicator& comm,
                                       const Seen& seen = {}) {
   auto link = std::make_shared<HostLink>(comm);
   if (seen) seen(*link);
-  auto ranks = std::make_shared<DeviceRanks>(comm, backend, sizes, std::move(link));
-  return make_communicator_dispatcher(
-      {c.config, c.options, *ranks, backend, carrier_of(sizes), ranks});
+  auto transport = std::make_shared<DeviceTransport>(comm, backend, sizes, std::move(link));
+  return make_message_dispatcher(
+      {c.config, c.options, comm, backend, carrier_of(sizes), std::move(transport)});
 }
 
 AllOutcomes on_threads(DispatchCase c, RowSizes sizes) {
@@ -43,7 +43,7 @@ AllOutcomes on_threads(DispatchCase c, RowSizes sizes) {
   return all;
 }
 
-class DeviceRanksDispatch : public ::testing::TestWithParam<DispatchCase> {};
+class DeviceTransportDispatch : public ::testing::TestWithParam<DispatchCase> {};
 std::vector<DispatchCase> cases() {
   std::vector<DispatchCase> all;
   for (const int num_ranks : {2, 4, 8}) {
@@ -52,16 +52,16 @@ std::vector<DispatchCase> cases() {
   }
   return all;
 }
-INSTANTIATE_TEST_SUITE_P(All, DeviceRanksDispatch, ::testing::ValuesIn(cases()),
+INSTANTIATE_TEST_SUITE_P(All, DeviceTransportDispatch, ::testing::ValuesIn(cases()),
                          [](const auto& info) { return name_of(info.param); });
 
-TEST_P(DeviceRanksDispatch, GivesTheBitsOfTheCommunicator) {
+TEST_P(DeviceTransportDispatch, GivesTheBitsOfTheCommunicator) {
   const auto expected = expected_outcomes(GetParam());
   EXPECT_EQ(difference(GetParam(), expected, on_threads(GetParam(), RowSizes::Blocks)), "");
   EXPECT_EQ(difference(GetParam(), expected, on_threads(GetParam(), RowSizes::Exact)), "");
 }
 
-TEST(DeviceRanks, ManyCallsOfAnyBoundOnOneWorkspace) {
+TEST(DeviceTransport, ManyCallsOfAnyBoundOnOneWorkspace) {
   for (const int num_ranks : {2, 4}) {
     const auto c = random_calls(num_ranks, 200, 24, 7 + static_cast<uint64_t>(num_ranks));
     const auto expected = expected_outcomes(c);
@@ -71,23 +71,28 @@ TEST(DeviceRanks, ManyCallsOfAnyBoundOnOneWorkspace) {
 }
 
 // Ranks 0 to 3 and 4 to 7, then the even and the odd ones of each: groups of groups.
-TEST(DeviceRanks, GroupsTakeTheLinkOfAll) {
+TEST(DeviceTransport, GroupsTakeTheLinkOfAll) {
   constexpr int kRanks = 8;
   std::vector<std::vector<int32_t>> gathered(kRanks), swapped(kRanks);
   run_local_ranks(kRanks, [&](Communicator& comm) {
-    DeviceRanks all(comm, make_cpu_backend(1), RowSizes::Exact, std::make_shared<HostLink>(comm));
+    DeviceTransport all(comm, make_cpu_backend(1), RowSizes::Exact,
+                        std::make_shared<HostLink>(comm));
     const auto half = all.split(comm.rank() / 4);
     const auto pair = half->split(comm.rank() % 2);
     ASSERT_EQ(pair->size(), 2);
     const auto at = static_cast<size_t>(comm.rank());
     const int32_t mine[] = {comm.rank(), 100 + comm.rank()};
     gathered[at].resize(4);
-    pair->all_gather(Tensor(gathered[at].data(), {2, 2}), ConstTensor(mine, {2}), nullptr);
+    pair->gather(Tensor(gathered[at].data(), {2, 2}), ConstTensor(mine, {2}), nullptr);
+    pair->send(nullptr);
     // A row to each: its first word to rank 0 of the pair, the other to rank 1.
     swapped[at].resize(2);
     const int32_t counts[] = {1, 1, 1, 1};
-    const RowTransfer transfer{Tensor(swapped[at].data(), {2, 1}), ConstTensor(mine, {2, 1})};
-    pair->all_to_all_rows({&transfer, 1}, {}, ConstTensor(counts, {2, 2}), nullptr);
+    pair->exchange_rows({.dst = Tensor(swapped[at].data(), {2, 1}),
+                         .src = ConstTensor(mine, {2, 1}),
+                         .blocks = {},
+                         .counts = ConstTensor(counts, {2, 2})},
+                        nullptr);
   });
   for (int r = 0; r < kRanks; ++r) {
     const int32_t first = r / 4 * 4 + r % 2, second = first + 2;
@@ -118,7 +123,7 @@ int64_t words_sent(RowSizes sizes, int64_t tokens, int64_t max_tokens, Skew skew
   return words;
 }
 
-TEST(DeviceRanks, BlocksAreOfTheBoundOfTheCallAndExactSizesOfTheRouting) {
+TEST(DeviceTransport, BlocksAreOfTheBoundOfTheCallAndExactSizesOfTheRouting) {
   const int64_t row = 64 / 2, slots = 2 * 2;  // words: bf16 [64]; ids and weights of K = 2
   EXPECT_EQ(words_sent(RowSizes::Blocks, 3, 5, Skew::Balanced), 5 * (row + slots) + 5 * row);
   EXPECT_EQ(words_sent(RowSizes::Blocks, 3, 40, Skew::NoExpert), 40 * (row + slots) + 40 * row);
@@ -152,14 +157,14 @@ int64_t exchanges(DispatcherKind kind, int tp_size) {
 }
 
 // Each is a kernel of NCCL more, some 6 us in a graph, and orders what did not need it.
-TEST(DeviceRanks, WhatDoesNotWaitForEachOtherTravelsTogether) {
+TEST(DeviceTransport, WhatDoesNotWaitForEachOtherTravelsTogether) {
   EXPECT_EQ(exchanges(DispatcherKind::AllGather, 1), 2) << "there and back";
   EXPECT_EQ(exchanges(DispatcherKind::Local, 4), 2) << "headers, and partial rows with statuses";
   EXPECT_EQ(exchanges(DispatcherKind::Normal, 1), 3) << "counts come before rows";
   EXPECT_EQ(exchanges(DispatcherKind::Normal, 2), 4) << "slices of a group after the sums";
 }
 
-TEST(DeviceRanks, ExactSizesAreRefusedWhileAGraphIsCapturedAndTheRanksGoOn) {
+TEST(DeviceTransport, ExactSizesAreRefusedWhileAGraphIsCapturedAndTheRanksGoOn) {
   DispatchCase c;
   c.config = dispatch_config(64, 8, 2);
   std::atomic<int> refused = 0;
@@ -181,7 +186,7 @@ TEST(DeviceRanks, ExactSizesAreRefusedWhileAGraphIsCapturedAndTheRanksGoOn) {
 }
 
 // The word that a watcher sets while work is on its way.
-TEST(DeviceRanks, OnceAPeerIsLostTheStatusSaysSoWhateverCame) {
+TEST(DeviceTransport, OnceAPeerIsLostTheStatusSaysSoWhateverCame) {
   Buffer<int32_t> status({kStatusWords});
   for (int64_t i = 0; i < kStatusWords; ++i) status[i] = static_cast<int32_t>(7 + i);
   const auto backend = make_cpu_backend(1);
@@ -195,18 +200,19 @@ TEST(DeviceRanks, OnceAPeerIsLostTheStatusSaysSoWhateverCame) {
                                                    kGivenUpByHost, 0}));
 }
 
-TEST(DeviceRanks, ARankThatFindsItsLinkOverNamesWhoIsMissingAndTellsThePeers) {
+TEST(DeviceTransport, ARankThatFindsItsLinkOverNamesWhoIsMissingAndTellsThePeers) {
   std::vector<std::string> said(3);
   run_local_ranks(3,
                   [&](Communicator& comm) {
                     const auto link = std::make_shared<HostLink>(comm);
-                    DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks, link);
+                    DeviceTransport ranks(comm, make_cpu_backend(1), RowSizes::Blocks, link);
                     if (comm.rank() == 2) return;  // leaves its peers
                     link->is_over = 1;
                     int32_t mine = 0;
                     std::vector<int32_t> all(3);
                     try {
-                      ranks.all_gather(Tensor(all.data(), {3}), ConstTensor(&mine, {1}), nullptr);
+                      ranks.gather(Tensor(all.data(), {3}), ConstTensor(&mine, {1}), nullptr);
+                      ranks.send(nullptr);
                     } catch (const Error& e) {
                       said[static_cast<size_t>(comm.rank())] = e.what();
                     }
@@ -217,12 +223,12 @@ TEST(DeviceRanks, ARankThatFindsItsLinkOverNamesWhoIsMissingAndTellsThePeers) {
         << said[static_cast<size_t>(r)];
 }
 
-TEST(DeviceRanks, WhereEveryRankIsThereTheRollSaysThatTheirCallsDiffer) {
+TEST(DeviceTransport, WhereEveryRankIsThereTheRollSaysThatTheirCallsDiffer) {
   std::vector<std::string> said(2);
   run_local_ranks(2, [&](Communicator& comm) {
-    DeviceRanks ranks(comm, make_cpu_backend(1), RowSizes::Blocks,
-                      std::make_shared<HostLink>(comm));
-    said[static_cast<size_t>(comm.rank())] = ranks.find_missing_ranks();
+    DeviceTransport ranks(comm, make_cpu_backend(1), RowSizes::Blocks,
+                          std::make_shared<HostLink>(comm));
+    said[static_cast<size_t>(comm.rank())] = ranks.why_lost();
   });
   for (const auto& text : said)
     EXPECT_NE(text.find("every rank is here"), std::string::npos) << text;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
-// src/comm/device_ranks.h -- a communicator whose tensors are memory of devices that do not reach
-// each other: rows are packed, travel over a link, and are unpacked, in stream order.
+// src/comm/device_transport.h -- rows between memory of devices that do not reach each other: packed,
+// sent over a link, unpacked, in stream order.
 //
 // Sizes that travel must be known to the host. Either they are the bound of the call, whatever the
 // routing: every rank sends each other one a block of as many rows. Or the host reads the counts,
@@ -16,20 +16,20 @@
 #include "base/backend.h"
 #include "comm/device_link.h"
 #include "comm/handshake.h"
+#include "comm/row_transport.h"
 #include "device/memory.h"
 #include "ops/ops.h"
-#include "plan/buffers.h"
 
 namespace switchyard {
 
 enum class RowSizes { Blocks, Exact };
 
-class DeviceRanks final : public Communicator {
+class DeviceTransport final : public RowTransport {
  public:
   // Of the ranks that `link` connects; others may have it, too. Borrows `host`, which introduced
   // them and says why they are lost.
-  DeviceRanks(Communicator& host, std::shared_ptr<Backend> backend, RowSizes sizes,
-              std::shared_ptr<DeviceLink> link)
+  DeviceTransport(Communicator& host, std::shared_ptr<Backend> backend, RowSizes sizes,
+                  std::shared_ptr<DeviceLink> link)
       : host_(host),
         backend_(std::move(backend)),
         sizes_(sizes),
@@ -44,73 +44,50 @@ class DeviceRanks final : public Communicator {
     in_.reserve(kMaxRowParts * num_ranks);
   }
   // Buffers that were lent may go then: no work over the link is left, also where others keep it.
-  ~DeviceRanks() override { link_->finish_work(); }
+  ~DeviceTransport() override { link_->finish_work(); }
 
-  int rank() const override { return host_.rank(); }
   int size() const override { return host_.size(); }
-  const char* transport() const override { return host_.transport(); }
-  void all_gather(Tensor dst, ConstTensor src, CUstream_st* stream) override {
-    gather_along(dst, src, stream);
-    exchange(stream);
-  }
-  // A transfer for each of the buffers that were lent last, of its width. counts are on the device.
-  // Throws Unsupported with Exact on a stream that is being captured.
-  void all_to_all_rows(std::span<const RowTransfer> transfers, ConstTensor send_rows,
-                       ConstTensor counts, CUstream_st* stream) override {
-    SWITCHYARD_REQUIRE(transfers.size() <= kMaxRowParts, ShapeMismatch,
-                       "all_to_all_rows: transfers=", transfers.size(), ", at most ", kMaxRowParts,
-                       ".");
-    sizes_ == RowSizes::Exact ? send_exactly(transfers, send_rows, counts, stream)
-                              : swap(transfers, send_rows, counts, stream);
-  }
-  // Over the same link.
-  std::unique_ptr<Communicator> split(int color) override {
-    return std::unique_ptr<Communicator>(new DeviceRanks(host_.split(color), *this));
-  }
-  bool shares_process() const override { return host_.shares_process(); }
-  std::chrono::milliseconds deadline() const override { return host_.deadline(); }
-  std::string failure_reason() const override { return host_.failure_reason(); }
-  std::shared_ptr<void> when_over(const std::function<void()>& ended) override {
-    return host_.when_over(ended);
-  }
-  void abort(const std::string& reason) noexcept override { host_.abort(reason); }
 
-  // all_gather together with the next call that moves anything, as one call of the link.
-  void gather_along(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  // One call of the link with the next that moves anything.
+  void gather(Tensor dst, ConstTensor src, CUstream_st* stream) override {
     if (src.bytes() == 0) return;
     if (!own_host_) return gathers_.push_back({dst, src});
     // The link gathers from all its ranks; these are some of them.
     const auto part = [&](int r) { return static_cast<std::byte*>(dst.data) + r * src.bytes(); };
     backend_->ops().run(Copy{Tensor(part(rank()), src.dtype, src.shape, dst.device), src}, stream);
     for_others([&](int to, int from) {
-      send(to, src.data, src.bytes());
+      send_to(to, src.data, src.bytes());
       receive(from, part(from), src.bytes());
     });
   }
-  // Such a call that moves nothing else.
-  void exchange(CUstream_st* stream) {
+  void send(CUstream_st* stream) override {
     while_open([&] { link_->exchange(gathers_, out_, in_, stream); });
     forget();
   }
-  // For the all_to_all_rows that follow: [P * block, W] each, with the call's bound as the block.
-  // Exact needs no `arrived`.
-  void lend(const RowBlocks& blocks) { lent_ = blocks; }
-  // dst[s * block + i, :] = src[rank * block + i, :] of rank s; both [P * block, W]. As they are,
-  // nothing is packed.
-  void swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream) {
+  // Exact needs no blocks.arrived, and throws Unsupported on a stream that is being captured.
+  void exchange_rows(const RowExchange& rows, CUstream_st* stream) override {
+    sizes_ == RowSizes::Exact ? send_exactly(rows, stream) : send_blocks(rows, stream);
+  }
+  // As they are: nothing is packed.
+  void swap_blocks(Tensor dst, ConstTensor src, CUstream_st* stream) override {
     const int64_t block = src.dim(0) / size();
-    if (block == 0) return exchange(stream);
+    if (block == 0) return send(stream);
     backend_->ops().run(Copy{dst.rows(rank() * block, block), src.rows(rank() * block, block)},
                         stream);
     add_blocks(dst, src);
-    exchange(stream);
+    send(stream);
+  }
+  // Over the same link.
+  std::unique_ptr<RowTransport> split(int color) override {
+    return std::unique_ptr<RowTransport>(new DeviceTransport(host_.split(color), *this));
   }
 
-  // Not 0 once a peer is lost; the device reads it.
-  const int32_t* ended() const { return link_->ended(); }
-  void expect(CUstream_st* stream) { link_->expect(stream); }
+  void note_lost(Tensor status, CUstream_st* stream) override {
+    backend_->ops().run(NoteEnded{status, link_->ended(), rank()}, stream);
+  }
+  void before_wait(CUstream_st* stream) override { link_->expect(stream); }
   // Throws Unsupported where sizes that the host reads cannot be had.
-  void check_stream(CUstream_st* stream) const {
+  void check_stream(CUstream_st* stream) const override {
     SWITCHYARD_REQUIRE(
         sizes_ == RowSizes::Blocks || !link_->is_capturing(stream), Unsupported,
         "dispatch: host_counts=on over NCCL, a graph that captures this stream cannot "
@@ -118,7 +95,7 @@ class DeviceRanks final : public Communicator {
   }
   // Which ranks are missing, once work did not end in time and the host's communicator knows
   // nothing: ranks that are there meet on the host, up to the deadline.
-  std::string find_missing_ranks() {
+  std::string why_lost() override {
     try {
       meet(host_);
     } catch (const Error& e) {
@@ -140,12 +117,14 @@ class DeviceRanks final : public Communicator {
   // The host hears of a loss a moment later than the device.
   static constexpr std::chrono::milliseconds kPatience{1000};
 
-  DeviceRanks(std::unique_ptr<Communicator> own_host, const DeviceRanks& parent)
-      : DeviceRanks(*own_host, parent.backend_, parent.sizes_, parent.link_) {
+  DeviceTransport(std::unique_ptr<Communicator> own_host, const DeviceTransport& parent)
+      : DeviceTransport(*own_host, parent.backend_, parent.sizes_, parent.link_) {
     own_host_ = std::move(own_host);
     const int32_t mine = parent.members_[parent.rank()];
     host_.all_gather(Tensor(members_.data(), {size()}), ConstTensor(&mine, {1}), nullptr);
   }
+
+  int rank() const { return host_.rank(); }
 
   template <class F>
   void while_open(F enqueue) {
@@ -166,42 +145,41 @@ class DeviceRanks final : public Communicator {
   // Every rank throws the reason that was given first.
   [[noreturn]] void give_up(const std::string& seen) {
     std::string reason = await_reason(host_, kPatience);
-    if (reason.empty()) reason = find_missing_ranks();
+    if (reason.empty()) reason = why_lost();
     host_.abort(reason.empty() ? seen : reason);
     const std::string first = host_.failure_reason();
     throw Error(Errc::Transport, first.empty() ? seen : first);
   }
-  void swap(std::span<const RowTransfer> transfers, ConstTensor send_rows, ConstTensor counts,
-            CUstream_st* stream) {
-    const auto& [sent, arrived] = lent_;
+  void send_blocks(const RowExchange& rows, CUstream_st* stream) {
+    const auto& [sent, arrived] = rows.blocks;
     const int64_t block = sent.num_rows() / size();
-    if (block == 0) return exchange(stream);  // on every rank
+    if (block == 0) return send(stream);  // on every rank
     Ops& ops = backend_->ops();
-    for (size_t i = 0; i < transfers.size(); ++i) {
-      ops.run(PackRows{sent[i], transfers[i].src, send_rows, counts, rank(), block}, stream);
+    for (size_t i = 0; i < rows.src.size(); ++i) {
+      ops.run(PackRows{sent[i], rows.src[i], rows.send_rows, rows.counts, rank(), block}, stream);
       add_blocks(arrived[i], sent[i]);
     }
-    exchange(stream);
-    for (size_t i = 0; i < transfers.size(); ++i)
-      ops.run(UnpackRows{transfers[i].dst, arrived[i], sent[i], counts, rank(), block}, stream);
+    send(stream);
+    for (size_t i = 0; i < rows.src.size(); ++i)
+      ops.run(UnpackRows{rows.dst[i], arrived[i], sent[i], rows.counts, rank(), block}, stream);
   }
-  void send_exactly(std::span<const RowTransfer> transfers, ConstTensor send_rows,
-                    ConstTensor counts, CUstream_st* stream) {
+  void send_exactly(const RowExchange& rows, CUstream_st* stream) {
     check_stream(stream);
     Ops& ops = backend_->ops();
-    backend_->memory().read_back(counts_.data(), counts, stream);
+    backend_->memory().read_back(counts_.data(), rows.counts, stream);
     while_open([&] { link_->require_open(); });  // else the counts mean nothing
-    for (size_t i = 0; i < transfers.size(); ++i) {
-      ConstTensor src = transfers[i].src;
-      if (send_rows.present()) {
-        ops.run(PackRows{lent_.sent[i], src, send_rows, counts, rank(), 0}, stream);
-        src = lent_.sent[i];
+    for (size_t i = 0; i < rows.src.size(); ++i) {
+      ConstTensor src = rows.src[i];
+      if (rows.send_rows.present()) {
+        const Tensor packed = rows.blocks.sent[i];
+        ops.run(PackRows{packed, src, rows.send_rows, rows.counts, rank(), 0}, stream);
+        src = packed;
       }
-      add_rows(transfers[i].dst, src, stream);
+      add_rows(rows.dst[i], src, stream);
     }
-    exchange(stream);
+    send(stream);
   }
-  void send(int to, const void* data, int64_t bytes) {
+  void send_to(int to, const void* data, int64_t bytes) {
     out_.push_back({members_[to], data, bytes});
   }
   void receive(int from, void* data, int64_t bytes) {
@@ -211,7 +189,7 @@ class DeviceRanks final : public Communicator {
   void add_blocks(Tensor dst, ConstTensor src) {
     const int64_t block = src.dim(0) / size(), bytes = src.bytes() / size();
     for_others([&](int to, int from) {
-      send(to, src.rows(to * block, block).data, bytes);
+      send_to(to, src.rows(to * block, block).data, bytes);
       receive(from, dst.rows(from * block, block).data, bytes);
     });
   }
@@ -229,7 +207,7 @@ class DeviceRanks final : public Communicator {
         backend_->ops().run(Copy{dst.rows(received, num_received), src.rows(sent, num_sent)},
                             stream);
       } else {
-        if (num_sent > 0) send(p, src.rows(sent, num_sent).data, num_sent * row_bytes);
+        if (num_sent > 0) send_to(p, src.rows(sent, num_sent).data, num_sent * row_bytes);
         if (num_received > 0)
           receive(p, dst.rows(received, num_received).data, num_received * row_bytes);
       }
@@ -248,10 +226,9 @@ class DeviceRanks final : public Communicator {
   std::shared_ptr<Backend> backend_;
   RowSizes sizes_;
   std::shared_ptr<DeviceLink> link_;
-  std::vector<int32_t> members_;  // this communicator's ranks, as the link counts them
-  RowBlocks lent_;
-  std::vector<int32_t> counts_;  // exact: [P, P]
-  std::vector<Gather> gathers_;  // not enqueued yet, as the parcels
+  std::vector<int32_t> members_;  // these ranks, as the link counts them
+  std::vector<int32_t> counts_;   // exact: [P, P]
+  std::vector<Gather> gathers_;   // not enqueued yet, as the parcels
   std::vector<OutgoingParcel> out_;
   std::vector<IncomingParcel> in_;
 };
