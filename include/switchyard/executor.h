@@ -56,6 +56,35 @@ class Executor {
 void sum_rows(Backend& backend, Tensor dst, const SlotSums& sums, const ReceivedRows& rows,
               CUstream_st* stream = nullptr);
 
+/// Sizes of pack_by_expert: those of a dispatcher, its max_rows(bound of the call) among them.
+struct PackShape {
+  int64_t max_rows = 0, top_k = 0;
+  int64_t num_experts = 0;  // E_local
+  int64_t hidden = 0;
+};
+
+/// Received rows by expert, as DeepEP's low-latency mode gives them: for programs that have experts of
+/// their own. Views of a workspace. Rows past an expert's count hold anything.
+struct ExpertRows {
+  Tensor rows;    // bf16 [E_local, max_rows, H], of each expert in the order of the received rows
+  Tensor counts;  // i32 [E_local], on the device
+  Tensor row_of_slot;  // i32 [R, K] of [E_local * max_rows] rows; -1: the slot has none
+};
+
+/// Packs what a dispatcher received in bf16.
+///
+///   rows       in     R <= max_rows rows with local ids; a row names an expert once
+///   workspace  in     pack_by_expert_bytes(shape) of the backend's device; the result's
+///   status     inout  i32 [kStatusWords]; an expert that gets more than max_rows rows, since rows name
+///                     it twice, is noted here, and nothing is written outside the buffers
+///
+/// What the experts make of the rows goes back as SlotSums{theirs, as [E_local * max_rows, H],
+/// row_of_slot, rows.weights} to Dispatcher::sum_experts and combine. Enqueued; not collective, no
+/// allocation, no synchronisation. Throws Error(ShapeMismatch, Misaligned).
+ExpertRows pack_by_expert(Backend& backend, const ReceivedRows& rows, const PackShape& shape,
+                          Workspace workspace, Tensor status, CUstream_st* stream = nullptr);
+size_t pack_by_expert_bytes(const PackShape& shape);
+
 /// Borrows the weights, which are memory of the backend's device. `rank` of `num_ranks` is used for
 /// messages and to size E_local. Throws Error(ShapeMismatch, Misaligned or Unsupported).
 std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorOptions& options,
