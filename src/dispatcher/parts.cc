@@ -74,6 +74,15 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
                      "make_dispatcher: num_link_blocks=", options.num_link_blocks,
                      ", must not be negative. Pass 0 for the default.");
   require_backend("make_dispatcher", backend);
+  const bool outlives_ranks = options.lost_rank_timeout.count() > 0;
+  SWITCHYARD_REQUIRE(
+      !outlives_ranks || (options.active_ranks.present() && options.dropped_routes.present()),
+      ShapeMismatch, "make_dispatcher: lost_rank_timeout=", options.lost_rank_timeout.count(),
+      " ms, active_ranks or dropped_routes is absent. Give both, i64 [1] of the device.");
+  SWITCHYARD_REQUIRE(
+      !outlives_ranks || !options.host_ordered, Unsupported,
+      "make_dispatcher: lost_rank_timeout with host_ordered, in which hosts wait for "
+      "all ranks. Use one of them.");
   StrategyRequest request;
   request.config = config;
   request.num_ranks = communicator.size();
@@ -86,7 +95,7 @@ std::unique_ptr<Dispatcher> make_dispatcher(const MoeConfig& config,
   request.lost_rank_timeout = options.lost_rank_timeout;
   request.experts = options.rows;
   request.has_nccl = has_nccl();
-  if (backend->kind() == DeviceKind::Cuda || options.lost_rank_timeout.count() > 0)
+  if (backend->kind() == DeviceKind::Cuda || outlives_ranks)
     request.peer_memory = options.peer_memory.value_or(true) && are_on_one_host(communicator);
   require_all("make_dispatcher", row_conditions(options.kind, request));
   require_all("make_dispatcher", dispatcher_conditions(options.kind, request));

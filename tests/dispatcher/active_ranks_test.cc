@@ -4,7 +4,9 @@
 // of dispatchers that outlive it; whole layers: tests/layer/active_ranks_test.cc.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <latch>
+#include <optional>
 
 #include "base/peer_control.h"
 #include "base/status.h"
@@ -67,6 +69,32 @@ TEST(ActiveRanks, ARankThatIsLostBeforeItsPartialRowsIsNamedWithThem) {
       done.wait();
     });
   }
+}
+
+TEST(ActiveRanks, DispatchersThatLackWhatTheyNeedAreRefused) {
+  Buffer<int64_t> word({1});
+  const auto code_with = [&](const std::function<void(DispatcherOptions&)>& change) {
+    std::optional<Errc> code;
+    run_local_ranks(2, [&](Communicator& comm) {
+      DispatcherOptions options{.kind = DispatcherKind::LowLatency,
+                                .lost_rank_timeout = std::chrono::milliseconds(1000),
+                                .active_ranks = word.view(),
+                                .dropped_routes = word.view()};
+      change(options);
+      try {
+        make_dispatcher(dispatch_config(16, 6, 2), options, comm, make_cpu_backend(1));
+      } catch (const Error& e) {
+        if (comm.rank() == 0) code = e.code();
+      }
+    });
+    return code;
+  };
+  EXPECT_EQ(code_with([](auto&) {}), std::nullopt);
+  EXPECT_EQ(code_with([](auto& o) { o.active_ranks = {}; }), Errc::ShapeMismatch);
+  EXPECT_EQ(code_with([](auto& o) { o.dropped_routes = {}; }), Errc::ShapeMismatch);
+  EXPECT_EQ(code_with([](auto& o) { o.host_ordered = true; }), Errc::Unsupported);
+  EXPECT_EQ(code_with([](auto& o) { o.kind = DispatcherKind::Normal; }), Errc::Unsupported);
+  EXPECT_EQ(code_with([](auto& o) { o.peer_memory = false; }), Errc::Unsupported);
 }
 
 }  // namespace
