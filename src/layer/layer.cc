@@ -121,6 +121,7 @@ class Layer final : public MoeLayer {
     LayerWeights weights{};  // arranged
     std::shared_ptr<Backend> backend{};
     std::shared_ptr<void> state{};
+    std::shared_ptr<void> loads{};  // i64 [E], where they are counted; a larger layer goes on there
     OwnedWorkspace workspace{};  // absent: every call brings one
     bool poisons_workspace = false;
     std::unique_ptr<Gate> gate{};  // null without router weights
@@ -144,7 +145,6 @@ class Layer final : public MoeLayer {
     if (plan().strategy.token_pieces > 1)
       pipeline_.emplace(backend().memory(), plan().strategy.token_pieces);
     clear_status(nullptr);
-    clear_loads();
     if (!plan().placement.empty()) write_placement(plan().placement, nullptr);
     wait(nullptr);  // a first forward may come on a stream that does not wait for the default one
     // Last: a rank that is past it may make the others wait on the device.
@@ -155,7 +155,10 @@ class Layer final : public MoeLayer {
   const MoeConfig& config() const override { return plan().config; }
   const Strategy& strategy() const override { return plan().strategy; }
   size_t workspace_bytes() const override { return bytes_.workspace; }
-  size_t state_bytes() const override { return bytes_.state; }
+  size_t state_bytes() const override {
+    const Tensor loads = expert_loads();
+    return bytes_.state + (loads.present() ? static_cast<size_t>(loads.bytes()) : 0);
+  }
 
   Gate& gate() override {
     SWITCHYARD_REQUIRE(parts_.gate, Unsupported,
@@ -244,7 +247,7 @@ class Layer final : public MoeLayer {
   void cut_workspace(const Workspace& workspace) {
     Arena state({parts_.state.get(), bytes_.state}, backend().kind());
     Arena arena(workspace, backend().kind());
-    buffers_.cut(state, arena, plan());
+    buffers_.cut(state, arena, plan(), parts_.loads.get());
     workspace_ = workspace;
   }
 
@@ -269,13 +272,6 @@ class Layer final : public MoeLayer {
 
   void clear_status(CUstream_st* stream) {
     backend().ops().run(FillI32{buffers_.status, 0}, stream);
-  }
-
-  void clear_loads() {
-    Tensor loads = buffers_.slots.loads;
-    if (!loads.present()) return;
-    loads = Tensor(loads.data, DType::I32, {2 * loads.dim(0)}, loads.device);
-    backend().ops().run(FillI32{loads, 0}, nullptr);
   }
 
   void check_table(std::span<const int32_t> expert_of_slot) const {
@@ -728,6 +724,13 @@ void check_sources(const LayerOptions& options, int num_ranks) {
                      "workspace or a shared_workspace.");
 }
 
+std::shared_ptr<void> no_loads(const MoeConfig& config, Backend& backend) {
+  const int64_t words = 2 * config.num_experts;
+  auto memory = backend.memory().allocate(static_cast<size_t>(words) * sizeof(int32_t));
+  backend.ops().run(FillI32{{memory.get(), DType::I32, {words}, backend.kind()}, 0}, nullptr);
+  return memory;
+}
+
 // What this rank can check and make alone.
 void make_local_parts(Layer::Parts& parts, int rank) {
   const LayerOptions& options = parts.options;
@@ -749,6 +752,7 @@ void make_local_parts(Layer::Parts& parts, int rank) {
   const LayerBytes bytes = bytes_of(plan);
   parts.state = parts.backend->memory().allocate(bytes.state);
   parts.workspace = make_workspace(options, bytes.workspace, *parts.backend);
+  if (plan.counts_loads && !parts.loads) parts.loads = no_loads(config, *parts.backend);
   parts.poisons_workspace = options.poison_workspace;
   if (parts.weights.router.weight.present())
     parts.gate = make_gate(config, parts.weights.router, parts.backend, plan.strategy.provider);
@@ -770,15 +774,12 @@ void make_parts(Layer::Parts& parts) {
 void Layer::grow_together(int64_t max_tokens, CUstream_st* stream) {
   wait(stream);
   Parts larger{.plan = plan(), .options = parts_.options, .weights = parts_.weights};
+  larger.loads = parts_.loads;
   larger.plan.request.max_tokens = std::max(max_tokens, plan().request.max_tokens);
   larger.backend = parts_.backend;
   larger.communicator = parts_.communicator;
   make_parts(larger);
   Layer grown(std::move(larger));
-  if (expert_loads().present()) {
-    backend().ops().run(Copy{grown.expert_loads(), expert_loads()}, nullptr);
-    grown.wait(nullptr);
-  }
   grown.parts_.own_communicator = std::move(parts_.own_communicator);
   *this = std::move(grown);
 }

@@ -37,8 +37,8 @@ struct LayerBuffers {
   // Rows without gaps of callers whose have some: bf16 and as the output [T_cap, H]; else absent
   Tensor hidden, output;
 
-  // Allocates nothing after the first time.
-  void cut(Arena& state, Arena& arena, const LayerPlan& plan) {
+  // Allocates nothing after the first time. `loads` is i64 [E] of a layer that counts them, else null.
+  void cut(Arena& state, Arena& arena, const LayerPlan& plan, void* loads = nullptr) {
     const MoeConfig& config = plan.config;
     const StrategyRequest& r = plan.request;
     const Strategy& s = plan.strategy;
@@ -52,6 +52,8 @@ struct LayerBuffers {
     status = state.take(DType::I32, {kStatusWords});
     if (s.token_pieces > 1) piece_status = state.take(DType::I32, {s.token_pieces, kStatusWords});
     cut_slots(state, plan);
+    if (loads != nullptr)
+      slots.loads = Tensor(loads, DType::I64, {config.num_experts}, status.device);
     ids = arena.take(DType::I32, {slice, r.config.top_k});
     weights = arena.take(DType::F32, {slice, r.config.top_k});
     gate = arena.take_bytes(static_cast<int64_t>(of_gate.bytes()));
@@ -86,7 +88,6 @@ struct LayerBuffers {
       slots.active = active = state.take(DType::I32, {1});
       slots.tables = tables = state.take(DType::I32, {2, num_experts + 1 + num_slots});
     }
-    if (plan.counts_loads) slots.loads = state.take(DType::I64, {num_experts});
   }
 };
 
