@@ -121,7 +121,8 @@ class Layer final : public MoeLayer {
     LayerWeights weights{};  // arranged
     std::shared_ptr<Backend> backend{};
     std::shared_ptr<void> state{};
-    std::shared_ptr<void> loads{};  // i64 [E], where they are counted; a larger layer goes on there
+    /// i64 [E], where they are counted; a layer that grows goes on there.
+    std::shared_ptr<void> loads{};
     OwnedWorkspace workspace{};  // absent: every call brings one
     bool poisons_workspace = false;
     std::unique_ptr<Gate> gate{};  // null without router weights

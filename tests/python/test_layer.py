@@ -106,6 +106,7 @@ def test_a_workspace_may_come_with_each_call():
     memory = np.zeros(layer.workspace_bytes // 4 + 64, np.int32)
     memory = memory[-(memory.ctypes.data // 4) % 32 :]
     assert (cases.bits(layer.forward(hidden, workspace=memory)) == expected).all()
+    assert (cases.bits(layer.forward(hidden, workspace=memory.view(np.uint8))) == expected).all()
     with pytest.raises(switchyard.ShapeMismatch, match="workspace bytes=4, need"):
         layer.forward(hidden, workspace=memory[:1])
 
