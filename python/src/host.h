@@ -68,6 +68,7 @@ struct HostOptions : LayerOptions {
   std::shared_ptr<HostBackend> host_backend;
   std::shared_ptr<HostWorkspace> host_workspace;
   std::shared_ptr<HostCommunicator> communicator;
+  Optional lent_workspace;
 
   int num_ranks() const { return communicator ? communicator->get().size() : 1; }
   int rank() const { return communicator ? communicator->get().rank() : 0; }

@@ -149,6 +149,18 @@ class HostLayer {
     options.device = backend_->device().kind;
     options.backend = backend_->use("MoeLayer");
     if (workspace_) options.shared_workspace = workspace_->shared;
+    if (options.lent_workspace) take_workspace(*options.lent_workspace, options);
+  }
+
+  void take_workspace(const Array& array, HostOptions& options) {
+    const ArrayView view = view_of(array, {"MoeLayer", "workspace"}, Access::Write, Keep::Always);
+    if (view.has_gaps() || view.device != device())
+      refuse(Errc::ShapeMismatch, "MoeLayer: workspace is on ", describe(view.device),
+             view.has_gaps() ? " and has gaps" : "", ", need memory without gaps on ",
+             describe(device()), ". Pass an array of bytes there.");
+    options.workspace = {view.data,
+                         static_cast<size_t>(view.extent().count() * dtype_bytes(view.dtype))};
+    lent_ = view.owner;
   }
 
   // All but the stream and the workspace; returns what output is.
@@ -173,6 +185,7 @@ class HostLayer {
   std::shared_ptr<HostCommunicator> communicator_;  // null: one rank. These outlive the layer
   std::shared_ptr<HostBackend> backend_;
   std::shared_ptr<HostWorkspace> workspace_;
+  std::shared_ptr<void> lent_;
   bool per_call_ = false;
   std::unique_ptr<MoeLayer> layer_;
   std::optional<ForwardReport> report_;
@@ -188,6 +201,13 @@ std::optional<OwnTensor> expert_loads(nb::handle self) {
 
 HostOptions options_of(const nb::kwargs& options) {
   return nb::cast<HostOptions>(nb::type<HostOptions>()(**options));
+}
+
+size_t bytes_of_workspace(const MoeConfig& config, int num_ranks, const nb::kwargs& keywords) {
+  HostOptions options = options_of(keywords);
+  if (options.host_backend) options.device = options.host_backend->device().kind;
+  const nb::gil_scoped_release unlocked;
+  return MoeLayer::workspace_bytes(config, num_ranks, options);
 }
 
 // With a placement all experts are read, and copied into the slots of this rank. The layer refuses
@@ -254,6 +274,10 @@ void bind_options(nb::module_& m) {
              "Shared with other layers of this thread; None: made here."),
       option("shared_workspace", &HostOptions::host_workspace,
              "Shared with layers whose calls follow each other; None: the layer's own."),
+      option("workspace", &HostOptions::lent_workspace,
+             "An array of any dtype on the layer's device, workspace_bytes of it, at a multiple of "
+             "128: lent for the layer's life, which keeps it. At most one of workspace, "
+             "shared_workspace and workspace_per_call."),
       option("communicator", &HostOptions::communicator,
              "This rank among those that share the layer, each with E / P experts; None: one rank. "
              "Making, calling and growing the layer are collective then, wrong arguments "
@@ -303,6 +327,9 @@ void bind_options(nb::module_& m) {
              "Placement.physical_to_logical, equal on every rank. Rank p has slots [p S / P, (p "
              "+ 1) S / P); S is a multiple of P, every expert has a slot. Empty: experts stand "
              "in their order."),
+      option("experts", &PlanOptions::experts,
+             "Of workspace_bytes: what the routed experts are, 'bf16' or 'f8_e4m3'. A layer looks "
+             "at its weights."),
       option("count_loads", &LayerOptions::count_loads,
              "Whether there are MoeLayer.expert_loads; ranks may differ."));
 }
@@ -439,6 +466,10 @@ void bind_layer(nb::module_& m) {
             return l.report() ? std::optional(describe(*l.report())) : std::nullopt;
           },
           "The layout of the last forward and its reason; None before it.");
+  m.def("workspace_bytes", &bytes_of_workspace, "config"_a, "num_ranks"_a = 1, "options"_a,
+        "Bytes of the workspace of a layer on one of num_ranks ranks, for callers who lend it. "
+        "Options are those of LayerOptions; with a backend, of its device. Grows with max_tokens. "
+        "Raises as MoeLayer.");
   m.def("gate", &gate_function, "config"_a, "weights"_a, "hidden"_a, nb::kw_only(),
         "token_ids"_a = nb::none(), "stream"_a = nb::none(),
         "The gate of a layer alone: ids i32 [T, K] by descending score, weights f32 [T, K], and "

@@ -14,7 +14,7 @@ from ._native import (VERSION as __version__, Activation, Backend, Checkpoint, C
                       LayerOptions, LayerWeights, LinearAttention, MoeConfig, MoeLayer, OutOfRangeIds, Placement, RoutedPathConfig, ScaleBlock,
                       Scoring, SharedExpertConfig, SharedWorkspace, Strategy, Tensor, TensorFile, compare, forget_fused_experts, fp8_blocks,
                       fused_experts, gate, make_cpu_backend, make_cuda_backend, make_local_ranks, make_process_rank, oracle_forward,
-                      plan_placement, random_weights, to_device, wait_fused_experts, weights_of_slots)
+                      plan_placement, random_weights, to_device, wait_fused_experts, weights_of_slots, workspace_bytes)
 from ._program import ProgramFailed, WrongUsage, bench, check, explain, plan
 
 __all__ = [
@@ -24,5 +24,5 @@ __all__ = [
     "SharedExpertConfig", "SharedWorkspace", "Strategy", "Tensor", "TensorFile", "Transport", "Unsupported",
     "WrongUsage", "__version__", "bench", "check", "compare", "explain", "forget_fused_experts", "fp8_blocks", "fused_experts", "gate",
     "make_cpu_backend", "make_cuda_backend", "make_local_ranks", "make_process_rank", "oracle_forward", "plan", "plan_placement",
-    "random_weights", "to_device", "wait_fused_experts", "weights_of_slots",
+    "random_weights", "to_device", "wait_fused_experts", "weights_of_slots", "workspace_bytes",
 ]

@@ -768,7 +768,7 @@ class OutOfRangeIds(enum.Enum):
 class LayerOptions:
     """Choices for one layer."""
 
-    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False, fp8_rows: bool = True, tp_size: int = 1, use_all_gather: bool = True, sums_at_source: bool = False, token_pieces: int = 0, fetch_rows: bool = True, peer_memory: bool = True, num_link_blocks: int = 0, host_ordered: bool = False, placement: Sequence[int] = [], count_loads: bool = False) -> None: ...
+    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, workspace: switchyard._array.Array | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False, fp8_rows: bool = True, tp_size: int = 1, use_all_gather: bool = True, sums_at_source: bool = False, token_pieces: int = 0, fetch_rows: bool = True, peer_memory: bool = True, num_link_blocks: int = 0, host_ordered: bool = False, placement: Sequence[int] = [], experts: str = 'bf16', count_loads: bool = False) -> None: ...
 
     @property
     def max_tokens(self) -> int:
@@ -820,6 +820,15 @@ class LayerOptions:
 
     @shared_workspace.setter
     def shared_workspace(self, arg: SharedWorkspace, /) -> None: ...
+
+    @property
+    def workspace(self) -> switchyard._array.Array | None:
+        """
+        An array of any dtype on the layer's device, workspace_bytes of it, at a multiple of 128: lent for the layer's life, which keeps it. At most one of workspace, shared_workspace and workspace_per_call.
+        """
+
+    @workspace.setter
+    def workspace(self, arg: switchyard._array.Array | None, /) -> None: ...
 
     @property
     def communicator(self) -> Communicator:
@@ -982,6 +991,15 @@ class LayerOptions:
     def placement(self, arg: Sequence[int], /) -> None: ...
 
     @property
+    def experts(self) -> str:
+        """
+        Of workspace_bytes: what the routed experts are, 'bf16' or 'f8_e4m3'. A layer looks at its weights.
+        """
+
+    @experts.setter
+    def experts(self, arg: str, /) -> None: ...
+
+    @property
     def count_loads(self) -> bool:
         """Whether there are MoeLayer.expert_loads; ranks may differ."""
 
@@ -1094,6 +1112,11 @@ class MoeLayer:
     @property
     def report(self) -> str | None:
         """The layout of the last forward and its reason; None before it."""
+
+def workspace_bytes(config: MoeConfig, num_ranks: int = 1, **options) -> int:
+    """
+    Bytes of the workspace of a layer on one of num_ranks ranks, for callers who lend it. Options are those of LayerOptions; with a backend, of its device. Grows with max_tokens. Raises as MoeLayer.
+    """
 
 def gate(config: MoeConfig, weights: LayerWeights, hidden: switchyard._array.Array, *, token_ids: switchyard._array.Array | None = None, stream: int | None = None) -> tuple:
     """

@@ -79,37 +79,36 @@ def fields_of(header, struct):
 
 def python_default(text):
     """Of a default in C++; None for what is no plain number, flag or text."""
-    known = {"true": True, "false": False, "OutOfRangeIds::Error": switchyard.OutOfRangeIds.Error, "DeviceKind::Cpu": "cpu",
+    known = {"true": True, "false": False, "OutOfRangeIds::Error": switchyard.OutOfRangeIds.Error, "DeviceKind::Cpu": "cpu", "DType::Bf16": "bf16",
              "int64_t{8} << 30": 8 << 30}
     if text in known:
         return known[text]
     return text.strip('"') if text and text.startswith('"') else int(text) if text and re.fullmatch(r"-?\d+", text) else None
 
 
-NOT_IN_PYTHON = {
-    "experts": "of plans without weights; a layer takes it from its weights",
-    "workspace": "of a size that has to be asked for first: SharedWorkspace, or workspace_per_call, lends memory here",
-}
 ONLY_IN_PYTHON = {"communicator"}  # an argument of its own in C++
 
 
 def test_options_are_those_of_cpp_with_their_defaults():
     fields = {**fields_of("strategy.h", "PlanOptions"), **fields_of("layer.h", "LayerOptions")}
-    bound = {name for name, value in vars(switchyard.LayerOptions).items() if isinstance(value, property)}
-    assert bound - ONLY_IN_PYTHON == set(fields) - set(NOT_IN_PYTHON)
-    assert set(NOT_IN_PYTHON) <= set(fields)
+    bound = {name for name, value in vars(switchyard.LayerOptions).items() if isinstance(value, property)} - ONLY_IN_PYTHON
+    assert bound == set(fields)
     options, compared = switchyard.LayerOptions(), set()
-    for name in bound - ONLY_IN_PYTHON:
+    for name in bound:
         if (default := python_default(fields[name])) is not None:
             assert getattr(options, name) == default, name
             compared.add(name)
-    assert bound - ONLY_IN_PYTHON - compared == {"backend", "shared_workspace", "placement"}
-    assert options.backend is None and options.shared_workspace is None and options.placement == []
+    assert bound - compared == {"backend", "shared_workspace", "workspace", "placement"}
+    assert options.backend is None and options.shared_workspace is None and options.workspace is None and options.placement == []
+
+
+OF_OBJECTS = {"backend", "shared_workspace", "workspace", "communicator"}  # other tests pass these
 
 
 def test_every_option_may_be_set():
-    values = {"strategy": "local+masked", "device": "cuda", "out_of_range_ids": switchyard.OutOfRangeIds.NoExpert, "placement": [1, 0]}
-    for name in {n for n, v in vars(switchyard.LayerOptions).items() if isinstance(v, property)} - {"backend", "shared_workspace", "communicator"}:
+    values = {"strategy": "local+masked", "device": "cuda", "out_of_range_ids": switchyard.OutOfRangeIds.NoExpert, "placement": [1, 0],
+              "experts": "f8_e4m3"}
+    for name in {n for n, v in vars(switchyard.LayerOptions).items() if isinstance(v, property)} - OF_OBJECTS:
         default = getattr(switchyard.LayerOptions(), name)
         value = values.get(name, not default if isinstance(default, bool) else default if isinstance(default, str) else None)
         value = default + 1 if value is None else value
