@@ -218,15 +218,15 @@ class MoeLayer {
   virtual std::vector<int32_t> missing_ranks(CUstream_st* stream = nullptr) = 0;
 
   /// i64 [1] on the layer's device: choices of this rank's tokens that were dropped since the layer was
-  /// made, because the expert's rank is left out. Read and cleared as expert_loads. Absent without
-  /// lost_rank_timeout.
+  /// made, because the expert's rank is left out. Read and cleared as expert_loads, and stays
+  /// where it is. Absent without lost_rank_timeout.
   virtual Tensor dropped_routes() const = 0;
 
   /// i64 [E] on the layer's device: how often each expert was chosen by the tokens that this rank
   /// routes, since the layer was made: all, or its slice in a tensor-parallel group whose rows
   /// travel. Forwards add to it in the order of their streams; whoever reads or clears it does so in
-  /// that order. Of a call that ended with an error it may have a part. Absent without
-  /// LayerOptions::count_loads.
+  /// that order. Of a call that ended with an error it may have a part. It stays where it is, also
+  /// when the layer grows. Absent without LayerOptions::count_loads.
   virtual Tensor expert_loads() const = 0;
 
   /// The capacity becomes at least `max_tokens`, equal on every rank; weights stay where they are.

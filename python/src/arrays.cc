@@ -78,6 +78,8 @@ DType dtype_of(dlpack::DataType dtype, Argument argument) {
   if (dtype.lanes == 1) {
     if (dtype.code == dlpack::kBfloat && dtype.bits == 16) return DType::Bf16;
     if (dtype.code == dlpack::kUnsigned && dtype.bits == 16) return DType::Bf16;  // its bits
+    if (dtype.code == dlpack::kFloat8E4m3fn && dtype.bits == 8) return DType::F8E4m3;
+    if (dtype.code == dlpack::kUnsigned && dtype.bits == 8) return DType::F8E4m3;  // its bits
     if (dtype.code == dlpack::kFloat && dtype.bits == 16) return DType::F16;
     if (dtype.code == dlpack::kFloat && dtype.bits == 32) return DType::F32;
     if (dtype.code == dlpack::kFloat && dtype.bits == 64) return DType::F64;
@@ -86,7 +88,8 @@ DType dtype_of(dlpack::DataType dtype, Argument argument) {
   }
   refuse(Errc::ShapeMismatch, argument.operation, ": ", argument.name, " has DLPack dtype code ",
          int(dtype.code), " of ", int(dtype.bits),
-         " bits, known are bf16 (or its bits as uint16), ", "f16, f32, f64, i32, i64. Convert it.");
+         " bits, known are bf16 and f8_e4m3 (or their bits as uint16 and uint8), f16, f32, f64, ",
+         "i32, i64. Convert it.");
 }
 
 DeviceIndex device_of(dlpack::Device device, Argument argument) {
@@ -213,10 +216,12 @@ ArrayView from_protocol(nb::handle array, Library library, Argument argument, Ac
     throw nb::type_error(text.c_str());
   }
   nb::object source = nb::borrow(array);
-  // DLPack of numpy has no bf16.
-  if (library == Library::Numpy || library == Library::Cupy)
-    if (nb::cast<std::string>(array.attr("dtype").attr("name")) == "bfloat16")
-      source = array.attr("view")("uint16");
+  // DLPack of numpy has neither bf16 nor fp8.
+  if (library == Library::Numpy || library == Library::Cupy) {
+    const auto dtype = nb::cast<std::string>(array.attr("dtype").attr("name"));
+    if (dtype == "bfloat16") source = array.attr("view")("uint16");
+    if (dtype == "float8_e4m3fn") source = array.attr("view")("uint8");
+  }
   return from_capsule(capsule_of(source, library), argument, access);
 }
 

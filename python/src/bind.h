@@ -16,14 +16,36 @@
 namespace nb = nanobind;
 using namespace nb::literals;
 
+namespace switchyard::python {
+inline bool is_text(nb::handle object, const char* text) {
+  return PyUnicode_Check(object.ptr()) && PyUnicode_CompareWithASCIIString(object.ptr(), text) == 0;
+}
+}  // namespace switchyard::python
+
+// "bf16", "f8_e4m3", ...
+template <>
+struct nanobind::detail::type_caster<switchyard::DType> {
+  NB_TYPE_CASTER(switchyard::DType, const_name("str"))
+  bool from_python(handle source, uint8_t, cleanup_list*) noexcept {
+    for (int i = 0; i <= int(switchyard::DType::F8E4m3); ++i)
+      if (switchyard::python::is_text(source, switchyard::dtype_name(switchyard::DType(i)))) {
+        value = switchyard::DType(i);
+        return true;
+      }
+    return false;
+  }
+  static handle from_cpp(switchyard::DType dtype, rv_policy, cleanup_list*) noexcept {
+    return PyUnicode_FromString(switchyard::dtype_name(dtype));
+  }
+};
+
 // "cpu", "cuda".
 template <>
 struct nanobind::detail::type_caster<switchyard::DeviceKind> {
   NB_TYPE_CASTER(switchyard::DeviceKind, const_name("str"))
   bool from_python(handle source, uint8_t, cleanup_list*) noexcept {
     for (const auto kind : {switchyard::DeviceKind::Cpu, switchyard::DeviceKind::Cuda})
-      if (PyUnicode_Check(source.ptr()) &&
-          PyUnicode_CompareWithASCIIString(source.ptr(), switchyard::device_name(kind)) == 0) {
+      if (switchyard::python::is_text(source, switchyard::device_name(kind))) {
         value = kind;
         return true;
       }
@@ -80,6 +102,7 @@ void bind_config(nb::module_& m);
 void bind_tensors(nb::module_& m);
 void bind_backends(nb::module_& m);
 void bind_weights(nb::module_& m);
+void bind_placement(nb::module_& m);
 void bind_ranks(nb::module_& m);
 void bind_layer(nb::module_& m);
 void bind_fused_experts(nb::module_& m);

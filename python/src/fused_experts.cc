@@ -79,7 +79,8 @@ Array fused(const Array& hidden, const Array& w1, const Array& w2, const Array& 
             const Array& weights, GateUpOrder order, const Activation& activation,
             const Optional& b1, const Optional& b2, const Optional& expert_map,
             OutOfRangeIds out_of_range_ids, const Optional& output, int64_t max_tokens,
-            std::optional<uintptr_t> stream, const Optional& workspace) {
+            std::optional<uintptr_t> stream, const Optional& workspace, const Optional& w1_scales,
+            const Optional& w2_scales, ScaleBlock w1_block, ScaleBlock w2_block) {
   check_not_forked("fused_experts");
   const DeviceIndex device = device_of(hidden);
   CallArrays arrays("fused_experts", device);
@@ -88,17 +89,23 @@ Array fused(const Array& hidden, const Array& w1, const Array& w2, const Array& 
   call.args.ids = arrays.read("ids", ids);
   call.args.weights = arrays.read("weights", weights);
   call.args.expert_map = arrays.read("expert_map", handle_of(expert_map));
+  const auto read = [&](const char* name, const Optional& array) {
+    return arrays.read(name, handle_of(array));
+  };
   call.weights.experts = {.order = order,
                           .w1 = arrays.read("w1", w1),
                           .w2 = arrays.read("w2", w2),
-                          .b1 = arrays.read("b1", handle_of(b1)),
-                          .b2 = arrays.read("b2", handle_of(b2))};
+                          .b1 = read("b1", b1),
+                          .b2 = read("b2", b2),
+                          .w1_scales = scales_of(read("w1_scales", w1_scales), w1_block),
+                          .w2_scales = scales_of(read("w2_scales", w2_scales), w2_block)};
   call.config = config_of(call.weights.experts, call.args.ids, activation);
   const int64_t tokens = dim_or_zero(call.args.hidden, 0);
   call.options.device = device.kind;
   call.options.max_tokens = max_tokens >= 0 ? max_tokens : capacity_for(tokens);
   call.options.out_of_range_ids = out_of_range_ids;
   call.options.workspace_per_call = true;
+  if (call.weights.experts.w1.dtype == DType::F8E4m3) call.options.experts = DType::F8E4m3;
   const nb::object result =
       output ? nb::object(*output)
              : new_array(hidden, DType::Bf16, {tokens, call.config.hidden}, device);
@@ -126,27 +133,27 @@ void bind_fused_experts(nb::module_& m) {
       "order"_a, "activation"_a = Activation{}, "b1"_a = nb::none(), "b2"_a = nb::none(),
       "expert_map"_a = nb::none(), "out_of_range_ids"_a = OutOfRangeIds::Error,
       "output"_a = nb::none(), "max_tokens"_a = -1, "stream"_a = nb::none(),
-      "workspace"_a = nb::none(),
+      "workspace"_a = nb::none(), "w1_scales"_a = nb::none(), "w2_scales"_a = nb::none(),
+      "w1_block"_a = ScaleBlock{}, "w2_block"_a = ScaleBlock{},
       "The routed experts of a layer as a function, for callers that have no place for a "
       "handle.\n\n"
       "  hidden   in   bf16 [T, H]; T may be 0\n"
-      "  w1, w2   in   bf16 [E, 2I, H] ([E, I, H] without a gate), [E, H, I]; 16-byte aligned\n"
+      "  w1, w2   in   bf16 or f8_e4m3 [E, 2I, H] ([E, I, H] without a gate), [E, H, I]; 16-byte\n"
+      "                aligned\n"
       "  ids      in   i32 or i64 [T, K]; -1: no expert\n"
       "  weights  in   f32 [T, K]\n"
       "  order         how gate and up stand in w1\n"
       "  b1, b2   in   f32 [E, 2I], [E, H], or None\n"
       "  expert_map, output, stream, workspace   as of MoeLayer.forward\n"
       "  out_of_range_ids   Error: BadRouting; NoExpert: as -1\n"
-      "  max_tokens    capacity of the kept layer; -1: the power of two from T on, at least 64\n\n"
+      "  max_tokens    capacity of the kept layer; -1: the power of two from T on, at least 64\n"
+      "  w1_scales, w2_scales, w1_block, w2_block   of f8_e4m3, as of LayerWeights\n\n"
       "Returns output. The layer is made by the first call and kept: by sizes, capacity, and "
-      "addresses of "
-      "the weights. It has views and no copy, so memory that is used again for weights of the same "
-      "shapes is "
-      "read as it is then. Any thread; calls take turns. The interpreter's lock is released. CUDA "
-      "graphs: "
-      "call once with the same capacity before the capture. Raises as MoeLayer and forward; on "
-      "CUDA "
-      "wait_fused_experts raises what only the device knows.");
+      "addresses of the weights. It has views and no copy, so memory that is used again for "
+      "weights of the same shapes is read as it is then. Any thread; calls take turns. The "
+      "interpreter's lock is released. CUDA graphs: call once with the same capacity before the "
+      "capture. Raises as MoeLayer and forward; on CUDA wait_fused_experts raises what only the "
+      "device knows.");
   m.def(
       "wait_fused_experts",
       [](uintptr_t stream) {

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "arrays.h"
+#include "switchyard/checkpoint.h"
 #include "switchyard/communicator.h"
 #include "switchyard/layer.h"
 
@@ -45,6 +47,11 @@ struct HostWeights {
   LayerWeights weights;
   DeviceIndex device;
 };
+inline BlockScales scales_of(ConstTensor values, ScaleBlock block) {
+  return values.present() ? BlockScales{values, block} : BlockScales{};
+}
+// "bf16", "native".
+WeightForms weight_forms(const char* operation, const std::string& name);
 
 class HostCommunicator {
  public:
@@ -61,6 +68,7 @@ struct HostOptions : LayerOptions {
   std::shared_ptr<HostBackend> host_backend;
   std::shared_ptr<HostWorkspace> host_workspace;
   std::shared_ptr<HostCommunicator> communicator;
+  Optional lent_workspace;
 
   int num_ranks() const { return communicator ? communicator->get().size() : 1; }
   int rank() const { return communicator ? communicator->get().rank() : 0; }

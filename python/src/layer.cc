@@ -9,12 +9,13 @@
 
 #include <chrono>
 #include <mutex>
+#include <span>
 
 #include "bind.h"
 #include "errors.h"
 #include "host.h"
+#include "own_tensor.h"
 #include "scratch.h"
-#include "switchyard/checkpoint.h"
 
 namespace switchyard::python {
 namespace {
@@ -148,6 +149,18 @@ class HostLayer {
     options.device = backend_->device().kind;
     options.backend = backend_->use("MoeLayer");
     if (workspace_) options.shared_workspace = workspace_->shared;
+    if (options.lent_workspace) take_workspace(*options.lent_workspace, options);
+  }
+
+  void take_workspace(const Array& array, HostOptions& options) {
+    const ArrayView view = view_of(array, {"MoeLayer", "workspace"}, Access::Write, Keep::Always);
+    if (view.has_gaps() || view.device != device())
+      refuse(Errc::ShapeMismatch, "MoeLayer: workspace is on ", describe(view.device),
+             view.has_gaps() ? " and has gaps" : "", ", need memory without gaps on ",
+             describe(device()), ". Pass an array of bytes there.");
+    options.workspace = {view.data,
+                         static_cast<size_t>(view.extent().count() * dtype_bytes(view.dtype))};
+    lent_ = view.owner;
   }
 
   // All but the stream and the workspace; returns what output is.
@@ -172,27 +185,56 @@ class HostLayer {
   std::shared_ptr<HostCommunicator> communicator_;  // null: one rank. These outlive the layer
   std::shared_ptr<HostBackend> backend_;
   std::shared_ptr<HostWorkspace> workspace_;
+  std::shared_ptr<void> lent_;
   bool per_call_ = false;
   std::unique_ptr<MoeLayer> layer_;
   std::optional<ForwardReport> report_;
 };
 
+// i64 [E] of the layer, which it keeps; None where nothing is counted.
+std::optional<OwnTensor> expert_loads(nb::handle self) {
+  const auto& layer = nb::cast<const HostLayer&>(self);
+  const Tensor loads = layer.peek().expert_loads();
+  if (!loads.present()) return std::nullopt;
+  return OwnTensor{loads, layer.device().index, false, reference_to(self)};
+}
+
 HostOptions options_of(const nb::kwargs& options) {
   return nb::cast<HostOptions>(nb::type<HostOptions>()(**options));
 }
 
+size_t bytes_of_workspace(const MoeConfig& config, int num_ranks, const nb::kwargs& keywords) {
+  HostOptions options = options_of(keywords);
+  if (options.host_backend) options.device = options.host_backend->device().kind;
+  const nb::gil_scoped_release unlocked;
+  return MoeLayer::workspace_bytes(config, num_ranks, options);
+}
+
+// With a placement all experts are read, and copied into the slots of this rank. The layer refuses
+// what is no placement.
+LayerWeights load_weights(const Checkpoint& checkpoint, int64_t layer, const HostOptions& options,
+                          WeightForms forms) {
+  if (options.placement.empty())
+    return checkpoint.load_layer(layer, options.num_ranks(), options.rank(), {}, forms);
+  const std::span<const int32_t> slots = options.placement;
+  const size_t each = slots.size() / static_cast<size_t>(options.num_ranks());
+  return weights_of_slots(checkpoint.load_layer(layer, 1, 0, {}, forms),
+                          slots.subspan(static_cast<size_t>(options.rank()) * each, each));
+}
+
 HostLayer* from_pretrained(const std::filesystem::path& directory, int64_t layer,
                            const std::optional<std::filesystem::path>& layer_json,
-                           const nb::kwargs& keywords) {
+                           const std::string& forms, const nb::kwargs& keywords) {
   HostOptions options = options_of(keywords);
   MoeConfig config;
   HostWeights weights;
   prepared(options, [&] {
+    const WeightForms wanted = weight_forms("from_pretrained", forms);
     {
       const nb::gil_scoped_release unlocked;
       const auto checkpoint = Checkpoint::open(directory, layer_json.value_or(""));
       config = checkpoint->config(layer);
-      weights.weights = checkpoint->load_layer(layer, options.num_ranks(), options.rank());
+      weights.weights = load_weights(*checkpoint, layer, options, wanted);
     }
     if (options.host_backend ? options.host_backend->device().kind != DeviceKind::Cuda
                              : options.device != DeviceKind::Cuda)
@@ -232,6 +274,10 @@ void bind_options(nb::module_& m) {
              "Shared with other layers of this thread; None: made here."),
       option("shared_workspace", &HostOptions::host_workspace,
              "Shared with layers whose calls follow each other; None: the layer's own."),
+      option("workspace", &HostOptions::lent_workspace,
+             "An array of any dtype on the layer's device, workspace_bytes of it, at a multiple of "
+             "128: lent for the layer's life, which keeps it. At most one of workspace, "
+             "shared_workspace and workspace_per_call."),
       option("communicator", &HostOptions::communicator,
              "This rank among those that share the layer, each with E / P experts; None: one rank. "
              "Making, calling and growing the layer are collective then, wrong arguments "
@@ -251,9 +297,41 @@ void bind_options(nb::module_& m) {
              "A larger workspace is refused, with its bytes."),
       option("num_sms", &PlanOptions::num_sms, "CUDA: multiprocessors of the GEMMs; 0: all."),
       option("host_counts", &PlanOptions::host_counts,
-             "CUDA: contiguous groups over cuBLAS may read counts on the host."),
+             "CUDA: contiguous groups over cuBLAS may read counts on the host, and so may the "
+             "normal dispatcher over NCCL; forward then waits and cannot be captured."),
       option("fp8_rows", &PlanOptions::fp8_rows,
-             "Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes."));
+             "Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes; else, and "
+             "over low_latency, in bf16. Changes no bit."),
+      option("tp_size", &PlanOptions::tp_size, "Consecutive ranks that hold the same tokens."),
+      option("use_all_gather", &PlanOptions::use_all_gather,
+             "Lets `auto` skip communication where tp_size is the number of ranks."),
+      option("sums_at_source", &PlanOptions::sums_at_source,
+             "low_latency: rows of experts come back, one for each choice of a token, and its rank "
+             "sums them: the bits of one rank."),
+      option("token_pieces", &PlanOptions::token_pieces,
+             "Several ranks: pieces that the tokens of a call are cut into, so that one travels "
+             "while another is computed (CUDA); 0: chosen, 1: whole. Changes no bit."),
+      option("fetch_rows", &PlanOptions::fetch_rows,
+             "CUDA, several ranks: rows stay with their source until they are fetched; else they "
+             "are pushed, which is slower. Changes no bit."),
+      option("peer_memory", &PlanOptions::peer_memory,
+             "CUDA, several ranks: kernels may reach the memory of other ranks of the host; else "
+             "rows travel over NCCL. Changes no bit."),
+      option("num_link_blocks", &LayerOptions::num_link_blocks,
+             "CUDA, several ranks: most thread blocks that move rows between ranks; 0: chosen."),
+      option("host_ordered", &LayerOptions::host_ordered,
+             "CUDA, peer memory: the host meets its peers before a kernel waits for them. For "
+             "tools that run one kernel at a time; slow, no capture."),
+      option("placement", &LayerOptions::placement,
+             "The expert in each of S weight slots over all ranks, -1: none, a row of "
+             "Placement.physical_to_logical, equal on every rank. Rank p has slots [p S / P, (p "
+             "+ 1) S / P); S is a multiple of P, every expert has a slot. Empty: experts stand "
+             "in their order."),
+      option("experts", &PlanOptions::experts,
+             "Of workspace_bytes: what the routed experts are, 'bf16' or 'f8_e4m3'. A layer looks "
+             "at its weights."),
+      option("count_loads", &LayerOptions::count_loads,
+             "Whether there are MoeLayer.expert_loads; ranks may differ."));
 }
 
 }  // namespace
@@ -265,6 +343,7 @@ void bind_layer(nb::module_& m) {
       .def_ro("reason", &Strategy::reason, "One line.")
       .def_ro("workspace_bytes", &Strategy::workspace_bytes, "At the capacity.")
       .def_ro("predicted_us", &Strategy::predicted_us, "By the cost model, of an even gate.")
+      .def_ro("rows", &Strategy::rows, "What token rows travel as: 'bf16' or 'f8_e4m3'.")
       .def_ro("warnings", &Strategy::warnings)
       .def("__repr__",
            [](const Strategy& s) { return "<Strategy " + s.name + ": " + s.reason + ">"; });
@@ -284,9 +363,11 @@ void bind_layer(nb::module_& m) {
           },
           "config"_a, "weights"_a, "options"_a)
       .def_static("from_pretrained", &from_pretrained, "directory"_a, "layer"_a,
-                  "layer_json"_a = nb::none(), "options"_a,
-                  "Layer `layer` of a checkpoint folder with its weights. Options are those of "
-                  "LayerOptions. Raises what Checkpoint and MoeLayer raise.")
+                  "layer_json"_a = nb::none(), nb::kw_only(), "weights"_a = "bf16", "options"_a,
+                  "Layer `layer` of a checkpoint folder with its weights. weights: 'bf16' or "
+                  "'native', as of Checkpoint.load_layer. Options are those of LayerOptions; "
+                  "with a placement each rank reads all experts and copies those of its slots. "
+                  "Raises what Checkpoint and MoeLayer raise.")
       .def(
           "forward", &HostLayer::forward, "hidden"_a, nb::kw_only(), "output"_a = nb::none(),
           "ids"_a = nb::none(), "weights"_a = nb::none(), "expert_map"_a = nb::none(),
@@ -351,6 +432,29 @@ void bind_layer(nb::module_& m) {
           },
           "max_tokens"_a, "stream"_a = 0,
           "The capacity becomes at least max_tokens. Waits; graphs must be captured again.")
+      .def(
+          "set_placement",
+          [](const HostLayer& self, const std::vector<int32_t>& expert_of_slot, uintptr_t stream) {
+            MoeLayer& layer = self.use("set_placement");
+            const nb::gil_scoped_release unlocked;
+            layer.set_placement(expert_of_slot, reinterpret_cast<CUstream_st*>(stream));
+          },
+          "expert_of_slot"_a, "stream"_a = 0,
+          "From here on, in the order of `stream` (a cudaStream_t; 0: the default stream), ids "
+          "go to the slots of another table of the layer's S weight slots "
+          "(LayerOptions.placement), also those of graphs that were captured before. Not "
+          "collective, but every rank calls it with the same table between the same two "
+          "forwards: a forward in which tables differ raises ShapeMismatch on every rank. The "
+          "host does not wait. Weights of a slot that no table in use names may be written. "
+          "Raises Unsupported for a layer without a placement, or while `stream` is captured; "
+          "ShapeMismatch for a table that breaks the rules, and the old one stays in use.")
+      .def_prop_ro("expert_loads", &expert_loads,
+                   "i64 [E] on the layer's device, in its memory: how often each expert was "
+                   "chosen by tokens that this rank routes, since the layer was made. Forwards "
+                   "add to it in the order of their streams; read or clear it in that order. It "
+                   "stays where it is when the layer grows. None without "
+                   "LayerOptions.count_loads.",
+                   nb::for_getter(nb::sig("def expert_loads(self, /) -> Tensor | None")))
       .def_prop_ro("config", [](const HostLayer& l) { return l.peek().config(); })
       .def_prop_ro("strategy", [](const HostLayer& l) { return l.peek().strategy(); })
       .def_prop_ro("device", [](const HostLayer& l) { return describe(l.device()); })
@@ -362,6 +466,10 @@ void bind_layer(nb::module_& m) {
             return l.report() ? std::optional(describe(*l.report())) : std::nullopt;
           },
           "The layout of the last forward and its reason; None before it.");
+  m.def("workspace_bytes", &bytes_of_workspace, "config"_a, "num_ranks"_a = 1, "options"_a,
+        "Bytes of the workspace of a layer on one of num_ranks ranks, for callers who lend it. "
+        "Options are those of LayerOptions; with a backend, of its device. Grows with max_tokens. "
+        "Raises as MoeLayer.");
   m.def("gate", &gate_function, "config"_a, "weights"_a, "hidden"_a, nb::kw_only(),
         "token_ids"_a = nb::none(), "stream"_a = nb::none(),
         "The gate of a layer alone: ids i32 [T, K] by descending score, weights f32 [T, K], and "

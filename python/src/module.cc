@@ -15,6 +15,7 @@ NB_MODULE(_native, m) {
   bind_backends(m);
   bind_tensors(m);
   bind_weights(m);
+  bind_placement(m);
   bind_ranks(m);
   bind_layer(m);
   bind_fused_experts(m);

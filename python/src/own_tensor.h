@@ -19,4 +19,7 @@ struct OwnTensor {
 // On the CPU, at least Workspace::kAlignment-aligned, not initialised.
 OwnTensor make_own_tensor(DType dtype, Shape shape);
 
+// What keeps memory that an object owns; given back with the interpreter's lock.
+std::shared_ptr<const void> reference_to(nb::handle object);
+
 }  // namespace switchyard::python

@@ -117,7 +117,7 @@ void bind_own_tensor(nb::module_& m) {
             return nb::cast(
                 nb::ndarray<nb::numpy>(own.view.data, rank, shape.data(), self, nullptr, dtype));
           },
-          "numpy's view; bf16 as its bits, uint16.")
+          "numpy's view; bf16 and f8_e4m3 as their bits, uint16 and uint8.")
       .def(
           "numpy",
           [](nb::handle self) {
@@ -131,9 +131,9 @@ void bind_own_tensor(nb::module_& m) {
               return array;
             }
           },
-          "A numpy array of the same memory; bf16 as ml_dtypes.bfloat16 where that is installed, "
-          "else its "
-          "bits as uint16. Raises Unsupported on a GPU.",
+          "A numpy array of the same memory; bf16 as ml_dtypes.bfloat16 and f8_e4m3 as "
+          "ml_dtypes.float8_e4m3fn where that is installed, else their bits as uint16 and uint8. "
+          "Raises Unsupported on a GPU.",
           nb::sig("def numpy(self) -> typing.Any"));
 }
 
@@ -221,6 +221,13 @@ OwnTensor make_own_tensor(DType dtype, Shape shape) {
   if (memory == nullptr) throw std::bad_alloc();
   const std::shared_ptr<void> owner(memory, [](void* m) { std::free(m); });
   return {Tensor(memory, dtype, shape), 0, false, owner};
+}
+
+std::shared_ptr<const void> reference_to(nb::handle object) {
+  return {object.inc_ref().ptr(), [](const void* kept) {
+            if (nb::detail::cleanup_guard guard{}; guard)
+              nb::handle(static_cast<PyObject*>(const_cast<void*>(kept))).dec_ref();
+          }};
 }
 
 void bind_tensors(nb::module_& m) {

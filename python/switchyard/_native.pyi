@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Switchyard authors
 # SPDX-License-Identifier: Apache-2.0
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import enum
 import os
 from typing import Any
@@ -405,7 +405,7 @@ class Tensor:
 
     def numpy(self) -> Any:
         """
-        A numpy array of the same memory; bf16 as ml_dtypes.bfloat16 where that is installed, else its bits as uint16. Raises Unsupported on a GPU.
+        A numpy array of the same memory; bf16 as ml_dtypes.bfloat16 and f8_e4m3 as ml_dtypes.float8_e4m3fn where that is installed, else their bits as uint16 and uint8. Raises Unsupported on a GPU.
         """
 
 class TensorFile:
@@ -452,6 +452,72 @@ def oracle_forward(config: MoeConfig, layer_weights: LayerWeights, hidden: switc
     The whole layer in float64 on the CPU, without any rounding between: f64 [T, H] for hidden bf16 [T, H]. Arguments as of MoeLayer.forward. Raises ShapeMismatch, BadRouting.
     """
 
+class ScaleBlock:
+    """
+    The values of an f8_e4m3 matrix that share a scale, fewer at its edges. 128 x 128 are DeepSeek's blocks, 1 x WHOLE is a row (per channel), WHOLE x WHOLE the matrix (per tensor).
+    """
+
+    def __init__(self, *, rows: int = 128, cols: int = 128) -> None: ...
+
+    @property
+    def rows(self) -> int:
+        """Rows, or WHOLE."""
+
+    @rows.setter
+    def rows(self, arg: int, /) -> None: ...
+
+    @property
+    def cols(self) -> int:
+        """Columns, a multiple of 128 or WHOLE."""
+
+    @cols.setter
+    def cols(self, arg: int, /) -> None: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    WHOLE: int = 9223372036854775807
+
+    def __repr__(self) -> str: ...
+
+class ExpertFormat:
+    """
+    What routed experts are made of: bf16, or f8_e4m3 with scales of blocks.
+    """
+
+    def __init__(self, *, dtype: str = 'bf16', w1: ScaleBlock = ..., w2: ScaleBlock = ..., num_slots: int = 0) -> None: ...
+
+    @property
+    def dtype(self) -> str:
+        """'bf16' or 'f8_e4m3'."""
+
+    @dtype.setter
+    def dtype(self, arg: str, /) -> None: ...
+
+    @property
+    def w1(self) -> ScaleBlock:
+        """Of f8_e4m3, the blocks of w1."""
+
+    @w1.setter
+    def w1(self, arg: ScaleBlock, /) -> None: ...
+
+    @property
+    def w2(self) -> ScaleBlock:
+        """Of f8_e4m3, the blocks of w2."""
+
+    @w2.setter
+    def w2(self, arg: ScaleBlock, /) -> None: ...
+
+    @property
+    def num_slots(self) -> int:
+        """Of a layer with a placement: the weight slots of a rank; else 0."""
+
+    @num_slots.setter
+    def num_slots(self, arg: int, /) -> None: ...
+
+    def __eq__(self, other: object, /) -> bool: ...
+
+    def __repr__(self) -> str: ...
+
 class GateUpOrder(enum.Enum):
     """
     How gate and up stand in w1. There is no default: the wrong one gives plausible numbers.
@@ -473,31 +539,52 @@ class LayerWeights:
     """
     The weights of one layer on one rank: views, whose memory is kept. 16-byte aligned, row-major, all on the layer's device; they must not change while a forward runs. E_local = E on one rank.
 
-      w1               bf16 [E_local, 2I, H]; [E_local, I, H] without a gate
-      w2               bf16 [E_local, H, I]
+      w1               bf16 or f8_e4m3 [E_local, 2I, H]; [E_local, I, H] without a gate
+      w2               as w1 [E_local, H, I]
       order            how gate and up stand in w1
       b1, b2           f32 or bf16 [E_local, 2I], [E_local, H]; with MoeConfig.expert_bias
       transposed       w1 is [E_local, H, 2I], w2 [E_local, I, H] (gpt-oss, Llama-4)
+      w1_scales, w2_scales   of f8_e4m3, f32: what the codes of a block are multiplied by,
+                       [E_local, ceil(rows / block.rows), ceil(columns / block.cols)]
+      w1_block, w2_block     the blocks: any rows, and all columns or a multiple of 128
+      num_slots        of a layer with a placement: E_local, the S / P weight slots of this
+                       rank, in their order; else 0
       router           bf16 [E, H], f32 with router_f32; None: callers bring ids and weights
       router_bias, correction_bias, expert_scale   f32 [E]
       token_experts    i32 [V, K]
       shared_w1, shared_w2, shared_gate            bf16 [2 Is, H], [H, Is], [1, H]
       input_norm, down, output_norm, up            f32 [H], bf16 [L, H], f32 [L], bf16 [H, L]
 
-    bf16 is ml_dtypes.bfloat16, torch.bfloat16 or its bits as uint16. Shapes are checked when a layer is made.
+    bf16 is ml_dtypes.bfloat16, torch.bfloat16 or its bits as uint16; f8_e4m3 is ml_dtypes.float8_e4m3fn, torch.float8_e4m3fn or its bits as uint8. Shapes are checked when a layer is made.
     """
 
-    def __init__(self, w1: switchyard._array.Array, w2: switchyard._array.Array, order: GateUpOrder, *, b1: switchyard._array.Array | None = None, b2: switchyard._array.Array | None = None, transposed: bool = False, router: switchyard._array.Array | None = None, router_bias: switchyard._array.Array | None = None, correction_bias: switchyard._array.Array | None = None, expert_scale: switchyard._array.Array | None = None, token_experts: switchyard._array.Array | None = None, shared_w1: switchyard._array.Array | None = None, shared_w2: switchyard._array.Array | None = None, shared_gate: switchyard._array.Array | None = None, shared_order: GateUpOrder = GateUpOrder.Unset, input_norm: switchyard._array.Array | None = None, down: switchyard._array.Array | None = None, output_norm: switchyard._array.Array | None = None, up: switchyard._array.Array | None = None) -> None: ...
+    def __init__(self, w1: switchyard._array.Array, w2: switchyard._array.Array, order: GateUpOrder, *, b1: switchyard._array.Array | None = None, b2: switchyard._array.Array | None = None, transposed: bool = False, router: switchyard._array.Array | None = None, router_bias: switchyard._array.Array | None = None, correction_bias: switchyard._array.Array | None = None, expert_scale: switchyard._array.Array | None = None, token_experts: switchyard._array.Array | None = None, shared_w1: switchyard._array.Array | None = None, shared_w2: switchyard._array.Array | None = None, shared_gate: switchyard._array.Array | None = None, shared_order: GateUpOrder = GateUpOrder.Unset, input_norm: switchyard._array.Array | None = None, down: switchyard._array.Array | None = None, output_norm: switchyard._array.Array | None = None, up: switchyard._array.Array | None = None, w1_scales: switchyard._array.Array | None = None, w2_scales: switchyard._array.Array | None = None, w1_block: ScaleBlock = ..., w2_block: ScaleBlock = ..., num_slots: int = 0) -> None: ...
 
     @property
     def device(self) -> str: ...
 
-def random_weights(config: MoeConfig, seed: int = 0) -> LayerWeights:
-    """Random bf16 weights of the config's shapes, for tests and benchmarks."""
+    @property
+    def format(self) -> ExpertFormat:
+        """What the routed experts are made of."""
 
-def to_device(weights: LayerWeights, config: MoeConfig, backend: Backend) -> LayerWeights:
+def fp8_blocks(config: MoeConfig) -> ExpertFormat:
+    """
+    f8_e4m3 in blocks of 128 x 128, as most are published; of w1 in as many rows as no block has both gate and up.
+    """
+
+def random_weights(config: MoeConfig, seed: int = 0, *, num_ranks: int = 1, rank: int = 0, format: ExpertFormat = ...) -> LayerWeights:
+    """
+    Random weights of the config's shapes, for tests and benchmarks: those of `rank`. An expert's depend on seed and its id only, so every split over ranks is the same layer.
+    """
+
+def to_device(weights: LayerWeights, config: MoeConfig, backend: Backend, num_ranks: int = 1) -> LayerWeights:
     """
     A copy, arranged as kernels read it, in memory of the backend's device.
+    """
+
+def weights_of_slots(all: LayerWeights, expert_of_slot: Sequence[int]) -> LayerWeights:
+    """
+    Copies of experts of `all`, whose w1 has one for each id, on the CPU: slot s of the result has those of expert_of_slot[s], zeros for -1. Of the slots of a rank it makes what that rank of a layer with a placement needs. Everything else is that of `all`, which is kept. Raises ShapeMismatch for an id that `all` has no expert of.
     """
 
 class Checkpoint:
@@ -530,14 +617,100 @@ class Checkpoint:
         How the experts' weights are stored: 'bf16', 'fp8 in 128x128 blocks', 'mxfp4', ...
         """
 
+    def native_format(self, layer: int) -> ExpertFormat:
+        """
+        The ExpertFormat that load_layer makes of this layer's experts with weights='native'.
+        """
+
     @property
     def quant_method(self) -> str:
         """What quantization_config calls its method; empty without one."""
 
-    def load_layer(self, layer: int) -> LayerWeights:
+    def load_layer(self, layer: int, *, num_ranks: int = 1, rank: int = 0, weights: str = 'bf16') -> LayerWeights:
         """
-        Reads experts, router and shared experts into memory of the result, on the CPU, as bf16. Raises BadFile for missing tensors or wrong shapes, Unsupported for a form it names.
+        Reads the experts of a rank, router and shared experts into memory of the result, on the CPU. weights: 'bf16', everything else is dequantised; 'native', experts of fp8 stay so, and those of mxfp4 become fp8 with the same numbers: half the bytes. Raises BadFile for missing tensors or wrong shapes, Unsupported for a form it names, ShapeMismatch for a rank that is none of num_ranks.
         """
+
+class Placement:
+    """
+    Which expert is in which weight slot, of L layers: S slots on P ranks, slot s on rank s // (S // P). Tables are lists with an entry for each layer.
+    """
+
+    @property
+    def num_layers(self) -> int:
+        """L."""
+
+    @property
+    def num_experts(self) -> int:
+        """E."""
+
+    @property
+    def num_slots(self) -> int:
+        """S."""
+
+    @property
+    def num_ranks(self) -> int:
+        """P."""
+
+    @property
+    def max_replicas(self) -> int:
+        """Of any expert of any layer, at most P."""
+
+    @property
+    def hierarchical(self) -> bool:
+        """
+        A group is on one node; else any expert may be on any rank, reason says why.
+        """
+
+    @property
+    def reason(self) -> str:
+        """One line."""
+
+    @property
+    def physical_to_logical(self) -> list[list[int]]:
+        """[L][S] the expert in each slot: LayerOptions.placement of a layer."""
+
+    @property
+    def replica_counts(self) -> list[list[int]]:
+        """[L][E] slots of each expert, from 1 on."""
+
+    @property
+    def logical_to_physical(self) -> list[list[list[int]]]:
+        """[L][E] the list of an expert's slots, rising."""
+
+    @property
+    def rank_loads(self) -> list[list[float]]:
+        """[L][P] in the unit of the loads."""
+
+    @property
+    def rank_loads_before(self) -> list[list[float]]:
+        """[L][P] with experts in their order."""
+
+    @property
+    def imbalance(self) -> list[float]:
+        """[L] the busiest rank's load over the mean, from 1 on."""
+
+    @property
+    def imbalance_before(self) -> list[float]:
+        """[L] with experts in their order."""
+
+    def __repr__(self) -> str: ...
+
+def plan_placement(loads: switchyard._array.Array | Sequence[Sequence[float]] | Sequence[float], *, num_slots: int = 0, num_ranks: int = 1, num_nodes: int = 1, num_groups: int = 1) -> Placement:
+    """
+    Weight slots for experts, so that all ranks have as much to do; each layer by itself.
+
+      loads       in   [L, E], or [E] of one layer: what each expert has to do, in any
+                       unit: an array f64, f32, i64 or i32 on the CPU, or lists of numbers.
+                       MoeLayer.expert_loads, summed over ranks, are such. A layer of zeros:
+                       all experts alike
+      num_slots        S of a layer, over all ranks: a multiple of P, from E to E * P
+      num_ranks        P
+      num_nodes        N, a divisor of P; consecutive ranks share a node
+      num_groups       G of the gate, a divisor of E; consecutive experts are a group
+
+    Equal loads and sizes give equal tables everywhere. No device, no rank has to agree. Raises ShapeMismatch for sizes that break these rules, BadRouting for loads that are negative or not finite.
+    """
 
 class Communicator:
     """
@@ -595,7 +768,7 @@ class OutOfRangeIds(enum.Enum):
 class LayerOptions:
     """Choices for one layer."""
 
-    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False, fp8_rows: bool = True) -> None: ...
+    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, workspace: switchyard._array.Array | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False, fp8_rows: bool = True, tp_size: int = 1, use_all_gather: bool = True, sums_at_source: bool = False, token_pieces: int = 0, fetch_rows: bool = True, peer_memory: bool = True, num_link_blocks: int = 0, host_ordered: bool = False, placement: Sequence[int] = [], experts: str = 'bf16', count_loads: bool = False) -> None: ...
 
     @property
     def max_tokens(self) -> int:
@@ -647,6 +820,15 @@ class LayerOptions:
 
     @shared_workspace.setter
     def shared_workspace(self, arg: SharedWorkspace, /) -> None: ...
+
+    @property
+    def workspace(self) -> switchyard._array.Array | None:
+        """
+        An array of any dtype on the layer's device, workspace_bytes of it, at a multiple of 128: lent for the layer's life, which keeps it. At most one of workspace, shared_workspace and workspace_per_call.
+        """
+
+    @workspace.setter
+    def workspace(self, arg: switchyard._array.Array | None, /) -> None: ...
 
     @property
     def communicator(self) -> Communicator:
@@ -715,7 +897,9 @@ class LayerOptions:
 
     @property
     def host_counts(self) -> bool:
-        """CUDA: contiguous groups over cuBLAS may read counts on the host."""
+        """
+        CUDA: contiguous groups over cuBLAS may read counts on the host, and so may the normal dispatcher over NCCL; forward then waits and cannot be captured.
+        """
 
     @host_counts.setter
     def host_counts(self, arg: bool, /) -> None: ...
@@ -723,11 +907,104 @@ class LayerOptions:
     @property
     def fp8_rows(self) -> bool:
         """
-        Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes.
+        Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes; else, and over low_latency, in bf16. Changes no bit.
         """
 
     @fp8_rows.setter
     def fp8_rows(self, arg: bool, /) -> None: ...
+
+    @property
+    def tp_size(self) -> int:
+        """Consecutive ranks that hold the same tokens."""
+
+    @tp_size.setter
+    def tp_size(self, arg: int, /) -> None: ...
+
+    @property
+    def use_all_gather(self) -> bool:
+        """Lets `auto` skip communication where tp_size is the number of ranks."""
+
+    @use_all_gather.setter
+    def use_all_gather(self, arg: bool, /) -> None: ...
+
+    @property
+    def sums_at_source(self) -> bool:
+        """
+        low_latency: rows of experts come back, one for each choice of a token, and its rank sums them: the bits of one rank.
+        """
+
+    @sums_at_source.setter
+    def sums_at_source(self, arg: bool, /) -> None: ...
+
+    @property
+    def token_pieces(self) -> int:
+        """
+        Several ranks: pieces that the tokens of a call are cut into, so that one travels while another is computed (CUDA); 0: chosen, 1: whole. Changes no bit.
+        """
+
+    @token_pieces.setter
+    def token_pieces(self, arg: int, /) -> None: ...
+
+    @property
+    def fetch_rows(self) -> bool:
+        """
+        CUDA, several ranks: rows stay with their source until they are fetched; else they are pushed, which is slower. Changes no bit.
+        """
+
+    @fetch_rows.setter
+    def fetch_rows(self, arg: bool, /) -> None: ...
+
+    @property
+    def peer_memory(self) -> bool:
+        """
+        CUDA, several ranks: kernels may reach the memory of other ranks of the host; else rows travel over NCCL. Changes no bit.
+        """
+
+    @peer_memory.setter
+    def peer_memory(self, arg: bool, /) -> None: ...
+
+    @property
+    def num_link_blocks(self) -> int:
+        """
+        CUDA, several ranks: most thread blocks that move rows between ranks; 0: chosen.
+        """
+
+    @num_link_blocks.setter
+    def num_link_blocks(self, arg: int, /) -> None: ...
+
+    @property
+    def host_ordered(self) -> bool:
+        """
+        CUDA, peer memory: the host meets its peers before a kernel waits for them. For tools that run one kernel at a time; slow, no capture.
+        """
+
+    @host_ordered.setter
+    def host_ordered(self, arg: bool, /) -> None: ...
+
+    @property
+    def placement(self) -> list[int]:
+        """
+        The expert in each of S weight slots over all ranks, -1: none, a row of Placement.physical_to_logical, equal on every rank. Rank p has slots [p S / P, (p + 1) S / P); S is a multiple of P, every expert has a slot. Empty: experts stand in their order.
+        """
+
+    @placement.setter
+    def placement(self, arg: Sequence[int], /) -> None: ...
+
+    @property
+    def experts(self) -> str:
+        """
+        Of workspace_bytes: what the routed experts are, 'bf16' or 'f8_e4m3'. A layer looks at its weights.
+        """
+
+    @experts.setter
+    def experts(self, arg: str, /) -> None: ...
+
+    @property
+    def count_loads(self) -> bool:
+        """Whether there are MoeLayer.expert_loads; ranks may differ."""
+
+    @count_loads.setter
+    def count_loads(self, arg: bool, /) -> None: ...
 
 class Strategy:
     """Which dispatcher, executor and GEMM provider, and why."""
@@ -749,6 +1026,10 @@ class Strategy:
         """By the cost model, of an even gate."""
 
     @property
+    def rows(self) -> str:
+        """What token rows travel as: 'bf16' or 'f8_e4m3'."""
+
+    @property
     def warnings(self) -> list[str]: ...
 
     def __repr__(self) -> str: ...
@@ -761,9 +1042,9 @@ class MoeLayer:
     def __init__(self, config: MoeConfig, weights: LayerWeights, **options) -> None: ...
 
     @staticmethod
-    def from_pretrained(directory: str | os.PathLike, layer: int, layer_json: str | os.PathLike | None = None, **options) -> MoeLayer:
+    def from_pretrained(directory: str | os.PathLike, layer: int, layer_json: str | os.PathLike | None = None, *, weights: str = 'bf16', **options) -> MoeLayer:
         """
-        Layer `layer` of a checkpoint folder with its weights. Options are those of LayerOptions. Raises what Checkpoint and MoeLayer raise.
+        Layer `layer` of a checkpoint folder with its weights. weights: 'bf16' or 'native', as of Checkpoint.load_layer. Options are those of LayerOptions; with a placement each rank reads all experts and copies those of its slots. Raises what Checkpoint and MoeLayer raise.
         """
 
     def forward(self, hidden: switchyard._array.Array, *, output: switchyard._array.Array | None = None, ids: switchyard._array.Array | None = None, weights: switchyard._array.Array | None = None, expert_map: switchyard._array.Array | None = None, token_ids: switchyard._array.Array | None = None, max_tokens: int = -1, stream: int | None = None, workspace: switchyard._array.Array | None = None) -> switchyard._array.Array:
@@ -802,6 +1083,17 @@ class MoeLayer:
         The capacity becomes at least max_tokens. Waits; graphs must be captured again.
         """
 
+    def set_placement(self, expert_of_slot: Sequence[int], stream: int = 0) -> None:
+        """
+        From here on, in the order of `stream` (a cudaStream_t; 0: the default stream), ids go to the slots of another table of the layer's S weight slots (LayerOptions.placement), also those of graphs that were captured before. Not collective, but every rank calls it with the same table between the same two forwards: a forward in which tables differ raises ShapeMismatch on every rank. The host does not wait. Weights of a slot that no table in use names may be written. Raises Unsupported for a layer without a placement, or while `stream` is captured; ShapeMismatch for a table that breaks the rules, and the old one stays in use.
+        """
+
+    @property
+    def expert_loads(self, /) -> Tensor | None:
+        """
+        i64 [E] on the layer's device, in its memory: how often each expert was chosen by tokens that this rank routes, since the layer was made. Forwards add to it in the order of their streams; read or clear it in that order. It stays where it is when the layer grows. None without LayerOptions.count_loads.
+        """
+
     @property
     def config(self) -> MoeConfig: ...
 
@@ -821,17 +1113,23 @@ class MoeLayer:
     def report(self) -> str | None:
         """The layout of the last forward and its reason; None before it."""
 
+def workspace_bytes(config: MoeConfig, num_ranks: int = 1, **options) -> int:
+    """
+    Bytes of the workspace of a layer on one of num_ranks ranks, for callers who lend it. Options are those of LayerOptions; with a backend, of its device. Grows with max_tokens. Raises as MoeLayer.
+    """
+
 def gate(config: MoeConfig, weights: LayerWeights, hidden: switchyard._array.Array, *, token_ids: switchyard._array.Array | None = None, stream: int | None = None) -> tuple:
     """
     The gate of a layer alone: ids i32 [T, K] by descending score, weights f32 [T, K], and shared_weights f32 [T, S] where shared experts are scored, for hidden bf16 [T, H]. It makes a backend; MoeLayer.gate uses the layer's. Raises ShapeMismatch or Unsupported.
     """
 
-def fused_experts(hidden: switchyard._array.Array, w1: switchyard._array.Array, w2: switchyard._array.Array, ids: switchyard._array.Array, weights: switchyard._array.Array, *, order: GateUpOrder, activation: Activation = ..., b1: switchyard._array.Array | None = None, b2: switchyard._array.Array | None = None, expert_map: switchyard._array.Array | None = None, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, output: switchyard._array.Array | None = None, max_tokens: int = -1, stream: int | None = None, workspace: switchyard._array.Array | None = None) -> switchyard._array.Array:
+def fused_experts(hidden: switchyard._array.Array, w1: switchyard._array.Array, w2: switchyard._array.Array, ids: switchyard._array.Array, weights: switchyard._array.Array, *, order: GateUpOrder, activation: Activation = ..., b1: switchyard._array.Array | None = None, b2: switchyard._array.Array | None = None, expert_map: switchyard._array.Array | None = None, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, output: switchyard._array.Array | None = None, max_tokens: int = -1, stream: int | None = None, workspace: switchyard._array.Array | None = None, w1_scales: switchyard._array.Array | None = None, w2_scales: switchyard._array.Array | None = None, w1_block: ScaleBlock = ..., w2_block: ScaleBlock = ...) -> switchyard._array.Array:
     """
     The routed experts of a layer as a function, for callers that have no place for a handle.
 
       hidden   in   bf16 [T, H]; T may be 0
-      w1, w2   in   bf16 [E, 2I, H] ([E, I, H] without a gate), [E, H, I]; 16-byte aligned
+      w1, w2   in   bf16 or f8_e4m3 [E, 2I, H] ([E, I, H] without a gate), [E, H, I]; 16-byte
+                    aligned
       ids      in   i32 or i64 [T, K]; -1: no expert
       weights  in   f32 [T, K]
       order         how gate and up stand in w1
@@ -839,6 +1137,7 @@ def fused_experts(hidden: switchyard._array.Array, w1: switchyard._array.Array, 
       expert_map, output, stream, workspace   as of MoeLayer.forward
       out_of_range_ids   Error: BadRouting; NoExpert: as -1
       max_tokens    capacity of the kept layer; -1: the power of two from T on, at least 64
+      w1_scales, w2_scales, w1_block, w2_block   of f8_e4m3, as of LayerWeights
 
     Returns output. The layer is made by the first call and kept: by sizes, capacity, and addresses of the weights. It has views and no copy, so memory that is used again for weights of the same shapes is read as it is then. Any thread; calls take turns. The interpreter's lock is released. CUDA graphs: call once with the same capacity before the capture. Raises as MoeLayer and forward; on CUDA wait_fused_experts raises what only the device knows.
     """

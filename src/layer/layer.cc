@@ -123,7 +123,8 @@ class Layer final : public MoeLayer {
     LayerWeights weights{};  // arranged
     std::shared_ptr<Backend> backend{};
     std::shared_ptr<void> state{};
-    OwnedWorkspace workspace{};  // absent: every call brings one
+    std::shared_ptr<void> counters{};  // i64 [plan.num_counters()]; they stay when the layer grows
+    OwnedWorkspace workspace{};        // absent: every call brings one
     bool poisons_workspace = false;
     std::unique_ptr<Gate> gate{};  // null without router weights
     std::unique_ptr<Executor> executor{};
@@ -148,11 +149,7 @@ class Layer final : public MoeLayer {
     if (plan().strategy.token_pieces > 1)
       pipeline_.emplace(backend().memory(), plan().strategy.token_pieces);
     clear_status(nullptr);
-    clear_loads();
-    if (plan().outlives_ranks()) {
-      clear_words(buffers_.dropped_routes);
-      write_active_ranks(first_ranks(plan().request.num_ranks), nullptr);
-    }
+    if (plan().outlives_ranks()) write_active_ranks(first_ranks(plan().request.num_ranks), nullptr);
     if (!plan().placement.empty()) write_placement(plan().placement, nullptr);
     wait(nullptr);  // a first forward may come on a stream that does not wait for the default one
     // Last: a rank that is past it may make the others wait on the device.
@@ -163,7 +160,9 @@ class Layer final : public MoeLayer {
   const MoeConfig& config() const override { return plan().config; }
   const Strategy& strategy() const override { return plan().strategy; }
   size_t workspace_bytes() const override { return bytes_.workspace; }
-  size_t state_bytes() const override { return bytes_.state; }
+  size_t state_bytes() const override {
+    return bytes_.state + static_cast<size_t>(plan().num_counters()) * sizeof(int64_t);
+  }
 
   Gate& gate() override {
     SWITCHYARD_REQUIRE(parts_.gate, Unsupported,
@@ -280,7 +279,7 @@ class Layer final : public MoeLayer {
   void cut_workspace(const Workspace& workspace) {
     Arena state({parts_.state.get(), bytes_.state}, backend().kind());
     Arena arena(workspace, backend().kind());
-    buffers_.cut(state, arena, plan());
+    buffers_.cut(state, arena, plan(), parts_.counters.get());
     workspace_ = workspace;
   }
 
@@ -307,19 +306,11 @@ class Layer final : public MoeLayer {
     backend().ops().run(FillI32{buffers_.status, 0}, stream);
   }
 
-  void clear_loads() {
-    if (const Tensor loads = buffers_.slots.loads; loads.present()) clear_words(loads);
-  }
-
-  static Tensor as_i32(Tensor words) {
-    return Tensor(words.data, DType::I32, {2 * words.dim(0)}, words.device);
-  }
-  void clear_words(Tensor words) { backend().ops().run(FillI32{as_i32(words), 0}, nullptr); }
-
   void write_active_ranks(uint64_t active, CUstream_st* stream) {
     const std::array words{low_half(static_cast<int64_t>(active)),
                            high_half(static_cast<int64_t>(active))};
-    backend().ops().run(WriteI32{as_i32(buffers_.active_ranks), words.data()}, stream);
+    const Tensor dst(buffers_.active_ranks.data, DType::I32, {2}, backend().kind());
+    backend().ops().run(WriteI32{dst, words.data()}, stream);
     active_ranks_ = active;
   }
 
@@ -778,6 +769,14 @@ void check_sources(const LayerOptions& options, int num_ranks) {
                      "workspace or a shared_workspace.");
 }
 
+std::shared_ptr<void> zero_counters(const LayerPlan& plan, Backend& backend) {
+  const int64_t words = 2 * plan.num_counters();
+  if (words == 0) return nullptr;
+  auto memory = backend.memory().allocate(static_cast<size_t>(words) * sizeof(int32_t));
+  backend.ops().run(FillI32{{memory.get(), DType::I32, {words}, backend.kind()}, 0}, nullptr);
+  return memory;
+}
+
 // What this rank can check and make alone.
 void make_local_parts(Layer::Parts& parts, int rank) {
   const LayerOptions& options = parts.options;
@@ -799,6 +798,7 @@ void make_local_parts(Layer::Parts& parts, int rank) {
   const LayerBytes bytes = bytes_of(plan);
   parts.state = parts.backend->memory().allocate(bytes.state);
   parts.workspace = make_workspace(options, bytes.workspace, *parts.backend);
+  if (!parts.counters) parts.counters = zero_counters(plan, *parts.backend);
   parts.poisons_workspace = options.poison_workspace;
   if (parts.weights.router.weight.present())
     parts.gate = make_gate(config, parts.weights.router, parts.backend, plan.strategy.provider);
@@ -825,17 +825,12 @@ void Layer::grow_together(int64_t max_tokens, CUstream_st* stream) {
       plan().request.num_ranks,
       " ranks, growing needs all of them. Make a new layer of those that are there.");
   Parts larger{.plan = plan(), .options = parts_.options, .weights = parts_.weights};
+  larger.counters = parts_.counters;
   larger.plan.request.max_tokens = std::max(max_tokens, plan().request.max_tokens);
   larger.backend = parts_.backend;
   larger.communicator = parts_.communicator;
   make_parts(larger);
   Layer grown(std::move(larger));
-  const auto keep = [&](Tensor to, Tensor from) {
-    if (from.present()) backend().ops().run(Copy{to, from}, nullptr);
-  };
-  keep(grown.expert_loads(), expert_loads());
-  keep(grown.dropped_routes(), dropped_routes());
-  grown.wait(nullptr);
   grown.parts_.own_communicator = std::move(parts_.own_communicator);
   *this = std::move(grown);
 }

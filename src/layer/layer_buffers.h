@@ -22,7 +22,7 @@ struct LayerBuffers {
   Tensor active;          // of slots; the layer writes it
   Tensor tables;          // the same
   Tensor active_ranks;    // i64 [1] a bit each, if calls can go on without ranks; else absent
-  Tensor dropped_routes;  // i64 [1], the same
+  Tensor dropped_routes;  // i64 [1], the same; of the counters
   // One for each piece: state where peers know it as their window, else workspace.
   std::vector<Workspace> dispatcher;
 
@@ -39,8 +39,9 @@ struct LayerBuffers {
   // Rows without gaps of callers whose have some: bf16 and as the output [T_cap, H]; else absent
   Tensor hidden, output;
 
-  // Allocates nothing after the first time.
-  void cut(Arena& state, Arena& arena, const LayerPlan& plan) {
+  // Allocates nothing after the first time. `counters`: i64 [plan.num_counters()], null if sizes alone
+  // are wanted.
+  void cut(Arena& state, Arena& arena, const LayerPlan& plan, void* counters = nullptr) {
     const MoeConfig& config = plan.config;
     const StrategyRequest& r = plan.request;
     const Strategy& s = plan.strategy;
@@ -54,10 +55,8 @@ struct LayerBuffers {
     status = state.take(DType::I32, {kStatusWords});
     if (s.token_pieces > 1) piece_status = state.take(DType::I32, {s.token_pieces, kStatusWords});
     cut_slots(state, plan);
-    if (plan.outlives_ranks()) {
-      active_ranks = state.take(DType::I64, {1});
-      dropped_routes = state.take(DType::I64, {1});
-    }
+    if (plan.outlives_ranks()) active_ranks = state.take(DType::I64, {1});
+    cut_counters(plan, counters, status.device);
     ids = arena.take(DType::I32, {slice, r.config.top_k});
     weights = arena.take(DType::F32, {slice, r.config.top_k});
     gate = arena.take_bytes(static_cast<int64_t>(of_gate.bytes()));
@@ -92,7 +91,15 @@ struct LayerBuffers {
       slots.active = active = state.take(DType::I32, {1});
       slots.tables = tables = state.take(DType::I32, {2, num_experts + 1 + num_slots});
     }
-    if (plan.counts_loads) slots.loads = state.take(DType::I64, {num_experts});
+  }
+  void cut_counters(const LayerPlan& plan, void* memory, DeviceKind device) {
+    auto* next = static_cast<int64_t*>(memory);
+    if (next == nullptr) return;
+    if (plan.counts_loads) {
+      slots.loads = Tensor(next, DType::I64, {plan.config.num_experts}, device);
+      next += plan.config.num_experts;
+    }
+    if (plan.outlives_ranks()) dropped_routes = Tensor(next, DType::I64, {1}, device);
   }
 };
 

@@ -33,6 +33,11 @@ struct LayerPlan {
     return request.num_ranks > 1 && request.lost_rank_timeout.count() > 0;
   }
 
+  // Expert loads, and dropped routes.
+  int64_t num_counters() const {
+    return (counts_loads ? config.num_experts : 0) + (outlives_ranks() ? 1 : 0);
+  }
+
   DispatcherOptions dispatcher() const;
   ExecutorOptions executor() const;
 };

@@ -240,7 +240,9 @@ TEST_P(Placed, LoadsAreCountedExactlyAndGoOnInALargerLayer) {
       call.choose(*layer);
       call.run(*layer, call.with_gate());
       add();
+      const void* const where = layer->expert_loads().data;
       layer->grow(80);
+      EXPECT_EQ(layer->expert_loads().data, where);
       call.run(*layer, call.with_gate());
       add();
       const std::lock_guard lock(mutex);

@@ -131,6 +131,63 @@ def test_nothing_is_compiled_after_the_second_number_of_tokens(experts):
     assert len(compiled) == after_two <= 2
 
 
+def test_a_placement_swaps_between_replays_and_loads_are_counted(layer, experts):
+    """On one rank no bit depends on where experts are."""
+    generator = torch.Generator().manual_seed(3)
+
+    def table():
+        return torch.cat([torch.arange(E), torch.randint(E, (E // 2,), generator=generator)])[torch.randperm(E + E // 2, generator=generator)]
+
+    slots = table()
+    w1, w2 = (w[slots.cuda()] for w in experts)
+    weights = switchyard.LayerWeights(w1, w2, switchyard.GateUpOrder.GateUp, num_slots=len(slots))
+    placed = switchyard.MoeLayer(layer.config, weights, max_tokens=64, placement=slots.tolist(), count_loads=True)
+    loads = torch.from_dlpack(placed.expert_loads)
+    static = routed(64)
+    for _ in range(2):
+        placed.forward(static[0], ids=static[1], weights=static[2])
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = placed.forward(static[0], ids=static[1], weights=static[2])
+    loads.zero_()
+    expected_loads = torch.zeros(E, dtype=torch.int64, device="cuda")
+    for seed in range(20):
+        given = routed(64, seed)
+        for place, tensor in zip(static, given):
+            place.copy_(tensor)
+        output.fill_(torch.nan)
+        graph.replay()
+        assert same_bits(output, layer.forward(given[0], ids=given[1], weights=given[2])), seed
+        expected_loads += torch.bincount(given[1].flatten(), minlength=E)
+        slots = table()
+        for mine, all_experts in zip((w1, w2), experts):
+            mine.copy_(all_experts[slots.cuda()])
+        placed.set_placement(slots.tolist(), torch.cuda.current_stream().cuda_stream)
+    assert loads.dtype == torch.int64 and torch.equal(loads, expected_loads)
+
+
+def test_experts_in_fp8_are_their_definition(layer):
+    generator = torch.Generator("cuda").manual_seed(4)
+
+    def drawn(*shape):
+        """Codes, a scale for each 128 x 128, and the numbers that these are."""
+        codes = (100 * torch.randn(shape, generator=generator, device="cuda")).clamp(-448, 448).to(torch.float8_e4m3fn)
+        scales = torch.rand(shape[0], shape[1] // 128, shape[2] // 128, generator=generator, device="cuda") * (0.02 * shape[2] ** -0.5)
+        return codes, scales, codes.float() * scales.repeat_interleave(128, 1).repeat_interleave(128, 2)
+
+    (w1, s1, n1), (w2, s2, n2) = drawn(E, 2 * I, H), drawn(E, H, I)
+    hidden, ids, weights = routed(64)
+    outputs = []
+    for first, second in ((w1, w2), (w1.view(torch.uint8), w2.view(torch.uint8))):
+        given = switchyard.LayerWeights(first, second, switchyard.GateUpOrder.GateUp, w1_scales=s1, w2_scales=s2)
+        fp8 = switchyard.MoeLayer(layer.config, given, max_tokens=64)
+        outputs.append(fp8.forward(hidden, ids=ids, weights=weights))
+    expected = by_definition(hidden, ids, weights, (n1, n2))
+    assert 0.01 < float((outputs[0].double() - expected).norm() / expected.norm()) <= 0.065  # docs/design/fp8.md
+    assert same_bits(*outputs)
+
+
 # ---- the bits of a row alone and among others
 
 

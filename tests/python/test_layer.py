@@ -106,8 +106,35 @@ def test_a_workspace_may_come_with_each_call():
     memory = np.zeros(layer.workspace_bytes // 4 + 64, np.int32)
     memory = memory[-(memory.ctypes.data // 4) % 32 :]
     assert (cases.bits(layer.forward(hidden, workspace=memory)) == expected).all()
+    assert (cases.bits(layer.forward(hidden, workspace=memory.view(np.uint8))) == expected).all()
     with pytest.raises(switchyard.ShapeMismatch, match="workspace bytes=4, need"):
         layer.forward(hidden, workspace=memory[:1])
+
+
+def test_a_workspace_may_be_lent_for_the_layers_life():
+    bytes_of_it = switchyard.workspace_bytes(cases.config(), max_tokens=16)
+    assert bytes_of_it == cases.layer().workspace_bytes > switchyard.workspace_bytes(cases.config(), max_tokens=8)
+    assert switchyard.workspace_bytes(cases.config(), 2, max_tokens=16) > bytes_of_it
+    assert switchyard.workspace_bytes(cases.config(), 2, max_tokens=16, experts="f8_e4m3") != bytes_of_it
+    memory = np.zeros(bytes_of_it + 128, np.uint8)
+    memory = memory[-memory.ctypes.data % 128:][:bytes_of_it]
+    layer, hidden = cases.layer(workspace=memory), cases.rows()
+    references = sys.getrefcount(memory)
+    assert (cases.bits(layer(hidden)) == cases.bits(cases.layer()(hidden))).all()
+    assert memory.any()  # it is what was used
+    del layer
+    gc.collect()
+    assert sys.getrefcount(memory) < references
+    for wrong, error, text in ((memory[:-1], switchyard.ShapeMismatch, f"workspace bytes={bytes_of_it - 1}, need {bytes_of_it}"),
+                               (memory[1:], switchyard.Error, "workspace"),
+                               (memory[::2], switchyard.ShapeMismatch, "workspace is on cpu and has gaps"),
+                               (read_only(memory), switchyard.Unsupported, "workspace is read-only")):
+        with pytest.raises(error, match=text):
+            cases.layer(workspace=wrong)
+    with pytest.raises(switchyard.ShapeMismatch, match="given=2, at most one"):
+        cases.layer(workspace=memory, workspace_per_call=True)
+    with pytest.raises(switchyard.Error, match="ranks"):
+        switchyard.workspace_bytes(cases.config(), 0)
 
 
 # ---- whose memory is whose

@@ -68,6 +68,69 @@ def test_codes_have_the_classes_of_error_h():
     assert f"= {max(BY_CODE) + 1}," not in text
 
 
+def fields_of(header, struct):
+    """Names and defaults, as they are written, of the fields of a C++ struct."""
+    body = re.search(rf"^struct {struct}\b[^{{;]*\{{\n(.*?)^\}};", (SOURCE / "include/switchyard" / header).read_text(), re.S | re.M)[1]
+    body = re.sub(r"//[^\n]*", "", body)
+    statements = [" ".join(s.split()) for s in body.split(";")]
+    declared = [part for s in statements if s and not re.match("bool operator|static ", s) for part in s.split(", ")]
+    return {field[1]: field[2] for field in (re.search(r"(\w+)(?:\{\})?(?: = (.*))?$", part) for part in declared)}
+
+
+def python_default(text):
+    """Of a default in C++; None for what is no plain number, flag or text."""
+    known = {"true": True, "false": False, "OutOfRangeIds::Error": switchyard.OutOfRangeIds.Error, "DeviceKind::Cpu": "cpu", "DType::Bf16": "bf16",
+             "int64_t{8} << 30": 8 << 30}
+    if text in known:
+        return known[text]
+    return text.strip('"') if text and text.startswith('"') else int(text) if text and re.fullmatch(r"-?\d+", text) else None
+
+
+ONLY_IN_PYTHON = {"communicator"}  # an argument of its own in C++
+
+
+def test_options_are_those_of_cpp_with_their_defaults():
+    fields = {**fields_of("strategy.h", "PlanOptions"), **fields_of("layer.h", "LayerOptions")}
+    bound = {name for name, value in vars(switchyard.LayerOptions).items() if isinstance(value, property)} - ONLY_IN_PYTHON
+    assert bound == set(fields)
+    options, compared = switchyard.LayerOptions(), set()
+    for name in bound:
+        if (default := python_default(fields[name])) is not None:
+            assert getattr(options, name) == default, name
+            compared.add(name)
+    assert bound - compared == {"backend", "shared_workspace", "workspace", "placement"}
+    assert options.backend is None and options.shared_workspace is None and options.workspace is None and options.placement == []
+
+
+OF_OBJECTS = {"backend", "shared_workspace", "workspace", "communicator"}  # other tests pass these
+
+
+def test_every_option_may_be_set():
+    values = {"strategy": "local+masked", "device": "cuda", "out_of_range_ids": switchyard.OutOfRangeIds.NoExpert, "placement": [1, 0],
+              "experts": "f8_e4m3"}
+    for name in {n for n, v in vars(switchyard.LayerOptions).items() if isinstance(v, property)} - OF_OBJECTS:
+        default = getattr(switchyard.LayerOptions(), name)
+        value = values.get(name, not default if isinstance(default, bool) else default if isinstance(default, str) else None)
+        value = default + 1 if value is None else value
+        assert value != default and getattr(switchyard.LayerOptions(**{name: value}), name) == value, name
+
+
+@pytest.mark.parametrize("header, struct, bound", [
+    ("block_scales.h", "ScaleBlock", "ScaleBlock"), ("weights.h", "ExpertFormat", "ExpertFormat"), ("placement.h", "Placement", "Placement"),
+])
+def test_fields_of_structs_are_those_of_cpp(header, struct, bound):
+    names = {n for n, v in vars(getattr(switchyard, bound)).items() if isinstance(v, property)}
+    assert names == set(fields_of(header, struct))
+
+
+def test_what_a_plan_is_asked_for_is_what_cpp_asks():
+    arguments = re.search(r"def plan_placement\((.*?)\) ->", (PACKAGE / "_native.pyi").read_text())[1]
+    given = dict(re.findall(r"(num_\w+): int = (\d+)", arguments))
+    fields = fields_of("placement.h", "PlacementRequest")
+    of_loads = {"loads", "num_layers", "num_experts"}  # whose shape says them
+    assert given == {name: default for name, default in fields.items() if name not in of_loads}
+
+
 def test_the_version_is_that_of_the_build():
     assert f"project(switchyard VERSION {switchyard.__version__} " in (SOURCE / "CMakeLists.txt").read_text()
 

@@ -81,7 +81,8 @@ class Subclass(torch.Tensor):
 WRONG = {
     "a subclass": (lambda x: x.as_subclass(Subclass), "is a test_torch.Subclass, a kind of torch.Tensor"),
     "float32": (lambda x: x.float(), "hidden is not bf16"),
-    "float8": (lambda x: x.to(torch.float8_e4m3fn), "DLPack dtype code"),
+    "float8": (lambda x: x.to(torch.float8_e4m3fn), "hidden is not bf16"),
+    "another float8": (lambda x: x.to(torch.float8_e5m2), "DLPack dtype code 12 of 8 bits, known are bf16 and f8_e4m3"),
     "transposed": (lambda x: x.t().contiguous().t(), "hidden has gaps"),
     "requires grad": (lambda x: x.clone().requires_grad_(), "requires grad, and no gradient is computed here"),
     "no memory": (lambda x: freed(x), "has no memory"),
