@@ -121,7 +121,7 @@ class Layer final : public MoeLayer {
     LayerWeights weights{};  // arranged
     std::shared_ptr<Backend> backend{};
     std::shared_ptr<void> state{};
-    /// i64 [E], where they are counted; a layer that grows goes on there.
+    // i64 [E] of a layer that counts them; where it grows, it goes on there.
     std::shared_ptr<void> loads{};
     OwnedWorkspace workspace{};  // absent: every call brings one
     bool poisons_workspace = false;
