@@ -401,7 +401,8 @@ SWY_API swy_status swy_layer_grow(swy_layer* layer, int64_t max_tokens, void* st
  * that of the options. Not collective, but every rank calls it with the same table between the same two forwards. */
 SWY_API swy_status swy_layer_set_placement(swy_layer* layer, const int32_t* placement,
                                            int64_t num_slots, void* stream);
-/* i64 [E] on the layer's device, how often this rank's tokens chose each expert; rank 0 without count_loads. */
+/* i64 [E] on the layer's device, how often this rank's tokens chose each expert; rank 0 without count_loads. It stays
+ * where it is when the layer grows. */
 SWY_API swy_status swy_layer_expert_loads(const swy_layer* layer, swy_tensor* loads);
 /* From here on, in the order of `stream`, calls have these ranks only: MoeLayer::set_active_ranks. For layers with
  * lost_rank_timeout_ms. Not collective, but every rank that goes on calls it with the same ranks between the same two
