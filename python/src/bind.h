@@ -8,6 +8,8 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 
+#include <chrono>
+#include <cmath>
 #include <memory>
 #include <utility>
 
@@ -21,6 +23,22 @@ inline bool is_text(nb::handle object, const char* text) {
   return PyUnicode_Check(object.ptr()) && PyUnicode_CompareWithASCIIString(object.ptr(), text) == 0;
 }
 }  // namespace switchyard::python
+
+// Seconds. What is more than nothing is not rounded to it.
+template <>
+struct nanobind::detail::type_caster<std::chrono::milliseconds> {
+  NB_TYPE_CASTER(std::chrono::milliseconds, const_name("float"))
+  bool from_python(handle source, uint8_t, cleanup_list*) noexcept {
+    const double ms = std::ceil(PyFloat_AsDouble(source.ptr()) * 1e3);
+    if (PyErr_Occurred() != nullptr) return PyErr_Clear(), false;
+    if (!(std::abs(ms) < 1e15)) return false;
+    value = std::chrono::milliseconds(static_cast<int64_t>(ms));
+    return true;
+  }
+  static handle from_cpp(std::chrono::milliseconds time, rv_policy, cleanup_list*) noexcept {
+    return PyFloat_FromDouble(static_cast<double>(time.count()) / 1e3);
+  }
+};
 
 // "bf16", "f8_e4m3", ...
 template <>

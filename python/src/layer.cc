@@ -191,12 +191,13 @@ class HostLayer {
   std::optional<ForwardReport> report_;
 };
 
-// i64 [E] of the layer, which it keeps; None where nothing is counted.
-std::optional<OwnTensor> expert_loads(nb::handle self) {
+// Counters of the layer, which they keep; None where nothing is counted.
+template <Tensor (MoeLayer::*counters)() const>
+std::optional<OwnTensor> counters_of(nb::handle self) {
   const auto& layer = nb::cast<const HostLayer&>(self);
-  const Tensor loads = layer.peek().expert_loads();
-  if (!loads.present()) return std::nullopt;
-  return OwnTensor{loads, layer.device().index, false, reference_to(self)};
+  const Tensor counts = (layer.peek().*counters)();
+  if (!counts.present()) return std::nullopt;
+  return OwnTensor{counts, layer.device().index, false, reference_to(self)};
 }
 
 HostOptions options_of(const nb::kwargs& options) {
@@ -330,6 +331,10 @@ void bind_options(nb::module_& m) {
       option("experts", &PlanOptions::experts,
              "Of workspace_bytes: what the routed experts are, 'bf16' or 'f8_e4m3'. A layer looks "
              "at its weights."),
+      option("lost_rank_timeout", &PlanOptions::lost_rank_timeout,
+             "Several ranks, at most 64, over low_latency and memory that they reach in each other "
+             "(on CPUs threads): seconds, up to a year; not 0, a rank that does not come within it "
+             "ends one call with an error, not the layer. See MoeLayer.set_active_ranks."),
       option("count_loads", &LayerOptions::count_loads,
              "Whether there are MoeLayer.expert_loads; ranks may differ."));
 }
@@ -448,7 +453,41 @@ void bind_layer(nb::module_& m) {
           "host does not wait. Weights of a slot that no table in use names may be written. "
           "Raises Unsupported for a layer without a placement, or while `stream` is captured; "
           "ShapeMismatch for a table that breaks the rules, and the old one stays in use.")
-      .def_prop_ro("expert_loads", &expert_loads,
+      .def(
+          "set_active_ranks",
+          [](const HostLayer& self, const std::vector<int32_t>& ranks, uintptr_t stream) {
+            MoeLayer& layer = self.use("set_active_ranks");
+            const nb::gil_scoped_release unlocked;
+            layer.set_active_ranks(ranks, reinterpret_cast<CUstream_st*>(stream));
+          },
+          "ranks"_a, "stream"_a = 0,
+          "From here on, in the order of `stream` (a cudaStream_t; 0: the default stream), calls "
+          "have these ranks only, this one among them, also those of graphs that were captured "
+          "before. For layers with LayerOptions.lost_rank_timeout whose call raised Transport. Not "
+          "collective, but every rank that goes on calls it with the same ranks between the same "
+          "two forwards. Choices of experts whose rank is left out add nothing and are counted "
+          "(dropped_routes), unless a placement has a replica elsewhere. A rank that is left out "
+          "has ended, or its forward raised; it never comes back. The host does not wait. Raises "
+          "Unsupported without lost_rank_timeout, or while `stream` is captured; ShapeMismatch for "
+          "ranks that are none, were left out before, or lack this one.")
+      .def(
+          "missing_ranks",
+          [](const HostLayer& self, uintptr_t stream) {
+            MoeLayer& layer = self.use("missing_ranks");
+            const nb::gil_scoped_release unlocked;
+            return layer.missing_ranks(reinterpret_cast<CUstream_st*>(stream));
+          },
+          "stream"_a = 0,
+          "The active ranks that a call waited for in vain, rising. Waits for `stream`; empty "
+          "without LayerOptions.lost_rank_timeout.")
+      .def_prop_ro(
+          "dropped_routes", &counters_of<&MoeLayer::dropped_routes>,
+          "i64 [1] on the layer's device, in its memory: choices of this rank's tokens that "
+          "were dropped since the layer was made, because the expert's rank is left out. "
+          "Read or clear it in the order of the forwards' streams. None without "
+          "LayerOptions.lost_rank_timeout.",
+          nb::for_getter(nb::sig("def dropped_routes(self, /) -> Tensor | None")))
+      .def_prop_ro("expert_loads", &counters_of<&MoeLayer::expert_loads>,
                    "i64 [E] on the layer's device, in its memory: how often each expert was "
                    "chosen by tokens that this rank routes, since the layer was made. Forwards "
                    "add to it in the order of their streams; read or clear it in that order. It "

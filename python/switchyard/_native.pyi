@@ -768,7 +768,7 @@ class OutOfRangeIds(enum.Enum):
 class LayerOptions:
     """Choices for one layer."""
 
-    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, workspace: switchyard._array.Array | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False, fp8_rows: bool = True, tp_size: int = 1, use_all_gather: bool = True, sums_at_source: bool = False, token_pieces: int = 0, fetch_rows: bool = True, peer_memory: bool = True, num_link_blocks: int = 0, host_ordered: bool = False, placement: Sequence[int] = [], experts: str = 'bf16', count_loads: bool = False) -> None: ...
+    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, workspace: switchyard._array.Array | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False, fp8_rows: bool = True, tp_size: int = 1, use_all_gather: bool = True, sums_at_source: bool = False, token_pieces: int = 0, fetch_rows: bool = True, peer_memory: bool = True, num_link_blocks: int = 0, host_ordered: bool = False, placement: Sequence[int] = [], experts: str = 'bf16', lost_rank_timeout: float = 0.0, count_loads: bool = False) -> None: ...
 
     @property
     def max_tokens(self) -> int:
@@ -1000,6 +1000,15 @@ class LayerOptions:
     def experts(self, arg: str, /) -> None: ...
 
     @property
+    def lost_rank_timeout(self) -> float:
+        """
+        Several ranks, at most 64, over low_latency and memory that they reach in each other (on CPUs threads): seconds, up to a year; not 0, a rank that does not come within it ends one call with an error, not the layer. See MoeLayer.set_active_ranks.
+        """
+
+    @lost_rank_timeout.setter
+    def lost_rank_timeout(self, arg: float, /) -> None: ...
+
+    @property
     def count_loads(self) -> bool:
         """Whether there are MoeLayer.expert_loads; ranks may differ."""
 
@@ -1086,6 +1095,22 @@ class MoeLayer:
     def set_placement(self, expert_of_slot: Sequence[int], stream: int = 0) -> None:
         """
         From here on, in the order of `stream` (a cudaStream_t; 0: the default stream), ids go to the slots of another table of the layer's S weight slots (LayerOptions.placement), also those of graphs that were captured before. Not collective, but every rank calls it with the same table between the same two forwards: a forward in which tables differ raises ShapeMismatch on every rank. The host does not wait. Weights of a slot that no table in use names may be written. Raises Unsupported for a layer without a placement, or while `stream` is captured; ShapeMismatch for a table that breaks the rules, and the old one stays in use.
+        """
+
+    def set_active_ranks(self, ranks: Sequence[int], stream: int = 0) -> None:
+        """
+        From here on, in the order of `stream` (a cudaStream_t; 0: the default stream), calls have these ranks only, this one among them, also those of graphs that were captured before. For layers with LayerOptions.lost_rank_timeout whose call raised Transport. Not collective, but every rank that goes on calls it with the same ranks between the same two forwards. Choices of experts whose rank is left out add nothing and are counted (dropped_routes), unless a placement has a replica elsewhere. A rank that is left out has ended, or its forward raised; it never comes back. The host does not wait. Raises Unsupported without lost_rank_timeout, or while `stream` is captured; ShapeMismatch for ranks that are none, were left out before, or lack this one.
+        """
+
+    def missing_ranks(self, stream: int = 0) -> list[int]:
+        """
+        The active ranks that a call waited for in vain, rising. Waits for `stream`; empty without LayerOptions.lost_rank_timeout.
+        """
+
+    @property
+    def dropped_routes(self, /) -> Tensor | None:
+        """
+        i64 [1] on the layer's device, in its memory: choices of this rank's tokens that were dropped since the layer was made, because the expert's rank is left out. Read or clear it in the order of the forwards' streams. None without LayerOptions.lost_rank_timeout.
         """
 
     @property

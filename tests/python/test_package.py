@@ -74,7 +74,8 @@ def fields_of(header, struct):
     body = re.sub(r"//[^\n]*", "", body)
     statements = [" ".join(s.split()) for s in body.split(";")]
     declared = [part for s in statements if s and not re.match("bool operator|static ", s) for part in s.split(", ")]
-    return {field[1]: field[2] for field in (re.search(r"(\w+)(?:\{\})?(?: = (.*))?$", part) for part in declared)}
+    found = (re.search(r"(\w+)(?:\{(\w*)\})?(?: = (.*))?$", part) for part in declared)
+    return {field[1]: field[2] or field[3] for field in found}
 
 
 def python_default(text):

@@ -16,6 +16,7 @@ import pytest
 import switchyard
 
 P, E = 2, cases.E
+SEED = np.random.SeedSequence().entropy  # of this run; a failure prints it
 
 
 def over_ranks(body, deadline=30.0):
@@ -51,6 +52,57 @@ def test_ranks_compute_what_one_does():
     for rank, output in enumerate(over_ranks(outputs)):
         expected = cases.layer().forward(cases.rows(8 + rank))
         assert cases.relative_error(output.astype(np.float32), expected.astype(np.float64)) <= 4e-3
+
+
+def test_calls_go_on_without_a_rank_that_is_lost():
+    done = threading.Event()
+    rng = np.random.default_rng(SEED)
+    ids = np.argsort(rng.random((8, E)), axis=1)[:, :cases.K].astype(np.int32)
+    weights = rng.random((8, cases.K), np.float32)
+    here = ids < E // P  # experts of rank 0
+
+    def body(c):
+        layer = layer_of(c, strategy="low_latency+masked", sums_at_source=True, lost_rank_timeout=1.5)
+        x = cases.rows(8)
+        whole = cases.bits(layer.forward(x, ids=ids, weights=weights))
+        if c.rank == 1:
+            return done.wait()
+        try:
+            with pytest.raises(switchyard.Transport, match="rows of rank 1 did not come within lost_rank_timeout"):
+                layer.forward(x, ids=ids, weights=weights)
+            assert layer.missing_ranks() == [1]
+            for wrong in ([], [1], [0, 2], [0, -1]):
+                with pytest.raises(switchyard.ShapeMismatch, match="set_active_ranks"):
+                    layer.set_active_ranks(wrong)
+            layer.set_active_ranks([0])
+            assert layer.missing_ranks() == []
+            part = cases.bits(layer.forward(x, ids=ids, weights=weights))
+            assert layer.dropped_routes.numpy().tolist() == [np.count_nonzero(~here)]
+            return whole, part
+        finally:
+            done.set()
+
+    whole, part = raised_or(over_ranks(body)[0])
+    one = cases.layer()
+    assert (whole == cases.bits(one.forward(cases.rows(8), ids=ids, weights=weights))).all(), SEED
+    assert (part == cases.bits(one.forward(cases.rows(8), ids=np.where(here, ids, -1).astype(np.int32), weights=weights))).all(), SEED
+
+
+def raised_or(result):
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def test_layers_that_have_all_ranks_say_so():
+    layer = cases.layer()
+    assert layer.missing_ranks() == [] and layer.dropped_routes is None
+    with pytest.raises(switchyard.Unsupported, match="lost_rank_timeout"):
+        layer.set_active_ranks([0])
+    for wrong in (-1.0, float("nan"), 400 * 86400.0):
+        with pytest.raises((switchyard.ShapeMismatch, TypeError)):
+            cases.layer(lost_rank_timeout=wrong)
+    assert switchyard.LayerOptions(lost_rank_timeout=1e-5).lost_rank_timeout == 0.001  # not none
 
 
 def test_a_communicator_says_what_it_is():
