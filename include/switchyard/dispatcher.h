@@ -200,7 +200,7 @@ struct DispatcherOptions {
   // Ranks reach into each other's memory; absent: several on CUDA do, where they can, and threads
   // of a CPU do not. On CUDA false gives NCCL, which ranks of several hosts take anyway.
   std::optional<bool> peer_memory{};
-  // Normal and AllGather: what hidden states travel as. F8E4m3: they are quantised before they travel,
+  // Of all but Local: what hidden states travel as. F8E4m3: they are quantised before they travel,
   // in groups of kQuantGroup, for experts that would do the same: the same bits. No input_rows then.
   DType rows = DType::Bf16;
   int num_link_blocks = 0;  // CUDA: most thread blocks that move rows between ranks; 0: chosen

@@ -79,7 +79,7 @@ struct PlanOptions {
   /// weights.
   DType experts = DType::Bf16;
   /// Several ranks, experts in f8_e4m3: token rows travel quantised, with their scales, half the bytes.
-  /// Else, and over low_latency, in bf16, and are quantised where their experts are. Changes no bit.
+  /// Else they travel in bf16, and are quantised where their experts are. Changes no bit.
   bool fp8_rows = true;
   /// Several ranks, at most 64, over low_latency and memory that they reach in each other: not 0, a
   /// rank that does not come within this time, up to a year, ends one call with an error, not the

@@ -29,8 +29,6 @@ int32_t push_to(const DeliverRows& op, int p) {
   const PeerBases peers = op.window.memory();
   int32_t* ids = at_peer(peers, p, op.dst_ids.as<int32_t>()) + first * top_k;
   float* weights = at_peer(peers, p, op.dst_weights.as<float>()) + first * top_k;
-  const int64_t row_bytes = op.rows.dim(1) * dtype_bytes(op.rows.dtype);
-  std::byte* rows = at_peer(peers, p, op.dst_rows.as<std::byte>()) + first * row_bytes;
   int32_t n = 0;
   for (int64_t t = 0; t < op.ids.dim(0); ++t) {
     const int32_t* id = op.ids.as<int32_t>() + t * top_k;
@@ -46,8 +44,12 @@ int32_t push_to(const DeliverRows& op, int p) {
     if (!owns) continue;
     std::transform(id, id + top_k, ids + n * top_k, local);
     std::copy_n(op.weights.as<float>() + t * top_k, top_k, weights + n * top_k);
-    std::memcpy(rows + n * row_bytes, op.rows.as<std::byte>() + t * row_bytes,
-                static_cast<size_t>(row_bytes));
+    for (size_t i = 0; i < op.rows.size(); ++i) {
+      const ConstTensor row = op.rows[i].rows(t, 1);
+      const Tensor here = op.dst_rows[i].rows(first + n, 1);
+      std::memcpy(at_peer(peers, p, here.as<std::byte>()), row.as<std::byte>(),
+                  static_cast<size_t>(row.bytes()));
+    }
     if (op.dst_tokens.present())
       at_peer(peers, p, op.dst_tokens.as<int32_t>())[first + n] = static_cast<int32_t>(t);
     ++n;

@@ -18,7 +18,7 @@ template <int kLoads>
 void deliver_rows_with(const DeliverRows& op, DeliverRowsParams p, cudaStream_t stream) {
   const int64_t most = blocks_within(op.window.max_blocks, kMaxPushBlocks, kMaxPushBlocks);
   const int64_t tokens = p.num_tokens;
-  p.pieces_per_row = static_cast<int>(ceil_div(p.vectors_per_row, 32 * kLoads));
+  p.pieces_per_row = cut_pieces(p.parts, kLoads);
   p.group_tokens =
       static_cast<int>(std::clamp(ceil_div(tokens, most), int64_t{1}, int64_t{kMaxGroupTokens}));
   p.num_groups = static_cast<int>(std::max(int64_t{1}, ceil_div(tokens, int64_t{p.group_tokens})));
@@ -31,45 +31,46 @@ void deliver_rows_with(const DeliverRows& op, DeliverRowsParams p, cudaStream_t 
   }
   const size_t shared =
       sizeof(int32_t) * static_cast<size_t>(op.window.num_ranks) * (1 + p.group_tokens);
-  launch(deliver_rows_kernel<kLoads>, grid, kPushThreads, shared, stream, p);
+  const bool one_wide_part = op.rows.size() == 1 && p.parts[0].wide;
+  const auto kernel =
+      one_wide_part ? deliver_rows_kernel<kLoads, true> : deliver_rows_kernel<kLoads, false>;
+  launch(kernel, grid, kPushThreads, shared, stream, p);
 }
 
 }  // namespace
 
 template <>
 void run(const DeliverRows& op, cudaStream_t stream) {
-  const int64_t vectors = row_vectors(DeliverRows::kName, op.rows);
-  const DeliverRowsParams params{
-      view_of(op.window),
-      op.dst_rows.as<uint4>(),
-      op.dst_ids.as<int32_t>(),
-      op.dst_weights.as<float>(),
-      op.dst_tokens.as<int32_t>(),
-      op.return_row.as<int32_t>(),
-      op.return_slot.as<int32_t>(),
-      op.sent.as<int32_t>(),
-      op.counts.as<int32_t>(),
-      op.num_rows.as<int32_t>(),
-      op.status.as<int32_t>(),
-      op.placement.present() ? op.placement.as<int32_t>() : nullptr,
-      op.rows.as<uint4>(),
-      op.ids.as<int32_t>(),
-      op.weights.as<float>(),
-      static_cast<int>(op.num_experts),
-      static_cast<int>(experts_of_rank(op.num_experts, op.window.num_ranks)),
-      static_cast<int>(op.ids.dim(0)),
-      static_cast<int>(op.ids.dim(1)),
-      static_cast<int>(op.block),
-      static_cast<int>(vectors),
-      0,
-      0,
-      0,
-      static_cast<int32_t>(op.max_tokens),
-      static_cast<int32_t>(op.num_tokens),
-      op.tp_size,
-      op.part,
-      op.dropped.present() ? op.dropped.as<unsigned long long>() : nullptr};
-  if (op.ids.dim(0) * ceil_div(vectors, int64_t{256}) < kFewParts)
+  DeliverRowsParams params{view_of(op.window),
+                           {},
+                           op.dst_ids.as<int32_t>(),
+                           op.dst_weights.as<float>(),
+                           op.dst_tokens.as<int32_t>(),
+                           op.return_row.as<int32_t>(),
+                           op.return_slot.as<int32_t>(),
+                           op.sent.as<int32_t>(),
+                           op.counts.as<int32_t>(),
+                           op.num_rows.as<int32_t>(),
+                           op.status.as<int32_t>(),
+                           op.placement.present() ? op.placement.as<int32_t>() : nullptr,
+                           op.ids.as<int32_t>(),
+                           op.weights.as<float>(),
+                           static_cast<int>(op.num_experts),
+                           static_cast<int>(experts_of_rank(op.num_experts, op.window.num_ranks)),
+                           static_cast<int>(op.ids.dim(0)),
+                           static_cast<int>(op.ids.dim(1)),
+                           static_cast<int>(op.block),
+                           0,
+                           0,
+                           0,
+                           static_cast<int32_t>(op.max_tokens),
+                           static_cast<int32_t>(op.num_tokens),
+                           op.tp_size,
+                           op.part,
+                           op.dropped.present() ? op.dropped.as<unsigned long long>() : nullptr};
+  for (size_t i = 0; i < op.rows.size(); ++i)
+    params.parts[i] = pushed_part(DeliverRows::kName, op.dst_rows[i], op.rows[i]);
+  if (op.ids.dim(0) * cut_pieces(params.parts, 8) < kFewParts)
     deliver_rows_with<2>(op, params, stream);
   else
     deliver_rows_with<8>(op, params, stream);

@@ -13,6 +13,7 @@
 
 #include "cuda/peer_meeting.cuh"
 #include "cuda/row_pieces.cuh"
+#include "plan/row_layout.h"
 
 namespace switchyard::cuda {
 
@@ -21,8 +22,8 @@ inline constexpr int kMaxGroupTokens = 32;  // a lane places each
 
 struct DeliverRowsParams {
   WindowView window;
-  uint4* dst_rows;       // [P * block, vectors] here; a peer's stand at the same offset
-  int32_t* dst_ids;      // [P * block, K]
+  PushedPart parts[kMaxRowParts];
+  int32_t* dst_ids;      // [P * block, K] here; a peer's stand at the same offset
   float* dst_weights;    // [P * block, K]
   int32_t* dst_tokens;   // [P * block] or null
   int32_t* return_row;   // [T, P] or null
@@ -32,11 +33,11 @@ struct DeliverRowsParams {
   int32_t* num_rows;     // [1]
   int32_t* status;
   const int32_t* active;  // SlotTables::active or null
-  const uint4* rows;      // [T, vectors]
   const int32_t* ids;     // [T, K]
   const float* weights;   // [T, K]
   int num_experts, experts_per_rank;
-  int num_tokens, top_k, block, vectors_per_row, pieces_per_row;
+  int num_tokens, top_k, block;
+  int pieces_per_row;               // of all parts
   int group_tokens, num_groups;     // at least one group, which may be empty
   int32_t max_tokens, told_tokens;  // as told
   int tp_size;
@@ -156,28 +157,26 @@ __device__ __forceinline__ void push_gaps(const DeliverRowsParams& p, const int3
 }
 
 // The rows of the group's tokens: a warp takes a piece, kLoads vectors a lane, to where it goes.
-template <int kLoads>
+template <int kLoads, bool kOneWidePart>
 __device__ __forceinline__ void push_group(const DeliverRowsParams& p, int first, int num,
                                            const int32_t* places) {
   const WindowView& w = p.window;
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   for (int n = static_cast<int>(blockIdx.y) * kDeliverWarps + warp; n < num * p.pieces_per_row;
        n += static_cast<int>(gridDim.y) * kDeliverWarps) {
-    const int i = n / p.pieces_per_row, begin = n % p.pieces_per_row * kLoads * 32 + lane;
-    const uint4* src = p.rows + int64_t{first + i} * p.vectors_per_row;
-    uint4 x[kLoads];
-#pragma unroll
-    for (int j = 0; j < kLoads; ++j)
-      if (const int v = begin + j * 32; v < p.vectors_per_row) x[j] = __ldg(src + v);
-    // Other ranks first, each rank beginning with the next one, so that links share the load.
-    for (int q = 1; q <= w.num_ranks; ++q) {
-      const int rank = (w.rank + q) % w.num_ranks, place = places[i * w.num_ranks + rank];
-      if (place == kNoRow) continue;
-      uint4* dst = w.at_peer(rank, p.dst_rows) + int64_t{p.first_row() + place} * p.vectors_per_row;
-#pragma unroll
-      for (int j = 0; j < kLoads; ++j)
-        if (const int v = begin + j * 32; v < p.vectors_per_row) dst[v] = x[j];
-    }
+    const int i = n / p.pieces_per_row, piece = n % p.pieces_per_row;
+    const auto push = [&](auto* here, const auto& store) {
+      // Other ranks first, each rank beginning with the next one, so that links share the load.
+      for (int q = 1; q <= w.num_ranks; ++q) {
+        const int rank = (w.rank + q) % w.num_ranks, place = places[i * w.num_ranks + rank];
+        if (place == kNoRow) continue;
+        store(w.at_peer(rank, here), p.first_row() + place);
+      }
+    };
+    if constexpr (kOneWidePart)
+      push_piece<kLoads, uint4>(p.parts[0], first + i, piece, push);
+    else
+      push_piece_of_row<kLoads>(p.parts, first + i, piece, push);
   }
 }
 
@@ -196,7 +195,7 @@ __device__ __forceinline__ void push_nothing(const DeliverRowsParams& p, int32_t
 }
 
 // A whole block. Afterwards `total` is known to it.
-template <int kLoads>
+template <int kLoads, bool kOneWidePart>
 __device__ __forceinline__ void push_groups(const DeliverRowsParams& p, int32_t* places,
                                             int32_t* total) {
   // Some blocks may see that a rank is missing, and others not: the call ends with an error then.
@@ -205,7 +204,7 @@ __device__ __forceinline__ void push_groups(const DeliverRowsParams& p, int32_t*
        group += static_cast<int>(gridDim.x)) {
     const int first = group * p.group_tokens, num = min(p.group_tokens, p.num_tokens - first);
     place_group(p, first, num, places, total);
-    push_group<kLoads>(p, first, num, places);
+    push_group<kLoads, kOneWidePart>(p, first, num, places);
     if (blockIdx.y == 0) {
       push_slots(p, first, num, places);
       if (group == static_cast<int>(blockIdx.x)) push_gaps(p, total);
@@ -282,7 +281,8 @@ __device__ __forceinline__ void exchange_counts(const DeliverRowsParams& p, cons
   w.control[kControlEpoch] = epoch;
 }
 
-template <int kLoads>
+// Rows of bf16 are one wide part, and need not ask which one a piece is of.
+template <int kLoads, bool kOneWidePart>
 __global__ __launch_bounds__(kPushThreads, 2) void deliver_rows_kernel(
     const __grid_constant__ DeliverRowsParams p) {
   extern __shared__ int32_t deliver_shared[];
@@ -290,7 +290,7 @@ __global__ __launch_bounds__(kPushThreads, 2) void deliver_rows_kernel(
   int32_t* places = deliver_shared + p.window.num_ranks;  // [group_tokens, P]
   begin_waiting(p.window);
   if (p.part != PeerMeet::Wait) {
-    push_groups<kLoads>(p, places, total);
+    push_groups<kLoads, kOneWidePart>(p, places, total);
     if (!is_last_block(p.window)) return;
   }
   if (threadIdx.x < 32) exchange_counts(p, total);

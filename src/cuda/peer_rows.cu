@@ -20,27 +20,9 @@ int64_t vectors_of(const char* op, ConstTensor rows) {
   return rows.dim(1) * dtype_bytes(rows.dtype) / 16;
 }
 
-PushedPart part_of(Tensor dst, ConstTensor src) {
-  constexpr int64_t kWide = sizeof(uint4), kNarrow = sizeof(uint32_t);
-  const int64_t row_bytes = src.dim(1) * dtype_bytes(src.dtype);
-  SWITCHYARD_REQUIRE(row_bytes % kNarrow == 0, Misaligned, "push_rows: row bytes=", row_bytes,
-                     ", need a multiple of 4.");
-  const bool wide = row_bytes % kWide == 0;
-  return {dst.as<std::byte>(), src.as<std::byte>(),
-          static_cast<int>(row_bytes / (wide ? kWide : kNarrow)), 0, wide};
-}
-
-// Sets what depends on it; returns the pieces of a row.
-int cut_pieces(PushRowsParams& params, int loads) {
-  params.pieces_per_row = 0;
-  for (PushedPart& part : params.parts)
-    params.pieces_per_row += part.pieces_per_row = ceil_div(part.vectors_per_row, 32 * loads);
-  return params.pieces_per_row;
-}
-
 template <int kLoads>
 void push_rows_with(const PeerWindow& window, PushRowsParams params, cudaStream_t stream) {
-  cut_pieces(params, kLoads);
+  params.pieces_per_row = cut_pieces(params.parts, kLoads);
   const int64_t parts = ceil_div(int64_t{params.block}, int64_t{kSlotRows}) +
                         int64_t{params.num_tokens} * params.pieces_per_row;
   launch(
@@ -72,8 +54,8 @@ void run(const PushRows& op, cudaStream_t stream) {
                         .route = op.route};
   if (moves && !op.is_in_place())  // else no row is copied
     for (size_t i = 0; i < op.rows.size(); ++i)
-      params.parts[i] = part_of(op.dst_rows[i], op.rows[i]);
-  if (op.ids.dim(0) * cut_pieces(params, 8) < kFewPushParts)
+      params.parts[i] = pushed_part(PushRows::kName, op.dst_rows[i], op.rows[i]);
+  if (op.ids.dim(0) * cut_pieces(params.parts, 8) < kFewPushParts)
     push_rows_with<2>(op.window, params, stream);
   else
     push_rows_with<8>(op.window, params, stream);

@@ -15,14 +15,6 @@ namespace switchyard::cuda {
 
 inline constexpr int kSlotRows = 8;  // rows whose ids and weights a warp sends at a time
 
-// Of rows: vectors are uint4 where it is wide, else uint32_t.
-struct PushedPart {
-  std::byte* dst;        // [P * block, W] here; a peer's stand at the same offset
-  const std::byte* src;  // [T, W]
-  int vectors_per_row, pieces_per_row;
-  bool wide;
-};
-
 struct PushRowsParams {
   WindowView window;
   PushedPart parts[kMaxRowParts];
@@ -87,41 +79,19 @@ __device__ __forceinline__ bool is_owner(const PushRowsParams& p, int t, int ran
   return __any_sync(~0u, owns);
 }
 
-// A piece of a part of token t's row, kLoads vectors a lane, to where it goes. One warp.
-template <int kLoads, class Vector>
-__device__ __forceinline__ void push_piece(const PushRowsParams& p, const PushedPart& part, int t,
-                                           int piece) {
-  const WindowView& w = p.window;
-  const int begin = piece * kLoads * 32 + static_cast<int>(threadIdx.x) % 32;
-  const auto* src = reinterpret_cast<const Vector*>(part.src) + int64_t{t} * part.vectors_per_row;
-  auto* const here = reinterpret_cast<Vector*>(part.dst);
-  Vector x[kLoads];
-#pragma unroll
-  for (int j = 0; j < kLoads; ++j)
-    if (const int v = begin + j * 32; v < part.vectors_per_row) x[j] = __ldg(src + v);
-  const auto store = [&](Vector* rows, int64_t row) {
-    Vector* dst = rows + row * part.vectors_per_row;
-#pragma unroll
-    for (int j = 0; j < kLoads; ++j)
-      if (const int v = begin + j * 32; v < part.vectors_per_row) dst[v] = x[j];
-  };
-  if (p.route == PeerRoute::Offered) return store(here, t);
-  // Other ranks first, each rank beginning with the next one, so that links share the load.
-  for (int q = 1; q <= w.num_ranks; ++q) {
-    const int rank = (w.rank + q) % w.num_ranks;
-    if (p.route == PeerRoute::Everyone || is_owner(p, t, rank))
-      store(w.at_peer(rank, here), p.first_row + t);
-  }
-}
-
-// Of the pieces of all parts, in their order.
+// Where the row of token t goes.
 template <int kLoads>
-__device__ __forceinline__ void push_piece_of_row(const PushRowsParams& p, int t, int piece) {
-  int i = 0;
-  while (piece >= p.parts[i].pieces_per_row) piece -= p.parts[i++].pieces_per_row;
-  const PushedPart& part = p.parts[i];
-  part.wide ? push_piece<kLoads, uint4>(p, part, t, piece)
-            : push_piece<kLoads, uint32_t>(p, part, t, piece);
+__device__ __forceinline__ void push_piece_of_token(const PushRowsParams& p, int t, int piece) {
+  push_piece_of_row<kLoads>(p.parts, t, piece, [&](auto* here, const auto& store) {
+    const WindowView& w = p.window;
+    if (p.route == PeerRoute::Offered) return store(here, t);
+    // Other ranks first, each rank beginning with the next one, so that links share the load.
+    for (int q = 1; q <= w.num_ranks; ++q) {
+      const int rank = (w.rank + q) % w.num_ranks;
+      if (p.route == PeerRoute::Everyone || is_owner(p, t, rank))
+        store(w.at_peer(rank, here), p.first_row + t);
+    }
+  });
 }
 
 // Warps take the slots of a few rows, then pieces of rows.
@@ -144,7 +114,7 @@ __global__ __launch_bounds__(kPushThreads,
     }
     const int64_t row_part = i - num_slot_parts;
     const int t = static_cast<int>(row_part / p.pieces_per_row);
-    push_piece_of_row<kLoads>(p, t, static_cast<int>(row_part - int64_t{t} * p.pieces_per_row));
+    push_piece_of_token<kLoads>(p, t, static_cast<int>(row_part - int64_t{t} * p.pieces_per_row));
   }
   // A peer that is told of these rows sees them.
   __threadfence_system();

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <span>
 
 #include "base/checked.h"
 #include "base/require.h"
@@ -55,6 +56,62 @@ __device__ __forceinline__ void load_piece(uint4 (&x)[kPieceVectors], const uint
 #pragma unroll
   for (int j = 0; j < kPieceVectors; ++j)
     if (const int v = begin + j * 32; v < vectors_per_row) x[j] = __ldcg(row + v);
+}
+
+// A part of rows that are pushed, in vectors of 16 bytes where it is wide, else of 4.
+struct PushedPart {
+  std::byte* dst;        // [P * block, W] here; a peer's stand at the same offset
+  const std::byte* src;  // [T, W]
+  int vectors_per_row, pieces_per_row;
+  bool wide;
+};
+
+inline PushedPart pushed_part(const char* operation, Tensor dst, ConstTensor src) {
+  constexpr int64_t kWide = sizeof(uint4), kNarrow = sizeof(uint32_t);
+  const int64_t row_bytes = src.dim(1) * dtype_bytes(src.dtype);
+  SWITCHYARD_REQUIRE(row_bytes % kNarrow == 0, Misaligned, operation, ": row bytes=", row_bytes,
+                     ", need a multiple of 4.");
+  const bool wide = row_bytes % kWide == 0;
+  return {dst.as<std::byte>(), src.as<std::byte>(),
+          static_cast<int>(row_bytes / (wide ? kWide : kNarrow)), 0, wide};
+}
+
+// In pieces of `loads` vectors a lane; returns those of a row.
+inline int cut_pieces(std::span<PushedPart> parts, int loads) {
+  int pieces_per_row = 0;
+  for (PushedPart& part : parts)
+    pieces_per_row += part.pieces_per_row = ceil_div(part.vectors_per_row, 32 * loads);
+  return pieces_per_row;
+}
+
+// A piece of the part of row t: read once, then stored by push(dst, store), which calls
+// store(rows, row) for each place that it goes to. One warp.
+template <int kLoads, class Vector, class Push>
+__device__ __forceinline__ void push_piece(const PushedPart& part, int t, int piece,
+                                           const Push& push) {
+  const int begin = piece * kLoads * 32 + static_cast<int>(threadIdx.x) % 32;
+  const auto* src = reinterpret_cast<const Vector*>(part.src) + int64_t{t} * part.vectors_per_row;
+  Vector x[kLoads];
+#pragma unroll
+  for (int j = 0; j < kLoads; ++j)
+    if (const int v = begin + j * 32; v < part.vectors_per_row) x[j] = __ldg(src + v);
+  push(reinterpret_cast<Vector*>(part.dst), [&](Vector* rows, int64_t row) {
+    Vector* dst = rows + row * part.vectors_per_row;
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j)
+      if (const int v = begin + j * 32; v < part.vectors_per_row) dst[v] = x[j];
+  });
+}
+
+// The same of the pieces of all parts, in their order.
+template <int kLoads, class Push>
+__device__ __forceinline__ void push_piece_of_row(const PushedPart* parts, int t, int piece,
+                                                  const Push& push) {
+  int i = 0;
+  while (piece >= parts[i].pieces_per_row) piece -= parts[i++].pieces_per_row;
+  const PushedPart& part = parts[i];
+  part.wide ? push_piece<kLoads, uint4>(part, t, piece, push)
+            : push_piece<kLoads, uint32_t>(part, t, piece, push);
 }
 
 inline int64_t blocks_within(int max_blocks, int64_t wanted, int64_t most) {

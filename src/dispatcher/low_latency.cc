@@ -3,6 +3,7 @@
 // src/dispatcher/low_latency.cc -- few tokens over memory that ranks reach in each other, by as few
 // kernels as there can be: every one that pushes also tells, and its last block waits.
 //
+//     quantize_rows  where rows travel in f8_e4m3: codes and scales of this rank's tokens
 //     deliver_rows   token rows, ids and weights into the block of this rank in every window that gets
 //                    them, one after the other, and how many there are; every rank's have come
 //                    the executor
@@ -61,8 +62,10 @@ class LowLatencyDispatcher final : public Dispatcher {
     const Connection& c = connections_.find(workspace, max_tokens);
     connections_.require_stream(c, stream);
     const LowLatencyBuffers& b = c.buffers;
+    const ConstRowParts tokens =
+        parts_.travelling(b.own_rows, hidden.rows(own.begin, own.size), stream);
     connections_.in_parts(DeliverRows{.window = c.window,
-                                      .rows = hidden.rows(own.begin, own.size),
+                                      .rows = tokens,
                                       .ids = ids,
                                       .weights = weights,
                                       .num_experts = parts_.config.num_experts,
@@ -84,7 +87,7 @@ class LowLatencyDispatcher final : public Dispatcher {
                                       .status = status},
                           stream);
     const int64_t rows = max_rows(max_tokens);
-    return {.received = {.source = {b.rows.rows(0, rows)},
+    return {.received = {.source = source_of(b.rows.rows(0, rows)),
                          .ids = b.ids.rows(0, rows),
                          .weights = b.weights.rows(0, rows),
                          .num_rows = b.num_rows,
@@ -140,7 +143,7 @@ class LowLatencyDispatcher final : public Dispatcher {
   }
   LowLatencyBuffers take_buffers(Arena& arena, int64_t max_tokens) const {
     return LowLatencyBuffers::take(arena, parts_.config, max_tokens, parts_.num_ranks(),
-                                   parts_.options.tp_size, sums_at_source());
+                                   parts_.options.tp_size, parts_.options.rows, sums_at_source());
   }
   static Tensor first_rows(Tensor t, int64_t size) { return t.present() ? t.rows(0, size) : t; }
 

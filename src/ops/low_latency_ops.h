@@ -22,7 +22,7 @@ namespace switchyard {
 struct DeliverRows {
   static constexpr const char* kName = "deliver_rows";
   PeerWindow window;
-  ConstTensor rows;     // [T, H]
+  ConstRowParts rows;   // [T, W]
   ConstTensor ids;      // i32 [T, K] global
   ConstTensor weights;  // f32 [T, K]
   int64_t num_experts = 0;
@@ -37,7 +37,7 @@ struct DeliverRows {
       dropped;  // i64 [1] += slots of experts whose rank is not active; absent with window.active
 
   // This rank's own buffers, of which peers have their like at the same offsets.
-  Tensor dst_rows;     // [P * block, H]
+  RowParts dst_rows;   // [P * block, W]
   Tensor dst_ids;      // i32 [P * block, K] local
   Tensor dst_weights;  // f32 [P * block, K]
   Tensor dst_tokens;   // i32 [P * block] of their source; absent: not wanted
@@ -56,8 +56,9 @@ struct DeliverRows {
     const std::vector<int32_t> rows_to = read(sent);
     const double all = std::accumulate(rows_to.begin(), rows_to.end(), 0.0);
     const double crossing = all - rows_to[static_cast<size_t>(window.rank)];
-    const double row = row_bytes(rows, 1) + row_bytes(ids, 1) + row_bytes(weights, 1);
-    return {tensor_bytes(rows) + all * row, 0, 0, crossing * row};
+    const double tokens = static_cast<double>(rows.num_rows()), row = part_bytes(rows, 1);
+    const double with_slots = row + row_bytes(ids, 1) + row_bytes(weights, 1);
+    return {tokens * row + all * with_slots, 0, 0, crossing * with_slots};
   }
 };
 

@@ -33,6 +33,13 @@ struct PeerWindow {
   PeerBases memory() const { return {bases, control.data, rank}; }
 };
 
+// Of so many rows, all their parts.
+inline double part_bytes(const ConstRowParts& rows, double num_rows) {
+  double bytes = 0;
+  for (const ConstTensor& part : rows) bytes += row_bytes(part, num_rows);
+  return bytes;
+}
+
 // Which ranks get the row of a token.
 enum class PeerRoute : int32_t {
   Owners,  // those that own one of its experts
@@ -83,8 +90,7 @@ struct PushRows {
       sent = filled_slots(read, return_row, {0, return_row.dim(0)});
       crossing = rows_of_others(read, return_row, window.rank);
     }
-    double row = 0;
-    for (const ConstTensor& part : rows) row += row_bytes(part, 1);
+    const double row = part_bytes(rows, 1);
     const double slots = tensor_bytes(ids) + tensor_bytes(weights);
     const double read_bytes = is_in_place() ? 0 : tokens * row;
     return {read_bytes + sent * row + slots * (1 + window.num_ranks), 0, 0,

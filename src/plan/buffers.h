@@ -321,7 +321,8 @@ inline int64_t dispatcher_bytes(DispatcherKind kind, const MoeConfig& config, in
                                 bool sums_at_source = false) {
   Arena arena({});
   if (is_peer(travel.carrier) && kind == DispatcherKind::LowLatency)
-    LowLatencyBuffers::take(arena, config, max_tokens, num_ranks, tp_size, sums_at_source);
+    LowLatencyBuffers::take(arena, config, max_tokens, num_ranks, tp_size, travel.rows,
+                            sums_at_source);
   else if (is_peer(travel.carrier))
     PeerBuffers::take(arena, kind, config, max_tokens, num_ranks, tp_size, travel);
   else

@@ -6,6 +6,7 @@
 #include "base/arena.h"
 #include "base/peer_control.h"
 #include "plan/capacity.h"
+#include "plan/row_layout.h"
 
 namespace switchyard {
 
@@ -21,15 +22,17 @@ struct LowLatencyBuffers {
   Tensor return_slot;  // i32 [slice, K]
   Tensor ids;          // i32 [R, K] local ids, written by peers, as is what follows
   Tensor weights;      // f32 [R, K]
-  Tensor rows;         // bf16 [R, H]
+  RowParts rows;       // [R, W]
   Tensor tokens;       // i32 [R] of their source
   Tensor returned;     // bf16 [R, H] partial rows, or as the experts' rows [slice * K, H]
+  RowParts own_rows;   // [slice, W] of this rank; absent of bf16
   // tp > 1: bf16 or, with f32_sums, f32 [slice, H] read by peers
   Tensor output_slice;
 
   static LowLatencyBuffers take(Arena& arena, const MoeConfig& c, int64_t max_tokens, int num_ranks,
-                                int tp_size, bool sums_at_source) {
+                                int tp_size, DType rows, bool sums_at_source) {
     LowLatencyBuffers b;
+    const RowLayout layout = row_layout(rows, c.hidden);
     const int64_t p = num_ranks, k = c.top_k, h = c.hidden;
     const int64_t slice = slice_capacity(max_tokens, tp_size);
     const int64_t max_rows =
@@ -41,7 +44,8 @@ struct LowLatencyBuffers {
     b.num_rows = arena.take(DType::I32, {1});
     b.ids = arena.take(DType::I32, {max_rows, k});
     b.weights = arena.take(DType::F32, {max_rows, k});
-    b.rows = arena.take(DType::Bf16, {max_rows, h});
+    b.rows = take_rows(arena, layout, max_rows);
+    if (rows != DType::Bf16) b.own_rows = take_rows(arena, layout, slice);
     if (sums_at_source) {
       b.return_slot = arena.take(DType::I32, {slice, k});
       b.tokens = arena.take(DType::I32, {max_rows});

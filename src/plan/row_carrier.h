@@ -17,8 +17,8 @@ enum class RowCarrier {
 
 // What rows travel as.
 inline DType travelling_dtype(DispatcherKind kind, const StrategyRequest& r) {
-  const bool travel = kind == DispatcherKind::Normal || kind == DispatcherKind::AllGather;
-  return travel && r.num_ranks > 1 && r.fp8_rows ? r.experts : DType::Bf16;
+  const bool travel = kind != DispatcherKind::Local && r.num_ranks > 1;
+  return travel && r.fp8_rows ? r.experts : DType::Bf16;
 }
 
 inline RowCarrier row_carrier(DispatcherKind kind, const StrategyRequest& r, int token_pieces) {

@@ -64,8 +64,8 @@ std::vector<Condition> row_conditions(DispatcherKind kind, const StrategyRequest
   const DType rows = r.experts;
   return {condition("rows travel as bf16 or f8_e4m3", rows == DType::Bf16 || rows == DType::F8E4m3,
                     dtype_name(rows)),
-          condition("rows in f8_e4m3 are those of a dispatcher over which rows travel: normal or "
-                    "all_gather, of several ranks",
+          condition("rows in f8_e4m3 are those of a dispatcher over which rows travel: normal, "
+                    "low_latency or all_gather, of several ranks",
                     travelling_dtype(kind, r) == rows, dispatcher_name(kind), ", P=", r.num_ranks)};
 }
 

@@ -145,6 +145,7 @@ struct Way {
   bool fp8_rows, fetch_rows;
   DType rows;         // that the strategy says
   const char* words;  // of its carrier
+  bool sums_at_source = false;
 };
 constexpr Way kWays[] = {{"bf16", false, true, DType::Bf16, "pushed"},
                          {"f8 pushed", true, false, DType::F8E4m3, "pushed"},
@@ -159,12 +160,13 @@ std::vector<Buffer<Bf16>> run_on_ranks(const MoeConfig& c, int ranks, const char
     o.max_tokens = 200, o.masked_max_tokens = 200 * ranks, o.strategy = strategy;
     o.device = DeviceKind::Cuda, o.backend = g.backend;
     o.fp8_rows = way.fp8_rows, o.fetch_rows = way.fetch_rows;
+    o.sums_at_source = way.sums_at_source;
     const auto w = testing::f8_weights(random_weights(c, ranks, g.rank(), 3), {8, 128}, {128, 128});
     const auto layer = MoeLayer::create(c, to_device(w, c, ranks, *g.backend), g.comm, o);
     EXPECT_EQ(layer->strategy().rows, way.rows);
-    const bool is_normal = std::string(strategy).starts_with("normal");
+    const bool is_all_gather = std::string(strategy).starts_with("all_gather");
     const std::string& carrier = layer->strategy().carrier;
-    EXPECT_TRUE(!is_normal || carrier.find(way.words) != std::string::npos) << carrier;
+    EXPECT_TRUE(is_all_gather || carrier.find(way.words) != std::string::npos) << carrier;
     const testing::OnDevice hidden(*g.backend, call.hidden.view());
     const testing::OnDevice ids(*g.backend, call.ids.view());
     const testing::OnDevice weights(*g.backend, call.weights.view());
@@ -220,19 +222,28 @@ TEST(CudaFp8Layer, OfSeveralRanksIsThatOfOneRankOfTheCpuAndTheSameHoweverRowsTra
     }
 }
 
-// Rows of low latency are bf16 whatever is asked, and quantised where their experts are.
-TEST(CudaFp8Layer, OverLowLatencyIsThatOfOneRankOfTheCpu) {
+// Rows of low latency are pushed whatever is asked. Eager and in graphs.
+TEST(CudaFp8Layer, OverLowLatencyHasTheBitsOfNormalOrOfOneRankHoweverRowsTravel) {
   SWITCHYARD_SKIP_WITHOUT_HOPPER();
   const MoeConfig c = f8_config();
   F8Call call(c, 200);
-  const auto expected =
-      run_on_cpu(c, testing::f8_weights(random_weights(c, 1, 0, 3), {8, 128}, {128, 128}), call);
+  const auto one =
+      run_on_gpu(*layer_on(DeviceKind::Cuda, c,
+                           testing::f8_weights(random_weights(c, 1, 0, 3), {8, 128}, {128, 128}),
+                           "local+contiguous"),
+                 call);
   for (const int ranks : {2, 4}) {
-    const auto outputs = run_on_ranks(c, ranks, "low_latency+masked",
-                                      {"low latency", true, true, DType::Bf16, "pushed"}, call);
-    expect_close(outputs[0], expected, c.hidden);
-    for (const auto& output : outputs)
-      EXPECT_TRUE(testing::same_bits(output, outputs[0])) << ranks << " ranks";
+    const auto normal = run_on_ranks(c, ranks, "normal+contiguous", kWays[0], call);
+    for (const char* strategy : {"low_latency+masked", "low_latency+contiguous"})
+      for (const bool at_source : {false, true})
+        for (const bool fp8_rows : {false, true}) {
+          const Way way{"",       fp8_rows, true, fp8_rows ? DType::F8E4m3 : DType::Bf16,
+                        "pushed", at_source};
+          for (const auto& output : run_on_ranks(c, ranks, strategy, way, call))
+            EXPECT_TRUE(testing::same_bits(output, at_source ? one : normal[0]))
+                << strategy << ", " << ranks << " ranks" << (at_source ? ", at source" : "")
+                << (fp8_rows ? ", rows in f8" : "");
+        }
   }
 }
 

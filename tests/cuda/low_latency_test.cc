@@ -39,7 +39,9 @@ TEST_P(PeerCudaLowLatency, DispatchGivesTheBitsOfTheCpu) {
 
 TEST_P(PeerCudaOrderedLowLatency, DispatchGivesTheBitsOfTheCpu) {
   SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
-  for (auto c : low_latency_cases(GetParam().num_ranks, 64)) {
+  auto cases = low_latency_cases(GetParam().num_ranks, 64);
+  for (auto& c : f8_low_latency_cases(GetParam().num_ranks, 64)) cases.push_back(std::move(c));
+  for (auto& c : cases) {
     const auto expected = expected_outcomes(c);
     c.options.host_ordered = true;
     for (const int blocks : {0, 3}) {
@@ -47,6 +49,16 @@ TEST_P(PeerCudaOrderedLowLatency, DispatchGivesTheBitsOfTheCpu) {
       ASSERT_EQ(difference(c, expected, on_gpus(c, GetParam())), "")
           << name_of(c) << ", link blocks " << blocks;
     }
+  }
+}
+
+TEST_P(PeerCudaLowLatency, RowsInF8AreThoseThatTheCpuQuantises) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  for (const int64_t hidden : {64, 264, 7168}) {  // scales of 4, 12 and 224 bytes
+    if (small() && hidden == 7168) continue;
+    for (const auto& c : f8_low_latency_cases(GetParam().num_ranks, hidden))
+      ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "")
+          << name_of(c) << ", H=" << hidden;
   }
 }
 
@@ -64,6 +76,22 @@ TEST_P(PeerCudaLowLatency, ManyCallsOfAnyBoundOnOneWorkspace) {
     const auto c = random_low_latency_calls(GetParam(), capacity > 24 ? num_calls / 10 : num_calls,
                                             capacity, 17);
     ASSERT_EQ(difference(c, expected_outcomes(c), on_gpus(c, GetParam())), "") << capacity;
+  }
+}
+
+TEST_P(PeerCudaLowLatency, ManyCallsOfRowsInF8) {
+  SWITCHYARD_SKIP_WITHOUT_GPUS(GetParam().num_devices);
+  for (const int64_t capacity : {24, 3000}) {  // pieces of 2 and of 8 vectors a lane
+    if (small() && capacity > 24) continue;
+    auto c = random_low_latency_calls(GetParam(), small() || capacity > 24 ? 5 : 100, capacity, 31);
+    c.config.hidden = 1040;
+    c.options.rows = DType::F8E4m3;
+    c.f8_experts = c.odd_rows = true;
+    const auto expected = expected_outcomes(c);
+    for (const int blocks : {0, 3}) {
+      c.options.num_link_blocks = blocks;
+      ASSERT_EQ(difference(c, expected, on_gpus(c, GetParam())), "") << capacity << ", " << blocks;
+    }
   }
 }
 

@@ -19,9 +19,9 @@ std::vector<DispatchCase> cases() {
   std::vector<DispatchCase> all;
   for (const int num_ranks : {2, 4})
     for (const int64_t hidden : {64, 264}) {
-      auto some = f8_dispatch_cases(num_ranks, hidden);
-      std::erase_if(some, [](const auto& c) { return c.options.fetch_rows; });  // of peer memory
-      all.insert(all.end(), some.begin(), some.end());
+      for (auto& c : f8_dispatch_cases(num_ranks, hidden))
+        if (!c.options.fetch_rows) all.push_back(std::move(c));  // else of peer memory
+      for (auto& c : f8_low_latency_cases(num_ranks, hidden)) all.push_back(std::move(c));
     }
   return all;
 }
@@ -57,6 +57,9 @@ TEST_P(F8Rows, AreTheSameBetweenProcesses) {
 
 // ---- bytes
 
+constexpr DispatcherKind kTravelling[] = {DispatcherKind::Normal, DispatcherKind::AllGather,
+                                          DispatcherKind::LowLatency};
+
 DispatchCase wide_case(DispatcherKind kind, DType rows) {
   DispatchCase c;
   c.config = dispatch_config(2048, 8, 4);
@@ -75,7 +78,7 @@ class LinkBytes final : public Ops {
   void run(const AnyOp& op, CUstream_st* stream) override {
     ops_.run(op, stream);
     const std::string_view name = name_of(op);
-    if (name == PushRows::kName || name == ScatterRows::kName)
+    if (name == PushRows::kName || name == ScatterRows::kName || name == DeliverRows::kName)
       bytes_ += work_of(op, [](ConstTensor t) {
                   const auto* words = t.as<int32_t>();
                   return std::vector<int32_t>(words, words + t.count());
@@ -104,7 +107,7 @@ double link_bytes(DispatchCase c) {
 }
 
 TEST(F8RowsBytes, OverPeerMemoryAreHalfOfThoseOfBf16) {
-  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::AllGather})
+  for (const auto kind : kTravelling)
     for (const bool fetch : {false, true}) {
       if (fetch && kind != DispatcherKind::Normal) continue;
       auto bf16 = wide_case(kind, DType::Bf16), f8 = wide_case(kind, DType::F8E4m3);
@@ -162,7 +165,7 @@ double communicator_bytes(const DispatchCase& c) {
 }
 
 TEST(F8RowsBytes, OverTheCommunicatorAreHalfOfThoseOfBf16) {
-  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::AllGather}) {
+  for (const auto kind : kTravelling) {
     const double of_bf16 = communicator_bytes(wide_case(kind, DType::Bf16)),
                  of_f8 = communicator_bytes(wide_case(kind, DType::F8E4m3));
     EXPECT_GT(of_f8, 0);

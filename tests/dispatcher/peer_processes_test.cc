@@ -56,6 +56,7 @@ TEST_F(PeerProcesses, GiveTheBitsOfThreads) {
     const auto low_latency = low_latency_cases(num_ranks, 64);
     cases.insert(cases.end(), low_latency.begin(), low_latency.end());
     for (auto& c : f8_dispatch_cases(num_ranks, 264)) cases.push_back(std::move(c));
+    for (auto& c : f8_low_latency_cases(num_ranks, 264)) cases.push_back(std::move(c));
     for (auto& c : cases) {
       const auto expected = expected_outcomes(c);
       c.options.peer_memory = true;

@@ -34,6 +34,7 @@ std::vector<DispatchCase> cases() {
     some.insert(some.end(), low_latency.begin(), low_latency.end());
     const auto quantised = f8_dispatch_cases(num_ranks, 264);  // groups that end inside a row
     some.insert(some.end(), quantised.begin(), quantised.end());
+    for (auto& c : f8_low_latency_cases(num_ranks, 264)) some.push_back(std::move(c));
     // 8 experts do not split over 3 ranks, nor over a group of 3.
     if (num_ranks == 3) {
       for (auto& c : some) c.config.num_experts = 9;
@@ -77,6 +78,17 @@ TEST(PeerDispatchStress, ManyCallsOfRowsInF8) {
     c.options.rows = DType::F8E4m3;
     c.f8_experts = true;
     EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << seed;
+  }
+}
+
+TEST(PeerDispatchStress, ManyLowLatencyCallsOfRowsInF8) {
+  for (const int num_ranks : {2, 4}) {
+    auto c = random_calls(num_ranks, 200, 24, 71 + static_cast<uint64_t>(num_ranks));
+    c.config.hidden = 272;
+    c.options.kind = DispatcherKind::LowLatency;
+    c.options.rows = DType::F8E4m3;
+    c.f8_experts = c.odd_rows = true;
+    EXPECT_EQ(difference(c, expected_outcomes(c), on_threads(c)), "") << num_ranks << " ranks";
   }
 }
 

@@ -207,6 +207,37 @@ TEST(ActiveRanks, ALossCostsOneCallAndOthersGoOnWithWhatIsThere) {
   }
 }
 
+TEST(ActiveRanks, RowsInFp8GoOnWithoutARank) {
+  const auto in_fp8 = [](const LayerWeights& weights) {
+    return f8_weights(weights, {32, ScaleBlock::kWhole}, {64, ScaleBlock::kWhole});
+  };
+  std::latch done(2);
+  run_local_ranks(kRanks, [&](Communicator& comm) {
+    const auto layer = MoeLayer::create(
+        small(), in_fp8(random_weights(small(), kRanks, comm.rank(), 9)), comm, options_of(true));
+    EXPECT_EQ(layer->strategy().rows, DType::F8E4m3);
+    LayerOptions of_one;
+    of_one.max_tokens = 32;
+    of_one.strategy = "contiguous";
+    of_one.num_threads = 1;
+    const auto reference =
+        MoeLayer::create(small(), in_fp8(random_weights(small(), 1, 0, 9)), of_one);
+    for (uint64_t call = 0; call < 60; ++call) {
+      if (call == 20 && comm.rank() == 1) return done.wait();
+      Step step(comm.rank(), call);
+      if (call == 20) {
+        expect_missing(error_of_call(*layer, step), step, 1);
+        layer->set_active_ranks(Ranks{0, 2});
+      }
+      const Bits bits = step.run(*layer);
+      if (call >= 20) step.drop({1});
+      ASSERT_EQ(bits, step.run(*reference)) << "call " << call << ", rank " << comm.rank();
+    }
+    done.count_down();
+    done.wait();
+  });
+}
+
 TEST(ActiveRanks, ThousandsOfCallsGoOnAndOneRankMayRemain) {
   constexpr uint64_t kCalls = 3000;
   std::latch done(1);

@@ -363,7 +363,8 @@ TEST_P(Fp8Layer, RowsThatTravelInF8GiveTheBitsOfRowsInBf16) {
   for (const Run& r :
        {Run{2, 1, "normal+contiguous"}, Run{2, 1, "normal+masked"}, Run{2, 2, "normal+contiguous"},
         Run{2, 1, "all_gather+hybrid"}, Run{4, 1, "normal+contiguous"}, Run{4, 2, "normal+masked"},
-        Run{4, 1, "all_gather+contiguous"}})
+        Run{4, 1, "all_gather+contiguous"}, Run{2, 1, "low_latency+contiguous"},
+        Run{4, 2, "low_latency+masked"}})
     for (const int64_t num_tokens : {0, 31}) {
       LayerOptions options = testing::small_options(r.strategy);
       options.tp_size = r.tp_size;
@@ -393,7 +394,9 @@ TEST(Fp8, TheStrategySaysWhatRowsTravelAs) {
   };
   EXPECT_EQ(rows_of(2, "normal+contiguous", true), DType::F8E4m3);
   EXPECT_EQ(rows_of(2, "all_gather+masked", true), DType::F8E4m3);
+  EXPECT_EQ(rows_of(2, "low_latency+masked", true), DType::F8E4m3);
   EXPECT_EQ(rows_of(2, "normal+contiguous", false), DType::Bf16);
+  EXPECT_EQ(rows_of(2, "low_latency+masked", false), DType::Bf16);
   EXPECT_EQ(rows_of(2, "local+contiguous", true), DType::Bf16);
   EXPECT_EQ(rows_of(1, "local+contiguous", true), DType::Bf16);
 }

@@ -19,10 +19,12 @@ int64_t tokens_of(int group) {
 }
 
 // Outputs of a group's tokens by this rank, in whatever dtype they have.
-Bits outputs(const MoeConfig& c, Communicator& comm, const LayerOptions& options, int group) {
+Bits outputs(const MoeConfig& c, Communicator& comm, const LayerOptions& options, int group,
+             bool fp8 = false) {
   const int64_t tokens = tokens_of(group);
-  const auto layer =
-      MoeLayer::create(c, random_weights(c, comm.size(), comm.rank(), 9), comm, options);
+  auto weights = random_weights(c, comm.size(), comm.rank(), 9);
+  if (fp8) weights = f8_weights(weights, {64, 128}, {128, 128});
+  const auto layer = MoeLayer::create(c, weights, comm, options);
   const auto hidden = random_bf16({tokens, c.hidden}, static_cast<uint64_t>(group));
   const auto ids = token_ids_for(c, tokens, static_cast<uint64_t>(group) + 50);
   const bool f32 = c.f32_sums;
@@ -97,6 +99,42 @@ TEST_P(LowLatencyLayer, GivesTheBitsOfNormalOrOfOneRank) {
   EXPECT_EQ(over_ranks(c, 4, "low_latency+masked", false, 2),
             over_ranks(c, 4, "normal+contiguous", false, 2));
   EXPECT_EQ(over_ranks(c, 4, "low_latency+masked", true, 2), on_one_rank(c, 2));
+}
+
+// Of experts in fp8, rank after rank.
+Bits fp8_outputs(const MoeConfig& c, int num_ranks, const LayerOptions& options) {
+  std::vector<Bits> each(static_cast<size_t>(num_ranks));
+  run_local_ranks(num_ranks, [&](Communicator& comm) {
+    each[static_cast<size_t>(comm.rank())] = outputs(c, comm, options, comm.rank(), true);
+  });
+  Bits all;
+  for (const Bits& bits : each) all.insert(all.end(), bits.begin(), bits.end());
+  return all;
+}
+
+TEST(LowLatencyLayers, RowsOfFp8ExpertsGiveTheBitsOfNormalOrOfOneRankWhateverTheyTravelAs) {
+  MoeConfig c = transport_config();
+  c.hidden = 264;  // a group that ends inside a row
+  for (const int num_ranks : {2, 4}) {
+    const Bits normal = fp8_outputs(c, num_ranks, options_of("normal+contiguous", 1, false));
+    Bits one;
+    for (int g = 0; g < num_ranks; ++g)
+      run_local_ranks(1, [&](Communicator& comm) {
+        const Bits bits = outputs(c, comm, options_of("contiguous", 1, false), g, true);
+        one.insert(one.end(), bits.begin(), bits.end());
+      });
+    for (const bool at_source : {false, true})
+      for (const bool fp8_rows : {true, false})
+        for (const bool over_windows : {false, true}) {
+          LayerOptions options = options_of("low_latency+masked", 1, at_source);
+          options.fp8_rows = fp8_rows;
+          // What brings threads of a CPU into each other's memory.
+          if (over_windows) options.lost_rank_timeout = std::chrono::seconds(60);
+          EXPECT_EQ(fp8_outputs(c, num_ranks, options), at_source ? one : normal)
+              << num_ranks << " ranks" << (at_source ? ", at source" : "")
+              << (fp8_rows ? ", rows in fp8" : "") << (over_windows ? ", over windows" : "");
+        }
+  }
 }
 
 TEST(LowLatencyLayers, ProcessesGiveTheBitsOfOneRank) {

@@ -204,6 +204,9 @@ TEST(Work, DeliveredRowsAreReadOnceAndWrittenForEachRankWithTheirSlots) {
   op.sent = sent.view();
   // 5 rows of 16 bytes; 7 of 16 + 8 + 8, 6 of them for others.
   expect_work(op.work(read_here), 80 + 7 * 32, 0, 0, 6 * 32);
+  op.rows = shaped(DType::F8E4m3, {5, 8});  // codes and scales, of 8 and 4 bytes
+  op.rows.add(shaped(DType::F32, {5, 1}));
+  expect_work(op.work(read_here), 60 + 7 * 28, 0, 0, 6 * 28);
 }
 
 TEST(Work, ReturnedRowsAreSumsOfTheirTermsOrTheTermsThemselves) {

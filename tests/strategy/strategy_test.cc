@@ -157,7 +157,8 @@ TEST(StrategyNames, RowsOfFp8ExpertsAreFetchedWhereTheyTravelInFp8) {
 
 // Codes and scales there, bf16 back: 0.51 and 1 of what crosses in bf16.
 TEST(CostModel, RowsInFp8TakeHalfOfTheLinkThereAndLessMemory) {
-  for (const auto kind : {DispatcherKind::Normal, DispatcherKind::AllGather})
+  for (const auto kind :
+       {DispatcherKind::Normal, DispatcherKind::AllGather, DispatcherKind::LowLatency})
     for (const bool peer_memory : {true, false}) {
       StrategyRequest r = request("auto", 4);
       r.config.hidden = 7168;

@@ -435,16 +435,22 @@ inline std::vector<DispatchCase> low_latency_cases(int num_ranks, int64_t hidden
   return all;
 }
 
-// Of the cases of dispatch_cases, all over which rows travel, in f8_e4m3.
-inline std::vector<DispatchCase> f8_dispatch_cases(int num_ranks, int64_t hidden) {
-  std::vector<DispatchCase> all;
-  for (auto& c : dispatch_cases(num_ranks, hidden)) {
-    if (c.options.kind == DispatcherKind::Local || c.in_place) continue;
+// All over which rows travel, in f8_e4m3.
+inline std::vector<DispatchCase> in_f8(std::vector<DispatchCase> cases) {
+  std::erase_if(cases, [](const DispatchCase& c) {
+    return c.options.kind == DispatcherKind::Local || c.in_place;
+  });
+  for (DispatchCase& c : cases) {
     c.options.rows = DType::F8E4m3;
     c.f8_experts = c.odd_rows = true;
-    all.push_back(std::move(c));
   }
-  return all;
+  return cases;
+}
+inline std::vector<DispatchCase> f8_dispatch_cases(int num_ranks, int64_t hidden) {
+  return in_f8(dispatch_cases(num_ranks, hidden));
+}
+inline std::vector<DispatchCase> f8_low_latency_cases(int num_ranks, int64_t hidden) {
+  return in_f8(low_latency_cases(num_ranks, hidden));
 }
 
 inline std::string name_of(const DispatchCase& c) {
