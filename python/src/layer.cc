@@ -301,8 +301,8 @@ void bind_options(nb::module_& m) {
              "CUDA: contiguous groups over cuBLAS may read counts on the host, and so may the "
              "normal dispatcher over NCCL; forward then waits and cannot be captured."),
       option("fp8_rows", &PlanOptions::fp8_rows,
-             "Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes; else, and "
-             "over low_latency, in bf16. Changes no bit."),
+             "Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes; else in "
+             "bf16. Changes no bit."),
       option("tp_size", &PlanOptions::tp_size, "Consecutive ranks that hold the same tokens."),
       option("use_all_gather", &PlanOptions::use_all_gather,
              "Lets `auto` skip communication where tp_size is the number of ranks."),

@@ -907,7 +907,7 @@ class LayerOptions:
     @property
     def fp8_rows(self) -> bool:
         """
-        Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes; else, and over low_latency, in bf16. Changes no bit.
+        Several ranks, experts in f8_e4m3: rows travel quantised, half the bytes; else in bf16. Changes no bit.
         """
 
     @fp8_rows.setter
