@@ -116,7 +116,7 @@ class RanksBench final : public GpuBench {
     layer.wait(stream.get());
     shared_.errors[at] = check.rel_error(problem.output.view(), backend);
     meet(comm);
-    Check worst{problem.tokens, variant.name, std::ranges::max(shared_.errors)};
+    Check worst{problem.tokens, variant.name, worst_error(shared_.errors)};
     if (!is_close(worst)) {
       if (comm.rank() == 0) checks_.push_back(std::move(worst));
       return;
