@@ -213,12 +213,19 @@ std::string GpuBench::product_rates() const {
 
 nlohmann::json GpuBench::json_of(const Row& row) {
   const OpTime& t = row.time;
-  return {{"op", t.op},           {"us", t.us},
-          {"us_min", t.min_us},   {"us_max", t.max_us},
-          {"bytes", t.bytes},     {"flops", t.flops},
-          {"eager", t.eager},     {"kernels", t.num_kernels},
-          {"tokens", row.tokens}, {"strategy", row.strategy},
-          {"layout", row.layout}, {"floor_us", row.floor_us}};
+  return {{"op", t.op},
+          {"us", t.us},
+          {"us_min", t.min_us},
+          {"us_max", t.max_us},
+          {"bytes", t.bytes},
+          {"flops", t.flops},
+          {"eager", t.eager},
+          {"kernels", t.num_kernels},
+          {"operations", t.num_operations},
+          {"tokens", row.tokens},
+          {"strategy", row.strategy},
+          {"layout", row.layout},
+          {"floor_us", row.floor_us}};
 }
 
 int GpuBench::print() const {

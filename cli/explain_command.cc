@@ -95,13 +95,16 @@ nlohmann::json json_of(const Strategy& s) {
 }
 
 nlohmann::json json_of(const MeasuredStrategy& m, double predicted_us) {
-  nlohmann::json json = {{"measured_us", nullptr}, {"ratio", nullptr},
-                         {"rel_error", nullptr},   {"kernels", m.num_kernels},
-                         {"failed", m.is_wrong},   {"problem", m.problem}};
+  nlohmann::json json = {{"failed", m.is_wrong}, {"problem", m.problem}};
+  for (const char* number :
+       {"measured_us", "us_min", "us_max", "ratio", "rel_error", "operations", "kernels"})
+    json[number] = nullptr;
   if (m.is_timed()) {
     json["measured_us"] = m.us;
     json["us_min"] = m.min_us;
     json["us_max"] = m.max_us;
+    json["operations"] = m.num_operations;
+    json["kernels"] = m.num_kernels;
     json["ratio"] = m.us / predicted_us;
   }
   if (m.is_timed() || m.is_wrong) json["rel_error"] = m.rel_error;
@@ -198,6 +201,7 @@ void print_measured(const Explanation& e) {
                  fmt::format("{:.1f}", m->us), ratio_text(*m, *s), human_bytes(s->workspace_bytes),
                  remark(*s, e.chosen())});
   if (e.fastest() != nullptr) say("\n{}", table.text());
+  if (std::ranges::all_of(e.measured, &MeasuredStrategy::is_timed)) return;
   // The width of names, so that reasons stand below each other.
   size_t width = 0;
   for (const Strategy* s : order) width = std::max(width, s->name.size());
@@ -208,17 +212,19 @@ void print_measured(const Explanation& e) {
 }
 
 // Whether the choice is what this machine does fastest.
-void print_verdict(const Explanation& e) {
+std::string verdict(const Explanation& e) {
   const Strategy *best = e.fastest(), *chosen = e.chosen();
-  if (best == nullptr) return say("\nfastest none: nothing could be measured\n");
-  const double us = e.measured_us(*best);
-  if (chosen == best) return say("\nfastest {}, the chosen one, {:.1f} us\n", best->name, us);
-  say("\nfastest {}, {:.1f} us: not the chosen one", best->name, us);
-  if (chosen == nullptr) return say(", since none is\n");
-  const MeasuredStrategy &first = *e.time_of(*best), &other = *e.time_of(*chosen);
-  if (!other.is_timed()) return say(", {}, which was not measured\n", chosen->name);
-  say(", {}, which takes {:.1f} us, {:.1f} % more{}\n", chosen->name, other.us,
-      100 * (other.us / us - 1), other.min_us <= first.max_us ? "; their runs overlap" : "");
+  if (best == nullptr) return "none: nothing could be measured";
+  const MeasuredStrategy& first = *e.time_of(*best);
+  const std::string text = fmt::format("{}, {:.1f} us", best->name, first.us);
+  if (chosen == nullptr) return text + ": not the chosen one, since none is";
+  if (chosen == best) return text + ": the chosen one";
+  const MeasuredStrategy& other = *e.time_of(*chosen);
+  if (!other.is_timed())
+    return fmt::format("{}: not the chosen one, {}, which was not measured", text, chosen->name);
+  return fmt::format("{}: not the chosen one, {}, which takes {:.1f} us, {:.1f} % more{}", text,
+                     chosen->name, other.us, 100 * (other.us / first.us - 1),
+                     other.min_us <= first.max_us ? "; their runs overlap" : "");
 }
 
 void print_names() {
@@ -302,7 +308,10 @@ int explain(ExplainArguments& a) {
         a.tokens, a.repeat);
   if (a.all)
     for (const auto& s : all) print_strategy(e, s);
-  if (a.measure) print_measured(e), print_verdict(e);
+  if (a.measure) {
+    print_measured(e);
+    say("\nfastest {}\n", verdict(e));
+  }
   if (a.all) print_names();
   if (!a.all && !a.measure) print_summary(e);
   return code;

@@ -139,6 +139,7 @@ class StrategyBench {
     results_[candidate].min_us = slowest.min_us;
     results_[candidate].max_us = slowest.max_us;
     results_[candidate].num_kernels = slowest.num_kernels;
+    results_[candidate].num_operations = slowest.num_operations;
   }
 
   const BenchArguments& a_;

@@ -17,7 +17,8 @@ struct MeasuredStrategy {
   double min_us = 0, max_us = 0;
   double rel_error = 0;  // of a few tokens against float64, the worst rank's
   int num_kernels = 0;   // CUDA; 0: not counted
-  std::string problem;   // why it is not timed
+  int num_operations = 0;
+  std::string problem;  // why it is not timed
   bool is_wrong = false;
 
   bool is_timed() const { return us > 0; }

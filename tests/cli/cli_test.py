@@ -676,6 +676,7 @@ class Terminal(CommandLine):
         shown = [["help"], *([c, "--help"] for c in Options.COMMANDS), ["models"], ["models", "--model", MODEL],
                  ["explain", "--preset", "deepseek-v3", "--ranks", 8], [*real(), "--ranks", 2],
                  ["explain", "--preset", "deepseek-v3", "--ranks", 8, "--all"],
+                 [*OtherCommands.MEASURE, "--ranks", 2],
                  ["plan", "--preset", "deepseek-v3", "--ranks", "8..64"]]
         for name, layers in ("one", 1), ("three", 3):
             (self.folder / name).write_text(json.dumps([[e % 7 for e in range(256)]] * layers))
@@ -1101,8 +1102,10 @@ class OtherCommands(CommandLine):
                     self.assertTrue(0 < s["us_min"] <= s["measured_us"] <= s["us_max"], s)
                     self.assertAlmostEqual(s["ratio"], s["measured_us"] / s["predicted_us"], delta=1e-9 * s["ratio"])
                     self.assertTrue(0 < s["rel_error"] <= 4e-3, s)
+                    self.assertGreater(s["operations"], 0)
                 else:
-                    self.assertEqual((s["measured_us"], s["ratio"], s["rel_error"]), (None, None, None))
+                    for number in "measured_us", "us_min", "us_max", "ratio", "rel_error", "operations", "kernels":
+                        self.assertIsNone(s[number])
                     failed = [c["text"] for c in s["conditions"] if not c["holds"]]
                     self.assertEqual(s["problem"], "; ".join(failed))
 
@@ -1125,7 +1128,8 @@ class OtherCommands(CommandLine):
                 self.assertRegex(row[3], r"^\d+\.\d\dx$")
             # Either it is the chosen one, or both are named.
             verdict = text[text.index("\nfastest "):]
-            self.assertTrue("the chosen one, " in verdict and (rows[0][0] == e["chosen"] or e["chosen"] in verdict[9:]), verdict)
+            chosen = f"us: not the chosen one, {e['chosen']}, which" if rows[0][0] != e["chosen"] else "us: the chosen one\n"
+            self.assertIn(chosen, verdict)
         self.assertEqual(text.count("of what is predicted"), len(rows))
 
     def test_explain_measures_experts_in_fp8_and_without_shared_ones(self):
@@ -1171,6 +1175,12 @@ class OtherCommands(CommandLine):
             self.assertGreater(row["us"], 0)
             self.assertGreaterEqual(row["floor_us"], 0)
         self.assertTrue(any(row["floor_us"] > 0 for row in b["rows"]))
+        for tokens in 1, 64:
+            rows = [row for row in b["rows"] if row["tokens"] == tokens]
+            self.assertGreaterEqual(rows[-1]["operations"], len(rows) - 1)
+            self.assertEqual({row["operations"] for row in rows[:-1]}, {0})
+        text = self.good("bench", "--model", MODEL, "--layer", 1, "--tokens", 1, "--repeat", 1).stdout
+        self.assertRegex(text, rf"\n +1  layer .* {rows[-1]['operations']}\n")
 
     def test_bench_of_a_preset_in_fp8(self):
         bench = ["bench", "--preset", "olmoe-1b-7b", "--ep-size", 16, "--tokens", 3, "--repeat", 1]
