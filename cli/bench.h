@@ -49,7 +49,7 @@ int bench_on_cuda(const BenchArguments& arguments);
 int bench_over_ranks(const BenchArguments& arguments);
 int bench_linear_attention(const BenchArguments& arguments);
 
-// ---- layers on GPUs
+// ---- layers that are compared with float64, then timed
 
 // Above the roundings of activations and outputs to bf16 (2.5e-3), below any wrong row.
 inline constexpr double kMaxBenchError = 4e-3;
@@ -57,11 +57,15 @@ inline constexpr double kMaxBenchError = 4e-3;
 // length, so gate and up by as much each, their product by 3.7 %; Q128 of that, once more 2.6 %, makes
 // 4.5 %. A scale that belongs to another block moves what it scales by a third.
 inline constexpr double kMaxF8BenchError = 6e-2;
+// Of all ranks; NaN of any is NaN.
+double worst_error(std::span<const double> rel_errors);
+// Why a result of such experts is not timed; empty where it is close to float64.
+std::string problem_of_error(double rel_error, DType experts);
 
 struct BenchProblem {
   // Random rows and routing of the kind that make_routing knows, other ones for every group.
   BenchProblem(const MoeConfig& config, Backend& backend, const std::string& kind,
-               int64_t num_tokens, int group = 0);
+               int64_t num_tokens, int group = 0, DeviceKind device = DeviceKind::Cuda);
 
   ForwardArgs args() const {
     return {.output = output.view(), .hidden = hidden.view(), .max_tokens = tokens};

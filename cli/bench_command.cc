@@ -126,7 +126,7 @@ int bench_on_cpu(const BenchArguments& a) {
   const auto rows = run_bench(a, strategy);
 
   nlohmann::json lines = nlohmann::json::array();
-  Table table({"<tokens  operation", "us", "floor us", "of floor", "GB/s", "GFLOP/s"});
+  Table table({"<tokens  operation", "us", "floor us", "of floor", "GB/s", "GFLOP/s", "ops"});
   for (const auto& r : rows) {
     const OpTime& time = r.time;
     const double floor = r.floor_us(machine, a.run.ranks);
@@ -135,12 +135,14 @@ int bench_on_cpu(const BenchArguments& a) {
                      {"us", time.us},
                      {"floor_us", floor},
                      {"bytes", time.bytes},
-                     {"flops", time.flops}});
+                     {"flops", time.flops},
+                     {"operations", time.num_operations}});
     table.add({fmt::format("{:>6}  {}", r.tokens, time.op), fmt::format("{:.1f}", time.us),
                fmt::format("{:.1f}", floor),
                floor > 0 ? fmt::format("{:.2f}x", time.us / floor) : "-",
                fmt::format("{:.2f}", time.bytes / time.us * 1e-3),
-               fmt::format("{:.1f}", time.flops / time.us * 1e-3)});
+               fmt::format("{:.1f}", time.flops / time.us * 1e-3),
+               time.is_layer ? std::to_string(time.num_operations) : ""});
   }
   const auto& device = describe_device(DeviceKind::Cpu);
   const nlohmann::json json = {{"layer", a.source.name()},

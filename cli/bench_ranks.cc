@@ -116,7 +116,7 @@ class RanksBench final : public GpuBench {
     layer.wait(stream.get());
     shared_.errors[at] = check.rel_error(problem.output.view(), backend);
     meet(comm);
-    Check worst{problem.tokens, variant.name, std::ranges::max(shared_.errors)};
+    Check worst{problem.tokens, variant.name, worst_error(shared_.errors)};
     if (!is_close(worst)) {
       if (comm.rank() == 0) checks_.push_back(std::move(worst));
       return;
@@ -199,7 +199,8 @@ class RanksBench final : public GpuBench {
         "rank\n"
         "\n",
         rates_.read_gbps, product_rates(), rates_.sm_clock_mhz, a_.repeat, a_.routing);
-    Table table({"<tokens  strategy", "<part", "us", "floor us", "x floor", "MB", "GB/s"});
+    Table table({"<tokens  strategy", "<part", "us", "floor us", "x floor", "MB", "GB/s", "ops",
+                 "kernels"});
     for (const auto& r : rows_) {
       const double floor = r.floor_us;
       table.add({fmt::format("{:>6}  {}", r.tokens, r.strategy),
@@ -207,7 +208,9 @@ class RanksBench final : public GpuBench {
                  fmt::format("{:.1f}", floor),
                  floor > 0 ? fmt::format("{:.2f}", r.time.us / floor) : "-",
                  fmt::format("{:.2f}", r.time.bytes * 1e-6),
-                 fmt::format("{:.0f}", r.time.bytes / r.time.us * 1e-3)});
+                 fmt::format("{:.0f}", r.time.bytes / r.time.us * 1e-3),
+                 r.time.is_layer ? std::to_string(r.time.num_operations) : "",
+                 r.time.num_kernels > 0 ? std::to_string(r.time.num_kernels) : ""});
     }
     say("{}", table.text());
   }

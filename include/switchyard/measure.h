@@ -44,6 +44,7 @@ struct OpTime {
   std::optional<Phase> phase{};  // CUDA: of an operation's first call, or the part of a forward
   int num_kernels = 0;           // CUDA: that a layer launches; 0: not counted
   double f8_flops = 0;           // of products of f8_e4m3, part of flops
+  int num_operations = 0;        // of a layer: operations that this rank runs, each call counted
 };
 
 /// The least that the operation can take on such a device: a GEMM max(flops / cuBLAS rate, bytes /

@@ -124,6 +124,7 @@ class CudaMeasurement {
     if (find_call<NoteEnded>(0) < num_calls()) return run_over_link();
     OpTime whole = layer_time(args_, replay([this](CUstream_st*) { layer_.forward(args_); }));
     whole.num_kernels = watch_->num_kernels();
+    whole.num_operations = static_cast<int>(num_calls());
     layer_.wait(watch_->stream());
     // The recorded forward left its buffers as its first call found them, or better.
     Lines all;
@@ -236,6 +237,7 @@ class CudaMeasurement {
     lines.push_back(layer_time(args_, us));
     lines.back().bytes = work.bytes, lines.back().flops = work.flops;
     lines.back().f8_flops = work.f8_flops;
+    lines.back().num_operations = static_cast<int>(num_calls());
   }
 
   static void add_parts(std::vector<OpTime>& lines, const std::vector<std::vector<double>>& us,
@@ -371,10 +373,12 @@ class Trace {
   void begin_forward() {
     for (auto& line : lines_.times) line.bytes = line.flops = 0;
     gemm_bytes_ = 0;
+    num_operations_ = 0;
     for (auto& us : us_) us.push_back(0);
     ++num_forwards_;
   }
   void note(const OpEvent& e) {
+    ++num_operations_;
     OpTime& line = lines_.of(e.op);
     const auto at = static_cast<size_t>(&line - lines_.times.data());
     // An operation that earlier forwards did not need took no time in them.
@@ -386,6 +390,7 @@ class Trace {
   }
   // Of the last forward: of a layer only weights and the rows in and out have to move.
   double gemm_bytes() const { return gemm_bytes_; }
+  int num_operations() const { return num_operations_; }
   std::vector<OpTime> lines() const {
     auto lines = lines_.times;
     for (size_t i = 0; i < lines.size(); ++i) {
@@ -400,6 +405,7 @@ class Trace {
   std::vector<std::vector<double>> us_;  // of each line, one per forward
   size_t num_forwards_ = 0;
   double gemm_bytes_ = 0;
+  int num_operations_ = 0;
 };
 
 double us_since(std::chrono::steady_clock::time_point start) {
@@ -428,6 +434,7 @@ std::vector<OpTime> measure_on_host(MoeLayer& layer, const ForwardArgs& args, Ba
   OpTime whole = layer_time(args, us);
   for (const auto& line : lines) whole.flops += line.flops;
   whole.bytes = trace.gemm_bytes();
+  whole.num_operations = trace.num_operations();
   lines.push_back(whole);
   return lines;
 }

@@ -477,7 +477,7 @@ class Options(CommandLine):
 
     FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "bf16-rows", "host-counts",
              "no-peer-memory", "sums-at-source",
-             "low-latency", "use_deepep_low_latency", "linear-attention", "routed-only"}
+             "low-latency", "measure", "use_deepep_low_latency", "linear-attention", "routed-only"}
     PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir", "placement"}
     NAMES = {"input-tensor", "token-ids-tensor", "expect-tensor", "commit"}  # any word may be one
     WORDS = {"preset", "device", "transport", "strategy", "moe_strategy", "output-dtype", "routing", "use-all-gather",
@@ -676,6 +676,7 @@ class Terminal(CommandLine):
         shown = [["help"], *([c, "--help"] for c in Options.COMMANDS), ["models"], ["models", "--model", MODEL],
                  ["explain", "--preset", "deepseek-v3", "--ranks", 8], [*real(), "--ranks", 2],
                  ["explain", "--preset", "deepseek-v3", "--ranks", 8, "--all"],
+                 [*OtherCommands.MEASURE, "--ranks", 2],
                  ["plan", "--preset", "deepseek-v3", "--ranks", "8..64"]]
         for name, layers in ("one", 1), ("three", 3):
             (self.folder / name).write_text(json.dumps([[e % 7 for e in range(256)]] * layers))
@@ -1084,6 +1085,75 @@ class OtherCommands(CommandLine):
         e = json.loads(switchyard("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--host-counts", "--json").stdout)
         self.assertTrue(needs(e))
 
+    EXPLAINED = ("explain", "--model", MODEL, "--layer", 1)
+    MEASURE = (*EXPLAINED, "--measure", "--repeat", 1, "--tokens", 5)
+
+    def test_explain_measures_what_can_run(self):
+        for more in [], ["--ranks", 2], ["--ranks", 2, "--tp-size", 2]:
+            e = self.run_json(*self.MEASURE, *more)
+            self.assertEqual(e["measured"], {"tokens": 5, "repeat": 1, "routing": "random"})
+            timed = {s["name"]: s["measured_us"] for s in e["strategies"] if s["holds"]}
+            self.assertIn(e["chosen"], timed)
+            self.assertEqual(timed[e["fastest"]], min(timed.values()))
+            for s in e["strategies"]:
+                self.assertFalse(s["failed"])
+                if s["holds"]:
+                    self.assertEqual(s["problem"], "")
+                    self.assertTrue(0 < s["us_min"] <= s["measured_us"] <= s["us_max"], s)
+                    self.assertAlmostEqual(s["ratio"], s["measured_us"] / s["predicted_us"], delta=1e-9 * s["ratio"])
+                    self.assertTrue(0 < s["rel_error"] <= 4e-3, s)
+                    self.assertGreater(s["operations"], 0)
+                else:
+                    for number in "measured_us", "us_min", "us_max", "ratio", "rel_error", "operations", "kernels":
+                        self.assertIsNone(s[number])
+                    failed = [c["text"] for c in s["conditions"] if not c["holds"]]
+                    self.assertEqual(s["problem"], "; ".join(failed))
+
+    def test_explain_shows_each_measured_strategy_once(self):
+        e = self.run_json(*self.MEASURE)
+        for more in [], ["--all"]:
+            text = self.good(*self.MEASURE, *more).stdout
+            table, others = re.search(r"^  measured +predicted us .*?\n(.*?)\n\n  not measured +why\n(.*?)\n\nfastest ([a-z_+]+)", text,
+                                      re.S | re.M).groups()[:2]
+            rows = [line.split() for line in table.split("\n")]
+            self.assertEqual({row[0] for row in rows}, {s["name"] for s in e["strategies"] if s["holds"]})
+            self.assertEqual({line.split()[0] for line in others.split("\n")},
+                             {s["name"] for s in e["strategies"] if not s["holds"]})
+            us = [float(row[2]) for row in rows]
+            self.assertEqual(us, sorted(us))
+            self.assertIn(f"\nfastest {rows[0][0]}, ", text)
+            predicted = {s["name"]: s["predicted_us"] for s in e["strategies"]}
+            for row in rows:
+                self.assertEqual(row[1], f"{predicted[row[0]]:.1f}")
+                self.assertRegex(row[3], r"^\d+\.\d\dx$")
+            # Either it is the chosen one, or both are named.
+            verdict = text[text.index("\nfastest "):]
+            chosen = f"us: not the chosen one, {e['chosen']}, which" if rows[0][0] != e["chosen"] else "us: the chosen one\n"
+            self.assertIn(chosen, verdict)
+        self.assertEqual(text.count("of what is predicted"), len(rows))
+
+    def test_explain_measures_experts_in_fp8_and_without_shared_ones(self):
+        e = self.run_json("explain", "--preset", "olmoe-1b-7b", "--ep-size", 16, "--weights", "fp8", "--tokens", 3,
+                          "--measure", "--repeat", 1)
+        errors = [s["rel_error"] for s in e["strategies"] if s["holds"]]
+        self.assertTrue(errors and all(4e-3 < error <= 6e-2 for error in errors), errors)
+
+    def test_explain_measures_where_nothing_is_chosen(self):
+        e = self.run_json(*self.MEASURE, "--strategy", "normal+masked", code=1)
+        self.assertIsNone(e["chosen"])
+        self.assertIn(e["fastest"], {s["name"] for s in e["strategies"] if s["measured_us"]})
+        self.assertIn("not the chosen one, since none is", self.good(*self.MEASURE, "--strategy", "normal+masked", code=1).stdout)
+
+    def test_explain_refuses_what_cannot_be_measured(self):
+        self.refused(*self.EXPLAINED, "--measure", "--tokens", 0, says="--tokens=0, need 1 or more with --measure")
+        self.refused(*self.MEASURE, "--slots", 64, says="--slots=64, ")
+        self.refused(*self.MEASURE, "--ranks", 2048, says="--ranks=2048, need at most 1024 with --measure")
+        self.refused(*self.MEASURE, "--ranks", 4, "--tp-size", 3, says="--tp-size=3, must divide")
+        self.refused(*self.EXPLAINED, "--measure", "--repeat", 0, says="--repeat=0, need 1")
+        self.refused(*self.EXPLAINED, "--repeat", 3, says="--repeat=3, is for --measure")
+        self.refused(*self.MEASURE, env={"WORLD_SIZE": "2", "RANK": "0"}, says="one of several")
+        self.assertNotIn("measured", self.run_json(*self.EXPLAINED))
+
     def test_explain_says_what_carries_rows(self):
         explain = ("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--ranks", 2)
         carriers = lambda *flags: {s["name"]: s["carrier"] for s in
@@ -1105,6 +1175,12 @@ class OtherCommands(CommandLine):
             self.assertGreater(row["us"], 0)
             self.assertGreaterEqual(row["floor_us"], 0)
         self.assertTrue(any(row["floor_us"] > 0 for row in b["rows"]))
+        for tokens in 1, 64:
+            rows = [row for row in b["rows"] if row["tokens"] == tokens]
+            self.assertGreaterEqual(rows[-1]["operations"], len(rows) - 1)
+            self.assertEqual({row["operations"] for row in rows[:-1]}, {0})
+        text = self.good("bench", "--model", MODEL, "--layer", 1, "--tokens", 1, "--repeat", 1).stdout
+        self.assertRegex(text, rf"\n +1  layer .* {rows[-1]['operations']}\n")
 
     def test_bench_of_a_preset_in_fp8(self):
         bench = ["bench", "--preset", "olmoe-1b-7b", "--ep-size", 16, "--tokens", 3, "--repeat", 1]

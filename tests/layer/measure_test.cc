@@ -43,6 +43,14 @@ TEST(Measure, EveryOperationAndTheLayerLast) {
   for (const auto& t : times)
     if (t.op == "grouped_gemm1" || t.op == "grouped_gemm2") gemm_flops += t.flops;
   EXPECT_EQ(gemm_flops, 6.0 * 8 * 2 * 64 * 32);
+
+  int num_operations = 0;
+  observe_operations(*backend, [&](const OpEvent&) { ++num_operations; });
+  layer->forward({.output = output.view(), .hidden = hidden.view()});
+  layer->wait();
+  observe_operations(*backend, {});
+  EXPECT_EQ(times.back().num_operations, num_operations);
+  EXPECT_EQ(times.front().num_operations, 0);  // of a layer alone
 }
 
 TEST(Measure, RefusesWhatItCannotMeasure) {
