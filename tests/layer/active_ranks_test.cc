@@ -165,6 +165,17 @@ void expect_missing(const std::optional<Error>& error, const Step& step, int ran
   EXPECT_TRUE(is_nan(step.bits()));
 }
 
+// Calls of rank `rank`, with sums at their source, whose experts of rank `lost` are not there.
+void expect_calls_without(int32_t lost, MoeLayer& layer, int rank, uint64_t first, uint64_t end) {
+  const auto reference = one_rank_layer();
+  for (uint64_t call = first; call < end; ++call) {
+    Step step(rank, call);
+    const Bits bits = step.run(layer);
+    step.drop({lost});
+    ASSERT_EQ(bits, step.run(*reference)) << "call " << call;
+  }
+}
+
 TEST(ActiveRanks, ALossCostsOneCallAndOthersGoOnWithWhatIsThere) {
   for (const bool at_source : {false, true}) {
     constexpr uint64_t kCalls = 40;
@@ -326,7 +337,6 @@ TEST(ActiveRanks, ARankThatComesTooLateIsToldAndDisturbsNoOther) {
   std::latch left_out(2), done(3);
   run_local_ranks(kRanks, [&](Communicator& comm) {
     const auto layer = make_layer(comm, options_of(true));
-    const auto reference = one_rank_layer();
     Step(comm.rank(), 0).run(*layer);
     if (comm.rank() == 2) {
       left_out.wait();
@@ -347,12 +357,7 @@ TEST(ActiveRanks, ARankThatComesTooLateIsToldAndDisturbsNoOther) {
     expect_missing(error_of_call(*layer, lost), lost, 2);
     layer->set_active_ranks(Ranks{0, 1});
     left_out.count_down();
-    for (uint64_t call = 2; call < 200; ++call) {
-      Step step(comm.rank(), call);
-      const Bits bits = step.run(*layer);
-      step.drop({2});
-      ASSERT_EQ(bits, step.run(*reference)) << "call " << call;
-    }
+    expect_calls_without(2, *layer, comm.rank(), 2, 200);
     done.count_down();
     done.wait();
   });
@@ -362,16 +367,10 @@ TEST(ActiveRanks, ARankThatEndsMayBeLeftOutBeforeItIsMissed) {
   std::latch done(2);
   run_local_ranks(kRanks, [&](Communicator& comm) {
     const auto layer = make_layer(comm, options_of(true));
-    const auto reference = one_rank_layer();
     Step(comm.rank(), 0).run(*layer);
     if (comm.rank() == 0) return done.wait();
     layer->set_active_ranks(Ranks{1, 2});
-    for (uint64_t call = 1; call < 20; ++call) {
-      Step step(comm.rank(), call);
-      const Bits bits = step.run(*layer);
-      step.drop({0});
-      ASSERT_EQ(bits, step.run(*reference)) << "call " << call;
-    }
+    expect_calls_without(0, *layer, comm.rank(), 1, 20);
     done.count_down();
     done.wait();
   });
