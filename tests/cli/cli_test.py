@@ -1201,7 +1201,8 @@ class OtherCommands(CommandLine):
     def test_explain_says_what_rows_travel_as(self):
         explain = ["explain", "--preset", "olmoe-1b-7b", "--weights", "fp8", "--ranks", 2]
         rows_of = lambda *flags: {s["name"]: s["rows"] for s in self.run_json(*explain, *flags)["strategies"]}
-        self.assertEqual(rows_of()["normal+contiguous"], "f8_e4m3")
+        for dispatcher in ("normal", "low_latency", "all_gather"):
+            self.assertEqual(rows_of()[f"{dispatcher}+contiguous"], "f8_e4m3")
         self.assertEqual(rows_of("--bf16-rows")["normal+contiguous"], "bf16")
         self.assertIn("rows    in f8_e4m3", self.good(*explain).stdout)
         self.assertNotIn("rows    ", self.good(*explain, "--bf16-rows").stdout)
