@@ -31,6 +31,14 @@ swy_report no_report() {
   return report;
 }
 
+swy_status view_of_layer(const char* op, const swy_layer* layer, const char* name, swy_tensor* out,
+                         Tensor (MoeLayer::*view)() const) {
+  return guarded([&] {
+    const MoeLayer& of = *handle(op, "layer", layer).layer;
+    required(op, name, out) = from_view((of.*view)());
+  });
+}
+
 ForwardArgs to_args(const char* op, const swy_forward_args& c) {
   int64_t output_stride = 0, hidden_stride = 0;
   const Tensor output = rows_of(op, "output", c.output, output_stride);
@@ -220,12 +228,9 @@ swy_status swy_layer_set_placement(swy_layer* layer, const int32_t* placement, i
 }
 
 swy_status swy_layer_expert_loads(const swy_layer* layer, swy_tensor* loads) {
-  using namespace switchyard::c_api;
-  return guarded([&] {
-    constexpr const char* kOp = "swy_layer_expert_loads";
-    const auto& of = *handle(kOp, "layer", layer).layer;
-    required(kOp, "loads", loads) = from_view(of.expert_loads());
-  });
+  using namespace switchyard;
+  return c_api::view_of_layer("swy_layer_expert_loads", layer, "loads", loads,
+                              &MoeLayer::expert_loads);
 }
 
 swy_status swy_layer_set_active_ranks(swy_layer* layer, const int32_t* ranks, int32_t num_ranks,
@@ -257,21 +262,14 @@ swy_status swy_layer_missing_ranks(swy_layer* layer, void* stream, int32_t* rank
 }
 
 swy_status swy_layer_dropped_routes(const swy_layer* layer, swy_tensor* routes) {
-  using namespace switchyard::c_api;
-  return guarded([&] {
-    constexpr const char* kOp = "swy_layer_dropped_routes";
-    const auto& of = *handle(kOp, "layer", layer).layer;
-    required(kOp, "routes", routes) = from_view(of.dropped_routes());
-  });
+  using namespace switchyard;
+  return c_api::view_of_layer("swy_layer_dropped_routes", layer, "routes", routes,
+                              &MoeLayer::dropped_routes);
 }
 
 swy_status swy_layer_input_rows(const swy_layer* layer, swy_tensor* rows) {
-  using namespace switchyard::c_api;
-  return guarded([&] {
-    constexpr const char* kOp = "swy_layer_input_rows";
-    const auto& of = *handle(kOp, "layer", layer).layer;
-    required(kOp, "rows", rows) = from_view(of.input_rows());
-  });
+  using namespace switchyard;
+  return c_api::view_of_layer("swy_layer_input_rows", layer, "rows", rows, &MoeLayer::input_rows);
 }
 
 swy_status swy_layer_explain(const swy_layer* layer, char* text, size_t capacity, size_t* needed) {

@@ -51,9 +51,8 @@ inline int32_t active_word(const PeerWindow& w) {
 // Whether this rank tells that one, and waits for it. One that its peers miss waits for none.
 inline bool expects(const PeerWindow& w, int rank) {
   const uint64_t missing = missing_ranks(w);
-  return missing == 0
-             ? is_active(w, rank)
-             : is_active(w, rank) && !has_rank(missing, rank) && !has_rank(missing, w.rank);
+  return is_active(w, rank) &&
+         (missing == 0 || (!has_rank(missing, rank) && !has_rank(missing, w.rank)));
 }
 
 // Nobody waits for the rank any more, and it learns that.

@@ -212,8 +212,8 @@ struct DispatchBuffers {
   Tensor return_row;  // i32 [slice, P]
   // bf16 [P * slice, H] partial rows that came back, or as the experts' rows [P * slice, K * H]
   Tensor returned;
-  Tensor counts;         // i32 [P, P] source, destination
-  Tensor counts_back;    // i32 [P, P] its transpose
+  Tensor counts;         // normal: i32 [P, P] source, destination
+  Tensor counts_back;    // normal: i32 [P, P] its transpose
   RowParts rows;         // [R, W]
   Tensor received_ids;   // i32 [R, K] global ids
   Tensor weights;        // f32 [R, K]
@@ -252,8 +252,6 @@ struct DispatchBuffers {
       b.slot_rows = arena.take(returned, {max_rows, width});
       b.return_slot = arena.take(DType::I32, {slice, k});
     }
-    b.counts = arena.take(DType::I32, {p, p});
-    b.counts_back = arena.take(DType::I32, {p, p});
     b.rows = take_rows(arena, layout, max_rows);
     b.received_ids = arena.take(DType::I32, {max_rows, k});
     b.weights = arena.take(DType::F32, {max_rows, k});
@@ -263,6 +261,8 @@ struct DispatchBuffers {
       b.own_ids = arena.take(DType::I32, {slice, k});
       b.own_weights = arena.take(DType::F32, {slice, k});
     } else {
+      b.counts = arena.take(DType::I32, {p, p});
+      b.counts_back = arena.take(DType::I32, {p, p});
       b.send_counts = arena.take(DType::I32, {p});
       b.send_rows = arena.take(DType::I32, {all_slices});
     }
