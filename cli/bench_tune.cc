@@ -151,7 +151,7 @@ class GemmTuner {
   // Microseconds of GEMM1, with the scatter where it gathers no rows itself, and of GEMM2.
   std::array<double, 2> measure(MoeLayer& layer, const BenchProblem& problem, int repeat) const {
     std::array<double, 2> us{};
-    const MeasureOptions how{.repeat = repeat, .only = Phase::Experts};
+    const MeasureOptions how{.repeat = repeat, .only = Phase::Experts, .whole = false};
     for (const OpTime& time :
          measure_forward(layer, problem.args_given_routing(), *backend_, how)) {
       if (time.op == "scatter_rows" || time.op.ends_with("_gemm1")) us[0] += time.us;
