@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -47,6 +48,12 @@ const std::string& GemmTimes::best() const {
 double GemmTimes::gain() const {
   const double rule = us_of(shape.by_rule), least = us_of(best());
   return std::isfinite(rule) && least > 0 ? rule / least : 1;
+}
+
+bool GemmTimes::belongs_in_table() const {
+  if (gain() < kLeastGain) return false;
+  return std::ranges::equal(find(best())->rounds_us, find(shape.by_rule)->rounds_us,
+                            std::ranges::less{});
 }
 
 bool GemmTimes::is_contender(const ConfigTime& time) const {

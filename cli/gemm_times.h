@@ -13,7 +13,8 @@
 
 namespace switchyard::cli {
 
-// A table has what takes so much less than the rule's: less is within what times differ by.
+// A table has what takes so much less than the rule's, and less in every round: other gains are within
+// what times differ by.
 inline constexpr double kLeastGain = 1.015;
 // Times as long as the best at a first look: not timed any further.
 inline constexpr double kFarBehind = 1.5;
@@ -43,7 +44,7 @@ struct GemmTimes {
   const std::string& best() const;
   // The rule's time over the best's; 1 where one of them has none.
   double gain() const;
-  bool belongs_in_table() const { return gain() >= kLeastGain; }
+  bool belongs_in_table() const;
   // Whether one is worth more than a first look: it was not far behind, or it is what others are
   // compared with.
   bool is_contender(const ConfigTime& time) const;

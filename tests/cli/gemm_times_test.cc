@@ -64,6 +64,12 @@ TEST(GemmTimes, ATableHasWhatTakesLessThanTheRulesByMoreThanNoise) {
   EXPECT_FALSE(timed(1000, 900, 2000).belongs_in_table());
   EXPECT_TRUE(timed(2000, 1100, 1000).belongs_in_table());  // also what is chosen now
   EXPECT_FALSE(three().belongs_in_table());
+  GemmTimes rounds = three();
+  rounds.find("b")->rounds_us = {120, 130, 110};
+  rounds.find("a")->rounds_us = {100, 101, 109};
+  EXPECT_TRUE(rounds.belongs_in_table());
+  rounds.find("a")->rounds_us.back() = 110;  // once it was no faster
+  EXPECT_FALSE(rounds.belongs_in_table());
 }
 
 TEST(GemmTimes, WhatIsFarBehindAtAFirstLookIsNotTimedFurther) {
@@ -100,6 +106,7 @@ TEST(GemmTimes, TheTableHasALineForEachThatBelongsInIt) {
 TEST(GemmTimes, JsonHasAllOfIt) {
   GemmTimes t = timed(100, 110, 300);
   t.find("a")->rounds_us = {90, 110, 100};
+  t.find("b")->rounds_us = {110, 111, 105};
   t.find("a")->first_us = 120;
   t.find("c")->rounds_us.clear();
   t.find("c")->problem = "other bits";
@@ -111,7 +118,7 @@ TEST(GemmTimes, JsonHasAllOfIt) {
                                 {{"config", "b"},
                                  {"us", 110.0},
                                  {"first_us", 0.0},
-                                 {"us_of_rounds", {110.0}},
+                                 {"us_of_rounds", {110.0, 111.0, 105.0}},
                                  {"problem", ""}},
                                 {{"config", "c"},
                                  {"us", nullptr},
