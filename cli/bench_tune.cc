@@ -124,19 +124,22 @@ class GemmTuner {
     std::vector<Contender> good;
     for (const std::string& config : names_of(times)) {
       const auto name_for = [&](const GemmTimes& t) { return t.find(config) ? config : ""; };
-      Contender c{config, layer_of(problem.tokens, name_for(times[0]), name_for(times[1]))};
-      const bool same = output_of(*c.layer, problem) == expected;
-      if (!same)
-        problems_.push_back(
-            fmt::format("{} tokens: {}, its bits are not those of the chosen configuration",
-                        problem.tokens, config));
-      const std::array us = same ? measure(*c.layer, problem, 1) : std::array<double, 2>{};
+      std::array<double, 2> us{};
+      std::string fault;
+      try {
+        Contender c{config, layer_of(problem.tokens, name_for(times[0]), name_for(times[1]))};
+        if (output_of(*c.layer, problem) != expected)
+          fault = "its bits are not those of the chosen configuration";
+        else
+          us = measure(*c.layer, problem, 1), good.push_back(std::move(c));
+      } catch (const Error& e) {
+        if (e.code() == Errc::Cuda) throw;
+        fault = e.what();
+      }
+      if (!fault.empty())
+        problems_.push_back(fmt::format("{} tokens, {}: {}", problem.tokens, config, fault));
       for (size_t i = 0; i < times.size(); ++i)
-        if (ConfigTime* time = times[i].find(config)) {
-          time->first_us = us[i];
-          if (!same) time->problem = "other bits";
-        }
-      if (same) good.push_back(std::move(c));
+        if (ConfigTime* time = times[i].find(config)) time->first_us = us[i], time->problem = fault;
     }
     return good;
   }

@@ -62,19 +62,21 @@ def constant(device):
 
 
 class Gpu:
-    """What was measured of one GPU. The first to say something of a shape counts; a second one is an error."""
+    """What was measured of one GPU. A shape is of one run."""
 
     def __init__(self, run):
         self.device, self.num_sms, self.read_gbps = run["device"], run["num_sms"], run["read_gbps"]
         self.lines, self.seen = [], {}
 
     def add(self, name, file, run):
-        lines = []
+        lines, keys = [], set()
         for gemm in run["gemms"]:
             key, best = entry(run, gemm)
-            if key in self.seen:
-                raise ValueError(f"{file}: run={name}, {key} of {self.device} is in {self.seen[key]}, too. Keep one of them.")
-            self.seen[key] = file
+            if self.seen.setdefault(key, (file, name)) != (file, name):
+                raise ValueError(f"{file}: run={name}, {key} of {self.device} is in {self.seen[key][0]}, too. Keep one of them.")
+            if key in keys:  # without a gate both GEMMs of a square expert are one shape
+                continue
+            keys.add(key)
             if gemm["in_table"]:
                 lines.append(f'    {{{key}, "{best}"}},')
         if lines:

@@ -188,7 +188,8 @@ class TunedGemms(Tree):
         return (self.root / self.TABLE).read_text()
 
     def test_the_table_has_what_is_better_than_the_rule(self):
-        shown = self.results("one", [self.gemm(1024, True), self.gemm(2048, False), self.gemm(4096, True, gated=False)])
+        shown = self.results("one", [self.gemm(1024, True), self.gemm(2048, False), self.gemm(4096, True, gated=False),
+                                     self.gemm(4096, True, gated=False, gemm=2, best="its own")])
         self.assertIn(f"GEMM1  1.200  {self.BEST}, not the rule's", shown)
         self.assertIn("out of memory", shown)
         text = self.table()
