@@ -97,6 +97,7 @@ style:  ## formatting, levels of the house, links, tables and snippets of the do
 	scripts/check_format.sh
 	scripts/check_layers.py
 	scripts/check_licences.py
+	scripts/gemm_table.py --check
 	$(PYTHON) scripts/check_docs.py
 
 tidy:  ## clang-tidy on changed files (BASE=commit; default: the last commit)

@@ -34,6 +34,8 @@ struct BenchArguments {
   std::string routing = "random";
   std::string commit;
   bool routed_only = false;
+  bool tune = false;  // configurations of grouped GEMMs in place of layers
+  std::string out;    // of tune: a table of what is better than the rule; empty: none
 };
 
 std::string utc_now();  // "2026-11-28T05:41:24Z"
@@ -48,6 +50,8 @@ int bench_on_cuda(const BenchArguments& arguments);
 // Several ranks on CUDA.
 int bench_over_ranks(const BenchArguments& arguments);
 int bench_linear_attention(const BenchArguments& arguments);
+// The experts' grouped GEMMs in every configuration.
+int tune_gemms(const BenchArguments& arguments);
 
 // ---- layers that are compared with float64, then timed
 

@@ -14,6 +14,7 @@
 #include "machine.h"
 #include "ranks.h"
 #include "report/write.h"
+#include "switchyard/file.h"
 #include "switchyard/version.h"
 
 namespace switchyard::cli {
@@ -68,7 +69,41 @@ void check_report(const BenchArguments& a) {
   a.source.refuse_as_output(a.report, "--report");
 }
 
+constexpr int kTunedRepeat = 9;
+// Every number of tokens that a table of configurations has, a factor of two apart.
+const std::vector<int64_t> kTunedTokens{128, 256, 512, 1024, 2048, 4096, 8192};
+
+// Before the device is looked at.
+void check_tuning(const BenchArguments& a) {
+  const CLI::App& c = *a.command;
+  if (!a.tune) return refuse_unused(c, {"--out"}, "--tune");
+  require_usage(
+      a.run.device == "cuda",
+      "--device={}, has one form of each GEMM, of which --tune times several. Say --device cuda",
+      a.run.device);
+  refuse_unused(c,
+                {"--linear-attention", "--batch", "--report", "--gemm1", "--gemm2", "--num-sms",
+                 "--routed-only"},
+                "a benchmark without --tune");
+  require_usage(a.run.ranks == 1, "--ranks={}, need 1 with --tune", a.run.ranks);
+  require_usage(a.tokens.empty() || std::ranges::min(a.tokens) > 0,
+                "--tokens=0, need 1 or more with --tune");
+}
+
+int tune(BenchArguments& a) {
+  a.run.require_used();
+  if (!is_given(*a.command, "--repeat")) a.repeat = kTunedRepeat;
+  if (a.tokens.empty()) a.tokens = kTunedTokens;
+  a.source.open();
+  if (!a.out.empty()) {
+    check_file_target(a.out);
+    a.source.refuse_as_output(a.out, "--out");
+  }
+  return tune_gemms(a);
+}
+
 int bench(BenchArguments& a) {
+  check_tuning(a);
   const DeviceKind device = device_from(a.run.device);
   const bool cuda = device == DeviceKind::Cuda;
   require_usage(
@@ -76,6 +111,7 @@ int bench(BenchArguments& a) {
       "bench: the environment says that this process is one of several, and each would "
       "time the others. Start it once, its ranks are threads; if it is alone, as in a pod "
       "whose WORLD_SIZE and RANK are of another program, say --transport threads");
+  if (a.tune) return tune(a);
   a.run.require_even_groups();
   a.run.require_used();
   require_usage(!cuda || a.repeat >= 20, "--device cuda needs --repeat of at least 20");
@@ -192,12 +228,18 @@ Command add_bench(CLI::App& app) {
   add_choice(c, "--routing", a->routing, {"random", "balanced", "zipf", "hot"},
              "CUDA: which experts tokens choose; random: top-k of random logits");
   c.add_flag("--routed-only", a->routed_only, "CUDA: leave out shared experts");
+  c.add_flag("--tune", a->tune,
+             "CUDA: in place of layers the experts' two grouped GEMMs, in every configuration that "
+             "can do them; --repeat is 9 then");
+  add_value(c, "--out", a->out, "FILE",
+            "With --tune: a table of the configurations that are better than the rule's");
   add_value(c, "--commit", a->commit, "HASH", "CUDA: what was built, for the JSON");
   c.footer(
       "Example:\n  switchyard bench --preset olmoe-1b-7b --tokens 1,32,512\n"
       "  switchyard bench --preset olmoe-1b-7b --device cuda --strategy all\n"
       "  switchyard bench --preset olmoe-1b-7b --device cuda --ranks 2\n"
       "  switchyard bench --linear-attention --device cuda\n"
+      "  switchyard bench --preset olmoe-1b-7b --device cuda --tune --out table.txt\n"
       "  switchyard bench --preset olmoe-1b-7b --report bench.html");
   return [a] { return bench(*a); };
 }

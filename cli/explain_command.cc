@@ -55,7 +55,8 @@ struct Explanation {
   std::vector<Strategy> all{};
   std::vector<MeasuredStrategy> measured{};  // of each of all, or empty
   Strategy choice{};
-  std::string error{};  // why no strategy was chosen
+  std::string error{};                  // why no strategy was chosen
+  std::vector<GemmCandidates> gemms{};  // of the experts, on CUDA
 
   const MeasuredStrategy* time_of(const Strategy& s) const {
     return measured.empty() ? nullptr : &measured[static_cast<size_t>(&s - all.data())];
@@ -111,8 +112,22 @@ nlohmann::json json_of(const MeasuredStrategy& m, double predicted_us) {
   return json;
 }
 
+nlohmann::json json_of(const std::vector<GemmCandidates>& gemms) {
+  nlohmann::json all = nlohmann::json::array();
+  for (const GemmCandidates& g : gemms)
+    all.push_back({{"experts", g.num_experts},
+                   {"n", g.n},
+                   {"k", g.k},
+                   {"rows", g.rows},
+                   {"gated", g.gated},
+                   {"configs", g.configs},
+                   {"by_rule", g.by_rule},
+                   {"chosen", g.chosen}});
+  return all;
+}
+
 void print_json(const Explanation& e, const ExplainArguments& a) {
-  const auto& [request, rank_bytes, all, measured, choice, error] = e;
+  const auto& [request, rank_bytes, all, measured, choice, error, gemms] = e;
   nlohmann::json strategies = nlohmann::json::array(), names = nlohmann::json::array();
   for (const auto& s : all) {
     strategies.push_back(json_of(s));
@@ -125,6 +140,7 @@ void print_json(const Explanation& e, const ExplainArguments& a) {
                          {"experts", dtype_name(request.experts)},
                          {"weight_bytes", rank_bytes},
                          {"strategies", strategies},
+                         {"gemms", json_of(gemms)},
                          {"names", names}};
   if (!measured.empty()) {
     const Strategy* best = e.fastest();
@@ -227,6 +243,20 @@ std::string verdict(const Explanation& e) {
                      other.min_us <= first.max_us ? "; their runs overlap" : "");
 }
 
+void print_gemms(const std::vector<GemmCandidates>& gemms) {
+  for (size_t i = 0; i < gemms.size(); ++i) {
+    const GemmCandidates& g = gemms[i];
+    say("\nconfigurations that --gemm{} takes, for {} x {} of {} experts, at most {} rows:\n",
+        i + 1, g.n, g.k, g.num_experts, g.rows);
+    Table table({"<  configuration", "<"});
+    for (const auto& config : g.configs)
+      table.add({"  " + config, config == g.chosen    ? "chosen"
+                                : config == g.by_rule ? "by rule"
+                                                      : ""});
+    say("{}", table.text());
+  }
+}
+
 void print_names() {
   say("\nnames that --strategy takes:\n");
   Table table({"<  name", "<means", "<kind", "<note"});
@@ -272,7 +302,11 @@ int explain(ExplainArguments& a) {
                 "--slots={}, need a multiple of the {} ranks, {} experts or more", a.slots,
                 a.run.ranks, num_experts);
   Explanation e{.request = request_of(a)};
-  const auto& [request, rank_bytes, all, measured, choice, error] = e;
+  const auto& [request, rank_bytes, all, measured, choice, error, gemms] = e;
+  if (request.device.kind == DeviceKind::Cuda) {
+    const auto of_experts = gemm_candidates(request);
+    e.gemms.assign(of_experts.begin(), of_experts.end());
+  }
   e.all = evaluate_strategies(request);
   try {
     e.choice = choose_strategy(request);
@@ -312,7 +346,10 @@ int explain(ExplainArguments& a) {
     print_measured(e);
     say("\nfastest {}\n", verdict(e));
   }
-  if (a.all) print_names();
+  if (a.all) {
+    print_gemms(gemms);
+    print_names();
+  }
   if (!a.all && !a.measure) print_summary(e);
   return code;
 }

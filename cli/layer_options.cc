@@ -168,6 +168,12 @@ void RunOptions::add_options(CLI::App& command, int most_ranks) {
              "CUDA: most thread blocks that move rows between ranks; 0: chosen");
   add_number(command, "--num-sms", layer.num_sms, {0, 1024}, "N",
              "CUDA: multiprocessors that GEMMs may use; 0: all");
+  add_value(command, "--gemm1", layer.gemm1, "NAME",
+            "CUDA: configuration of the experts' first grouped GEMM, one that `switchyard explain "
+            "--all` lists; changes no bit")
+      ->default_str("chosen");
+  add_value(command, "--gemm2", layer.gemm2, "NAME", "CUDA: the same of their second GEMM")
+      ->default_str("chosen");
   command.add_flag("--host-counts", layer.host_counts,
                    "CUDA: contiguous groups over cublas, and rows over NCCL, may wait for the "
                    "stream to read counts");
@@ -189,7 +195,8 @@ void RunOptions::require_even_groups() const {
 void RunOptions::require_used() const {
   if (device == "cuda") return refuse_unused(*command_, {"--threads"}, "--device cpu");
   refuse_unused(*command_,
-                {"--push-rows", "--link-blocks", "--num-sms", "--host-counts", "--no-peer-memory"},
+                {"--push-rows", "--link-blocks", "--num-sms", "--host-counts", "--no-peer-memory",
+                 "--gemm1", "--gemm2"},
                 "--device cuda");
 }
 

@@ -20,7 +20,7 @@ import sys
 TOTAL, FOLDER = 92, 85
 COUNTED = re.compile(r"^(src/[a-z_]+|cli|include/switchyard)/")
 # Files that only a GPU runs. Folders and files that a build without CUDA does not compile have no lines in any case.
-GPU_ONLY = re.compile(r"^(src/cuda/|src/device/cuda_|src/comm/nccl|cli/bench_(cuda|gpu|ranks)\.cc$)")
+GPU_ONLY = re.compile(r"^(src/cuda/|src/device/cuda_|src/comm/nccl|cli/bench_(cuda|gpu|ranks|tune)\.cc$)")
 
 
 def measured(root, build, jobs):

@@ -3,18 +3,25 @@
 # SPDX-License-Identifier: Apache-2.0
 # Everything that needs a GPU, into one results file: builds, runs the GPU tests, compute-sanitizer and benchmarks.
 #
-#   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests peers sanitize bench ranks; default all but ranks
+#   scripts/gpu_check.sh [STEP...] [RESULTS.json]     steps: build tests peers sanitize bench ranks tune; default all
+#                                                     but ranks and tune
 #
 # `peers` tests several ranks, on as many GPUs as there are. `ranks` times layers over several beside NCCL's collectives
 # (scripts/bench_nccl.py, needs PyTorch):
 #
 #   scripts/gpu_check.sh build peers ranks bench/results/h100x2.json
 #
+# `tune` times the configurations of grouped GEMMs (switchyard bench --tune), of which scripts/gemm_table.py makes
+# src/strategy/gemm_table.cc:
+#
+#   scripts/gpu_check.sh build tune bench/results/h200_tune.json && scripts/gemm_table.py
+#
 # Sections of steps that are not asked for stay in the file as they are. Needs cmake, nvcc, GoogleTest and python3.
 # CMAKE_ARGS       more arguments of cmake, such as the places of libraries
 # COMMIT           what is built, where there is no git
 # RANKS            GPUs that `ranks` times layers over (2)
 # MODELS, TOKENS   of the benchmarks; MODELS may say name:ep-size
+# WEIGHTS          of `tune`: what experts are in (bf16), or "bf16 fp8"
 # LAYOUTS          of the benchmarks, contiguous,masked,hybrid
 # RUNS             of every benchmark but those of skew (3), medians of which are kept; each begins with another model and layout
 # BUILD            folder of the programs, build/cuda
@@ -34,9 +41,9 @@ results=bench/results/h100.json
 steps=()
 for argument in "$@"; do
   case $argument in
-    build | tests | peers | sanitize | bench | ranks) steps+=("$argument") ;;
+    build | tests | peers | sanitize | bench | ranks | tune) steps+=("$argument") ;;
     *.json) results=$argument ;;
-    *) echo "gpu_check: $argument is no step (build, tests, peers, sanitize, bench, ranks) and no .json file" >&2; exit 2 ;;
+    *) echo "gpu_check: $argument is no step (build, tests, peers, sanitize, bench, ranks, tune) and no .json file" >&2; exit 2 ;;
   esac
 done
 [ ${#steps[@]} -gt 0 ] || steps=(build tests peers sanitize bench)
@@ -168,6 +175,21 @@ step_ranks() {
   done
   timeout "$limit" python3 scripts/bench_nccl.py --ranks "$ranks" --json >"$state/nccl.json" 2>"$state/nccl.err" ||
     { status=1; echo "nccl: $(tail -n 1 "$state/nccl.err")"; }
+}
+
+step_tune() {
+  rm -rf "$state/tune" && mkdir -p "$state/tune"
+  local model name share forms file
+  for forms in ${WEIGHTS:-bf16}; do
+    for model in $models; do
+      name=${model%%:*} share=${model#"${model%%:*}"} share=${share#:}
+      file=$state/tune/$name${share:+-ep$share}
+      [ "$forms" = bf16 ] || file=$file-$forms
+      timeout "$limit" "$switchyard" bench --tune --device cuda --json --commit "$commit" --preset "$name" --weights "$forms" \
+        --ep-size "${share:-1}" ${TOKENS:+--tokens "$TOKENS"} >"$file.json" 2>"$file.err" ||
+        { status=1; echo "${file##*/}: $(tail -n 1 "$file.err")"; }
+    done
+  done
 }
 
 for step in "${steps[@]}"; do

@@ -116,6 +116,10 @@ def ranks(state):
     return section
 
 
+def tune(state):
+    return {path.stem: read_run(path) for path in sorted((state / "tune").glob("*.json"))}
+
+
 def read_object(path):
     text = path.read_text().strip() if path.exists() else ""
     return json.loads(text) if text.startswith("{") else None
@@ -184,12 +188,24 @@ def print_ranks(section):
         print(f"{'nccl':24} {r['rows']:6} {'x ' + str(r['hidden']):28} {r['op']:20} {r['us']:9.1f}")
 
 
+def print_tune(section):
+    for model, run in section.items():
+        if "error" in run:
+            print(f"{model:24} {run['error']}")
+        for gemm in run.get("gemms", []):
+            if gemm["in_table"]:
+                print(f"{model:24} {gemm['tokens']:6} GEMM{gemm['gemm']} {gemm['gain']:6.3f}  {gemm['best']}, not {gemm['by_rule']}")
+        for problem in run.get("problems", []):
+            print(f"{model:24} FAILED, {problem}")
+
+
 STEPS = {  # what a step left -> a section of the file, and how that is printed
     "tests": (tests, print_tests),
     "peers": (peers, print_tests),
     "sanitize": (sanitize, print_sanitize),
     "bench": (bench, print_bench),
     "ranks": (ranks, print_ranks),
+    "tune": (tune, print_tune),
 }
 
 
@@ -216,6 +232,8 @@ def main():
             print_linear_attention(run)
     else:
         results[a.step] = {"commit": a.commit, **section}
+        if a.step == "tune":
+            results.setdefault("gpu", next((run["device"] for run in section.values() if "device" in run), None))
     a.results.parent.mkdir(parents=True, exist_ok=True)
     a.results.write_text(json.dumps(results, indent=1) + "\n")
     print_section(section)

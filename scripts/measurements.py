@@ -250,6 +250,25 @@ def write_ranks(section, level):
                            "bytes": r["bytes"], "GB/s": r["bytes"] / r["us"] / 1e3} for r in nccl["rows"]])
 
 
+def tune_rows(name, run):
+    """One row for each GEMM and number of rows, one column for each configuration: its median, or a first look that was enough."""
+    for gemm in run.get("gemms", []):
+        of = {time["config"]: time["us"] or time["first_us"] for time in gemm["times"] if not time["problem"]}
+        yield {"run": name, "tokens": gemm["tokens"], "GEMM": gemm["gemm"], "experts": gemm["experts"], "N x K": f"{gemm['n']} x {gemm['k']}",
+               "rows": gemm["rows"], "by rule": gemm["by_rule"], "best": gemm["best"], "gain": gemm["gain"], "in the table": gemm["in_table"], **of}
+
+
+def write_tune(section, level):
+    yield from prose("Each configuration of the experts' grouped GEMMs, in us, GEMM1 with the scatter that it needs. Gain: the time of the rule's "
+                     "configuration over the best one's.")
+    yield from table([{"run": name, "layer": run.get("layer"), "routing": run.get("routing"), "rounds": run.get("rounds"), "replays": run.get("repeat"),
+                       "date": run.get("date", "")[:10], "commit": run.get("commit")} for name, run in section.items()])
+    faults = [{"run": name, "fault": fault} for name, run in section.items() for fault in [*run.get("problems", []), run.get("error")] if fault]
+    yield from table(faults) if faults else []
+    for name, run in section.items():
+        yield from [f"\n{level} {name}", *table(list(tune_rows(name, run)))] if run.get("gemms") else []
+
+
 def write_grouped_gemm(run, level):
     rates = f"{run['threads']} threads; reads {run['read_gbps']:.1f} GB/s, multiply-adds {run['fma_gflops']:.0f} GFLOP/s of fp32"
     form = f"Instructions `{run['target']}`, OpenBLAS kernels `{run['blas']}`, " if "target" in run else ""
@@ -306,7 +325,7 @@ def flat(row):
 
 WRITERS = {"tests": ("Tests", write_tests), "peers": ("Tests of several ranks", write_tests), "sanitize": ("compute-sanitizer", write_sanitize),
            "bench": ("One GPU", write_bench), "linear_attention": ("Linear attention", write_linear_attention),
-           "ranks": ("Several GPUs", write_ranks), "grouped_gemm": ("Grouped GEMM", write_grouped_gemm), "layer": ("A layer", write_layer)}
+           "ranks": ("Several GPUs", write_ranks), "tune": ("Configurations of grouped GEMMs", write_tune), "grouped_gemm": ("Grouped GEMM", write_grouped_gemm), "layer": ("A layer", write_layer)}
 
 
 def title_of(key, results):

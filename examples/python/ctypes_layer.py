@@ -47,7 +47,7 @@ class Options(ctypes.Structure):
     ] + [("workspace", Workspace), ("shared_workspace", c_void_p)] + [
         (name, c_int32) for name in "out_of_range_ids strided_rows fp8_rows experts".split()
     ] + [("placement", c_void_p), ("num_slots", c_int64), ("count_loads", c_int32),
-         ("lost_rank_timeout_ms", c_int32)]
+         ("lost_rank_timeout_ms", c_int32), ("gemm1", c_char_p), ("gemm2", c_char_p)]
 
 
 class ForwardArgs(ctypes.Structure):

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 
 #include "switchyard/backend.h"
 #include "switchyard/config.h"
@@ -23,6 +24,8 @@ struct ExecutorOptions {
   /// CUDA: Hopper or Cublas; absent: Hopper where the device can run it. The CPU has its own.
   std::optional<GemmProvider> provider;
   bool host_counts = false;  // see LayerOptions
+  std::string gemm1;         // see PlanOptions
+  std::string gemm2;
 };
 
 class Executor {

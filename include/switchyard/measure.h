@@ -56,8 +56,9 @@ struct MeasureOptions {
   int repeat = 20;   // runs whose median is taken
   bool cold = true;  // CUDA: nothing of the operands is in L2 when a run begins
   /// CUDA, one rank: operations of this part of a forward alone are measured, each by itself;
-  /// absent: all. The layer always is.
+  /// absent: all.
   std::optional<Phase> only{};
+  bool whole = true;  // CUDA, one rank: the layer is measured, too
   /// Several ranks on CUDA: called between what allocates memory and what peers wait for, on every
   /// rank as often. Ranks that share a device must meet there (all_gather, say).
   std::function<void()> meet = [] {};

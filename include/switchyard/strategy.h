@@ -3,6 +3,7 @@
 // include/switchyard/strategy.h -- public: which dispatcher, executor and GEMM provider, and why.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <string>
@@ -85,6 +86,10 @@ struct PlanOptions {
   /// rank that does not come within this time, up to a year, ends one call with an error, not the
   /// layer. See MoeLayer::set_active_ranks.
   std::chrono::milliseconds lost_rank_timeout{0};
+  /// Hopper: the configuration of the routed experts' first grouped GEMM, and of their second, at any
+  /// number of rows: a name of gemm_candidates. Empty: chosen. Changes no bit.
+  std::string gemm1;
+  std::string gemm2;
 
   bool operator==(const PlanOptions&) const = default;
 };
@@ -124,8 +129,9 @@ struct Strategy {
   /// over the link. Else they are pushed before, as pieces of a call are, which overlap.
   bool fetch_rows = false;
   /// Hopper: the compiled tiles of its GEMMs at the capacity, "GEMM1 256x128x64, 4 stages, cluster
-  /// of 2; GEMM2 ..." (at most so many rows x weight rows x inner dimension). Hybrid: for either
-  /// layout where they differ. Empty for every other provider.
+  /// of 2 (by rule); GEMM2 ..." (at most so many rows x weight rows x inner dimension), and whose word
+  /// they are: the rule's, that of a table of measured times, or the caller's ("asked for"). Hybrid:
+  /// for either layout where they differ. Empty for every other provider.
   std::string gemms;
   /// CUDA, several ranks: what carries rows between them, "kernels, pushed into ..." or "NCCL,
   /// in ...". Empty elsewhere.
@@ -152,6 +158,19 @@ std::vector<Strategy> evaluate_strategies(const StrategyRequest& request);
 /// one that is not provided yet (with the nearest that is), or failed conditions (each with its
 /// value).
 Strategy choose_strategy(const StrategyRequest& request);
+
+/// A grouped GEMM of a layer's routed experts at the request's capacity: weights [num_experts, n, k]
+/// of a rank, at most `rows` rows of all of them.
+struct GemmCandidates {
+  int64_t num_experts = 0, n = 0, k = 0, rows = 0;
+  bool gated = false;                // n is gate and up
+  std::vector<std::string> configs;  // that can do it, as PlanOptions::gemm1 takes them
+  std::string by_rule;               // of these
+  std::string chosen;  // the caller's, or that of a table of measured times, or the rule's
+};
+/// GEMM1 and GEMM2 over Hopper's kernels. Pure. A gemm1 or gemm2 of the request that is none of their
+/// configs does not count here; choose_strategy refuses it.
+std::array<GemmCandidates, 2> gemm_candidates(const StrategyRequest& request);
 
 /// A name that --strategy accepts.
 struct StrategyName {

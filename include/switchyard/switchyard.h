@@ -351,6 +351,9 @@ typedef struct swy_options { /* layer.h: LayerOptions; strategy.h: PlanOptions *
   int64_t num_slots;        /* over all ranks; 0: no placement, experts are in their order */
   int32_t count_loads;      /* for swy_layer_expert_loads */
   int32_t lost_rank_timeout_ms; /* not 0: calls can go on without a rank that is later than this */
+  /* Hopper: configurations of the experts' two GEMMs, as `switchyard explain` lists them. NULL: chosen. */
+  const char* gemm1;
+  const char* gemm2;
 } swy_options;
 SWY_API swy_status swy_options_init(swy_options* options, size_t size);
 

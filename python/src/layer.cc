@@ -335,6 +335,11 @@ void bind_options(nb::module_& m) {
              "Several ranks, at most 64, over low_latency and memory that they reach in each other "
              "(on CPUs threads): seconds, up to a year; not 0, a rank that does not come within it "
              "ends one call with an error, not the layer. See MoeLayer.set_active_ranks."),
+      option(
+          "gemm1", &PlanOptions::gemm1,
+          "Hopper: the configuration of the experts' first grouped GEMM, one that `explain` lists; "
+          "'': chosen. Changes no bit."),
+      option("gemm2", &PlanOptions::gemm2, "The same of their second."),
       option("count_loads", &LayerOptions::count_loads,
              "Whether there are MoeLayer.expert_loads; ranks may differ."));
 }

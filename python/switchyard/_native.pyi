@@ -768,7 +768,7 @@ class OutOfRangeIds(enum.Enum):
 class LayerOptions:
     """Choices for one layer."""
 
-    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, workspace: switchyard._array.Array | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False, fp8_rows: bool = True, tp_size: int = 1, use_all_gather: bool = True, sums_at_source: bool = False, token_pieces: int = 0, fetch_rows: bool = True, peer_memory: bool = True, num_link_blocks: int = 0, host_ordered: bool = False, placement: Sequence[int] = [], experts: str = 'bf16', lost_rank_timeout: float = 0.0, count_loads: bool = False) -> None: ...
+    def __init__(self, *, max_tokens: int = 4096, strategy: str = 'auto', device: str = 'cpu', num_threads: int = 0, out_of_range_ids: OutOfRangeIds = OutOfRangeIds.Error, backend: Backend | None = None, shared_workspace: SharedWorkspace | None = None, workspace: switchyard._array.Array | None = None, communicator: Communicator | None = None, workspace_per_call: bool = False, strided_rows: bool = False, poison_workspace: bool = False, masked_max_tokens: int = 256, alignment: int = 1, allow_repeated_experts: bool = False, workspace_limit_bytes: int = 8589934592, num_sms: int = 0, host_counts: bool = False, fp8_rows: bool = True, tp_size: int = 1, use_all_gather: bool = True, sums_at_source: bool = False, token_pieces: int = 0, fetch_rows: bool = True, peer_memory: bool = True, num_link_blocks: int = 0, host_ordered: bool = False, placement: Sequence[int] = [], experts: str = 'bf16', lost_rank_timeout: float = 0.0, gemm1: str = '', gemm2: str = '', count_loads: bool = False) -> None: ...
 
     @property
     def max_tokens(self) -> int:
@@ -1007,6 +1007,22 @@ class LayerOptions:
 
     @lost_rank_timeout.setter
     def lost_rank_timeout(self, arg: float, /) -> None: ...
+
+    @property
+    def gemm1(self) -> str:
+        """
+        Hopper: the configuration of the experts' first grouped GEMM, one that `explain` lists; '': chosen. Changes no bit.
+        """
+
+    @gemm1.setter
+    def gemm1(self, arg: str, /) -> None: ...
+
+    @property
+    def gemm2(self) -> str:
+        """The same of their second."""
+
+    @gemm2.setter
+    def gemm2(self, arg: str, /) -> None: ...
 
     @property
     def count_loads(self) -> bool:

@@ -27,6 +27,8 @@ class Backend {
   virtual void load_kernels() {}
   // What its GEMMs need beside scratch is made now, so that none of them allocates. May throw.
   virtual void prepare(GemmProvider provider) { (void)provider; }
+  // Multiprocessors that its grouped GEMMs may use; 0: it has none.
+  virtual int num_sms() const { return 0; }
   // Rows of a tile of a grouped GEMM like this one, if each of its blocks takes one: it takes rows by
   // slot_of_row, so that no operation has to bring them together, and RowGroups::tiles. 0: it does
   // not.

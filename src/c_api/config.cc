@@ -207,6 +207,8 @@ LayerOptions to_options(const char* op, const swy_options* given, const swy_cont
   o.placement.assign(slots.begin(), slots.end());
   o.count_loads = flag(op, "count_loads", c.count_loads);
   o.lost_rank_timeout = std::chrono::milliseconds(c.lost_rank_timeout_ms);
+  if (c.gemm1 != nullptr) o.gemm1 = c.gemm1;
+  if (c.gemm2 != nullptr) o.gemm2 = c.gemm2;
   if (c.shared_workspace != nullptr)
     o.shared_workspace = handle(op, "options.shared_workspace", c.shared_workspace).workspace;
   return o;

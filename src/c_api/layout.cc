@@ -148,7 +148,9 @@ AT(swy_options, placement, 136);
 AT(swy_options, num_slots, 144);
 AT(swy_options, count_loads, 152);
 AT(swy_options, lost_rank_timeout_ms, 156);
-SIZE(swy_options, 160);
+AT(swy_options, gemm1, 160);
+AT(swy_options, gemm2, 168);
+SIZE(swy_options, 176);
 
 AT(swy_forward_args, size, 0);
 AT(swy_forward_args, output, 8);

@@ -20,6 +20,7 @@ class CudaOps final : public Ops {
  public:
   explicit CudaOps(int num_sms) : num_sms_(num_sms) {}
 
+  int num_sms() const { return num_sms_; }
   Cublas& cublas() { return cublas_ ? *cublas_ : cublas_.emplace(); }
 
   void run(const AnyOp& any, CUstream_st* stream) override {
@@ -74,6 +75,7 @@ class CudaBackend final : public Backend {
     if (diverted_ != nullptr) return *diverted_;
     return traced_.observed() ? static_cast<Ops&>(traced_) : ops_;
   }
+  int num_sms() const override { return ops_.num_sms(); }
   int rows_of_tile(const GroupedGemm& gemm) const override {
     return gemm.provider == GemmProvider::Hopper ? cuda::rows_of_tile(gemm, ops_.sms_of(gemm)) : 0;
   }

@@ -11,6 +11,7 @@
 #include "ops/ops.h"
 #include "plan/buffers.h"
 #include "strategy/conditions.h"
+#include "strategy/gemm_choice.h"
 #include "strategy/names.h"
 
 namespace switchyard {
@@ -86,6 +87,8 @@ class GroupedExecutor final : public Executor {
             Tensor(b.sums.data, DType::F32, {b.num_rows, gemm->weights.dim(1)}, b.sums.device);
     }
     second.groups_are_older = true;
+    first.config = find_gemm_config(parts_.options.gemm1);
+    second.config = find_gemm_config(parts_.options.gemm2);
     const int tile_rows = parts_.backend->rows_of_tile(first);
     const bool gathers = !rows.source.peers.present() && tile_rows > 0;
     const int64_t most = tile_rows > 0 ? most_tiles(first.max_rows, b.counts.dim(0), tile_rows) : 0;
@@ -128,6 +131,8 @@ class GroupedExecutor final : public Executor {
       gemm->layout = layout;
       gemm->max_rows = max_rows;
     }
+    first.config = find_gemm_config(parts_.options.gemm1);
+    second.config = find_gemm_config(parts_.options.gemm2);
     first.name = "scaled_gemm1";
     first.dst = b.y;
     first.dst_scales = b.y_scales;
@@ -287,12 +292,16 @@ std::unique_ptr<Executor> make_executor(const MoeConfig& config, const ExecutorO
   request.allow_repeated_experts = options.allow_repeated_experts;
   request.host_counts = options.host_counts;
   request.device = describe_device(backend->kind());
+  request.num_sms = backend->num_sms();
+  request.gemm1 = options.gemm1;
+  request.gemm2 = options.gemm2;
   request.experts = weights.w1.dtype == DType::F8E4m3 ? DType::F8E4m3 : DType::Bf16;
   const GemmProvider provider = options.provider.value_or(backend->provider());
   return as_errors("make_executor", [&] {
     require_all("make_executor", expert_conditions(request));
     require_all("make_executor", executor_conditions(options.kind, request));
     require_all("make_executor", provider_conditions(provider, options.kind, request));
+    require_all("make_executor", gemm_conditions(provider, request));
     validate(weights, config, num_ranks, backend->kind());
     backend->prepare(provider);
     SWITCHYARD_REQUIRE(

@@ -104,6 +104,8 @@ ExecutorOptions LayerPlan::executor() const {
   o.allow_repeated_experts = request.allow_repeated_experts;
   o.provider = strategy.provider;
   o.host_counts = request.host_counts;
+  o.gemm1 = request.gemm1;
+  o.gemm2 = request.gemm2;
   return o;
 }
 

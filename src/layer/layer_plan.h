@@ -117,6 +117,8 @@ void for_each_shared_field(const PlanOptions& o, F&& field) {
   field("experts", static_cast<int>(o.experts));
   field("fp8_rows", o.fp8_rows);
   field("lost_rank_timeout", o.lost_rank_timeout.count());
+  field("gemm1", o.gemm1);
+  field("gemm2", o.gemm2);
 }
 
 template <class F>

@@ -122,10 +122,8 @@ class CudaMeasurement {
     record();
     if (const auto await = await_of_call()) return run_over_peers(*await);
     if (find_call<NoteEnded>(0) < num_calls()) return run_over_link();
-    OpTime whole = layer_time(args_, replay([this](CUstream_st*) { layer_.forward(args_); }));
-    whole.num_kernels = watch_->num_kernels();
-    whole.num_operations = static_cast<int>(num_calls());
-    layer_.wait(watch_->stream());
+    OpTime whole;
+    if (options_.whole) whole = measure_whole();
     // The recorded forward left its buffers as its first call found them, or better.
     Lines all;
     for (const OpCall& call : calls_.calls()) measure(call, all, whole);
@@ -134,11 +132,19 @@ class CudaMeasurement {
       std::erase_if(lines, [&](const OpTime& line) { return line.phase != options_.only; });
     whole.bytes += static_cast<double>(args_.hidden.bytes() + args_.output.bytes());
     layer_.wait(watch_->stream());
-    lines.push_back(whole);
+    if (options_.whole) lines.push_back(whole);
     return lines;
   }
 
  private:
+  OpTime measure_whole() {
+    OpTime whole = layer_time(args_, replay([this](CUstream_st*) { layer_.forward(args_); }));
+    whole.num_kernels = watch_->num_kernels();
+    whole.num_operations = static_cast<int>(num_calls());
+    layer_.wait(watch_->stream());
+    return whole;
+  }
+
   Cache cache() const { return options_.cold ? Cache::Cold : Cache::Warm; }
 
   size_t num_calls() const { return calls_.calls().size(); }

@@ -15,6 +15,8 @@
 
 namespace switchyard {
 
+struct GemmConfig;  // strategy/gemm_configs.h
+
 // The slots of these rows that have a row.
 inline double filled_slots(const ReadI32& read, ConstTensor row_of_slot, const RowRange& rows) {
   const auto row = read(row_of_slot.rows(rows.begin, rows.size));
@@ -154,6 +156,8 @@ struct GroupedGemm {
   // Hopper. > 0: the inner dimension is summed in chunks of this size, a multiple of 64, which are
   // added in their order.
   int64_t chunk = 0;
+  // Hopper: of kGemmConfigs, the caller's word. Absent: chosen. Changes no bit.
+  const GemmConfig* config = nullptr;
 
   // CUDA only; the CPU has one provider.
   GemmProvider provider = GemmProvider::Hopper;

@@ -93,6 +93,7 @@ struct ScaledGemm {
   Tensor sums;                             // f32 [C, N], where they may have to be
   // As GroupedGemm has them.
   bool groups_are_older = false;
+  const GemmConfig* config = nullptr;
   int num_sms = 0;
 
   Work work(const ReadI32& read) const {

@@ -13,7 +13,7 @@
 #include "plan/row_carrier.h"
 #include "strategy/conditions.h"
 #include "strategy/cost_model.h"
-#include "strategy/gemm_configs.h"
+#include "strategy/gemm_choice.h"
 #include "switchyard/strategy.h"
 
 namespace switchyard {
@@ -35,16 +35,23 @@ std::string describe(RowCarrier carrier) {
   return {};
 }
 
+const char* chooser_name(GemmChooser by) {
+  switch (by) {
+    case GemmChooser::Rule: break;
+    case GemmChooser::Table: return "by a table of measured times";
+    case GemmChooser::Caller: return "asked for";
+  }
+  return "by rule";
+}
+
 // Hopper's two grouped GEMMs of a call with at most max_rows received rows; the layout does not
 // matter to the choice.
 std::string gemms_at(int64_t max_rows, const StrategyRequest& r) {
-  const MoeConfig& c = r.config;
-  const int64_t experts = experts_of_rank(c.num_experts, r.num_ranks);
-  const int64_t slots = checked_mul(max_rows, c.top_k, "gemms");
-  const auto config = [&](int64_t n, int64_t k) {
-    return describe(choose_gemm_config({experts, slots, n, k, r.num_sms}));
+  const auto config = [&](ExpertGemm which) {
+    const GemmChoice choice = choose_gemm(r, which, max_rows);
+    return cat(describe(choice.config), " (", chooser_name(choice.by), ")");
   };
-  return cat("GEMM1 ", config(c.w1_rows(), c.hidden), "; GEMM2 ", config(c.hidden, c.intermediate));
+  return cat("GEMM1 ", config(ExpertGemm::First), "; GEMM2 ", config(ExpertGemm::Second));
 }
 
 // At the request's capacity; hybrid: of either layout at its bound, where they differ. Empty where
@@ -70,9 +77,10 @@ Strategy evaluate(const Combination& c, const StrategyRequest& r) {
   s.executor = executor;
   s.provider = provider;
   s.opt_in = executor == ExecutorKind::Hybrid;  // until measurements say that it should not be
-  for (auto& conditions : {layer_conditions(r), expert_conditions(r),
-                           dispatcher_conditions(dispatcher, r), executor_conditions(executor, r),
-                           provider_conditions(provider, executor, r), capacity_conditions(c, r)})
+  for (auto& conditions :
+       {layer_conditions(r), expert_conditions(r), dispatcher_conditions(dispatcher, r),
+        executor_conditions(executor, r), provider_conditions(provider, executor, r),
+        gemm_conditions(provider, r), capacity_conditions(c, r)})
     s.conditions.insert(s.conditions.end(), conditions.begin(), conditions.end());
   s.workspace_bytes = strategy_workspace_bytes(c, r);
   if (s.workspace_bytes < 0) return s;  // sizes that mean nothing

@@ -5,6 +5,7 @@
 
 #include "base/require.h"
 #include "plan/buffers.h"
+#include "strategy/gemm_choice.h"
 
 namespace switchyard {
 namespace {
@@ -179,6 +180,23 @@ std::vector<Condition> provider_conditions(GemmProvider provider, ExecutorKind e
                           "host_counts=", on_or_off(r.host_counts)));
   all.push_back(condition("no graph captures forward: it waits for the stream to read counts",
                           !r.cuda_graph, "cuda_graph=", on_or_off(r.cuda_graph)));
+  return all;
+}
+
+std::vector<Condition> gemm_conditions(GemmProvider provider, const StrategyRequest& r) {
+  std::vector<Condition> all;
+  if (!shapes_are_usable(r)) return all;  // other conditions say so
+  for (const ExpertGemm which : {ExpertGemm::First, ExpertGemm::Second}) {
+    const std::string& name = named_gemm(r, which);
+    if (name.empty()) continue;
+    const char* gemm = which == ExpertGemm::First ? "gemm1=" : "gemm2=";
+    const std::string why =
+        provider == GemmProvider::Hopper
+            ? why_not_named(r, which)
+            : cat(gemm, name, ", ", provider_name(provider), " has no configurations");
+    all.push_back(condition("a GEMM runs in a configuration of hopper's that can do it",
+                            why.empty(), why.empty() ? cat(gemm, name) : why));
+  }
   return all;
 }
 

@@ -22,6 +22,9 @@ std::vector<Condition> executor_conditions(ExecutorKind kind, const StrategyRequ
 std::vector<Condition> provider_conditions(GemmProvider provider, ExecutorKind executor,
                                            const StrategyRequest& request);
 
+// That the configurations which the caller names can do the experts' GEMMs; empty where none is named.
+std::vector<Condition> gemm_conditions(GemmProvider provider, const StrategyRequest& request);
+
 // Of a strategy, at the request's capacity: its buffers have a size that can be had.
 std::vector<Condition> capacity_conditions(const Combination& c, const StrategyRequest& request);
 

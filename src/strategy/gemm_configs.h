@@ -103,10 +103,11 @@ struct GemmShape {
   int num_sms = 0;          // multiprocessors that the call may use; 0: all
   bool has_chunks = false;  // sums of chunks of k are added
   OperandKind operands = OperandKind::Bf16;
+  bool gated = false;  // n is gate and up, which an activation makes one of
 };
 
-// Equal shapes give equal configurations. The order in which an inner dimension is summed does not
-// depend on them, so neither do the bits.
+// The rule. Equal shapes give equal configurations. The order in which an inner dimension is summed
+// does not depend on them, so neither do the bits.
 GemmConfig choose_gemm_config(const GemmShape& shape);
 // "256x128x64, 4 stages, cluster of 2": rows, weights, inner dimension.
 std::string describe(const GemmConfig& config);

@@ -186,6 +186,27 @@ TEST(CRanks, EveryOptionThatDiffersIsNamed) {
   });
 }
 
+// Both texts arrive under their names; a CPU has no configurations, so this rank's own error comes first.
+TEST(CRanks, ANamedConfigurationThatOneRankRefusesFailsOnAll) {
+  using Change = void (*)(swy_options&);
+  const std::pair<std::string, Change> changes[] = {
+      {"gemm1=one", [](swy_options& o) { o.gemm1 = "one"; }},
+      {"gemm2=two", [](swy_options& o) { o.gemm2 = "two"; }}};
+  run([&](Rank& rank) {
+    const swy_config config = c_config(small_layer());
+    for (const auto& [seen, change] : changes) {
+      swy_options options = rank.options;
+      if (rank.rank == 1) change(options);
+      swy_layer* layer = nullptr;
+      EXPECT_EQ(rank.told(swy_layer_create(rank.context.get(), &config, rank.weights.get(),
+                                           rank.group.get(), &options, &layer)),
+                SWY_UNSUPPORTED);
+      const std::string part = rank.rank == 1 ? seen + ", cpu" : "rank 1 refused its arguments";
+      EXPECT_NE(rank.text.find(part), std::string::npos) << rank.text;
+    }
+  });
+}
+
 TEST(CRanks, ACallThatOneRankRefusesFailsOnAllAndHangsNone) {
   const auto wanted = expected();
   run([&](Rank& rank) {

@@ -477,11 +477,11 @@ class Options(CommandLine):
 
     FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "bf16-rows", "host-counts",
              "no-peer-memory", "sums-at-source",
-             "low-latency", "measure", "use_deepep_low_latency", "linear-attention", "routed-only"}
-    PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir", "placement"}
+             "low-latency", "measure", "use_deepep_low_latency", "linear-attention", "routed-only", "tune"}
+    PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir", "placement", "out"}
     NAMES = {"input-tensor", "token-ids-tensor", "expect-tensor", "commit"}  # any word may be one
     WORDS = {"preset", "device", "transport", "strategy", "moe_strategy", "output-dtype", "routing", "use-all-gather",
-             "use_all_gather", "weights"}
+             "use_all_gather", "weights", "gemm1", "gemm2"}
     NUMBERS = {"layer", "ep-size", "ep-rank", "ranks", "tp-size", "masked-max-tokens", "masked_max_token_num",
                "alignment", "threads", "pieces", "link-blocks", "num-sms", "tokens", "max-tokens", "seed", "repeat",
                "tolerance", "batch", "nodes", "ranks-per-node", "nvlink-gbps", "network-gbps", "nvlink-meeting-us",
@@ -532,6 +532,7 @@ class Options(CommandLine):
                           [*real(), "--tokens", 3], [*real(), "--seed", 3],
                           ["check", "--no-peer-memory"], ["explain", "--preset", "olmoe-1b-7b", "--num-sms", 3],
                           ["explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--threads", 3],
+                          [*run, "--gemm1", "x"], ["explain", "--preset", "olmoe-1b-7b", "--gemm2", "x"], [*bench, "--out", "x"],
                           [*bench, "--batch", 2], [*bench, "--routing", "zipf"], [*bench, "--routed-only"],
                           ["plan", "--preset", "olmoe-1b-7b", "--slots", 8], ["plan", "--groups", 2],
                           ["plan", "--placement", "x", "--ranks", 2, "--preset", "olmoe-1b-7b"],
@@ -1085,6 +1086,27 @@ class OtherCommands(CommandLine):
         e = json.loads(switchyard("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--host-counts", "--json").stdout)
         self.assertTrue(needs(e))
 
+    def test_explain_lists_configurations_and_says_whose_word_they_are(self):
+        explain = ("explain", "--preset", "olmoe-1b-7b", "--device", "cuda", "--tokens", 4096)
+        e = json.loads(switchyard(*explain, "--json").stdout)
+        first, second = e["gemms"]
+        self.assertEqual([first[name] for name in ("experts", "n", "k", "rows", "gated")], [64, 2048, 2048, 32768, True])
+        self.assertEqual([second[name] for name in ("n", "k", "gated")], [2048, 1024, False])
+        tiles = next(s["gemms"] for s in e["strategies"] if s["name"] == "local+contiguous")
+        self.assertRegex(tiles, r"^GEMM1 .+ \((by rule|by a table of measured times)\); GEMM2 .+ \((by rule|by a table of measured times)\)$")
+        other = next(c for c in first["configs"] if c != first["chosen"])
+        named = json.loads(switchyard(*explain, "--gemm1", other, "--json").stdout)
+        self.assertEqual(named["gemms"][0]["chosen"], other)
+        tiles = next(s["gemms"] for s in named["strategies"] if s["name"] == "local+contiguous")
+        self.assertTrue(tiles.startswith(f"GEMM1 {other} (asked for); GEMM2 {second['chosen']} (by "), tiles)
+        text = switchyard(*explain, "--all", "--gemm1", other).stdout
+        self.assertIn("configurations that --gemm2 takes, for 2048 x 1024 of 64 experts, at most 32768 rows:", text)
+        self.assertRegex(text, re.escape(other) + " +chosen\n")
+        wrong = switchyard(*explain, "--gemm2", "7x7")
+        self.assertEqual(wrong.returncode, 1)
+        self.assertIn("(saw gemm2=7x7, there are " + "; ".join(second["configs"]) + ")", wrong.stdout)
+        self.assertEqual(json.loads(switchyard("explain", "--preset", "olmoe-1b-7b", "--json").stdout)["gemms"], [])
+
     EXPLAINED = ("explain", "--model", MODEL, "--layer", 1)
     MEASURE = (*EXPLAINED, "--measure", "--repeat", 1, "--tokens", 5)
 
@@ -1181,6 +1203,30 @@ class OtherCommands(CommandLine):
             self.assertEqual({row["operations"] for row in rows[:-1]}, {0})
         text = self.good("bench", "--model", MODEL, "--layer", 1, "--tokens", 1, "--repeat", 1).stdout
         self.assertRegex(text, rf"\n +1  layer .* {rows[-1]['operations']}\n")
+
+    def test_configurations_are_timed_on_a_gpu_alone(self):
+        tune = ["bench", "--preset", "olmoe-1b-7b", "--tune"]
+        self.refused(*tune, says="--device=cpu, has one form of each GEMM")
+        tune += ["--device", "cuda"]
+        self.refused(*tune, "--ranks", 2, says="--ranks=2, need 1 with --tune")
+        self.refused(*tune, "--tokens", "8,0", says="--tokens=0, need 1 or more with --tune")
+        for option in (["--report", "x"], ["--gemm1", "x"], ["--num-sms", 3], ["--routed-only"], ["--linear-attention"]):
+            self.refused(*tune, *option, says="is for a benchmark without --tune")
+        out = self.folder / "table.txt"
+        done = switchyard(*tune, "--tokens", "16,300", "--ep-size", 16, "--json", "--out", out)
+        if done.returncode == 2 and "--device=cuda, " in done.stderr:
+            self.assertFalse(out.exists())
+            self.skipTest("without a GPU")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        run = json.loads(done.stdout)
+        self.assertEqual([(g["tokens"], g["gemm"]) for g in run["gemms"]], [(16, 1), (16, 2), (300, 1), (300, 2)])
+        for gemm in run["gemms"]:
+            of = {time["config"]: time for time in gemm["times"]}
+            for name in gemm["by_rule"], gemm["chosen"], gemm["best"]:
+                self.assertGreater(of[name]["us"], 0)
+            self.assertTrue(all(time["first_us"] > 0 and time["problem"] == "" for time in of.values()))
+            self.assertAlmostEqual(gemm["gain"], of[gemm["by_rule"]]["us"] / of[gemm["best"]]["us"])
+        self.assertEqual(len(out.read_text().splitlines()), 2 + sum(g["in_table"] for g in run["gemms"]))
 
     def test_bench_of_a_preset_in_fp8(self):
         bench = ["bench", "--preset", "olmoe-1b-7b", "--ep-size", 16, "--tokens", 3, "--repeat", 1]

@@ -114,6 +114,23 @@ TEST(Measure, WorkOfAForwardIsCountedByItsRouting) {
   EXPECT_EQ(times.back().bytes, 2 * (k * 3 * i * h + 2 * t * h));
 }
 
+TEST(Measure, OperationsOfOnePartWithoutTheLayer) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  MoeConfig c = small_config();
+  c.shared = {};
+  const auto layer = cuda_layer(c, "contiguous", 200, 64);
+  CudaCall call(c, 200);
+  std::vector<std::string> ops;
+  for (const auto& t :
+       measure_forward(*layer, call.args(nullptr, call.output.view()), cuda_backend(),
+                       {.repeat = 1, .only = Phase::Experts, .whole = false})) {
+    EXPECT_GT(t.us, 0) << t.op;
+    ops.push_back(t.op);
+  }
+  EXPECT_EQ(ops, (std::vector<std::string>{"plan_rows", "scatter_rows", "grouped_gemm1",
+                                           "grouped_gemm2"}));
+}
+
 // What is timed alone, call after call, still leaves the forward's result.
 TEST(Measure, LeavesTheOutputOfAForward) {
   SWITCHYARD_SKIP_WITHOUT_HOPPER();

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <thread>
 
+#include "layer/agreement.h"
 #include "switchyard/dispatcher.h"
 #include "switchyard/executor.h"
 #include "switchyard/layer.h"
@@ -529,6 +530,28 @@ TEST(Create, FailsOnEveryRankWhenOptionsDiffer) {
   EXPECT_EQ(messages[1], messages[0]);
 }
 
+// No device is needed to say so.
+TEST(Create, RanksAgreeOnTheConfigurationsOfTheirGemms) {
+  for (const auto member : {&PlanOptions::gemm1, &PlanOptions::gemm2}) {
+    const std::string name = member == &PlanOptions::gemm1 ? "gemm1" : "gemm2";
+    for (const std::string of_rank_1 : {"64x128x64, 7 stages, cluster of 1", "same"}) {
+      std::vector<std::string> messages(2);
+      run_local_ranks(2, [&](Communicator& comm) {
+        LayerOptions options;
+        options.*member = comm.rank() == 1 ? of_rank_1 : "same";
+        int code = 0;
+        messages[static_cast<size_t>(comm.rank())] =
+            message_of([&] { agree_or_throw({}, LayerPlan({}, 2, options), comm); }, code);
+      });
+      const std::string expected =
+          of_rank_1 == "same" ? "" : "create: " + name + " of rank 1 differs from that of rank 0";
+      EXPECT_EQ(messages[0].substr(0, expected.size()), expected);
+      EXPECT_EQ(messages[0].empty(), expected.empty()) << messages[0];
+      EXPECT_EQ(messages[1], messages[0]);
+    }
+  }
+}
+
 // One rank alone has them: the others must not wait for it.
 TEST(Create, RefusesNegativeNumbersAndStrangeEnumeratorsOnEveryRank) {
   struct Wrong {
@@ -545,6 +568,10 @@ TEST(Create, RefusesNegativeNumbersAndStrangeEnumeratorsOnEveryRank) {
       {"config: scoring=9,", [](auto& c, auto&, auto&) { c.gate.scoring = Scoring(9); }},
       {"config: scoring=-1,", [](auto& c, auto&, auto&) { c.gate.scoring = Scoring(-1); }},
       {"config: group_score=2,", [](auto& c, auto&, auto&) { c.gate.group_score = GroupScore(2); }},
+      {"gemm1=64x128x64, 7 stages, cluster of 1, cpu has no configurations)",
+       [](auto&, auto& o, auto&) { o.gemm1 = "64x128x64, 7 stages, cluster of 1"; }},
+      {"gemm2=anything, cpu has no configurations)",
+       [](auto&, auto& o, auto&) { o.gemm2 = "anything"; }},
       {"w1 order=9,", [](auto&, auto&, auto& w) { w.experts.order = GateUpOrder(9); }},
   };
   for (const Wrong& wrong : all) {
@@ -577,6 +604,14 @@ TEST(Create, PartsRefuseStrangeKindsAndRanks) {
     return message_of(
         [&] { make_executor(config, options, weights.experts, num_ranks, rank, backend); }, code);
   };
+  for (const auto member : {&ExecutorOptions::gemm1, &ExecutorOptions::gemm2}) {
+    ExecutorOptions options;
+    options.*member = "64x128x64, 7 stages, cluster of 1";
+    EXPECT_NE(
+        message_of([&] { make_executor(config, options, weights.experts, 1, 0, backend); }, code)
+            .find("64x128x64, 7 stages, cluster of 1, cpu has no configurations)"),
+        std::string::npos);
+  }
   EXPECT_EQ(executor_of(ExecutorKind(9), 1, 0),
             "make_executor: kind=9, is none of ExecutorKind. Pass one of them.");
   for (const auto& [num_ranks, rank] : {std::pair{0, 0}, {-1, 0}, {1, -1}, {1, 1}})

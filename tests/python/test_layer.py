@@ -213,6 +213,12 @@ def test_other_threads_run_while_a_layer_works():
     assert turns_beside(lambda: layer.forward(hidden)) >= 20
 
 
+@pytest.mark.parametrize("name", ["gemm1", "gemm2"])
+def test_a_configuration_of_a_gemm_is_refused_where_there_is_none(name):
+    with pytest.raises(switchyard.Unsupported, match=f"{name}=64x128x64, 7 stages, cluster of 1, cpu has no configurations"):
+        switchyard.MoeLayer.from_pretrained(MODEL, 1, **{name: "64x128x64, 7 stages, cluster of 1"})
+
+
 def test_a_second_thread_in_the_same_layer_is_refused_and_nothing_breaks():
     layer = switchyard.MoeLayer.from_pretrained(MODEL, 1, max_tokens=512, num_threads=1)
     hidden = switchyard.TensorFile(MODEL / "moe_io.safetensors").tensor("model.layers.1.mlp.input")

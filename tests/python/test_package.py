@@ -99,7 +99,8 @@ def test_options_are_those_of_cpp_with_their_defaults():
         if (default := python_default(fields[name])) is not None:
             assert getattr(options, name) == default, name
             compared.add(name)
-    assert bound - compared == {"backend", "shared_workspace", "workspace", "placement"}
+    assert bound - compared == {"backend", "shared_workspace", "workspace", "placement", "gemm1", "gemm2"}
+    assert options.gemm1 == options.gemm2 == ""
     assert options.backend is None and options.shared_workspace is None and options.workspace is None and options.placement == []
 
 
@@ -108,7 +109,7 @@ OF_OBJECTS = {"backend", "shared_workspace", "workspace", "communicator"}  # oth
 
 def test_every_option_may_be_set():
     values = {"strategy": "local+masked", "device": "cuda", "out_of_range_ids": switchyard.OutOfRangeIds.NoExpert, "placement": [1, 0],
-              "experts": "f8_e4m3"}
+              "experts": "f8_e4m3", "gemm1": "64x128x64, 7 stages, cluster of 1", "gemm2": "any"}
     for name in {n for n, v in vars(switchyard.LayerOptions).items() if isinstance(v, property)} - OF_OBJECTS:
         default = getattr(switchyard.LayerOptions(), name)
         value = values.get(name, not default if isinstance(default, bool) else default if isinstance(default, str) else None)

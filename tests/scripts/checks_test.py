@@ -157,6 +157,88 @@ class Docs(Tree):
         self.assertIn("0002-b.md: no row in docs/decisions/README.md", found)
 
 
+class TunedGemms(Tree):
+    """From what `switchyard bench --tune --json` printed to the table that is compiled."""
+    TABLE = "src/strategy/gemm_table.cc"
+    BEST = "64x128x64, 7 stages, cluster of 1"
+
+    def gemm(self, rows, in_table, **more):
+        times = [{"config": self.BEST, "us": 100.0, "first_us": 120.0, "us_of_rounds": [100.0], "problem": ""},
+                 {"config": "8x8", "us": None, "first_us": 345.0, "us_of_rounds": [], "problem": ""},
+                 {"config": "9x9", "us": None, "first_us": 0.0, "us_of_rounds": [], "problem": "other bits"}]
+        return {"tokens": rows // 8, "gemm": 1, "experts": 128, "n": 1536, "k": 2048, "gated": True, "rows": rows, "by_rule": "the rule's", "chosen": "now",
+                "best": self.BEST, "gain": 1.2, "in_table": in_table, "times": times, **more}
+
+    def results(self, name, gemms, **more):
+        """A results file, by the way that scripts/gpu_check.sh goes."""
+        run_of = {"layer": "preset m", "device": "NVIDIA H200", "num_sms": 132, "read_gbps": 4474.25, "experts": "bf16", "date": "2026-12-01T03:04:05Z",
+                  "commit": "abc1234", "rounds": 3, "repeat": 9, "gemms": gemms, "problems": [], **more}
+        self.write("state/tune/m.json", json.dumps(run_of))
+        self.write("state/tune/n.json", "")
+        self.write("state/tune/n.err", "switchyard: out of memory\n")
+        (self.root / "bench/results").mkdir(parents=True, exist_ok=True)
+        return subprocess.run([sys.executable, ROOT / "scripts/gpu_results.py", "tune", self.root / "state", self.root / f"bench/results/{name}.json", "abc1234"],
+                              capture_output=True, text=True, check=True).stdout
+
+    def table(self):
+        self.write(self.TABLE, "old")
+        result = run("gemm_table.py", self.root)
+        self.assertEqual((0, f"{self.TABLE}: written\n"), (result.returncode, result.stdout), result.stderr)
+        self.assertEqual(0, run("gemm_table.py", self.root, "--check").returncode)
+        return (self.root / self.TABLE).read_text()
+
+    def test_the_table_has_what_is_better_than_the_rule(self):
+        shown = self.results("one", [self.gemm(1024, True), self.gemm(2048, False), self.gemm(4096, True, gated=False),
+                                     self.gemm(4096, True, gated=False, gemm=2, best="its own")])
+        self.assertIn(f"GEMM1  1.200  {self.BEST}, not the rule's", shown)
+        self.assertIn("out of memory", shown)
+        text = self.table()
+        self.assertIn(f"""constexpr TunedGemm kNVIDIAH200[] = {{
+    // m, bench/results/one.json, 2026-12-01
+    {{OperandKind::Bf16, 128, 1536, 2048, true, 1024, "{self.BEST}"}},
+    {{OperandKind::Bf16, 128, 1536, 2048, false, 4096, "{self.BEST}"}},
+}};
+constexpr TunedGpu kGpus[] = {{
+    {{"NVIDIA H200", 132, 4474.2, kNVIDIAH200}},
+}};
+""", text)
+        self.assertIn("return kGpus;", text)
+
+    def test_a_stale_table_is_named_and_left(self):
+        self.results("one", [self.gemm(1024, True)])
+        text = self.table()
+        self.results("one", [self.gemm(512, True)])
+        check = run("gemm_table.py", self.root, "--check")
+        self.assertEqual((1, f"{self.TABLE}: stale, run scripts/gemm_table.py\n"), (check.returncode, check.stdout))
+        self.assertEqual(text, (self.root / self.TABLE).read_text())
+
+    def test_without_results_or_gains_it_is_empty(self):
+        empty = self.table()
+        self.assertIn("return {};", empty)
+        self.results("one", [self.gemm(1024, False)])
+        self.assertEqual(empty, self.table())
+
+    def test_gpus_and_dtypes_are_kept_apart_and_shapes_are_measured_once(self):
+        self.results("one", [self.gemm(1024, True)])
+        self.results("two", [self.gemm(1024, True)], device="NVIDIA H100 80GB HBM3", read_gbps=3050.3)
+        self.results("three", [self.gemm(1024, True)], experts="f8_e4m3")
+        text = self.table()
+        for part in ("kNVIDIAH200[]", "kNVIDIAH10080GBHBM3[]", "{OperandKind::F8E4m3, 128, 1536", '{"NVIDIA H100 80GB HBM3", 132, 3050.3, kNVIDIAH10080GBHBM3}'):
+            self.assertEqual(1, text.count(part), part)
+        self.results("twice", [self.gemm(1024, False)])
+        result = run("gemm_table.py", self.root)
+        self.assertEqual(2, result.returncode)
+        self.assertIn("is in bench/results/one.json, too", result.stderr)
+
+    def test_pages_of_measurements_have_every_configuration(self):
+        self.results("one", [self.gemm(1024, True)])
+        self.assertEqual(0, run("measurements.py", self.root).returncode)
+        page = (self.root / "docs/measurements/one.md").read_text()
+        for part in ("Configurations of grouped GEMMs", "NVIDIA H200", self.BEST, "| 8x8 |", "345", "1.20", "out of memory", "scripts/gpu_check.sh tune"):
+            self.assertIn(part, page)
+        self.assertNotIn("9x9", page)
+
+
 class Measurements(Tree):
     PAGE = "docs/measurements/one.md"
 

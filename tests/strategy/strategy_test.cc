@@ -535,11 +535,14 @@ TEST(Providers, OnlyCublasTakesScratchForItsSums) {
 }
 
 constexpr char kSmallTiles[] =
-    "GEMM1 32x64x128, 3 stages, cluster of 1; GEMM2 32x64x128, 3 stages, cluster of 1";
+    "GEMM1 32x64x128, 3 stages, cluster of 1 (by rule); "
+    "GEMM2 32x64x128, 3 stages, cluster of 1 (by rule)";
 constexpr char kFewTiles[] =
-    "GEMM1 64x128x64, 7 stages, cluster of 1; GEMM2 64x128x64, 7 stages, cluster of 1";
+    "GEMM1 64x128x64, 7 stages, cluster of 1 (by rule); "
+    "GEMM2 64x128x64, 7 stages, cluster of 1 (by rule)";
 constexpr char kLargeTiles[] =
-    "GEMM1 256x128x64, 4 stages, cluster of 2; GEMM2 256x128x64, 4 stages, cluster of 2";
+    "GEMM1 256x128x64, 4 stages, cluster of 2 (by rule); "
+    "GEMM2 256x128x64, 4 stages, cluster of 2 (by rule)";
 
 TEST(Gemms, OfHopperNameTheTilesAtTheCapacity) {
   for (const char* name : {"contiguous", "masked"}) {
@@ -550,7 +553,8 @@ TEST(Gemms, OfHopperNameTheTilesAtTheCapacity) {
     EXPECT_EQ(choose_strategy(r).gemms, kLargeTiles) << name;
     r.num_sms = 1;
     EXPECT_EQ(choose_strategy(r).gemms,
-              "GEMM1 128x128x64, 5 stages, cluster of 1; GEMM2 128x128x64, 5 stages, cluster of 1");
+              "GEMM1 128x128x64, 5 stages, cluster of 1 (by rule); "
+              "GEMM2 128x128x64, 5 stages, cluster of 1 (by rule)");
     r.max_tokens = 0;
     EXPECT_EQ(choose_strategy(r).gemms, "");
   }
@@ -561,7 +565,8 @@ TEST(Gemms, FollowTheColumnsOfEachGemm) {
   r.max_tokens = 4096;
   r.config.hidden = 128;
   EXPECT_EQ(choose_strategy(r).gemms,
-            "GEMM1 256x128x64, 4 stages, cluster of 2; GEMM2 128x128x64, 5 stages, cluster of 1");
+            "GEMM1 256x128x64, 4 stages, cluster of 2 (by rule); "
+            "GEMM2 128x128x64, 5 stages, cluster of 1 (by rule)");
 }
 
 TEST(Gemms, OfAHybridNameBothLayoutsWhereTheyDiffer) {

@@ -52,14 +52,24 @@ GemmParams params_of(const GroupedGemm& g, const GemmConfig& config) {
   return p;
 }
 
-// It takes no cluster that is larger than num_sms.
-GemmConfig config_of(const GroupedGemm& g, int num_sms) {
-  const bool all_sms = num_sms == describe_device(DeviceKind::Cuda).num_sms;
-  return choose_gemm_config({g.weights.dim(0), g.max_rows, g.weights.dim(1), g.weights.dim(2),
-                             all_sms ? 0 : num_sms, g.chunk > 0});
+GemmShape shape_of(const GroupedGemm& g) {
+  return {.num_experts = g.weights.dim(0),
+          .max_rows = g.max_rows,
+          .n = g.weights.dim(1),
+          .k = g.weights.dim(2),
+          .has_chunks = g.chunk > 0,
+          .gated = g.activation != nullptr && g.activation->gated()};
 }
 
 }  // namespace
+
+GemmConfig config_on_device(const GemmConfig* named, GemmShape shape, int num_sms) {
+  const DeviceDescription& device = describe_device(DeviceKind::Cuda);
+  static const GemmTable table = gemm_table(device, tuned_gpus());
+  if (named != nullptr) return *named;
+  shape.num_sms = num_sms == device.num_sms ? 0 : num_sms;
+  return choose_gemm(shape, table).config;
+}
 
 void launch_gemm(const GemmConfig& config, const GroupedGemm& g, int num_sms, cudaStream_t stream) {
   const int64_t row_tiles = g.groups.tiles.present()
@@ -70,13 +80,13 @@ void launch_gemm(const GemmConfig& config, const GroupedGemm& g, int num_sms, cu
 
 int rows_of_tile(const GroupedGemm& g, int num_sms) {
   if (g.max_rows == 0) return 0;
-  const GemmConfig config = config_of(g, num_sms);
+  const GemmConfig config = config_on_device(g.config, shape_of(g), num_sms);
   return config.streams() ? config.rows : 0;
 }
 
 void grouped_gemm_hopper(const GroupedGemm& g, int num_sms, cudaStream_t stream) {
   if (g.max_rows == 0 || g.src.dim(0) == 0) return;
-  launch_gemm(config_of(g, num_sms), g, num_sms, stream);
+  launch_gemm(config_on_device(g.config, shape_of(g), num_sms), g, num_sms, stream);
 }
 
 }  // namespace switchyard::cuda

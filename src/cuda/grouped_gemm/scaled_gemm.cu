@@ -87,13 +87,15 @@ void launch_gemm(const GemmConfig& config, const ScaledGemm& g, int num_sms, cud
 
 void scaled_gemm_hopper(const ScaledGemm& g, int num_sms, cudaStream_t stream) {
   if (g.max_rows == 0 || g.src.dim(0) == 0) return;
-  const bool all_sms = num_sms == describe_device(DeviceKind::Cuda).num_sms;
-  const GemmConfig config = choose_gemm_config({.num_experts = g.weights.dim(0),
-                                                .max_rows = g.max_rows,
-                                                .n = g.weights.dim(1),
-                                                .k = g.weights.dim(2),
-                                                .num_sms = all_sms ? 0 : num_sms,
-                                                .operands = OperandKind::F8E4m3});
+  const GemmConfig config =
+      config_on_device(g.config,
+                       {.num_experts = g.weights.dim(0),
+                        .max_rows = g.max_rows,
+                        .n = g.weights.dim(1),
+                        .k = g.weights.dim(2),
+                        .operands = OperandKind::F8E4m3,
+                        .gated = g.activation != nullptr && g.activation->gated()},
+                       num_sms);
   const bool in_two_steps = g.activation != nullptr && !quantizes(config, g);
   launch_gemm(config, in_two_steps ? g.products() : g, num_sms, stream);
   if (in_two_steps) run(g.activated(), stream);
