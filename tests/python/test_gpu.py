@@ -131,6 +131,56 @@ def test_nothing_is_compiled_after_the_second_number_of_tokens(experts):
     assert len(compiled) == after_two <= 2
 
 
+@pytest.mark.parametrize("keeps_view", (False, True))
+def test_rows_written_where_peers_fetch_them_give_the_same_bits(experts, keeps_view):
+    """Two ranks of one GPU, threads with a stream each. A view lives on when the layer has grown."""
+    import threading
+
+    meet, tokens = threading.Barrier(2), 65
+    failed = []
+
+    def body(c):
+        backend = switchyard.make_cuda_backend(0, num_sms=32)
+        mine = slice(c.rank * E // 2, (c.rank + 1) * E // 2)
+        config = switchyard.MoeConfig(hidden=H, intermediate=I, num_experts=E, top_k=K)
+        layer = switchyard.MoeLayer(
+            config, switchyard.LayerWeights(experts[0][mine], experts[1][mine], switchyard.GateUpOrder.GateUp),
+            max_tokens=tokens, backend=backend, communicator=c, strategy="normal+contiguous")
+        hidden, ids, weights = routed(tokens, c.rank)
+        elsewhere, here = torch.empty_like(hidden), torch.empty_like(hidden)
+        place = torch.from_dlpack(layer.input_rows)
+        assert place.shape == (tokens, H) and place.dtype == torch.bfloat16 and place.data_ptr() % 16 == 0
+        place.copy_(hidden)
+        torch.cuda.current_stream().synchronize()
+        meet.wait()
+        layer.forward(hidden, ids=ids, weights=weights, output=elsewhere)
+        layer.forward(place, ids=ids, weights=weights, output=here)
+        layer.wait(torch.cuda.current_stream().cuda_stream)
+        meet.wait()
+        assert same_bits(here, elsewhere) and same_bits(place, hidden)
+        if not keeps_view:
+            place = None
+        layer.grow(4 * tokens, torch.cuda.current_stream().cuda_stream)
+        assert layer.input_rows.shape == (4 * tokens, H)
+        assert place is None or same_bits(place, hidden)
+        meet.wait()
+
+    def run(c):
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                body(c)
+        except BaseException as error:
+            failed.append(error)
+            meet.abort()
+
+    threads = [threading.Thread(target=run, args=(c,)) for c in switchyard.make_local_ranks(2, deadline=30.0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed
+
+
 def test_a_placement_swaps_between_replays_and_loads_are_counted(layer, experts):
     """On one rank no bit depends on where experts are."""
     generator = torch.Generator().manual_seed(3)
