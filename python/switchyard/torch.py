@@ -5,13 +5,16 @@
     import switchyard.torch
     output = torch.ops.switchyard.fused_experts(hidden, w1, w2, ids, weights, order="gate_up")
 
+Experts in fp8: w1 and w2 float8_e4m3fn with w1_scales and w2_scales, f32 in blocks of 128 x 128, or of w1_block and
+w2_block: [64, 128], [1, -1] for a scale per row, [-1, -1] for one per expert.
+
 They run on CPU and CUDA, on torch's current stream, in torch.compile(fullgraph=True, dynamic=True) and, after one call
 of the same capacity, in CUDA graphs. Memory of a call comes from torch's allocator on CUDA.
 """
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Sequence
 
 import torch
 
@@ -26,7 +29,9 @@ _LIBRARY = torch.library.Library("switchyard", "DEF")
 _TENSORS = "Tensor hidden, Tensor w1, Tensor w2, Tensor ids, Tensor weights, *, str order"
 _OPTIONS = (  # last: defaults at the end are not passed on
     "str activation='silu', float alpha=1.702, float limit=7.0, Tensor? b1=None, Tensor? b2=None, "
-    "Tensor? expert_map=None, bool no_expert_out_of_range=False, int max_tokens=-1")
+    "Tensor? expert_map=None, bool no_expert_out_of_range=False, int max_tokens=-1, Tensor? w1_scales=None, "
+    "Tensor? w2_scales=None, int[]? w1_block=None, int[]? w2_block=None")
+WHOLE = -1  # in w1_block and w2_block, [rows, cols] of the weights that share a scale: all rows, or all columns
 
 
 @functools.lru_cache(maxsize=64)
@@ -40,17 +45,30 @@ def _order(name: str) -> _native.GateUpOrder:
     return ORDERS[name]
 
 
+def _block(name: str, size: Optional[Sequence[int]]) -> _native.ScaleBlock:
+    """128 x 128 for None."""
+    if size is None:
+        return _native.ScaleBlock()
+    if len(size) != 2:
+        raise Unsupported(f"fused_experts: {name}={list(size)}, need rows and columns. Give two numbers, -1 for all.")
+    rows, cols = (_native.ScaleBlock.WHOLE if n == WHOLE else n for n in size)
+    return _native.ScaleBlock(rows=rows, cols=cols)
+
+
 def _fused_experts_out(hidden: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor, ids: torch.Tensor,
                        weights: torch.Tensor, *, order: str, activation: str = "silu", alpha: float = 1.702,
                        limit: float = 7.0, b1: Optional[torch.Tensor] = None, b2: Optional[torch.Tensor] = None,
                        expert_map: Optional[torch.Tensor] = None, no_expert_out_of_range: bool = False,
-                       max_tokens: int = -1, out: torch.Tensor) -> None:
+                       max_tokens: int = -1, w1_scales: Optional[torch.Tensor] = None,
+                       w2_scales: Optional[torch.Tensor] = None, w1_block: Optional[Sequence[int]] = None,
+                       w2_block: Optional[Sequence[int]] = None, out: torch.Tensor) -> None:
     if weights.dtype is not torch.float32:  # .to() of the same dtype takes 2 us
         weights = weights.to(torch.float32)
     _native.fused_experts(
         hidden.contiguous(), w1, w2, ids.contiguous(), weights.contiguous(), order=_order(order),
         activation=_activation(activation, alpha, limit), b1=b1, b2=b2, expert_map=expert_map,
-        out_of_range_ids=_OUT_OF_RANGE[no_expert_out_of_range], max_tokens=max_tokens, output=out)
+        out_of_range_ids=_OUT_OF_RANGE[no_expert_out_of_range], max_tokens=max_tokens, w1_scales=w1_scales,
+        w2_scales=w2_scales, w1_block=_block("w1_block", w1_block), w2_block=_block("w2_block", w2_block), output=out)
 
 
 def _fused_experts(hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
