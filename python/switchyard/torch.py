@@ -131,37 +131,56 @@ class Router(torch.nn.Module):
 
 
 class Experts(torch.nn.Module):
-    """gate_up_proj [E, 2I, H] (gate first) and down_proj [E, H, I]."""
+    """gate_up_proj [E, 2I, H] (gate first) and down_proj [E, H, I]; of float8_e4m3fn also their scales."""
 
-    def __init__(self, hidden: int, intermediate: int, num_experts: int, activation: str, **factory: Any) -> None:
+    def __init__(self, hidden: int, intermediate: int, num_experts: int, activation: str, *, dtype: torch.dtype = torch.bfloat16,
+                 weight_block: Sequence[int] = (128, 128), device: Any = None) -> None:
         super().__init__()
-        self.activation = activation
-        self.gate_up_proj = torch.nn.Parameter(torch.empty(num_experts, 2 * intermediate, hidden, **factory))
-        self.down_proj = torch.nn.Parameter(torch.empty(num_experts, hidden, intermediate, **factory))
+        if dtype not in (torch.bfloat16, torch.float8_e4m3fn):
+            raise Unsupported(f"Experts: dtype={dtype}, need torch.bfloat16 or torch.float8_e4m3fn. Convert the weights.")
+        self.activation, self.block = activation, None if dtype is torch.bfloat16 else list(weight_block)
+        for name, rows, cols in (("gate_up_proj", 2 * intermediate, hidden), ("down_proj", hidden, intermediate)):
+            weight = torch.empty(num_experts, rows, cols, dtype=dtype, device=device)
+            setattr(self, name, torch.nn.Parameter(weight, requires_grad=self.block is None))
+            if self.block is None:
+                self.register_parameter(f"{name}_scale_inv", None)
+                continue
+            scales = torch.empty(num_experts, *_scales_of(self.block, rows, cols), dtype=torch.float32, device=device)
+            setattr(self, f"{name}_scale_inv", torch.nn.Parameter(scales, requires_grad=False))
 
     def forward(self, hidden: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = torch.ops.switchyard.fused_experts(
-            hidden, self.gate_up_proj, self.down_proj, ids, weights, order="gate_up", activation=self.activation)
+            hidden, self.gate_up_proj, self.down_proj, ids, weights, order="gate_up", activation=self.activation,
+            w1_scales=self.gate_up_proj_scale_inv, w2_scales=self.down_proj_scale_inv, w1_block=self.block, w2_block=self.block)
         return output
+
+
+def _scales_of(block: Sequence[int], rows: int, cols: int) -> tuple[int, int]:
+    """How many scales a matrix has."""
+    of = _block("weight_block", block)
+    return -(-rows // min(of.rows, rows)), -(-cols // min(of.cols, cols))
 
 
 class MoE(torch.nn.Module):
     """The MoE block of Mixtral, Qwen3-MoE and their kin, for inference: softmax, top-k, experts.
 
     The names of its state_dict are those of transformers 5: gate.weight bf16 [E, H], experts.gate_up_proj bf16 [E, 2I, H],
-    experts.down_proj bf16 [E, H, I]. They are not initialised. Input and output bf16 [..., H]. Raises Unsupported where
-    a gradient would be missing.
+    experts.down_proj bf16 [E, H, I]. With expert_dtype=torch.float8_e4m3fn the last two are fp8, and their scales are
+    experts.gate_up_proj_scale_inv and experts.down_proj_scale_inv, f32 [E, ceil(rows / r), ceil(columns / c)] for
+    weight_block=(r, c), -1 for all rows or columns; c is a multiple of 128 or -1. They are not initialised. Input and
+    output bf16 [..., H]. Raises Unsupported where a gradient would be missing.
     """
 
     def __init__(self, hidden: int, intermediate: int, num_experts: int, top_k: int, *, activation: str = "silu",
-                 renormalize: bool = False, scale: float = 1.0, device: Any = None) -> None:
+                 renormalize: bool = False, scale: float = 1.0, expert_dtype: torch.dtype = torch.bfloat16,
+                 weight_block: Sequence[int] = (128, 128), device: Any = None) -> None:
         super().__init__()
-        factory = {"device": device, "dtype": torch.bfloat16}
         _native.MoeConfig(hidden=hidden, intermediate=intermediate, num_experts=num_experts, top_k=top_k,
                           activation=_activation(activation, 1.702, 7.0)).validate()
         self.top_k, self.renormalize, self.scale = top_k, renormalize, scale
-        self.gate = Router(hidden, num_experts, **factory)
-        self.experts = Experts(hidden, intermediate, num_experts, activation, **factory)
+        self.gate = Router(hidden, num_experts, device=device, dtype=torch.bfloat16)
+        self.experts = Experts(hidden, intermediate, num_experts, activation, dtype=expert_dtype, weight_block=weight_block,
+                               device=device)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         rows = hidden.reshape(-1, hidden.shape[-1])

@@ -228,6 +228,53 @@ def test_a_wrong_argument_of_the_operation_is_refused(change, text):
         torch.ops.switchyard.fused_experts(*given, **options)
 
 
+def moe_of(block, **options):
+    torch = torch_op()
+    return switchyard.torch.MoE(H, I, E, K, expert_dtype=torch.float8_e4m3fn, weight_block=as_list(block), **options)
+
+
+@pytest.mark.parametrize("block", [(128, 128), (64, 128), (1, WHOLE), (WHOLE, WHOLE)], ids=str)
+def test_the_module_is_its_definition(block):
+    torch = torch_op()
+    w1, w2, router = arrays(SEED, block, block)
+    module = moe_of(block)
+    assert not any(p.requires_grad for p in module.experts.parameters())
+    module.load_state_dict({
+        "gate.weight": torch_bf16(router), "experts.gate_up_proj": as_torch(w1[0]), "experts.down_proj": as_torch(w2[0]),
+        "experts.gate_up_proj_scale_inv": torch.from_numpy(w1[1]), "experts.down_proj_scale_inv": torch.from_numpy(w2[1])})
+    hidden = rows(tokens=12)
+    exact = experts_by_definition(hidden, w1[2], w2[2], *cases.softmax_top_k(hidden, router))
+    with torch.no_grad():
+        output = module(torch_bf16(hidden).view(3, 4, H))
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")(torch_bf16(hidden).view(3, 4, H))
+    assert cases.relative_error(output.view(-1, H).double().numpy(), exact) <= cases.TOLERANCE, SEED
+    assert torch.equal(compiled, output)
+    with pytest.raises(switchyard.Unsupported, match="requires grad"):
+        module(torch_bf16(hidden).requires_grad_())
+
+
+def test_a_module_converted_by_torch_is_refused():
+    """to(dtype) leaves numbers that are no codes."""
+    torch = torch_op()
+    with torch.no_grad(), pytest.raises(switchyard.ShapeMismatch, match="w1"):
+        moe_of((128, 128)).to(torch.bfloat16)(torch_bf16(rows()))
+    with pytest.raises(switchyard.Unsupported, match="dtype=torch.float8_e5m2, need"):
+        switchyard.torch.MoE(H, I, E, K, expert_dtype=torch.float8_e5m2)
+
+
+@pytest.mark.parametrize("intermediate", (128, 192))
+def test_the_module_has_the_names_and_shapes_of_transformers(intermediate):
+    transformers = pytest.importorskip("transformers")
+    torch = torch_op()
+    from transformers.integrations.finegrained_fp8 import FP8Experts
+
+    config = transformers.Qwen3MoeConfig(hidden_size=H, moe_intermediate_size=intermediate, num_experts=E)
+    theirs = FP8Experts(config, block_size=(128, 128)).state_dict()
+    ours = switchyard.torch.MoE(H, intermediate, E, K, expert_dtype=torch.float8_e4m3fn).experts
+    assert {n: (t.shape, t.dtype) for n, t in ours.state_dict().items()} == {n: (t.shape, t.dtype) for n, t in theirs.items()}
+    ours.load_state_dict(theirs)
+
+
 def wrong(**changes):
     block1, block2 = BLOCKS["blocks"]
     w1, w2, router = arrays(1, block1, block2)
