@@ -16,6 +16,7 @@ import torch.distributed as dist
 from transformers.distributed.expert_parallel import AllToAllEP, EPImplementation, EPImplementationInterface
 
 from . import _native
+from ._errors import Unsupported
 from .transformers import NAME, _needs_gradient, _plan, _weights
 
 DEADLINE = 600.0  # seconds that a rank waits for its peers, as torch's process groups do
@@ -96,8 +97,9 @@ class SwitchyardEP(EPImplementation):  # type: ignore[misc]  # transformers has 
     def _layer(self, top_k: int, device: torch.device) -> _native.MoeLayer:
         """Made at the first call, when weights are loaded, and again where they are others. Collective."""
         plan = _plan(self.experts)
-        w1, w2, b1, b2 = _weights(self.experts, plan)
-        assert w1 is not None and w2 is not None
+        if plan.block is not None:
+            raise Unsupported("transformers: experts are in fp8, need bf16 over ranks. Dequantise the model.")
+        w1, w2, b1, b2 = _weights(self.experts, plan)[:4]
         made_of = (top_k, *(None if t is None else t.data_ptr() for t in (w1, w2, b1, b2)))
         if self.layer is None or made_of != self.made_of:
             ranks = self.ep_mesh.size()
