@@ -187,7 +187,7 @@ def test_a_model_that_is_compiled_early_is_right_or_an_error(make, switch, text)
         torch._dynamo.reset()
         compiled = torch.compile(model, backend="aot_eager")
         before = compiled(PROMPT, use_cache=False).logits
-        assert 0 < distance(before, eager) < 2e-2
+        assert torch.equal(before, model(PROMPT, use_cache=False).logits) and not torch.equal(before, eager)
         for layer in model.model.layers:
             layer.mlp.experts.down_proj.mul_(2)
         after = compiled(PROMPT, use_cache=False).logits
