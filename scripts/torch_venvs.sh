@@ -6,8 +6,9 @@
 #
 #   scripts/torch_venvs.sh build/torch build/venv
 #
-# Does nothing where they are there for the same requirements, or with SKIP_DEPS=1. Downloads 1.3 GB where the machine
-# has a CUDA toolkit (scripts/install_torch.py). Exit code 77: the package registry is not reached.
+# Does nothing where they are there for the same requirements. Downloads 1.3 GB where the machine has a CUDA toolkit
+# (scripts/install_torch.py). Exit code 77, with a line that says so: there are none, and the package registry is not
+# reached, or SKIP_DEPS=1 forbids to ask it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:?say the folder}
@@ -16,12 +17,20 @@ torch='torch>=2.11'
 oldest=transformers==5.17.0
 wanted="$torch $oldest $(cat "$venv/requirements" 2>/dev/null)"
 
-[ "${SKIP_DEPS:-0}" != 1 ] || exit 0
-[ "$(cat "$folder/requirements" 2>/dev/null)" != "$wanted" ] || exit 0
-if ! "$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$(mktemp -d)" packaging; then
-  echo "skipped: no package registry is reached, so there is no torch, and its tests do not run"
+skip() {
+  echo "skipped: $1, so there is no torch, and its tests do not run"
   exit 77
+}
+
+if [ "${SKIP_DEPS:-0}" = 1 ]; then
+  [ -x "$folder/oldest/bin/python" ] || skip "SKIP_DEPS=1 installs nothing"
+  exit 0
 fi
+[ "$(cat "$folder/requirements" 2>/dev/null)" != "$wanted" ] || exit 0
+place=$(mktemp -d)
+trap 'rm -rf "$place"' EXIT
+"$venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$place" packaging 2>/dev/null ||
+  skip "no package registry is reached"
 
 packages_of() { "$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
 
