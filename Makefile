@@ -30,7 +30,7 @@ test:  ## build everything and run all tests
 	@cmake --build --preset cpu
 	ctest --preset cpu -j2
 
-torch:  ## the package with torch on the CPU, and with the oldest and newest transformers: build/torch, 1.3 GB to download
+torch:  ## the package with torch on the CPU, and with the oldest and newest transformers: build/torch, 1.4 GB to download
 	@scripts/install_deps.sh build test python
 	@scripts/python_venv.sh $(VENV)
 	@scripts/torch_venvs.sh $(TORCH) $(VENV) || exit $$(($$? == 77 ? 0 : 1)); \

@@ -32,7 +32,7 @@ def starts():
 def requirements():
     """Of torch that is installed, as pip takes them: those of any platform, and those of CUDA."""
     said = [r for r in importlib.metadata.requires("torch") or () if "extra ==" not in r]
-    of_cuda = [r for r in said if re.match(r"nvidia-|cuda-|triton", r)]
+    of_cuda = [r for r in said if re.match(r"nvidia-|cuda-", r)]
     return [r for r in said if r not in of_cuda], of_cuda
 
 

@@ -6,7 +6,7 @@
 #
 #   scripts/torch_venvs.sh build/torch build/venv
 #
-# Does nothing where they are there for the same requirements. Downloads 1.3 GB where the machine has a CUDA toolkit
+# Does nothing where they are there for the same requirements. Downloads 1.4 GB where the machine has a CUDA toolkit
 # (scripts/install_torch.py). Exit code 77, with a line that says so: there are none, and the package registry is not
 # reached, or SKIP_DEPS=1 forbids to ask it.
 set -euo pipefail
