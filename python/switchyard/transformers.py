@@ -188,7 +188,8 @@ class _Plan:
 def _stored(module: Any) -> _Weights:
     up = _up_name(module)
     if _is_fp8(module):
-        w1, w2, scales1, scales2 = (getattr(module, name).detach() for name in (up, "down_proj", up + "_scale_inv", "down_proj_scale_inv"))
+        names = (up, "down_proj", up + "_scale_inv", "down_proj_scale_inv")
+        w1, w2, scales1, scales2 = (t.detach() if t.requires_grad else t for t in (getattr(module, name) for name in names))
         return _Weights(w1, w2, None, None, scales1, scales2)
     if module.has_bias:
         return _Weights(getattr(module, up), module.down_proj, getattr(module, up + "_bias"), module.down_proj_bias)
