@@ -275,7 +275,7 @@ int place(PlanArguments& a) {
 
 int plan(PlanArguments& a) {
   if (!a.placement.loads.empty()) return place(a);
-  refuse_unused(*a.command, {"--slots", "--groups"}, "--placement");
+  refuse_unused(*a.command, {"--slots", "--groups", "--current"}, "--placement");
   require_usage(a.source.given(), "need either --model DIR --layer N or --preset NAME");
   a.source.open();
   const Plans plans = make_plans(a);
@@ -300,6 +300,9 @@ void add_placement(CLI::App& c, PlacementArguments& a) {
   add_number(c, "--slots", a.slots, {1, kMostSlots}, "N",
              "With --placement: places for an expert's weights, over all ranks")
       ->default_str("as few as hold the experts");
+  add_value(
+      c, "--current", a.current, "PLAN.json",
+      "With --placement: the plan that runs now, of which experts keep their slots where they can");
   add_number(c, "--groups", a.groups, {1, kMaxExperts}, "G",
              "With --placement: groups of experts, each on one node where the nodes divide them");
 }

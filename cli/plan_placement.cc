@@ -16,6 +16,21 @@
 namespace switchyard::cli {
 namespace {
 
+// As many slots as the plan has, unless --slots says otherwise.
+void take_current(PlacementRequest& r, const PlacementArguments& a) {
+  const auto layers = slots_of_layers(a.current);
+  require_usage(
+      std::ssize(layers) == r.num_layers,
+      "--current={}, has {} layers, the loads are of {}. Name the plan of the same layers",
+      a.current, layers.size(), r.num_layers);
+  if (a.slots == 0) r.num_slots = std::ssize(layers.front());
+  for (const auto& slots : layers) {
+    require_usage(std::ssize(slots) == r.num_slots, "--current={}, has {} slots, need --slots={}",
+                  a.current, slots.size(), r.num_slots);
+    r.current.insert(r.current.end(), slots.begin(), slots.end());
+  }
+}
+
 PlacementRequest request_of(const PlacementArguments& a) {
   PlacementRequest r;
   const auto layers = layer_loads(a.loads);
@@ -27,6 +42,7 @@ PlacementRequest request_of(const PlacementArguments& a) {
   r.num_groups = a.groups;
   const int64_t filled = (r.num_experts + a.ranks - 1) / a.ranks * a.ranks;
   r.num_slots = a.slots > 0 ? a.slots : filled;
+  if (!a.current.empty()) take_current(r, a);
   return r;
 }
 
@@ -89,7 +105,8 @@ void print_json(const PlacementRequest& r, const Placement& p) {
             {"rank_loads_before", rows_of(p.rank_loads_before, p.num_layers)},
             {"rank_loads", rows_of(p.rank_loads, p.num_layers)},
             {"imbalance_before", p.imbalance_before},
-            {"imbalance", p.imbalance}});
+            {"imbalance", p.imbalance},
+            {"moves", p.num_moves}});
 }
 
 // ---- text
@@ -111,25 +128,44 @@ void print_head(const PlacementArguments& a, const PlacementRequest& r, const Pl
   say("slots    {} on {} of {}, {} each; an expert has at most {}\n", p.num_slots,
       several(p.num_ranks, "rank"), several(r.num_nodes, "node"), p.num_slots / p.num_ranks,
       p.max_replicas);
+  if (!a.current.empty()) say("before   {}\n", a.current);
   say("placed   {}: {}\n", p.hierarchical ? "by groups" : "over all ranks", p.reason);
 }
 
 void print_layers(const PlacementRequest& r, const Placement& p) {
-  say("\nlayers: load of the busiest rank over the mean, experts in their order (before) and\n"
-      "placed; the hottest expert's own over that mean\n");
-  Table table({"layer", "before", "placed", "hot expert", "its load", "replicas"});
+  const bool runs = !r.current.empty();
+  say("\nlayers: load of the busiest rank over the mean, {} (before) and\n"
+      "placed; the hottest expert's own over that mean{}\n",
+      runs ? "as it runs" : "experts in their order",
+      runs ? "; moves: slots whose weights change" : "");
+  std::vector<std::string> head{"layer", "before", "placed", "hot expert", "its load", "replicas"};
+  if (runs) head.push_back("moves");
+  Table table(std::move(head));
   for (int64_t layer = 0; layer < p.num_layers; ++layer) {
     const auto loads = row(r.loads, layer, p.num_layers);
     const auto hot = std::ranges::max_element(loads) - loads.begin();
     const double mean = sum_of(loads) / p.num_ranks;
-    table.add({std::to_string(layer), ratio(p.imbalance_before[layer]), ratio(p.imbalance[layer]),
-               std::to_string(hot), mean > 0 ? ratio(loads[hot] / mean) : "-",
-               std::to_string(row(p.replica_counts, layer, p.num_layers)[hot])});
+    std::vector<std::string> cells{std::to_string(layer),
+                                   ratio(p.imbalance_before[layer]),
+                                   ratio(p.imbalance[layer]),
+                                   std::to_string(hot),
+                                   mean > 0 ? ratio(loads[hot] / mean) : "-",
+                                   std::to_string(row(p.replica_counts, layer, p.num_layers)[hot])};
+    if (runs) cells.push_back(std::to_string(p.num_moves[layer]));
+    table.add(std::move(cells));
   }
   const auto layers = static_cast<double>(p.num_layers);
-  if (p.num_layers > 1)
-    table.add({"mean", ratio(sum_of(p.imbalance_before) / layers),
-               ratio(sum_of(p.imbalance) / layers), "", "", ""});
+  if (p.num_layers > 1) {
+    std::vector<std::string> mean{"mean",
+                                  ratio(sum_of(p.imbalance_before) / layers),
+                                  ratio(sum_of(p.imbalance) / layers),
+                                  "",
+                                  "",
+                                  ""};
+    const auto moves = std::accumulate(p.num_moves.begin(), p.num_moves.end(), 0.0);
+    if (runs) mean.push_back(fmt::format("{:.1f}", moves / layers));
+    table.add(std::move(mean));
+  }
   say("{}", table.text());
 }
 

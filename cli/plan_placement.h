@@ -11,8 +11,9 @@ namespace switchyard::cli {
 inline constexpr int64_t kMostSlots = 1 << 20;  // 256 on each of 4096 ranks
 
 struct PlacementArguments {
-  std::string loads;  // a file, or "-"
-  int64_t slots = 0;  // 0: as few as hold the experts
+  std::string loads;    // a file, or "-"
+  std::string current;  // a plan that runs; empty: none
+  int64_t slots = 0;    // 0: as few as hold the experts
   int64_t groups = 1;
   int ranks = 1, nodes = 1;
   bool json = false;

@@ -267,6 +267,7 @@ constexpr Recording::Source kPlacement{
 constexpr Recording::Source kPlan{
     "run: placement", 16 << 20, "is no file. Name what `switchyard plan --placement --json` prints",
     false};
+constexpr Recording::Source kCurrent{"plan: current", kPlan.most_bytes, kPlan.none, false};
 
 }  // namespace
 
@@ -324,6 +325,10 @@ std::vector<int32_t> slots_of_plan(const std::string& path, int64_t layer) {
     plan.refuse(
         fmt::format("holds {} layers, --placement-layer={}. Count them from 0", count, layer));
   return layers[static_cast<size_t>(std::max<int64_t>(layer, 0))];
+}
+
+std::vector<std::vector<int32_t>> slots_of_layers(const std::string& path) {
+  return Recording(kCurrent, path).slots();
 }
 
 std::vector<std::vector<double>> layer_loads(const std::string& path) {

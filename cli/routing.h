@@ -41,5 +41,7 @@ std::vector<std::vector<double>> layer_loads(const std::string& path);
 // The expert in each weight slot, from what `switchyard plan --placement --json` prints: of the
 // layer-th of its layers, or, for -1, of the only one. Throws Error(BadFile).
 std::vector<int32_t> slots_of_plan(const std::string& path, int64_t layer);
+// Of each layer.
+std::vector<std::vector<int32_t>> slots_of_layers(const std::string& path);
 
 }  // namespace switchyard::cli

@@ -35,7 +35,8 @@ class Config(ctypes.Structure):
         ("shared_sigmoid_gated", c_int32), ("shared_activation", c_int32), ("shared_activation_alpha", c_float),
         ("shared_activation_limit", c_float), ("expert_bias", c_int32), ("router_bias", c_int32),
         ("router_f32", c_int32), ("f32_sums", c_int32), ("path_latent", c_int64), ("path_input_norm", c_int32),
-        ("path_output_norm", c_int32), ("path_norm_epsilon", c_float), ("router_weight_on_input", c_int32)]
+        ("path_output_norm", c_int32), ("path_norm_epsilon", c_float), ("router_weight_on_input", c_int32),
+        ("ids_are_given", c_int32)]
 
 
 class Options(ctypes.Structure):

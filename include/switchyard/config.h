@@ -96,7 +96,7 @@ struct MoeConfig {
   int64_t hidden = 0;        // H, a multiple of 8
   int64_t intermediate = 0;  // I of one routed expert, a multiple of 8
   int64_t num_experts = 0;   // E <= kMaxExperts, over all ranks; see experts_of_rank
-  int64_t top_k = 0;         // K, 1 <= K <= E
+  int64_t top_k = 0;         // K >= 1; at most E where the gate chooses
   Activation activation{};
   GateConfig gate{};
   SharedExpertConfig shared{};
@@ -111,6 +111,9 @@ struct MoeConfig {
   /// Llama-4: the fp32 router weight scales GEMM1's fp32 sums before the activation, and the
   /// weighted gather then adds without weights. Only for Scoring::Sigmoid with K = 1.
   bool router_weight_on_input = false;
+  /// No gate and no router weights: every call brings ids and weights. K may then exceed E, of a rank
+  /// that holds fewer experts than a token chooses: the other ids are no expert here.
+  bool ids_are_given = false;
 
   /// Rows of W1: 2I for a gated activation, else I.
   int64_t w1_rows() const { return activation.gated() ? 2 * intermediate : intermediate; }

@@ -27,6 +27,9 @@ struct PlacementRequest {
   int num_ranks = 1;       // P
   int num_nodes = 1;       // N, a divisor of P; consecutive ranks share a node
   int64_t num_groups = 1;  // G of the gate, a divisor of E; consecutive experts are a group
+  /// [L, S] the expert that each slot holds now, -1: none; each expert is in a slot. Empty: slots hold
+  /// nothing yet. Then what is planned keeps experts in their slots where it can.
+  std::vector<int32_t> current{};
 };
 
 /// Flat tables, row-major, as a device reads them: at most 2^31 - 1 entries each.
@@ -41,12 +44,13 @@ struct Placement {
   std::vector<int32_t> replica_counts;       // [L, E] from 1 to C
   std::vector<int32_t> logical_to_physical;  // [L, E, C] slots of an expert, rising; then -1
   std::vector<double> rank_loads;            // [L, P] in the unit of the loads
-  std::vector<double> rank_loads_before;     // [L, P] without it: experts_of_rank each, in order
+  std::vector<double> rank_loads_before;     // [L, P] of `current`, else of experts in their order
   std::vector<double> imbalance;             // [L] the busiest rank's load over the mean, from 1 on
   std::vector<double> imbalance_before;      // [L]
+  std::vector<int64_t> num_moves;  // [L] slots whose weights change; empty without `current`
 };
 
-/// Each layer in four steps:
+/// Each layer in four steps, and a fifth where slots hold experts already:
 ///
 /// 1. Groups go to nodes, G / N to each: the busiest first, to the node with the least load. Where a
 ///    node gets one group, node i gets group i.
@@ -57,6 +61,11 @@ struct Placement {
 /// 4. While the busiest rank can exchange a replica with another rank of its node so that both end
 ///    with less load than it had, the pair that leaves the least does (at most 2^26 pairs of a layer
 ///    are looked at).
+/// 5. From what slots hold, the busiest rank exchanges replicas as in step 4, or a slot of an expert
+///    with several gets another replica of one of its experts, whatever helps it most, until no rank
+///    has more than 1 % beyond the busiest of steps 1 to 4. Where that is not reached, or moves
+///    more, the plan of steps 1 to 4: its nodes and ranks take the places of those that hold the most
+///    of their experts, and an expert that stays on a rank keeps its slot.
 ///
 /// Of equal loads the lowest index comes first, so equal requests give equal tables everywhere.
 /// Steps 1 to 3 are those of DeepSeek's EPLB (github.com/deepseek-ai/EPLB), whose published plan

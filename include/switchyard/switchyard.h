@@ -250,6 +250,7 @@ typedef struct swy_config {
   int32_t path_input_norm, path_output_norm;
   float path_norm_epsilon;
   int32_t router_weight_on_input;
+  int32_t ids_are_given; /* no router, ids in every call; then top_k may exceed num_experts */
 } swy_config;
 SWY_API swy_status swy_config_init(swy_config* config, size_t size);
 

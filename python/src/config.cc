@@ -118,7 +118,7 @@ void bind_config(nb::module_& m) {
       config, Field{"hidden", &MoeConfig::hidden, "H, a multiple of 8."},
       Field{"intermediate", &MoeConfig::intermediate, "I of one routed expert, a multiple of 8."},
       Field{"num_experts", &MoeConfig::num_experts, "E, over all ranks, at most 4096."},
-      Field{"top_k", &MoeConfig::top_k, "K, 1 <= K <= E."},
+      Field{"top_k", &MoeConfig::top_k, "K >= 1; at most E where the gate chooses."},
       Field{"activation", &MoeConfig::activation, "An Activation or its name."},
       Field{"gate", &MoeConfig::gate, "How experts are chosen."},
       Field{"shared", &MoeConfig::shared, "Shared experts."},
@@ -129,7 +129,9 @@ void bind_config(nb::module_& m) {
       Field{"f32_sums", &MoeConfig::f32_sums, "The layer's output is f32 [T, H]."},
       Field{"path", &MoeConfig::path, "What stands around the routed experts."},
       Field{"router_weight_on_input", &MoeConfig::router_weight_on_input,
-            "Llama-4: the router weight scales GEMM1's sums."});
+            "Llama-4: the router weight scales GEMM1's sums."},
+      Field{"ids_are_given", &MoeConfig::ids_are_given,
+            "No gate and no router weights: every call brings ids and weights. K may exceed E."});
   config
       .def(
           "validate", [](const MoeConfig& c) { validate(c); },

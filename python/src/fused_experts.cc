@@ -55,7 +55,8 @@ MoeConfig config_of(const ExpertWeights& experts, ConstTensor ids, const Activat
           .num_experts = dim_or_zero(experts.w1, 0),
           .top_k = dim_or_zero(ids, 1),
           .activation = activation,
-          .expert_bias = experts.b1.present() || experts.b2.present()};
+          .expert_bias = experts.b1.present() || experts.b2.present(),
+          .ids_are_given = true};
 }
 
 // Powers of two from 64 on, so that calls of many sizes are few layers.

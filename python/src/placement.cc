@@ -63,14 +63,28 @@ void take_loads(PlacementRequest& request, nb::handle loads) {
       ("plan_placement: loads are a " + type + ", need an array, or lists of numbers.").c_str());
 }
 
+void take_current(PlacementRequest& request, const Rows<int32_t>& layers) {
+  if (std::ssize(layers) != request.num_layers)
+    refuse(Errc::ShapeMismatch, "plan_placement: current has ", layers.size(),
+           " layers, the loads are of ", request.num_layers, ". Pass the plan of the same layers.");
+  for (const auto& slots : layers) {
+    if (std::ssize(slots) != request.num_slots)
+      refuse(Errc::ShapeMismatch, "plan_placement: current has ", slots.size(),
+             " slots in a layer, need num_slots=", request.num_slots,
+             ". Pass physical_to_logical of what runs.");
+    request.current.insert(request.current.end(), slots.begin(), slots.end());
+  }
+}
+
 Placement plan(const nb::object& loads, int64_t num_slots, int num_ranks, int num_nodes,
-               int64_t num_groups) {
+               int64_t num_groups, const std::optional<Rows<int32_t>>& current) {
   PlacementRequest request;
   take_loads(request, loads);
   request.num_slots = num_slots;
   request.num_ranks = num_ranks;
   request.num_nodes = num_nodes;
   request.num_groups = num_groups;
+  if (current) take_current(request, *current);
   const nb::gil_scoped_release unlocked;
   return plan_placement(request);
 }
@@ -124,16 +138,18 @@ void bind_placement(nb::module_& m) {
       .def_prop_ro("rank_loads", &layer_rows<&Placement::rank_loads>,
                    "[L][P] in the unit of the loads.")
       .def_prop_ro("rank_loads_before", &layer_rows<&Placement::rank_loads_before>,
-                   "[L][P] with experts in their order.")
+                   "[L][P] of `current`, else of experts in their order.")
       .def_ro("imbalance", &Placement::imbalance,
               "[L] the busiest rank's load over the mean, from 1 on.")
-      .def_ro("imbalance_before", &Placement::imbalance_before, "[L] with experts in their order.")
+      .def_ro("imbalance_before", &Placement::imbalance_before, "[L] as rank_loads_before.")
+      .def_ro("num_moves", &Placement::num_moves,
+              "[L] slots whose weights change; empty without `current`.")
       .def("__repr__", [](const Placement& p) {
         return "<Placement of " + std::to_string(p.num_experts) + " experts in " +
                std::to_string(p.num_slots) + " slots on " + std::to_string(p.num_ranks) + " ranks>";
       });
   m.def("plan_placement", &plan, "loads"_a, nb::kw_only(), "num_slots"_a = 0, "num_ranks"_a = 1,
-        "num_nodes"_a = 1, "num_groups"_a = 1,
+        "num_nodes"_a = 1, "num_groups"_a = 1, "current"_a = nb::none(),
         "Weight slots for experts, so that all ranks have as much to do; each layer by itself.\n\n"
         "  loads       in   [L, E], or [E] of one layer: what each expert has to do, in any\n"
         "                   unit: an array f64, f32, i64 or i32 on the CPU, or lists of numbers.\n"
@@ -142,14 +158,18 @@ void bind_placement(nb::module_& m) {
         "  num_slots        S of a layer, over all ranks: a multiple of P, from E to E * P\n"
         "  num_ranks        P\n"
         "  num_nodes        N, a divisor of P; consecutive ranks share a node\n"
-        "  num_groups       G of the gate, a divisor of E; consecutive experts are a group\n\n"
+        "  num_groups       G of the gate, a divisor of E; consecutive experts are a group\n"
+        "  current          physical_to_logical of what runs now, [L][S], -1: no expert; experts\n"
+        "                   keep their slots where they can, and *_before are of it\n\n"
         "Equal loads and sizes give equal tables everywhere. No device, no rank has to agree. "
         "Raises ShapeMismatch for sizes that break these rules, BadRouting for loads that are "
         "negative or not finite.",
         nb::sig("def plan_placement(loads: switchyard._array.Array | "
                 "collections.abc.Sequence[collections.abc.Sequence[float]] | "
                 "collections.abc.Sequence[float], *, num_slots: int = 0, num_ranks: int = 1, "
-                "num_nodes: int = 1, num_groups: int = 1) -> Placement"));
+                "num_nodes: int = 1, num_groups: int = 1, "
+                "current: collections.abc.Sequence[collections.abc.Sequence[int]] | None = None) "
+                "-> Placement"));
 }
 
 }  // namespace switchyard::python

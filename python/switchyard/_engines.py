@@ -42,14 +42,12 @@ def _device_fault(kind: str, index: int) -> Optional[str]:
     return None
 
 
-def weights_fault(top_k: int, **weights: Any) -> Optional[str]:
-    """Why the kernels cannot read tensors [E, ...] as they are, or choose K of E; None if they can."""
+def weights_fault(**weights: Any) -> Optional[str]:
+    """Why the kernels cannot read tensors [E, ...] as they are; None if they can."""
     for name, weight in weights.items():
         dtype = str(weight.dtype).removeprefix("torch.")
         if dtype != "bfloat16" or weight.shape[-1] % 8 or not weight.is_contiguous():
             return f"{name} is {dtype} {list(weight.shape)}, need bfloat16 in rows of a multiple of 8, without gaps."
-        if weight.shape[0] < top_k:
-            return f"{weight.shape[0]} experts of this rank are fewer than the {top_k} of a token."
     device = next(iter(weights.values())).device
     return _device_fault(device.type, device.index or 0)
 

@@ -250,7 +250,7 @@ class MoeConfig:
     One MoE layer: H hidden, I intermediate, E experts, K experts per token.
     """
 
-    def __init__(self, *, hidden: int = 0, intermediate: int = 0, num_experts: int = 0, top_k: int = 0, activation: Activation = ..., gate: GateConfig = ..., shared: SharedExpertConfig = ..., expert_bias: bool = False, router_bias: bool = False, router_f32: bool = False, f32_sums: bool = False, path: RoutedPathConfig = ..., router_weight_on_input: bool = False) -> None: ...
+    def __init__(self, *, hidden: int = 0, intermediate: int = 0, num_experts: int = 0, top_k: int = 0, activation: Activation = ..., gate: GateConfig = ..., shared: SharedExpertConfig = ..., expert_bias: bool = False, router_bias: bool = False, router_f32: bool = False, f32_sums: bool = False, path: RoutedPathConfig = ..., router_weight_on_input: bool = False, ids_are_given: bool = False) -> None: ...
 
     @property
     def hidden(self) -> int:
@@ -275,7 +275,7 @@ class MoeConfig:
 
     @property
     def top_k(self) -> int:
-        """K, 1 <= K <= E."""
+        """K >= 1; at most E where the gate chooses."""
 
     @top_k.setter
     def top_k(self, arg: int, /) -> None: ...
@@ -344,6 +344,15 @@ class MoeConfig:
 
     @router_weight_on_input.setter
     def router_weight_on_input(self, arg: bool, /) -> None: ...
+
+    @property
+    def ids_are_given(self) -> bool:
+        """
+        No gate and no router weights: every call brings ids and weights. K may exceed E.
+        """
+
+    @ids_are_given.setter
+    def ids_are_given(self, arg: bool, /) -> None: ...
 
     def validate(self) -> None:
         """
@@ -684,7 +693,7 @@ class Placement:
 
     @property
     def rank_loads_before(self) -> list[list[float]]:
-        """[L][P] with experts in their order."""
+        """[L][P] of `current`, else of experts in their order."""
 
     @property
     def imbalance(self) -> list[float]:
@@ -692,11 +701,15 @@ class Placement:
 
     @property
     def imbalance_before(self) -> list[float]:
-        """[L] with experts in their order."""
+        """[L] as rank_loads_before."""
+
+    @property
+    def num_moves(self) -> list[int]:
+        """[L] slots whose weights change; empty without `current`."""
 
     def __repr__(self) -> str: ...
 
-def plan_placement(loads: switchyard._array.Array | Sequence[Sequence[float]] | Sequence[float], *, num_slots: int = 0, num_ranks: int = 1, num_nodes: int = 1, num_groups: int = 1) -> Placement:
+def plan_placement(loads: switchyard._array.Array | Sequence[Sequence[float]] | Sequence[float], *, num_slots: int = 0, num_ranks: int = 1, num_nodes: int = 1, num_groups: int = 1, current: Sequence[Sequence[int]] | None = None) -> Placement:
     """
     Weight slots for experts, so that all ranks have as much to do; each layer by itself.
 
@@ -708,6 +721,8 @@ def plan_placement(loads: switchyard._array.Array | Sequence[Sequence[float]] | 
       num_ranks        P
       num_nodes        N, a divisor of P; consecutive ranks share a node
       num_groups       G of the gate, a divisor of E; consecutive experts are a group
+      current          physical_to_logical of what runs now, [L][S], -1: no expert; experts
+                       keep their slots where they can, and *_before are of it
 
     Equal loads and sizes give equal tables everywhere. No device, no rank has to agree. Raises ShapeMismatch for sizes that break these rules, BadRouting for loads that are negative or not finite.
     """

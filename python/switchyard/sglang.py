@@ -100,8 +100,7 @@ def _why_not(method: Any, layer: Any, config: MoeRunnerConfig) -> Optional[str]:
         return "experts have biases."
     if config.apply_router_weight_on_input or config.no_combine:
         return "router weights are applied to the input, or rows of experts are not summed."
-    return weights_fault((config.top_k or 0) + (config.num_fused_shared_experts or 0),  # of a row of ids
-                         w13_weight=layer.w13_weight, w2_weight=layer.w2_weight)
+    return weights_fault(w13_weight=layer.w13_weight, w2_weight=layer.w2_weight)
 
 
 def _choose_runner(original: Callable[..., Any], self: Any, layer: Any, moe_runner_config: MoeRunnerConfig) -> Any:

@@ -131,7 +131,7 @@ def _why_not(method: UnquantizedFusedMoEMethod, layer: Any) -> Optional[str]:
         return "experts have biases."
     if layer.apply_router_weight_on_input:
         return "router weights are applied to the input."
-    return weights_fault(method.moe.experts_per_token, w13_weight=layer.w13_weight, w2_weight=layer.w2_weight)
+    return weights_fault(w13_weight=layer.w13_weight, w2_weight=layer.w2_weight)
 
 
 class SwitchyardMoEMethod(UnquantizedFusedMoEMethod):  # type: ignore[misc]

@@ -52,8 +52,8 @@ void check_groups(const MoeConfig& c) {
                      "config: num_groups=", g.num_groups,
                      ", zero experts belong to no group. Use one group.");
   const int64_t choice = c.num_choices() / g.num_groups * g.num_groups_kept;
-  SWITCHYARD_REQUIRE(c.top_k <= choice, ShapeMismatch, "config: top_k=", c.top_k, ", the ",
-                     g.num_groups_kept, " kept groups have ", choice,
+  SWITCHYARD_REQUIRE(c.ids_are_given || c.top_k <= choice, ShapeMismatch, "config: top_k=", c.top_k,
+                     ", the ", g.num_groups_kept, " kept groups have ", choice,
                      " experts. Keep more groups.");
   const bool scores_before_choice =
       g.scoring != Scoring::SoftmaxOfTopK && g.scoring != Scoring::SparseMixer;
@@ -170,6 +170,35 @@ std::string shared_text(const MoeConfig& c) {
   return text;
 }
 
+std::string choice_text(const GateConfig& g) {
+  std::string gate;
+  switch (g.scoring) {
+    case Scoring::Softmax: gate = "softmax then top-k"; break;
+    case Scoring::SoftmaxOfTopK: gate = "top-k then softmax"; break;
+    case Scoring::Sigmoid: gate = "sigmoid then top-k"; break;
+    case Scoring::SparseMixer: gate = "sparse mixer"; break;
+    case Scoring::SqrtSoftplus: gate = "sqrt-softplus then top-k"; break;
+  }
+  if (g.vocabulary > 0)
+    gate = cat("chosen by token id, weighed by ", gate.substr(0, gate.find(" then")));
+  if (g.correction_bias) gate += " with correction bias";
+  if (g.num_groups > 1) gate += cat(" in ", g.num_groups_kept, " of ", g.num_groups, " groups");
+  if (g.renormalize) gate += ", renormalised";
+  if (g.scale != 1) gate += cat(", scaled by ", g.scale);
+  if (g.logit_softcap > 0) gate += cat(", logits capped at ", g.logit_softcap);
+  if (g.expert_scale) gate += ", scaled per expert";
+  if (g.rms_of_hidden) gate += ", on normed hidden states";
+  return gate;
+}
+
+std::string gate_text(const MoeConfig& c) {
+  std::string gate = c.ids_are_given ? "ids given" : choice_text(c.gate);
+  if (c.router_weight_on_input) gate += ", weight on the input";
+  if (c.gate.num_zero_experts > 0)
+    gate += cat(", ", c.gate.num_zero_experts, " zero experts return their input");
+  return gate;
+}
+
 }  // namespace
 
 Activation activation_from_name(std::string_view name) {
@@ -203,8 +232,12 @@ void validate(const MoeConfig& c) {
   SWITCHYARD_REQUIRE(zero >= 0 && zero <= kMaxExperts - c.num_experts, ShapeMismatch,
                      "config: num_zero_experts=", zero, ", need 0 to ", kMaxExperts,
                      " less E=", c.num_experts, ".");
-  SWITCHYARD_REQUIRE(c.top_k >= 1 && c.top_k <= c.num_choices(), ShapeMismatch,
-                     "config: top_k=", c.top_k, ", need 1 to num_experts=", c.num_choices(), ".");
+  SWITCHYARD_REQUIRE(c.top_k >= 1 && (c.ids_are_given || c.top_k <= c.num_choices()), ShapeMismatch,
+                     "config: top_k=", c.top_k, ", need 1 to num_experts=", c.num_choices(),
+                     ". Set ids_are_given where other ranks hold the rest.");
+  SWITCHYARD_REQUIRE(!c.ids_are_given || c.shared.num_scored == 0, Unsupported,
+                     "config: ids_are_given with num_scored=", c.shared.num_scored,
+                     ", whose weights are the gate's. Leave one off.");
   check_activation(c.activation);
   check_activation(c.shared_activation());
   check_gate(c);
@@ -215,29 +248,8 @@ void validate(const MoeConfig& c) {
 }
 
 std::string describe(const MoeConfig& c) {
-  const GateConfig& g = c.gate;
-  std::string gate;
-  switch (g.scoring) {
-    case Scoring::Softmax: gate = "softmax then top-k"; break;
-    case Scoring::SoftmaxOfTopK: gate = "top-k then softmax"; break;
-    case Scoring::Sigmoid: gate = "sigmoid then top-k"; break;
-    case Scoring::SparseMixer: gate = "sparse mixer"; break;
-    case Scoring::SqrtSoftplus: gate = "sqrt-softplus then top-k"; break;
-  }
-  if (g.vocabulary > 0)
-    gate = cat("chosen by token id, weighed by ", gate.substr(0, gate.find(" then")));
-  if (g.correction_bias) gate += " with correction bias";
-  if (g.num_groups > 1) gate += cat(" in ", g.num_groups_kept, " of ", g.num_groups, " groups");
-  if (g.renormalize) gate += ", renormalised";
-  if (g.scale != 1) gate += cat(", scaled by ", g.scale);
-  if (g.logit_softcap > 0) gate += cat(", logits capped at ", g.logit_softcap);
-  if (g.expert_scale) gate += ", scaled per expert";
-  if (g.rms_of_hidden) gate += ", on normed hidden states";
-  if (c.router_weight_on_input) gate += ", weight on the input";
-  if (g.num_zero_experts > 0)
-    gate += cat(", ", g.num_zero_experts, " zero experts return their input");
   std::string text = cat("H ", c.hidden, ", I ", c.intermediate, ", E ", c.num_experts, ", K ",
-                         c.top_k, ", ", activation_text(c.activation), ", ", gate);
+                         c.top_k, ", ", activation_text(c.activation), ", ", gate_text(c));
   if (c.router_f32) text += ", router in f32";
   if (c.expert_bias) text += ", expert biases";
   if (c.f32_sums) text += ", f32 output";

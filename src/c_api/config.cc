@@ -141,6 +141,7 @@ swy_config from_config(const MoeConfig& config) {
   c.path_output_norm = config.path.output_norm;
   c.path_norm_epsilon = config.path.norm_epsilon;
   c.router_weight_on_input = config.router_weight_on_input;
+  c.ids_are_given = config.ids_are_given;
   return c;
 }
 
@@ -163,6 +164,7 @@ MoeConfig to_config(const char* op, const swy_config* given) {
                  .output_norm = flag(op, "path_output_norm", c.path_output_norm),
                  .norm_epsilon = c.path_norm_epsilon};
   config.router_weight_on_input = flag(op, "router_weight_on_input", c.router_weight_on_input);
+  config.ids_are_given = flag(op, "ids_are_given", c.ids_are_given);
   return config;
 }
 

@@ -88,7 +88,8 @@ AT(swy_config, path_input_norm, 184);
 AT(swy_config, path_output_norm, 188);
 AT(swy_config, path_norm_epsilon, 192);
 AT(swy_config, router_weight_on_input, 196);
-SIZE(swy_config, 200);
+AT(swy_config, ids_are_given, 200);
+SIZE(swy_config, 208);
 
 AT(swy_weight_views, size, 0);
 AT(swy_weight_views, order, 8);

@@ -206,6 +206,8 @@ std::unique_ptr<Gate> make_gate(const MoeConfig& config, const RouterWeights& we
                                 std::optional<GemmProvider> provider) {
   validate(config);
   require_backend("make_gate", backend);
+  SWITCHYARD_REQUIRE(!config.ids_are_given, ShapeMismatch,
+                     "make_gate: the config says that ids are given. Leave ids_are_given off.");
   const ConstTensor w = weights.weight;
   const DType dtype = config.router_f32 ? DType::F32 : DType::Bf16;
   SWITCHYARD_REQUIRE(w.shape == (Shape{config.router_rows(), config.hidden}) && w.dtype == dtype,

@@ -97,6 +97,7 @@ void for_each_shared_field(const MoeConfig& c, F&& field) {
   field("path.output_norm", c.path.output_norm);
   field("path.norm_epsilon", c.path.norm_epsilon);
   field("router_weight_on_input", c.router_weight_on_input);
+  field("ids_are_given", c.ids_are_given);
 }
 
 template <class F>

@@ -42,7 +42,8 @@ std::string gib(int64_t bytes) {
 // Of a config that nobody has validated: no sum of its sizes.
 bool has_enough_experts(const MoeConfig& c) {
   if (c.top_k < 1 || c.num_experts < 0) return false;
-  return c.top_k <= c.num_experts || c.top_k - c.num_experts <= c.gate.num_zero_experts;
+  return c.ids_are_given || c.top_k <= c.num_experts ||
+         c.top_k - c.num_experts <= c.gate.num_zero_experts;
 }
 
 }  // namespace
@@ -79,7 +80,8 @@ std::vector<Condition> layer_conditions(const StrategyRequest& r) {
       condition("H is a positive multiple of 8", c.hidden > 0 && c.hidden % 8 == 0, "H=", c.hidden),
       condition("I is a positive multiple of 8", c.intermediate > 0 && c.intermediate % 8 == 0,
                 "I=", c.intermediate),
-      condition("1 <= K <= E", has_enough_experts(c), "K=", c.top_k, ", E=", c.num_experts),
+      condition(c.ids_are_given ? "1 <= K" : "1 <= K <= E", has_enough_experts(c), "K=", c.top_k,
+                ", E=", c.num_experts),
       condition("there are ranks", r.num_ranks >= 1, "P=", r.num_ranks),
       condition("max_tokens >= 0", r.max_tokens >= 0, "max_tokens=", r.max_tokens),
       condition("weight on the input has a sigmoid top-1 gate",

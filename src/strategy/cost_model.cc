@@ -152,14 +152,15 @@ LocalTime predict_local(const LocalWork& work, const MoeConfig& config, GemmProv
 
 Prediction predict(const Combination& c, const StrategyRequest& r) {
   const auto& [dispatcher, executor, provider] = c;
-  const auto k = static_cast<double>(r.config.top_k), e = static_cast<double>(r.config.num_experts);
+  // A token's experts are different ones.
+  const auto e = static_cast<double>(r.config.num_experts);
+  const double k = std::min(static_cast<double>(r.config.top_k), e);
   const double p = r.num_ranks, local_experts = e / p;
   const double tokens =
       static_cast<double>(r.max_tokens) * p / (dispatcher == DispatcherKind::Local ? p : r.tp_size);
   const double slots = tokens * k / p;  // of this rank's experts
   const double rows = expected_rows(dispatcher, r);
 
-  // A token's K experts are different ones.
   const double active = local_experts * (1 - std::pow(1 - k / e, tokens));
   const LocalTime local =
       predict_local({slots, rows, active, r.experts}, r.config, provider, r.device);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // src/strategy/plan_placement.cc -- replicas of experts, and the rank of each.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <queue>
@@ -10,6 +11,8 @@
 #include <utility>
 
 #include "base/checked.h"
+#include "strategy/adjust_slots.h"
+#include "strategy/keep_slots.h"
 #include "switchyard/config.h"
 #include "switchyard/placement.h"
 
@@ -78,6 +81,35 @@ void check_loads(const PlacementRequest& r) {
   }
 }
 
+std::span<const int32_t> current_of(const PlacementRequest& r, int64_t layer) {
+  if (r.current.empty()) return {};
+  return std::span(r.current).subspan(static_cast<size_t>(layer * r.num_slots),
+                                      static_cast<size_t>(r.num_slots));
+}
+
+void check_current(const PlacementRequest& r) {
+  const int64_t size = table_size(r.num_layers, r.num_slots, "physical_to_logical");
+  if (r.current.empty()) return;
+  SWITCHYARD_REQUIRE(r.current.size() == static_cast<size_t>(size), ShapeMismatch,
+                     "placement: current.size()=", r.current.size(), ", need L * S=", size,
+                     ". Give the expert of each slot of each layer, or none.");
+  for (int64_t layer = 0; layer < r.num_layers; ++layer) {
+    const auto slots = current_of(r, layer);
+    std::vector<bool> held(static_cast<size_t>(r.num_experts), false);
+    for (size_t s = 0; s < slots.size(); ++s) {
+      SWITCHYARD_REQUIRE(slots[s] >= -1 && slots[s] < r.num_experts, ShapeMismatch,
+                         "placement: current[", layer, "][", s, "]=", slots[s],
+                         ", need -1 (none) or one of E=", r.num_experts,
+                         " experts. Pass physical_to_logical of what runs.");
+      if (slots[s] >= 0) held[static_cast<size_t>(slots[s])] = true;
+    }
+    const auto missing = std::ranges::find(held, false) - held.begin();
+    SWITCHYARD_REQUIRE(missing == std::ssize(held), ShapeMismatch, "placement: current[", layer,
+                       "] has no slot of expert ", missing,
+                       ", each is in one at least. Pass physical_to_logical of what runs.");
+  }
+}
+
 // What a layer is placed on.
 struct Shape {
   int64_t experts, slots, groups;
@@ -85,6 +117,9 @@ struct Shape {
 
   int64_t rank_slots() const { return slots / ranks; }
   int node_ranks() const { return ranks / nodes; }
+  SlotShape of_slots() const {
+    return {static_cast<size_t>(rank_slots()), static_cast<size_t>(node_ranks())};
+  }
 };
 
 struct Choice {
@@ -208,90 +243,6 @@ class Packing {
   std::set<std::pair<double, size_t>> open_;  // bins with room, the least load first
 };
 
-// ---- step 4
-
-// Exchanges slots of one layer.
-class Exchanges {
- public:
-  // loads: [E] of each replica of an expert.
-  Exchanges(std::span<int32_t> slots, std::span<const double> loads, const Shape& shape)
-      : slots_(slots),
-        loads_(loads),
-        rank_slots_(static_cast<size_t>(shape.rank_slots())),
-        node_ranks_(static_cast<size_t>(shape.node_ranks())),
-        rank_loads_(static_cast<size_t>(shape.ranks), 0),
-        on_busiest_(loads.size(), false),
-        on_other_(loads.size(), false) {
-    for (size_t s = 0; s < slots.size(); ++s) rank_loads_[s / rank_slots_] += loads[slots[s]];
-  }
-
-  void run() {
-    for (Pair pair = best(); pair.gain > kWorthIt; pair = best()) {
-      int32_t &a = slots_[pair.of_busiest], &b = slots_[pair.of_other];
-      const double moved = loads_[a] - loads_[b];
-      rank_loads_[pair.of_busiest / rank_slots_] -= moved;
-      rank_loads_[pair.of_other / rank_slots_] += moved;
-      std::swap(a, b);
-    }
-  }
-
- private:
-  // Of the busiest rank's load: sums in another order differ by less.
-  static constexpr double kWorthIt = 1e-9;
-  // Pairs that are looked at in a layer. 256 experts on 8 ranks take 1e5; 2^26 are 0.1 s.
-  static constexpr int64_t kMostPairs = int64_t{1} << 26;
-
-  struct Pair {
-    size_t of_busiest = 0, of_other = 0;
-    double gain = 0;  // by which the larger load falls, of the busiest's
-  };
-
-  std::span<const int32_t> slots_of(size_t rank) const {
-    return slots_.subspan(rank * rank_slots_, rank_slots_);
-  }
-  void mark(std::vector<bool>& on, size_t rank, bool held) const {
-    for (const int32_t e : slots_of(rank)) on[e] = held;
-  }
-
-  // The first of the best.
-  Pair best() {
-    const auto max = std::ranges::max_element(rank_loads_);
-    const auto busiest = static_cast<size_t>(max - rank_loads_.begin());
-    const size_t node = busiest / node_ranks_ * node_ranks_;
-    Pair pair;
-    mark(on_busiest_, busiest, true);
-    for (size_t other = node; other < node + node_ranks_; ++other) {
-      if (rank_loads_[other] >= *max) continue;  // the busiest itself, too
-      pairs_ += static_cast<int64_t>(rank_slots_ * rank_slots_);
-      if (pairs_ > kMostPairs) break;
-      look_at(busiest, other, pair);
-    }
-    mark(on_busiest_, busiest, false);
-    return pair;
-  }
-
-  void look_at(size_t busiest, size_t other, Pair& best) {
-    const double most = rank_loads_[busiest], less = rank_loads_[other];
-    mark(on_other_, other, true);
-    for (size_t a = busiest * rank_slots_; a < (busiest + 1) * rank_slots_; ++a) {
-      if (on_other_[slots_[a]]) continue;
-      for (size_t b = other * rank_slots_; b < (other + 1) * rank_slots_; ++b) {
-        const double moved = loads_[slots_[a]] - loads_[slots_[b]];
-        const double gain = std::min(moved, most - less - moved) / most;
-        if (gain > best.gain && !on_busiest_[slots_[b]]) best = {a, b, gain};
-      }
-    }
-    mark(on_other_, other, false);
-  }
-
-  std::span<int32_t> slots_;
-  std::span<const double> loads_;
-  size_t rank_slots_, node_ranks_;
-  std::vector<double> rank_loads_;
-  std::vector<bool> on_busiest_, on_other_;  // [E] does the rank hold it?
-  int64_t pairs_ = 0;
-};
-
 // ---- a layer
 
 std::vector<double> picked(std::span<const double> loads, std::span<const int32_t> experts) {
@@ -320,7 +271,8 @@ std::vector<std::vector<int32_t>> experts_of_nodes(std::span<const double> loads
 
 std::vector<int32_t> counts_of(std::span<const int32_t> slots, int64_t experts) {
   std::vector<int32_t> counts(static_cast<size_t>(experts), 0);
-  for (const int32_t e : slots) ++counts[e];
+  for (const int32_t e : slots)
+    if (e >= 0) ++counts[e];
   return counts;
 }
 
@@ -343,13 +295,52 @@ std::vector<int32_t> place_in_node(std::span<const double> loads,
   return slots;
 }
 
-std::vector<int32_t> place_layer(std::span<const double> loads, const Shape& s) {
+std::vector<int32_t> place_anew(std::span<const double> loads, const Shape& s) {
   std::vector<int32_t> slots;
   for (const auto& experts : experts_of_nodes(loads, s))
     std::ranges::copy(place_in_node(loads, experts, s), std::back_inserter(slots));
   const auto shares = divided(loads, counts_of(slots, s.experts));
-  Exchanges(slots, shares, s).run();
+  Exchanges(slots, shares, s.of_slots()).run();
   return slots;
+}
+
+// ---- step 5
+
+// Every slot holds an expert, no rank holds one twice, and a group is on one node.
+bool is_sound(std::span<const int32_t> slots, const Shape& s) {
+  const auto rank_slots = static_cast<int64_t>(s.rank_slots());
+  const int64_t node_slots = rank_slots * s.node_ranks(), size = s.experts / s.groups;
+  std::vector<int64_t> rank_of(static_cast<size_t>(s.experts), -1);
+  std::vector<int64_t> node_of(static_cast<size_t>(s.groups), -1);
+  for (int64_t at = 0; at < std::ssize(slots); ++at) {
+    const int32_t e = slots[at];
+    if (e < 0 || rank_of[e] == at / rank_slots) return false;
+    rank_of[e] = at / rank_slots;
+    int64_t& node = node_of[s.nodes > 1 ? e / size : 0];
+    if (node >= 0 && node != at / node_slots) return false;
+    node = at / node_slots;
+  }
+  return true;
+}
+
+int64_t num_different(std::span<const int32_t> slots, std::span<const int32_t> current) {
+  int64_t different = 0;
+  for (size_t s = 0; s < slots.size(); ++s) different += slots[s] != current[s];
+  return different;
+}
+
+std::vector<int32_t> place_layer(std::span<const double> loads, const Shape& s,
+                                 std::span<const int32_t> current) {
+  constexpr double kClose = 1.01;  // to the busiest rank of a plan from nothing
+  std::vector<int32_t> slots = place_anew(loads, s);
+  if (current.empty()) return slots;
+  const SlotShape shape = s.of_slots();
+  const double target = kClose * busiest_of(slots, loads, shape.rank_slots);
+  keep_slots(slots, current, std::array<int64_t, 3>{s.nodes, s.node_ranks(), s.rank_slots()});
+  std::vector<int32_t> adjusted(current.begin(), current.end());
+  const bool reached = is_sound(current, s) && adjust_slots(adjusted, loads, shape, target);
+  return reached && num_different(adjusted, current) <= num_different(slots, current) ? adjusted
+                                                                                      : slots;
 }
 
 // ---- what comes of it
@@ -360,16 +351,33 @@ double imbalance_of(std::span<const double> rank_loads, double sum) {
   return mean > 0 ? std::max(1.0, *std::ranges::max_element(rank_loads) / mean) : 1;
 }
 
-void add_layer(Placement& p, std::span<const double> loads, const std::vector<int32_t>& slots) {
+std::vector<double> loads_of_ranks(std::span<const double> loads, std::span<const int32_t> slots,
+                                   size_t num_ranks) {
+  const auto counts = counts_of(slots, std::ssize(loads));
+  std::vector<double> of_ranks(num_ranks, 0);
+  for (size_t s = 0; s < slots.size(); ++s)
+    if (const int32_t e = slots[s]; e >= 0)
+      of_ranks[s / (slots.size() / num_ranks)] += loads[e] / counts[e];
+  return of_ranks;
+}
+
+// Of experts in their order, as many on each rank as there can be.
+std::vector<double> loads_in_order(std::span<const double> loads, int num_ranks) {
+  const auto each = static_cast<size_t>(experts_of_rank(std::ssize(loads), num_ranks));
+  std::vector<double> of_ranks(static_cast<size_t>(num_ranks), 0);
+  for (size_t e = 0; e < loads.size(); ++e) of_ranks[e / each] += loads[e];
+  return of_ranks;
+}
+
+void add_layer(Placement& p, std::span<const double> loads, const std::vector<int32_t>& slots,
+               std::span<const int32_t> current) {
   const auto counts = counts_of(slots, p.num_experts);
   p.max_replicas = std::max<int64_t>(p.max_replicas, std::ranges::max(counts));
   (void)table_size(p.num_layers * p.num_experts, p.max_replicas, "logical_to_physical");
   const auto ranks = static_cast<size_t>(p.num_ranks);
-  std::vector<double> after(ranks, 0), before(ranks, 0);
-  for (size_t s = 0; s < slots.size(); ++s)
-    after[s / (slots.size() / ranks)] += loads[slots[s]] / counts[slots[s]];
-  const int64_t in_order = experts_of_rank(p.num_experts, p.num_ranks);
-  for (size_t e = 0; e < loads.size(); ++e) before[e / static_cast<size_t>(in_order)] += loads[e];
+  const auto after = loads_of_ranks(loads, slots, ranks);
+  const auto before =
+      current.empty() ? loads_in_order(loads, p.num_ranks) : loads_of_ranks(loads, current, ranks);
 
   const double sum = sum_of(loads);
   p.imbalance.push_back(imbalance_of(after, sum));
@@ -378,6 +386,7 @@ void add_layer(Placement& p, std::span<const double> loads, const std::vector<in
   std::ranges::copy(before, std::back_inserter(p.rank_loads_before));
   std::ranges::copy(counts, std::back_inserter(p.replica_counts));
   std::ranges::copy(slots, std::back_inserter(p.physical_to_logical));
+  if (!current.empty()) p.num_moves.push_back(num_different(slots, current));
 }
 
 // The other direction, once C is known.
@@ -398,7 +407,7 @@ void add_lists(Placement& p) {
 Placement plan_placement(const PlacementRequest& request) {
   check_sizes(request);
   check_loads(request);
-  (void)table_size(request.num_layers, request.num_slots, "physical_to_logical");
+  check_current(request);
   const Choice choice = choose_shape(request);
   Placement p;
   p.num_layers = request.num_layers;
@@ -411,7 +420,8 @@ Placement plan_placement(const PlacementRequest& request) {
   for (int64_t layer = 0; layer < request.num_layers; ++layer) {
     const auto loads = loads_of(request, layer);
     const bool idle = sum_of(loads) == 0;
-    add_layer(p, loads, place_layer(idle ? alike : loads, choice.shape));
+    const auto current = current_of(request, layer);
+    add_layer(p, loads, place_layer(idle ? alike : loads, choice.shape, current), current);
   }
   add_lists(p);
   return p;

@@ -37,6 +37,9 @@ void check_sizes(const PlanRequest& r) {
   SWITCHYARD_REQUIRE(r.num_ranks >= 1 && experts % r.num_ranks == 0, ShapeMismatch,
                      "plan: num_ranks=", r.num_ranks, ", must divide the E=", experts,
                      " experts. Use another number of ranks.");
+  SWITCHYARD_REQUIRE(r.config.top_k <= r.config.num_choices(), ShapeMismatch,
+                     "plan: top_k=", r.config.top_k, ", E=", experts,
+                     ", a token chooses different experts. Pass the config of all ranks.");
   SWITCHYARD_REQUIRE(r.num_nodes >= 1 && r.num_ranks % r.num_nodes == 0, ShapeMismatch,
                      "plan: num_nodes=", r.num_nodes, ", must divide num_ranks=", r.num_ranks,
                      ". Use another number of nodes.");

@@ -204,15 +204,17 @@ std::vector<WeightPart> weight_parts(const MoeConfig& c, int num_ranks,
 
   using R = RouterWeights;
   const auto router = parts_in(WeightPart::Group::Router, &LayerWeights::router);
-  router("router", &Block::router, &R::weight, true, c.router_f32 ? kF32 : kBf16, {rows, h},
+  const bool chooses = !c.ids_are_given;
+  router("router", &Block::router, &R::weight, chooses, c.router_f32 ? kF32 : kBf16, {rows, h},
          for_fan_in(h, 1));
-  router("router bias", &Block::router_bias, &R::bias, c.router_bias, kF32, {rows}, {2, 0.5f});
-  router("correction bias", &Block::correction_bias, &R::correction_bias, c.gate.correction_bias,
-         kF32, {c.num_choices()}, {3, 0.1f});
-  router("expert scale", &Block::expert_scale, &R::expert_scale, c.gate.expert_scale, kF32, {rows},
-         {7, 0.5f, 1.0f});
-  router("token experts", &Block::token_experts, &R::token_experts, c.gate.vocabulary > 0,
-         DType::I32, {c.gate.vocabulary, c.top_k}, {8});
+  router("router bias", &Block::router_bias, &R::bias, chooses && c.router_bias, kF32, {rows},
+         {2, 0.5f});
+  router("correction bias", &Block::correction_bias, &R::correction_bias,
+         chooses && c.gate.correction_bias, kF32, {c.num_choices()}, {3, 0.1f});
+  router("expert scale", &Block::expert_scale, &R::expert_scale, chooses && c.gate.expert_scale,
+         kF32, {rows}, {7, 0.5f, 1.0f});
+  router("token experts", &Block::token_experts, &R::token_experts,
+         chooses && c.gate.vocabulary > 0, DType::I32, {c.gate.vocabulary, c.top_k}, {8});
 
   using S = SharedExpertWeights;
   const auto shared = parts_in(WeightPart::Group::Shared, &LayerWeights::shared);

@@ -94,6 +94,7 @@ inline swy_config c_config(const MoeConfig& from) {
   c.path_output_norm = from.path.output_norm;
   c.path_norm_epsilon = from.path.norm_epsilon;
   c.router_weight_on_input = from.router_weight_on_input;
+  c.ids_are_given = from.ids_are_given;
   return c;
 }
 

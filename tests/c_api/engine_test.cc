@@ -103,6 +103,25 @@ TEST(CEngine, AMapOfExpertsNamesThemAnew) {
   EXPECT_TRUE(same_bits(mapped.output, wanted));
 }
 
+TEST(CEngine, ARankMayHoldFewerExpertsThanATokenChooses) {
+  const CContext context = c_context();
+  MoeConfig few = small_layer();
+  few.num_experts = 3, few.ids_are_given = true;
+  const CWeights weights = c_random_weights(context.get(), few, 3);
+  const CLayer layer = c_layer(context.get(), few, weights.get(), c_options(64));
+  SmallCall call(kTokens, std::random_device{}()), local = call;
+  Buffer<int32_t> map({16});
+  for (int32_t i = 0; i < 16; ++i) map[i] = i >= 7 && i < 10 ? i - 7 : -1;
+  for (int64_t i = 0; i < local.ids.count(); ++i) local.ids[i] = map[local.ids[i]];
+  const auto wanted = expected(few, random_weights(few, 1, 0, 3), local);
+  ForwardArgs args = call.with_ids();
+  args.expert_map = std::as_const(map).view();
+  c_forward(layer.get(), args);
+  EXPECT_TRUE(same_bits(call.output, wanted));
+  const swy_forward_args gated = c_args(call.with_gate());
+  EXPECT_EQ(swy_layer_forward(layer.get(), &gated, nullptr), SWY_UNSUPPORTED);
+}
+
 TEST(CEngine, RowsMayHaveGaps) {
   constexpr int64_t kHiddenPitch = 136, kOutputPitch = 160;
   const CContext context = c_context();

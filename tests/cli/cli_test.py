@@ -478,7 +478,7 @@ class Options(CommandLine):
     FLAGS = {"help", "version", "json", "all", "allow-repeated-experts", "push-rows", "bf16-rows", "host-counts",
              "no-peer-memory", "sums-at-source",
              "low-latency", "measure", "use_deepep_low_latency", "linear-attention", "routed-only", "tune"}
-    PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir", "placement", "out"}
+    PATHS = {"model", "config", "input", "expect", "output", "report", "svg-dir", "placement", "current", "out"}
     NAMES = {"input-tensor", "token-ids-tensor", "expect-tensor", "commit"}  # any word may be one
     WORDS = {"preset", "device", "transport", "strategy", "moe_strategy", "output-dtype", "routing", "use-all-gather",
              "use_all_gather", "weights", "gemm1", "gemm2"}
@@ -1477,7 +1477,28 @@ class Placement(CommandLine):
             self.refused("plan", "--placement", name, "--ranks", 1, says="is no file. Name a recording")
 
     def test_the_manual_shows_what_is_printed(self):
-        self.expect_shown("docs/guide/placement.md", 3)
+        self.expect_shown("docs/guide/placement.md", 4)
+
+    def test_a_plan_that_runs_keeps_its_slots(self):
+        running = self.folder / "running"
+        first = self.placed(self.LOADS, *self.SIZES)
+        running.write_text(json.dumps(first))
+        again = self.placed(self.LOADS, *self.SIZES, "--current", running)
+        self.assertEqual((first["moves"], again["moves"]), ([], [0, 0]))
+        self.assertEqual(again["physical_to_logical"], self.SLOTS)
+        self.assertEqual(again["imbalance_before"], first["imbalance"])
+        self.assertEqual(self.placed(self.LOADS, *self.SIZES[2:], "--current", running)["slots"], 16)
+        text = self.good("plan", "--placement", "-", *self.SIZES, "--current", running, stdin=json.dumps(self.LOADS)).stdout
+        self.assertIn(f"before   {running}\n", text)
+        self.assertRegex(text, r"\n +0   1\.208   1\.208 +10     1\.417         2      0\n")
+        refused = "plan", "--placement", "-", *self.SIZES, "--current"
+        self.refused(*refused, running, says="running, has 2 layers, the loads are of 1", stdin=json.dumps(self.LOADS[0]))
+        self.refused("plan", "--placement", "-", "--slots", 24, "--ranks", 8, "--current", running, says="has 16 slots, need --slots=24",
+                     stdin=json.dumps(self.LOADS))
+        self.refused(*refused, self.folder / "none", says="plan: current=", stdin=json.dumps(self.LOADS))
+        running.write_text(json.dumps({"physical_to_logical": [self.SLOTS[0], [7] * 16]}))
+        self.refused(*refused, running, says="current[1] has no slot of expert 0", stdin=json.dumps(self.LOADS))
+        self.refused("plan", "--preset", "olmoe-1b-7b", "--current", running, says="--current")
 
     def test_a_layer_runs_with_the_plan_of_its_loads(self):
         plain = self.run_json(*real(), "--ranks", 4)

@@ -52,6 +52,38 @@ TEST(CudaEngine, ExpertMapAndSentinelsEqualTheLayersOwnIds) {
   EXPECT_TRUE(same_bits(outcome(*layer, call, args), expected));
 }
 
+TEST(CudaEngine, ARankMayHoldFewerExpertsThanATokenChooses) {
+  SWITCHYARD_SKIP_WITHOUT_HOPPER();
+  const auto weights = random_device_weights(small_config(), cuda_backend(), 3);
+  for (const int64_t tokens : {1, 100, 1000})
+    for (const int64_t num : {1, 3})
+      for (const char* strategy : {"contiguous", "masked"}) {
+        auto o = engine_options(tokens);
+        o.strategy = strategy;
+        MoeConfig few = small_config();
+        few.num_experts = num, few.ids_are_given = true;
+        LayerWeights held = weights;
+        held.router = {};
+        held.experts.w1 = weights.experts.w1.rows(5, num);
+        held.experts.w2 = weights.experts.w2.rows(5, num);
+        CudaCall call(small_config(), tokens);
+        Buffer<int32_t> own = call.ids.host(), map({16});
+        for (int64_t g = 0; g < 16; ++g)
+          map[g] = g >= 5 && g < 5 + num ? static_cast<int32_t>(g - 5) : -1;
+        for (int64_t i = 0; i < own.count(); ++i)
+          if (map[own[i]] < 0) own[i] = -1;
+        CudaBuffer<int32_t> own_ids(own), expert_map(map);
+        auto args = call.args_given_routing(nullptr, call.output.view());
+        args.ids = own_ids.view();
+        const auto whole = MoeLayer::create(small_config(), weights, o);
+        const auto expected = outcome(*whole, call, args);
+        args.ids = call.ids.view();
+        args.expert_map = expert_map.view();
+        EXPECT_TRUE(same_bits(outcome(*MoeLayer::create(few, held, o), call, args), expected))
+            << strategy << ", " << tokens << " tokens, " << num;
+      }
+}
+
 TEST(CudaEngine, RowsWithGapsHaveTheSameBits) {
   SWITCHYARD_SKIP_WITHOUT_HOPPER();
   constexpr int64_t kRows = 50, kStride = 264;

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The grouped GEMM of Hopper against the CPU's form with fp32 results: relative L2 error per expert
 // and per row, exact rows, untouched neighbours, equal bits in every layout and tile.
-#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,11 +11,11 @@
 
 #include "base/backend.h"
 #include "cuda/grouped_gemm/launch_gemm.h"
-#include "device/cuda_check.h"
 #include "ops/ops.h"
 #include "plan/index.h"
 #include "strategy/gemm_configs.h"
 #include "testing/cuda_buffer.h"
+#include "testing/launched_kernel.h"
 
 namespace switchyard {
 namespace {
@@ -399,20 +398,8 @@ TEST(HopperGroupedGemm, GivesTheSameBitsWhoeverTakesAStep) {
 
 // Blocks of the one kernel that a call launches: each holds a multiprocessor to itself.
 int64_t blocks_of(const GroupedGemm& gemm) {
-  cudaStream_t stream = nullptr;
-  cudaGraph_t graph = nullptr;
-  cudaGraphNode_t node = nullptr;
-  size_t num_nodes = 1;
-  cudaKernelNodeParams params{};
-  SWITCHYARD_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
-  cuda_backend().ops().run(gemm, stream);
-  SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  SWITCHYARD_CUDA_CHECK(cudaGraphGetNodes(graph, &node, &num_nodes));
-  EXPECT_EQ(num_nodes, 1u);
-  SWITCHYARD_CUDA_CHECK(cudaGraphKernelNodeGetParams(node, &params));
-  SWITCHYARD_CUDA_CHECK(cudaGraphDestroy(graph));
-  SWITCHYARD_CUDA_CHECK(cudaStreamDestroy(stream));
+  const auto params = testing::launched_kernel(
+      [&](CUstream_st* stream) { cuda_backend().ops().run(gemm, stream); });
   return int64_t{params.gridDim.x} * params.gridDim.y * params.gridDim.z;
 }
 

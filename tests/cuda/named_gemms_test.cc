@@ -2,25 +2,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // tests/cuda/named_gemms_test.cc -- configurations of grouped GEMMs that a call or a layer names: what
 // is launched, and the bits.
-#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <functional>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/backend.h"
-#include "device/cuda_check.h"
 #include "ops/ops.h"
 #include "strategy/gemm_choice.h"
 #include "switchyard/executor.h"
 #include "switchyard/layer.h"
 #include "testing/cuda_buffer.h"
 #include "testing/cuda_layer.h"
+#include "testing/error_of.h"
 #include "testing/f8_weights.h"
+#include "testing/launched_kernel.h"
 #include "testing/routing.h"
 
 namespace switchyard {
@@ -29,26 +28,13 @@ namespace {
 using testing::Buffer;
 using testing::cuda_backend;
 using testing::CudaBuffer;
+using testing::message_of;
 
 constexpr int64_t kExperts = 5, kRows = 700, kColumns = 512, kInner = 256;
 
-// Of the first kernel that `gemm` launches.
 cudaKernelNodeParams launched(const GroupedGemm& gemm) {
-  cudaStream_t stream = nullptr;
-  cudaGraph_t graph = nullptr;
-  cudaGraphNode_t node = nullptr;
-  size_t num_nodes = 1;
-  cudaKernelNodeParams params{};
-  SWITCHYARD_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  SWITCHYARD_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
-  cuda_backend().ops().run(gemm, stream);
-  SWITCHYARD_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-  SWITCHYARD_CUDA_CHECK(cudaGraphGetNodes(graph, &node, &num_nodes));
-  EXPECT_EQ(num_nodes, 1u);
-  SWITCHYARD_CUDA_CHECK(cudaGraphKernelNodeGetParams(node, &params));
-  SWITCHYARD_CUDA_CHECK(cudaGraphDestroy(graph));
-  SWITCHYARD_CUDA_CHECK(cudaStreamDestroy(stream));
-  return params;
+  return testing::launched_kernel(
+      [&](CUstream_st* stream) { cuda_backend().ops().run(gemm, stream); });
 }
 
 // Threads and shared memory of a block tell compiled configurations apart.
@@ -163,16 +149,6 @@ TEST(NamedGemms, SoHasALayerOfFp8) {
   }
 }
 
-std::string message_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), Errc::Unsupported);
-    return e.what();
-  }
-  return "";
-}
-
 // What a lent backend may use counts, whatever the options say.
 TEST(NamedGemms, AreRefusedOnFewerMultiprocessorsThanTheyTake) {
   SWITCHYARD_SKIP_WITHOUT_HOPPER();
@@ -189,7 +165,7 @@ TEST(NamedGemms, AreRefusedOnFewerMultiprocessorsThanTheyTake) {
       const bool refused = config.streams() || config.cluster() > num_sms;
       std::vector<uint16_t> bits;
       const std::string message =
-          message_of([&] { bits = call.run(*MoeLayer::create(c, weights, o)); });
+          message_of(Errc::Unsupported, [&] { bits = call.run(*MoeLayer::create(c, weights, o)); });
       EXPECT_EQ(!message.empty(), refused) << o.gemm2 << ": " << message;
       if (refused)
         EXPECT_NE(message.find(cat("gemm2=", o.gemm2, ", it")), std::string::npos) << message;
@@ -198,7 +174,8 @@ TEST(NamedGemms, AreRefusedOnFewerMultiprocessorsThanTheyTake) {
     }
   LayerOptions unknown = options_of("contiguous");
   unknown.gemm1 = "7x7";
-  EXPECT_NE(message_of([&] { MoeLayer::create(c, weights, unknown); }).find("gemm1=7x7, there are"),
+  EXPECT_NE(message_of(Errc::Unsupported, [&] { MoeLayer::create(c, weights, unknown); })
+                .find("gemm1=7x7, there are"),
             std::string::npos);
 }
 

@@ -78,6 +78,86 @@ TEST(ExpertMap, GivesTheLayersIdOfTheEnginesOwn) {
   }
 }
 
+// The experts from `first` on of a layer, as a rank of an engine holds them.
+LayerWeights few_of(const LayerWeights& all, int64_t first, int64_t num) {
+  LayerWeights few = all;
+  few.router = {};
+  few.experts.w1 = all.experts.w1.rows(first, num);
+  few.experts.w2 = all.experts.w2.rows(first, num);
+  return few;
+}
+
+TEST(ExpertMap, ARankMayHoldFewerExpertsThanATokenChooses) {
+  const auto weights = random_weights(config(), 1, 0, 3);
+  for (const int64_t num : {1, 3})
+    for (const char* strategy : {"contiguous", "masked", "hybrid"}) {
+      MoeConfig few = config();
+      few.num_experts = num, few.ids_are_given = true;
+      const auto whole = MoeLayer::create(config(), weights, options(strategy));
+      const auto layer = MoeLayer::create(few, few_of(weights, 5, num), options(strategy));
+      Buffer<int32_t> map({16});
+      for (int64_t g = 0; g < 16; ++g)
+        map[g] = g >= 5 && g < 5 + num ? static_cast<int32_t>(g - 5) : -1;
+      SmallCall expected(kTokens), call(kTokens);
+      for (int64_t i = 0; i < call.ids.count(); ++i)
+        if (map[call.ids[i]] < 0) expected.ids[i] = -1;
+      whole->forward(expected.with_ids());
+      whole->wait();
+      auto args = call.with_ids();
+      args.expert_map = std::as_const(map).view();
+      layer->forward(args);
+      layer->wait();
+      EXPECT_TRUE(testing::same_bits(call.output, expected.output)) << strategy << ", " << num;
+    }
+}
+
+TEST(GivenIds, GoWithoutAGate) {
+  MoeConfig c = config();
+  c.ids_are_given = true;
+  const auto weights = random_weights(c, 1, 0, 3);
+  EXPECT_FALSE(weights.router.weight.present());
+  const auto layer = MoeLayer::create(c, weights, options());
+  SmallCall call(kTokens);
+  EXPECT_TRUE(says(error_of([&] { layer->forward(call.with_gate()); }), "no router weights"));
+  EXPECT_TRUE(says(error_of([&] { layer->gate(); }), "no router weights"));
+  const auto routed = random_weights(config(), 1, 0, 3);
+  EXPECT_TRUE(says(error_of([&] { MoeLayer::create(c, routed, options()); }), "router is given"));
+  EXPECT_TRUE(
+      says(error_of([&] { make_gate(c, routed.router, make_cpu_backend(1)); }), "ids are given"));
+  c.ids_are_given = false, c.top_k = 17;
+  EXPECT_TRUE(says(error_of([&] { MoeLayer::create(c, weights, options()); }), "top_k=17"));
+}
+
+// A token's ids beyond its experts are -1, as those of replicas that other ranks hold may be.
+TEST(GivenIds, MayBeMoreThanAllRanksHaveExperts) {
+  MoeConfig c = config();
+  c.num_experts = 4, c.top_k = 7, c.ids_are_given = true;
+  c.shared = {};
+  Buffer<int32_t> ids({kTokens, 7});
+  const auto chosen = testing::random_ids(kTokens, 4, 3, testing::Skew::Balanced, 5);
+  for (int64_t t = 0; t < kTokens; ++t)
+    for (int64_t k = 0; k < 7; ++k) ids[7 * t + k] = k % 2 == 1 ? chosen[3 * t + k / 2] : -1;
+  const auto router = testing::random_f32({kTokens, 7}, 6, 0.1f, 1.0f);
+  const auto hidden = testing::random_bf16({kTokens, c.hidden}, 7);
+  Buffer<double> expected({kTokens, c.hidden});
+  oracle_forward(expected.view(), c, random_weights(c, 1, 0, 8), hidden.view(), ids.view(),
+                 router.view());
+  for (const char* strategy : {"normal+contiguous", "all_gather+masked", "low_latency+hybrid"})
+    run_local_ranks(2, [&](Communicator& comm) {
+      const auto weights = random_weights(c, 2, comm.rank(), 8);
+      const auto layer = MoeLayer::create(c, weights, comm, options(strategy));
+      Buffer<Bf16> output({kTokens, c.hidden});
+      layer->forward({.output = output.view(),
+                      .hidden = hidden.view(),
+                      .ids = ids.view(),
+                      .weights = router.view()});
+      layer->wait();
+      EXPECT_LE(compare(std::as_const(output).view(), std::as_const(expected).view()).rel_error,
+                4e-3)
+          << strategy;
+    });
+}
+
 TEST(ExpertMap, RefusesWhatItCannotMap) {
   const auto layer = MoeLayer::create(config(), random_weights(config(), 1, 0, 3), options());
   Buffer<int32_t> map({20});

@@ -46,6 +46,19 @@ def test_a_plan_is_that_of_the_program(tmp_path):
             assert slots == [s for s in range(32) if placement.physical_to_logical[layer][s] == expert]
 
 
+def test_a_plan_keeps_slots_of_what_runs():
+    rng = np.random.default_rng(SEED)
+    loads = rng.integers(1, 1000, (2, 24))
+    running = switchyard.plan_placement(loads, num_slots=32, num_ranks=4)
+    assert running.num_moves == []
+    changed = loads * rng.uniform(0.8, 1.2, loads.shape)
+    anew = switchyard.plan_placement(changed, num_slots=32, num_ranks=4)
+    kept = switchyard.plan_placement(changed, num_slots=32, num_ranks=4, current=running.physical_to_logical)
+    assert (np.array(kept.imbalance) <= 1.0101 * np.array(anew.imbalance)).all(), SEED
+    moves = [sum(a != b for a, b in zip(*layers)) for layers in zip(kept.physical_to_logical, running.physical_to_logical)]
+    assert kept.num_moves == moves, SEED
+
+
 WRONG_PLANS = {
     "too few slots": (dict(loads=[1.0] * 8, num_slots=4, num_ranks=2), ValueError, "num_slots=4"),
     "slots that ranks do not divide": (dict(loads=[1.0] * 8, num_slots=9, num_ranks=2), ValueError, "num_slots=9"),
@@ -60,6 +73,9 @@ WRONG_PLANS = {
     "not finite": (dict(loads=[1.0, float("nan")], num_slots=2), RuntimeError, "nan"),
     "text": (dict(loads="many", num_slots=8), TypeError, "loads are a str, need an array, or lists of numbers"),
     "nothing": (dict(loads=None, num_slots=8), TypeError, "plan_placement"),
+    "fewer slots that run": (dict(loads=[1] * 8, num_slots=8, current=[[0, 1]]), ValueError, "current has 2 slots in a layer, need num_slots=8"),
+    "layers that run": (dict(loads=[1] * 2, num_slots=2, current=[[0, 1]] * 2), ValueError, "current has 2 layers, the loads are of 1"),
+    "an expert that does not run": (dict(loads=[1] * 2, num_slots=2, current=[[0, 0]]), ValueError, "no slot of expert 1"),
     "lists of text": (dict(loads=[["a", "b"]], num_slots=2), TypeError, "loads are a list"),
 }
 

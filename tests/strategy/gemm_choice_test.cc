@@ -8,6 +8,8 @@
 #include <set>
 #include <tuple>
 
+#include "testing/error_of.h"
+
 namespace switchyard {
 namespace {
 
@@ -183,13 +185,7 @@ StrategyRequest on_hopper(int64_t max_tokens) {
 }
 
 std::string message_of(const StrategyRequest& r) {
-  try {
-    choose_strategy(r);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), Errc::Unsupported);
-    return e.what();
-  }
-  return "";
+  return testing::message_of(Errc::Unsupported, [&] { choose_strategy(r); });
 }
 
 TEST(NamedGemms, AreWhatTheStrategyRunsAndSaysSo) {

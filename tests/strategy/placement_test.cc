@@ -615,6 +615,101 @@ TEST(Placement, RanksThatDoNotDivideTheExpertsAreFilled) {
   EXPECT_EQ(p.rank_loads_before[3], r.loads[9]);
 }
 
+// ---- of what runs
+
+int64_t moves_between(const Slots& a, const Slots& b) {
+  int64_t moves = 0;
+  for (size_t s = 0; s < a.size(); ++s) moves += a[s] != b[s];
+  return moves;
+}
+
+// What each rank holds, whatever the order.
+std::multiset<std::multiset<int32_t>> contents(const Slots& slots, int ranks) {
+  std::multiset<std::multiset<int32_t>> all;
+  for (const Slots& rank : by_rank(slots, ranks)) all.emplace(rank.begin(), rank.end());
+  return all;
+}
+
+TEST(PlacementOfWhatRuns, StaysWhereLoadsDo) {
+  for (uint64_t seed = 0; seed < 1000; ++seed) {
+    PlacementRequest r = drawn_request(seed);
+    const Placement first = plan_placement(r);
+    EXPECT_TRUE(first.num_moves.empty());
+    r.current = first.physical_to_logical;
+    const Placement again = plan_placement(r);
+    ASSERT_EQ(again.physical_to_logical, first.physical_to_logical) << seed;
+    EXPECT_EQ(again.num_moves, std::vector<int64_t>(static_cast<size_t>(r.num_layers), 0));
+    EXPECT_EQ(again.rank_loads_before, first.rank_loads);
+    EXPECT_EQ(again.imbalance_before, first.imbalance);
+  }
+}
+
+TEST(PlacementOfWhatRuns, IsAsEvenAsAPlanFromNothingAndMovesLess) {
+  int64_t moves = 0, moves_from_nothing = 0, same_ranks = 0;
+  for (uint64_t seed = 0; seed < 3000; ++seed) {
+    PlacementRequest r = drawn_request(seed);
+    r.num_layers = 1;
+    r.loads.resize(static_cast<size_t>(r.num_experts));
+    const Slots now = plan_placement(r).physical_to_logical;
+    std::mt19937_64 rng(seed);
+    for (double& load : r.loads) load *= std::uniform_real_distribution<>(0.7, 1.3)(rng);
+    const Placement anew = plan_placement(r);
+    r.current = now;
+    const Placement kept = plan_placement(r);
+    expect_sound(r, kept);
+    same_ranks += contents(kept.physical_to_logical, r.num_ranks) ==
+                  contents(anew.physical_to_logical, r.num_ranks);
+    EXPECT_EQ(kept.num_moves.front(), moves_between(kept.physical_to_logical, now));
+    EXPECT_LE(kept.imbalance.front(), 1.0101 * anew.imbalance.front());
+    EXPECT_NEAR(kept.imbalance_before.front(), imbalance(r.loads, now, r.num_ranks), 1e-9);
+    moves += kept.num_moves.front();
+    moves_from_nothing += moves_between(anew.physical_to_logical, now);
+    if (HasFailure()) FAIL() << "seed " << seed;
+  }
+  EXPECT_LT(moves, moves_from_nothing / 3) << moves << " of " << moves_from_nothing;
+  EXPECT_GT(same_ranks, 500);  // those whose places changed only
+  EXPECT_LT(same_ranks, 2500);
+}
+
+// Against all orders of ranks and slots there are.
+TEST(PlacementOfWhatRuns, MovesHardlyMoreThanTheBestOrder) {
+  int64_t moves = 0, least = 0;
+  for (uint64_t seed = 0; seed < 300; ++seed) {
+    PlacementRequest r = request(drawn(8, seed), 12, 4);
+    std::mt19937_64 rng(seed);
+    r.current = plan_placement(request(drawn(8, seed + 1), 12, 4)).physical_to_logical;
+    if (seed % 3 == 0) r.current[rng() % 12] = -1;
+    std::set<int32_t> held(r.current.begin(), r.current.end());
+    held.erase(-1);
+    if (held.size() < 8) continue;
+    const Placement kept = plan_placement(r);
+    const auto now = by_rank(r.current, 4), planned = by_rank(kept.physical_to_logical, 4);
+    std::vector<size_t> order{0, 1, 2, 3};
+    int64_t best = 12;
+    do {
+      int64_t different = 12;
+      for (size_t rank = 0; rank < 4; ++rank)
+        for (const int32_t e : planned[order[rank]]) different -= std::ranges::count(now[rank], e);
+      best = std::min(best, different);
+    } while (std::ranges::next_permutation(order).found);
+    ASSERT_GE(kept.num_moves.front(), best) << seed;
+    moves += kept.num_moves.front(), least += best;
+  }
+  EXPECT_GT(least, 300);
+  EXPECT_LE(static_cast<double>(moves), 1.1 * static_cast<double>(least));
+}
+
+TEST(PlacementOfWhatRuns, ASlotThatIsEmptyIsFilled) {
+  PlacementRequest r = request({5, 4, 3, 2}, 6, 2);
+  r.current = {0, 1, -1, 2, 3, -1};
+  const Placement p = plan_placement(r);
+  EXPECT_EQ(p.rank_loads_before, (std::vector<double>{9, 5}));
+  EXPECT_EQ(p.num_moves.front(), moves_between(p.physical_to_logical, r.current));
+  EXPECT_LT(p.imbalance.front(), p.imbalance_before.front());
+  EXPECT_EQ(std::ranges::count(p.physical_to_logical, -1), 0);
+  EXPECT_LE(p.num_moves.front(), 3);
+}
+
 TEST(Placement, SaysWhatIsWrong) {
   const auto refused = [](Errc code, const char* says,
                           const std::function<void(PlacementRequest&)>& f) {
@@ -656,6 +751,19 @@ TEST(Placement, SaysWhatIsWrong) {
     r.num_layers = 130;
     r.loads.assign(4096 * 130, 0);
     r.loads[7] = 1;  // on every rank
+  });
+  refused(shape, "current.size()=12, need L * S=32", [](auto& r) { r.current.assign(12, 0); });
+  refused(shape, "current[1][2]=12, need -1", [](auto& r) {
+    r.current = plan_placement(r).physical_to_logical;
+    r.current[18] = 12;
+  });
+  refused(shape, "current[0][15]=-2, need -1", [](auto& r) {
+    r.current = plan_placement(r).physical_to_logical;
+    r.current[15] = -2;
+  });
+  refused(shape, "current[0] has no slot of expert 6", [](auto& r) {
+    r.current = plan_placement(r).physical_to_logical;
+    std::ranges::replace(r.current, 6, -1);
   });
   refused(routing, "loads[1][11]=-1", [](auto& r) { r.loads[23] = -1; });
   refused(routing, "loads[0][0]=nan", [](auto& r) { r.loads[0] = std::nan(""); });

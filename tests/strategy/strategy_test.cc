@@ -12,6 +12,7 @@
 
 #include "strategy/conditions.h"
 #include "strategy/cost_model.h"
+#include "testing/error_of.h"
 
 namespace switchyard {
 namespace {
@@ -44,13 +45,7 @@ StrategyRequest request(const std::string& name = "auto", int num_ranks = 1) {
 }
 
 std::string message_of(const StrategyRequest& r) {
-  try {
-    choose_strategy(r);
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), Errc::Unsupported);
-    return e.what();
-  }
-  return "";
+  return testing::message_of(Errc::Unsupported, [&] { choose_strategy(r); });
 }
 
 TEST(StrategyNames, EveryCombinationAndReferenceNameMeansWhatTheTableSays) {

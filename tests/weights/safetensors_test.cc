@@ -20,6 +20,7 @@
 
 #include "switchyard/error.h"
 #include "testing/buffer.h"
+#include "testing/error_of.h"
 #include "testing/temporary_folder.h"
 
 namespace switchyard {
@@ -307,13 +308,7 @@ TEST(Safetensors, MissingFilesFoldersAndPipesAreRefused) {
 
 // What `call` is refused with; empty when it is not.
 std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& e) {
-    EXPECT_EQ(e.code(), Errc::BadFile) << e.what();
-    return e.what();
-  }
-  return "";
+  return testing::message_of(Errc::BadFile, call);
 }
 
 bool contains(const std::string& text, const std::string& part) {
