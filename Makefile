@@ -6,11 +6,12 @@ BUILD := build/cpu
 PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
 IO := data/tiny-code-moe/moe_io.safetensors
 VENV := build/venv
+TORCH := build/torch
 # Where the environment is there; without it the tests of the package are skipped.
 WITH_PYTHON = $$([ ! -x $(VENV)/bin/python ] || echo -DSWITCHYARD_PYTHON=ON -DPython_EXECUTABLE=$(CURDIR)/$(VENV)/bin/python)
 THREADED := device comm dispatcher executor linear_attention layer cpu c_api  # tests: folders of tests/
 
-.PHONY: help build run test bench asan tsan cuda fuzz coverage mutate soak arm fresh engines reference style tidy format clean
+.PHONY: help build run test torch bench asan tsan cuda fuzz coverage mutate soak arm fresh engines reference style tidy format clean
 help:  ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -25,9 +26,16 @@ run: build  ## run layer 1 of a trained model on its real input over 4 ranks
 test:  ## build everything and run all tests
 	@scripts/install_deps.sh build test python
 	@scripts/python_venv.sh $(VENV)
-	@cmake --preset cpu -DSWITCHYARD_TESTS=ON -DSWITCHYARD_BENCH=ON $(WITH_PYTHON) >/dev/null
+	@cmake --preset cpu -DSWITCHYARD_TESTS=ON -DSWITCHYARD_BENCH=ON -DSWITCHYARD_TORCH_VENVS= $(WITH_PYTHON) >/dev/null
 	@cmake --build --preset cpu
 	ctest --preset cpu -j2
+
+torch:  ## the package with torch on the CPU, and with the oldest and newest transformers: build/torch, 1.4 GB to download
+	@scripts/install_deps.sh build test python
+	@scripts/python_venv.sh $(VENV)
+	@scripts/torch_venvs.sh $(TORCH) $(VENV) || exit $$(($$? == 77 ? 0 : 1)); \
+	cmake --preset cpu -DSWITCHYARD_TESTS=ON -DSWITCHYARD_TORCH_VENVS=$(CURDIR)/$(TORCH) $(WITH_PYTHON) >/dev/null && \
+	cmake --build --preset cpu --target switchyard_python && ctest --preset cpu -j2 -R '^torch\.'
 
 bench:  ## time the grouped GEMM beside OpenBLAS, and a layer beside its floors
 	@scripts/install_deps.sh build bench
@@ -80,11 +88,12 @@ fresh:  ## what a user does first, on a Debian 12 that has nothing, with times (
 	@scripts/install_deps.sh fresh
 	tests/install/fresh_machine.sh
 
-engines:  ## are vLLM, SGLang and peers what the tests take them for? 500 MB; needs SWITCHYARD_TORCH=1 (nightly)
+engines:  ## are vLLM, SGLang and peers what the tests take them for? 500 MB, and torch (nightly)
 	@scripts/install_deps.sh build python
 	@scripts/python_venv.sh $(VENV)
+	@scripts/torch_venvs.sh $(TORCH) $(VENV)
 	@cmake --preset cpu $(WITH_PYTHON) >/dev/null && cmake --build --preset cpu --target switchyard_python
-	PYTHONPATH=$(BUILD)/python scripts/engine_contracts.sh build/engines $(VENV)/bin/python
+	PYTHONPATH=$(BUILD)/python scripts/engine_contracts.sh build/engines $(TORCH)/newest/bin/python
 
 reference:  ## pages of the Python package, and of the C++ and C headers: build/reference
 	@scripts/install_deps.sh reference python

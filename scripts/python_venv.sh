@@ -5,13 +5,11 @@
 #
 #   scripts/python_venv.sh build/venv
 #
-# Does nothing where it is there for the same requirements, or with SKIP_DEPS=1. SWITCHYARD_TORCH=1 adds torch and
-# transformers (5 GB), whose tests are skipped without.
+# Does nothing where it is there for the same requirements, or with SKIP_DEPS=1. torch is in others: torch_venvs.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=${1:?say the folder}
 wanted=$(cat tests/python/requirements.txt)
-[ "${SWITCHYARD_TORCH:-0}" != 1 ] || wanted+=$'\ntorch>=2.11\ntransformers>=5.17'
 
 [ "${SKIP_DEPS:-0}" != 1 ] || exit 0
 [ "$(cat "$folder/requirements" 2>/dev/null)" != "$wanted" ] || exit 0

@@ -22,4 +22,18 @@ with torch.no_grad():
     rows = torch.compile(moe, fullgraph=True, dynamic=True, backend="aot_eager")(hidden)
 # [module]
 
+# [fp8]
+in_fp8 = switchyard.torch.MoE(H, I, E, K, renormalize=True, expert_dtype=torch.float8_e4m3fn)
+for name in ("gate_up_proj", "down_proj"):
+    weight = getattr(moe.experts, name).detach().float().unflatten(1, (-1, 128)).unflatten(3, (-1, 128))
+    scales = weight.abs().amax((2, 4), keepdim=True) / 448
+    getattr(in_fp8.experts, name).copy_((weight / scales).flatten(3).flatten(1, 2))
+    getattr(in_fp8.experts, f"{name}_scale_inv").copy_(scales[:, :, 0, :, 0])
+# [fp8]
+in_fp8.gate.load_state_dict(moe.gate.state_dict())
+with torch.no_grad():
+    of_fp8 = in_fp8(hidden)
+    exact = moe(hidden).double()
+assert 0 < (of_fp8.double() - exact).norm() / exact.norm() < 0.1
+
 assert output.shape == rows.shape == hidden.shape and output.isfinite().all() and rows.isfinite().all()

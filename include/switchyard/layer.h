@@ -159,6 +159,9 @@ class MoeLayer {
   /// tensor-parallel groups. forward does not change the rows; they may be written again, in the
   /// order of its stream, once it is done. No other rank has to agree.
   virtual Tensor input_rows() const = 0;
+  /// What keeps the memory of input_rows, for views that outlive `grow` or the layer; null where the
+  /// caller lends the workspace, or brings it to each call.
+  virtual std::shared_ptr<void> workspace_memory() const = 0;
 
   /// output = experts of each token, weighted and summed, plus shared experts. Collective, also
   /// with T = 0. Enqueues and returns: no host synchronisation (see LayerOptions::host_counts for

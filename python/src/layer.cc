@@ -10,6 +10,7 @@
 #include <chrono>
 #include <mutex>
 #include <span>
+#include <utility>
 
 #include "bind.h"
 #include "errors.h"
@@ -198,6 +199,16 @@ std::optional<OwnTensor> counters_of(nb::handle self) {
   const Tensor counts = (layer.peek().*counters)();
   if (!counts.present()) return std::nullopt;
   return OwnTensor{counts, layer.device().index, false, reference_to(self)};
+}
+
+// The view keeps the layer, whose lent workspace it may be, and memory that `grow` replaces.
+std::optional<OwnTensor> input_rows_of(nb::handle self) {
+  using Kept = std::pair<std::shared_ptr<const void>, std::shared_ptr<void>>;
+  const auto& layer = nb::cast<const HostLayer&>(self);
+  const Tensor rows = layer.peek().input_rows();
+  if (!rows.present()) return std::nullopt;
+  return OwnTensor{rows, layer.device().index, false,
+                   std::make_shared<Kept>(reference_to(self), layer.peek().workspace_memory())};
 }
 
 HostOptions options_of(const nb::kwargs& options) {
@@ -499,6 +510,17 @@ void bind_layer(nb::module_& m) {
                    "stays where it is when the layer grows. None without "
                    "LayerOptions.count_loads.",
                    nb::for_getter(nb::sig("def expert_loads(self, /) -> Tensor | None")))
+      .def_prop_ro("input_rows", &input_rows_of,
+                   "Where hidden states are best written: bf16 [max_tokens, H] on the layer's "
+                   "device, a view of its workspace. A forward whose `hidden` is its first T rows "
+                   "copies none of them; other memory is read as well, but for such that overlaps "
+                   "this and begins elsewhere (ShapeMismatch). forward does not change the rows; "
+                   "they may be written again, in the order of its stream, once it is done. Take "
+                   "it again after grow: the old view keeps its memory, which is then like any "
+                   "other. None where no place is better than another: on CPUs, on one rank, and "
+                   "where ranks do not fetch rows from each other's memory "
+                   "(LayerOptions.fetch_rows). Ranks need not agree.",
+                   nb::for_getter(nb::sig("def input_rows(self, /) -> Tensor | None")))
       .def_prop_ro("config", [](const HostLayer& l) { return l.peek().config(); })
       .def_prop_ro("strategy", [](const HostLayer& l) { return l.peek().strategy(); })
       .def_prop_ro("device", [](const HostLayer& l) { return describe(l.device()); })

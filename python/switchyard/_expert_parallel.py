@@ -16,6 +16,7 @@ import torch.distributed as dist
 from transformers.distributed.expert_parallel import AllToAllEP, EPImplementation, EPImplementationInterface
 
 from . import _native
+from .torch import _block
 from .transformers import NAME, _needs_gradient, _plan, _weights
 
 DEADLINE = 600.0  # seconds that a rank waits for its peers, as torch's process groups do
@@ -96,18 +97,19 @@ class SwitchyardEP(EPImplementation):  # type: ignore[misc]  # transformers has 
     def _layer(self, top_k: int, device: torch.device) -> _native.MoeLayer:
         """Made at the first call, when weights are loaded, and again where they are others. Collective."""
         plan = _plan(self.experts)
-        w1, w2, b1, b2 = _weights(self.experts, plan)
-        assert w1 is not None and w2 is not None
-        made_of = (top_k, *(None if t is None else t.data_ptr() for t in (w1, w2, b1, b2)))
+        w = _weights(self.experts, plan)
+        made_of = (top_k, *(None if t is None else t.data_ptr() for t in w))
         if self.layer is None or made_of != self.made_of:
             ranks = self.ep_mesh.size()
             config = _native.MoeConfig(
-                hidden=w2.shape[1], intermediate=w2.shape[2], num_experts=ranks * w2.shape[0], top_k=top_k,
-                expert_bias=b1 is not None, activation=_native.Activation(plan.activation.name, plan.activation.alpha, plan.activation.limit))
+                hidden=w.w2.shape[1], intermediate=w.w2.shape[2], num_experts=ranks * w.w2.shape[0], top_k=top_k,
+                expert_bias=w.b1 is not None, activation=_native.Activation(plan.activation.name, plan.activation.alpha, plan.activation.limit))
+            block = _block("weight_block_size", plan.block)
+            weights = _native.LayerWeights(w.w1.detach(), w.w2.detach(), _native.GateUpOrder.GateUp, b1=w.b1, b2=w.b2,
+                                           w1_scales=w.w1_scales, w2_scales=w.w2_scales, w1_block=block, w2_block=block)
             backend, workspace = _memory(device)
-            self.layer = _native.MoeLayer(
-                config, _native.LayerWeights(w1.detach(), w2.detach(), _native.GateUpOrder.GateUp, b1=b1, b2=b2), max_tokens=64,
-                backend=backend, shared_workspace=workspace, communicator=_communicator(self.ep_mesh.get_group()))
+            self.layer = _native.MoeLayer(config, weights, max_tokens=64, backend=backend, shared_workspace=workspace,
+                                          communicator=_communicator(self.ep_mesh.get_group()))
             self.made_of, self.capacity = made_of, 64
         return self.layer
 

@@ -1151,6 +1151,12 @@ class MoeLayer:
         """
 
     @property
+    def input_rows(self, /) -> Tensor | None:
+        """
+        Where hidden states are best written: bf16 [max_tokens, H] on the layer's device, a view of its workspace. A forward whose `hidden` is its first T rows copies none of them; other memory is read as well, but for such that overlaps this and begins elsewhere (ShapeMismatch). forward does not change the rows; they may be written again, in the order of its stream, once it is done. Take it again after grow: the old view keeps its memory, which is then like any other. None where no place is better than another: on CPUs, on one rank, and where ranks do not fetch rows from each other's memory (LayerOptions.fetch_rows). Ranks need not agree.
+        """
+
+    @property
     def config(self) -> MoeConfig: ...
 
     @property

@@ -175,6 +175,7 @@ class Layer final : public MoeLayer {
     if (path_) return {};                             // other rows travel
     return dispatcher_->input_rows(buffers_.dispatcher.front());
   }
+  std::shared_ptr<void> workspace_memory() const override { return parts_.workspace.memory; }
 
   ForwardReport forward(const ForwardArgs& args) override {
     return as_errors("forward", [&] { return forward_in_turn(args); });

@@ -141,6 +141,24 @@ TEST(Forward, NoPlaceForHiddenStatesIsBetterWhereNobodyFetchesThem) {
   });
 }
 
+TEST(Forward, MemoryOfViewsOutlivesGrowthAndTheLayer) {
+  auto layer = MoeLayer::create(config(), random_weights(config(), 1, 0, 3), options("contiguous"));
+  const size_t bytes = layer->workspace_bytes();
+  const std::shared_ptr<void> before = layer->workspace_memory();
+  ASSERT_NE(before, nullptr);
+  layer->grow(512);
+  EXPECT_NE(layer->workspace_memory(), before);
+  layer.reset();
+  EXPECT_EQ(before.use_count(), 1);
+  std::memset(before.get(), 1, bytes);
+
+  auto o = options("contiguous");
+  const std::shared_ptr<void> lent = allocate(*make_cpu_backend(1), bytes);
+  o.workspace = {lent.get(), bytes};
+  EXPECT_EQ(MoeLayer::create(config(), random_weights(config(), 1, 0, 3), o)->workspace_memory(),
+            nullptr);
+}
+
 TEST(Forward, TakesIdsOfBothWidths) {
   auto layer = MoeLayer::create(config(), random_weights(config(), 1, 0, 3), options("auto"));
   Call narrow(20), wide(20);

@@ -6,6 +6,7 @@ import os
 
 import switchyard
 import switchyard.transformers
+import test_transformers_fp8
 import torch
 import torch.distributed as dist
 from cases import TOLERANCE
@@ -71,6 +72,17 @@ def check_class(name, ep_mesh, no_tp):
     assert hidden.grad.float().norm() > 0
 
 
+def check_fp8(ep_mesh):
+    made = test_transformers_fp8.made(scale_fmt="ue8m0")  # scales are copied
+    numbers = test_transformers_fp8.fill(made)
+    experts = SwitchyardEP(part_of(made, dist.get_rank(), dist.get_world_size()), ep_mesh, ep_mesh)
+    for tokens in (1, 70, 12):
+        hidden, ids, weights = test_transformers_fp8.routed(tokens, tokens)
+        exact = test_transformers_fp8.by_definition(hidden, *numbers, ids, weights, test_transformers_fp8.swiglu)
+        ours = experts(*test_transformers_fp8.as_torch(hidden, ids, weights))
+        assert distance(ours, torch.from_numpy(exact)) <= TOLERANCE, (tokens, test_transformers_fp8.SEED)
+
+
 def check_bound(ep_mesh, no_tp):
     """One rank's rows are too many: an error of every rank, and the layer goes on."""
     made = make_experts("transformers.models.qwen3_moe.modeling_qwen3_moe", "Qwen3MoeExperts")
@@ -88,11 +100,15 @@ def check_bound(ep_mesh, no_tp):
 def main():
     dist.init_process_group("gloo")
     ranks = dist.get_world_size()
+    seed = [test_transformers_fp8.SEED]
+    dist.broadcast_object_list(seed)
+    test_transformers_fp8.SEED = seed[0]
     ep_mesh = init_device_mesh("cpu", (ranks,), mesh_dim_names=("ep",))
     no_tp = init_device_mesh("cpu", (ranks, 1), mesh_dim_names=("fsdp", "tp"))["tp"]
     with torch.no_grad():
         for name in CLASSES:
             check_class(name, ep_mesh, no_tp)
+        check_fp8(ep_mesh)
         check_bound(ep_mesh, no_tp)
     if os.environ["RANK"] == "0":
         print("experts over the ranks are those of one process")

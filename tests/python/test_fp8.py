@@ -87,6 +87,8 @@ BLOCKS = {
     "channel": ((1, WHOLE), (1, WHOLE)),
     "tensor": ((I, WHOLE), (WHOLE, WHOLE)),
     "mixed": ((48, 256), (1, 128)),
+    "gate and up together": ((128, 128), (128, 128)),  # in the second block of w1
+    "one": ((WHOLE, WHOLE), (WHOLE, WHOLE)),
 }
 
 
@@ -137,6 +139,140 @@ def test_the_function_gives_the_bits_of_the_layer():
             w1_block=switchyard.ScaleBlock(rows=block1[0], cols=block1[1]), w2_block=switchyard.ScaleBlock(rows=block2[0], cols=block2[1]))
         assert (cases.bits(output) == cases.bits(layer(hidden))).all()
         switchyard.forget_fused_experts()
+
+
+# ---- torch: the operations and the module
+
+
+def torch_op():
+    pytest.importorskip("torch")
+    import switchyard.torch
+    return switchyard.torch.torch
+
+
+def torch_bf16(array):
+    return torch_op().from_numpy(cases.bits(array).copy()).view(torch_op().bfloat16)
+
+
+def as_list(block):
+    return [-1 if n == WHOLE else n for n in block]
+
+
+def op_arguments(block1, block2, tokens=T):
+    """Arguments and options of the operation, hidden, routing, and both weights as float64."""
+    torch = torch_op()
+    w1, w2, router = arrays(SEED, block1, block2)
+    hidden = rows(tokens, tokens)
+    ids, of_router = cases.softmax_top_k(hidden, router)
+    options = dict(order="gate_up", w1_scales=torch.from_numpy(w1[1]), w2_scales=torch.from_numpy(w2[1]))
+    if block1 != (128, 128):
+        options["w1_block"] = as_list(block1)
+    if block2 != (128, 128):
+        options["w2_block"] = as_list(block2)
+    given = (torch_bf16(hidden), as_torch(w1[0]), as_torch(w2[0]), torch.from_numpy(ids), torch.from_numpy(of_router.astype(np.float32)))
+    return given, options, experts_by_definition(hidden, w1[2], w2[2], ids, of_router)
+
+
+@pytest.mark.parametrize("block1, block2", BLOCKS.values(), ids=BLOCKS)
+def test_the_operation_is_its_definition_and_compiles(block1, block2):
+    torch = torch_op()
+    op, op_out = torch.ops.switchyard.fused_experts, torch.ops.switchyard.fused_experts_out
+    given, options, exact = op_arguments(block1, block2)
+    output = op(*given, **options)
+    assert cases.relative_error(output.double().numpy(), exact) <= cases.TOLERANCE, SEED
+    out = torch.full_like(given[0], torch.nan)
+    op_out(*given, **options, out=out)
+    compiled = torch.compile(lambda *a: op(*a, **options), fullgraph=True, dynamic=True, backend="aot_eager")
+    for tokens in (T, 5, 70):
+        given, options, exact = op_arguments(block1, block2, tokens)
+        assert torch.equal(compiled(*given), op(*given, **options))
+        assert cases.relative_error(compiled(*given).double().numpy(), exact) <= cases.TOLERANCE, SEED
+    assert torch.equal(out, output)
+
+
+def test_opcheck_of_the_operation():
+    torch = torch_op()
+    given, options, _ = op_arguments((64, 128), (128, 128))
+    copies = [t.clone() for t in given]
+    # Not test_schema: it multiplies its inputs, which torch cannot for float8. test_torch.py has it.
+    tests = ("test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    torch.library.opcheck(torch.ops.switchyard.fused_experts.default, given, options, test_utils=tests)
+    torch.library.opcheck(torch.ops.switchyard.fused_experts_out.default, given, {**options, "out": torch.empty_like(given[0])},
+                          test_utils=tests)
+    assert all(torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in zip(given, copies))
+
+
+WRONG_OPERATIONS = {
+    "no scales": (lambda o: o.pop("w1_scales"), "w1"),
+    "one alone": (lambda o: o.pop("w2_scales"), "w2"),
+    "scales of other blocks": (lambda o: o.pop("w1_block"), "w1 scales"),
+    "scales of float64": (lambda o: o.update(w2_scales=o["w2_scales"].double()), "w2 scales"),
+    "scales of bfloat16": (lambda o: o.update(w2_scales=o["w2_scales"].bfloat16()), "w2 scales"),
+    "three numbers": (lambda o: o.update(w1_block=[64, 128, 1]), r"w1_block=\[64, 128, 1\], need rows and columns"),
+    "columns": (lambda o: o.update(w1_block=[64, 64]), "cols=64"),
+    "no rows": (lambda o: o.update(w2_block=[0, 128]), "rows=0"),
+    "bf16 with scales": (lambda o: o.update(w1="bf16"), "w1"),
+    "another fp8": (lambda o: o.update(w1="e5m2"), "DLPack dtype code 12"),
+}
+
+
+@pytest.mark.parametrize("change, text", WRONG_OPERATIONS.values(), ids=WRONG_OPERATIONS)
+def test_a_wrong_argument_of_the_operation_is_refused(change, text):
+    torch = torch_op()
+    given, options, _ = op_arguments((64, 128), (128, 128))
+    change(options)
+    given, w1 = list(given), options.pop("w1", None)
+    if w1 is not None:
+        given[1] = torch.zeros(given[1].shape, dtype=torch.bfloat16 if w1 == "bf16" else torch.float8_e5m2)
+    with pytest.raises(switchyard.Error, match=text):
+        torch.ops.switchyard.fused_experts(*given, **options)
+
+
+def moe_of(block, **options):
+    torch = torch_op()
+    return switchyard.torch.MoE(H, I, E, K, expert_dtype=torch.float8_e4m3fn, weight_block=as_list(block), **options)
+
+
+@pytest.mark.parametrize("block", [(128, 128), (64, 128), (1, WHOLE), (WHOLE, WHOLE)], ids=str)
+def test_the_module_is_its_definition(block):
+    torch = torch_op()
+    w1, w2, router = arrays(SEED, block, block)
+    module = moe_of(block)
+    assert not any(p.requires_grad for p in module.experts.parameters())
+    module.load_state_dict({
+        "gate.weight": torch_bf16(router), "experts.gate_up_proj": as_torch(w1[0]), "experts.down_proj": as_torch(w2[0]),
+        "experts.gate_up_proj_scale_inv": torch.from_numpy(w1[1]), "experts.down_proj_scale_inv": torch.from_numpy(w2[1])})
+    hidden = rows(tokens=12)
+    exact = experts_by_definition(hidden, w1[2], w2[2], *cases.softmax_top_k(hidden, router))
+    with torch.no_grad():
+        output = module(torch_bf16(hidden).view(3, 4, H))
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")(torch_bf16(hidden).view(3, 4, H))
+    assert cases.relative_error(output.view(-1, H).double().numpy(), exact) <= cases.TOLERANCE, SEED
+    assert torch.equal(compiled, output)
+    with pytest.raises(switchyard.Unsupported, match="requires grad"):
+        module(torch_bf16(hidden).requires_grad_())
+
+
+def test_a_module_converted_by_torch_is_refused():
+    """to(dtype) leaves numbers that are no codes."""
+    torch = torch_op()
+    with torch.no_grad(), pytest.raises(switchyard.ShapeMismatch, match="w1"):
+        moe_of((128, 128)).to(torch.bfloat16)(torch_bf16(rows()))
+    with pytest.raises(switchyard.Unsupported, match="dtype=torch.float8_e5m2, need"):
+        switchyard.torch.MoE(H, I, E, K, expert_dtype=torch.float8_e5m2)
+
+
+@pytest.mark.parametrize("intermediate", (128, 192))
+def test_the_module_has_the_names_and_shapes_of_transformers(intermediate):
+    transformers = pytest.importorskip("transformers")
+    torch = torch_op()
+    from transformers.integrations.finegrained_fp8 import FP8Experts
+
+    config = transformers.Qwen3MoeConfig(hidden_size=H, moe_intermediate_size=intermediate, num_experts=E)
+    theirs = FP8Experts(config, block_size=(128, 128)).state_dict()
+    ours = switchyard.torch.MoE(H, intermediate, E, K, expert_dtype=torch.float8_e4m3fn).experts
+    assert {n: (t.shape, t.dtype) for n, t in ours.state_dict().items()} == {n: (t.shape, t.dtype) for n, t in theirs.items()}
+    ours.load_state_dict(theirs)
 
 
 def wrong(**changes):

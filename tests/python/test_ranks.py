@@ -54,6 +54,11 @@ def test_ranks_compute_what_one_does():
         assert cases.relative_error(output.astype(np.float32), expected.astype(np.float64)) <= 4e-3
 
 
+def test_ranks_on_cpus_have_no_better_place_for_hidden_states():
+    assert cases.layer().input_rows is None
+    assert over_ranks(lambda c: [layer_of(c, strategy=s).input_rows for s in ("normal+contiguous", "low_latency+masked")]) == 2 * [2 * [None]]
+
+
 def test_calls_go_on_without_a_rank_that_is_lost():
     done = threading.Event()
     rng = np.random.default_rng(SEED)

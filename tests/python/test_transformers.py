@@ -159,6 +159,41 @@ def test_a_compiled_model_has_the_bits_of_the_model():
     assert torch.equal(plain, compiled)
 
 
+def gpt_oss():
+    torch.manual_seed(0)
+    config = transformers.GptOssConfig(
+        vocab_size=128, hidden_size=64, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, num_local_experts=8, num_experts_per_tok=2, eos_token_id=None)
+    model = transformers.GptOssForCausalLM(config).to(torch.bfloat16).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.1)
+    return model
+
+
+COMPILED = {
+    "before its plan": (lambda: qwen3(), lambda m: m.set_experts_implementation("switchyard"), "nothing is known of its activation"),
+    "with copied weights": (gpt_oss, switchyard.transformers.use, "its weights are copied"),
+}
+
+
+@pytest.mark.parametrize("make, switch, text", COMPILED.values(), ids=COMPILED)
+def test_a_model_that_is_compiled_early_is_right_or_an_error(make, switch, text):
+    model = make()
+    with torch.no_grad():
+        eager = model(PROMPT, use_cache=False).logits
+        switch(model)
+        with pytest.raises(Exception, match=text):  # as torch wraps it
+            torch.compile(model, fullgraph=True, backend="aot_eager")(PROMPT, use_cache=False)
+        torch._dynamo.reset()
+        compiled = torch.compile(model, backend="aot_eager")
+        before = compiled(PROMPT, use_cache=False).logits
+        assert torch.equal(before, model(PROMPT, use_cache=False).logits) and not torch.equal(before, eager)
+        for layer in model.model.layers:
+            layer.mlp.experts.down_proj.mul_(2)
+        after = compiled(PROMPT, use_cache=False).logits
+        assert not torch.equal(before, after) and torch.equal(after, model(PROMPT, use_cache=False).logits)
+
+
 def test_gradients_are_those_of_grouped_mm_never_absent():
     def gradients(model):
         model.zero_grad()
