@@ -186,6 +186,7 @@ class _Plan:
 
 
 def _stored(module: Any) -> _Weights:
+    """Those in fp8 without a gradient, whatever they say: they have none in transformers' own experts, either."""
     up = _up_name(module)
     if _is_fp8(module):
         names = (up, "down_proj", up + "_scale_inv", "down_proj_scale_inv")
@@ -249,9 +250,8 @@ def _plan(module: Any, training: str = TRAINING[0]) -> _Plan:
 
 
 def _needs_gradient(module: Any, *tensors: torch.Tensor) -> bool:
-    """Weights in fp8 have none, whatever they say: in transformers' own experts, either."""
-    given = tensors if _is_fp8(module) else (*tensors, *_stored(module))
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
+    return torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (*tensors, *_stored(module)))
 
 
 def _with_gradient(module: Any, *arguments: torch.Tensor) -> torch.Tensor:
