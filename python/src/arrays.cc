@@ -272,6 +272,10 @@ bool ArrayView::has_gaps() const {
   return false;
 }
 
+Tensor tensor_of(const ArrayView& view) {
+  return view.present ? Tensor(view.data, view.dtype, view.extent(), view.device.kind) : Tensor();
+}
+
 std::string describe(DeviceIndex device) {
   return device.kind == DeviceKind::Cpu ? "cpu" : "cuda:" + std::to_string(device.index);
 }
@@ -321,10 +325,6 @@ int64_t row_stride(const ArrayView& view, Argument argument) {
   if (view.rank != 2 || view.shape[0] < 2 || view.shape[1] == 0) return 0;
   if (view.shape[1] > 1 && view.strides[1] != 1) check_dense(view, argument);
   return view.strides[0] == view.shape[1] ? 0 : view.strides[0];
-}
-
-Tensor tensor_of(const ArrayView& view) {
-  return view.present ? Tensor(view.data, view.dtype, view.extent(), view.device.kind) : Tensor();
 }
 
 }  // namespace
