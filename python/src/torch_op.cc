@@ -259,6 +259,25 @@ FusedOptions options_of(const Arguments& arguments) {
           arguments.number<int64_t>(kMaxTokens)};
 }
 
+// What models give in bf16, as most do, C++ takes in f32; none where torch fails.
+OwnHandle in_f32(TensorHandle tensor) {
+  TensorHandle lent = nullptr;  // the dispatcher frees what it is handed
+  if (!good(torch_.new_handle(tensor, &lent))) return {};
+  Value stack[] = {reinterpret_cast<uintptr_t>(lent), static_cast<Value>(torch_.f32), 0, 0, 0};
+  if (!good(torch_.call_dispatcher("aten::to", "dtype", stack, torch_shim::kAbiVersion))) return {};
+  return OwnHandle(as<TensorHandle>(stack[0]));
+}
+
+// The routing weights of `call` in f32; `made` holds them where they were not. False: neither.
+bool convert_weights(const Arguments& arguments, ConstTensor& weights, OwnHandle& made) {
+  if (weights.dtype == DType::F32) return true;
+  if (weights.dtype != DType::Bf16) return false;
+  made = in_f32(arguments.tensor(kWeights));
+  const std::optional<ArrayView> seen = made ? view_of(made.get()) : std::nullopt;
+  if (seen) weights = tensor_of(*seen);
+  return seen.has_value();
+}
+
 // Everything but output, stream and workspace; false for a call that is not plain.
 bool read_call(const Arguments& arguments, DeviceIndex device, FusedCall& call) {
   const std::optional<GateUpOrder> order = order_of(arguments.text(kOrder));
@@ -277,7 +296,7 @@ bool read_call(const Arguments& arguments, DeviceIndex device, FusedCall& call) 
                           .b2 = read(kB2),
                           .w1_scales = scales_of(read(kW1Scales), *w1_block),
                           .w2_scales = scales_of(read(kW2Scales), *w2_block)};
-  if (!read.plain() || call.args.weights.dtype != DType::F32) return false;
+  if (!read.plain()) return false;
   complete(call, options_of(arguments), device.kind);
   return true;
 }
@@ -313,7 +332,8 @@ std::optional<OwnHandle> run_plain(const Arguments& arguments, Form form) {
   const std::optional<DeviceIndex> device = device_of(arguments.tensor(kHidden));
   FusedCall call;
   if (!device || !read_call(arguments, *device, call)) return {};
-  OwnHandle made;
+  OwnHandle made, weights;
+  if (!convert_weights(arguments, call.args.weights, weights)) return {};
   if (form == Form::Returns) made = make_tensor(call.args.hidden.shape, torch_.bf16, *device);
   const std::optional<ArrayView> output =
       view_of(form == Form::Returns ? made.get() : arguments.tensor(kOut));

@@ -57,6 +57,7 @@ std::string load(Functions& f) {
       "aoti_torch_get_device_index", f.get_device_index)(
       "aoti_torch_delete_tensor_object", f.delete_tensor)("aoti_torch_empty_strided",
                                                           f.empty_strided);
+  finder("aoti_torch_new_tensor_handle", f.new_handle);
   finder("torch_string_length", f.string_length)("torch_string_c_str", f.string_c_str)(
       "torch_delete_string", f.delete_string)("torch_list_size", f.list_size)(
       "torch_list_get_item", f.list_get_item)("torch_delete_list", f.delete_list);

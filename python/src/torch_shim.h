@@ -41,6 +41,7 @@ struct Functions {
   int32_t (*get_dtype)(TensorHandle tensor, int32_t* dtype);
   int32_t (*get_device_type)(TensorHandle tensor, int32_t* type);
   int32_t (*get_device_index)(TensorHandle tensor, int32_t* index);
+  int32_t (*new_handle)(TensorHandle tensor, TensorHandle* made);
   int32_t (*delete_tensor)(TensorHandle tensor);
   int32_t (*empty_strided)(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                            int32_t device_type, int32_t device_index, TensorHandle* made);

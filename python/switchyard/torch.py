@@ -20,7 +20,7 @@ from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence
 import torch
 
 from . import _native
-from ._errors import Unsupported
+from ._errors import ShapeMismatch, Unsupported
 
 ORDERS = {"gate_up": _native.GateUpOrder.GateUp, "up_gate": _native.GateUpOrder.UpGate}
 _OUT_OF_RANGE = (_native.OutOfRangeIds.Error, _native.OutOfRangeIds.NoExpert)
@@ -63,6 +63,8 @@ def _fused_experts_out(hidden: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor,
                        max_tokens: int = -1, w1_scales: Optional[torch.Tensor] = None,
                        w2_scales: Optional[torch.Tensor] = None, w1_block: Optional[Sequence[int]] = None,
                        w2_block: Optional[Sequence[int]] = None, out: torch.Tensor) -> None:
+    for name, value in (("hidden", hidden), ("w1", w1), ("w2", w2), ("ids", ids), ("weights", weights), ("out", out)):
+        _check_tensor(name, value)
     if weights.dtype is not torch.float32:  # .to() of the same dtype takes 2 us
         weights = weights.to(torch.float32)
     _native.fused_experts(
@@ -73,17 +75,33 @@ def _fused_experts_out(hidden: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor,
 
 
 def _fused_experts(hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+    _check_tensor("hidden", hidden)
     out = torch.empty_like(hidden) if hidden.is_contiguous() else torch.empty_like(hidden, memory_format=torch.contiguous_format)
     _fused_experts_out(hidden, *arguments, **options, out=out)
     return out
 
 
-def _fake(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+def _check_tensor(name: str, value: Optional[torch.Tensor]) -> None:
+    """A schema's Tensor may be None."""
+    if value is None:
+        raise ShapeMismatch(f"fused_experts: {name}=None, need a tensor. Pass one.")
+
+
+def _check_one_device(hidden: torch.Tensor, values: Iterable[Any]) -> None:
+    """One tensor on meta is enough for torch to compute shapes only, and to leave memory as it is."""
+    _check_tensor("hidden", hidden)
+    for value in values:
+        if isinstance(value, torch.Tensor) and value.device != hidden.device:
+            raise ShapeMismatch(f"fused_experts: a tensor is on {value.device}, hidden on {hidden.device}. Copy it first.")
+
+
+def _fake(hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+    _check_one_device(hidden, (*arguments, *options.values()))
     return torch.empty_like(hidden, memory_format=torch.contiguous_format)
 
 
-def _fake_out(*_: Any, **__: Any) -> None:
-    return None
+def _fake_out(hidden: torch.Tensor, *arguments: Any, **options: Any) -> None:
+    _check_one_device(hidden, (*arguments, *options.values()))
 
 
 def _check_no_gradient(name: str, values: Iterable[Any]) -> None:
