@@ -111,21 +111,20 @@ def _check_no_gradient(name: str, values: Iterable[Any]) -> None:
                           "Call under torch.no_grad().")
 
 
-def _without_gradient(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*arguments: Any, **options: Any) -> Any:
-        _check_no_gradient(name, (*arguments, *options.values()))
-        with torch._C._AutoDispatchBelowAutograd():
-            return operation(*arguments, **options)
-
-    return call
-
-
 def _checked(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
         _check_no_gradient(name, (*arguments, *options.values()))
         return operation(*arguments, **options)
 
     return call
+
+
+def _without_gradient(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+    def below(*arguments: Any, **options: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operation(*arguments, **options)
+
+    return _checked(name, below)
 
 
 def _keeping_errors(operation: Callable[..., Any], result_of_error: Callable[[], Any]) -> Callable[..., Any]:
@@ -135,7 +134,7 @@ def _keeping_errors(operation: Callable[..., Any], result_of_error: Callable[[],
         try:
             return operation(*arguments, **options)
         except BaseException as error:
-            _native._keep_torch_error(error)
+            _native._keep_torch_error(error)  # type: ignore[attr-defined]
             return result_of_error()
 
     return call
@@ -166,12 +165,12 @@ def _why_not_cpp() -> str:
         return f"torch {torch.__version__}, C++ is known to fit {'.'.join(map(str, _KNOWN[0]))} to {'.'.join(map(str, _KNOWN[1]))}"
     if os.environ.get("SWITCHYARD_TORCH_OPS") == "python":
         return "SWITCHYARD_TORCH_OPS=python"
-    if missing := _native._load_torch():
+    if missing := _native._load_torch():  # type: ignore[attr-defined]
         return f"libtorch has no {missing}"
     _LIBRARY.define("raise_kept_error() -> ()")
-    _native._implement_torch_probe()
+    _native._implement_torch_probe()  # type: ignore[attr-defined]
     sent = Unsupported("probe")
-    _native._keep_torch_error(sent)
+    _native._keep_torch_error(sent)  # type: ignore[attr-defined]
     try:
         torch.ops.switchyard.raise_kept_error()
     except Exception as error:
@@ -211,7 +210,7 @@ def _register() -> str:
         for operation in _OPERATIONS:
             _implement_in_python(operation, keys)
         return f"python: {why}"
-    for key in _native._implement_torch_ops():
+    for key in _native._implement_torch_ops():  # type: ignore[attr-defined]
         keys.remove(key)
     for operation in _OPERATIONS:
         for key in keys:
