@@ -225,12 +225,39 @@ ArrayView from_protocol(nb::handle array, Library library, Argument argument, Ac
   return from_capsule(capsule_of(source, library), argument, access);
 }
 
+// A text that Python compares by its address, made once.
+class Name {
+ public:
+  explicit Name(const char* text) : text_(PyUnicode_InternFromString(text)) {}
+  nb::object of(nb::handle object) const {
+    return nb::steal(check(PyObject_GetAttr(object.ptr(), text_)));
+  }
+
+ private:
+  static PyObject* check(PyObject* result) {
+    if (result == nullptr) throw nb::python_error();
+    return result;
+  }
+
+  PyObject* text_;  // never freed
+};
+
+bool requires_grad(nb::handle tensor) {
+  static const Name name("requires_grad");
+  return name.of(tensor).is(Py_True);
+}
+
+bool is_negated(nb::handle tensor) {
+  static const Name name("is_neg");
+  return name.of(tensor)().is(Py_True);
+}
+
 // What views drop or do not notice.
 void check_torch(nb::handle array, const ArrayView& view, Argument argument, Access access) {
-  if (view.dtype == DType::F32 && nb::cast<bool>(array.attr("is_neg")()))
+  if (view.dtype == DType::F32 && is_negated(array))
     refuse(Errc::Unsupported, argument.operation, ": ", argument.name,
            " is lazily negated. Call resolve_neg() on it.");
-  if (access == Access::Write && nb::cast<bool>(array.attr("requires_grad")))
+  if (access == Access::Write && requires_grad(array))
     refuse_to_write(argument, "requires grad");
 }
 
@@ -308,7 +335,7 @@ namespace {
 
 // A gradient that would be missing is an error, not a silence.
 void check_no_gradient(nb::handle array, Argument argument) {
-  if (library_of(array) != Library::Torch || !nb::cast<bool>(array.attr("requires_grad"))) return;
+  if (library_of(array) != Library::Torch || !requires_grad(array)) return;
   if (nb::cast<bool>(nb::module_::import_("torch").attr("is_grad_enabled")()))
     refuse(Errc::Unsupported, argument.operation, ": ", argument.name,
            " requires grad, and no gradient is computed here. Call under torch.no_grad().");

@@ -26,7 +26,7 @@
 
 // What torch calls an error of Python on its way through C++ (torch/csrc/Exceptions.h). It is caught by
 // its name, outside of any namespace, and its members are read by their places.
-struct __attribute__((visibility("default"))) python_error : public std::exception {
+struct python_error : public std::exception {
   // Takes the reference; the interpreter's lock is held.
   explicit python_error(PyObject* error)
       : type(nb::handle(error).type().inc_ref().ptr()),
