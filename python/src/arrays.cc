@@ -11,6 +11,7 @@
 #include "dlpack.h"
 #include "errors.h"
 #include "own_tensor.h"
+#include "torch_shim.h"
 
 namespace switchyard::python {
 namespace {
@@ -232,6 +233,10 @@ class Name {
   nb::object of(nb::handle object) const {
     return nb::steal(check(PyObject_GetAttr(object.ptr(), text_)));
   }
+  // The result of its method without arguments.
+  nb::object called_on(nb::handle object) const {
+    return nb::steal(check(PyObject_CallMethodObjArgs(object.ptr(), text_, nullptr)));
+  }
 
  private:
   static PyObject* check(PyObject* result) {
@@ -249,7 +254,7 @@ bool requires_grad(nb::handle tensor) {
 
 bool is_negated(nb::handle tensor) {
   static const Name name("is_neg");
-  return name.of(tensor)().is(Py_True);
+  return name.called_on(tensor).is(Py_True);
 }
 
 // What views drop or do not notice.
@@ -257,8 +262,7 @@ void check_torch(nb::handle array, const ArrayView& view, Argument argument, Acc
   if (view.dtype == DType::F32 && is_negated(array))
     refuse(Errc::Unsupported, argument.operation, ": ", argument.name,
            " is lazily negated. Call resolve_neg() on it.");
-  if (access == Access::Write && requires_grad(array))
-    refuse_to_write(argument, "requires grad");
+  if (access == Access::Write && requires_grad(array)) refuse_to_write(argument, "requires grad");
 }
 
 ArrayView own_view(nb::handle array, Argument argument, Access access) {
@@ -335,7 +339,9 @@ namespace {
 
 // A gradient that would be missing is an error, not a silence.
 void check_no_gradient(nb::handle array, Argument argument) {
-  if (library_of(array) != Library::Torch || !requires_grad(array)) return;
+  // Asked first, since it takes less than an attribute.
+  if (library_of(array) != Library::Torch || torch_shim::gradients_are_off()) return;
+  if (!requires_grad(array)) return;
   if (nb::cast<bool>(nb::module_::import_("torch").attr("is_grad_enabled")()))
     refuse(Errc::Unsupported, argument.operation, ": ", argument.name,
            " requires grad, and no gradient is computed here. Call under torch.no_grad().");

@@ -75,4 +75,14 @@ std::string load(Functions& f) {
   return finder.missing();
 }
 
+bool gradients_are_off() {
+  using Enabled = bool (*)();
+  static const Enabled enabled = [] {
+    Enabled found = nullptr;
+    find(loaded("libtorch_cpu.so"), "aoti_torch_grad_mode_is_enabled", found);
+    return found;
+  }();
+  return enabled != nullptr && !enabled();
+}
+
 }  // namespace switchyard::python::torch_shim

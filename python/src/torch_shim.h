@@ -63,4 +63,7 @@ struct Functions {
 // Finds them in libtorch, which the process has loaded. Returns "", or what is missing.
 std::string load(Functions& functions);
 
+// Whether torch, which is loaded, says so; false where it has no such function.
+bool gradients_are_off();
+
 }  // namespace switchyard::python::torch_shim
