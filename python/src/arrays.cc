@@ -11,6 +11,7 @@
 #include "dlpack.h"
 #include "errors.h"
 #include "own_tensor.h"
+#include "torch_shim.h"
 
 namespace switchyard::python {
 namespace {
@@ -225,13 +226,43 @@ ArrayView from_protocol(nb::handle array, Library library, Argument argument, Ac
   return from_capsule(capsule_of(source, library), argument, access);
 }
 
+// A text that Python compares by its address, made once.
+class Name {
+ public:
+  explicit Name(const char* text) : text_(PyUnicode_InternFromString(text)) {}
+  nb::object of(nb::handle object) const {
+    return nb::steal(check(PyObject_GetAttr(object.ptr(), text_)));
+  }
+  // The result of its method without arguments.
+  nb::object called_on(nb::handle object) const {
+    return nb::steal(check(PyObject_CallMethodObjArgs(object.ptr(), text_, nullptr)));
+  }
+
+ private:
+  static PyObject* check(PyObject* result) {
+    if (result == nullptr) throw nb::python_error();
+    return result;
+  }
+
+  PyObject* text_;  // never freed
+};
+
+bool requires_grad(nb::handle tensor) {
+  static const Name name("requires_grad");
+  return name.of(tensor).is(Py_True);
+}
+
+bool is_negated(nb::handle tensor) {
+  static const Name name("is_neg");
+  return name.called_on(tensor).is(Py_True);
+}
+
 // What views drop or do not notice.
 void check_torch(nb::handle array, const ArrayView& view, Argument argument, Access access) {
-  if (view.dtype == DType::F32 && nb::cast<bool>(array.attr("is_neg")()))
+  if (view.dtype == DType::F32 && is_negated(array))
     refuse(Errc::Unsupported, argument.operation, ": ", argument.name,
            " is lazily negated. Call resolve_neg() on it.");
-  if (access == Access::Write && nb::cast<bool>(array.attr("requires_grad")))
-    refuse_to_write(argument, "requires grad");
+  if (access == Access::Write && requires_grad(array)) refuse_to_write(argument, "requires grad");
 }
 
 ArrayView own_view(nb::handle array, Argument argument, Access access) {
@@ -272,6 +303,10 @@ bool ArrayView::has_gaps() const {
   return false;
 }
 
+Tensor tensor_of(const ArrayView& view) {
+  return view.present ? Tensor(view.data, view.dtype, view.extent(), view.device.kind) : Tensor();
+}
+
 std::string describe(DeviceIndex device) {
   return device.kind == DeviceKind::Cpu ? "cpu" : "cuda:" + std::to_string(device.index);
 }
@@ -304,7 +339,9 @@ namespace {
 
 // A gradient that would be missing is an error, not a silence.
 void check_no_gradient(nb::handle array, Argument argument) {
-  if (library_of(array) != Library::Torch || !nb::cast<bool>(array.attr("requires_grad"))) return;
+  // Asked first, since it takes less than an attribute.
+  if (library_of(array) != Library::Torch || torch_shim::gradients_are_off()) return;
+  if (!requires_grad(array)) return;
   if (nb::cast<bool>(nb::module_::import_("torch").attr("is_grad_enabled")()))
     refuse(Errc::Unsupported, argument.operation, ": ", argument.name,
            " requires grad, and no gradient is computed here. Call under torch.no_grad().");
@@ -321,10 +358,6 @@ int64_t row_stride(const ArrayView& view, Argument argument) {
   if (view.rank != 2 || view.shape[0] < 2 || view.shape[1] == 0) return 0;
   if (view.shape[1] > 1 && view.strides[1] != 1) check_dense(view, argument);
   return view.strides[0] == view.shape[1] ? 0 : view.strides[0];
-}
-
-Tensor tensor_of(const ArrayView& view) {
-  return view.present ? Tensor(view.data, view.dtype, view.extent(), view.device.kind) : Tensor();
 }
 
 }  // namespace

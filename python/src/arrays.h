@@ -66,6 +66,9 @@ struct ArrayView {
   bool has_gaps() const;
 };
 
+// Of a view without gaps.
+Tensor tensor_of(const ArrayView& view);
+
 // What errors call an argument: "forward: hidden ...".
 struct Argument {
   const char* operation;

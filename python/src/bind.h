@@ -124,6 +124,7 @@ void bind_placement(nb::module_& m);
 void bind_ranks(nb::module_& m);
 void bind_layer(nb::module_& m);
 void bind_fused_experts(nb::module_& m);
+void bind_torch_op(nb::module_& m);
 void bind_linear_attention(nb::module_& m);
 
 }  // namespace switchyard::python

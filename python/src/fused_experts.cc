@@ -10,23 +10,15 @@
 
 #include "bind.h"
 #include "errors.h"
+#include "fused_call.h"
 #include "host.h"
 #include "scratch.h"
 
 namespace switchyard::python {
 namespace {
 
-// The kept layers' threads stay in the parent of a fork.
-void check_not_forked(const char* operation) {
-  static const int generation = fork_generation();
-  if (generation != fork_generation())
-    refuse(
-        Errc::Unsupported, operation, ": the process was forked after the first call, ",
-        "whose threads stayed in the parent. Spawn processes, or make a MoeLayer after the fork.");
-}
-
 // Bytes of the last layers asked for: planning one takes longer than a small call.
-size_t workspace_bytes(const MoeConfig& config, const LayerOptions& options) {
+size_t kept_workspace_bytes(const MoeConfig& config, const LayerOptions& options) {
   struct Known {
     MoeConfig config;
     LayerOptions options;
@@ -65,16 +57,39 @@ int64_t capacity_for(int64_t tokens) {
   return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max(tokens, kLeast))));
 }
 
+}  // namespace
+
+void check_not_forked(const char* operation) {
+  static const int generation = fork_generation();
+  if (generation != fork_generation())
+    refuse(
+        Errc::Unsupported, operation, ": the process was forked after the first call, ",
+        "whose threads stayed in the parent. Spawn processes, or make a MoeLayer after the fork.");
+}
+
+void complete(FusedCall& call, const FusedOptions& options, DeviceKind device) {
+  call.config = config_of(call.weights.experts, call.args.ids, options.activation);
+  const int64_t tokens = dim_or_zero(call.args.hidden, 0);
+  call.options.device = device;
+  call.options.max_tokens = options.max_tokens >= 0 ? options.max_tokens : capacity_for(tokens);
+  call.options.out_of_range_ids = options.out_of_range_ids;
+  call.options.workspace_per_call = true;
+  if (call.weights.experts.w1.dtype == DType::F8E4m3) call.options.experts = DType::F8E4m3;
+}
+
+size_t workspace_bytes(const FusedCall& call) {
+  return kept_workspace_bytes(call.config, call.options);
+}
+
+void run(const FusedCall& call) {
+  fused_experts(call.config, call.weights, call.options, call.args);
+}
+
+namespace {
+
 DeviceIndex device_of(nb::handle hidden) {
   return view_of(hidden, {"fused_experts", "hidden"}, Access::Read, Keep::ForTheCall).device;
 }
-
-struct Call {
-  MoeConfig config;
-  LayerWeights weights;
-  LayerOptions options;
-  ForwardArgs args;
-};
 
 Array fused(const Array& hidden, const Array& w1, const Array& w2, const Array& ids,
             const Array& weights, GateUpOrder order, const Activation& activation,
@@ -85,7 +100,7 @@ Array fused(const Array& hidden, const Array& w1, const Array& w2, const Array& 
   check_not_forked("fused_experts");
   const DeviceIndex device = device_of(hidden);
   CallArrays arrays("fused_experts", device);
-  Call call;
+  FusedCall call;
   call.args.hidden = arrays.read("hidden", hidden);
   call.args.ids = arrays.read("ids", ids);
   call.args.weights = arrays.read("weights", weights);
@@ -100,28 +115,23 @@ Array fused(const Array& hidden, const Array& w1, const Array& w2, const Array& 
                           .b2 = read("b2", b2),
                           .w1_scales = scales_of(read("w1_scales", w1_scales), w1_block),
                           .w2_scales = scales_of(read("w2_scales", w2_scales), w2_block)};
-  call.config = config_of(call.weights.experts, call.args.ids, activation);
-  const int64_t tokens = dim_or_zero(call.args.hidden, 0);
-  call.options.device = device.kind;
-  call.options.max_tokens = max_tokens >= 0 ? max_tokens : capacity_for(tokens);
-  call.options.out_of_range_ids = out_of_range_ids;
-  call.options.workspace_per_call = true;
-  if (call.weights.experts.w1.dtype == DType::F8E4m3) call.options.experts = DType::F8E4m3;
+  complete(call, {activation, out_of_range_ids, max_tokens}, device.kind);
   const nb::object result =
       output ? nb::object(*output)
-             : new_array(hidden, DType::Bf16, {tokens, call.config.hidden}, device);
+             : new_array(hidden, DType::Bf16,
+                         {dim_or_zero(call.args.hidden, 0), call.config.hidden}, device);
   call.args.output = arrays.write("output", result);
   call.args.stream = stream_of(stream, hidden, device);
   std::optional<Scratch> scratch;
   if (workspace) {
     call.args.workspace = arrays.workspace("workspace", *workspace);
   } else {
-    scratch.emplace(hidden, device, workspace_bytes(call.config, call.options));
+    scratch.emplace(hidden, device, workspace_bytes(call));
     call.args.workspace = scratch->workspace();
   }
   {
     const nb::gil_scoped_release unlocked;
-    fused_experts(call.config, call.weights, call.options, call.args);
+    run(call);
   }
   return nb::borrow<Array>(result);
 }

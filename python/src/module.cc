@@ -19,5 +19,6 @@ NB_MODULE(_native, m) {
   bind_ranks(m);
   bind_layer(m);
   bind_fused_experts(m);
+  bind_torch_op(m);
   bind_linear_attention(m);
 }

@@ -19,8 +19,9 @@ struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
 
-// Grows only.
-Workspace of_thread(size_t bytes) {
+}  // namespace
+
+Workspace scratch_of_thread(size_t bytes) {
   thread_local std::unique_ptr<void, Free> memory;
   thread_local size_t size = 0;
   if (bytes > size) {
@@ -33,19 +34,24 @@ Workspace of_thread(size_t bytes) {
   return {memory.get(), bytes};
 }
 
-}  // namespace
+size_t bytes_with_alignment(size_t bytes) {
+  return rounded_up(bytes) + kAlign;
+}
+
+Workspace aligned_part(void* memory, size_t bytes) {
+  return {reinterpret_cast<void*>(rounded_up(reinterpret_cast<uintptr_t>(memory))), bytes};
+}
 
 Scratch::Scratch(nb::handle like, DeviceIndex device, size_t bytes) {
   if (device.kind == DeviceKind::Cpu) {
-    workspace_ = of_thread(bytes);
+    workspace_ = scratch_of_thread(bytes);
     return;
   }
   // An element has 4 bytes; arrays are aligned to less than a workspace.
-  const auto elements = static_cast<int64_t>(rounded_up(bytes) + kAlign) / 4;
+  const auto elements = static_cast<int64_t>(bytes_with_alignment(bytes)) / 4;
   array_ = new_array(like, DType::I32, {elements}, device);
   const ArrayView view = view_of(array_, {"workspace", "memory"}, Access::Write, Keep::ForTheCall);
-  const auto address = rounded_up(reinterpret_cast<uintptr_t>(view.data));
-  workspace_ = {reinterpret_cast<void*>(address), bytes};
+  workspace_ = aligned_part(view.data, bytes);
 }
 
 }  // namespace switchyard::python

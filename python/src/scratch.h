@@ -19,4 +19,10 @@ class Scratch {
   nb::object array_;
 };
 
+// Of the CPU's kind: grows only, and is the thread's until it ends.
+Workspace scratch_of_thread(size_t bytes);
+// Bytes to ask an allocator for, such that aligned_part() of them is a workspace of `bytes`.
+size_t bytes_with_alignment(size_t bytes);
+Workspace aligned_part(void* memory, size_t bytes);
+
 }  // namespace switchyard::python

@@ -14,12 +14,13 @@ of the same capacity, in CUDA graphs. Memory of a call comes from torch's alloca
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Optional, Sequence
+import os
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence
 
 import torch
 
 from . import _native
-from ._errors import Unsupported
+from ._errors import ShapeMismatch, Unsupported
 
 ORDERS = {"gate_up": _native.GateUpOrder.GateUp, "up_gate": _native.GateUpOrder.UpGate}
 _OUT_OF_RANGE = (_native.OutOfRangeIds.Error, _native.OutOfRangeIds.NoExpert)
@@ -62,6 +63,8 @@ def _fused_experts_out(hidden: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor,
                        max_tokens: int = -1, w1_scales: Optional[torch.Tensor] = None,
                        w2_scales: Optional[torch.Tensor] = None, w1_block: Optional[Sequence[int]] = None,
                        w2_block: Optional[Sequence[int]] = None, out: torch.Tensor) -> None:
+    for name, value in (("hidden", hidden), ("w1", w1), ("w2", w2), ("ids", ids), ("weights", weights), ("out", out)):
+        _check_tensor(name, value)
     if weights.dtype is not torch.float32:  # .to() of the same dtype takes 2 us
         weights = weights.to(torch.float32)
     _native.fused_experts(
@@ -72,45 +75,153 @@ def _fused_experts_out(hidden: torch.Tensor, w1: torch.Tensor, w2: torch.Tensor,
 
 
 def _fused_experts(hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+    _check_tensor("hidden", hidden)
     out = torch.empty_like(hidden) if hidden.is_contiguous() else torch.empty_like(hidden, memory_format=torch.contiguous_format)
     _fused_experts_out(hidden, *arguments, **options, out=out)
     return out
 
 
-def _fake(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+def _check_tensor(name: str, value: Optional[torch.Tensor]) -> None:
+    """A schema's Tensor may be None."""
+    if value is None:
+        raise ShapeMismatch(f"fused_experts: {name}=None, need a tensor. Pass one.")
+
+
+def _check_one_device(hidden: torch.Tensor, values: Iterable[Any]) -> None:
+    """One tensor on meta is enough for torch to compute shapes only, and to leave memory as it is."""
+    _check_tensor("hidden", hidden)
+    for value in values:
+        if isinstance(value, torch.Tensor) and value.device != hidden.device:
+            raise ShapeMismatch(f"fused_experts: a tensor is on {value.device}, hidden on {hidden.device}. Copy it first.")
+
+
+def _fake(hidden: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+    _check_one_device(hidden, (*arguments, *options.values()))
     return torch.empty_like(hidden, memory_format=torch.contiguous_format)
 
 
-def _fake_out(*_: Any, **__: Any) -> None:
-    return None
+def _fake_out(hidden: torch.Tensor, *arguments: Any, **options: Any) -> None:
+    _check_one_device(hidden, (*arguments, *options.values()))
 
 
-def _without_gradient(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+def _check_no_gradient(name: str, values: Iterable[Any]) -> None:
     """A gradient that would be missing is an error."""
+    if torch.is_grad_enabled() and any(isinstance(value, torch.Tensor) and value.requires_grad for value in values):
+        raise Unsupported(f"{name}: a tensor requires grad, and no gradient is computed here. "
+                          "Call under torch.no_grad().")
 
+
+def _checked(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
     def call(*arguments: Any, **options: Any) -> Any:
-        if torch.is_grad_enabled():
-            for value in (*arguments, *options.values()):
-                if isinstance(value, torch.Tensor) and value.requires_grad:
-                    raise Unsupported(f"{name}: a tensor requires grad, and no gradient is computed here. "
-                                      "Call under torch.no_grad().")
-        with torch._C._AutoDispatchBelowAutograd():
-            return operation(*arguments, **options)
+        _check_no_gradient(name, (*arguments, *options.values()))
+        return operation(*arguments, **options)
 
     return call
 
 
-def _define(name: str, output: str, result: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    _LIBRARY.define(f"{name}({_TENSORS}{output}, {_OPTIONS}) -> {result}", tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag))
+def _without_gradient(name: str, operation: Callable[..., Any]) -> Callable[..., Any]:
+    def below(*arguments: Any, **options: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operation(*arguments, **options)
+
+    return _checked(name, below)
+
+
+def _keeping_errors(operation: Callable[..., Any], result_of_error: Callable[[], Any]) -> Callable[..., Any]:
+    """For a caller in C++, which has no place for an exception: it fetches what is kept here."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return operation(*arguments, **options)
+        except BaseException as error:
+            _native._keep_torch_error(error)  # type: ignore[attr-defined]
+            return result_of_error()
+
+    return call
+
+
+class _Operation(NamedTuple):
+    name: str
+    output: str  # after the tensors of the schema
+    result: str
+    implementation: Callable[..., Any]
+    fake: Callable[..., Any]
+    result_of_error: Callable[[], Any]
+
+    def schema(self, name: str) -> str:
+        return f"{name}({_TENSORS}{self.output}, {_OPTIONS}) -> {self.result}"
+
+
+_OPERATIONS = (_Operation("fused_experts", "", "Tensor", _fused_experts, _fake, lambda: torch.empty(0)),
+               _Operation("fused_experts_out", ", Tensor(a!) out", "()", _fused_experts_out, _fake_out, lambda: None))
+# The versions whose errors of Python in C++ are as python/src/torch_op.cc makes them.
+_KNOWN = ((2, 11), (2, 15))
+
+
+def _why_not_cpp() -> str:
+    """'' where kernels of C++ can be registered, and their errors arrive as they are."""
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if not _KNOWN[0] <= version <= _KNOWN[1]:
+        return f"torch {torch.__version__}, C++ is known to fit {'.'.join(map(str, _KNOWN[0]))} to {'.'.join(map(str, _KNOWN[1]))}"
+    if os.environ.get("SWITCHYARD_TORCH_OPS") == "python":
+        return "SWITCHYARD_TORCH_OPS=python"
+    if missing := _native._load_torch():  # type: ignore[attr-defined]
+        return f"libtorch has no {missing}"
+    _LIBRARY.define("raise_kept_error() -> ()")
+    _native._implement_torch_probe()  # type: ignore[attr-defined]
+    sent = Unsupported("probe")
+    _native._keep_torch_error(sent)  # type: ignore[attr-defined]
+    try:
+        torch.ops.switchyard.raise_kept_error()
+    except Exception as error:
+        return "" if error is sent else f"errors arrive as {type(error).__name__}"
+    return "errors do not arrive"
+
+
+def _define(operation: _Operation) -> None:
+    _LIBRARY.define(operation.schema(operation.name), tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag))
+
+
+def _implement_in_python(operation: _Operation, keys: Iterable[str]) -> None:
+    for key in keys:
+        _LIBRARY.impl(operation.name, operation.implementation, key)
+    torch.library.register_fake(f"switchyard::{operation.name}", operation.fake, lib=_LIBRARY)
+    default = getattr(torch.ops.switchyard, operation.name).default
+    _LIBRARY.impl(operation.name, _without_gradient(operation.name, default), "Autograd")
+
+
+def _implement_for_cpp(operation: _Operation) -> None:
+    """What C++ leaves to Python: any call that is not plain, and shapes."""
+    name = f"{operation.name}_python"
+    _LIBRARY.define(operation.schema(name))
     for key in ("CPU", "CUDA"):
-        _LIBRARY.impl(name, implementation, key)
-    torch.library.register_fake(f"switchyard::{name}", fake, lib=_LIBRARY)
-    operation = getattr(torch.ops.switchyard, name).default
-    _LIBRARY.impl(name, _without_gradient(name, operation), "Autograd")
+        _LIBRARY.impl(name, _keeping_errors(_checked(operation.name, operation.implementation), operation.result_of_error), key)
+    for each in (operation.name, name):
+        _LIBRARY.impl(each, torch.library.fallthrough_kernel, "Autograd")
+    torch.library.register_fake(f"switchyard::{operation.name}", _checked(operation.name, operation.fake), lib=_LIBRARY)
 
 
-_define("fused_experts", "", "Tensor", _fused_experts, _fake)
-_define("fused_experts_out", ", Tensor(a!) out", "()", _fused_experts_out, _fake_out)
+def _register() -> str:
+    why = _why_not_cpp()
+    for operation in _OPERATIONS:
+        _define(operation)
+    keys = ["CPU", "CUDA"]
+    if why:
+        for operation in _OPERATIONS:
+            _implement_in_python(operation, keys)
+        return f"python: {why}"
+    for key in _native._implement_torch_ops():  # type: ignore[attr-defined]
+        keys.remove(key)
+    for operation in _OPERATIONS:
+        for key in keys:
+            _LIBRARY.impl(operation.name, _checked(operation.name, operation.implementation), key)
+        _implement_for_cpp(operation)
+    return "c++"
+
+
+# "c++", or "python: " and why: each call then costs some 10 us more of the host.
+# SWITCHYARD_TORCH_OPS=python in the environment asks for it.
+IMPLEMENTATION: str = _register()
 
 
 def check() -> None:

@@ -1,8 +1,12 @@
 # SPDX-FileCopyrightText: The Switchyard authors
 # SPDX-License-Identifier: Apache-2.0
 """torch: tensors without a copy, the operations, compilation, gradients that would be missing."""
+import concurrent.futures
 import gc
+import os
 import runpy
+import subprocess
+import sys
 
 import cases
 import numpy as np
@@ -144,8 +148,10 @@ def test_options_reach_the_function():
     sentinel = OP(hidden, w1, w2, ids, weights, order="gate_up", no_expert_out_of_range=True)
     ids[:, 0] = -1
     assert same_bits(sentinel, OP(hidden, w1, w2, ids, weights, order="gate_up"))
-    rounded = OP(hidden, w1, w2, ids, weights.bfloat16(), order="gate_up")  # as most models have them
-    assert same_bits(rounded, OP(hidden, w1, w2, ids, weights.bfloat16().float(), order="gate_up"))
+    for mode in (torch.enable_grad, torch.inference_mode):
+        with mode():
+            rounded = OP(hidden, w1, w2, ids, weights.bfloat16(), order="gate_up")  # as most models have them
+            assert same_bits(rounded, OP(hidden, w1, w2, ids, weights.bfloat16().float(), order="gate_up"))
 
 
 def test_opcheck():
@@ -196,6 +202,181 @@ def test_a_wrong_argument_is_an_exception_with_the_text_of_cpp():
         OP_OUT(hidden, w1, w2, ids, weights, order="gate_up", out=hidden)
 
 
+# ---- kernels of C++, and what they leave to Python
+
+CPP = switchyard.torch.IMPLEMENTATION == "c++"
+
+
+def test_the_implementation_is_the_one_that_was_asked_for():
+    asked = os.environ.get("SWITCHYARD_TORCH_OPS", "c++")
+    assert switchyard.torch.IMPLEMENTATION == ("c++" if asked == "c++" else "python: SWITCHYARD_TORCH_OPS=python")
+
+
+@pytest.mark.skipif(not CPP, reason="is the other implementation")
+def test_the_operations_in_python_pass_these_tests():
+    switchyard_of_python = {**os.environ, "SWITCHYARD_TORCH_OPS": "python"}
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "not example"],
+                         env=switchyard_of_python, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-1000:]
+
+
+@pytest.mark.skipif(not CPP, reason="needs kernels of C++")
+def test_a_plain_call_does_not_enter_python():
+    entered = []
+
+    def trace(frame, *_):
+        entered.append(frame.f_code.co_name)
+
+    given = arguments()
+    with torch.inference_mode():
+        expected = OP(*given, order="gate_up")
+        sys.setprofile(trace)
+        try:
+            OP(*given, order="gate_up")
+            plain = list(entered)
+            OP(*given[:4], given[4].double(), order="gate_up")
+        finally:
+            sys.setprofile(None)
+    assert "_fused_experts" not in plain and "_fused_experts" in entered
+    assert same_bits(expected, by_numpy())
+
+
+def changed(place, change):
+    def of(given):
+        given[place] = change(given[place])
+        return {}
+    return of
+
+
+REFUSED = {
+    "order": (lambda given: {"order": "sideways"}, switchyard.Unsupported, "order=sideways"),
+    "activation": (lambda given: {"activation": "tanh"}, switchyard.Unsupported, "tanh"),
+    "ids": (changed(3, lambda x: x + 100), switchyard.BadRouting, "expert id="),
+    "more tokens": (lambda given: {"max_tokens": 2}, switchyard.Error, "max_tokens"),
+    "hidden f32": (changed(0, lambda x: x.float()), switchyard.ShapeMismatch, "hidden is not bf16"),
+    "hidden f16": (changed(0, lambda x: x.half()), switchyard.ShapeMismatch, "hidden is not bf16"),
+    "hidden bool": (changed(0, lambda x: x.bool()), switchyard.Error, "DLPack dtype code"),
+    "w1 f32": (changed(1, lambda x: x.float()), switchyard.Error, "w1"),
+    "w1 of five dimensions": (changed(1, lambda x: x[None, None]), switchyard.ShapeMismatch, "w1 has 5 dimensions"),
+    "w1 with gaps": (changed(1, lambda x: x.transpose(1, 2)), switchyard.ShapeMismatch, "w1 has gaps"),
+    "w2 without memory": (changed(2, lambda x: freed(x)), switchyard.ShapeMismatch, "w2 has no memory"),
+    "w2 of other experts": (changed(2, lambda x: x[:-1]), switchyard.ShapeMismatch, "w2"),
+    "ids of f32": (changed(3, lambda x: x.float()), switchyard.ShapeMismatch, "ids"),
+    "ids of fewer tokens": (changed(3, lambda x: x[:-1]), switchyard.ShapeMismatch, "ids"),
+    "one weight": (changed(4, lambda x: x[0, 0]), switchyard.ShapeMismatch, "weights has 0 dimensions"),
+    "scales of bf16 weights": (lambda given: {"w1_scales": torch.ones(E, 1, 1)}, switchyard.Error, "scales"),
+    "a block of one number": (lambda given: {"w1_block": [128]}, switchyard.Unsupported, "need rows and columns"),
+    "half a bias": (lambda given: {"b1": torch.zeros(E, 2 * I)}, switchyard.Error, "b"),
+}
+
+
+@pytest.mark.parametrize("change, kind, text", REFUSED.values(), ids=REFUSED)
+def test_an_error_has_the_class_and_the_text_of_the_function_in_python(change, kind, text):
+    given = list(arguments())
+    options = {"order": "gate_up", **change(given)}
+    with torch.no_grad():
+        with pytest.raises(kind) as expected:
+            switchyard.torch._fused_experts(*given, **options)
+        assert text in str(expected.value)
+        out = torch.empty_like(arguments()[0])
+        for call in (lambda: OP(*given, **options), lambda: OP_OUT(*given, **options, out=out)):
+            for _ in range(2):  # the first error is not kept for a second
+                with pytest.raises(switchyard.Error) as raised:
+                    call()
+                assert type(raised.value) is type(expected.value) and str(raised.value) == str(expected.value)
+        assert same_bits(OP(*arguments(), order="gate_up"), by_numpy())
+
+
+@pytest.mark.parametrize("out, text", [(lambda x: x[:-1].clone(), "output"), (lambda x: x.float(), "output"),
+                                       (lambda x: x.t().contiguous().t(), "output has gaps")], ids=["small", "f32", "gaps"])
+def test_an_output_that_does_not_fit_is_refused(out, text):
+    given = arguments()
+    with torch.inference_mode(), pytest.raises(switchyard.ShapeMismatch, match=text):
+        OP_OUT(*given, order="gate_up", out=out(given[0]))
+
+
+ODD = {
+    "hidden with gaps": changed(0, lambda x: x.t().contiguous().t()),
+    "ids of i32": changed(3, lambda x: x.int()),
+    "ids with gaps": changed(3, lambda x: x.t().contiguous().t()),
+    "parameters": changed(1, torch.nn.Parameter),
+    "weights with gaps": changed(4, lambda x: x.t().contiguous().t()),
+    "weights of f64": changed(4, lambda x: x.double()),
+    "negated weights": changed(4, lambda x: torch._neg_view(-x)),
+    "hidden from within its memory": changed(0, lambda x: torch.cat([x, x])[x.shape[0]:]),
+}
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_odd_arguments_give_the_same_bits(change, mode):
+    given = list(arguments())
+    change(given)
+    out = torch.empty_like(arguments()[0])
+    with mode():
+        assert same_bits(OP(*given, order="gate_up"), by_numpy())
+        OP_OUT(*given, order="gate_up", out=out)
+    assert same_bits(out, by_numpy())
+
+
+def test_tensors_of_two_devices_and_of_none_are_refused():
+    given = list(arguments())
+    given[1] = given[1].to("meta")
+    with torch.no_grad(), pytest.raises(switchyard.ShapeMismatch, match="a tensor is on meta, hidden on cpu"):
+        OP(*given, order="gate_up")
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_none_is_no_tensor(place):
+    given = list(arguments())
+    given[place] = None
+    with torch.no_grad(), pytest.raises(switchyard.ShapeMismatch, match=f"{('hidden', 'w1', 'w2', 'ids', 'weights')[place]}=None"):
+        OP(*given, order="gate_up")
+
+
+def test_memory_of_arguments_and_results_is_freed():
+    given = [t.clone() for t in arguments()]  # others may hold or drop theirs
+    options = {"b1": torch.zeros(E, 2 * I), "b2": torch.zeros(E, H), "expert_map": torch.arange(E, dtype=torch.int32)}
+    uses = [torch._C._storage_Use_Count(t.untyped_storage()._cdata) for t in (*given, *options.values())]
+    with torch.inference_mode():
+        for _ in range(3):
+            OP(*given, order="gate_up", **options)
+            OP(*given[:4], given[4].bfloat16(), order="gate_up", **options)
+            with pytest.raises(switchyard.BadRouting):
+                OP(*given[:3], given[3] + 100, given[4], order="gate_up")
+    gc.collect()
+    assert uses == [torch._C._storage_Use_Count(t.untyped_storage()._cdata) for t in (*given, *options.values())]
+
+
+def test_errors_stay_in_their_thread():
+    def work(which):
+        ids = arguments()[3] + (100 if which % 2 else 0)
+        with torch.inference_mode():
+            for _ in range(20):
+                try:
+                    right = same_bits(OP(*arguments()[:3], ids, arguments()[4], order="gate_up"), by_numpy())
+                except switchyard.BadRouting:
+                    right = which % 2 == 1
+                else:
+                    right &= which % 2 == 0
+                if not right:
+                    return False
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [True] * 4
+
+
+def test_a_compilation_serves_parameters_without_gradients_and_refuses_those_with():
+    given = list(arguments())
+    given[1] = torch.nn.Parameter(given[1])
+    fast = torch.compile(lambda *a: OP(*a, order="gate_up") + a[0], fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch.no_grad():
+        assert same_bits(fast(*given), OP(*given, order="gate_up") + given[0])
+    with pytest.raises(Exception, match="requires grad"):
+        fast(*given)
+
+
 # ---- the module
 
 
@@ -225,9 +406,6 @@ def test_the_module_refuses_a_gradient_and_sizes_that_no_layer_has():
 
 
 def test_import_of_the_package_alone_does_not_import_torch():
-    import subprocess
-    import sys
-
     subprocess.run([sys.executable, "-c", "import switchyard, sys; assert 'torch' not in sys.modules"], check=True)
 
 
