@@ -49,7 +49,7 @@ LIKELY = {
     "tensor_source": "*Quantised*", "quantization": "*Quantised*", "write_safetensors": "*WriteSafetensors*",
     "safetensors": "*Safetensors*", "json_file": "*Json*", "moe_keys": "*ConfigKeys*:*Keys*", "local": "*Local*",
     "transport_comm": "*Transport*", "plan_ranks": "*Plan*", "available_memory": "*Memory*",
-    "plan_placement": "*Placement*",
+    "plan_placement": "*Placement*", "keep_slots": "*Placement*", "adjust_slots": "*AdjustSlots*", "exchange_slots": "*AdjustSlots*",
 }
 MEMORY = 12 << 30  # of a test program: a fault may ask for any size
 COMPARISONS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
