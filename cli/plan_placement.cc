@@ -138,34 +138,28 @@ void print_layers(const PlacementRequest& r, const Placement& p) {
       "placed; the hottest expert's own over that mean{}\n",
       runs ? "as it runs" : "experts in their order",
       runs ? "; moves: slots whose weights change" : "");
-  std::vector<std::string> head{"layer", "before", "placed", "hot expert", "its load", "replicas"};
-  if (runs) head.push_back("moves");
-  Table table(std::move(head));
+  const auto with_moves = [&](std::vector<std::string> cells, std::string moves) {
+    if (runs) cells.push_back(std::move(moves));
+    return cells;
+  };
+  Table table(
+      with_moves({"layer", "before", "placed", "hot expert", "its load", "replicas"}, "moves"));
   for (int64_t layer = 0; layer < p.num_layers; ++layer) {
     const auto loads = row(r.loads, layer, p.num_layers);
     const auto hot = std::ranges::max_element(loads) - loads.begin();
     const double mean = sum_of(loads) / p.num_ranks;
-    std::vector<std::string> cells{std::to_string(layer),
-                                   ratio(p.imbalance_before[layer]),
-                                   ratio(p.imbalance[layer]),
-                                   std::to_string(hot),
-                                   mean > 0 ? ratio(loads[hot] / mean) : "-",
-                                   std::to_string(row(p.replica_counts, layer, p.num_layers)[hot])};
-    if (runs) cells.push_back(std::to_string(p.num_moves[layer]));
-    table.add(std::move(cells));
+    table.add(with_moves(
+        {std::to_string(layer), ratio(p.imbalance_before[layer]), ratio(p.imbalance[layer]),
+         std::to_string(hot), mean > 0 ? ratio(loads[hot] / mean) : "-",
+         std::to_string(row(p.replica_counts, layer, p.num_layers)[hot])},
+        runs ? std::to_string(p.num_moves[layer]) : ""));
   }
   const auto layers = static_cast<double>(p.num_layers);
-  if (p.num_layers > 1) {
-    std::vector<std::string> mean{"mean",
-                                  ratio(sum_of(p.imbalance_before) / layers),
-                                  ratio(sum_of(p.imbalance) / layers),
-                                  "",
-                                  "",
-                                  ""};
-    const auto moves = std::accumulate(p.num_moves.begin(), p.num_moves.end(), 0.0);
-    if (runs) mean.push_back(fmt::format("{:.1f}", moves / layers));
-    table.add(std::move(mean));
-  }
+  const auto moves = std::accumulate(p.num_moves.begin(), p.num_moves.end(), 0.0);
+  if (p.num_layers > 1)
+    table.add(with_moves({"mean", ratio(sum_of(p.imbalance_before) / layers),
+                          ratio(sum_of(p.imbalance) / layers), "", "", ""},
+                         fmt::format("{:.1f}", moves / layers)));
   say("{}", table.text());
 }
 

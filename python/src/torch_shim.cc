@@ -64,9 +64,7 @@ std::string load(Functions& f) {
   finder.constant("aoti_torch_device_type_cpu", f.cpu)
       .constant("aoti_torch_device_type_cuda", f.cuda)
       .constant("aoti_torch_dtype_bfloat16", f.bf16)
-      .constant("aoti_torch_dtype_float16", f.f16)
       .constant("aoti_torch_dtype_float32", f.f32)
-      .constant("aoti_torch_dtype_float64", f.f64)
       .constant("aoti_torch_dtype_int32", f.i32)
       .constant("aoti_torch_dtype_int64", f.i64)
       .constant("aoti_torch_dtype_float8_e4m3fn", f.f8_e4m3);

@@ -57,7 +57,7 @@ struct Functions {
   int32_t (*delete_value)(Value* value) = nullptr;
 
   int32_t cpu, cuda;  // device types
-  int32_t bf16, f16, f32, f64, i32, i64, f8_e4m3;
+  int32_t bf16, f32, i32, i64, f8_e4m3;
 };
 
 // Finds them in libtorch, which the process has loaded. Returns "", or what is missing.
