@@ -63,7 +63,7 @@ struct Placement {
 ///    are looked at).
 /// 5. From what slots hold, the busiest rank exchanges replicas as in step 4, or a slot of an expert
 ///    with several gets another replica of one of its experts, whatever helps it most, until no rank
-///    has more than 1 % beyond the busiest of steps 1 to 4. Where that is not reached, or moves
+///    has more than 1 % beyond the busiest of steps 1 to 4 (at most 2^24 pairs are looked at). Where that is not reached, or moves
 ///    more, the plan of steps 1 to 4: its nodes and ranks take the places of those that hold the most
 ///    of their experts, and an expert that stays on a rank keeps its slot.
 ///

@@ -23,7 +23,9 @@ class Adjustment {
   // Whether anything helped.
   bool change() {
     if (num_pairs_ > kMostPairs) return false;
-    const Exchange exchange = Exchanges(slots_, shares_, shape_).best();
+    Exchanges exchanges(slots_, shares_, shape_);
+    const Exchange exchange = exchanges.best();
+    num_pairs_ += exchanges.num_pairs();
     const Replica replica = best_replica();
     if (std::max(exchange.gain, replica.gain) <= Exchanges::kWorthIt) return false;
     if (replica.gain > exchange.gain)
@@ -42,7 +44,8 @@ class Adjustment {
     double gain = 0;  // as of an exchange
   };
 
-  // That are looked at, of a slot and an expert. 288 slots on 32 ranks take 600 a change.
+  // That are looked at: of two slots, or of a slot and an expert. 288 slots on 32 ranks take 3000 a
+  // change.
   static constexpr size_t kMostPairs = size_t{1} << 24;
 
   size_t rank_of(size_t slot) const { return slot / shape_.rank_slots; }
@@ -108,15 +111,6 @@ class Adjustment {
 };
 
 }  // namespace
-
-double busiest_of(std::span<const int32_t> slots, std::span<const double> loads,
-                  size_t rank_slots) {
-  std::vector<double> counts(loads.size(), 0), ranks(slots.size() / rank_slots, 0);
-  for (const int32_t e : slots) ++counts[e];
-  for (size_t s = 0; s < slots.size(); ++s)
-    ranks[s / rank_slots] += loads[slots[s]] / counts[slots[s]];
-  return std::ranges::max(ranks);
-}
 
 bool adjust_slots(std::span<int32_t> slots, std::span<const double> loads, SlotShape shape,
                   double target) {

@@ -10,13 +10,11 @@
 
 namespace switchyard {
 
-// The most that a rank of a layer has to do. loads: [E]; replicas share that of their expert.
-double busiest_of(std::span<const int32_t> slots, std::span<const double> loads, size_t rank_slots);
-
 // Changes `slots`, each of which holds an expert and no rank one twice, until no rank has more than
-// `target` to do, and says whether that was reached. A change is the one that helps the busiest rank
+// `target` to do, and says whether that was reached. loads: [E]; replicas share that of their expert.
+// A change is the one that helps the busiest rank
 // most: two ranks of a node exchange a replica, or a slot of an expert with several gets another
-// replica of an expert of the busiest rank.
+// replica of an expert of the busiest rank. At most 2^24 pairs are looked at.
 bool adjust_slots(std::span<int32_t> slots, std::span<const double> loads, SlotShape shape,
                   double target);
 

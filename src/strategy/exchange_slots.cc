@@ -36,8 +36,8 @@ Exchange Exchanges::best() {
   mark(on_busiest_, busiest, true);
   for (size_t other = node; other < node + shape_.node_ranks; ++other) {
     if (rank_loads_[other] >= *max) continue;  // the busiest itself, too
-    pairs_ += static_cast<int64_t>(shape_.rank_slots * shape_.rank_slots);
-    if (pairs_ > kMostPairs) break;
+    num_pairs_ += shape_.rank_slots * shape_.rank_slots;
+    if (num_pairs_ > kMostPairs) break;
     look_at(busiest, other, pair);
   }
   mark(on_busiest_, busiest, false);

@@ -32,10 +32,12 @@ class Exchanges {
   void run();
   // The first of the best; without gain where none helps.
   Exchange best();
+  // That were looked at so far.
+  size_t num_pairs() const { return num_pairs_; }
 
  private:
   // Pairs that are looked at. 256 experts on 8 ranks take 1e5; 2^26 are 0.1 s.
-  static constexpr int64_t kMostPairs = int64_t{1} << 26;
+  static constexpr size_t kMostPairs = size_t{1} << 26;
 
   std::span<const int32_t> slots_of(size_t rank) const {
     return slots_.subspan(rank * shape_.rank_slots, shape_.rank_slots);
@@ -48,7 +50,7 @@ class Exchanges {
   SlotShape shape_;
   std::vector<double> rank_loads_;
   std::vector<bool> on_busiest_, on_other_;  // [E] does the rank hold it?
-  int64_t pairs_ = 0;
+  size_t num_pairs_ = 0;
 };
 
 }  // namespace switchyard

@@ -323,6 +323,16 @@ bool is_sound(std::span<const int32_t> slots, const Shape& s) {
   return true;
 }
 
+std::vector<double> loads_of_ranks(std::span<const double> loads, std::span<const int32_t> slots,
+                                   size_t num_ranks) {
+  const auto counts = counts_of(slots, std::ssize(loads));
+  std::vector<double> of_ranks(num_ranks, 0);
+  for (size_t s = 0; s < slots.size(); ++s)
+    if (const int32_t e = slots[s]; e >= 0)
+      of_ranks[s / (slots.size() / num_ranks)] += loads[e] / counts[e];
+  return of_ranks;
+}
+
 int64_t num_different(std::span<const int32_t> slots, std::span<const int32_t> current) {
   int64_t different = 0;
   for (size_t s = 0; s < slots.size(); ++s) different += slots[s] != current[s];
@@ -334,11 +344,11 @@ std::vector<int32_t> place_layer(std::span<const double> loads, const Shape& s,
   constexpr double kClose = 1.01;  // to the busiest rank of a plan from nothing
   std::vector<int32_t> slots = place_anew(loads, s);
   if (current.empty()) return slots;
-  const SlotShape shape = s.of_slots();
-  const double target = kClose * busiest_of(slots, loads, shape.rank_slots);
+  const auto rank_loads = loads_of_ranks(loads, slots, static_cast<size_t>(s.ranks));
+  const double target = kClose * std::ranges::max(rank_loads);
   keep_slots(slots, current, std::array<int64_t, 3>{s.nodes, s.node_ranks(), s.rank_slots()});
   std::vector<int32_t> adjusted(current.begin(), current.end());
-  const bool reached = is_sound(current, s) && adjust_slots(adjusted, loads, shape, target);
+  const bool reached = is_sound(current, s) && adjust_slots(adjusted, loads, s.of_slots(), target);
   return reached && num_different(adjusted, current) <= num_different(slots, current) ? adjusted
                                                                                       : slots;
 }
@@ -349,16 +359,6 @@ double imbalance_of(std::span<const double> rank_loads, double sum) {
   const double mean = sum / static_cast<double>(rank_loads.size());
   // Sums in another order may stay behind the mean by a rounding.
   return mean > 0 ? std::max(1.0, *std::ranges::max_element(rank_loads) / mean) : 1;
-}
-
-std::vector<double> loads_of_ranks(std::span<const double> loads, std::span<const int32_t> slots,
-                                   size_t num_ranks) {
-  const auto counts = counts_of(slots, std::ssize(loads));
-  std::vector<double> of_ranks(num_ranks, 0);
-  for (size_t s = 0; s < slots.size(); ++s)
-    if (const int32_t e = slots[s]; e >= 0)
-      of_ranks[s / (slots.size() / num_ranks)] += loads[e] / counts[e];
-  return of_ranks;
 }
 
 // Of experts in their order, as many on each rank as there can be.
