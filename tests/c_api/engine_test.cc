@@ -110,12 +110,11 @@ TEST(CEngine, ARankMayHoldFewerExpertsThanATokenChooses) {
   const CWeights weights = c_random_weights(context.get(), few, 3);
   const CLayer layer = c_layer(context.get(), few, weights.get(), c_options(64));
   SmallCall call(kTokens, std::random_device{}()), local = call;
-  Buffer<int32_t> map({16});
-  for (int32_t i = 0; i < 16; ++i) map[i] = i >= 7 && i < 10 ? i - 7 : -1;
+  const Buffer<int32_t> map = map_of_rank(16, 7, 3);
   for (int64_t i = 0; i < local.ids.count(); ++i) local.ids[i] = map[local.ids[i]];
   const auto wanted = expected(few, random_weights(few, 1, 0, 3), local);
   ForwardArgs args = call.with_ids();
-  args.expert_map = std::as_const(map).view();
+  args.expert_map = map.view();
   c_forward(layer.get(), args);
   EXPECT_TRUE(same_bits(call.output, wanted));
   const swy_forward_args gated = c_args(call.with_gate());

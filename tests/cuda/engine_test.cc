@@ -62,14 +62,9 @@ TEST(CudaEngine, ARankMayHoldFewerExpertsThanATokenChooses) {
         o.strategy = strategy;
         MoeConfig few = small_config();
         few.num_experts = num, few.ids_are_given = true;
-        LayerWeights held = weights;
-        held.router = {};
-        held.experts.w1 = weights.experts.w1.rows(5, num);
-        held.experts.w2 = weights.experts.w2.rows(5, num);
+        const LayerWeights held = held_by_rank(weights, 5, num);
         CudaCall call(small_config(), tokens);
-        Buffer<int32_t> own = call.ids.host(), map({16});
-        for (int64_t g = 0; g < 16; ++g)
-          map[g] = g >= 5 && g < 5 + num ? static_cast<int32_t>(g - 5) : -1;
+        Buffer<int32_t> own = call.ids.host(), map = map_of_rank(16, 5, num);
         for (int64_t i = 0; i < own.count(); ++i)
           if (map[own[i]] < 0) own[i] = -1;
         CudaBuffer<int32_t> own_ids(own), expert_map(map);

@@ -78,15 +78,6 @@ TEST(ExpertMap, GivesTheLayersIdOfTheEnginesOwn) {
   }
 }
 
-// The experts from `first` on of a layer, as a rank of an engine holds them.
-LayerWeights few_of(const LayerWeights& all, int64_t first, int64_t num) {
-  LayerWeights few = all;
-  few.router = {};
-  few.experts.w1 = all.experts.w1.rows(first, num);
-  few.experts.w2 = all.experts.w2.rows(first, num);
-  return few;
-}
-
 TEST(ExpertMap, ARankMayHoldFewerExpertsThanATokenChooses) {
   const auto weights = random_weights(config(), 1, 0, 3);
   for (const int64_t num : {1, 3})
@@ -94,17 +85,16 @@ TEST(ExpertMap, ARankMayHoldFewerExpertsThanATokenChooses) {
       MoeConfig few = config();
       few.num_experts = num, few.ids_are_given = true;
       const auto whole = MoeLayer::create(config(), weights, options(strategy));
-      const auto layer = MoeLayer::create(few, few_of(weights, 5, num), options(strategy));
-      Buffer<int32_t> map({16});
-      for (int64_t g = 0; g < 16; ++g)
-        map[g] = g >= 5 && g < 5 + num ? static_cast<int32_t>(g - 5) : -1;
+      const auto layer =
+          MoeLayer::create(few, testing::held_by_rank(weights, 5, num), options(strategy));
+      const Buffer<int32_t> map = testing::map_of_rank(16, 5, num);
       SmallCall expected(kTokens), call(kTokens);
       for (int64_t i = 0; i < call.ids.count(); ++i)
         if (map[call.ids[i]] < 0) expected.ids[i] = -1;
       whole->forward(expected.with_ids());
       whole->wait();
       auto args = call.with_ids();
-      args.expert_map = std::as_const(map).view();
+      args.expert_map = map.view();
       layer->forward(args);
       layer->wait();
       EXPECT_TRUE(testing::same_bits(call.output, expected.output)) << strategy << ", " << num;

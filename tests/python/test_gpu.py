@@ -38,6 +38,26 @@ def in_fp8(weight, rows, cols):
     return codes.flatten(3).flatten(1, 2), scales[:, :, 0, :, 0].contiguous(), (codes.float() * scales).flatten(3).flatten(1, 2)
 
 
+def assert_replays_have_the_bits_of_eager_calls(call, tokens, count):
+    """Of a graph of call(hidden, ids, weights), whose inputs change in place between replays."""
+    static = routed(tokens)
+    for _ in range(2):
+        call(*static)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = call(*static)
+    for seed in range(count):
+        given = routed(tokens, seed)
+        expected = call(*given)
+        for place, tensor in zip(static, given):
+            place.copy_(tensor)
+        output.fill_(torch.nan)
+        graph.replay()
+        assert same_bits(output, expected), seed
+    assert output.float().norm() > 0
+
+
 FP8_BLOCKS = {
     "blocks": ((128, 128), (128, 128)),
     "narrow": ((64, 128), (16, 256)),
@@ -64,18 +84,7 @@ def test_experts_in_fp8_are_near_their_numbers_and_replay(experts, block1, block
     given = routed(tokens)
     output, expected = call(*given), by_definition(*given, (exact1, exact2))
     assert float((output.double() - expected).norm() / expected.norm()) <= 0.065  # docs/design/fp8.md: rows are quantised
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        replayed = call(*given)
-    for seed in range(10):
-        other = routed(tokens, seed)
-        wanted = call(*other)
-        for place, tensor in zip(given, other):
-            place.copy_(tensor)
-        replayed.fill_(torch.nan)
-        graph.replay()
-        assert same_bits(replayed, wanted), seed
+    assert_replays_have_the_bits_of_eager_calls(call, tokens, 10)
 
 
 @HOPPER
@@ -177,22 +186,7 @@ def test_200_replays_have_the_bits_of_eager_calls(layer, experts, how, tokens):
             return layer.forward(hidden, ids=ids, weights=weights)
         return operation(hidden, ids, weights, experts)
 
-    static = routed(tokens)
-    for _ in range(2):
-        call(*static)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = call(*static)
-    for seed in range(200):
-        given = routed(tokens, seed)
-        expected = call(*given)
-        for place, tensor in zip(static, given):
-            place.copy_(tensor)
-        output.fill_(torch.nan)
-        graph.replay()
-        assert same_bits(output, expected), seed
-    assert output.float().norm() > 0
+    assert_replays_have_the_bits_of_eager_calls(call, tokens, 200)
 
 
 def test_opcheck(experts):

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Switchyard authors
 // SPDX-License-Identifier: Apache-2.0
 // tests/testing/engine_weights.h -- the experts of a layer as engines may store them: gate and up in
-// turns, matrices transposed, biases in bf16.
+// turns, matrices transposed, biases in bf16; and those of one rank.
 #pragma once
 
 #include <memory>
@@ -63,6 +63,23 @@ struct EngineWeights {
     bias = layout.bf16_biases ? std::as_const(narrow).view() : std::as_const(wide).view();
   }
 };
+
+// The `num` experts from `first` on of a layer, as a rank of an engine holds them: without a router.
+inline LayerWeights held_by_rank(const LayerWeights& all, int64_t first, int64_t num) {
+  LayerWeights held = all;
+  held.router = {};
+  held.experts.w1 = all.experts.w1.rows(first, num);
+  held.experts.w2 = all.experts.w2.rows(first, num);
+  return held;
+}
+
+// i32 [num_ids], the expert_map of that rank.
+inline Buffer<int32_t> map_of_rank(int64_t num_ids, int64_t first, int64_t num) {
+  Buffer<int32_t> map({num_ids});
+  for (int64_t id = 0; id < num_ids; ++id)
+    map[id] = id >= first && id < first + num ? static_cast<int32_t>(id - first) : -1;
+  return map;
+}
 
 // Biases that bf16 holds exactly.
 inline void round_biases(const LayerWeights& weights) {
